@@ -1,0 +1,94 @@
+"""An expert bundle: one base network, its fine-tuned experts and their frozen heads, on disk or in memory.
+
+Folder layout: ``bundle.json``, ``base.safetensors``, ``experts/<task>.safetensors``, ``heads.safetensors``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from manyone.errors import ManyoneError
+from manyone.merging.heads import Head
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """``encoder`` is the specification that :func:`manyone.nets.build_encoder` understands."""
+
+    encoder: dict[str, Any]
+    base: Mapping[str, Tensor]
+    experts: Mapping[str, Mapping[str, Tensor]]
+    heads: Mapping[str, Head]
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Task names in merging order."""
+        return tuple(self.experts)
+
+    def save(self, folder: Path) -> None:
+        """Writes the bundle; ``bundle.json`` last, so that a folder with it is complete."""
+        (folder / "experts").mkdir(parents=True, exist_ok=True)
+        save_file(_plain(self.base), folder / "base.safetensors")
+        for task, weights in self.experts.items():
+            save_file(_plain(weights), folder / "experts" / f"{task}.safetensors")
+        save_file(head_tensors(self.heads), folder / "heads.safetensors")
+        text = {
+            "format": 1,
+            "encoder": self.encoder,
+            "tasks": list(self.experts),
+            "heads": head_config(self.heads),
+            "info": self.info,
+        }
+        (folder / "bundle.json").write_text(json.dumps(text, indent=1))
+
+    @staticmethod
+    def load(folder: Path) -> Bundle:
+        """Reads a folder that :meth:`save` wrote."""
+        path = folder / "bundle.json"
+        if not path.is_file():
+            raise ManyoneError(f"{folder}: no bundle.json, so this is not an expert bundle")
+        text = json.loads(path.read_text())
+        return Bundle(
+            encoder=text["encoder"],
+            base=load_file(folder / "base.safetensors"),
+            experts={t: load_file(folder / "experts" / f"{t}.safetensors") for t in text["tasks"]},
+            heads=heads_from(load_file(folder / "heads.safetensors"), text["heads"]),
+            info=text["info"],
+        )
+
+
+def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors that share no storage, as safetensors wants them."""
+    seen: set[int] = set()
+    result = {}
+    for name, value in weights.items():
+        value = value.detach().contiguous()
+        result[name] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
+    return result
+
+
+def head_tensors(heads: Mapping[str, Head]) -> dict[str, Tensor]:
+    """Tensors ``<task>.weight`` and, where there is one, ``<task>.bias``."""
+    tensors = {f"{t}.weight": h.weight.contiguous() for t, h in heads.items()}
+    return tensors | {f"{t}.bias": h.bias.contiguous() for t, h in heads.items() if h.bias is not None}
+
+
+def head_config(heads: Mapping[str, Head]) -> dict[str, dict[str, Any]]:
+    """The part of the heads that is not a tensor."""
+    return {t: {"scale": h.scale, "normalise": h.normalise} for t, h in heads.items()}
+
+
+def heads_from(tensors: Mapping[str, Tensor], config: Mapping[str, Mapping[str, Any]]) -> dict[str, Head]:
+    """Inverse of :func:`head_tensors` and :func:`head_config`."""
+    return {
+        t: Head(tensors[f"{t}.weight"], tensors.get(f"{t}.bias"), c["scale"], c["normalise"]) for t, c in config.items()
+    }

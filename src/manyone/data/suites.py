@@ -10,6 +10,7 @@ from manyone.errors import ManyoneError
 
 SUITES = {
     "mini6": "six real image tasks from five sources, 28x28 grey; about 53 MB to fetch",
+    "images": "nine real image tasks, 32x32 colour, and pre-training sets; about 410 MB to fetch",
     "fixture": "five small redistributable image tasks for tests, 28x28 grey; no network",
 }
 
@@ -28,6 +29,10 @@ def load_suite(name: str, *, seed: int = 0, limit: int | None = None, path: Path
         from manyone.data.mini6 import load_mini6
 
         suite = load_mini6(seed)
+    elif name == "images":
+        from manyone.data.image_suite import load_images
+
+        suite = load_images(seed)
     else:
         raise ManyoneError(f"unknown suite {name!r}: use {', '.join(SUITES)}")
     if limit is None:

@@ -45,7 +45,7 @@ class LoraEntry:
 
 
 def open_adapter(folder: Path, base: Checkpoint | str | Path | None = None) -> Checkpoint:
-    """The base with the LoRA adapter in ``folder`` merged in. Without ``base`` the one that the adapter names is opened."""
+    """The base with the LoRA adapter in ``folder`` merged in; without ``base`` the one that the adapter names."""
     from manyone.weights.checkpoint import Checkpoint, open_checkpoint
 
     config = _config(folder)
@@ -75,10 +75,10 @@ def open_adapter(folder: Path, base: Checkpoint | str | Path | None = None) -> C
             key = re.sub(r"\.(modules_to_save|original_module)\.\w+\.", ".", module)
             entries[_find(key, base) or key] = adapter.entries[name]
     for module, parts in pairs.items():
-        key = _find(f"{module}.weight", base)
-        if key is None:
+        target = _find(f"{module}.weight", base)
+        if target is None:
             raise ManyoneError(f"{folder}: the adapter changes {module}.weight, which {base.label} does not have")
-        entries[key] = _merged(folder, config, module, parts, base.entries[key])
+        entries[target] = _merged(folder, config, module, parts, base.entries[target])
     return Checkpoint(entries, label=str(folder), path=folder, folder=base.folder, aliases=base.aliases)
 
 
@@ -109,7 +109,7 @@ def _strip(name: str) -> str:
 
 
 def _find(key: str, base: Checkpoint) -> str | None:
-    """The base's name for ``key``: equal, or the only one that ends in it (wrapped and bare models differ by a prefix)."""
+    """The base's name for ``key``: equal, or the only one that differs by a prefix alone (wrapped and bare models)."""
     if key in base:
         return key
     near = [name for name in base if name.endswith(f".{key}") or key.endswith(f".{name}")]

@@ -207,7 +207,7 @@ class SafetensorsWriter:
             raise ValueError(f"{name}: piece of {values.numel()} {values.dtype} at {start} does not fit {info}")
         if not values.numel():
             return
-        data = memoryview(values.contiguous().view(-1).view(torch.uint8).numpy())
+        data = memoryview(values.contiguous().view(-1).view(torch.uint8).numpy().data)
         with self._named():
             _write_all(descriptor, data, offset + start * info.dtype.itemsize)
 

@@ -23,8 +23,8 @@ _FIRST_SHIFT = 16  # the plain radix method's first pass: sign-free upper half o
 class MagnitudeSelector:
     """Finds the ``k``-th largest (1-based) of ``total`` magnitudes that are shown in passes.
 
-    Use: optionally ``sample(values)`` some of the data; then until ``done``: ``add(magnitudes)`` all of it, ``end_pass()``.
-    ``threshold`` is then the k-th largest magnitude as a float. ``add`` may be called by several threads.
+    Use: optionally ``sample`` part of the data and ``use_sample()``; then until ``done``: ``add`` all of it and
+    ``end_pass()``. ``threshold`` is then the k-th largest magnitude. ``add`` may be called by several threads.
     """
 
     def __init__(self, k: int, total: int) -> None:

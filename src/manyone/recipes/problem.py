@@ -52,6 +52,14 @@ class Problem:
         module.load_state_dict(dict(weights))
         return module.eval().requires_grad_(False)
 
+    def merged(self, method: str, **options: Any) -> nn.Module:
+        """A frozen copy of the encoder with statically merged weights (see :mod:`manyone.merging.static`)."""
+        from manyone.merging.static import merge
+
+        weights = merge(method, self.encoder.state_dict(), self.expert_list, **options)
+        assert weights is not None  # only a merge into a folder returns none
+        return self.with_weights(weights)
+
     def only(self, seen: Sequence[str]) -> Problem:
         """The same problem with only the experts of ``seen``; data and heads of all tasks stay."""
         return replace(self, experts={t: self.experts[t] for t in seen})

@@ -40,18 +40,17 @@ def parse_options(cls: type[T], recipe: str, words: Sequence[str]) -> T:
     )
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(cls, prog=f"manyone run {recipe}", description=description, args=words)
+            options = tyro.cli(cls, prog=f"manyone run {recipe}", description=description, args=words)
     except SystemExit as leaving:
         if leaving.code in (0, None):
             raise
         raise ManyoneError(_one_line(complaint.getvalue(), cls, recipe, words)) from None
-    finally:
-        if sys.exc_info()[0] is None:
-            sys.stderr.write(complaint.getvalue())
+    sys.stderr.write(complaint.getvalue())
+    return options
 
 
 def flags(cls: Any, prefix: str = "") -> Iterator[str]:
-    """The option names of the dataclass ``cls`` as typed: ``--learning-rate``, ``--no-fallback``, ``--router.layers``."""
+    """The option names of the dataclass ``cls`` as typed, e.g. ``--learning-rate``, ``--no-pause``, ``--router.layers``."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         name = prefix + field.name.replace("_", "-")

@@ -260,8 +260,8 @@ def dare(
     seed: int = 0,
     exclude: Sequence[str] = (),
 ) -> dict[str, Tensor]:
-    """DARE (Yu et al., 2024): drops entries of tau_i with probability ``drop`` and divides the rest by 1 - drop; then task
-    arithmetic, or TIES with ``density`` and ``merge``. Equal seeds give equal bytes."""
+    """DARE (Yu et al., 2024): drops entries of tau_i with probability ``drop`` and divides the rest by 1 - drop; then
+    task arithmetic, or TIES with ``density`` and ``merge``. Equal seeds give equal bytes."""
     options = {"drop": drop, "scale": scale, "then": then, "density": density, "merge": merge, "seed": seed}
     return _merged("dare", base, experts, exclude, **options)
 

@@ -10,6 +10,7 @@ With tau_i = theta_i - theta_0:
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -200,13 +201,13 @@ class SignElection(Elementwise):
                 blame(plan, name, start, stop)
             return values
 
-        stride = max(1, total // (1 << 20))  # of runs of 256 elements
+        every = 8 if total > 1 << 23 else 1  # of the chunks
+        stride = max(1, total // every // (1 << 20))  # of runs of 256 elements
 
         def sample(name: str, start: int, stop: int, buffers: Buffers) -> None:
+            base = self._sampled(plan.base, name, start, stop, stride)
             for i, selector in selectors.items():
-                base = self._sampled(plan.base, name, start, stop, stride)
-                expert = self._sampled(plan.experts[i], name, start, stop, stride)
-                selector.sample((expert - base).abs_())
+                selector.sample((self._sampled(plan.experts[i], name, start, stop, stride) - base).abs_())
 
         def count(name: str, start: int, stop: int, buffers: Buffers) -> None:
             for i, selector in selectors.items():
@@ -214,7 +215,7 @@ class SignElection(Elementwise):
                     selector.add(magnitude(i, name, start, stop, buffers))
 
         if self.drop is None:
-            over_chunks(plan.chunks(names), sample, threads)
+            over_chunks(itertools.islice(plan.chunks(names), 0, None, every), sample, threads)
             for selector in selectors.values():
                 selector.use_sample()
         while not all(selector.done for selector in selectors.values()):
@@ -283,16 +284,17 @@ class SignElection(Elementwise):
                     shares[0] += weight
         if self.elect:
             up = self._elected(total, positive, name, start, stop)
-            merged = torch.where(up, positive, total.sub_(positive))
-            share = torch.where(up, shares[0], shares[1]) if counting else None
-        else:
-            merged, share = total, shares[0] if counting else None
-        if share is not None:
-            merged /= torch.where(share.abs() < 1e-8, 1.0, share)
+            total.sub_(positive)  # the negative entries
+            np.copyto(total.numpy(), positive.numpy(), where=up)
+            if counting:
+                np.copyto(shares[1].numpy(), shares[0].numpy(), where=up)
+        if counting:
+            share = shares[-1] if self.elect else shares[0]
+            total /= torch.where(share.abs() < 1e-8, 1.0, share)
         base = buffers.read(plan.base, name, start, stop, dtype, "base")
-        return torch.add(base, merged, alpha=self.scale(name), out=total)
+        return torch.add(base, total, alpha=self.scale(name), out=total)
 
-    def _elected(self, total: Tensor, positive: Tensor, name: str, start: int, stop: int) -> Tensor:
+    def _elected(self, total: Tensor, positive: Tensor, name: str, start: int, stop: int) -> np.ndarray:
         """Where the elected sign is +. An exact zero follows the majority of all signs, which is known at the end only:
         such chunks are noted and computed again if the majority turns out to be the other one."""
         values, above = total.numpy(), positive.numpy()
@@ -306,7 +308,7 @@ class SignElection(Elementwise):
                 self._cancelled.append((name, start, stop))
             if self._tie > 0:
                 up |= ties
-        return torch.from_numpy(up)
+        return up
 
     def revisit(self, plan: Plan) -> Iterable[tuple[str, int, int]]:
         again, self._cancelled = self._cancelled, []

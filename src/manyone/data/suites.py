@@ -9,6 +9,7 @@ from manyone.data.tasks import Split, Suite, Task
 from manyone.errors import ManyoneError
 
 SUITES = {
+    "mini6": "six real image tasks from five sources, 28x28 grey; about 53 MB to fetch",
     "fixture": "five small redistributable image tasks for tests, 28x28 grey; no network",
 }
 
@@ -23,6 +24,10 @@ def load_suite(name: str, *, seed: int = 0, limit: int | None = None, path: Path
         from manyone.data.fixture import load_fixture
 
         suite = load_fixture(seed, path)
+    elif name == "mini6":
+        from manyone.data.mini6 import load_mini6
+
+        suite = load_mini6(seed)
     else:
         raise ManyoneError(f"unknown suite {name!r}: use {', '.join(SUITES)}")
     if limit is None:

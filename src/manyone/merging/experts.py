@@ -1,19 +1,20 @@
 """Experts for merging: one base, one frozen head and one fine-tuned expert per task of a suite, as a cached bundle.
 
 ``bundle("mini6", 0)`` gives the :class:`Bundle` of a suite and seed and trains what the cache does not hold.
-``make_bundle`` does the same for any :class:`Suite` without a cache; ``ExpertsLearner`` is the training itself, one step
-at a time. Equal data, protocol and seed give equal bits (on the same number of threads).
+``make_bundle`` does the same for any :class:`Suite` without a cache; ``ExpertsLearner`` is the training itself, one
+step at a time. Equal data, protocol and seed give equal bits (on the same number of threads).
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from manyone.assets.cache import locked
 from manyone.data.tasks import Suite, Task
 from manyone.errors import ManyoneError
 from manyone.merging import experts_cache as cache
@@ -112,7 +113,7 @@ class ExpertsLearner:
             return {}
         encoder = None
         metrics: dict[str, float] = {}
-        for who, weights in (("base", dict.fromkeys(self.heads, {})), ("experts", self.experts)):
+        for who, weights in (("base", {name: {} for name in self.heads}), ("experts", self.experts)):
             scores = self._scores[who]
             for name, changed in weights.items():
                 if name not in scores:
@@ -154,7 +155,9 @@ class ExpertsLearner:
     def bundle(self) -> Bundle:
         """The finished bundle; its experts are complete state dicts in the base's order."""
         if self.base is None or self._next() is not None:
-            raise ManyoneError(f"the bundle is not finished: stage {self.stage!r}, step {self.position} of {self.steps}")
+            raise ManyoneError(
+                f"the bundle is not finished: stage {self.stage!r}, step {self.position} of {self.steps}"
+            )
         self.evaluate()
         info = {
             "suite": self.suite.name,
@@ -240,18 +243,53 @@ def bundle(
     if found is not None:
         return found
     parts = cache.parts_folder(cache_folder)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(cache.lock(folder))
+    base = cache.base_path(suite, protocol, seed, parts)
+    if not isinstance(protocol.base, PretrainedText):
+        with locked(f"experts-{base.stem}"):
+            # Seeds that share a base wait here for the first of them.
+            if not base.is_file():
+                learner = ExpertsLearner(suite, protocol, seed=seed, device=device, parts=parts)
+                _drive(learner, progress, only_base=True)
+    with locked(f"experts-{folder.name}"):
         found = cache.load(folder)
-        if found is not None:
-            return found
-        stack.enter_context(cache.lock(cache.base_path(suite, protocol, seed, parts)))
-        learner = ExpertsLearner(suite, protocol, seed=seed, device=device, parts=parts)
-        if learner.base is None:
-            _drive(learner, progress, until_base=True)
-        # Others may use the base from here on.
-        stack.pop_all().close() if False else None
-        _drive(learner, progress)
-        finished = learner.bundle()
-        cache.save(finished, folder)
+        if found is None:
+            learner = ExpertsLearner(suite, protocol, seed=seed, device=device, parts=parts)
+            _drive(learner, progress)
+            found = store(learner, folder)
+    return found
+
+
+def store(learner: ExpertsLearner, folder: Path) -> Bundle:
+    """Puts a finished learner's bundle into the cache at ``folder`` and drops the single experts kept until then."""
+    finished = learner.bundle()
+    cache.save(finished, folder)
+    if learner.store is not None:
+        learner.store.drop_experts()
     return finished
+
+
+def _drive(learner: ExpertsLearner, progress: bool | None, only_base: bool = False) -> None:
+    """Steps ``learner`` to its end (or to the end of its base), with a bar on stderr where someone looks."""
+    if learner.stage == "done":
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    shown = console.is_terminal if progress is None else progress
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
+        shown_task = bar.add_task("", total=learner.steps)
+        while learner.stage != "done" and not (only_base and learner.base is not None):
+            learner_stage = f"{learner.suite.name} seed {learner.seed}: {learner.stage}"
+            metrics = learner.step()
+            if not math.isfinite(metrics["loss"]):
+                raise ManyoneError(
+                    f"{learner_stage}: the loss is {metrics['loss']} at step {learner.position}; lower lr"
+                )
+            bar.update(shown_task, completed=learner.position, description=learner_stage)

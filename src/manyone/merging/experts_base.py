@@ -49,9 +49,10 @@ def efficientnet_teacher(asset: str = "efficientnet-lite0") -> EfficientNetLite0
 def logistic_heads(
     encoder: nn.Module, base: Mapping[str, Tensor], tasks: Sequence[Task], settings: LogisticHeads, seed: int
 ) -> dict[str, Head]:
-    """One frozen head per task from ``settings.samples`` labelled training samples; ``encoder`` is loaded with ``base``.
+    """One frozen head per task from ``settings.samples`` labelled training samples.
 
-    A class that is missing among the samples gets the mean row and a bias that makes it improbable.
+    ``encoder`` is loaded with ``base``. A class that is missing among the samples gets the mean row and a bias that
+    makes it improbable.
     """
     from sklearn.linear_model import LogisticRegression
 

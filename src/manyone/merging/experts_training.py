@@ -96,7 +96,7 @@ def shifted(images: Tensor, most: int, *names: str | int) -> Tensor:
     return images.flatten(2).gather(2, flat.expand(-1, channels, -1)).view_as(images)
 
 
-class _Loop:
+class OptimiserLoop:
     """Optimiser, schedule and position of one training loop; ``trained`` are the tensors that change."""
 
     def __init__(self, trained: Mapping[str, nn.Parameter], lr: float, weight_decay: float) -> None:
@@ -133,7 +133,7 @@ class _Loop:
 
 
 class JointBase:
-    """Pre-trains a base and a cosine head on a few samples of every task; cross-entropy over the union of all classes."""
+    """Pre-trains a base and a cosine head on a few samples of every task; cross-entropy over all tasks' classes."""
 
     def __init__(
         self,
@@ -157,7 +157,9 @@ class JointBase:
             width = features(self.encoder, take(self.inputs, slice(0, 1))).shape[1]
         rows = torch.randn(first, width, generator=generator_for(seed, "base", "head"))
         self.rows = nn.Parameter(rows.to(device))
-        self._loop = _Loop(dict(self.encoder.named_parameters()) | {"rows": self.rows}, settings.lr, settings.weight_decay)
+        self._loop = OptimiserLoop(
+            dict(self.encoder.named_parameters()) | {"rows": self.rows}, settings.lr, settings.weight_decay
+        )
         self.per_epoch = math.ceil(len(self.labels) / settings.batch_size)
         self.steps = settings.epochs * self.per_epoch
 
@@ -229,7 +231,7 @@ class ExpertTraining:
             self.order = BatchOrder(len(self.labels), settings.batch_size, *names)
         else:
             self.order = BucketOrder(self.inputs["attention_mask"].sum(1).cpu(), settings.batch_size, *names)
-        self._loop = _Loop(trained, settings.lr, settings.weight_decay)
+        self._loop = OptimiserLoop(trained, settings.lr, settings.weight_decay)
 
     @property
     def position(self) -> int:

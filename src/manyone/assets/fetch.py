@@ -27,7 +27,11 @@ _silent: dict[str, str] = {}  # source -> reason, for the life of this process
 
 
 class Unavailable(ManyoneError):
-    """No source could bring the asset; what needs it may take a stand-in."""
+    """No source could bring the asset called ``asset``; what needs it may take a stand-in."""
+
+    def __init__(self, asset: str, message: str) -> None:
+        super().__init__(message)
+        self.asset = asset
 
 
 def get(name: str, *, progress: bool = True) -> Path:
@@ -40,8 +44,9 @@ def get(name: str, *, progress: bool = True) -> Path:
         return path
     if os.environ.get("MANYONE_OFFLINE", "0") not in ("", "0"):
         raise Unavailable(
+            name,
             f"{name} is not in the cache and MANYONE_OFFLINE is set: unset it, or put {asset.filename} "
-            f"(SHA-256 {asset.sha256}) into {cache_folder('assets')}"
+            f"(SHA-256 {asset.sha256}) into {cache_folder('assets')}",
         )
     with locked(f"asset-{name}"):
         return cached(asset) or _fetch(asset, progress)
@@ -114,8 +119,9 @@ def _fetch(asset: Asset, progress: bool) -> Path:
             if problem.unreachable:
                 _remember(label, str(problem))
     raise Unavailable(
+        asset.name,
         f"{asset.name} could not be fetched ({clients.explain(problems)}); fetch it where a network is, or put "
-        f"{asset.filename} (SHA-256 {asset.sha256}) into {cache_folder('assets')}"
+        f"{asset.filename} (SHA-256 {asset.sha256}) into {cache_folder('assets')}",
     )
 
 

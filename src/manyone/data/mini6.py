@@ -11,6 +11,7 @@ from torch import Tensor
 
 from manyone.assets.fetch import Unavailable
 from manyone.data import sources
+from manyone.data.rendered import draw_strokes
 from manyone.data.splits import make_splits
 from manyone.data.tasks import Suite, Task
 
@@ -74,7 +75,7 @@ def _fashion(seed: int) -> list[Task]:
 
 def _pen_strokes(seed: int) -> list[Task]:
     points, labels = sources.penbased()
-    images = sources.draw_strokes(points, SIZE)
+    images = draw_strokes(points, SIZE)
     tasks = []
     for name, members, real in (("pen-low", (0, 1, 2, 3, 4), "tops"), ("pen-high", (5, 6, 7, 8, 9), "shoes")):
         classes = tuple(str(m) for m in members)
@@ -84,7 +85,7 @@ def _pen_strokes(seed: int) -> list[Task]:
 
 
 def _animal(seed: int) -> Task:
-    return _task(seed, "animal", *sources.animal(), sources.ANIMALS, "PyPI animal-mnist 0.4", "MIT")
+    return _task(seed, "animal", *sources.unique(*sources.animal()), sources.ANIMALS, "PyPI animal-mnist 0.4", "MIT")
 
 
 def _optdigits(seed: int) -> Task:

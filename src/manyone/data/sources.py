@@ -153,22 +153,7 @@ def without(images: Tensor, *others: Tensor) -> Tensor:
     return torch.tensor(keep, dtype=torch.int64)
 
 
-def draw_strokes(points: Tensor, size: int) -> Tensor:
-    """Pen positions [n, p, 2] in 0..100 (y upwards) drawn as uint8 images [n, size, size].
-
-    The brightness of a pixel falls linearly with its distance from the nearest segment between consecutive points.
-    """
-    margin, width = 0.12 * size, size / 28
-    scaled = points.float() / 100 * (size - 1 - 2 * margin) + margin
-    x, y = scaled[..., 0], size - 1 - scaled[..., 1]
-    start, end = torch.stack([x, y], -1)[:, :-1, None], torch.stack([x, y], -1)[:, 1:, None]
-    rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    pixels = torch.stack([columns, rows], -1).reshape(-1, 2).float()
-    images = []
-    for a, b in zip(start.split(500), end.split(500), strict=True):
-        along = b - a
-        length = along.square().sum(-1).clamp_min(1e-9)
-        place = (((pixels - a) * along).sum(-1) / length).clamp(0, 1)[..., None]
-        distance = (pixels - a - place * along).norm(dim=-1).amin(1)
-        images.append(((1.8 - distance / width).clamp(0, 1) * 255).round().byte())
-    return torch.cat(images).reshape(-1, size, size)
+def unique(images: Tensor, labels: Tensor) -> Pair:
+    """The pair without byte-for-byte repeated images, so that no image can lie in two splits."""
+    keep = without(images)
+    return images[keep], labels[keep]

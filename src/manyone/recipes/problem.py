@@ -94,7 +94,7 @@ def from_folders(base: Path, experts: Sequence[Path], tasks: Sequence[str]) -> P
     named = dict(_split_task(t) for t in tasks)
     if len(named) != len(experts):
         raise ManyoneError(
-            f"--experts names {len(experts)} checkpoints but --tasks names {len(named)} tasks: give NAME=FOLDER for each"
+            f"--experts names {len(experts)} checkpoints but --tasks {len(named)} tasks: give one NAME=FOLDER for each"
         )
     loaded = load_experts(base, dict(zip(named, experts)))
     data = {name: load_task(name, source, model=base) for name, source in named.items()}

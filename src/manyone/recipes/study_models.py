@@ -228,7 +228,7 @@ class SeedStudy:
         ]
         return self.static("regmean", grams=collected)
 
-    # -- what is read off models ----------------------------------------------------------------------------------------
+    # -- what is read off models --------------------------------------------------------------------------------------
 
     def expert_features(self, inputs: Inputs, task: str) -> Tensor:
         """The features of ``task``'s own expert."""
@@ -256,7 +256,7 @@ class SeedStudy:
         one = sum(v.numel() for v in self.problem.encoder.state_dict().values() if v.is_floating_point())
         if isinstance(model, WeightEnsemblingMoE):
             counts = model.parameter_counts()
-            kept = model.task_vector_entries()
+            kept = counts["experts"]
             return {
                 "trainable_parameters": counts["trainable"],
                 "stored_parameters": counts["non_zero"],
@@ -265,5 +265,6 @@ class SeedStudy:
         if not isinstance(model, nn.Module):
             return {"trainable_parameters": 0, "stored_parameters": one * len(self.merged)}
         counts = parameter_counts(model)
-        trainable = sum(p.numel() for p in model.corrections.parameters()) if hasattr(model, "corrections") else 0
+        corrections = getattr(model, "corrections", None)
+        trainable = sum(p.numel() for p in corrections.parameters()) if isinstance(corrections, nn.Module) else 0
         return {"trainable_parameters": trainable, "stored_parameters": counts["stored"]}

@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from manyone.errors import ManyoneError
 from manyone.merging.routing import PassState, Router, position_code
-from manyone.merging.stack import BUFFER_BYTES, SparseStack, Stack, scratch, tile_rows
+from manyone.merging.stack import BUFFER_BYTES, TILE_ROWS, SparseStack, Stack, scratch
 
 Strategy = Literal["auto", "loop", "grouped", "tiled", "factored", "sparse"]
 STRATEGIES: tuple[Strategy, ...] = ("auto", "loop", "grouped", "tiled", "factored", "sparse")
@@ -132,7 +132,7 @@ def _tiles(
         return
     chunk = min(samples, CHUNK)
     limit = BUFFER_BYTES // like.element_size()
-    step = tile_rows(rows, columns)
+    step = min(TILE_ROWS, rows)
     if like.device.type != "cpu" and not isinstance(
         stack, SparseStack
     ):  # few large launches instead of cache-sized ones
@@ -146,7 +146,7 @@ def _tiles(
 def _factored_parts(stack: Stack) -> Iterator[tuple[int, int, Tensor]]:
     """Members [N + 1, rows, in]: all rows of a dense stack, or tile by tile."""
     _, rows, columns = stack.shape
-    step = tile_rows(rows, columns) if isinstance(stack, SparseStack) else rows
+    step = min(TILE_ROWS, rows) if isinstance(stack, SparseStack) else rows
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         yield start, stop, stack.tile(start, stop).view(-1, stop - start, columns)

@@ -68,7 +68,7 @@ class Router(nn.Module):
         if code is not None:
             tokens = torch.cat([code.to(tokens).expand(*tokens.shape[:-1], -1), tokens], dim=-1)
         if self.layers == 2:
-            tokens = F.relu(F.linear(tokens, self.hidden_weight, self.hidden_bias))
+            tokens = F.relu(F.linear(tokens, self.hidden_weight, self.hidden_bias), inplace=True)
         if mask is None:
             mean = tokens.mean(1)
         else:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,8 +61,10 @@ def sensitivity(
     rows = []
     for (block, group), names in sorted(members.items(), key=lambda m: (order.get(m[0][0], len(order)), m[0][1])):
         per_expert = [_measures(base, expert, names) for expert in experts]
-        mean = {m: sum(e[m] for e in per_expert) / len(per_expert) for m in MEASURES}
-        std = {m: math.sqrt(sum((e[m] - mean[m]) ** 2 for e in per_expert) / len(per_expert)) for m in MEASURES}
+        mean: dict[str, float] = {m: sum(e[m] for e in per_expert) / len(per_expert) for m in MEASURES}
+        std: dict[str, float] = {
+            m: math.sqrt(sum((e[m] - mean[m]) ** 2 for e in per_expert) / len(per_expert)) for m in MEASURES
+        }
         rows.append(SensitivityRow(block, group, sum(base[n].numel() for n in names), mean, std))
     return rows
 
@@ -118,7 +120,7 @@ def _measures(base: Mapping[str, Tensor], expert: Mapping[str, Tensor], names: S
     }
 
 
-def _chunks(base: Tensor, expert: Tensor, name: str):  # type: ignore[no-untyped-def]
+def _chunks(base: Tensor, expert: Tensor, name: str) -> Iterator[tuple[Tensor, Tensor]]:
     if base.shape != expert.shape:
         raise ManyoneError(f"tensor {name!r} is {tuple(base.shape)} in the base and {tuple(expert.shape)} in an expert")
     flat0, flat1 = base.detach().reshape(-1), expert.detach().reshape(-1)

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
 
-TILE_ELEMENTS = 256 * 768
-"""Merged entries per sample and tile: 768 KB in float32, so that a tile of 16 samples stays in a CPU's outer cache."""
-MIN_ROWS = 64
+TILE_ROWS = 128
+"""Output rows merged at a time: fewer spoil the products, more leave a CPU's cache."""
 BUFFER_BYTES = 64 << 20
 
 _kept = threading.local()
@@ -57,11 +56,6 @@ def magnitude_prune(tau: Tensor, ratio: float) -> Tensor:
     k = min(math.floor(ratio * (magnitude.numel() - 1)), magnitude.numel() - 1)
     threshold = magnitude.kthvalue(k + 1).values
     return torch.where(tau.abs() > threshold, tau, torch.zeros_like(tau))
-
-
-def tile_rows(rows: int, columns: int) -> int:
-    """Output rows per tile: :data:`TILE_ELEMENTS` entries, at least :data:`MIN_ROWS` rows (fewer spoil the product)."""
-    return min(rows, max(TILE_ELEMENTS // max(columns, 1), MIN_ROWS))
 
 
 class DenseStack(nn.Module):
@@ -105,7 +99,7 @@ class SparseStack(nn.Module):
         super().__init__()
         members, rows, columns = weight.shape
         self.members = members
-        step = tile_rows(rows, columns)
+        step = min(TILE_ROWS, rows)
         values, positions, bounds = [], [], [0]
         for start in range(0, rows, step):
             part = weight[1:, start : min(start + step, rows)].reshape(-1)
@@ -127,7 +121,7 @@ class SparseStack(nn.Module):
     def tile(self, start: int, stop: int) -> Tensor:
         """As :meth:`DenseStack.tile`, expanded into this thread's scratch memory; bounds must be those of tiles."""
         rows, columns = self.base.shape
-        step = tile_rows(rows, columns)
+        step = min(TILE_ROWS, rows)
         if self._bounds is None:
             self._bounds = self.bounds.tolist()
         dense = scratch("stack", (self.members, (stop - start) * columns), self.base)

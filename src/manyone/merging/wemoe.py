@@ -120,7 +120,7 @@ class WeightEnsemblingMoE(nn.Module):
         """Puts mixed layers into ``encoder`` (owned by now) and makes the routers."""
         if router_layers not in (0, 1, 2):
             raise ManyoneError(f"router_layers must be 0, 1 or 2, got {router_layers}")
-        self._options = {
+        self._options: dict[str, Any] = {
             "experts": experts,
             "scale": scale,
             "router_layers": router_layers,
@@ -255,7 +255,7 @@ class WeightEnsemblingMoE(nn.Module):
         return self
 
     def fold(self, r: Tensor | None = None) -> nn.Module:
-        """An ordinary encoder with the weights of one constant ``r`` [N] or [M, N]; default: that of 0-layer routers."""
+        """An ordinary encoder with the weights of a constant ``r`` [N] or [M, N]; default: that of 0-layer routers."""
         if r is None:
             if self._options["router_layers"] != 0:
                 raise ManyoneError("only routers without layers can be folded; give the constant routing weights r")

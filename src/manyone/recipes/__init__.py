@@ -23,7 +23,9 @@ class Recipe(NamedTuple):
     summary: str
 
 
-RECIPES: dict[str, Recipe] = {}
+RECIPES: dict[str, Recipe] = {
+    "experts": Recipe("manyone.recipes.experts", "merging", "train the base, heads and experts of a task suite"),
+}
 
 
 def options_class(name: str) -> type[CommonOptions]:

@@ -251,12 +251,14 @@ class SeedStudy:
         from torch import nn
 
         from manyone.merging.measures import parameter_counts
+        from manyone.merging.mixed_linear import MixedLinear
         from manyone.merging.wemoe import WeightEnsemblingMoE
 
         one = sum(v.numel() for v in self.problem.encoder.state_dict().values() if v.is_floating_point())
         if isinstance(model, WeightEnsemblingMoE):
             counts = model.parameter_counts()
-            kept = counts["experts"]
+            layers = [m for m in model.encoder.modules() if isinstance(m, MixedLinear)]
+            kept = sum(int(m.stack.member(i).count_nonzero()) for m in layers for i in range(1, m.stack.shape[0]))
             return {
                 "trainable_parameters": counts["trainable"],
                 "stored_parameters": counts["non_zero"],

@@ -380,9 +380,9 @@ def _split(parts: Parts, seed: int, name: str) -> Parts:
     order = _stratified([c for _, c in rows], seed, name, "split")
     n_test, n_val = (max(round(share * len(rows)), 1) if share else 0 for share in (test, val))
     drawn = {
-        "test": [rows[i] for i in order[:n_test]],
-        "val": [rows[i] for i in order[n_test : n_test + n_val]],
-        "train": [rows[i] for i in order[n_test + n_val :]],
+        "test": [rows[i] for i in sorted(order[:n_test])],
+        "val": [rows[i] for i in sorted(order[n_test : n_test + n_val])],
+        "train": [rows[i] for i in sorted(order[n_test + n_val :])],
     }
     given = {} if "all" in parts or "train" not in parts else {s: r for s, r in parts.items() if s != "train"}
     result = {s: given.get(s) or drawn[s] for s in ("train", "val", "test")}

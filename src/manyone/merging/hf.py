@@ -110,7 +110,7 @@ def load_experts(base: Path | str, experts: Mapping[str, Path | str] | Sequence[
 
 
 def find_classifier(model: nn.Module, path: Path | str = "the model") -> str:
-    """The name of the last ``nn.Linear`` with ``config.num_labels`` outputs, by preference one named as a classifier."""
+    """The name of the last ``nn.Linear`` with ``config.num_labels`` outputs, rather one that is named a classifier."""
     labels = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
     found = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == labels]
     named = [n for n in found if _CLASSIFIER.search(n)]
@@ -209,8 +209,13 @@ def _load(kind: Any, path: Path | str) -> tuple[Any, set[str]]:
     logging = _transformers().logging
     level = logging.get_verbosity()
     logging.set_verbosity_error()
+    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
     try:
-        model, info = kind.from_pretrained(str(path), dtype=torch.float32, output_loading_info=True)
+        config = _transformers().AutoConfig.from_pretrained(str(path))
+        if hasattr(config, "vision_config"):
+            options["config"] = config.vision_config
+            options["config"].projection_dim = config.projection_dim
+        model, info = kind.from_pretrained(str(path), **options)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
         raise ManyoneError(f"{path}: cannot be loaded as a {kind.__name__} ({_first_line(error)})") from error
     finally:

@@ -19,7 +19,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Pool = Literal["mean", "token"]
 
-_NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "attention_dropout": 0.0}
+_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "dropout", "activation_dropout")
 
 
 def sentence_encoder(config: Mapping[str, Any]) -> nn.Module:
@@ -29,8 +29,8 @@ def sentence_encoder(config: Mapping[str, Any]) -> nn.Module:
     short, and the same batch then gives the same numbers.
     """
     transformers = _transformers()
-    settings = {k: 0.0 if k in _NO_DROPOUT else v for k, v in config.items()}
-    encoder = _with_forward(transformers.BertModel, _pooled_text("mean"))(transformers.BertConfig(**settings))
+    built = _without_dropout(transformers.BertConfig(**config))
+    encoder = _with_forward(transformers.BertModel, _pooled_text("mean"))(built)
     encoder.register_load_state_dict_pre_hook(_drop_position_ids)
     return encoder
 
@@ -66,8 +66,8 @@ def auto_encoder(
     transformers = _transformers()
     if "model_type" not in config:
         raise ManyoneError("an encoder of kind 'hf' needs 'model_type' in its config, as config.json has it")
-    settings = {k: 0.0 if k in _NO_DROPOUT else v for k, v in config.items() if k != "model_type"}
-    built = transformers.AutoConfig.for_model(config["model_type"], **settings)
+    settings = {k: v for k, v in config.items() if k != "model_type"}
+    built = _without_dropout(transformers.AutoConfig.for_model(config["model_type"], **settings))
     base = transformers.AutoModel._model_mapping[type(built)]
     forward = _pooled_text(pool) if hasattr(built, "vocab_size") else _pooled_images(pool, mean, std)
     return _with_forward(base, forward)(built)
@@ -84,6 +84,13 @@ def _transformers() -> Any:
     except ImportError as error:
         raise ManyoneError("this encoder needs transformers: pip install 'manyone[text]'") from error
     return transformers
+
+
+def _without_dropout(config: Any) -> Any:
+    for name in _DROPOUTS:
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    return config
 
 
 def _with_forward(base: Any, forward: Callable[..., Tensor]) -> type:

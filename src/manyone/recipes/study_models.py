@@ -36,9 +36,12 @@ class SeedStudy:
         part = part.take(slice(0, limit)) if len(part) > limit else part
         if self.condition in ("clean", "unseen"):
             return part
+        from torch import Tensor
+
         from manyone.data.corruptions import corrupt
         from manyone.data.tasks import Split
 
+        assert isinstance(part.inputs, Tensor)  # only image suites name corruptions
         return Split(corrupt(part.inputs, self.condition, self.settings.severity, seed=self.seed), part.labels)
 
     @cached_property

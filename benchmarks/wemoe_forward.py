@@ -162,13 +162,8 @@ def measure(name: str, blocks: int, attention: bool, batches: list[int], repeats
         for label in ("manyone", "expert by expert", "stack times gate"):
             if label in runs:
                 kept = memory_of(lambda label=label, x=x: runs[label](x).square().mean())
-                ms = (
-                    cpu_ms(
-                        lambda label=label, x=x: runs[label](x).square().mean().backward(),
-                        max(1, repeats // batch // 2),
-                    )
-                    / batch
-                )
+                train = lambda label=label, x=x: runs[label](x).square().mean().backward()  # noqa: E731
+                ms = cpu_ms(train, max(1, repeats // batch // 2)) / batch
                 rows.append(
                     {
                         "part": name,

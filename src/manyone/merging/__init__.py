@@ -38,7 +38,7 @@ _HOME = {
 }
 _WEIGHTS = ("apply_task_vector", "task_vector", "task_vectors")
 
-__all__ = sorted([*_HOME, *_WEIGHTS])  # noqa: PLE0605
+__all__ = sorted([*_HOME, *_WEIGHTS])
 
 
 def __getattr__(name: str) -> Any:

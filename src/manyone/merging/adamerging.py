@@ -20,7 +20,8 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 from manyone.errors import ManyoneError
-from manyone.merging.critical import check_experts, work_dtype
+from manyone.merging.critical import work_dtype
+from manyone.weights.arithmetic import check_compatible
 
 Weights = Mapping[str, Tensor]
 
@@ -117,7 +118,7 @@ class AdaMerging(MergedEncoder):
         self.clamp = clamp
         self.encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
         state = self.encoder.state_dict()
-        check_experts(state, experts)
+        check_compatible(state, experts)
         self.names = _merged_names(state)
         taus = task_vector_stacks(state, experts, self.names)
         if plus_plus:

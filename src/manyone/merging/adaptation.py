@@ -1,8 +1,8 @@
 """Test-time adaptation: trains whatever a merged model leaves trainable, on unlabelled inputs of all tasks.
 
 One step draws one mini-batch per task and takes one Adam step on the sum of the tasks' objectives (entropy in
-AdaMerging, WEMoE and E-WEMoE). Entropy is a proxy that falls even while predictions collapse, so a fixed unlabelled subset is
-watched: a task whose predictions collapse is paused, and a model that ends worse than it began is put back.
+AdaMerging, WEMoE and E-WEMoE). Entropy is a proxy that falls even while predictions collapse, so a fixed unlabelled
+subset is watched: a task whose predictions collapse is paused, and a model that ends worse than it began is put back.
 Public names: :class:`AdaptationLearner`.
 """
 
@@ -94,7 +94,8 @@ class AdaptationLearner:
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self.trainable:
             raise ManyoneError("the model has no parameter that requires a gradient, so there is nothing to adapt")
-        phases = model.phases() if hasattr(model, "phases") else [list(self.trainable.values())]  # type: ignore[operator]
+        own = getattr(model, "phases", None)
+        phases: list[list[nn.Parameter]] = [list(self.trainable.values())] if own is None else own()
         self.optimisers = [torch.optim.Adam(phase, lr=lr) for phase in phases]
         self.step_count = 0
         self.initial = {name: p.detach().clone() for name, p in self.trainable.items()}
@@ -183,7 +184,8 @@ class AdaptationLearner:
             return
         from safetensors.torch import save_file
 
-        tensors, config = self.model.state_for_artefact()  # type: ignore[operator]
+        model: Any = self.model
+        tensors, config = model.state_for_artefact()
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(config, indent=1))

@@ -71,22 +71,6 @@ def task_arithmetic_of(base: Weights, experts: Sequence[Weights], name: str, sca
     return zero + scale * total
 
 
-def check_experts(base: Weights, experts: Sequence[Weights]) -> None:
-    """Names, shapes and finiteness of every expert against the base."""
-    for i, expert in enumerate(experts):
-        for name in expert.keys() - base.keys():
-            raise ManyoneError(f"expert {i} has the tensor {name!r}, which the base lacks")
-        for name, value in base.items():
-            if name not in expert:
-                raise ManyoneError(f"expert {i} lacks the tensor {name!r} of the base")
-            if expert[name].shape != value.shape:
-                raise ManyoneError(
-                    f"expert {i}: tensor {name!r} is {tuple(expert[name].shape)}, the base's is {tuple(value.shape)}"
-                )
-            if value.is_floating_point() and value.device.type != "meta" and not expert[name].isfinite().all():
-                raise ManyoneError(f"expert {i}: tensor {name!r} holds NaN or infinity")
-
-
 def plain_layer(layer: MixedLinear, r: Tensor) -> nn.Module:
     """An ordinary ``nn.Linear`` or Hugging Face ``Conv1D`` with the merged weights."""
     weight, bias = layer.merged(r)

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
+from manyone.merging.stack import magnitude_prune
 
 POSITION_WIDTH = 8
 
@@ -79,8 +80,6 @@ class Router(nn.Module):
     @torch.no_grad()
     def prune(self, ratio: float) -> None:
         """Zeroes the entries of the weight matrices with magnitude up to their ``ratio``-quantile."""
-        from manyone.merging.stack import magnitude_prune
-
         for name, value in self.named_parameters():
             if value.ndim == 2 and name.endswith("weight"):
                 value.copy_(magnitude_prune(value, ratio))

@@ -2,8 +2,7 @@
 
 A stack is [N + 1, out, in] with theta_0 in row 0, so that a merge is one product with [1, r_1, .., r_N]. A pruned stack
 keeps only values and positions and is expanded tile by tile into a re-used buffer; both give the same numbers.
-Public names: :class:`DenseStack`, :class:`SparseStack`, :func:`magnitude_prune`, :func:`pack`, :func:`unpack`,
-:func:`scratch`.
+Public names: :class:`DenseStack`, :class:`SparseStack`, :func:`magnitude_prune`, :func:`scratch`.
 """
 
 from __future__ import annotations
@@ -97,7 +96,7 @@ class SparseStack(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        members, rows, columns = weight.shape
+        members, rows, _ = weight.shape
         self.members = members
         step = min(TILE_ROWS, rows)
         values, positions, bounds = [], [], [0]
@@ -157,31 +156,3 @@ class SparseStack(nn.Module):
 
 
 Stack = DenseStack | SparseStack
-
-
-def pack(tau: Tensor) -> dict[str, Tensor]:
-    """A pruned tensor as ``values`` [k] and ``deltas`` (uint16 [k]) between successive flat positions.
-
-    A gap of 65535 or more is bridged by entries of value 0 at 65535 steps.
-    """
-    flat = tau.detach().reshape(-1).cpu()
-    found = flat.nonzero().squeeze(1)
-    gaps = torch.diff(found, prepend=torch.tensor([-1])) - 1  # zero for neighbours
-    extra = gaps // 65536
-    if int(extra.sum()) == 0:
-        return {"values": flat[found].contiguous(), "deltas": gaps.to(torch.uint16)}
-    slots = torch.cumsum(extra + 1, 0) - 1
-    length = int(slots[-1]) + 1
-    values, deltas = torch.zeros(length, dtype=flat.dtype), torch.full((length,), 65535, dtype=torch.int64)
-    values[slots], deltas[slots] = flat[found], gaps - extra * 65536
-    return {"values": values, "deltas": deltas.to(torch.uint16)}
-
-
-def unpack(packed: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-    """Inverse of :func:`pack`."""
-    flat = torch.zeros(math.prod(shape), dtype=packed["values"].dtype)
-    where = torch.cumsum(packed["deltas"].to(torch.int64) + 1, 0) - 1
-    if len(where) and int(where[-1]) >= flat.numel():
-        raise ManyoneError(f"packed tensor reaches position {int(where[-1])} but its shape {shape} ends before it")
-    flat[where] = packed["values"]
-    return flat.view(shape)

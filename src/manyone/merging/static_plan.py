@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from manyone.errors import ManyoneError
 from manyone.weights.arithmetic import difference, is_float
 from manyone.weights.checkpoint import Checkpoint
@@ -24,7 +26,8 @@ class Plan:
     """``base`` and ``experts`` under the base's names; ``merged`` and ``copied`` partition the output's tensors.
 
     ``aliases`` maps a tied tensor's further names to the one it is kept under; ``dropped`` are tensors of experts that
-    ``exclude`` removed; ``notes`` are decisions that the user should know of.
+    ``exclude`` removed; ``notes`` are decisions that the user should know of; ``dtype`` replaces the base's float dtypes
+    in the output.
     """
 
     base: Checkpoint
@@ -34,10 +37,12 @@ class Plan:
     aliases: dict[str, str] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    dtype: torch.dtype | None = None
 
     def info(self, name: str) -> TensorInfo:
-        """dtype and shape of an output tensor, which are the base's."""
-        return self.base.info(name)
+        """dtype and shape of an output tensor, which are the base's unless ``dtype`` says otherwise."""
+        info = self.base.info(name)
+        return info if self.dtype is None or not is_float(info) else TensorInfo(self.dtype, info.shape)
 
     @property
     def elements(self) -> int:

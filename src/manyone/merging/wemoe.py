@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
 from manyone.merging.critical import (
-    check_experts,
     critical_layers,
     forbid_fused_paths,
     plain_layer,
@@ -31,8 +30,11 @@ from manyone.merging.mixed_linear import STRATEGIES, BlockGate, MixedLinear, Str
 from manyone.merging.objectives import Objective
 from manyone.merging.roles import block_of, find_blocks
 from manyone.merging.routing import POSITION_WIDTH, PassState, Router, masks_of
-from manyone.merging.stack import SparseStack, Stack, pack, unpack
+from manyone.merging.stack import SparseStack, Stack
+from manyone.nets import call
 from manyone.randomness import generator_for
+from manyone.weights.arithmetic import check_compatible
+from manyone.weights.sparse import pack_sparse, unpack_sparse
 
 Routing = Literal["sample", "batch"]
 Weights = Mapping[str, Tensor]
@@ -71,7 +73,7 @@ class WeightEnsemblingMoE(nn.Module):
             raise ManyoneError(f"prune_ratio must be in [0, 1], got {prune_ratio}")
         encoder = copy.deepcopy(encoder).requires_grad_(False)
         base = encoder.state_dict()
-        check_experts(base, experts)
+        check_compatible(base, experts, finite=not any(v.is_meta for v in base.values()))
         layers = critical_layers(encoder, critical)
         replaced = {f"{name}.{kind}" for name in layers for kind in ("weight", "bias")}
         with torch.no_grad():
@@ -218,13 +220,13 @@ class WeightEnsemblingMoE(nn.Module):
     def forward(self, inputs: Any) -> Any:
         """The encoder's output; a Mapping goes in as keywords and its attention mask hides padding from routers."""
         with self._state.new_pass(masks_of(inputs)):
-            return self.encoder(**inputs) if isinstance(inputs, Mapping) else self.encoder(inputs)
+            return call(self.encoder, inputs)
 
     @torch.no_grad()
     def routing_weights(self, inputs: Any) -> Tensor:
         """Routing weights [B, M, N] of a batch, blocks in the order of ``blocks``."""
         with self._state.new_pass(masks_of(inputs)) as current:
-            _ = self.encoder(**inputs) if isinstance(inputs, Mapping) else self.encoder(inputs)
+            call(self.encoder, inputs)
             for index, block in enumerate(self.blocks):
                 if index not in current.routing:
                     raise ManyoneError(f"block {block!r} did not run on these inputs, so it has no routing weights")
@@ -292,7 +294,7 @@ class WeightEnsemblingMoE(nn.Module):
     def state_for_artefact(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and a JSON-able configuration from which :meth:`from_artefact` rebuilds this model.
 
-        Pruned task vectors are stored as values and 16-bit index deltas (``.values``, ``.deltas`` per expert).
+        Pruned task vectors are stored as values and index deltas (``.values``, ``.deltas``, ``.shape`` per expert).
         """
         tensors: dict[str, Tensor] = {}
         layers = {}
@@ -303,8 +305,8 @@ class WeightEnsemblingMoE(nn.Module):
             tensors[f"routers.{name}"] = value.detach().clone()
         sparse = self._options["prune_ratio"] > 0
         for layer in self._layers():
-            experts, rows, columns = layer.stack.shape
-            layers[layer.name] = {"rows": rows, "columns": columns, "bias": layer.bias_stack is not None}
+            experts = layer.stack.shape[0]
+            layers[layer.name] = {"bias": layer.bias_stack is not None}
             tensors[f"stack.{layer.name}.weight.0"] = layer.stack.member(0).clone()
             if layer.bias_stack is not None:
                 tensors[f"stack.{layer.name}.bias.0"] = layer.bias_stack[0].clone()
@@ -315,7 +317,7 @@ class WeightEnsemblingMoE(nn.Module):
                 for kind, tau in parts.items():
                     key = f"stack.{layer.name}.{kind}.{i}"
                     if sparse:
-                        tensors |= {f"{key}.{part}": value for part, value in pack(tau).items()}
+                        tensors |= {f"{key}.{part}": value for part, value in pack_sparse(tau).items()}
                     else:
                         tensors[key] = tau.clone()
         config = {
@@ -340,18 +342,16 @@ class WeightEnsemblingMoE(nn.Module):
         stacks: dict[str, tuple[Stack, Tensor | None]] = {}
         try:
             for name, layer in config["layers"].items():
-                shapes = {"weight": (layer["rows"], layer["columns"])} | (
-                    {"bias": (layer["rows"],)} if layer["bias"] else {}
-                )
                 full = {}
-                for kind, shape in shapes.items():
+                for kind in ("weight", "bias") if layer["bias"] else ("weight",):
                     key = f"stack.{name}.{kind}"
                     rows = [tensors[f"{key}.0"]]
                     for i in range(1, config["experts"] + 1):
-                        packed = {
-                            part: tensors[f"{key}.{i}.{part}"] for part in ("values", "deltas") if config["sparse"]
-                        }
-                        rows.append(unpack(packed, shape) if config["sparse"] else tensors[f"{key}.{i}"])
+                        if config["sparse"]:
+                            packed = {part: tensors[f"{key}.{i}.{part}"] for part in ("values", "deltas", "shape")}
+                            rows.append(unpack_sparse(packed).to(rows[0].device))
+                        else:
+                            rows.append(tensors[f"{key}.{i}"])
                     full[kind] = torch.stack(rows)
                 stacks[name] = (store(full["weight"], config["strategy"]), full.get("bias"))
             options = {k: config[k] for k in ("experts", "scale", "router_layers", "prune_ratio", "shared_router")}

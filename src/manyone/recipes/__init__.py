@@ -37,20 +37,14 @@ RECIPES: dict[str, Recipe] = {
     "model-stock": Recipe(_STATIC + "ModelStockOptions", "merging", "Model Stock: ratio from the angle of the experts"),
     "tsv-m": Recipe(_STATIC + "TsvMOptions", "merging", "TSV-M: decorrelated singular vectors of task vectors"),
     "iso-c": Recipe(_STATIC + "IsoCOptions", "merging", "Iso-C: flat spectrum of the summed task vectors"),
-    "iso-cts": Recipe(
-        _STATIC + "IsoCtsOptions", "merging", "Iso-CTS: common and task-specific directions, flat spectrum"
-    ),
+    "iso-cts": Recipe(_STATIC + "IsoCtsOptions", "merging", "Iso-CTS: Iso-C with task-specific directions"),
     "mergekit": Recipe(_STATIC + "MergekitOptions", "merging", "runs a mergekit YAML recipe"),
     "adamerging": Recipe(_RECIPES + "adamerging", "merging", "AdaMerging(++): coefficients learned without labels"),
     "concrete": Recipe(_RECIPES + "adamerging:ConcreteOptions", "merging", "Concrete: a learned shared mask"),
     "wemoe": Recipe(_RECIPES + "wemoe", "merging", "WEMoE: critical modules merged anew for every input"),
-    "e-wemoe": Recipe(
-        _RECIPES + "wemoe:EfficientOptions", "merging", "E-WEMoE: pruned task vectors, one shared router"
-    ),
+    "e-wemoe": Recipe(_RECIPES + "wemoe:EfficientOptions", "merging", "E-WEMoE: pruned task vectors, a shared router"),
     "surgery": Recipe(_RECIPES + "surgery", "merging", "Surgery: per-task correction of a merged model's feature"),
-    "surgery-v2": Recipe(
-        _RECIPES + "surgery:DeepOptions", "merging", "SurgeryV2: per-task correction after every block"
-    ),
+    "surgery-v2": Recipe(_RECIPES + "surgery:DeepOptions", "merging", "SurgeryV2: correction after every block"),
     "experts": Recipe(_RECIPES + "experts", "merging", "trains a suite's base, heads and experts"),
 }
 

@@ -105,7 +105,8 @@ def _measure(jobs: Sequence[tuple[str, int]], folder: Path, workers: int) -> Non
     except OSError as error:
         raise ManyoneError(f"{folder}: cannot be made: {error.strerror}; choose another folder with --out") from error
     total = sum(count_rows(suite) for suite, _ in jobs)
-    waiting, running = list(jobs), {}
+    waiting = list(jobs)
+    running: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),

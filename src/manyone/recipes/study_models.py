@@ -36,9 +36,12 @@ class SeedStudy:
         part = part.take(slice(0, limit)) if len(part) > limit else part
         if self.condition in ("clean", "unseen"):
             return part
+        from torch import Tensor
+
         from manyone.data.corruptions import corrupt
         from manyone.data.tasks import Split
 
+        assert isinstance(part.inputs, Tensor)  # only image suites name corruptions
         return Split(corrupt(part.inputs, self.condition, self.settings.severity, seed=self.seed), part.labels)
 
     @cached_property
@@ -251,12 +254,14 @@ class SeedStudy:
         from torch import nn
 
         from manyone.merging.measures import parameter_counts
+        from manyone.merging.mixed_linear import MixedLinear
         from manyone.merging.wemoe import WeightEnsemblingMoE
 
         one = sum(v.numel() for v in self.problem.encoder.state_dict().values() if v.is_floating_point())
         if isinstance(model, WeightEnsemblingMoE):
             counts = model.parameter_counts()
-            kept = counts["experts"]
+            layers = [m for m in model.encoder.modules() if isinstance(m, MixedLinear)]
+            kept = sum(int(m.stack.member(i).count_nonzero()) for m in layers for i in range(1, m.stack.shape[0]))
             return {
                 "trainable_parameters": counts["trainable"],
                 "stored_parameters": counts["non_zero"],

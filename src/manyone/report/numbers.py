@@ -32,7 +32,7 @@ def significant(x: float, digits: int = 3) -> str:
     """``digits`` significant digits without an exponent for everyday sizes: 0.0123, 4.57, 1230."""
     if x == 0 or not math.isfinite(x):
         return "0" if x == 0 else minus(str(x))
-    size = math.floor(math.log10(abs(x)))
+    size = math.floor(math.log10(abs(float(f"{x:.{digits - 1}e}"))))  # of the rounded number: 9.999 is 10.0
     if size < -5 or size > 14:
         return minus(f"{x:.{digits - 1}e}")
     return minus(f"{round(x, digits - 1 - size):,.{max(digits - 1 - size, 0)}f}").replace(",", " ")

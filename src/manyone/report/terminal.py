@@ -27,7 +27,7 @@ def claims_table(study: Study, found: Sequence[Finding]) -> Table:
     table.add_column("Suite", overflow="fold")
     table.add_column("Publ.", justify="right", no_wrap=True)
     table.add_column("Here (95 % interval)", overflow="fold", min_width=10)
-    table.add_column("Verdict", no_wrap=True)
+    table.add_column("Verdict", no_wrap=True, min_width=15)
     for f in found:
         verdict = Text(f"{MARKS[f.verdict]} {f.verdict}", style=_STYLES[f.verdict])
         table.add_row(Text(f.claim.short), f.suite, published_cell(f.claim.published), measured_cell(f), verdict)

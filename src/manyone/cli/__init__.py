@@ -1,0 +1,1 @@
+"""Parses words, nothing else: each verb hands over to the recipes."""

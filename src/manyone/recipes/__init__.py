@@ -1,0 +1,59 @@
+"""The table of recipes: name -> where its options are, its field, one line. Nothing is imported before it is asked for.
+
+A recipe's module has a dataclass ``Options`` (or the one named after the colon) whose method ``run(run)`` does the
+work in a ``RunFolder``; ``manyone.recipes.common`` holds the options that all recipes share.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from manyone.engine.words import suggestion
+from manyone.errors import ManyoneError
+
+if TYPE_CHECKING:
+    from manyone.recipes.common import CommonOptions
+
+
+class Recipe(NamedTuple):
+    """Where a recipe is: ``module`` ("package.module" or "package.module:OptionsClass"), ``field``, ``summary``."""
+
+    module: str
+    field: str
+    summary: str
+
+
+_RECIPES = "manyone.recipes."
+_STATIC = _RECIPES + "static:"
+
+RECIPES: dict[str, Recipe] = {
+    "average": Recipe(_STATIC + "AverageOptions", "merging", "weight averaging"),
+    "task-arithmetic": Recipe(_STATIC + "TaskArithmeticOptions", "merging", "base + lambda x sum of task vectors"),
+    "ties": Recipe(_STATIC + "TiesOptions", "merging", "TIES: trim globally, elect signs, sum what agrees"),
+    "dare": Recipe(_STATIC + "DareOptions", "merging", "DARE: drop entries at random, rescale, then merge"),
+    "slerp": Recipe(_STATIC + "SlerpOptions", "merging", "spherical interpolation of two experts"),
+    "fisher": Recipe(_STATIC + "FisherOptions", "merging", "average weighted by diagonal Fisher information"),
+    "regmean": Recipe(_STATIC + "RegMeanOptions", "merging", "RegMean: least squares on layer inputs"),
+    "model-stock": Recipe(_STATIC + "ModelStockOptions", "merging", "Model Stock: ratio from the angle of the experts"),
+    "tsv-m": Recipe(_STATIC + "TsvMOptions", "merging", "TSV-M: decorrelated singular vectors of task vectors"),
+    "iso-c": Recipe(_STATIC + "IsoCOptions", "merging", "Iso-C: flat spectrum of the summed task vectors"),
+    "iso-cts": Recipe(_STATIC + "IsoCtsOptions", "merging", "Iso-CTS: Iso-C with task-specific directions"),
+    "mergekit": Recipe(_STATIC + "MergekitOptions", "merging", "runs a mergekit YAML recipe"),
+    "adamerging": Recipe(_RECIPES + "adamerging", "merging", "AdaMerging(++): coefficients learned without labels"),
+    "concrete": Recipe(_RECIPES + "adamerging:ConcreteOptions", "merging", "Concrete: a learned shared mask"),
+    "wemoe": Recipe(_RECIPES + "wemoe", "merging", "WEMoE: critical modules merged anew for every input"),
+    "e-wemoe": Recipe(_RECIPES + "wemoe:EfficientOptions", "merging", "E-WEMoE: pruned task vectors, a shared router"),
+    "surgery": Recipe(_RECIPES + "surgery", "merging", "Surgery: per-task correction of a merged model's feature"),
+    "surgery-v2": Recipe(_RECIPES + "surgery:DeepOptions", "merging", "SurgeryV2: correction after every block"),
+    "experts": Recipe(_RECIPES + "experts", "merging", "trains a suite's base, heads and experts"),
+}
+
+
+def options_class(name: str) -> type[CommonOptions]:
+    """The options dataclass of recipe ``name``. Raises ``ManyoneError`` when there is no such recipe."""
+    import importlib
+
+    if name not in RECIPES:
+        raise ManyoneError(f"unknown recipe '{name}'; {suggestion(name, RECIPES)} (manyone ls recipes)")
+    module, _, attribute = RECIPES[name].module.partition(":")
+    return getattr(importlib.import_module(module), attribute or "Options")

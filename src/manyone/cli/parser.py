@@ -1,0 +1,45 @@
+"""argparse with one-line errors that name the wrong word and suggest the nearest right one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from manyone.engine.words import suggestion
+from manyone.errors import ManyoneError
+
+
+class Parser(argparse.ArgumentParser):
+    """A verb's parser. ``example`` is shown below its help."""
+
+    def __init__(self, verb: str, description: str, example: str) -> None:
+        super().__init__(
+            prog=f"manyone {verb}",
+            description=description,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """The parsed ``words``; an unknown one raises ``ManyoneError``."""
+        known, unknown = self.parse_known_args(list(words))
+        if unknown:
+            word = unknown[0].split("=")[0]
+            if word.startswith("-"):
+                hint = suggestion(word, (o for o in self._option_string_actions if o.startswith("--")))
+                raise ManyoneError(f"unknown option '{word}'; {hint} ({self.prog} --help)")
+            raise ManyoneError(f"'{word}' is one word too many ({self.prog} --help)")
+        return known
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ``ManyoneError`` where argparse would print the usage and leave."""
+        raise ManyoneError(f"{message} ({self.prog} --help)")
+
+
+def one_of(word: str, what: str, choices: Sequence[str]) -> str:
+    """``word`` if it is among ``choices``; otherwise ``ManyoneError`` with the nearest."""
+    if word not in choices:
+        raise ManyoneError(f"unknown {what} '{word}'; {suggestion(word, choices)}")
+    return word

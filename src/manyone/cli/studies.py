@@ -1,0 +1,129 @@
+"""``manyone ls``, ``report``, ``reproduce``, ``data`` and ``bench``: thin doors to modules that load when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from manyone.cli.parser import Parser, one_of
+from manyone.cli.show import show
+from manyone.errors import ManyoneError
+from manyone.recipes import RECIPES
+
+_LISTS = ("recipes", "data", "models", "claims")
+_DATA_VERBS = ("ls", "get", "make", "info", "clear")
+
+
+def ls(words: Sequence[str]) -> int:
+    """``manyone ls [recipes|data|models|claims]``."""
+    parser = Parser("ls", "Lists what there is: recipes, data, models, claims; without a word, all.", "manyone ls data")
+    parser.add_argument("what", metavar="WHAT", nargs="?", help=f"one of {', '.join(_LISTS)} (default: all)")
+    what = parser.parse(words).what
+    for name in _LISTS if what is None else [one_of(what, "list", _LISTS)]:
+        if name == "recipes":
+            rows = [{"recipe": n, "field": r.field, "what it does": r.summary} for n, r in RECIPES.items()]
+            show(rows, "recipes")
+        elif name == "claims":
+            show(_recipes("reproduce").ls(), "claims")
+        else:
+            show(_recipes("datasets").ls(name), name)
+    return 0
+
+
+def report(words: Sequence[str]) -> int:
+    """``manyone report RUN... [--out FILE]``."""
+    parser = Parser(
+        "report",
+        "Writes one self-contained HTML page about one or more runs: tables, plots, configuration.",
+        "manyone report runs/first runs/second --out both.html",
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders")
+    parser.add_argument(
+        "--out", metavar="FILE", type=Path, help="the page (default: report.html in the first run's folder)"
+    )
+    parsed = parser.parse(words)
+    for run in parsed.runs:
+        if not (run / "config.yaml").is_file():
+            raise ManyoneError(f"{run} is not a run folder: it has no config.yaml")
+    show(_recipes("reporting").report(parsed.runs, parsed.out))
+    return 0
+
+
+def reproduce(words: Sequence[str]) -> int:
+    """``manyone reproduce [CLAIM...] --scale smoke|laptop|paper``."""
+    parser = Parser(
+        "reproduce",
+        "Runs what tests the papers' claims; prints claim, published and measured figure (with interval) and verdict.",
+        "manyone reproduce --scale smoke",
+    )
+    parser.add_argument("claims", metavar="CLAIM", nargs="*", help="claims to test (manyone ls claims; default: all)")
+    parser.add_argument(
+        "--scale",
+        choices=("smoke", "laptop", "paper"),
+        default="smoke",
+        help="smoke: minutes, shows that everything runs; laptop: within an hour a field; paper: the published "
+        "setting, for a GPU (default: smoke)",
+    )
+    parser.add_argument("--seeds", metavar="N", type=int, help="number of seeds, at least 1 (default: the scale's own)")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="folder of the study (default: runs/reproduce-SCALE)")
+    parser.add_argument(
+        "--workers", metavar="N", type=int, help="processes at a time, at least 1 (default: by the CPUs)"
+    )
+    parsed = parser.parse(words)
+    for option in ("seeds", "workers"):
+        value = getattr(parsed, option)
+        if value is not None and value < 1:
+            raise ManyoneError(f"--{option} {value}: must be at least 1")
+    module = _recipes("reproduce")
+    code = module.reproduce(
+        parsed.claims, scale=parsed.scale, seeds=parsed.seeds, out=parsed.out, workers=parsed.workers
+    )
+    return int(code or 0)
+
+
+def data(words: Sequence[str]) -> int:
+    """``manyone data ls|get|make|info|clear NAME``."""
+    parser = Parser(
+        "data",
+        "Data sets and weights: where they come from, fetching and making them, and what they take on the disk.\n\n"
+        "  ls            what there is\n"
+        "  get NAME      fetch it from its source and check it\n"
+        "  make NAME     make it, where it is made rather than fetched\n"
+        "  info NAME     origin, size and licence\n"
+        "  clear NAME    remove it from the cache",
+        "manyone data info mini6",
+    )
+    parser.add_argument("verb", metavar="VERB", help=f"one of {', '.join(_DATA_VERBS)}")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="data sets (manyone data ls)")
+    parsed = parser.parse(words)
+    verb = one_of(parsed.verb, "verb of `manyone data`", _DATA_VERBS)
+    module = _recipes("datasets")
+    if verb == "ls":
+        if parsed.names:
+            raise ManyoneError(f"'{parsed.names[0]}' is one word too many: `manyone data ls` takes no name")
+        show(module.ls("data"), "data")
+        return 0
+    if not parsed.names:
+        raise ManyoneError(f"`manyone data {verb}` needs a name (manyone data ls)")
+    for name in parsed.names:
+        show(getattr(module, verb)(name), name)
+    return 0
+
+
+def bench(words: Sequence[str]) -> int:
+    """``manyone bench [NAME...]``."""
+    parser = Parser(
+        "bench",
+        "Measures speed and memory, side by side with peers in one run.",
+        "manyone bench",
+    )
+    parser.add_argument("names", metavar="NAME", nargs="*", help="what to measure (default: everything)")
+    names = parser.parse(words).names
+    show(_recipes("bench").run(names), "bench")
+    return 0
+
+
+def _recipes(name: str) -> ModuleType:
+    return importlib.import_module(f"manyone.recipes.{name}")

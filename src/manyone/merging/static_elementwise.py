@@ -1,0 +1,399 @@
+"""Static methods that treat every element by itself (after a pass for thresholds or norms where they need one).
+
+With tau_i = theta_i - theta_0:
+- linear combinations c_0 theta_0 + sum_i c_i theta_i: averaging, task arithmetic (Ilharco et al., 2023), and, with
+  coefficients per tensor from the experts' Gram matrix, SLERP (Shoemake, 1985) and Model Stock (Jang et al., 2024);
+- TIES (Yadav et al., 2023): trim each tau_i to its largest entries over the whole model, elect a sign per element, keep
+  what agrees; DARE (Yu et al., 2024): drop entries of tau_i at random and rescale the rest, then add or run TIES;
+- Fisher-weighted averaging (Matena & Raffel, 2022).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manyone.errors import ManyoneError
+from manyone.merging.static_plan import Plan
+from manyone.merging.static_stream import Buffers, Elementwise, blame, finite, over_chunks, working_dtype
+from manyone.randomness import generator_for
+from manyone.weights.checkpoint import Checkpoint
+from manyone.weights.select import MagnitudeSelector
+
+Coefficients = Callable[[str], tuple[float, Sequence[float]]]
+PerTensor = Callable[[str], float]
+_MASK_BLOCK = 1 << 16  # elements of a tensor that share one random stream; part of what a seed means
+
+
+class Linear(Elementwise):
+    """c_0 theta_0 + sum_i c_i theta_i with coefficients that may differ by tensor: ``coefficients(name)``."""
+
+    def __init__(self, coefficients: Coefficients) -> None:
+        self.coefficients = coefficients
+
+    def chunk(self, plan: Plan, name: str, start: int, stop: int, buffers: Buffers) -> Tensor:
+        dtype = working_dtype(plan.info(name).dtype)
+        first, others = self.coefficients(name)
+        out = buffers.get("sum", stop - start, dtype)
+        torch.mul(buffers.read(plan.base, name, start, stop, dtype, "base"), first, out=out)
+        for expert, weight in zip(plan.experts, others, strict=True):
+            out.add_(buffers.read(expert, name, start, stop, dtype, "expert"), alpha=weight)
+        return out
+
+
+def task_arithmetic_coefficients(experts: int, scale: float) -> Coefficients:
+    """theta_0 + scale sum_i tau_i without task vectors: (1 - N scale) theta_0 + scale sum_i theta_i."""
+    return lambda name: (1 - experts * scale, [scale] * experts)
+
+
+class FromGram(Linear):
+    """A linear combination whose coefficients follow, per tensor, from the inner products of the experts.
+
+    ``rule`` maps the float64 Gram matrix [experts, experts] to (c_0, [c_i]). The vectors are the task vectors when
+    ``space`` is "task-vectors", the weights themselves otherwise.
+    """
+
+    passes = 2
+
+    def __init__(self, rule: Callable[[Tensor], tuple[float, Sequence[float]]], space: str) -> None:
+        self.rule, self.space = rule, space
+        self.grams: dict[str, Tensor] = {}
+        super().__init__(lambda name: self.rule(self.grams[name]))
+
+    def prepare(self, plan: Plan, threads: int) -> None:
+        parts: dict[int, Tensor] = {}
+
+        def add(name: str, start: int, stop: int, buffers: Buffers) -> None:
+            vectors = torch.stack([e.read_flat(name, start, stop).double() for e in plan.experts])
+            if self.space == "task-vectors":
+                vectors -= plan.base.read_flat(name, start, stop).double()
+            gram = vectors @ vectors.T
+            if not finite(gram.trace()):
+                blame(plan, name, start, stop)
+            parts[start] = gram
+
+        for name in plan.merged:
+            over_chunks(plan.chunks([name]), add, threads)
+            zero = torch.zeros(len(plan.experts), len(plan.experts), dtype=torch.float64)
+            # Summed in the order of the chunks, so that the number of threads does not show in the result.
+            self.grams[name] = sum((parts[start] for start in sorted(parts)), zero)
+            parts.clear()
+
+
+def slerp_rule(t: float | None) -> Callable[[Tensor], tuple[float, Sequence[float]]]:
+    """Spherical interpolation of all experts' vectors as one set of coefficients.
+
+    Two experts: sin((1-t) W)/sin W and sin(t W)/sin W with W the angle between the two (t = 0 gives the first). More:
+    one after the other, the k-th with t = 1/k, so that all count the same; the order matters slightly. Vectors that are
+    nearly parallel (cos > 0.9995) or zero are interpolated linearly.
+    """
+
+    def rule(gram: Tensor) -> tuple[float, Sequence[float]]:
+        count = len(gram)
+        c = torch.zeros(count, dtype=torch.float64)
+        c[0] = 1.0
+        for k in range(1, count):
+            step = t if t is not None and count == 2 else 1 / (k + 1)
+            length = math.sqrt(float(c @ gram @ c) * float(gram[k, k]))
+            cosine = float(c @ gram[:, k]) / length if length > 0 else 1.0
+            if abs(cosine) > 0.9995:
+                old, new = 1 - step, step
+            else:
+                angle = math.acos(cosine)
+                old, new = (math.sin(x * angle) / math.sin(angle) for x in (1 - step, step))
+            c *= old
+            c[k] = new
+        return 0.0, c.tolist()
+
+    return rule
+
+
+def on_task_vectors(
+    rule: Callable[[Tensor], tuple[float, Sequence[float]]], scale: float = 1.0
+) -> Callable[[Tensor], tuple[float, Sequence[float]]]:
+    """Turns coefficients of task vectors into coefficients of weights: theta_0 + scale sum c_i (theta_i - theta_0)."""
+
+    def wrapped(gram: Tensor) -> tuple[float, Sequence[float]]:
+        _, c = rule(gram)
+        return 1 - scale * sum(c), [scale * x for x in c]
+
+    return wrapped
+
+
+def model_stock_rule(gram: Tensor) -> tuple[float, Sequence[float]]:
+    """Model Stock, eq. 2: t = N cos / (1 + (N-1) cos), theta = t mean(theta_i) + (1-t) theta_0; cos is the mean cosine
+    between two task vectors of this tensor (clamped to [0, 1]; tensors that do not move keep the base)."""
+    count = len(gram)
+    lengths = gram.diagonal().sqrt()
+    outer = torch.outer(lengths, lengths)
+    pairs = torch.triu(torch.ones_like(gram, dtype=torch.bool), 1) & (outer > 0)
+    cosine = min(1.0, max(0.0, float((gram[pairs] / outer[pairs]).mean()) if pairs.any() else 0.0))
+    t = count * cosine / (1 + (count - 1) * cosine)
+    return 1 - t, [t / count] * count
+
+
+class SignElection(Elementwise):
+    """DARE and TIES, each optional, in the order: tau, drop and rescale, trim, elect signs, sum or mean.
+
+    ``density`` (kept share of each expert's entries, None: no trim), ``scope`` of the trim ("model": one threshold per
+    expert over all merged tensors; "tensor": one per tensor and expert), ``drop`` (DARE's p), ``elect`` (TIES' sign
+    election; without it the entries are simply added), ``merge`` ("sum" or "mean" over the agreeing non-zero entries),
+    ``weights`` of the experts per tensor, ``normalize`` (divide by the sum of the weights that take part).
+    """
+
+    def __init__(
+        self,
+        scale: PerTensor,
+        *,
+        density: Callable[[str], Sequence[float]] | None = None,
+        scope: Literal["model", "tensor"] = "model",
+        drop: Callable[[str], Sequence[float]] | None = None,
+        rescale: bool = True,
+        elect: bool = True,
+        merge: Literal["sum", "mean"] = "sum",
+        weights: Callable[[str], Sequence[float]] | None = None,
+        normalize: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.scale, self.density, self.scope, self.drop, self.rescale = scale, density, scope, drop, rescale
+        self.elect, self.merge, self.weights, self.normalize, self.seed = elect, merge, weights, normalize, seed
+        self.passes = 2 if density is not None else 1
+        self.thresholds: dict[tuple[int, str], float] = {}  # (expert, tensor or "" for the model) -> kept from here on
+        self._votes = 0
+        self._tie = 1  # sign that an element with exactly cancelling entries takes
+        self._cancelled: list[tuple[str, int, int]] = []
+        self._lock = threading.Lock()
+
+    # -- thresholds -------------------------------------------------------------------------------------------------
+
+    def prepare(self, plan: Plan, threads: int) -> None:
+        self._votes, self._tie, self._cancelled, self.thresholds = 0, 1, [], {}
+        if self.density is None:
+            return
+        if self.scope == "model":
+            self._select(plan, "", plan.merged, threads)
+        else:
+            for name in plan.merged:
+                self._select(plan, name, [name], threads)
+
+    def _select(self, plan: Plan, scope: str, names: Sequence[str], threads: int) -> None:
+        assert self.density is not None
+        total = sum(plan.info(name).numel for name in names)
+        selectors: dict[int, MagnitudeSelector] = {}
+        for i, density in enumerate(self.density(scope)):
+            # One more than floor(density d) of the whole model, as TIES' reference does; floor(density n) of a tensor.
+            kept = int(density * total) + (scope == "")
+            if density < 1 and total:
+                selectors[i] = MagnitudeSelector(min(max(kept, 1), total), total)
+
+        def magnitude(i: int, name: str, start: int, stop: int, buffers: Buffers) -> Tensor:
+            values = torch.abs(
+                self._tau(plan, i, name, start, stop, buffers), out=buffers.get("magnitude", stop - start)
+            )
+            if not finite(values.amax()):
+                blame(plan, name, start, stop)
+            return values
+
+        every = 8 if total > 1 << 23 else 1  # of the chunks
+        stride = max(1, total // every // (1 << 20))  # of runs of 256 elements
+
+        def sample(name: str, start: int, stop: int, buffers: Buffers) -> None:
+            base = self._sampled(plan.base, name, start, stop, stride)
+            for i, selector in selectors.items():
+                selector.sample((self._sampled(plan.experts[i], name, start, stop, stride) - base).abs_())
+
+        def count(name: str, start: int, stop: int, buffers: Buffers) -> None:
+            for i, selector in selectors.items():
+                if not selector.done:
+                    selector.add(magnitude(i, name, start, stop, buffers))
+
+        if self.drop is None:
+            over_chunks(itertools.islice(plan.chunks(names), 0, None, every), sample, threads)
+            for selector in selectors.values():
+                selector.use_sample()
+        while not all(selector.done for selector in selectors.values()):
+            over_chunks(plan.chunks(names), count, threads)
+            for selector in selectors.values():
+                if not selector.done:
+                    selector.end_pass()
+        for i, selector in selectors.items():
+            assert selector.threshold is not None
+            self.thresholds[i, scope] = selector.threshold
+
+    @staticmethod
+    def _sampled(model: Checkpoint, name: str, start: int, stop: int, stride: int) -> Tensor:
+        values = model.read_flat(name, start, stop)
+        if stride > 1 and len(values) >= 256 * stride:
+            values = values[: len(values) // 256 * 256].view(-1, 256)[::stride].reshape(-1)
+        elif stride > 1:
+            values = values[::stride]
+        return values.float()
+
+    # -- one expert's contribution ----------------------------------------------------------------------------------
+
+    def _tau(self, plan: Plan, i: int, name: str, start: int, stop: int, buffers: Buffers) -> Tensor:
+        dtype = working_dtype(plan.info(name).dtype)
+        base = buffers.read(plan.base, name, start, stop, dtype, "base")
+        expert = buffers.read(plan.experts[i], name, start, stop, dtype, "expert")
+        tau = torch.sub(expert, base, out=buffers.get("tau", stop - start, dtype))
+        if self.drop is not None:
+            p = self.drop(name)[i]
+            if not finite(tau.sum()):
+                blame(plan, name, start, stop)
+            drop_at_random(tau, p, self.seed, i, name, start, self.rescale)
+        return tau
+
+    def _kept(self, plan: Plan, i: int, name: str, start: int, stop: int, buffers: Buffers) -> Tensor:
+        tau = self._tau(plan, i, name, start, stop, buffers)
+        threshold = self.thresholds.get((i, "" if self.scope == "model" else name))
+        if threshold is not None:
+            # hardshrink keeps |x| > lambda; the largest float below the threshold makes that |x| >= threshold.
+            below = float(np.nextafter(np.float32(threshold), np.float32(-1)))
+            torch.ops.aten.hardshrink.out(tau, max(below, 0.0), out=tau)
+        if self.weights is not None:
+            tau.mul_(self.weights(name)[i])
+        return tau
+
+    # -- merging ----------------------------------------------------------------------------------------------------
+
+    def chunk(self, plan: Plan, name: str, start: int, stop: int, buffers: Buffers) -> Tensor:
+        length, dtype = stop - start, working_dtype(plan.info(name).dtype)
+        total = buffers.get("sum", length, dtype).zero_()
+        positive = buffers.get("positive", length, dtype).zero_()
+        part = buffers.get("part", length, dtype)
+        counting = self.merge == "mean" or self.normalize
+        shares = [buffers.get(key, length, dtype).zero_() for key in ("up", "down")] if counting else []
+        for i in range(len(plan.experts)):
+            tau = self._kept(plan, i, name, start, stop, buffers)
+            total += tau
+            if self.elect:
+                positive += torch.clamp_min(tau, 0, out=part)
+            if counting:
+                weight = self.weights(name)[i] if self.weights is not None and self.normalize else 1.0
+                if self.elect:
+                    shares[0].add_(tau > 0, alpha=weight)
+                    shares[1].add_(tau < 0, alpha=weight)
+                else:
+                    shares[0] += weight
+        if self.elect:
+            up = self._elected(total, positive, name, start, stop)
+            total.sub_(positive)  # the negative entries
+            np.copyto(total.numpy(), positive.numpy(), where=up)
+            if counting:
+                np.copyto(shares[1].numpy(), shares[0].numpy(), where=up)
+        if counting:
+            share = shares[-1] if self.elect else shares[0]
+            total /= torch.where(share.abs() < 1e-8, 1.0, share)
+        base = buffers.read(plan.base, name, start, stop, dtype, "base")
+        return torch.add(base, total, alpha=self.scale(name), out=total)
+
+    def _elected(self, total: Tensor, positive: Tensor, name: str, start: int, stop: int) -> np.ndarray:
+        """Where the elected sign is +. An exact zero follows the majority of all signs, which is known at the end only:
+        such chunks are noted and computed again if the majority turns out to be the other one."""
+        values, above = total.numpy(), positive.numpy()
+        up = values > 0
+        ties = values == 0
+        ups = int(np.count_nonzero(up))
+        with self._lock:
+            self._votes += 2 * ups + int(np.count_nonzero(ties)) - len(up)  # (+) - (-)
+        if np.logical_and(ties, above > 0).any():
+            with self._lock:
+                self._cancelled.append((name, start, stop))
+            if self._tie > 0:
+                up |= ties
+        return up
+
+    def revisit(self, plan: Plan) -> Iterable[tuple[str, int, int]]:
+        again, self._cancelled = self._cancelled, []
+        if self._votes < 0 and again:
+            self._tie = -1
+            return sorted(again)
+        return ()
+
+
+def drop_at_random(tau: Tensor, p: float, seed: int, expert: int, name: str, start: int, rescale: bool = True) -> None:
+    """DARE in place: entries are zeroed with probability ``p``, the others divided by 1 - p.
+
+    Whether an element is dropped depends on (seed, expert's place, tensor name, element) alone: element e of a tensor
+    uses entry e mod 65536 of the stream of block e div 65536, one 16-bit number each, so p has steps of 1/65536.
+    """
+    level = round(p * 65536)
+    if level <= 0:
+        return
+    position, stop = start, start + len(tau)
+    drop = np.empty(len(tau), dtype=bool)
+    while position < stop:
+        block, offset = divmod(position, _MASK_BLOCK)
+        draw = torch.empty(_MASK_BLOCK // 4, dtype=torch.int64)
+        draw.random_(-(2**63), None, generator=generator_for(seed, "dare", expert, name, block))
+        length = min(_MASK_BLOCK - offset, stop - position)
+        numbers = draw.numpy().view(np.int16)[offset : offset + length]
+        np.less(numbers, level - 32768, out=drop[position - start : position - start + length])
+        position += length
+    tau.numpy()[drop] = 0.0
+    if rescale and level < 65536:
+        tau.mul_(1 / (1 - level / 65536))
+
+
+class Fisher(Elementwise):
+    """theta = sum_i F_i theta_i / sum_i F_i with diagonal Fishers, each divided by its norm over the model and at least
+    ``floor``. Tensors that no Fisher covers (they had no gradient) are averaged."""
+
+    passes = 1
+
+    def __init__(self, fishers: Sequence[Checkpoint], floor: float = 1e-6, normalize: bool = True) -> None:
+        self.fishers, self.floor, self.normalize = fishers, floor, normalize
+        self._factors = [1.0] * len(fishers)
+
+    def prepare(self, plan: Plan, threads: int) -> None:
+        if len(self.fishers) != len(plan.experts):
+            raise ManyoneError(
+                f"{len(self.fishers)} Fishers for {len(plan.experts)} experts; give one each, in their order"
+            )
+        self._names = [name for name in plan.merged if any(name in fisher for fisher in self.fishers)]
+        if not self._names:
+            raise ManyoneError(f"{self.fishers[0].label}: holds the Fisher of none of the merged tensors")
+        for fisher in self.fishers:
+            for name in self._names:
+                if name not in fisher:
+                    raise ManyoneError(f"{fisher.label}: the Fisher of tensor {name!r} is missing")
+                if fisher.info(name).shape != plan.info(name).shape:
+                    raise ManyoneError(
+                        f"{fisher.label}: the Fisher of tensor {name!r} has shape "
+                        f"{list(fisher.info(name).shape)}, the tensor {list(plan.info(name).shape)}"
+                    )
+        squares = [0.0] * len(self.fishers)
+
+        def add(name: str, start: int, stop: int, buffers: Buffers) -> None:
+            for i, fisher in enumerate(self.fishers):
+                values = fisher.read_flat(name, start, stop).double()
+                square = float(values @ values)
+                if not finite(square) or float(values.min()) < 0:
+                    raise ManyoneError(f"{fisher.label}: NaN, Inf or a negative value in the Fisher of tensor {name!r}")
+                squares[i] += square
+
+        over_chunks(plan.chunks(self._names), add, threads=1)
+        if self.normalize:
+            self._factors = [1 / math.sqrt(s) if s > 0 else 1.0 for s in squares]
+        self._covered = set(self._names)
+
+    def chunk(self, plan: Plan, name: str, start: int, stop: int, buffers: Buffers) -> Tensor:
+        dtype = working_dtype(plan.info(name).dtype)
+        if name not in self._covered:
+            count = len(plan.experts)
+            return Linear(lambda _: (0.0, [1 / count] * count)).chunk(plan, name, start, stop, buffers)
+        top = buffers.get("sum", stop - start, dtype).zero_()
+        bottom = buffers.get("positive", stop - start, dtype).zero_()
+        weight = buffers.get("part", stop - start, dtype)
+        for expert, fisher, factor in zip(plan.experts, self.fishers, self._factors, strict=True):
+            weight.copy_(fisher.read_flat(name, start, stop)).mul_(factor).clamp_min_(self.floor)
+            bottom += weight
+            top.addcmul_(weight, buffers.read(expert, name, start, stop, dtype, "expert"))
+        return top.div_(bottom)

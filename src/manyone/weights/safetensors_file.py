@@ -1,0 +1,285 @@
+"""The safetensors format, read through a memory map and written in one sequential pass.
+
+A file is: 8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets}}, the raw data.
+Reading costs no anonymous memory; a writer needs the names and shapes first and takes the values in pieces.
+Public names: ``read_header``, ``map_file``, ``SafetensorsWriter``, ``parse_size``, ``TensorInfo``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import mmap
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from manyone.errors import ManyoneError
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_LONGEST_HEADER = 100 << 20  # bytes; the reference implementation has the same limit
+
+
+class TensorInfo(NamedTuple):
+    """dtype and shape of a stored tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        """Number of elements (1 for a scalar)."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the data in bytes."""
+        return self.numel * self.dtype.itemsize
+
+
+class Stored(NamedTuple):
+    """One entry of a header: what the tensor is and the byte range of the file that holds it."""
+
+    info: TensorInfo
+    start: int
+    stop: int
+
+
+def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
+    """Entries and metadata of a safetensors file; every damage that the header can show is a one-line error."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if len(start) < 8:
+                raise ManyoneError(f"{path}: truncated safetensors file ({size} bytes, no room for a header)")
+            if not 2 <= length <= min(size - 8, _LONGEST_HEADER):
+                raise ManyoneError(
+                    f"{path}: not a safetensors file or truncated (header of {length} bytes in a file of {size})"
+                )
+            text = file.read(length)
+    except OSError as error:
+        raise ManyoneError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        header = json.loads(text)
+        metadata = header.pop("__metadata__", None) or {}
+        entries = {name: _entry(value, 8 + length) for name, value in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ManyoneError(f"{path}: damaged safetensors header ({error})") from error
+    position = 8 + length
+    for name, stored in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if stored.start != position or stored.stop - stored.start != stored.info.nbytes:
+            raise ManyoneError(
+                f"{path}: damaged safetensors header (the byte range of {name!r} does not fit its shape)"
+            )
+        position = stored.stop
+    if position != size:
+        word = "truncated" if position > size else "too long"
+        raise ManyoneError(f"{path}: {word} safetensors file (its header promises {position} bytes, it has {size})")
+    return entries, metadata
+
+
+def _entry(value: dict[str, Any], offset: int) -> Stored:
+    if value["dtype"] not in DTYPES:
+        raise ValueError(f"unknown dtype {value['dtype']!r}")
+    shape = tuple(int(n) for n in value["shape"])
+    if any(n < 0 for n in shape):
+        raise ValueError(f"negative size in shape {shape}")
+    start, stop = value["data_offsets"]
+    return Stored(TensorInfo(DTYPES[value["dtype"]], shape), offset + int(start), offset + int(stop))
+
+
+def map_file(path: Path) -> Tensor:
+    """The file's bytes as a read-only uint8 tensor on a memory map; writing to it is a crash, so never hand it out."""
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch warns that the buffer is read-only, which is wanted
+        return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=torch.uint8)
+
+
+def parse_size(text: str | int | None) -> int | None:
+    """Bytes of ``"5GB"``, ``"500MB"``, ``"2GiB"`` or a plain number; ``None`` means no limit."""
+    if text is None or isinstance(text, int):
+        return text
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([kKMGT]?)(i?)B?\s*", text)
+    try:
+        if found is None:
+            raise ValueError
+        unit = (1024 if found[3] else 1000) ** " kMGT".index(found[2].replace("K", "k") or " ")
+        size = int(float(found[1]) * unit)
+        if size < 1:
+            raise ValueError
+    except ValueError:
+        raise ManyoneError(f"size {text!r} is not understood: write for example 5GB or 500MB") from None
+    return size
+
+
+class SafetensorsWriter:
+    """Writes named tensors into ``folder`` in pieces; nothing has its final name before :meth:`commit`.
+
+    With ``max_shard_size`` (bytes) below the total, Hugging Face shards and ``model.safetensors.index.json`` result.
+    ``write`` may be called by several threads; pieces that follow each other make the write sequential.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tensors: Mapping[str, TensorInfo],
+        *,
+        stem: str = "model",
+        max_shard_size: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self._files: dict[Path, tuple[int, Path]] = {}  # final path -> (descriptor, temporary path)
+        self._places: dict[str, tuple[int, int, TensorInfo]] = {}
+        self._index: tuple[Path, dict[str, Any]] | None = None
+        shards = _shards(tensors, max_shard_size)
+        total = sum(info.nbytes for info in tensors.values())
+        with self._named():
+            folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        if total > free:
+            raise ManyoneError(
+                f"{folder}: the model needs {total / 1e9:.2f} GB on disk and only {free / 1e9:.2f} are free"
+            )
+        names = [f"{stem}.safetensors"] if len(shards) == 1 else _shard_names(stem, len(shards))
+        try:
+            for name, members in zip(names, shards, strict=True):
+                self._open(folder / name, {m: tensors[m] for m in members}, metadata or {})
+        except BaseException:
+            self.abort()
+            raise
+        if len(shards) > 1:
+            weight_map = {m: name for name, members in zip(names, shards, strict=True) for m in members}
+            index = {"metadata": {"total_size": total, **(metadata or {})}, "weight_map": weight_map}
+            self._index = (folder / f"{stem}.safetensors.index.json", index)
+
+    def _open(self, path: Path, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> None:
+        header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+        position = 0
+        for name, info in tensors.items():
+            offsets = [position, position + info.nbytes]
+            header[name] = {"dtype": NAMES[info.dtype], "shape": list(info.shape), "data_offsets": offsets}
+            position += info.nbytes
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 64)  # data that starts on a cache line can be mapped and used in place
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with self._named():
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+            self._files[path] = (descriptor, temporary)
+            start = len(text) + 8
+            os.ftruncate(descriptor, start + position)
+            _write_all(descriptor, memoryview(len(text).to_bytes(8, "little") + text), 0)
+        for name, info in tensors.items():
+            self._places[name] = (descriptor, start + header[name]["data_offsets"][0], info)
+
+    def write(self, name: str, start: int, values: Tensor) -> None:
+        """Puts the flat ``values`` (of the tensor's dtype, on the CPU) at element ``start`` of tensor ``name``."""
+        descriptor, offset, info = self._places[name]
+        if values.dtype != info.dtype or start + values.numel() > info.numel:
+            raise ValueError(f"{name}: piece of {values.numel()} {values.dtype} at {start} does not fit {info}")
+        if not values.numel():
+            return
+        data = memoryview(values.contiguous().view(-1).view(torch.uint8).numpy().data)
+        with self._named():
+            _write_all(descriptor, data, offset + start * info.dtype.itemsize)
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        """What was written at elements ``start`` to ``stop`` of tensor ``name`` (a copy)."""
+        descriptor, offset, info = self._places[name]
+        size = info.dtype.itemsize
+        data = bytearray(os.pread(descriptor, (stop - start) * size, offset + start * size))
+        return torch.frombuffer(data, dtype=info.dtype) if data else torch.empty(0, dtype=info.dtype)
+
+    def commit(self) -> list[Path]:
+        """Makes the files durable and gives them their names (the index last); returns the paths."""
+        try:
+            with self._named():
+                for descriptor, _ in self._files.values():
+                    os.fsync(descriptor)
+                for path, (_, temporary) in self._files.items():
+                    temporary.rename(path)
+                if self._index is not None:
+                    path, index = self._index
+                    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+                    part.write_text(json.dumps(index, indent=1))
+                    part.rename(path)
+                _sync_folder(self.folder)
+        finally:
+            paths = list(self._files)
+            self.abort()
+        return paths + ([self._index[0]] if self._index else [])
+
+    def abort(self) -> None:
+        """Closes and removes everything that is not committed."""
+        for descriptor, temporary in self._files.values():
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+            temporary.unlink(missing_ok=True)
+        self._files = {}
+
+    @contextlib.contextmanager
+    def _named(self) -> Any:
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            problem = "the disk is full" if full else f"cannot be written ({error.strerror})"
+            raise ManyoneError(f"{self.folder}: {problem}") from error
+
+
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _shards(tensors: Mapping[str, TensorInfo], limit: int | None) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, info in tensors.items():
+        if limit is not None and shards[-1] and size + info.nbytes > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += info.nbytes
+    return shards
+
+
+def _shard_names(stem: str, count: int) -> Sequence[str]:
+    return [f"{stem}-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]

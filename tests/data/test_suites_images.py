@@ -5,7 +5,7 @@ import small_packages
 import torch
 
 from manyone.assets.fetch import Unavailable
-from manyone.data import drawings, sources
+from manyone.data import drawings, image_suite, sources
 from manyone.data.image_suite import colour, false_colour
 from manyone.data.mini6 import tile_bands
 from manyone.data.rendered import draw_letters, draw_strokes, letter_fonts
@@ -16,7 +16,8 @@ EVERYTHING = tuple(small_packages.MAKERS)
 
 
 @pytest.fixture(autouse=True)
-def fresh():
+def fresh(monkeypatch):
+    monkeypatch.setattr(image_suite, "_LETTERS_EACH", 6)
     sources.fashion.cache_clear()
     sources.keel.cache_clear()
     yield

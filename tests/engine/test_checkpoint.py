@@ -110,7 +110,6 @@ def test_a_damaged_newest_is_reported_and_the_one_before_used(tmp_path, caplog, 
         checkpoint.save(tmp_path, step, {"w": torch.full((50,), float(step)), "text": "x" * 100})
     DAMAGE[damage](tmp_path / "step-00000002")
     with caplog.at_level(logging.WARNING, "manyone"):
-        logging.getLogger("manyone").propagate = True
         step, state = checkpoint.load_newest(tmp_path)
     assert step == 1
     assert torch.equal(state["w"], torch.ones(50))

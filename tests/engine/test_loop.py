@@ -1,5 +1,4 @@
 import errno
-import logging
 import math
 import signal
 import sys
@@ -139,7 +138,6 @@ def test_a_damaged_newest_checkpoint_costs_steps_not_exactness(tmp_path, caplog)
     tensors = run.checkpoints / "step-00000017" / "state.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-4])
     again = RunFolder.open(run.path)
-    logging.getLogger("manyone").propagate = True
     train(Regression(), again, **SCHEDULE)
     assert "step-00000017 is damaged" in caplog.text
     assert (again.checkpoints / "damaged-step-00000017").is_dir()
@@ -212,6 +210,26 @@ def test_one_run_is_trained_once_and_stages_are_apart(tmp_path):
     train(Regression(), run, steps=1)
     with pytest.raises(ValueError, match=r"run\.stage"):
         train(Regression(), run, steps=2)
+
+
+def test_an_interrupted_second_stage_resumes_exactly(tmp_path):
+    def recipe(run, signal_at=None):
+        run.log(0, "plan", {"stages": 2})
+        for name, stop in (("one", None), ("two", signal_at)):
+            seed_all()
+            final = train(Regression(signal_at=stop), run.stage(name), **SCHEDULE)
+            run.log(1, "result", {name: final["error"]})
+        run.finish()
+
+    reference = new_run(tmp_path / "reference")
+    recipe(reference)
+    run = new_run(tmp_path / "run")
+    with pytest.raises(InterruptedRun, match=f"manyone resume {run.path}$"):
+        recipe(run, signal_at=8)
+    recipe(RunFolder.open(run.path))
+    assert timeless(RunFolder.open(run.path)) == timeless(reference)
+    for name in ("one", "two"):
+        same_outcome(RunFolder.open(run.path).stage(name), RunFolder.open(reference.path).stage(name))
 
 
 def test_fewer_steps_than_the_checkpoint_has(tmp_path):

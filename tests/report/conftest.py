@@ -48,11 +48,9 @@ def made_up_study(seeds: int = 3) -> Study:
                 shift = -0.06 if (suite, method) == ("text", "wemoe") else 0.0
 
                 def accuracy(
-                    extra: float = 0.0, level: float = level + shift, tasks: list[str] = tasks
+                    extra: float = 0.0, level: float = level + shift, hard: dict[str, float] = hardness
                 ) -> dict[str, float]:
-                    return {
-                        t: min(0.995, max(0.02, level + hardness[t] + extra + random_.gauss(0, 0.008))) for t in tasks
-                    }
+                    return {t: min(0.995, max(0.02, level + hard[t] + extra + random_.gauss(0, 0.008))) for t in hard}
 
                 stored = {"wemoe": 547_970_400, "e-wemoe": 133_400_000, "expert": 699_648_000}.get(method, 87_456_000)
                 trained = {"wemoe": 7_160_928, "e-wemoe": 596_744, "adamerging": 1_312}.get(method, 0)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from manyone.assets.cache import cache_folder, locked, workspace
+from manyone.assets.fetch import get
 from manyone.assets.registry import find_asset
 
 VERSION = 1
@@ -27,6 +28,7 @@ def decoded(asset: str, make: Callable[[], dict[str, Tensor]], *, variant: str =
                 return load_file(path)
             except SafetensorError:
                 path.unlink()  # cut short by a full disk or a damaged file system: decode again
+        get(asset)  # first, so that a source that does not answer is not announced as being decoded
         print(f"decoding {asset} {variant}".rstrip() + ", once", file=sys.stderr)
         tensors = make()
         with workspace() as folder:

@@ -13,6 +13,7 @@ SUITES = {
     "images": "nine real image tasks, 32x32 colour, and pre-training sets; about 410 MB to fetch",
     "text": "six real text classification tasks, 32 tokens of MiniLM's vocabulary; about 155 MB to fetch",
     "text-unseen": "a further text task (authors of election tweets) for generalisation tests",
+    "ta8": "the papers' eight tasks for CLIP, from the data hub (extra hub)",
     "fixture": "five small redistributable image tasks for tests, 28x28 grey; no network",
 }
 
@@ -39,6 +40,10 @@ def load_suite(name: str, *, seed: int = 0, limit: int | None = None, path: Path
         from manyone.data.text_suite import TASKS, UNSEEN, load_text
 
         suite = load_text(seed, TASKS if name == "text" else UNSEEN, name)
+    elif name == "ta8":
+        from manyone.data.ta8 import load_ta8
+
+        suite = load_ta8(seed, limit)
     else:
         raise ManyoneError(f"unknown suite {name!r}: use {', '.join(SUITES)}")
     if limit is None:

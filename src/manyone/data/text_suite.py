@@ -137,14 +137,12 @@ def _token_task(name: str, seed: int) -> Task:
     variant = f"{name}, seed {seed}, {MAX_TOKENS} tokens, {MAX_TRAIN} + {MAX_TEST}"
     tensors = decoded(source.asset, make, variant=variant)
     classes = tuple(json.loads(tensors["classes"].numpy().tobytes()))
-    splits = [
-        Split(
-            {"input_ids": tensors[f"{part}.ids"].long(), "attention_mask": tensors[f"{part}.mask"].long()},
-            tensors[f"{part}.labels"],
-        )
-        for part in ("train", "val", "test")
-    ]
-    return Task(name, classes, *splits, source.source, source.licence)
+
+    def split(part: str) -> Split:
+        ids, mask = tensors[f"{part}.ids"].long(), tensors[f"{part}.mask"].long()
+        return Split({"input_ids": ids, "attention_mask": mask}, tensors[f"{part}.labels"])
+
+    return Task(name, classes, split("train"), split("val"), split("test"), source.source, source.licence)
 
 
 def tokenise(documents: Sequence[str], max_tokens: int = MAX_TOKENS) -> dict[str, Tensor]:

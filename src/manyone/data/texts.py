@@ -17,7 +17,13 @@ from manyone.assets.archives import Archive, find, open_archive
 from manyone.assets.fetch import get
 from manyone.errors import ManyoneError
 
-WORDNET = ["act", "animal", "artifact", "attribute", "body", "cognition", "communication", "event", "feeling", "food", "group", "location", "motive", "object", "person", "phenomenon", "plant", "possession", "process", "quantity", "relation", "shape", "state", "substance", "time"]
+# fmt: off
+WORDNET = (
+    "act", "animal", "artifact", "attribute", "body", "cognition", "communication", "event", "feeling", "food",
+    "group", "location", "motive", "object", "person", "phenomenon", "plant", "possession", "process", "quantity",
+    "relation", "shape", "state", "substance", "time",
+)
+# fmt: on
 SENTIMENTS = ("negative", "neutral", "positive")
 
 
@@ -120,7 +126,7 @@ def wordnet() -> Texts:
         number = int(line.split(" ", 2)[1])
         if number >= 4:  # 3 is the root class "Tops"
             rows.append((WORDNET[number - 4], line.split("|", 1)[1].split(";")[0], False))
-    return _texts(rows, tuple(WORDNET))
+    return _texts(rows, WORDNET)
 
 
 def spam() -> Texts:

@@ -105,7 +105,7 @@ def load(folder: str | Path, device: str = "cpu") -> MergedModel:
         tensors = load_file(folder / "model.safetensors")
     except (SafetensorError, OSError) as error:
         raise ManyoneError(f"{folder / 'model.safetensors'}: cannot be read: {error}") from error
-    network: nn.Module = build_encoder(config["encoder"])
+    network: nn.Module = _encoder(config["encoder"])
     for place, part in enumerate(config["network"]):
         own = _below(tensors, f"part{place}.")
         if part["method"] == "encoder":
@@ -116,6 +116,14 @@ def load(folder: str | Path, device: str = "cpu") -> MergedModel:
             network = surgery.from_artefact(network, part["surgery"], own)
     heads = heads_from(_below(tensors, "head."), config["heads"])
     return MergedModel(network.eval().requires_grad_(False), heads, config["info"]).to(device)
+
+
+def _encoder(spec: Mapping[str, Any]) -> nn.Module:
+    if spec.get("kind") == "hf-classifier":
+        from manyone.merging.hf import build_encoder as build_classifier
+
+        return build_classifier(spec)
+    return build_encoder(spec)
 
 
 def _describe(network: nn.Module) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

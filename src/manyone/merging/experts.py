@@ -22,6 +22,7 @@ from manyone.merging.bundle import Bundle, head_config, head_tensors, heads_from
 from manyone.merging.experts_base import logistic_heads, pretrained_text
 from manyone.merging.experts_distil import DistilledBase
 from manyone.merging.experts_protocol import (
+    PROTOCOLS,
     DistilledPretraining,
     JointPretraining,
     PretrainedText,
@@ -111,19 +112,14 @@ class ExpertsLearner:
         """Test accuracy of the base and of every finished expert, per task and on average."""
         if self.base is None:
             return {}
-        encoder = None
-        metrics: dict[str, float] = {}
+        encoder = build_encoder(self.encoder).to(self.device)
         for who, weights in (("base", {name: {} for name in self.heads}), ("experts", self.experts)):
-            scores = self._scores[who]
             for name, changed in weights.items():
-                if name not in scores:
-                    encoder = encoder if encoder is not None else build_encoder(self.encoder).to(self.device)
+                if name not in self._scores[who]:
                     encoder.load_state_dict({**self.base, **changed})
-                    scores[name] = accuracy(encoder, self.heads[name], self.suite.task(name).test, EVALUATED)
-            metrics |= {f"{who}/{name}": value for name, value in scores.items()}
-            if scores:
-                metrics[f"{who}/average"] = sum(scores.values()) / len(scores)
-        return metrics
+                    score = accuracy(encoder, self.heads[name], self.suite.task(name).test, EVALUATED)
+                    self._scores[who][name] = score
+        return averaged(self._scores)
 
     def state_dict(self) -> dict[str, Any]:
         """Finished tensors (what fine-tuning changed) and the state of the current stage."""
@@ -210,6 +206,39 @@ class ExpertsLearner:
         self.experts[name], self._current = weights, None
 
 
+def averaged(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """``{"base/<task>": ..., "base/average": ..., "experts/<task>": ...}`` of accuracies by kind and task."""
+    metrics: dict[str, float] = {}
+    for who, values in scores.items():
+        metrics |= {f"{who}/{name}": value for name, value in values.items()}
+        if values:
+            metrics[f"{who}/average"] = sum(values.values()) / len(values)
+    return metrics
+
+
+def bundle_accuracy(found: Bundle, suite: Suite, split: str = "test") -> dict[str, float]:
+    """Accuracy of the base and of each expert on its own task, on the whole ``split``; keys as in :func:`averaged`."""
+    encoder = build_encoder(found.encoder)
+    scores: dict[str, dict[str, float]] = {"base": {}, "experts": {}}
+    for name in found.tasks:
+        for who, weights in (("base", found.base), ("experts", found.experts[name])):
+            encoder.load_state_dict(dict(weights))
+            scores[who][name] = accuracy(encoder, found.heads[name], suite.task(name).split(split))
+    return averaged(scores)
+
+
+def suite_for(name: str, seed: int) -> Suite:
+    """The suite that a bundle of ``seed`` is trained and to be evaluated on.
+
+    The data splits follow the seed, except where all seeds share one distilled base (``images``): it was trained on
+    what the splits of seed 0 leave over, so those splits serve every seed.
+    """
+    from manyone.data.suites import load_suite
+
+    shared = name in PROTOCOLS and isinstance(PROTOCOLS[name].base, DistilledPretraining)
+    return load_suite(name, seed=0 if shared else seed)
+
+
 def make_bundle(
     suite: Suite, *, seed: int, protocol: Protocol | None = None, device: str = "cpu", progress: bool = False
 ) -> Bundle:
@@ -228,15 +257,13 @@ def bundle(
     cache_folder: Path | None = None,
     progress: bool | None = None,
 ) -> Bundle:
-    """The bundle of ``suite`` (a name is loaded with ``seed``) from the cache, trained first where it is not there.
+    """The bundle of ``suite`` (a name: :func:`suite_for`) from the cache, trained first where it is not there.
 
     Processes that ask for the same bundle wait for the one that trains it. What an interrupted training had finished is
     found again. ``cache_folder`` None is the project's own; ``progress`` None shows it on a terminal.
     """
     if isinstance(suite, str):
-        from manyone.data.suites import load_suite
-
-        suite = load_suite(suite, seed=seed)
+        suite = suite_for(suite, seed)
     protocol = protocol or protocol_for(suite)
     folder = cache.bundle_folder(suite, protocol, seed, cache_folder)
     found = cache.load(folder)

@@ -9,6 +9,7 @@ both are frozen afterwards, in the role of CLIP's text embeddings.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -105,8 +106,9 @@ class Protocol:
     heads: LogisticHeads | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for cache keys and records."""
-        return dataclasses.asdict(self) | {"base": {"way": type(self.base).__name__, **dataclasses.asdict(self.base)}}
+        """Plain JSON data for cache keys and records."""
+        base = {"way": type(self.base).__name__, **dataclasses.asdict(self.base)}
+        return json.loads(json.dumps(dataclasses.asdict(self) | {"base": base}))
 
 
 RESMLP_WIDTHS = {"inputs": 784, "width": 128, "hidden": 512, "depth": 4}

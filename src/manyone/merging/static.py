@@ -181,15 +181,17 @@ def execute(
     threads: int | None = None,
     progress: Progress | None = None,
     config: Mapping[str, Any] | None = None,
+    before: Callable[[], object] | None = None,
 ) -> dict[str, Tensor] | None:
-    """Runs a prepared merge; ``config`` holds entries of config.json to change."""
+    """Runs a prepared merge; ``config`` holds entries of config.json to change, ``before`` is called once everything is
+    merged and before anything appears under ``out``."""
     if out is None:
         memory = MemorySink(plan)
         run_merge(plan, method, memory, threads=threads, progress=progress)
         names = list(plan.base)
         kept = memory.tensors | {a: memory.tensors[b] for a, b in plan.aliases.items() if b in memory.tensors}
         return {name: kept[name] for name in names if name in kept}
-    with model_folder(plan, out, max_shard_size=max_shard_size, config=config) as writer:
+    with model_folder(plan, out, max_shard_size=max_shard_size, config=config, before=before) as writer:
         run_merge(plan, method, writer, threads=threads, progress=progress)
     return None
 

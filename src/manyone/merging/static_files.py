@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,27 @@ _NOT = ("adapter_config.json", "training_args", "trainer_state", "requirements.t
 
 @contextlib.contextmanager
 def model_folder(
-    plan: Plan, out: Path, *, max_shard_size: str | int | None = None, config: Mapping[str, Any] | None = None
+    plan: Plan,
+    out: Path,
+    *,
+    max_shard_size: str | int | None = None,
+    config: Mapping[str, Any] | None = None,
+    before: Callable[[], object] | None = None,
 ) -> Iterator[SafetensorsWriter]:
     """A writer for the merged tensors; on leaving without an error everything appears under ``out`` at once.
 
-    The work is done in a hidden folder beside ``out``, which is removed if anything fails. ``out`` may exist only as an
-    empty folder.
+    The work is done in a hidden folder beside the first folder on the way to ``out`` that does not exist yet, and that
+    hidden folder is removed if anything fails. ``out`` may exist only as an empty folder; ``before`` is called when the
+    merge has succeeded and may make room for it.
     """
     out = out.absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ManyoneError(f"{out}: exists already; choose another folder or remove it")
+    if before is None:
+        _check_free(out)
     limit = parse_size(max_shard_size)
-    missing = [parent for parent in out.parents if not parent.exists()]
-    part = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    ancestor = next(parent for parent in out.parents if parent.is_dir())
+    part = ancestor / f".{out.name}.{os.getpid()}.tmp"
     try:
-        part.mkdir(parents=True)
+        part.mkdir()
     except OSError as error:
         raise ManyoneError(f"{out}: cannot be written ({error.strerror})") from error
     try:
@@ -50,6 +56,10 @@ def model_folder(
             writer.abort()
         try:
             _copy_companions(plan, part, config or {})
+            if before is not None:
+                before()
+                _check_free(out)
+            out.parent.mkdir(parents=True, exist_ok=True)
             if out.exists():
                 out.rmdir()
             part.rename(out)
@@ -57,10 +67,12 @@ def model_folder(
             raise ManyoneError(f"{out}: cannot be written ({error.strerror})") from error
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
-        for parent in missing:  # nearest first; only the folders that were made here and are empty again
-            with contextlib.suppress(OSError):
-                parent.rmdir()
         raise
+
+
+def _check_free(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ManyoneError(f"{out}: exists already; choose another folder or remove it")
 
 
 def _copy_companions(plan: Plan, folder: Path, config: Mapping[str, Any]) -> None:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from manyone.errors import ManyoneError
 from manyone.weights.arithmetic import difference, is_float
 from manyone.weights.checkpoint import Checkpoint
@@ -24,7 +26,8 @@ class Plan:
     """``base`` and ``experts`` under the base's names; ``merged`` and ``copied`` partition the output's tensors.
 
     ``aliases`` maps a tied tensor's further names to the one it is kept under; ``dropped`` are tensors of experts that
-    ``exclude`` removed; ``notes`` are decisions that the user should know of.
+    ``exclude`` removed; ``notes`` are decisions that the user should know of; ``dtype`` replaces the base's float dtype
+    in the output.
     """
 
     base: Checkpoint
@@ -34,10 +37,12 @@ class Plan:
     aliases: dict[str, str] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    dtype: torch.dtype | None = None
 
     def info(self, name: str) -> TensorInfo:
-        """dtype and shape of an output tensor, which are the base's."""
-        return self.base.info(name)
+        """dtype and shape of an output tensor, which are the base's unless ``dtype`` says otherwise."""
+        info = self.base.info(name)
+        return info if self.dtype is None or not is_float(info) else TensorInfo(self.dtype, info.shape)
 
     @property
     def elements(self) -> int:
@@ -114,14 +119,16 @@ def _align(base: Checkpoint, expert: Checkpoint) -> tuple[Checkpoint, str | None
     matched = sum(name in known for name in expert)
     if 2 * matched >= len(known):
         return expert, None
-    best: tuple[int, dict[str, str], str] = (matched, {}, "")
-    for prefix in {n.split(".", 1)[0] + "." for n in expert if "." in n}:
-        names = {n: n.removeprefix(prefix) if n.startswith(prefix) else n for n in expert}
-        best = max(best, (sum(n in known for n in names.values()), names, f"without the prefix {prefix!r}"))
-    for prefix in {n.split(".", 1)[0] + "." for n in known if "." in n}:
+    candidates: list[tuple[dict[str, str], str]] = []
+    for prefix in sorted({n.split(".", 1)[0] + "." for n in expert if "." in n}):
+        candidates.append(({n: n.removeprefix(prefix) for n in expert}, f"without the prefix {prefix!r}"))
+    for prefix in sorted({n.split(".", 1)[0] + "." for n in known if "." in n}):
         names = {n: prefix + n if prefix + n in known else n for n in expert}
-        best = max(best, (sum(n in known for n in names.values()), names, f"with the prefix {prefix!r} added"))
-    count, names, words = best
+        candidates.append((names, f"with the prefix {prefix!r} added"))
+    if not candidates:
+        return expert, None
+    names, words = max(candidates, key=lambda c: sum(n in known for n in c[0].values()))
+    count = sum(n in known for n in names.values())
     if 2 * count < len(known) or len(set(names.values())) < len(names):
         return expert, None
     return expert.renamed(names), f"{expert.label}: names taken {words}"

@@ -94,11 +94,21 @@ def from_folders(base: Path, experts: Sequence[Path], tasks: Sequence[str]) -> P
     named = dict(_split_task(t) for t in tasks)
     if len(named) != len(experts):
         raise ManyoneError(
-            f"--experts names {len(experts)} checkpoints but --tasks names {len(named)} tasks: give NAME=FOLDER for each"
+            f"--experts names {len(experts)} checkpoints but --tasks {len(named)} tasks: give one NAME=FOLDER for each"
         )
     loaded = load_experts(base, dict(zip(named, experts)))
-    data = {name: load_task(name, source, model=base) for name, source in named.items()}
-    return Problem("your tasks", loaded.spec, loaded.encoder, loaded.experts, loaded.heads, data)
+    data = {}
+    for name, source in named.items():
+        if name not in loaded.heads:
+            raise ManyoneError(f"{base}: a CLIP tower has no task heads of its own: use --suite ta8, or classifiers")
+        classes = loaded.classes.get(name) or None
+        data[name] = load_task(source, name=name, model=base, classes=classes)
+        if len(data[name].classes) != len(loaded.heads[name].weight):
+            raise ManyoneError(
+                f"--tasks {name}={source}: has {len(data[name].classes)} classes but its expert's head has "
+                f"{len(loaded.heads[name].weight)}"
+            )
+    return Problem("your tasks", loaded.spec, loaded.encoder, loaded.experts, loaded.heads, data, loaded.notes)
 
 
 def _split_task(text: str) -> tuple[str, str]:

@@ -36,9 +36,12 @@ class SeedStudy:
         part = part.take(slice(0, limit)) if len(part) > limit else part
         if self.condition in ("clean", "unseen"):
             return part
+        from torch import Tensor
+
         from manyone.data.corruptions import corrupt
         from manyone.data.tasks import Split
 
+        assert isinstance(part.inputs, Tensor)  # only image suites name corruptions
         return Split(corrupt(part.inputs, self.condition, self.settings.severity, seed=self.seed), part.labels)
 
     @cached_property
@@ -228,7 +231,7 @@ class SeedStudy:
         ]
         return self.static("regmean", grams=collected)
 
-    # -- what is read off models ----------------------------------------------------------------------------------------
+    # -- what is read off models --------------------------------------------------------------------------------------
 
     def expert_features(self, inputs: Inputs, task: str) -> Tensor:
         """The features of ``task``'s own expert."""
@@ -251,12 +254,14 @@ class SeedStudy:
         from torch import nn
 
         from manyone.merging.measures import parameter_counts
+        from manyone.merging.mixed_linear import MixedLinear
         from manyone.merging.wemoe import WeightEnsemblingMoE
 
         one = sum(v.numel() for v in self.problem.encoder.state_dict().values() if v.is_floating_point())
         if isinstance(model, WeightEnsemblingMoE):
             counts = model.parameter_counts()
-            kept = model.task_vector_entries()
+            layers = [m for m in model.encoder.modules() if isinstance(m, MixedLinear)]
+            kept = sum(int(m.stack.member(i).count_nonzero()) for m in layers for i in range(1, m.stack.shape[0]))
             return {
                 "trainable_parameters": counts["trainable"],
                 "stored_parameters": counts["non_zero"],
@@ -265,5 +270,6 @@ class SeedStudy:
         if not isinstance(model, nn.Module):
             return {"trainable_parameters": 0, "stored_parameters": one * len(self.merged)}
         counts = parameter_counts(model)
-        trainable = sum(p.numel() for p in model.corrections.parameters()) if hasattr(model, "corrections") else 0
+        corrections = getattr(model, "corrections", None)
+        trainable = sum(p.numel() for p in corrections.parameters()) if isinstance(corrections, nn.Module) else 0
         return {"trainable_parameters": trainable, "stored_parameters": counts["stored"]}

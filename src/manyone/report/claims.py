@@ -85,9 +85,10 @@ class Method:
 
 @dataclass(frozen=True)
 class Claim:
-    """One comparison; ``right`` has one side, or several competitors for ``closest_to``."""
+    """One comparison; ``right`` has one side, or several competitors for ``closest_to``; ``short`` is for terminals."""
 
     id: str
+    short: str
     statement: str
     comparison: Comparison
     left: Side
@@ -203,7 +204,7 @@ def examine(claims: Claims, claim: Claim, results: Results, suite: str) -> Findi
     else:
         estimates = [t_interval([x - r for x, r in zip(left, rights[0])])]
     decision = verdict(claim.comparison, estimates, margin=claim.margin, ratio=claim.ratio)
-    worst = min(range(len(estimates)), key=lambda k: estimates[k].low if len(seeds) > 1 else estimates[k].mean)
+    worst = min(range(len(estimates)), key=lambda k: estimates[k].low if len(seeds) > 1 else estimates[k].value)
     most = max(len(v) for v in by_seed)
     notes = ["one seed gives no interval; run at least two"] if len(seeds) == 1 else []
     if len(seeds) < most:
@@ -235,6 +236,7 @@ _PUBLISHED_KEYS = {
 }
 _CLAIM_KEYS = {
     "id": _TEXT,
+    "short": _TEXT,
     "statement": _TEXT,
     "comparison": _TEXT,
     "left": "table",
@@ -287,7 +289,7 @@ def _side(data: Any, methods: Mapping[str, Method], where: str) -> Side:
 
 
 def _claim(data: Any, methods: Mapping[str, Method], papers: Mapping[str, Paper], where: str) -> Claim:
-    data = dict(_check(data, _CLAIM_KEYS, ["id", "statement", "comparison", "left", "right", "tests"], where))
+    data = dict(_check(data, _CLAIM_KEYS, ["id", "short", "statement", "comparison", "left", "right", "tests"], where))
     where = f"{where.rsplit(': ', 1)[0]}: claim {data['id']!r}"
     if data["comparison"] not in get_args(Comparison):
         known = ", ".join(get_args(Comparison))

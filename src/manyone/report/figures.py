@@ -29,11 +29,12 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1-2-5 numbers inside [low, high], thinned to powers of ten when the range is wide."""
+    """1-2-5 numbers inside [low, high]; powers of ten when the range is wide, round numbers when it is narrow."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     wide = math.log10(high / low) > 2.5
     every = [m * 10.0**d for d in decades for m in ((1,) if wide else (1, 2, 5))]
-    return [t for t in every if low * 0.999 <= t <= high * 1.001] or [low, high]
+    inside = [t for t in every if low * 0.999 <= t <= high * 1.001]
+    return inside if len(inside) > 2 else ticks(low, high)
 
 
 def _n(x: float) -> str:
@@ -67,18 +68,22 @@ class Point:
     bound: bool = False
 
 
-def _spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Moves sorted positions apart to at least ``gap``, as little as one pass needs, inside [low, high]."""
-    result: list[float] = []
-    for p in positions:
-        result.append(max(p, result[-1] + gap) if result else max(p, low))
-    over = (result[-1] - high) if result else 0.0
-    if over > 0:
-        limit = high
-        for k in range(len(result) - 1, -1, -1):
-            result[k] = min(result[k], limit)
-            limit = result[k] - gap
-    return result
+def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Sorted positions moved apart to at least ``gap``, in least squares, then shifted into [low, high].
+
+    Positions that would overlap are pooled around their common centre (isotonic regression on p_k - k * gap).
+    """
+    pools: list[tuple[float, int]] = []  # (mean of p_k - k * gap, number of positions)
+    for k, p in enumerate(positions):
+        mean, size = p - k * gap, 1
+        while pools and pools[-1][0] > mean:
+            other, count = pools.pop()
+            mean, size = (mean * size + other * count) / (size + count), size + count
+        pools.append((mean, size))
+    placed = [mean for mean, size in pools for _ in range(size)]
+    result = [p + k * gap for k, p in enumerate(placed)]
+    last = len(result) - 1
+    return [min(max(p, low + k * gap), max(high - (last - k) * gap, low + k * gap)) for k, p in enumerate(result)]
 
 
 def scatter(points: Sequence[Point], x_label: str, title: str, *, log: bool = True) -> Markup:
@@ -88,8 +93,8 @@ def scatter(points: Sequence[Point], x_label: str, title: str, *, log: bool = Tr
     pad = max((max(ys) - min(ys)) * 0.08, 0.5)
     y0, y1 = max(min(ys) - pad, 0.0), min(max(ys) + pad, 100.0)
     if log:
-        spread = max(max(xs) / min(xs), 1.5) ** 0.08
-        x0, x1 = min(xs) / spread, max(xs) * spread
+        around = max(max(xs) / min(xs), 1.5) ** 0.08
+        x0, x1 = min(xs) / around, max(xs) * around
     else:
         x0, x1 = 0.0, max(xs) * 1.08 or 1.0
     room = 24.0  # on the right, for the numbers of the marks
@@ -117,7 +122,7 @@ def scatter(points: Sequence[Point], x_label: str, title: str, *, log: bool = Tr
             columns.append([p])
     for column in columns:
         column.sort(key=lambda p: (-p.y, p.number))
-        places = _spread([at_y(100 * p.y) for p in column], 11.0, top, height - bottom)
+        places = spread([at_y(100 * p.y) for p in column], 11.0, top, height - bottom)
         edge = max(at_x(p.x) for p in column)
         for p, y in zip(column, places):
             px, py, label = at_x(p.x), at_y(100 * p.y), edge + 12

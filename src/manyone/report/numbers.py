@@ -32,7 +32,7 @@ def significant(x: float, digits: int = 3) -> str:
     """``digits`` significant digits without an exponent for everyday sizes: 0.0123, 4.57, 1230."""
     if x == 0 or not math.isfinite(x):
         return "0" if x == 0 else minus(str(x))
-    size = math.floor(math.log10(abs(x)))
+    size = math.floor(math.log10(abs(float(f"{x:.{digits - 1}e}"))))  # of the rounded number: 9.999 is 10.0
     if size < -5 or size > 14:
         return minus(f"{x:.{digits - 1}e}")
     return minus(f"{round(x, digits - 1 - size):,.{max(digits - 1 - size, 0)}f}").replace(",", " ")
@@ -66,17 +66,26 @@ def plain(metric: str, x: float) -> str:
 
 def with_interval(metric: str, interval: Interval) -> str:
     """``83.7 ± 0.6``; without the second part for one seed or when the seeds agree exactly."""
-    text = plain(metric, interval.mean)
-    if not math.isfinite(interval.half) or interval.half == 0:
+    text = plain(metric, interval.value)
+    if not math.isfinite(interval.half_width) or interval.half_width == 0:
         return text
-    return f"{text} ± {plain(metric, interval.half)}"
+    return f"{text} ± {_like(metric, interval.half_width, interval.value)}"
+
+
+def _like(metric: str, x: float, size: float) -> str:
+    """``x`` with as many decimals as ``plain`` gives ``size``, so that a mean and its spread line up."""
+    if metric.startswith("accuracy") or metric.endswith("parameters") or size == 0:
+        return plain(metric, x)
+    decimals = max(2 - math.floor(math.log10(abs(size))), 0)
+    return minus(f"{x:.{decimals}f}")
 
 
 def difference(metric: str, interval: Interval) -> str:
     """``+2.8 points (1.9 to 3.7)``; for other metrics than accuracy in the metric's own size."""
     accuracy = metric.startswith("accuracy")
-    show = points if accuracy else (lambda x: ("+" if x > 0 else "") + plain(metric, x))
+    size = max(abs(interval.value), *(abs(e) for e in (interval.low, interval.high) if math.isfinite(e)), 0.0)
+    show = points if accuracy else (lambda x: ("+" if x > 0 else "") + _like(metric, x, size))
     unit = " points" if accuracy else ""
     if not math.isfinite(interval.low):
-        return f"{show(interval.mean)}{unit} (one seed: no interval)"
-    return f"{show(interval.mean)}{unit} ({show(interval.low)} to {show(interval.high)})"
+        return f"{show(interval.value)}{unit} (one seed: no interval)"
+    return f"{show(interval.value)}{unit} ({show(interval.low)} to {show(interval.high)})"

@@ -142,17 +142,17 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its two-sided 95 % t-interval over ``n`` seeds; unbounded when one seed gives no spread."""
+    """A mean with its two-sided 95 % t-interval over ``n`` seeds; the ends are NaN when one seed gives no spread."""
 
-    mean: float
+    value: float
     low: float
     high: float
     n: int
 
     @property
-    def half(self) -> float:
-        """Half the width of the interval; infinite for one seed."""
-        return (self.high - self.low) / 2 if math.isfinite(self.high) else math.inf
+    def half_width(self) -> float:
+        """Half the interval's length; NaN for one seed."""
+        return (self.high - self.low) / 2
 
 
 def t_interval(values: Sequence[float]) -> Interval:
@@ -162,7 +162,7 @@ def t_interval(values: Sequence[float]) -> Interval:
         raise ValueError("an interval needs at least one value")
     mean = math.fsum(values) / n
     if n == 1:
-        return Interval(mean, -math.inf, math.inf, 1)
+        return Interval(mean, math.nan, math.nan, 1)
     if max(values) == min(values):
         return Interval(values[0], values[0], values[0], n)
     from scipy.special import stdtrit
@@ -172,10 +172,9 @@ def t_interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
-def paired_interval(left: Mapping[int, float], right: Mapping[int, float]) -> Interval:
+def paired_difference(left: Mapping[int, float], right: Mapping[int, float]) -> Interval:
     """Interval of left - right over the seeds that both have."""
-    seeds = sorted(set(left) & set(right))
-    return t_interval([left[s] - right[s] for s in seeds])
+    return t_interval([left[s] - right[s] for s in sorted(set(left) & set(right))])
 
 
 def mean_over_tasks(row: Row) -> float:

@@ -127,7 +127,8 @@ def heat_of(names: Sequence[str], runs: Sequence[RunRecord]) -> dict[str, Any] |
     for name, final in zip(names, finals):
         own = [final.get(prefix + t) for t in tasks]
         known = [v for v in own if v is not None]
-        rows.append((name, [*own, math.fsum(known) / len(known) if len(known) == len(tasks) else None]))
+        mean = math.fsum(known) / len(known) if len(known) == len(tasks) else None
+        rows.append((name, [mean, *own]))
     result = []
     for name, values in rows:
         cells = []

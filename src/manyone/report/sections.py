@@ -9,7 +9,7 @@ from typing import Any
 from manyone.report import figures
 from manyone.report.claims import Claim, Finding, Published
 from manyone.report.numbers import COSTS, LABELS, difference, percent, plain, quantity, with_interval
-from manyone.report.results import Interval, Row, paired_interval, t_interval
+from manyone.report.results import Interval, Row, paired_difference, t_interval
 from manyone.report.study import Curve, Study
 
 MARKS = {"holds": "✓", "within noise": "≈", "does not hold": "✗", "not tested": "–"}
@@ -41,7 +41,8 @@ def published_text(p: Published) -> str:
         return f"{p.text} ({where}{memory})"
     unit = " %" if p.unit == "%" else f" {p.unit}"
     shown = [f"{v:g}" if p.unit != "%" else f"{v:.1f}" for v in (p.left, p.right) if v is not None]
-    return f"{' against '.join(shown)}{unit} ({where}{memory})" + (f" {p.text}" if p.text else "")
+    half = "" if len(shown) == 2 else "; the other side is not quoted"
+    return f"{' against '.join(shown)}{unit} ({where}{memory}{half})" + (f" {p.text}" if p.text else "")
 
 
 def rule_text(claim: Claim) -> str:
@@ -69,7 +70,7 @@ def measured_text(study: Study, f: Finding) -> str:
         names = (f"{names[0]}, after", "before") if metric.startswith("bias") else names
     text = f"{names[0]} {left}{unit}, {names[1]} {right}{unit}"
     if claim.comparison == "at_most_ratio":
-        text += f"; ratio {plain('ratio', f.estimate.mean)}"
+        text += f"; ratio {plain('ratio', f.estimate.value)}"
     elif claim.comparison == "closest_to":
         text += f"; nearer than the strongest competitor by {difference(metric, f.estimate)}"
     else:
@@ -118,7 +119,7 @@ def _has_strip(f: Finding) -> bool:
 
 def strip_reach(found: Sequence[Finding]) -> float:
     """End of the strips in points: covers every difference measured, and intervals up to twice as wide."""
-    means = [abs(100 * f.estimate.mean) for f in found if _has_strip(f) and f.estimate]
+    means = [abs(100 * f.estimate.value) for f in found if _has_strip(f) and f.estimate]
     ends = [abs(100 * e) for f in found if _has_strip(f) and f.estimate for e in (f.estimate.low, f.estimate.high)]
     widest = max(means, default=1.0)
     return figures.reach_of([widest, min(max((e for e in ends if math.isfinite(e)), default=widest), 2 * widest)])
@@ -128,7 +129,7 @@ def _strip(f: Finding, gaps: Sequence[float], reach: float) -> Any:
     if not _has_strip(f) or f.estimate is None:
         return ""
     shown = gaps if f.claim.comparison != "closest_to" else []
-    return figures.interval_bar(100 * f.estimate.mean, 100 * f.estimate.low, 100 * f.estimate.high, reach, shown)
+    return figures.interval_bar(100 * f.estimate.value, 100 * f.estimate.low, 100 * f.estimate.high, reach, shown)
 
 
 def counts(found: Sequence[Finding]) -> list[dict[str, Any]]:
@@ -147,7 +148,7 @@ def summary(study: Study, found: Sequence[Finding]) -> dict[str, Any]:
         bounds = [e for e in entries if is_bound(study, e[0]) and mean[e] is not None]
         if not merged:
             continue
-        best = max(merged, key=lambda e: mean[e].mean)  # type: ignore[union-attr]
+        best = max(merged, key=lambda e: mean[e].value)  # type: ignore[union-attr]
         lines.append(
             {
                 "suite": suite,
@@ -181,7 +182,7 @@ def summary(study: Study, found: Sequence[Finding]) -> dict[str, Any]:
 
 
 def heat_maps(study: Study) -> list[dict[str, Any]]:
-    """Methods x tasks, one table per suite; a cell's shade runs from its column's worst merged model to its best row."""
+    """Methods x tasks, one table per suite; shades run from a column's worst merged model to its best row."""
     tables = []
     for suite in study.results.suites():
         tasks = study.results.tasks(suite)
@@ -191,21 +192,21 @@ def heat_maps(study: Study) -> list[dict[str, Any]]:
         values = {
             (e, t): study.results.interval(suite, *e, "accuracy" if t is None else f"accuracy.{t}")
             for e in entries
-            for t in [*tasks, None]
+            for t in [None, *tasks]
         }
         rows = []
         for e in entries:
             cells = []
-            for t in [*tasks, None]:
+            for t in [None, *tasks]:
                 own = values[e, t]
-                column = {x: v.mean for x in entries if (v := values[x, t]) is not None}
+                column = {x: v.value for x in entries if (v := values[x, t]) is not None}
                 merged = [v for x, v in column.items() if not is_bound(study, x[0])]
                 low, high = min(merged, default=0.0), max(column.values())
                 cells.append(
                     {
-                        "text": "" if own is None else percent(own.mean) if t else with_interval("accuracy", own),
-                        "shade": 0 if own is None else max(0, round(60 * (own.mean - low) / ((high - low) or 1.0))),
-                        "best": own is not None and not is_bound(study, e[0]) and own.mean == max(merged, default=-1),
+                        "text": "" if own is None else percent(own.value) if t else with_interval("accuracy", own),
+                        "shade": 0 if own is None else max(0, round(60 * (own.value - low) / ((high - low) or 1.0))),
+                        "best": own is not None and not is_bound(study, e[0]) and own.value == max(merged, default=-1),
                     }
                 )
             rows.append({"name": study.claims.name(*e), "bound": is_bound(study, e[0]), "cells": cells})
@@ -238,9 +239,9 @@ def _words(name: str) -> str:
 
 def granularity_tables(study: Study) -> list[dict[str, Any]]:
     """Routing per sample beside routing per batch, wherever both were measured."""
-    tables = []
+    tables: list[dict[str, Any]] = []
     for suite in study.results.suites():
-        rows = []
+        rows: list[dict[str, Any]] = []
         for condition in study.results.conditions(suite):
             for method, variant in entry_order(study, suite, condition):
                 words = [w for w in variant.split("+") if w]
@@ -258,7 +259,7 @@ def granularity_tables(study: Study) -> list[dict[str, Any]]:
                         "condition": _words(condition),
                         "sample": with_interval("accuracy", t_interval(list(sample.values()))),
                         "batch": with_interval("accuracy", t_interval(list(batch.values()))),
-                        "difference": difference("accuracy", paired_interval(batch, sample)).replace(" points", ""),
+                        "difference": difference("accuracy", paired_difference(batch, sample)).replace(" points", ""),
                     }
                 )
         if rows:
@@ -327,7 +328,7 @@ def bias_groups(study: Study) -> list[dict[str, Any]]:
             both = [math.fsum(mean[when, t] for t in tasks) / len(tasks) for when in ("before", "after")]
             lines.append(_bias_line("mean", both[0], both[1], top))
             groups.append({"suite": suite, "name": study.claims.name(method, variant), "lines": lines})
-    return groups
+    return [{"suite": s, "figures": [g for g in groups if g["suite"] == s]} for s in {g["suite"]: 1 for g in groups}]
 
 
 def _bias_line(task: str, before: float, after: float, top: float) -> dict[str, Any]:
@@ -361,12 +362,14 @@ def cost_groups(study: Study) -> list[dict[str, Any]]:
             }
             for e in entries
         ]
+        worst = min((a.value for e, a in accuracy.items() if a and not is_bound(study, e[0])), default=0.0)
+        below = [e for e, a in accuracy.items() if is_bound(study, e[0]) and a and a.value < worst]
         plots = []
         for c in ("stored_parameters", "ms_per_sample"):
             marks = [
-                figures.Point(k, v.mean, a.mean, is_bound(study, e[0]))
+                figures.Point(k, v.value, a.value, is_bound(study, e[0]))
                 for k, e in enumerate(entries, 1)
-                if (v := cost[e, c]) is not None and v.mean > 0 and (a := accuracy[e]) is not None
+                if e not in below and (v := cost[e, c]) is not None and v.value > 0 and (a := accuracy[e]) is not None
             ]
             if len({m.x for m in marks}) > 1:
                 title = f"{suite}: mean accuracy against {LABELS[c]}, {len(marks)} methods; the table has the numbers"
@@ -376,7 +379,7 @@ def cost_groups(study: Study) -> list[dict[str, Any]]:
 
 
 def _cost(metric: str, value: Interval) -> str:
-    return quantity(value.mean) if metric.endswith("parameters") else plain(metric, value.mean)
+    return quantity(value.value) if metric.endswith("parameters") else plain(metric, value.value)
 
 
 def curve_groups(study: Study) -> list[dict[str, Any]]:

@@ -18,35 +18,28 @@ _STYLES = {"holds": "green", "within noise": "yellow", "does not hold": "bold re
 
 
 def claims_table(study: Study, found: Sequence[Finding]) -> Table:
-    """Claim, published difference, measured difference with its 95 % interval, verdict."""
+    """Claim, suite, published difference, measured difference with its 95 % interval, verdict."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"Claims, scale {study.scale}", title_justify="left", expand=False, pad_edge=False)
-    table.add_column("Claim", ratio=5, overflow="fold", min_width=18)
-    table.add_column("Published", ratio=2, overflow="fold", min_width=9)
-    table.add_column("Measured here (95 %)", ratio=3, overflow="fold", min_width=14)
-    table.add_column("Verdict", no_wrap=True)
-    previous = ""
+    table = Table(title=f"Claims, scale {study.scale}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("Claim", overflow="fold", min_width=25)
+    table.add_column("Suite", overflow="fold")
+    table.add_column("Publ.", justify="right", no_wrap=True)
+    table.add_column("Here (95 % interval)", overflow="fold", min_width=10)
+    table.add_column("Verdict", no_wrap=True, min_width=15)
     for f in found:
-        first = f.claim.id != previous
-        previous = f.claim.id
-        statement = f"{f.claim.statement} [{f.suite}]" if first else f"… [{f.suite}]"
         verdict = Text(f"{MARKS[f.verdict]} {f.verdict}", style=_STYLES[f.verdict])
-        if first and table.row_count:
-            table.rows[-1].end_section = True
-        table.add_row(Text(statement), published_cell(f.claim.published) if first else "", measured_cell(f), verdict)
+        table.add_row(Text(f.claim.short), f.suite, published_cell(f.claim.published), measured_cell(f), verdict)
     return table
 
 
 def published_cell(published: Sequence[Published]) -> str:
-    """The first published pair as a difference; "in words" when no figure was published."""
+    """The first published difference in points, or the ratio of figures that are no percentages; a dash without any."""
     for p in published:
         if p.left is not None and p.right is not None:
-            if p.unit != "%":
-                return f"{p.left:g} / {p.right:g} {p.unit}"
-            return f"{points((p.left - p.right) / 100)} ({p.left:.1f} / {p.right:.1f})"
-    return "in words" if published else "–"
+            return points((p.left - p.right) / 100) if p.unit == "%" else plain("ratio", p.left / p.right)
+    return "–"
 
 
 def measured_cell(f: Finding) -> str:
@@ -54,8 +47,14 @@ def measured_cell(f: Finding) -> str:
     if f.estimate is None:
         return f.reason
     if f.claim.comparison == "at_most_ratio":
-        return f"ratio {plain('ratio', f.estimate.mean)}"
-    return difference(f.claim.metric, f.estimate).replace(" points", "")
+        return plain("ratio", f.estimate.value)
+    text = difference(f.claim.metric, f.estimate).replace(" points", "")
+    return (
+        text.replace(" (one seed: no interval)", " (one seed)")
+        .replace("(", "[")
+        .replace(" to ", ", ")
+        .replace(")", "]")
+    )
 
 
 def accuracy_table(study: Study, suite: str, width: int = 80) -> Table:
@@ -69,19 +68,20 @@ def accuracy_table(study: Study, suite: str, width: int = 80) -> Table:
     label = min(max((len(n) for n in names), default=6), 30)
     room = max((width - label - 15) // 7, 0)
     shown, hidden = tasks[:room], tasks[room:]
-    title = f"{suite}: accuracy in %, {len(study.results.seeds(suite))} seed(s)"
+    seeds = len(study.results.seeds(suite))
+    title = f"{suite}: accuracy in %, {seeds} seed{'' if seeds == 1 else 's'}"
     table = Table(title=title, title_justify="left", pad_edge=False, padding=(0, 1), box=None)
     table.add_column("Method", overflow="fold", max_width=label)
     table.add_column("mean ± 95 %", justify="right", no_wrap=True)
     for task in shown:
         table.add_column(task if len(task) <= 5 else task[:5] + "…", justify="right", no_wrap=True)
     if hidden:
-        table.caption = f"{len(hidden)} more task(s) on the page: {', '.join(hidden)}"
+        table.caption = f"on the page: {', '.join(hidden)}"
     for entry, name in zip(entries, names):
         mean = study.results.interval(suite, *entry, "accuracy")
         cells = [study.results.interval(suite, *entry, f"accuracy.{t}") for t in shown]
         style = "italic dim" if is_bound(study, entry[0]) else ""
-        row = ["" if c is None else percent(c.mean) for c in cells]
+        row = ["" if c is None else percent(c.value) for c in cells]
         table.add_row(Text(name, style=style), with_interval("accuracy", mean) if mean else "", *row)
     return table
 
@@ -97,4 +97,5 @@ def show(study: Study, console: Console | None = None) -> None:
     found = study.findings()
     if found:
         console.print(claims_table(study, found))
+        console.print("\nPubl. and Here: differences in points (features: distance; parameters: ratio).")
         console.print(", ".join(f"{c['n']} {c['verdict']}" for c in counts(found)) + f" (of {len(found)} tests)")

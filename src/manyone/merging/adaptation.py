@@ -198,10 +198,7 @@ class AdaptationLearner:
         for p in self.trainable.values():
             p.grad = None
         metrics, total = {}, 0.0
-        within = (
-            self.model.adaptation_step(self.step_count) if hasattr(self.model, "adaptation_step") else nullcontext()
-        )  # type: ignore[operator]
-        with within:
+        with self._within("adaptation_step", self.step_count):
             for task in self.tasks:
                 if task in self.paused:
                     continue

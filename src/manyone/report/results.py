@@ -206,6 +206,9 @@ class Results:
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.rows = {row.key: row for row in rows}
+        self._by_names: dict[tuple[str | None, ...], list[Row]] = {}
+        for row in self:
+            self._by_names.setdefault((row.suite, row.method, row.variant, row.condition), []).append(row)
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows.values())
@@ -222,9 +225,13 @@ class Results:
     ) -> list[Row]:
         """Rows that agree with every name given."""
         wanted = (suite, method, variant, condition)
-        return [
-            r for r in self if all(w in (None, h) for w, h in zip(wanted, (r.suite, r.method, r.variant, r.condition)))
-        ]
+        if None not in wanted:
+            return self._by_names.get(wanted, [])
+
+        def agrees(r: Row) -> bool:
+            return all(w in (None, h) for w, h in zip(wanted, (r.suite, r.method, r.variant, r.condition)))
+
+        return [r for r in self if agrees(r)]
 
     def suites(self) -> list[str]:
         """Names of the suites."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -117,9 +116,10 @@ def mlp_state(static: Encoder) -> dict[str, Tensor]:
     return {k: v for k, v in static.state_dict().items() if ".mlp." in k}
 
 
-def cpu_ms(function: Callable[[], object], repeats: int) -> float:
-    """CPU milliseconds of one call: the smallest of ``repeats`` after one that warms up."""
-    function()
+def cpu_ms(function: Callable[[], object], repeats: int, warm: bool = False) -> float:
+    """CPU milliseconds of one call: the smallest of ``repeats``, after one that warms up unless it is ``warm``."""
+    if not warm:
+        function()
     best = float("inf")
     for _ in range(repeats):
         start = time.process_time()
@@ -128,15 +128,19 @@ def cpu_ms(function: Callable[[], object], repeats: int) -> float:
     return best * 1e3
 
 
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def held_mib(module: nn.Module) -> float:
+    """MiB of a module's parameters, buffers and task vectors (storages counted once)."""
+    held = [*module.parameters(), *module.buffers()]
+    for part in module.modules():
+        if isinstance(part, PlainMoE):
+            held += [v for tau in part.taus for v in tau.values()] + list(part.stack.values())
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}.values()) / 2**20
 
 
 def measure(name: str, blocks: int, attention: bool, batches: list[int], repeats: int) -> list[dict[str, object]]:
     torch.manual_seed(0)
     static = Encoder(blocks, attention).requires_grad_(False).eval()
     experts = [{k: v + 1e-3 * torch.randn_like(v) for k, v in static.state_dict().items()} for _ in range(EXPERTS)]
-    before = peak_mib()
     model = WeightEnsemblingMoE(static, experts)
     loop = plain_copy(static, experts, model, stacked=False)
     runs: dict[str, nn.Module] = {"static": static, "manyone": model, "expert by expert": loop}
@@ -148,13 +152,18 @@ def measure(name: str, blocks: int, attention: bool, batches: list[int], repeats
         runs["batch routing"] = copy.deepcopy(model)
         runs["batch routing"].routing = "batch"  # type: ignore[assignment]
         runs["sparse, 90 % pruned"] = WeightEnsemblingMoE(static, experts, prune_ratio=0.9, strategy="sparse")
-    rows: list[dict[str, object]] = []
+    warm = ("manyone", "expert by expert")  # ran for the comparison of their results
+    rows: list[dict[str, object]] = [
+        {"part": name, "what": "held", "batch": 0, "method": label, "value": held_mib(run)}
+        for label, run in runs.items()
+    ]
     for batch in batches:
         x = torch.randn(batch, TOKENS, WIDTH)
         with torch.no_grad():
-            gap = float((model(x) - loop(x)).abs().max() / loop(x).abs().max())
+            wanted = loop(x)
+            gap = float((model(x) - wanted).abs().max() / wanted.abs().max())
             for label, run in runs.items():
-                ms = cpu_ms(lambda run=run, x=x: run(x), max(1, repeats // batch)) / batch
+                ms = cpu_ms(lambda run=run, x=x: run(x), max(1, repeats // batch), warm=label in warm) / batch
                 rows.append({"part": name, "what": "forward", "batch": batch, "method": label, "ms_per_sample": ms})
         rows.append({"part": name, "what": "relative difference", "batch": batch, "method": "manyone", "value": gap})
     for batch in [b for b in batches if b <= 4] if blocks > 1 else [b for b in batches if b <= 16]:
@@ -174,7 +183,6 @@ def measure(name: str, blocks: int, attention: bool, batches: list[int], repeats
                         "saved_mib": kept,
                     }
                 )
-    rows.append({"part": name, "what": "peak memory", "batch": 0, "method": "process", "value": peak_mib() - before})
     return rows
 
 
@@ -193,6 +201,10 @@ def memory_of(forward: Callable[[], Tensor]) -> float:
 
 def show(rows: list[dict[str, object]]) -> None:
     for part in dict.fromkeys(r["part"] for r in rows):
+        held = {r["method"]: r["value"] for r in rows if r["part"] == part and r["what"] == "held"}
+        print(f"\n{part}, held in memory: " + ", ".join(f"{m} {v:.0f} MiB" for m, v in held.items()))
+        gaps = [r["value"] for r in rows if r["part"] == part and r["what"] == "relative difference"]
+        print(f"{part}, largest relative difference to expert by expert: {max(gaps):.1e}")  # type: ignore[type-var]
         for what in ("forward", "training"):
             chosen = [r for r in rows if r["part"] == part and r["what"] == what]
             batches = list(dict.fromkeys(r["batch"] for r in chosen))

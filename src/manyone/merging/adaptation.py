@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -184,8 +184,7 @@ class AdaptationLearner:
             return
         from safetensors.torch import save_file
 
-        model: Any = self.model
-        tensors, config = model.state_for_artefact()
+        tensors, config = cast(Any, self.model).state_for_artefact()
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(config, indent=1))
@@ -199,10 +198,7 @@ class AdaptationLearner:
         for p in self.trainable.values():
             p.grad = None
         metrics, total = {}, 0.0
-        within = (
-            self.model.adaptation_step(self.step_count) if hasattr(self.model, "adaptation_step") else nullcontext()
-        )  # type: ignore[operator]
-        with within:
+        with self._within("adaptation_step", self.step_count):
             for task in self.tasks:
                 if task in self.paused:
                     continue

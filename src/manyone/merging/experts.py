@@ -42,7 +42,8 @@ def base_learner(suite: Suite, protocol: Protocol, seed: int, device: str = "cpu
     if isinstance(protocol.base, JointPretraining):
         return JointBase(suite.tasks, protocol.encoder, protocol.base, seed, device)
     if isinstance(protocol.base, DistilledPretraining):
-        return DistilledBase(suite.pretraining, protocol.encoder, protocol.base, device)
+        unlabelled = suite.tasks if protocol.base.unlabelled else ()
+        return DistilledBase(suite.pretraining, unlabelled, protocol.encoder, protocol.base, device)
     return None
 
 

@@ -25,8 +25,8 @@ def pretrained_text(asset: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from manyone.assets.fetch import get
 
     archive = open_archive(get(asset))
-    config = json.loads(archive.read(find(archive, "*/config.json")))
-    weights = load(archive.read(find(archive, "*/model.safetensors")))
+    config = json.loads(archive.read(find(archive, "*model/config.json")))
+    weights = load(archive.read(find(archive, "*model/model.safetensors")))
     # Checkpoints of transformers < 4.31 also store the constant 0, 1, 2, ... of the position look-up.
     weights.pop("embeddings.position_ids", None)
     return {"kind": "sentence", "config": config}, weights

@@ -59,9 +59,9 @@ def _key(*parts: Any) -> str:
 
 
 def base_key(suite: Suite, protocol: Protocol, seed: int) -> str:
-    """What the base depends on: a distilled one on other tasks and no seed, a joint one on the suite and the seed."""
+    """What the base depends on: on the suite, and a joint one on the seed as well."""
     shared = isinstance(protocol.base, DistilledPretraining)
-    tasks = [fingerprint(t) for t in (suite.pretraining if shared else suite.tasks)]
+    tasks = [fingerprint(t) for t in (*suite.pretraining, *suite.tasks)]
     plain = protocol.as_dict()
     return _key(plain["base"], plain["encoder"], tasks, None if shared else seed)
 

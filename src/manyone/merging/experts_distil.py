@@ -1,4 +1,4 @@
-"""A base from other tasks' images: their labels and the features of a public ImageNet network (distillation)."""
+"""A base from held-out images: their labels, and the features of a public ImageNet network (distillation)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from manyone.nets import build_encoder, call
 from manyone.nets.images import scaled
 from manyone.randomness import BatchOrder, generator_for
 
+_UNKNOWN = -1
+
 
 @torch.no_grad()
 def teacher_features(images: Tensor, settings: DistilledPretraining, batch_size: int = 64) -> Tensor:
@@ -34,11 +36,15 @@ def teacher_features(images: Tensor, settings: DistilledPretraining, batch_size:
 
 
 class DistilledBase:
-    """Trains an image encoder on ``tasks`` (which are never evaluated); the same for every seed."""
+    """Trains an image encoder on ``tasks`` (which are never evaluated); the same for every seed.
+
+    ``unlabelled`` are tasks whose training images only the teacher labels.
+    """
 
     def __init__(
         self,
         tasks: Sequence[Task],
+        unlabelled: Sequence[Task],
         encoder: Mapping[str, Any],
         settings: DistilledPretraining,
         device: str | torch.device = "cpu",
@@ -48,12 +54,15 @@ class DistilledBase:
         self.settings, self.device = settings, device
         self.encoder = build_encoder(encoder).to(device)
         inputs, labels, first = [], [], 0
-        for task in tasks:
+        for task in (*tasks, *unlabelled):
             if not isinstance(task.train.inputs, Tensor):
                 raise ManyoneError(f"pre-training task {task.name!r} has no images: distillation reads images only")
             inputs.append(task.train.inputs)
-            labels.append(task.train.labels + first)
-            first += len(task.classes)
+            if len(inputs) <= len(tasks):
+                labels.append(task.train.labels + first)
+                first += len(task.classes)
+            else:
+                labels.append(torch.full_like(task.train.labels, _UNKNOWN))
         self.images, self.labels = torch.cat(inputs), torch.cat(labels).to(device)
         self._teacher: Tensor | None = None
         width = features(self.encoder, self.images[:1]).shape[1]
@@ -86,7 +95,10 @@ class DistilledBase:
         if settings.shift:
             batch = shifted(batch, settings.shift, "distilled base", k)
         feature = call(self.encoder, to_device(batch, self.device))
-        known = F.cross_entropy(self.classifier(feature), self.labels[index])
+        label = self.labels[index]
+        share = (label != _UNKNOWN).sum().clamp_min(1)
+        logits = self.classifier(feature)
+        known = F.cross_entropy(logits, label, ignore_index=_UNKNOWN, reduction="sum") / share
         target = self._teacher[index].to(self.device)
         distance = 1 - F.cosine_similarity(self.projection(feature), target).mean()
         loss = known + settings.distillation * distance

@@ -38,7 +38,8 @@ class DistilledPretraining:
 
     Loss: cross-entropy over the union of their classes + ``distillation`` x (1 - cosine) between a linear map of the
     feature and the teacher's feature (centred over the data). Images are shifted; the teacher saw them unshifted, at
-    ``teacher_size`` pixels. One base serves all seeds, like a public checkpoint.
+    ``teacher_size`` pixels. ``unlabelled`` adds the training images of the tasks themselves, without their labels. One
+    base serves all seeds, like a public checkpoint.
     """
 
     asset: str = "efficientnet-lite0"
@@ -48,6 +49,7 @@ class DistilledPretraining:
     lr: float = 1e-3
     weight_decay: float = 0.05
     distillation: float = 4.0
+    unlabelled: bool = True
     shift: int = 3
 
 
@@ -132,9 +134,9 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "text": Protocol(
         base=PretrainedText(),
-        heads=LogisticHeads(samples=600),
+        heads=LogisticHeads(samples=600, scale=16.0, c=0.1),
         fine_tuning=FineTuning(
-            lr=1e-4, schedule="linear", warm_up=20, batch_size=16, steps=250, frozen=("embeddings.",)
+            lr=1e-4, schedule="linear", warm_up=20, batch_size=16, steps=200, frozen=("embeddings.",)
         ),
     ),
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -29,7 +29,10 @@ SharedModel = nn.Module | Callable[[Inputs, Any], Tensor]
 
 @contextmanager
 def frozen(model: object) -> Iterator[None]:
-    """Evaluation mode and no parameter gradients inside the block; every flag is put back afterwards."""
+    """Evaluation mode and no parameter gradients inside the block; every flag is put back afterwards.
+
+    Models that merge in every forward pass (those with ``merged_once``, as AdaMerging) merge once for the whole block.
+    """
     if not isinstance(model, nn.Module):
         yield
         return
@@ -40,7 +43,11 @@ def frozen(model: object) -> Iterator[None]:
     for module in training:
         module.training = False
     try:
-        yield
+        with ExitStack() as stack:
+            for module in model.modules():
+                if hasattr(module, "merged_once"):
+                    stack.enter_context(module.merged_once())
+            yield
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)

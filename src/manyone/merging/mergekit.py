@@ -224,7 +224,7 @@ def _sources(path: Path, recipe: Mapping[str, Any], method: str) -> list[dict[st
         raise ManyoneError(f"{path}: needs either models or slices")
     sources = recipe.get("models")
     allowed = {"model", "parameters"}
-    if sources is None:
+    if "slices" in recipe:
         slices = recipe["slices"]
         if not isinstance(slices, list) or len(slices) != 1 or set(slices[0]) - {"sources"}:
             raise ManyoneError(f"{path}: slices are supported only as one slice with nothing but sources")

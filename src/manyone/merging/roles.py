@@ -14,7 +14,7 @@ from manyone.errors import ManyoneError
 ROLES = ("mlp", "attention", "norm", "embedding", "head", "other")
 
 DEFAULT_GROUPS: dict[str, str] = {
-    "norm": r"(^|\.)(\w*norm\d?|\w*layrnorm|ln|ln_\w+|\w*LayerNorm|norm_\w+|bn\d?)$",
+    "norm": r"(^|\.)(\w*norm\d?|\w*norm_\w+|\w*layrnorm|ln|ln_\w+|\w*LayerNorm|bn\d?)$",
     "attention": r"(^|\.)(attn|attention|self_attn|cross_attn|encoder_attn|self_attention|SelfAttention|EncDecAttention"
     r"|qkv|q_proj|k_proj|v_proj|o_proj|out_proj|query|key|value|in_proj_weight|in_proj_bias)(\.|$)",
     "mlp": r"(^|\.)(mlp|ffn|feed_forward|DenseReluDense|intermediate|output\.dense|fc|fc1|fc2|c_fc|wi|wi_0|wi_1|wo"

@@ -29,6 +29,7 @@ from manyone.weights.select import MagnitudeSelector
 
 Coefficients = Callable[[str], tuple[float, Sequence[float]]]
 PerTensor = Callable[[str], float]
+_GROUP = 8  # experts whose thresholds are sought together
 _MASK_BLOCK = 1 << 16  # elements of a tensor that share one random stream; part of what a seed means
 
 
@@ -186,46 +187,52 @@ class SignElection(Elementwise):
     def _select(self, plan: Plan, scope: str, names: Sequence[str], threads: int) -> None:
         assert self.density is not None
         total = sum(plan.info(name).numel for name in names)
-        selectors: dict[int, MagnitudeSelector] = {}
+        ranks: dict[int, int] = {}
         for i, density in enumerate(self.density(scope)):
             # One more than floor(density d) of the whole model, as TIES' reference does; floor(density n) of a tensor.
             kept = int(density * total) + (scope == "")
             if density < 1 and total:
-                selectors[i] = MagnitudeSelector(min(max(kept, 1), total), total)
+                ranks[i] = min(max(kept, 1), total)
 
-        def magnitude(i: int, name: str, start: int, stop: int, buffers: Buffers) -> Tensor:
-            values = torch.abs(
-                self._tau(plan, i, name, start, stop, buffers), out=buffers.get("magnitude", stop - start)
-            )
-            if not finite(values.amax()):
-                blame(plan, name, start, stop)
-            return values
+        # A few experts at a time, so that the counts take the same memory whatever the number of experts.
+        for first in range(0, len(ranks), _GROUP):
+            selectors = {i: MagnitudeSelector(ranks[i], total) for i in list(ranks)[first : first + _GROUP]}
+            if self.drop is None:
+                for i, selector in selectors.items():
+                    self._sample(plan, i, names, selector, threads)
+            while not all(selector.done for selector in selectors.values()):
+                self._count(plan, names, {i: s for i, s in selectors.items() if not s.done}, threads)
+            for i, selector in selectors.items():
+                assert selector.threshold is not None
+                self.thresholds[i, scope] = selector.threshold
 
-        every = 8 if total > 1 << 23 else 1  # of the chunks
-        stride = max(1, total // every // (1 << 20))  # of runs of 256 elements
+    def _sample(self, plan: Plan, i: int, names: Sequence[str], selector: MagnitudeSelector, threads: int) -> None:
+        """Shows the selector about a million elements: runs of neighbours out of every eighth chunk."""
+        every = 8 if selector.total > 1 << 23 else 1
+        stride = max(1, selector.total // every // (1 << 20))
 
-        def sample(name: str, start: int, stop: int, buffers: Buffers) -> None:
+        def show(name: str, start: int, stop: int, buffers: Buffers) -> None:
             base = self._sampled(plan.base, name, start, stop, stride)
-            for i, selector in selectors.items():
-                selector.sample((self._sampled(plan.experts[i], name, start, stop, stride) - base).abs_())
+            selector.sample((self._sampled(plan.experts[i], name, start, stop, stride) - base).abs_())
 
-        def count(name: str, start: int, stop: int, buffers: Buffers) -> None:
-            for i, selector in selectors.items():
-                if not selector.done:
-                    selector.add(magnitude(i, name, start, stop, buffers))
+        over_chunks(itertools.islice(plan.chunks(names), 0, None, every), show, threads)
+        selector.use_sample()
 
-        if self.drop is None:
-            over_chunks(itertools.islice(plan.chunks(names), 0, None, every), sample, threads)
-            for selector in selectors.values():
-                selector.use_sample()
-        while not all(selector.done for selector in selectors.values()):
-            over_chunks(plan.chunks(names), count, threads)
-            for selector in selectors.values():
-                if not selector.done:
-                    selector.end_pass()
-        for i, selector in selectors.items():
-            assert selector.threshold is not None
-            self.thresholds[i, scope] = selector.threshold
+    def _count(self, plan: Plan, names: Sequence[str], selectors: dict[int, MagnitudeSelector], threads: int) -> None:
+        """One pass over everything for these experts' selectors."""
+
+        def show(name: str, start: int, stop: int, buffers: Buffers) -> None:
+            for i, selector in selectors.items():
+                tau = self._tau(plan, i, name, start, stop, buffers)
+                magnitudes = tau.abs_() if tau.dtype == torch.float32 else tau.abs_().float()
+                if not finite(magnitudes.amax()):
+                    blame(plan, name, start, stop)
+                    raise ManyoneError(f"{plan.experts[i].label}: tensor {name!r} is too far from the base for float32")
+                selector.add(magnitudes)
+
+        over_chunks(plan.chunks(names), show, threads)
+        for selector in selectors.values():
+            selector.end_pass()
 
     @staticmethod
     def _sampled(model: Checkpoint, name: str, start: int, stop: int, stride: int) -> Tensor:

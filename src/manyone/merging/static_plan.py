@@ -26,7 +26,7 @@ class Plan:
     """``base`` and ``experts`` under the base's names; ``merged`` and ``copied`` partition the output's tensors.
 
     ``aliases`` maps a tied tensor's further names to the one it is kept under; ``dropped`` are tensors of experts that
-    ``exclude`` removed; ``notes`` are decisions that the user should know of; ``dtype`` replaces the base's float dtypes
+    ``exclude`` removed; ``notes`` are decisions that the user should know of; ``dtype`` replaces the base's float dtype
     in the output.
     """
 
@@ -119,14 +119,16 @@ def _align(base: Checkpoint, expert: Checkpoint) -> tuple[Checkpoint, str | None
     matched = sum(name in known for name in expert)
     if 2 * matched >= len(known):
         return expert, None
-    best: tuple[int, dict[str, str], str] = (matched, {}, "")
-    for prefix in {n.split(".", 1)[0] + "." for n in expert if "." in n}:
-        names = {n: n.removeprefix(prefix) if n.startswith(prefix) else n for n in expert}
-        best = max(best, (sum(n in known for n in names.values()), names, f"without the prefix {prefix!r}"))
-    for prefix in {n.split(".", 1)[0] + "." for n in known if "." in n}:
+    candidates: list[tuple[dict[str, str], str]] = []
+    for prefix in sorted({n.split(".", 1)[0] + "." for n in expert if "." in n}):
+        candidates.append(({n: n.removeprefix(prefix) for n in expert}, f"without the prefix {prefix!r}"))
+    for prefix in sorted({n.split(".", 1)[0] + "." for n in known if "." in n}):
         names = {n: prefix + n if prefix + n in known else n for n in expert}
-        best = max(best, (sum(n in known for n in names.values()), names, f"with the prefix {prefix!r} added"))
-    count, names, words = best
+        candidates.append((names, f"with the prefix {prefix!r} added"))
+    if not candidates:
+        return expert, None
+    names, words = max(candidates, key=lambda c: sum(n in known for n in c[0].values()))
+    count = sum(n in known for n in names.values())
     if 2 * count < len(known) or len(set(names.values())) < len(names):
         return expert, None
     return expert.renamed(names), f"{expert.label}: names taken {words}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,5 +42,10 @@ def build_encoder(spec: Mapping[str, Any], *, seed: int = 0) -> nn.Module:
 
 
 def call(module: nn.Module, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
-    """``module(inputs)`` for a tensor, ``module(**inputs)`` for named tensors; features [n, d]."""
-    return module(inputs) if isinstance(inputs, Tensor) else module(**inputs)
+    """``module(inputs)`` for a tensor, ``module(**inputs)`` for named tensors; features [n, d].
+
+    A module whose ``forward`` has a parameter called ``inputs`` (a model around an encoder) gets the mapping whole.
+    """
+    if isinstance(inputs, Tensor) or "inputs" in inspect.signature(module.forward).parameters:
+        return module(inputs)
+    return module(**inputs)

@@ -54,15 +54,17 @@ def entries(s: SeedStudy) -> Iterator[Entry]:
     if clean or unseen:
         yield Entry("ties", "", plain(lambda: s.ties))
         yield Entry("ties", "tuned", tuned("ties_tuned"))
+    if clean:
+        yield Entry("tsv-m", "", plain(lambda: s.static("tsv-m")))
+        yield Entry("iso-c", "", plain(lambda: s.static("iso-c")))
     if clean and extras:
         yield Entry("dare", "", plain(lambda: s.static("dare", scale=0.3, drop=0.5, seed=s.seed)))
         yield Entry("model-stock", "", plain(lambda: s.static("model-stock")))
-        yield Entry("tsv-m", "", plain(lambda: s.static("tsv-m")))
-        yield Entry("iso-c", "", plain(lambda: s.static("iso-c")))
         yield Entry("iso-cts", "", plain(lambda: s.static("iso-cts")))
         yield Entry("fisher", "", plain(s.make_fisher))
         yield Entry("regmean", "", plain(s.make_regmean))
-    yield Entry("adamerging", "", lambda: s.adamerging)
+    if clean or (unseen and extras):
+        yield Entry("adamerging", "", lambda: s.adamerging)
     if clean and extras:
         yield Entry("adamerging", "task", lambda: s.make_adamerging(granularity="task"))
         yield Entry("adamerging", "plus-plus", lambda: s.make_adamerging(plus_plus=True))

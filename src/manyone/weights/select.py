@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 _LARGEST = 0x7F7FFFFF  # bit pattern of the largest finite float32
-_BINS = 1 << 20
+_BINS = 1 << 18  # at most; 1 MB of counts per selector
 _FIRST_SHIFT = 16  # the plain radix method's first pass: sign-free upper half of the pattern
 
 
@@ -54,7 +54,7 @@ class MagnitudeSelector:
         if len(values) < 1024:
             return
         rank = self.k / self.total
-        slack = 0.004 + 6 * np.sqrt(rank * (1 - rank) / len(values))
+        slack = 0.002 + 6 * np.sqrt(rank * (1 - rank) / len(values))
         places = [(1 - min(1.0, rank + slack)) * (len(values) - 1), (1 - max(0.0, rank - slack)) * (len(values) - 1)]
         low, high = int(np.floor(places[0])), int(np.ceil(places[1]))
         part = np.partition(values, [low, high])
@@ -69,7 +69,7 @@ class MagnitudeSelector:
         if self._low == 0 and self._high == _LARGEST:
             counts = np.bincount(values.view(np.int32) >> self._shift, minlength=len(self._bins))
             with self._lock:
-                self._bins += counts
+                np.add(self._bins, counts, out=self._bins, casting="unsafe")
             return
         at_least = values >= self._lower
         above = values > self._upper
@@ -83,10 +83,10 @@ class MagnitudeSelector:
         """Evaluates the counts: either ``threshold`` is known now or the next pass looks closer."""
         self.passes += 1
         position = self.k - self._above  # rank inside the bracket, 1 = its largest
-        if not 1 <= position <= int(self._bins.sum()):
+        if not 1 <= position <= int(self._bins.sum(dtype=np.int64)):
             self._search(0, _LARGEST, _FIRST_SHIFT)
             return
-        reached = np.cumsum(self._bins[::-1])
+        reached = np.cumsum(self._bins[::-1], dtype=np.int64)
         bin_ = len(self._bins) - 1 - int(np.searchsorted(reached, position))
         low = self._low + (bin_ << self._shift)
         if self._shift == 0:
@@ -99,7 +99,7 @@ class MagnitudeSelector:
         self._low, self._high, self._shift = low, high, shift
         self._lower, self._upper = np.array([low, high], np.int32).view(np.float32)
         self._above = 0
-        self._bins = np.zeros(((high - low) >> shift) + 1, np.int64)
+        self._bins = np.zeros(((high - low) >> shift) + 1, np.int32 if self.total < 1 << 31 else np.int64)
 
 
 def kth_largest_magnitude(chunks: Callable[[], Iterable[Tensor]], k: int, *, sample_every: int = 64) -> float:

@@ -1,4 +1,4 @@
-"""Measured results as rows of JSON lines, and the small statistics that a report needs.
+"""Measured results as rows of JSON lines, and their aggregates over tasks and seeds.
 
 One row is one method on one suite with one seed under one condition::
 
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from manyone.errors import ManyoneError
+from manyone.evaluation.intervals import Interval, t_interval
 
 Key = tuple[str, int, str, str, str]
 _KNOWN = {"suite", "seed", "method", "variant", "condition", "task", "metrics", "routing", "bias"}
@@ -138,43 +139,6 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
             file.write(text.encode())
     except OSError as error:
         raise ManyoneError(f"{path}: cannot write results: {error.strerror or error}") from error
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its two-sided 95 % t-interval over ``n`` seeds; the ends are NaN when one seed gives no spread."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def half_width(self) -> float:
-        """Half the interval's length; NaN for one seed."""
-        return (self.high - self.low) / 2
-
-
-def t_interval(values: Sequence[float]) -> Interval:
-    """mean ± t(0.975, n - 1) * s / sqrt(n) with the sample standard deviation s (n - 1 in the denominator)."""
-    n = len(values)
-    if n == 0:
-        raise ValueError("an interval needs at least one value")
-    mean = math.fsum(values) / n
-    if n == 1:
-        return Interval(mean, math.nan, math.nan, 1)
-    if max(values) == min(values):
-        return Interval(values[0], values[0], values[0], n)
-    from scipy.special import stdtrit
-
-    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    half = float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half, n)
-
-
-def paired_difference(left: Mapping[int, float], right: Mapping[int, float]) -> Interval:
-    """Interval of left - right over the seeds that both have."""
-    return t_interval([left[s] - right[s] for s in sorted(set(left) & set(right))])
 
 
 def mean_over_tasks(row: Row) -> float:

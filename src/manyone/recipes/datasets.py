@@ -27,8 +27,8 @@ _SUITES = {
 }
 
 
-def ls() -> None:
-    """Suites and assets in two tables."""
+def ls(what: str = "data") -> None:
+    """Suites and data assets in two tables, or (``what`` "models") the weights."""
     from manyone.data.suites import SUITES
 
     suites = Table(title="suites", title_justify="left")
@@ -36,15 +36,16 @@ def ls() -> None:
         suites.add_column(heading)
     for name, text in SUITES.items():
         suites.add_row(name, text, ", ".join(_SUITES[name]) or "none")
-    assets = Table(title="assets", title_justify="left")
+    assets = Table(title="models" if what == "models" else "data", title_justify="left")
     for heading in ("name", "kind", "size", "origin", "licence", "redistributable", "cached"):
         assets.add_column(heading, justify="right" if heading == "size" else "left")
-    for asset in ASSETS.values():
+    for asset in (a for a in ASSETS.values() if (a.kind == "weights") == (what == "models")):
         state = "yes" if _is_cached(asset) else "no"
         free = "yes" if asset.redistributable else "no"
         assets.add_row(asset.name, asset.kind, asset.megabytes, asset.origin, asset.licence, free, state)
     console = Console()
-    console.print(suites)
+    if what == "data":
+        console.print(suites)
     console.print(assets)
 
 

@@ -5,12 +5,13 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manyone.errors import ManyoneError
+from manyone.evaluation.intervals import Interval, t_interval
 from manyone.report.claims import allowed, assess, load_claims, parse_claims, verdict
-from manyone.report.results import Interval, Results, Row, t_interval
+from manyone.report.results import Results, Row
 
 FILE = Path(__file__).parents[2] / "src" / "manyone" / "recipes" / "claims" / "merging.toml"
 HEAD = """
@@ -98,6 +99,7 @@ def test_unknown_comparison_names_the_choices():
 NUMBERS = st.floats(-1, 1, allow_nan=False)
 
 
+@settings(deadline=None)
 @given(a=NUMBERS, b=NUMBERS, margin=st.floats(0.001, 0.5))
 def test_rule_is_consistent(a, b, margin):
     low, high = min(a, b), max(a, b)
@@ -114,6 +116,7 @@ def test_rule_is_consistent(a, b, margin):
     assert {verdict("greater", [here]), verdict("less", [here])} != {"holds"}
 
 
+@settings(deadline=None)
 @given(st.lists(NUMBERS, min_size=2, max_size=6), st.floats(0, 1))
 def test_raising_the_left_side_never_weakens_greater(values, lift):
     order = ["does not hold", "within noise", "holds"]

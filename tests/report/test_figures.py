@@ -3,14 +3,15 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manyone.evaluation.intervals import Interval, t_interval
 from manyone.report.figures import interval_bar, log_ticks, reach_of, spread, ticks
 from manyone.report.numbers import difference, minus, percent, points, quantity, significant, with_interval
-from manyone.report.results import Interval, t_interval
 
 
+@settings(deadline=None)
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
 def test_ticks_lie_inside(low, width):
     found = ticks(low, low + width)
@@ -26,6 +27,7 @@ def test_round_ticks():
     assert len(log_ticks(6, 14)) > 2
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 200), min_size=1, max_size=15))
 def test_labels_do_not_overlap_and_stay_inside(positions):
     placed = spread(sorted(positions), 11, 0, 200)

@@ -208,7 +208,7 @@ def test_what_users_name_is_escaped():
     ]
     curves = [Curve(evil, 0, evil, ({"step": 0, "entropy": 1.0}, {"step": 1, "entropy": 0.5}))]
     text = html.render(
-        Study(evil, evil, rows, curves=curves, configs={evil: {evil: evil}}, notes=[evil], commands=[evil])
+        Study(evil, "smoke", rows, curves=curves, configs={evil: {evil: evil}}, notes=[evil], commands=[evil])
     )
     assert "<script" not in text
     Page(text)

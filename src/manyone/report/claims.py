@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from manyone.errors import ManyoneError
-from manyone.report.results import Interval, Results, t_interval
+from manyone.evaluation.intervals import Interval, t_interval
+from manyone.report.results import Results
 
 Comparison = Literal["greater", "less", "at_least", "within", "at_most_ratio", "closest_to"]
 Verdict = Literal["holds", "within noise", "does not hold", "not tested"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from manyone.report.results import Interval
+from manyone.evaluation.intervals import Interval
 
 LABELS = {
     "accuracy": "accuracy",
@@ -14,10 +14,9 @@ LABELS = {
     "stored_parameters": "stored parameters",
     "stored_expert_parameters": "stored expert parameters",
     "ms_per_sample": "inference, ms per sample",
-    "adapt_seconds": "adaptation, s",
-    "merge_seconds": "merging, s",
+    "cpu_s": "making the model, CPU s",
 }
-COSTS = ("trainable_parameters", "stored_parameters", "ms_per_sample", "merge_seconds", "adapt_seconds")
+COSTS = ("trainable_parameters", "stored_parameters", "ms_per_sample", "cpu_s")
 """Metrics that the cost table shows, in order."""
 
 
@@ -67,7 +66,7 @@ def plain(metric: str, x: float) -> str:
 def with_interval(metric: str, interval: Interval) -> str:
     """``83.7 ± 0.6``; without the second part for one seed or when the seeds agree exactly."""
     text = plain(metric, interval.value)
-    if not math.isfinite(interval.half_width) or interval.half_width == 0:
+    if not interval.half_width > 1e-12 * max(abs(interval.value), 1.0):  # also for NaN: one seed
         return text
     return f"{text} ± {_like(metric, interval.half_width, interval.value)}"
 

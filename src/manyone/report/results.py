@@ -1,4 +1,4 @@
-"""Measured results as rows of JSON lines, and the small statistics that a report needs.
+"""Measured results as rows of JSON lines, and their aggregates over tasks and seeds.
 
 One row is one method on one suite with one seed under one condition::
 
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from manyone.errors import ManyoneError
+from manyone.evaluation.intervals import Interval, t_interval
 
 Key = tuple[str, int, str, str, str]
 _KNOWN = {"suite", "seed", "method", "variant", "condition", "task", "metrics", "routing", "bias"}
@@ -140,43 +141,6 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
         raise ManyoneError(f"{path}: cannot write results: {error.strerror or error}") from error
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its two-sided 95 % t-interval over ``n`` seeds; the ends are NaN when one seed gives no spread."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def half_width(self) -> float:
-        """Half the interval's length; NaN for one seed."""
-        return (self.high - self.low) / 2
-
-
-def t_interval(values: Sequence[float]) -> Interval:
-    """mean ± t(0.975, n - 1) * s / sqrt(n) with the sample standard deviation s (n - 1 in the denominator)."""
-    n = len(values)
-    if n == 0:
-        raise ValueError("an interval needs at least one value")
-    mean = math.fsum(values) / n
-    if n == 1:
-        return Interval(mean, math.nan, math.nan, 1)
-    if max(values) == min(values):
-        return Interval(values[0], values[0], values[0], n)
-    from scipy.special import stdtrit
-
-    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    half = float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half, n)
-
-
-def paired_difference(left: Mapping[int, float], right: Mapping[int, float]) -> Interval:
-    """Interval of left - right over the seeds that both have."""
-    return t_interval([left[s] - right[s] for s in sorted(set(left) & set(right))])
-
-
 def mean_over_tasks(row: Row) -> float:
     """Unweighted mean accuracy over the row's tasks."""
     if not row.task:
@@ -206,6 +170,9 @@ class Results:
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.rows = {row.key: row for row in rows}
+        self._by_names: dict[tuple[str | None, ...], list[Row]] = {}
+        for row in self:
+            self._by_names.setdefault((row.suite, row.method, row.variant, row.condition), []).append(row)
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows.values())
@@ -222,9 +189,13 @@ class Results:
     ) -> list[Row]:
         """Rows that agree with every name given."""
         wanted = (suite, method, variant, condition)
-        return [
-            r for r in self if all(w in (None, h) for w, h in zip(wanted, (r.suite, r.method, r.variant, r.condition)))
-        ]
+        if None not in wanted:
+            return self._by_names.get(wanted, [])
+
+        def agrees(r: Row) -> bool:
+            return all(w in (None, h) for w, h in zip(wanted, (r.suite, r.method, r.variant, r.condition)))
+
+        return [r for r in self if agrees(r)]
 
     def suites(self) -> list[str]:
         """Names of the suites."""

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from manyone.evaluation.intervals import Interval, paired_difference, t_interval
 from manyone.report import figures
 from manyone.report.claims import Claim, Finding, Published
 from manyone.report.numbers import COSTS, LABELS, difference, percent, plain, quantity, with_interval
-from manyone.report.results import Interval, Row, paired_difference, t_interval
+from manyone.report.results import Row
 from manyone.report.study import Curve, Study
 
 MARKS = {"holds": "✓", "within noise": "≈", "does not hold": "✗", "not tested": "–"}
@@ -159,15 +160,15 @@ def summary(study: Study, found: Sequence[Finding]) -> dict[str, Any]:
             }
         )
     failed = [f for f in found if f.verdict == "does not hold"]
+    fallen = {(r.suite, r.method, r.variant) for r in study.results if r.metrics.get("fell_back")}
+    fallen |= {(c.suite, c.method, c.variant) for c in study.curves if c.fell_back}
     return {
         "suites": lines,
         "counts": counts(found),
         "tests": len(found),
         "failed": [(f.claim.statement, f.suite, f.claim.id) for f in failed],
         "missing": [(f.claim.statement, f.reason) for f in found if f.verdict == "not tested"],
-        "fell_back": sorted(
-            {f"{study.claims.name(c.method, c.variant)} on {c.suite}" for c in study.curves if c.fell_back}
-        ),
+        "fell_back": sorted(f"{study.claims.name(m, v)} on {suite}" for suite, m, v in fallen),
         "one_seed": [s["suite"] for s in lines if s["seeds"] == 1],
         "stand_ins": [
             f"{t.name} stands in for {t.stand_in_for} ({s.name})"
@@ -227,9 +228,11 @@ def condition_tables(study: Study) -> list[dict[str, Any]]:
             if any(v is not None for c, v in zip(conditions, found) if c != "clean"):
                 cells = ["–" if v is None else with_interval("accuracy", v) for v in found]
                 rows.append({"name": study.claims.name(*e), "bound": is_bound(study, e[0]), "cells": cells})
-        tasks = {c: study.results.tasks(suite, c) for c in conditions}
-        unseen = [f"unseen: {', '.join(tasks['unseen'])}"] if tasks.get("unseen") else []
-        tables.append({"suite": suite, "conditions": [_words(c) for c in conditions], "rows": rows, "notes": unseen})
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for c in conditions:
+            groups.setdefault(tuple(study.results.tasks(suite, c)), []).append(_words(c))
+        notes = [f"{', '.join(names)}: {', '.join(tasks)}" for tasks, names in groups.items()]
+        tables.append({"suite": suite, "conditions": [_words(c) for c in conditions], "rows": rows, "notes": notes})
     return tables
 
 
@@ -238,34 +241,39 @@ def _words(name: str) -> str:
 
 
 def granularity_tables(study: Study) -> list[dict[str, Any]]:
-    """Routing per sample beside routing per batch, wherever both were measured."""
-    tables: list[dict[str, Any]] = []
+    """Routing per sample beside routing per batch (of one task, and of mixed tasks), wherever both were measured."""
+    tables = []
     for suite in study.results.suites():
-        rows: list[dict[str, Any]] = []
-        for condition in study.results.conditions(suite):
-            for method, variant in entry_order(study, suite, condition):
-                words = [w for w in variant.split("+") if w]
-                if "batch" not in words:
-                    continue
-                sample = study.results.values(
-                    suite, method, "+".join(w for w in words if w != "batch"), "accuracy", condition
-                )
-                batch = study.results.values(suite, method, variant, "accuracy", condition)
-                if not set(sample) & set(batch):
-                    continue
-                rows.append(
-                    {
-                        "name": study.claims.name(method, "+".join(w for w in words if w != "batch")),
-                        "condition": _words(condition),
-                        "sample": with_interval("accuracy", t_interval(list(sample.values()))),
-                        "batch": with_interval("accuracy", t_interval(list(batch.values()))),
-                        "difference": difference("accuracy", paired_difference(batch, sample)).replace(" points", ""),
-                    }
-                )
+        rows = []
+        for method, base in entry_order(study, suite, None):
+            if "batch" in base.split("+"):
+                continue
+            for condition in study.results.conditions(suite):
+                sample = study.results.values(suite, method, base, "accuracy", condition)
+                cells = []
+                for words in (("batch",), ("batch", "mixed")):
+                    variant = "+".join([*(w for w in base.split("+") if w), *words])
+                    other = study.results.values(suite, method, variant, "accuracy", condition)
+                    cells.append(_beside(sample, other))
+                if sample and any(cells):
+                    own = with_interval("accuracy", t_interval(list(sample.values())))
+                    name = study.claims.name(method, base)
+                    rows.append({"name": name, "condition": _words(condition), "sample": own, "cells": cells})
         if rows:
-            names = list(dict.fromkeys(r["name"] for r in rows))
-            tables.append({"suite": suite, "rows": sorted(rows, key=lambda r: names.index(r["name"]))})
+            tables.append({"suite": suite, "rows": rows})
     return tables
+
+
+def _beside(sample: Mapping[int, float], other: Mapping[int, float]) -> str:
+    """Mean of ``other`` and its paired difference to ``sample``; empty when they share no seed."""
+    seeds = sorted(set(sample) & set(other))
+    if not seeds:
+        return ""
+    gap = paired_difference([other[s] for s in seeds], [sample[s] for s in seeds])
+    mean = with_interval("accuracy", t_interval(list(other.values())))
+    return f"{mean}; {difference('accuracy', gap)}".replace(" points", "")
+        " points", ""
+    )
 
 
 # --- inside the models ------------------------------------------------------------------------------------------------

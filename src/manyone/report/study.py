@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class Curve:
     fell_back: bool = False
 
 
-@dataclass
+@dataclass(frozen=True)
 class Study:
     """The content of a report page; empty parts leave no trace on the page."""
 
@@ -77,12 +78,12 @@ class Study:
     notes: Sequence[str] = ()
     made: str = ""
 
-    @property
+    @cached_property
     def results(self) -> Results:
         """The rows with look-up."""
         return Results(self.rows)
 
-    @property
+    @cached_property
     def claims(self) -> Claims:
         """The parsed claims; an empty set when no claims are given."""
         return parse_claims(self.claims_text, "claims") if self.claims_text else Claims("", (), {}, {})

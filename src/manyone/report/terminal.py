@@ -17,16 +17,19 @@ if TYPE_CHECKING:
 _STYLES = {"holds": "green", "within noise": "yellow", "does not hold": "bold red", "not tested": "dim"}
 
 
-def claims_table(study: Study, found: Sequence[Finding]) -> Table:
+def claims_table(study: Study, found: Sequence[Finding], width: int = 80) -> Table:
     """Claim, suite, published difference, measured difference with its 95 % interval, verdict."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"Claims, scale {study.scale}", title_justify="left", box=None, pad_edge=False)
-    table.add_column("Claim", overflow="fold", min_width=25)
-    table.add_column("Suite", overflow="fold")
-    table.add_column("Publ.", justify="right", no_wrap=True)
-    table.add_column("Here (95 % interval)", overflow="fold", min_width=10)
+    title = f"Claims, scale {study.scale}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    suite = max((len(f.suite) for f in found), default=5)
+    rest = max(width - suite - 6 - 15 - 4, 24)
+    table.add_column("Claim", overflow="fold", max_width=max(rest - 24, 12))
+    table.add_column("Suite", min_width=suite, no_wrap=True)
+    table.add_column("Publ.", justify="right", min_width=6, no_wrap=True)
+    table.add_column("Here (95 % interval)", overflow="fold", max_width=24)
     table.add_column("Verdict", no_wrap=True, min_width=15)
     for f in found:
         verdict = Text(f"{MARKS[f.verdict]} {f.verdict}", style=_STYLES[f.verdict])
@@ -96,6 +99,6 @@ def show(study: Study, console: Console | None = None) -> None:
         console.print()
     found = study.findings()
     if found:
-        console.print(claims_table(study, found))
+        console.print(claims_table(study, found, console.width))
         console.print("\nPubl. and Here: differences in points (features: distance; parameters: ratio).")
         console.print(", ".join(f"{c['n']} {c['verdict']}" for c in counts(found)) + f" (of {len(found)} tests)")

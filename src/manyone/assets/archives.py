@@ -6,10 +6,14 @@ and :meth:`Archive.read`. A folder (what an online source leaves behind) is read
 
 from __future__ import annotations
 
+import bz2
 import fnmatch
+import gzip
 import io
+import lzma
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Protocol
 
@@ -44,9 +48,9 @@ def open_archive(path: Path | str) -> Archive:
         if head.startswith(b"PK"):
             return _Zip(path)
         return _Tar(path, tarfile.open(path))
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as problem:
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as problem:
         raise ManyoneError(
-            f"{path}: not a readable wheel, zip, tar or deb ({problem}); remove it and fetch it again"
+            f"{path}: not a readable wheel, zip, tar or deb ({_first_line(problem)}); remove it and fetch it again"
         ) from None
 
 
@@ -108,6 +112,10 @@ class _Folder:
         return (self.path / member).read_bytes()
 
 
+def _first_line(problem: Exception) -> str:
+    return next(iter(str(problem).splitlines()), type(problem).__name__).rstrip(":")
+
+
 def _clean(name: str) -> str:
     return name.removeprefix("./")
 
@@ -133,16 +141,10 @@ def _deb_payload(path: Path) -> tarfile.TarFile:
 
 def _decompress(name: str, raw: bytes) -> bytes:
     if name.endswith(".xz"):
-        import lzma
-
         return lzma.decompress(raw)
     if name.endswith(".gz"):
-        import gzip
-
         return gzip.decompress(raw)
     if name.endswith(".bz2"):
-        import bz2
-
         return bz2.decompress(raw)
     if name == "data.tar":
         return raw

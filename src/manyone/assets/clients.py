@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from manyone.assets.cache import cache_folder, locked
 from manyone.assets.registry import Asset
 
 PATIENCE = 3.0
@@ -32,7 +33,7 @@ _ANSWERED = 16 * 1024  # bytes; what clients write before any answer (logs, lock
 
 _UNREACHABLE = re.compile(
     r"timed? ?out|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|Could not resolve|Temporary failure|"
-    r"Connection refused|Could not connect|unreachable|NewConnectionError|from versions: none|Unable to locate package",
+    r"Connection refused|Could not connect|unreachable|NewConnectionError|from versions: none",
     re.IGNORECASE,
 )
 
@@ -107,15 +108,20 @@ def _apt(asset: Asset, folder: Path, watch: Watch) -> None:
         run("apt-get", [program, "download", *quick, wanted], folder, watch)
         return
     except PassedOver as problem:
-        if problem.unreachable and "package" not in str(problem):
+        if problem.unreachable:
             raise
     # No list of this machine names the package: read the lists into a folder of our own. No root, no system change.
-    lists, archives = folder / "lists", folder / "archives"
-    for place in (lists, archives):
-        (place / "partial").mkdir(parents=True)
-    own = ["-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={folder}", "-o", "Debug::NoLocking=1"]
-    run("apt-get", [program, "update", *quick, *own], folder, watch)
-    run("apt-get", [program, "download", *quick, *own, wanted], folder, watch)
+    lists = cache_folder("apt-lists")
+    own = ["-o", f"Dir::Cache={folder}", "-o", "Debug::NoLocking=1", "-o"]
+    (folder / "archives" / "partial").mkdir(parents=True)
+    with locked("apt-lists"):
+        if not any(lists.glob("*Packages*")):
+            fresh = folder / "lists"
+            (fresh / "partial").mkdir(parents=True)
+            run("apt-get", [program, "update", *quick, *own, f"Dir::State::Lists={fresh}"], folder, watch)
+            shutil.rmtree(lists)
+            fresh.rename(lists)
+    run("apt-get", [program, "download", *quick, *own, f"Dir::State::Lists={lists}", wanted], folder, watch)
 
 
 def online(asset: Asset, folder: Path, watch: Watch) -> None:
@@ -175,10 +181,17 @@ def run(
             _end(child)
     if child.returncode != 0:
         text = log.read_text(errors="replace").strip()
-        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("WARNING")]
-        reason = lines[-1].strip()[:200] if lines else f"exit code {child.returncode}"
         answered = folder_size(folder) - before >= _ANSWERED
+        reason = _reason(text) or f"exit code {child.returncode}"
         raise PassedOver(f"{name}: {reason}", unreachable=not answered and bool(_UNREACHABLE.search(text)))
+
+
+def _reason(text: str) -> str:
+    """The line of a client's output that tells most: one about the connection, else the first error, else the last."""
+    lines = [line.strip()[:200] for line in text.splitlines() if line.strip() and not line.startswith("WARNING")]
+    telling = [line for line in lines if _UNREACHABLE.search(line) and "code" not in line]
+    errors = [line for line in lines if re.match(r"(npm )?(E:|err)", line, re.IGNORECASE) and " code " not in line]
+    return next(iter([*telling, *errors, *lines[-1:]]), "")
 
 
 def _supervise(name: str, child: subprocess.Popen[bytes], folder: Path, before: int, watch: Watch) -> None:

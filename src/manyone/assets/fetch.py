@@ -110,7 +110,7 @@ def _fetch(asset: Asset, progress: bool) -> Path:
         if label is None:
             continue
         if (reason := _known_silent(label)) is not None:
-            problems.append(reason)
+            problems.append(f"{label} did not answer a moment ago ({reason})")
             continue
         try:
             return source(asset, progress)

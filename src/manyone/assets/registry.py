@@ -288,7 +288,7 @@ _RECORDS = (
                 "election-tweets-2016",
             )
         ),
-        loader=f"{_TEXTS}:orange",
+        loader=f"{_TEXTS}:newsgroups",
         licence="research use; election tweets unclear",
         redistributable=False,
         description="20 Newsgroups, Reuters R8 and R52 (lower-cased, no digits or punctuation), election tweets 2016",

@@ -12,14 +12,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from manyone.assets.cache import cache_folder, locked, workspace
-from manyone.assets.registry import find_asset
+from manyone.assets.fetch import get
+from manyone.assets.registry import ASSETS
 
 VERSION = 1
 """Raised whenever a decoder changes what it makes, so that old files are not read."""
 
 
 def decoded(asset: str, make: Callable[[], dict[str, Tensor]], *, variant: str = "") -> dict[str, Tensor]:
-    """``make()``, or what an earlier call made from the same bytes. ``variant`` separates decodings of one asset."""
+    """``make()``, or what an earlier call made from the same bytes.
+
+    ``asset`` is a record's name, or any other name for what is drawn without a package; ``variant`` separates several
+    decodings of it.
+    """
     path = decoded_path(asset, variant)
     with locked(f"decode-{path.stem}"):
         if path.is_file():
@@ -27,6 +32,8 @@ def decoded(asset: str, make: Callable[[], dict[str, Tensor]], *, variant: str =
                 return load_file(path)
             except SafetensorError:
                 path.unlink()  # cut short by a full disk or a damaged file system: decode again
+        if asset in ASSETS:
+            get(asset)  # first, so that a source that does not answer is not announced as being decoded
         print(f"decoding {asset} {variant}".rstrip() + ", once", file=sys.stderr)
         tensors = make()
         with workspace() as folder:
@@ -37,5 +44,6 @@ def decoded(asset: str, make: Callable[[], dict[str, Tensor]], *, variant: str =
 
 def decoded_path(asset: str, variant: str = "") -> Path:
     """The file in the cache; its name changes with the package's sum and :data:`VERSION`."""
-    key = hashlib.sha256(f"{find_asset(asset).sha256} {variant} {VERSION}".encode()).hexdigest()[:12]
+    origin = ASSETS[asset].sha256 if asset in ASSETS else asset
+    key = hashlib.sha256(f"{origin} {variant} {VERSION}".encode()).hexdigest()[:12]
     return cache_folder("decoded") / f"{asset}-{key}.safetensors"

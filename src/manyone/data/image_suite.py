@@ -7,6 +7,7 @@ categories of the same sources, and drawings of letters and pen strokes (which s
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from manyone.assets.fetch import Unavailable
 from manyone.data import drawings, sources
+from manyone.data.decoded import decoded
 from manyone.data.drawings import SIZE, Pictures
 from manyone.data.rendered import LETTERS, draw_letters, draw_strokes
 from manyone.data.splits import make_splits, stratified_order
@@ -220,11 +222,20 @@ def _pretraining(b: _Builder) -> list[Task]:
         points, values = sources.penbased()
         index = stratified_order(values, b.seed, "images", "more", "pen")[: 2 * _MORE]
         add("pen", draw_strokes(points[index], SIZE), values[index], sources.DIGITS, *_PEN_ORIGIN)
-    letters, values = draw_letters(_LETTERS_EACH, SIZE)
-    add("letters", letters, values, LETTERS, "capital letters rendered from matplotlib's fonts", "fonts' own, free")
+    add("letters", *_letters(), LETTERS, "capital letters rendered from matplotlib's fonts", "fonts' own, free")
     if any(task.name == "clipart" for task in b.tasks):
         add("clipart-other", *_other_clipart())
     return sets
+
+
+def _letters() -> tuple[Tensor, Tensor]:
+    def make() -> dict[str, Tensor]:
+        images, labels = draw_letters(_LETTERS_EACH, SIZE)
+        return {"images": images, "labels": labels}
+
+    version = importlib.metadata.version("matplotlib")
+    tensors = decoded("letters", make, variant=f"{_LETTERS_EACH} each, {SIZE}px, fonts of matplotlib {version}")
+    return tensors["images"], tensors["labels"]
 
 
 def _other_clipart() -> tuple[Tensor, Tensor, tuple[str, ...], str, str]:

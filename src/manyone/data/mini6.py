@@ -27,9 +27,10 @@ def load_mini6(seed: int = 0) -> Suite:
         try:
             tasks += real(seed)
         except Unavailable as problem:
-            tasks += stand_in(seed)
-            names = ", ".join(f"{t.name} for {t.stand_in_for}" for t in tasks if t.stand_in_for)
-            notes.append(f"stand-ins: {names}, because {problem}")
+            instead = stand_in(seed)
+            tasks += instead
+            names = ", ".join(f"{t.name} for {t.stand_in_for}" for t in instead)
+            notes.append(f"stand-in: {names}, because {problem}")
     tasks += [_animal(seed), _optdigits(seed), _satellite(seed)]
     return Suite("mini6", "image", tuple(tasks), notes=tuple(notes))
 

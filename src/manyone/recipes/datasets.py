@@ -115,6 +115,7 @@ def clear(name: str | None = None) -> None:
         freed += sum(p.stat().st_size for p in cache_folder("decoded").glob("*.safetensors"))
         shutil.rmtree(cache_folder("decoded"))
         shutil.rmtree(cache_folder("silent"))
+        shutil.rmtree(cache_folder("apt-lists"))
     else:
         freed = fetch.forget(_known(name))
         for path in cache_folder("decoded").glob(f"{name}-*.safetensors"):

@@ -10,7 +10,7 @@ from typing import Any
 
 from manyone import __version__
 from manyone.errors import ManyoneError
-from manyone.report import sections
+from manyone.report import sections, sections_models
 from manyone.report.runs import runs_context
 from manyone.report.study import Study
 
@@ -42,10 +42,10 @@ def render(study: Study) -> str:
         "heat": sections.heat_maps(study),
         "conditions": sections.condition_tables(study),
         "granularity": sections.granularity_tables(study),
-        "routing": sections.routing_grids(study),
-        "bias": sections.bias_groups(study),
-        "costs": sections.cost_groups(study),
-        "curves": sections.curve_groups(study),
+        "routing": sections_models.routing_grids(study),
+        "bias": sections_models.bias_groups(study),
+        "costs": sections_models.cost_groups(study),
+        "curves": sections_models.curve_groups(study),
         "suites": list(study.suites),
         "configs": [(name, sections.flatten(config)) for name, config in study.configs.items()],
         "commands": list(study.commands),

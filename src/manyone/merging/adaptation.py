@@ -18,12 +18,14 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from manyone.data.tasks import Inputs
+from manyone.data.tasks import Inputs, concatenate, count
 from manyone.errors import ManyoneError
 from manyone.merging.objectives import Objective, entropy, marginal_entropy, objective_value
 from manyone.merging.unlabelled import UnlabelledSource
 
 Schedule = Literal["constant", "cosine"]
+ONE_PASS = 1 << 18
+"""Numbers in all tasks' batches up to which they go through the model together."""
 OBJECTIVES: tuple[Objective, ...] = ("entropy", "information-maximisation", "expert-kl")
 
 
@@ -194,23 +196,25 @@ class AdaptationLearner:
     def _update(
         self, optimiser: torch.optim.Optimizer, batches: Mapping[str, tuple[Inputs, Tensor | None]], rate: float
     ) -> dict[str, float]:
-        """Gradients task by task (the activations of one task at a time), then one Adam step."""
+        """Gradients, task by task or of all tasks in one pass, then one Adam step."""
         for p in self.trainable.values():
             p.grad = None
+        active = [t for t in self.tasks if t not in self.paused]
         metrics, total = {}, 0.0
         with self._within("adaptation_step", self.step_count):
-            for task in self.tasks:
-                if task in self.paused:
-                    continue
-                batch, expert = batches[task]
+            groups = [active] if self._in_one_pass([batches[t][0] for t in active]) else [[t] for t in active]
+            for group in groups:
+                parts = [batches[t][0] for t in group]
                 with self._autocast():
-                    logits = self.heads[task](self.model(batch)).float()
-                    loss = objective_value(self.objective, logits, expert)
-                self._backward(loss)
-                values = logits.detach()
-                total += float(loss.detach())
-                metrics[f"entropy/{task}"] = float(entropy(values))
-                metrics[f"marginal_entropy/{task}"] = float(marginal_entropy(values))
+                    feature = self.model(parts[0] if len(parts) == 1 else concatenate(parts))
+                    pieces = feature.split([count(part) for part in parts])
+                    logits = {t: self.heads[t](piece).float() for t, piece in zip(group, pieces)}
+                    losses = [objective_value(self.objective, z, batches[t][1]) for t, z in logits.items()]
+                self._backward(torch.stack(losses).sum())
+                total += sum(float(loss.detach()) for loss in losses)
+                for task, values in logits.items():
+                    metrics[f"entropy/{task}"] = float(entropy(values.detach()))
+                    metrics[f"marginal_entropy/{task}"] = float(marginal_entropy(values.detach()))
         if self.fabric is not None and self.fabric.world_size > 1:
             for p in self.trainable.values():
                 if p.grad is not None:
@@ -224,6 +228,15 @@ class AdaptationLearner:
     def _within(self, context: str, *arguments: int) -> AbstractContextManager[Any]:
         """The model's own context manager of that name, if it has one."""
         return getattr(self.model, context)(*arguments) if hasattr(self.model, context) else nullcontext()
+
+    def _in_one_pass(self, parts: list[Inputs]) -> bool:
+        """Whether the tasks' batches are so small that one pass over all of them is cheaper than one pass each.
+
+        Nothing may mix samples then: routing by batch means routing by one task's batch.
+        """
+        images = [p for p in parts if isinstance(p, Tensor)]
+        alike = len(images) == len(parts) > 1 and len({p.shape[1:] for p in images}) == 1
+        return alike and getattr(self.model, "routing", None) != "batch" and sum(p.numel() for p in images) <= ONE_PASS
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return self.fabric.autocast() if self.fabric is not None else nullcontext()

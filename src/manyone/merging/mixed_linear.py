@@ -172,21 +172,21 @@ def _backward_factored(
     """With v_i = g T_i: dx = sum_i r_i v_i and dr_i = <v_i, x>."""
     samples, tokens, columns = x.shape
     flat = x.reshape(-1, columns)
-    weights = r.repeat_interleave(tokens, 0)
+    weights = r.repeat_interleave(tokens, 0).T.unsqueeze(2)
     grad_x = torch.zeros_like(flat)
-    grad_r = torch.zeros_like(weights)
+    grad_r = torch.zeros_like(weights[1:, :, 0])
     for start, stop, members in _factored_parts(stack):
         g = grad[:, :, start:stop].reshape(-1, stop - start)
-        part = scratch("factored", tuple(flat.shape), x)
-        for i, member in enumerate(members):
-            if i == 0 and not need_x:
-                continue
-            torch.mm(g, member, out=part)
-            if need_r and i > 0:
-                grad_r[:, i] += (part * flat).sum(1)
+        chunk = max(1, BUFFER_BYTES // (len(members) * columns * x.element_size()))
+        for lo in range(0, len(flat), chunk):
+            rows = slice(lo, min(lo + chunk, len(flat)))
+            each = scratch("factored", (len(members), rows.stop - lo, columns), x)
+            torch.matmul(g[rows], members, out=each)
+            if need_r:
+                grad_r[:, rows] += torch.linalg.vecdot(each[1:], flat[rows])
             if need_x:
-                grad_x.addcmul_(part, weights[:, i : i + 1])
-    routed = grad_r[:, 1:].view(samples, tokens, -1).sum(1)
+                grad_x[rows] += each.mul_(weights[:, rows]).sum(0)
+    routed = grad_r.T.reshape(samples, tokens, -1).sum(1)
     return (grad_x.view_as(x) if need_x else None), (routed if need_r else None)
 
 

@@ -63,7 +63,15 @@ def write(path: Path, study: Study) -> Path:
 
 
 def run_report(run_folders: Sequence[Path], out: Path) -> Path:
-    """Writes one page for one or more ordinary runs: results side by side, curves, configuration."""
+    """Writes one page for one or more ordinary runs: results side by side, curves, configuration.
+
+    The folder of a study (see :mod:`manyone.report.study`) gives that study's page again; it stands alone.
+    """
+    studies = [f for f in run_folders if (f / "study.json").is_file()]
+    if studies and len(run_folders) > 1:
+        raise ManyoneError(f"{studies[0]} is a study and has a page of its own: report on it alone")
+    if studies:
+        return write(out, Study.load(studies[0]))
     context = runs_context(run_folders)
     return _write(out, _set("runs.html.j2", context))
 

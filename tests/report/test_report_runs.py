@@ -7,6 +7,7 @@ import pytest
 from manyone.errors import ManyoneError
 from manyone.report import html
 from manyone.report.runs import read_run, runs_context
+from manyone.report.study import Study
 
 
 def make_run(folder, lr, *, final=True, cut=False):
@@ -70,3 +71,11 @@ def test_errors(tmp_path):
     (folder / "config.yaml").write_text("- 1")
     with pytest.raises(ManyoneError, match="mapping"):
         read_run(folder)
+
+
+def test_a_study_folder_gives_its_own_page(tmp_path):
+    Study("My study", "smoke", []).save(tmp_path / "study")
+    assert "My study" in html.run_report([tmp_path / "study"], tmp_path / "r.html").read_text()
+    run = make_run(tmp_path / "run", 0.1)
+    with pytest.raises(ManyoneError, match="report on it alone"):
+        html.run_report([run, tmp_path / "study"], tmp_path / "r.html")

@@ -10,7 +10,7 @@ from typing import Any
 
 from manyone import __version__
 from manyone.errors import ManyoneError
-from manyone.report import sections
+from manyone.report import sections, sections_models
 from manyone.report.runs import runs_context
 from manyone.report.study import Study
 
@@ -42,10 +42,10 @@ def render(study: Study) -> str:
         "heat": sections.heat_maps(study),
         "conditions": sections.condition_tables(study),
         "granularity": sections.granularity_tables(study),
-        "routing": sections.routing_grids(study),
-        "bias": sections.bias_groups(study),
-        "costs": sections.cost_groups(study),
-        "curves": sections.curve_groups(study),
+        "routing": sections_models.routing_grids(study),
+        "bias": sections_models.bias_groups(study),
+        "costs": sections_models.cost_groups(study),
+        "curves": sections_models.curve_groups(study),
         "suites": list(study.suites),
         "configs": [(name, sections.flatten(config)) for name, config in study.configs.items()],
         "commands": list(study.commands),
@@ -63,7 +63,15 @@ def write(path: Path, study: Study) -> Path:
 
 
 def run_report(run_folders: Sequence[Path], out: Path) -> Path:
-    """Writes one page for one or more ordinary runs: results side by side, curves, configuration."""
+    """Writes one page for one or more ordinary runs: results side by side, curves, configuration.
+
+    The folder of a study (see :mod:`manyone.report.study`) gives that study's page again; it stands alone.
+    """
+    studies = [f for f in run_folders if (f / "study.json").is_file()]
+    if studies and len(run_folders) > 1:
+        raise ManyoneError(f"{studies[0]} is a study and has a page of its own: report on it alone")
+    if studies:
+        return write(out, Study.load(studies[0]))
     context = runs_context(run_folders)
     return _write(out, _set("runs.html.j2", context))
 

@@ -117,4 +117,3 @@ def _show_warnings() -> None:
     logger = logging.getLogger("manyone")
     if not any(isinstance(handler, _WarningLines) for handler in logger.handlers):
         logger.addHandler(_WarningLines())
-        logger.propagate = False

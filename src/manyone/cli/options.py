@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _FRAME = re.compile(r"^[│|]\s?|\s*[│|]$")
-_RULE = re.compile(r"^[─-]{3,}$")
+_RULE = re.compile(r"^[─╰╯-]{3,}$")
 
 
 def parse_options(cls: type[T], recipe: str, words: Sequence[str]) -> T:
@@ -40,18 +40,17 @@ def parse_options(cls: type[T], recipe: str, words: Sequence[str]) -> T:
     )
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(cls, prog=f"manyone run {recipe}", description=description, args=words)
+            options = tyro.cli(cls, prog=f"manyone run {recipe}", description=description, args=words)
     except SystemExit as leaving:
         if leaving.code in (0, None):
             raise
         raise ManyoneError(_one_line(complaint.getvalue(), cls, recipe, words)) from None
-    finally:
-        if sys.exc_info()[0] is None:
-            sys.stderr.write(complaint.getvalue())
+    sys.stderr.write(complaint.getvalue())
+    return options
 
 
 def flags(cls: Any, prefix: str = "") -> Iterator[str]:
-    """The option names of the dataclass ``cls`` as typed: ``--learning-rate``, ``--no-fallback``, ``--router.layers``."""
+    """The option names of the dataclass ``cls`` as typed, e.g. ``--learning-rate``, ``--router.layers``."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         name = prefix + field.name.replace("_", "-")
@@ -72,13 +71,14 @@ def _one_line(complaint: str, cls: Any, recipe: str, words: Sequence[str]) -> st
         name = word.split("=")[0]
         if name.startswith("--") and name.replace("_", "-") not in known:
             return f"unknown option '{name}' of recipe '{recipe}'; {suggestion(name, known)} {hint}"
-    text = []
-    for line in _COLOURS.sub("", complaint).splitlines()[1:]:
-        line = _FRAME.sub("", line).strip()
-        if _RULE.match(line) or line.startswith("╰"):
+    text: list[str] = []
+    for line in _COLOURS.sub("", complaint).splitlines()[1:]:  # below the title
+        line = _FRAME.sub("", line.strip()).strip()
+        if not _RULE.match(line):
+            text.append(line)
+        elif text:  # the rule below the message; without a frame there is one above it too
             break
-        text.append(line)
-    return f"{' '.join(text) or 'the options are wrong'} {hint}"
+    return f"{' '.join(text).replace(' .', '.') or 'the options are wrong'} {hint}"
 
 
 def _take_config(words: Sequence[str]) -> tuple[list[str], Path | None]:

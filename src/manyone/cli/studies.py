@@ -120,7 +120,8 @@ def bench(words: Sequence[str]) -> int:
         "manyone bench",
     )
     parser.add_argument("names", metavar="NAME", nargs="*", help="what to measure (default: everything)")
-    show(_recipes("bench").run(parser.parse(words).names), "bench")
+    names = parser.parse(words).names
+    show(_recipes("bench").run(names), "bench")
     return 0
 
 

@@ -103,19 +103,21 @@ def load_newest(folder: Path) -> tuple[int, dict[str, Any]] | None:
 
 def prune(folder: Path, keep: int) -> None:
     """Removes all but the newest ``keep`` checkpoints, and what interrupted writers left behind."""
-    for _, path in sorted(_found(folder))[:-keep]:
-        _remove(path)
-    for path in folder.glob(".step-*"):
-        _remove(path)
+    with writing(folder, "its newest checkpoints are intact"):
+        for _, path in sorted(_found(folder))[:-keep]:
+            _remove(path)
+        for path in folder.glob(".step-*"):
+            _remove(path)
 
 
 def set_aside(folder: Path, after: int) -> None:
     """Renames checkpoints later than step ``after`` (damaged ones, by then) so that they no longer count."""
-    for step, path in _found(folder):
-        if step > after:
-            aside = folder / f"damaged-{path.name}"
-            _remove(aside)
-            path.rename(aside)
+    with writing(folder):
+        for step, path in list(_found(folder)):
+            if step > after:
+                aside = folder / f"damaged-{path.name}"
+                _remove(aside)
+                path.rename(aside)
 
 
 def not_finite(state: Any) -> set[str]:

@@ -1,0 +1,50 @@
+"""Merging: many fine-tuned experts of one base become one multi-task model.
+
+Static mergers are functions on weights (:mod:`manyone.merging.static`); WEMoE, E-WEMoE, AdaMerging and Concrete are
+modules that adapt on unlabelled inputs; Surgery and SurgeryV2 correct the features of any merged model.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "AdaMerging": "adamerging",
+    "AdaptationLearner": "adaptation",
+    "Bundle": "bundle",
+    "ConcreteMerging": "concrete",
+    "Head": "heads",
+    "MergedModel": "artefact",
+    "Surgery": "surgery",
+    "SurgeryLearner": "surgery_learner",
+    "SurgeryV2": "surgery",
+    "WeightEnsemblingMoE": "wemoe",
+    "average": "static",
+    "dare": "static",
+    "fisher": "static",
+    "iso_c": "static",
+    "iso_cts": "static",
+    "load": "artefact",
+    "merge": "static",
+    "model_stock": "static",
+    "regmean": "static",
+    "save": "artefact",
+    "sensitivity": "sensitivity",
+    "slerp": "static",
+    "task_arithmetic": "static",
+    "ties": "static",
+    "tsv_m": "static",
+}
+_WEIGHTS = ("apply_task_vector", "task_vector", "task_vectors")
+
+__all__ = sorted([*_HOME, *_WEIGHTS])
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the module of ``name`` when it is first asked for, so that importing the package costs nothing."""
+    if name in _HOME:
+        return getattr(importlib.import_module(f"manyone.merging.{_HOME[name]}"), name)
+    if name in _WEIGHTS:
+        return getattr(importlib.import_module("manyone.weights.arithmetic"), name)
+    raise AttributeError(f"module 'manyone.merging' has no attribute {name!r}")

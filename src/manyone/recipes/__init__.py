@@ -23,7 +23,30 @@ class Recipe(NamedTuple):
     summary: str
 
 
-RECIPES: dict[str, Recipe] = {}
+_RECIPES = "manyone.recipes."
+_STATIC = _RECIPES + "static:"
+
+RECIPES: dict[str, Recipe] = {
+    "average": Recipe(_STATIC + "AverageOptions", "merging", "weight averaging"),
+    "task-arithmetic": Recipe(_STATIC + "TaskArithmeticOptions", "merging", "base + lambda x sum of task vectors"),
+    "ties": Recipe(_STATIC + "TiesOptions", "merging", "TIES: trim globally, elect signs, sum what agrees"),
+    "dare": Recipe(_STATIC + "DareOptions", "merging", "DARE: drop entries at random, rescale, then merge"),
+    "slerp": Recipe(_STATIC + "SlerpOptions", "merging", "spherical interpolation of two experts"),
+    "fisher": Recipe(_STATIC + "FisherOptions", "merging", "average weighted by diagonal Fisher information"),
+    "regmean": Recipe(_STATIC + "RegMeanOptions", "merging", "RegMean: least squares on layer inputs"),
+    "model-stock": Recipe(_STATIC + "ModelStockOptions", "merging", "Model Stock: ratio from the angle of the experts"),
+    "tsv-m": Recipe(_STATIC + "TsvMOptions", "merging", "TSV-M: decorrelated singular vectors of task vectors"),
+    "iso-c": Recipe(_STATIC + "IsoCOptions", "merging", "Iso-C: flat spectrum of the summed task vectors"),
+    "iso-cts": Recipe(_STATIC + "IsoCtsOptions", "merging", "Iso-CTS: Iso-C with task-specific directions"),
+    "mergekit": Recipe(_STATIC + "MergekitOptions", "merging", "runs a mergekit YAML recipe"),
+    "adamerging": Recipe(_RECIPES + "adamerging", "merging", "AdaMerging(++): coefficients learned without labels"),
+    "concrete": Recipe(_RECIPES + "adamerging:ConcreteOptions", "merging", "Concrete: a learned shared mask"),
+    "wemoe": Recipe(_RECIPES + "wemoe", "merging", "WEMoE: critical modules merged anew for every input"),
+    "e-wemoe": Recipe(_RECIPES + "wemoe:EfficientOptions", "merging", "E-WEMoE: pruned task vectors, a shared router"),
+    "surgery": Recipe(_RECIPES + "surgery", "merging", "Surgery: per-task correction of a merged model's feature"),
+    "surgery-v2": Recipe(_RECIPES + "surgery:DeepOptions", "merging", "SurgeryV2: correction after every block"),
+    "experts": Recipe(_RECIPES + "experts", "merging", "trains a suite's base, heads and experts"),
+}
 
 
 def options_class(name: str) -> type[CommonOptions]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from manyone.errors import ManyoneError
-from manyone.recipes.common import CommonOptions, check
+from manyone.recipes.common import CommonOptions, Split, check
 
 if TYPE_CHECKING:
     from manyone.engine.run import RunFolder
@@ -27,6 +27,9 @@ class MergeOptions(CommonOptions):
 
     method: ClassVar[str]
 
+    suite: str | None = None
+    """Merge the experts of a suite of real tasks (mini6, images, text, ...) and score the result, instead of --base
+    and --experts."""
     base: str | None = None
     """The common pre-trained model: a .safetensors file, a Hugging Face folder, or a .pt/.bin file of tensors."""
     experts: tuple[str, ...] = ()
@@ -46,18 +49,32 @@ class MergeOptions(CommonOptions):
         """This method's own arguments for :func:`manyone.merging.static.merge`."""
         return {}
 
+    def evaluate(self, run: RunFolder, split: Split) -> Mapping[str, float]:
+        """Accuracy per task of the merged model of a suite."""
+        from manyone.recipes.suite_merge import score_run
+
+        if self.suite is None:
+            raise ManyoneError(f"{run.path} merged files without data: only runs with --suite can be evaluated")
+        return score_run(self.suite, self.seed, run, split)
+
     def prepared(self) -> tuple[Plan, Method]:
         """The models opened and matched, the options checked; no values are read."""
         from manyone.merging.static import prepare
 
+        if self.base is None and not self.experts:
+            raise ManyoneError(f"{self.method}: nothing to merge: give --base and --experts, or --suite")
         if self.base is None or not self.experts:
-            lacking = "--base and --experts" if self.base is None and not self.experts else "--base"
-            lacking = lacking if self.base is None else "--experts"
+            lacking = "--base" if self.base is None else "--experts"
             raise ManyoneError(f"{self.method}: {lacking} missing: name the base model and the models to merge")
         return prepare(self.method, self.base, self.experts, exclude=self.exclude, **self.arguments())
 
     def run(self, run: RunFolder) -> None:
         """Merges into ``run.path / "model"``; with ``dry_run`` prints the plan instead."""
+        if self.suite is not None:
+            from manyone.recipes.suite_merge import merge_suite
+
+            merge_suite(self, run)
+            return
         plan, method = self.prepared()
         self.finish(run, plan, method)
 
@@ -229,7 +246,7 @@ class FisherOptions(MergeOptions):
     """Divide each expert's Fisher by its norm over the model, so that no expert outweighs the others by scale."""
 
     def arguments(self) -> dict[str, Any]:
-        if not self.fishers:
+        if not self.fishers and self.suite is None:
             raise ManyoneError("fisher: --fishers missing: give one file of diagonal Fishers per expert")
         return {"fishers": self.fishers, "floor": self.floor, "normalize": self.normalize}
 
@@ -246,7 +263,7 @@ class RegMeanOptions(MergeOptions):
     """Factor on the off-diagonal entries of the Gram matrices, in [0, 1]."""
 
     def arguments(self) -> dict[str, Any]:
-        if not self.grams:
+        if not self.grams and self.suite is None:
             raise ManyoneError("regmean: --grams missing: give one file of Gram matrices per expert")
         return {"grams": self.grams, "ratio": self.ratio, "device": _torch_device(self.device)}
 

@@ -1,0 +1,52 @@
+# The two commands that matter: `make demo` and `make test`. Both do everything on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# --no-compile: a fifth smaller and quicker to install; Python compiles what is really imported on first use.
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install --no-compile -c constraints.txt
+WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: help demo test bench lint docs clean install-dev
+
+help:
+	@echo "make demo   install, then test the papers' claims at smoke scale; ends with a table and report.html"
+	@echo "make test   install, then lint, type check, import contract and all tests"
+	@echo "make bench  speed, side by side with peers (they are installed in venvs of their own)"
+	@echo "make lint   ruff, mypy, import contract"
+	@echo "make docs   the manual, as HTML in site/"
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "manyone needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing (about 250 MB to download, a minute or two) ..."
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+install-dev: $(VENV)/.dev
+
+demo: $(VENV)/.base
+	$(BIN)/manyone reproduce --scale smoke
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests
+
+bench: $(VENV)/.dev
+	$(BIN)/manyone bench
+
+docs: $(VENV)/.dev
+	$(INSTALL) -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) site build dist .mypy_cache .ruff_cache

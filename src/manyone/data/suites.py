@@ -1,0 +1,61 @@
+"""``load_suite``: the task suites by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from manyone.data.tasks import Split, Suite, Task
+from manyone.errors import ManyoneError
+
+SUITES = {
+    "mini6": "six real image tasks from five sources, 28x28 grey; about 53 MB to fetch",
+    "images": "nine real image tasks, 32x32 colour, and pre-training sets; about 410 MB to fetch",
+    "text": "six real text classification tasks, 32 tokens of MiniLM's vocabulary; about 155 MB to fetch",
+    "text-unseen": "a further text task (authors of election tweets) for generalisation tests",
+    "ta8": "the papers' eight tasks for CLIP, from the data hub (extra hub)",
+    "fixture": "five small redistributable image tasks for tests, 28x28 grey; no network",
+}
+
+
+def load_suite(name: str, *, seed: int = 0, limit: int | None = None, path: Path | str | None = None) -> Suite:
+    """The suite called ``name``, split by ``seed``.
+
+    ``limit`` keeps the first ``limit`` samples of every split, which is again a stratified sample. ``path`` is the
+    fixture's file and is used by ``fixture`` alone.
+    """
+    if name == "fixture":
+        from manyone.data.fixture import load_fixture
+
+        suite = load_fixture(seed, path)
+    elif name == "mini6":
+        from manyone.data.mini6 import load_mini6
+
+        suite = load_mini6(seed)
+    elif name == "images":
+        from manyone.data.image_suite import load_images
+
+        suite = load_images(seed)
+    elif name in ("text", "text-unseen"):
+        from manyone.data.text_suite import TASKS, UNSEEN, load_text
+
+        suite = load_text(seed, TASKS if name == "text" else UNSEEN, name)
+    elif name == "ta8":
+        from manyone.data.ta8 import load_ta8
+
+        suite = load_ta8(seed, limit)
+    else:
+        raise ManyoneError(f"unknown suite {name!r}: use {', '.join(SUITES)}")
+    if limit is None:
+        return suite
+    if limit < 1:
+        raise ManyoneError(f"limit {limit} leaves no sample: give a positive number")
+    shorten = lambda tasks: tuple(_shorten(task, limit) for task in tasks)  # noqa: E731
+    return dataclasses.replace(suite, tasks=shorten(suite.tasks), pretraining=shorten(suite.pretraining))
+
+
+def _shorten(task: Task, limit: int) -> Task:
+    def cut(split: Split) -> Split:
+        return split.take(slice(0, limit))
+
+    return dataclasses.replace(task, train=cut(task.train), val=cut(task.val), test=cut(task.test))

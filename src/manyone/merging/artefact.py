@@ -1,0 +1,154 @@
+"""The standard artefact of a merged model that is more than a set of weights: one folder that a fresh process loads.
+
+    from manyone.merging import load
+    model = load("runs/first/model")
+    logits = model(images, task="mnist")
+
+``model.safetensors`` holds every tensor (the merged encoder, routers and task vectors, corrections, heads),
+``config.json`` how they belong together, ``README.md`` the lines above. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from manyone.data.tasks import Inputs
+from manyone.errors import ManyoneError
+from manyone.merging import surgery
+from manyone.merging.bundle import head_config, head_tensors, heads_from
+from manyone.merging.heads import Head
+from manyone.merging.surgery import Surgery, SurgeryV2
+from manyone.merging.wemoe import WeightEnsemblingMoE
+from manyone.nets import build_encoder, call
+
+_FORMAT = 1
+
+
+class MergedModel(nn.Module):
+    """One model for all tasks: a merged network and the frozen heads.
+
+    ``model(inputs)`` gives features [n, d] (not for surgery, which must know the task); ``model(inputs, task)`` logits
+    [n, classes].
+    """
+
+    def __init__(self, network: nn.Module, heads: Mapping[str, Head], info: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.network, self.heads, self.info = network, dict(heads), dict(info or {})
+        self.needs_task = isinstance(network, Surgery | SurgeryV2)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that there are heads for."""
+        return tuple(self.heads)
+
+    def features(self, inputs: Inputs, task: str | Sequence[str] | None = None) -> Tensor:
+        """Features [n, d]; surgery needs the task (or one task name for each sample)."""
+        if not self.needs_task:
+            return call(self.network, inputs)
+        if task is None:
+            raise ManyoneError(f"surgery corrects per task: give the task, one of {', '.join(self.heads)}")
+        return self.network(inputs, task)
+
+    def forward(self, inputs: Inputs, task: str | None = None) -> Tensor:
+        """Logits [n, classes] of ``task``, or features [n, d] without one."""
+        if task is None:
+            return self.features(inputs)
+        if task not in self.heads:
+            raise ManyoneError(f"no head for task {task!r}: this model has {', '.join(self.heads)}")
+        feature = self.features(inputs, task)
+        return self.heads[task].to(feature.device)(feature)
+
+
+def save(
+    folder: Path,
+    network: nn.Module,
+    encoder: Mapping[str, Any],
+    heads: Mapping[str, Head],
+    info: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes ``network`` (a plain encoder, WEMoE, or surgery on top of either) with its heads into ``folder``.
+
+    ``encoder`` is the specification that :func:`manyone.nets.build_encoder` understands; ``info`` is free JSON data.
+    """
+    tensors, parts = _describe(network)
+    tensors |= {f"head.{name}": value for name, value in head_tensors(heads).items()}
+    config = {
+        "manyone_format": _FORMAT,
+        "encoder": dict(encoder),
+        "network": parts,
+        "heads": head_config(heads),
+        "info": dict(info or {}),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    (folder / "README.md").write_text(_readme(parts[-1]["method"], list(heads)))
+
+
+def load(folder: str | Path, device: str = "cpu") -> MergedModel:
+    """The model that :func:`save` wrote, frozen, in evaluation mode."""
+    folder = Path(folder)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ManyoneError(f"{folder}: no config.json, so this is not a merged model of manyone")
+    config = json.loads(path.read_text())
+    if config.get("manyone_format") != _FORMAT:
+        raise ManyoneError(f"{path}: not a merged model of manyone (a Hugging Face folder opens with from_pretrained)")
+    try:
+        tensors = load_file(folder / "model.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise ManyoneError(f"{folder / 'model.safetensors'}: cannot be read: {error}") from error
+    network: nn.Module = _encoder(config["encoder"])
+    for place, part in enumerate(config["network"]):
+        own = _below(tensors, f"part{place}.")
+        if part["method"] == "encoder":
+            network.load_state_dict(own)
+        elif part["method"] == "wemoe":
+            network = WeightEnsemblingMoE.from_artefact(network, own, part)
+        else:
+            network = surgery.from_artefact(network, part["surgery"], own)
+    heads = heads_from(_below(tensors, "head."), config["heads"])
+    return MergedModel(network.eval().requires_grad_(False), heads, config["info"]).to(device)
+
+
+def _encoder(spec: Mapping[str, Any]) -> nn.Module:
+    if spec.get("kind") == "hf-classifier":
+        from manyone.merging.hf import build_encoder as build_classifier
+
+        return build_classifier(spec)
+    return build_encoder(spec)
+
+
+def _describe(network: nn.Module) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Tensors by part, and the parts from the inside out."""
+    if isinstance(network, Surgery | SurgeryV2):
+        tensors, parts = _describe(network.merged)
+        own: Mapping[str, Tensor] = network.correction_state()
+        config: dict[str, Any] = {"method": network.kind, "surgery": network.config()}
+    elif isinstance(network, WeightEnsemblingMoE):
+        tensors, parts = {}, []
+        own, config = network.state_for_artefact()
+    else:
+        tensors, parts = {}, []
+        own, config = network.state_dict(), {"method": "encoder"}
+    tensors |= {f"part{len(parts)}.{name}": value for name, value in own.items()}
+    return tensors, [*parts, config]
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _readme(method: str, tasks: Sequence[str]) -> str:
+    return (
+        f"# A merged model ({method})\n\nOne model for {len(tasks)} tasks: {', '.join(tasks)}.\n\n"
+        "```python\nfrom manyone.merging import load\n\n"
+        f'model = load(".")                        # this folder\nlogits = model(inputs, task="{tasks[0]}")\n```\n'
+    )

@@ -1,0 +1,158 @@
+"""The weights of one critical layer: theta_0 and the experts' task vectors, dense or pruned, on one leading axis.
+
+A stack is [N + 1, out, in] with theta_0 in row 0, so that a merge is one product with [1, r_1, .., r_N]. A pruned stack
+keeps only values and positions and is expanded tile by tile into a re-used buffer; both give the same numbers.
+Public names: :class:`DenseStack`, :class:`SparseStack`, :func:`magnitude_prune`, :func:`scratch`.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manyone.errors import ManyoneError
+
+TILE_ROWS = 128
+"""Output rows merged at a time: fewer spoil the products, more leave a CPU's cache."""
+BUFFER_BYTES = 64 << 20
+
+_kept = threading.local()
+
+
+def scratch(slot: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """An uninitialised contiguous tensor, valid until this thread asks for the same slot again.
+
+    On a CPU the pages of fresh memory cost as much as the arithmetic, so up to :data:`BUFFER_BYTES` are kept per slot
+    and thread. On other devices the caching allocator re-uses memory and keeps streams apart already.
+    """
+    size = math.prod(shape)
+    if like.device.type != "cpu" or size * like.element_size() > BUFFER_BYTES:
+        return torch.empty(shape, dtype=like.dtype, device=like.device)
+    kept: dict[tuple[str, torch.dtype], Tensor] = _kept.__dict__.setdefault("buffers", {})
+    buffer = kept.get((slot, like.dtype))
+    if buffer is None or buffer.numel() < size:
+        with torch.inference_mode(False):  # a buffer born in inference mode could not be written to in training
+            buffer = kept[slot, like.dtype] = torch.empty(size, dtype=like.dtype)
+    return buffer[:size].view(shape)
+
+
+def magnitude_prune(tau: Tensor, ratio: float) -> Tensor:
+    """Keeps the entries with |tau| above the ``ratio``-quantile of |tau|, zeroes the rest; no rescaling.
+
+    The quantile interpolates linearly between order statistics v_k and v_(k+1), k = floor(ratio (n - 1)), so an entry
+    exceeds it exactly when it exceeds v_k: one selection decides, for tensors of any size. n - 1 - k entries survive
+    where magnitudes differ: ratio 0 drops the least entry, ratio 1 all of them.
+    """
+    if not 0 <= ratio <= 1:
+        raise ManyoneError(f"prune ratio must be in [0, 1], got {ratio}")
+    if tau.numel() == 0:
+        return tau.clone()
+    magnitude = tau.detach().reshape(-1).abs()
+    k = min(math.floor(ratio * (magnitude.numel() - 1)), magnitude.numel() - 1)
+    threshold = magnitude.kthvalue(k + 1).values
+    return torch.where(tau.abs() > threshold, tau, torch.zeros_like(tau))
+
+
+class DenseStack(nn.Module):
+    """All rows in one buffer [N + 1, out, in]."""
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.contiguous())
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, out, in)."""
+        return self.weight.shape[0] - 1, self.weight.shape[1], self.weight.shape[2]
+
+    @property
+    def base(self) -> Tensor:
+        """theta_0 [out, in]."""
+        return self.weight[0]
+
+    def tile(self, start: int, stop: int) -> Tensor:
+        """Output rows start..stop of every member, [N + 1, (stop - start) * in]; a view."""
+        members, rows, columns = self.weight.shape
+        return self.weight.view(members, rows * columns)[:, start * columns : stop * columns]
+
+    def member(self, index: int) -> Tensor:
+        """Row ``index`` (0: theta_0, i: task vector of expert i - 1) as [out, in]."""
+        return self.weight[index]
+
+
+class SparseStack(nn.Module):
+    """theta_0 dense; task vectors as values and int32 positions, grouped by tiles of output rows."""
+
+    base: Tensor
+    values: Tensor
+    positions: Tensor
+    bounds: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        members, rows, _ = weight.shape
+        self.members = members
+        step = min(TILE_ROWS, rows)
+        values, positions, bounds = [], [], [0]
+        for start in range(0, rows, step):
+            part = weight[1:, start : min(start + step, rows)].reshape(-1)
+            found = part.nonzero().squeeze(1)
+            values.append(part[found])
+            positions.append(found.to(torch.int32))
+            bounds.append(bounds[-1] + len(found))
+        self.register_buffer("base", weight[0].clone())
+        self.register_buffer("values", torch.cat(values))
+        self.register_buffer("positions", torch.cat(positions))
+        self.register_buffer("bounds", torch.tensor(bounds))
+        self._bounds: list[int] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, out, in)."""
+        return self.members - 1, self.base.shape[0], self.base.shape[1]
+
+    def tile(self, start: int, stop: int) -> Tensor:
+        """As :meth:`DenseStack.tile`, expanded into this thread's scratch memory; bounds must be those of tiles."""
+        rows, columns = self.base.shape
+        step = min(TILE_ROWS, rows)
+        if self._bounds is None:
+            self._bounds = self.bounds.tolist()
+        dense = scratch("stack", (self.members, (stop - start) * columns), self.base)
+        dense[0].copy_(self.base[start:stop].reshape(-1))
+        dense[1:].zero_()
+        for first in range(start, stop, step):
+            k, last = first // step, min(first + step, rows)
+            lo, hi = self._bounds[k], self._bounds[k + 1]
+            positions = self.positions[lo:hi]
+            if (first, last) == (start, stop):
+                dense[1:].reshape(-1).index_add_(0, positions, self.values[lo:hi])
+            else:
+                width = (last - first) * columns
+                member = torch.div(positions, width, rounding_mode="floor")
+                where = member.long() * dense.shape[1] + (positions - member * width) + (first - start) * columns
+                dense[1:].reshape(-1).index_add_(0, where, self.values[lo:hi])
+        return dense
+
+    def member(self, index: int) -> Tensor:
+        """As :meth:`DenseStack.member`, in fresh memory."""
+        rows, columns = self.base.shape
+        return self.tile(0, rows)[index].view(rows, columns).clone()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """Another set of experts may keep another number of entries."""
+        for name in ("values", "positions"):
+            value = state_dict.get(prefix + name)
+            if value is not None:
+                kept = getattr(self, name)
+                setattr(self, name, torch.empty(value.shape, dtype=kept.dtype, device=kept.device))
+        self._bounds = None
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+Stack = DenseStack | SparseStack

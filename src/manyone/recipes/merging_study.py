@@ -1,0 +1,169 @@
+"""The merging study: every method on one suite and one seed, one result row each.
+
+``manyone reproduce`` runs it for several seeds, in processes side by side, and judges the claims by its rows. A study
+that was interrupted goes on with the rows that are missing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from manyone.recipes.problem import Problem, from_suite
+from manyone.recipes.study_models import SeedStudy
+from manyone.recipes.study_settings import SETTINGS, Settings
+
+if TYPE_CHECKING:
+    from manyone.report.results import Row
+
+Made = tuple[Any, dict[str, float]]
+
+
+class Entry(NamedTuple):
+    """One row to be measured: ``make`` gives the model and what its training reported."""
+
+    method: str
+    variant: str
+    make: Callable[[], Made]
+
+
+def entries(s: SeedStudy) -> Iterator[Entry]:
+    """Every row of a study, cheap and shared models first."""
+    clean, unseen = s.condition == "clean", s.condition == "unseen"
+    extras = s.settings.extras
+
+    def plain(make: Callable[[], Any]) -> Callable[[], Made]:
+        return lambda: (make(), {})
+
+    def tuned(name: str) -> Callable[[], Made]:
+        def make() -> Made:
+            model, scale = getattr(s, name)
+            return model, {"scale": scale}
+
+        return make
+
+    yield Entry("pretrained", "", plain(lambda: s.problem.encoder))
+    if not unseen:
+        yield Entry("expert", "", plain(lambda: lambda inputs, task: s.expert_features(inputs, task)))
+    yield Entry("average", "", plain(lambda: s.average))
+    yield Entry("task-arithmetic", "", plain(lambda: s.task_arithmetic))
+    yield Entry("task-arithmetic", "tuned", tuned("task_arithmetic_tuned"))
+    if clean or unseen:
+        yield Entry("ties", "", plain(lambda: s.ties))
+        yield Entry("ties", "tuned", tuned("ties_tuned"))
+    if clean:
+        yield Entry("tsv-m", "", plain(lambda: s.static("tsv-m")))
+        yield Entry("iso-c", "", plain(lambda: s.static("iso-c")))
+    if clean and extras:
+        yield Entry("dare", "", plain(lambda: s.static("dare", scale=0.3, drop=0.5, seed=s.seed)))
+        yield Entry("model-stock", "", plain(lambda: s.static("model-stock")))
+        yield Entry("iso-cts", "", plain(lambda: s.static("iso-cts")))
+        yield Entry("fisher", "", plain(s.make_fisher))
+        yield Entry("regmean", "", plain(s.make_regmean))
+    if clean or (unseen and extras):
+        yield Entry("adamerging", "", lambda: s.adamerging)
+    if clean and extras:
+        yield Entry("adamerging", "task", lambda: s.make_adamerging(granularity="task"))
+        yield Entry("adamerging", "plus-plus", lambda: s.make_adamerging(plus_plus=True))
+        yield Entry("concrete-task-arithmetic", "", lambda: s.make_concrete(adamerging=False))
+    yield Entry("wemoe", "", lambda: s.wemoe)
+    if clean or unseen:
+        yield Entry("wemoe", "batch", lambda: s.wemoe)
+        yield Entry("e-wemoe", "", lambda: s.e_wemoe)
+        yield Entry("e-wemoe", "batch", lambda: s.e_wemoe)
+    if clean:
+        yield Entry("wemoe", "batch+mixed", lambda: s.wemoe)
+        for objective in ("information-maximisation", "expert-kl"):
+            yield Entry("wemoe", objective, lambda o=objective: s.make_wemoe(o, efficient=False))  # type: ignore[misc]
+    if not unseen:
+        yield Entry("surgery", "task-arithmetic", lambda: s.surgery(s.task_arithmetic, 1))
+    if clean:
+        yield Entry("surgery", "average", lambda: s.surgery(s.average, 1))
+        yield Entry("surgery", "ties", lambda: s.surgery(s.ties, 1))
+        yield Entry("surgery", "adamerging", lambda: s.surgery(s.adamerging[0], 1))
+        yield Entry("surgery", "wemoe", lambda: s.surgery(s.wemoe[0], 1))
+        yield Entry("surgery-v2", "task-arithmetic", lambda: s.surgery(s.task_arithmetic, 2))
+
+
+def conditions(problem: Problem, seed: int, settings: Settings) -> Iterator[SeedStudy]:
+    """The clean study, the corrupted ones, and the one whose unseen tasks are left out of the merge."""
+    yield SeedStudy(problem, seed, settings)
+    corrupted = problem.only([t for t in settings.corrupted_tasks if t in problem.experts] or list(problem.experts))
+    for kind in settings.corruptions:
+        yield SeedStudy(corrupted, seed, settings, kind)
+    seen = [t for t in problem.experts if t not in settings.unseen]
+    if len(seen) not in (0, len(problem.experts)):
+        yield SeedStudy(problem.only(seen), seed, settings, "unseen")
+
+
+def measure(s: SeedStudy, entry: Entry) -> Row:
+    """Makes the model of ``entry`` and scores it."""
+    from manyone.merging.measures import accuracies, cost, mixed_accuracies
+    from manyone.report.results import Row
+
+    started = time.process_time()
+    model, reported = entry.make()
+    metrics = {"cpu_s": time.process_time() - started}
+    words = entry.variant.split("+")
+    if "batch" in words:
+        model.routing = "batch"
+    try:
+        if "mixed" in words:
+            scores = mixed_accuracies(model, s.problem.heads, s.test, batch_size=64, seed=s.seed)
+        else:
+            scores = accuracies(model, s.problem.heads, s.test, batch_size=64)
+        first = next(iter(s.test))
+        if s.condition == "clean":
+            inputs = s.test[first].take(slice(0, 64)).inputs
+            metrics["ms_per_sample"] = cost(model, inputs, first, batch_size=16, repeats=2)["ms_per_sample"]
+    finally:
+        if "batch" in words:
+            model.routing = "sample"
+    metrics |= s.sizes(model, entry.method)
+    metrics |= {k: v for k, v in reported.items() if k in ("scale", "criterion", "criterion_at_start", "fell_back")}
+    bias = {}
+    if any(k.startswith("bias/") for k in reported):
+        bias = {
+            "before": {t: reported[f"before/bias/{t}"] for t in s.merged},
+            "after": {t: reported[f"bias/{t}"] for t in s.merged},
+        }
+    routing = {}
+    if entry.method in ("wemoe", "e-wemoe") and not entry.variant and s.condition in ("clean", "unseen"):
+        routing = s.mean_routing(model)
+    return Row(s.problem.name, s.seed, entry.method, entry.variant, s.condition, scores, metrics, routing, bias)
+
+
+def run_seed(suite: str, seed: int, folder: Path, overrides: dict[str, Any] | None = None) -> None:
+    """Measures every missing row of (suite, seed) and appends it to ``folder/<suite>-<seed>.jsonl``."""
+    import torch
+
+    from manyone.report.results import append_rows, load_rows
+
+    torch.set_num_threads(1)
+    path = folder / f"{suite}-{seed}.jsonl"
+    done = {r.key for r in load_rows(path)} if path.exists() else set()
+    settings = SETTINGS.get(suite, Settings())
+    if overrides:
+        from dataclasses import replace
+
+        settings = replace(settings, **overrides)
+    problem = from_suite(suite, seed)
+    for study in conditions(problem, seed, settings):
+        for entry in entries(study):
+            if (suite, seed, entry.method, entry.variant, study.condition) not in done:
+                append_rows(path, [measure(study, entry)])
+        if study.condition == "clean" and study.curves:
+            (folder / f"{suite}-{seed}.curves.json").write_text(json.dumps(study.curves))
+
+
+def count_rows(suite: str) -> int:
+    """How many rows one seed of ``suite`` has, without making any model."""
+    settings = SETTINGS.get(suite, Settings())
+    fake = Problem(suite, {}, None, {"a": {}, "b": {}}, {}, {})  # type: ignore[arg-type]
+    total = 0
+    for condition in ("clean", *settings.corruptions, *(["unseen"] if settings.unseen else [])):
+        total += sum(1 for _ in entries(SeedStudy(fake, 0, settings, condition)))
+    return total

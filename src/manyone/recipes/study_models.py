@@ -1,0 +1,275 @@
+"""The models of the merging study: every method on one problem, made once and shared by the rows that need it.
+
+Scaling coefficients are chosen on the validation split; adaptation sees the unlabelled test inputs, as in the papers,
+unless the settings say otherwise.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from manyone.recipes.problem import Problem
+from manyone.recipes.study_settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from manyone.data.tasks import Inputs, Split
+
+
+ENTROPIES = ("entropy", "marginal_entropy")
+
+
+class SeedStudy:
+    """All methods for one (suite, seed, condition). Models that several rows share are made once."""
+
+    def __init__(self, problem: Problem, seed: int, settings: Settings, condition: str = "clean") -> None:
+        self.problem, self.seed, self.settings, self.condition = problem, seed, settings, condition
+        self.merged = tuple(problem.experts)
+        self.curves: dict[str, list[dict[str, float]]] = {}
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    def _limited(self, task: str, split: str, limit: int) -> Split:
+        part = self.problem.tasks[task].split(split)
+        part = part.take(slice(0, limit)) if len(part) > limit else part
+        if self.condition in ("clean", "unseen"):
+            return part
+        from torch import Tensor
+
+        from manyone.data.corruptions import corrupt
+        from manyone.data.tasks import Split
+
+        assert isinstance(part.inputs, Tensor)  # only image suites name corruptions
+        return Split(corrupt(part.inputs, self.condition, self.settings.severity, seed=self.seed), part.labels)
+
+    @cached_property
+    def test(self) -> dict[str, Split]:
+        """Test splits of the tasks that are scored: the merged ones, or the others under condition ``unseen``."""
+        names = [t for t in self.problem.tasks if (t in self.merged) != (self.condition == "unseen")]
+        return {t: self._limited(t, "test", self.settings.test_limit) for t in names}
+
+    @cached_property
+    def validation(self) -> dict[str, Split]:
+        """Clean labelled validation splits of the merged tasks, for lambda alone."""
+        result = {}
+        for task in self.merged:
+            split = self.problem.tasks[task].val
+            result[task] = split.take(slice(0, min(len(split), self.settings.val_limit)))
+        return result
+
+    @cached_property
+    def unlabelled(self) -> dict[str, Inputs]:
+        """What adaptation sees of the merged tasks."""
+        limit = self.settings.test_limit
+        return {t: self._limited(t, self.settings.adapt_split, limit).inputs for t in self.merged}
+
+    # -- models -------------------------------------------------------------------------------------------------------
+
+    def static(self, method: str, **options: Any) -> nn.Module:
+        """The encoder with statically merged weights."""
+        return self.problem.merged(method, **options)
+
+    def tuned(self, method: str, **options: Any) -> tuple[nn.Module, float]:
+        """The best of the lambda grid by mean validation accuracy, and its lambda."""
+        from manyone.merging.measures import accuracies
+
+        best: tuple[float, float, nn.Module] | None = None
+        for scale in self.settings.scales:
+            model = self.static(method, scale=scale, **options)
+            scores = accuracies(model, self.problem.heads, self.validation)
+            score = sum(scores.values()) / len(scores)
+            if best is None or score > best[0]:
+                best = (score, scale, model)
+        assert best is not None
+        return best[2], best[1]
+
+    @cached_property
+    def average(self) -> nn.Module:
+        return self.static("average")
+
+    @cached_property
+    def task_arithmetic(self) -> nn.Module:
+        return self.static("task-arithmetic", scale=0.3)
+
+    @cached_property
+    def task_arithmetic_tuned(self) -> tuple[nn.Module, float]:
+        return self.tuned("task-arithmetic")
+
+    @cached_property
+    def ties(self) -> nn.Module:
+        return self.static("ties", scale=0.3)
+
+    @cached_property
+    def ties_tuned(self) -> tuple[nn.Module, float]:
+        return self.tuned("ties")
+
+    @cached_property
+    def experts(self) -> dict[str, nn.Module]:
+        return {t: self.problem.expert(t) for t in self.merged}
+
+    @cached_property
+    def expert_logits(self) -> dict[str, Tensor]:
+        """The experts' own predictions on the unlabelled inputs (for the KL objective)."""
+        from manyone.merging.measures import logits
+
+        heads = self.problem.heads
+        return {t: logits(m, heads[t], self.unlabelled[t], t) for t, m in self.experts.items()}
+
+    def adapt(self, model: nn.Module, label: str, *, objective: Any, lr: float, steps: int) -> dict[str, float]:
+        """Test-time adaptation of ``model`` in place; returns the learner's last metrics."""
+        from manyone.merging.adaptation import AdaptationLearner
+
+        learner = AdaptationLearner(
+            model,
+            {t: self.problem.heads[t] for t in self.merged},
+            self.unlabelled,
+            objective=objective,
+            lr=lr,
+            steps=steps,
+            batch_size=self.settings.batch_size,
+            seed=self.seed,
+            expert_logits=self.expert_logits if objective == "expert-kl" else None,
+        )
+        curve = []
+        every = max(1, steps // 25)
+        for step in range(1, steps + 1):
+            metrics = learner.step()
+            if step == 1 or step % every == 0:
+                means = {k: [v for n, v in metrics.items() if n.startswith(f"{k}/")] for k in ENTROPIES}
+                curve.append({"step": float(step)} | {k: sum(v) / len(v) for k, v in means.items() if v})
+        self.curves[label] = curve
+        return dict(learner.evaluate())
+
+    @cached_property
+    def adamerging(self) -> tuple[nn.Module, dict[str, float]]:
+        return self.make_adamerging()
+
+    def make_adamerging(self, **options: Any) -> tuple[nn.Module, dict[str, float]]:
+        from manyone.merging.adamerging import AdaMerging
+
+        model = AdaMerging(self.problem.encoder, self.problem.expert_list, **options)
+        metrics = self.adapt(
+            model, "adamerging", objective="entropy", lr=self.settings.ada_lr, steps=self.settings.ada_steps
+        )
+        return self.problem.with_weights(model.merged_weights()), metrics
+
+    def make_concrete(self, adamerging: bool) -> tuple[nn.Module, dict[str, float]]:
+        from manyone.merging.concrete import ConcreteMerging
+
+        model = ConcreteMerging(self.problem.encoder, self.problem.expert_list, adamerging=adamerging, seed=self.seed)
+        metrics = self.adapt(
+            model, "concrete", objective="entropy", lr=self.settings.ada_lr, steps=self.settings.concrete_steps
+        )
+        return self.problem.with_weights(model.merged_weights()), metrics
+
+    def make_wemoe(self, objective: str, efficient: bool) -> tuple[nn.Module, dict[str, float]]:
+        from manyone.merging.wemoe import WeightEnsemblingMoE
+
+        model = WeightEnsemblingMoE(
+            self.problem.encoder,
+            self.problem.expert_list,
+            scale=self.task_arithmetic_tuned[1],
+            prune_ratio=0.9 if efficient else 0.0,
+            shared_router=efficient,
+            seed=self.seed,
+        )
+        label = ("e-wemoe" if efficient else "wemoe") + ("" if objective == "entropy" else f" {objective}")
+        s = self.settings
+        return model, self.adapt(model, label, objective=objective, lr=s.moe_lr, steps=s.moe_steps)
+
+    @cached_property
+    def wemoe(self) -> tuple[nn.Module, dict[str, float]]:
+        return self.make_wemoe("entropy", efficient=False)
+
+    @cached_property
+    def e_wemoe(self) -> tuple[nn.Module, dict[str, float]]:
+        return self.make_wemoe("entropy", efficient=True)
+
+    def surgery(self, merged: nn.Module, version: int) -> tuple[nn.Module, dict[str, float]]:
+        """Trained corrections on top of ``merged``."""
+        from manyone.merging.surgery import Surgery, SurgeryV2
+        from manyone.merging.surgery_learner import SurgeryLearner
+        from manyone.recipes.surgery import feature_width, hidden_width
+
+        s = self.settings
+        width = feature_width(self.problem)
+        model: nn.Module
+        if version == 1:
+            model, iterations = Surgery(merged, width, self.merged, rank=s.rank, seed=self.seed), s.surgery_iterations
+        else:
+            hidden = hidden_width(self.problem, merged)
+            model = SurgeryV2(merged, width, hidden, self.merged, rank=s.rank, seed=self.seed)
+            iterations = s.v2_iterations
+        learner = SurgeryLearner(
+            model, self.experts, self.unlabelled, iterations=iterations, batch_size=s.batch_size, seed=self.seed
+        )
+        before = {f"before/{k}": v for k, v in learner.bias_before.items()}
+        for _ in range(iterations):
+            learner.step()
+        return model, before | dict(learner.evaluate())
+
+    def make_fisher(self) -> nn.Module:
+        """Fisher merging, from labelled training examples."""
+        from manyone.merging.statistics import fisher
+
+        n = self.settings.statistics_samples
+        fishers = [
+            fisher(m, self.problem.heads[t], self.problem.tasks[t].train, examples=n, seed=self.seed)
+            for t, m in self.experts.items()
+        ]
+        return self.static("fisher", fishers=fishers)
+
+    def make_regmean(self) -> nn.Module:
+        """RegMean, from unlabelled training inputs."""
+        from manyone.merging.statistics import grams
+
+        n = self.settings.statistics_samples
+        collected = [
+            grams(m, self.problem.tasks[t].train.inputs, examples=n, seed=self.seed) for t, m in self.experts.items()
+        ]
+        return self.static("regmean", grams=collected)
+
+    # -- what is read off models --------------------------------------------------------------------------------------
+
+    def expert_features(self, inputs: Inputs, task: str) -> Tensor:
+        """The features of ``task``'s own expert."""
+        from manyone.nets import call
+
+        return call(self.experts[task], inputs)
+
+    def mean_routing(self, model: Any, samples: int = 256) -> dict[str, list[list[float]]]:
+        """Mean routing weights (blocks x experts) on the test inputs of every task."""
+        from manyone.data.tasks import count, take
+
+        result = {}
+        for task, split in self.test.items():
+            part = take(split.inputs, slice(0, min(samples, count(split.inputs))))
+            result[task] = model.routing_weights(part).mean(0).tolist()
+        return result
+
+    def sizes(self, model: Any, method: str) -> dict[str, float]:
+        """Trainable and stored numbers of a model; for WEMoE also what the experts' task vectors take."""
+        from torch import nn
+
+        from manyone.merging.measures import parameter_counts
+        from manyone.merging.mixed_linear import MixedLinear
+        from manyone.merging.wemoe import WeightEnsemblingMoE
+
+        one = sum(v.numel() for v in self.problem.encoder.state_dict().values() if v.is_floating_point())
+        if isinstance(model, WeightEnsemblingMoE):
+            counts = model.parameter_counts()
+            layers = [m for m in model.encoder.modules() if isinstance(m, MixedLinear)]
+            kept = sum(int(m.stack.member(i).count_nonzero()) for m in layers for i in range(1, m.stack.shape[0]))
+            return {
+                "trainable_parameters": counts["trainable"],
+                "stored_parameters": counts["non_zero"],
+                "stored_expert_parameters": kept,
+            }
+        if not isinstance(model, nn.Module):
+            return {"trainable_parameters": 0, "stored_parameters": one * len(self.merged)}
+        counts = parameter_counts(model)
+        corrections = getattr(model, "corrections", None)
+        trainable = sum(p.numel() for p in corrections.parameters()) if isinstance(corrections, nn.Module) else 0
+        return {"trainable_parameters": trainable, "stored_parameters": counts["stored"]}

@@ -1,0 +1,212 @@
+"""Figures as inline SVG: no script, no font, no raster; text takes the page's colour, so both colour schemes work.
+
+Drawn for a width of 360 units, the width of a phone, so that text keeps its size where it matters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from manyone.report.numbers import minus, significant
+
+WIDTH = 360.0
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers that cover [low, high]'s inside."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / about
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * size for m in (1, 2, 2.5, 5, 10) if m * size >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(k * step, 12) for k in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1-2-5 numbers inside [low, high]; powers of ten when the range is wide, round numbers when it is narrow."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    wide = math.log10(high / low) > 2.5
+    every = [m * 10.0**d for d in decades for m in ((1,) if wide else (1, 2, 5))]
+    inside = [t for t in every if low * 0.999 <= t <= high * 1.001]
+    return inside if len(inside) > 2 else ticks(low, high)
+
+
+def _n(x: float) -> str:
+    return f"{x:.1f}".rstrip("0").rstrip(".")
+
+
+def _tick(x: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(x) >= size:
+            return f"{x / size:g}{unit}"
+    return minus(f"{x:g}")
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start", css: str = "") -> str:
+    kind = f' class="{css}"' if css else ""
+    return f'<text x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}"{kind}>{escape(text)}</text>'
+
+
+def _svg(height: float, title: str, parts: Sequence[str]) -> Markup:
+    head = f'<svg class="plot" viewBox="0 0 {_n(WIDTH)} {_n(height)}" role="img" aria-label="{escape(title)}">'
+    return Markup(head + "".join(parts) + "</svg>")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One numbered mark of a scatter plot."""
+
+    number: int
+    x: float
+    y: float
+    bound: bool = False
+
+
+def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Sorted positions moved apart to at least ``gap``, in least squares, then shifted into [low, high].
+
+    Positions that would overlap are pooled around their common centre (isotonic regression on p_k - k * gap).
+    """
+    pools: list[tuple[float, int]] = []  # (mean of p_k - k * gap, number of positions)
+    for k, p in enumerate(positions):
+        mean, size = p - k * gap, 1
+        while pools and pools[-1][0] > mean:
+            other, count = pools.pop()
+            mean, size = (mean * size + other * count) / (size + count), size + count
+        pools.append((mean, size))
+    placed = [mean for mean, size in pools for _ in range(size)]
+    result = [p + k * gap for k, p in enumerate(placed)]
+    last = len(result) - 1
+    return [min(max(p, low + k * gap), max(high - (last - k) * gap, low + k * gap)) for k, p in enumerate(result)]
+
+
+def scatter(points: Sequence[Point], x_label: str, title: str, *, log: bool = True) -> Markup:
+    """Accuracy (0..1, shown in %) against a cost; marks are dots with numbers that a table explains."""
+    height, left, right, top, bottom = 270.0, 34.0, 16.0, 20.0, 38.0
+    xs, ys = [p.x for p in points], [100 * p.y for p in points]
+    pad = max((max(ys) - min(ys)) * 0.08, 0.5)
+    y0, y1 = max(min(ys) - pad, 0.0), min(max(ys) + pad, 100.0)
+    if log:
+        around = max(max(xs) / min(xs), 1.5) ** 0.08
+        x0, x1 = min(xs) / around, max(xs) * around
+    else:
+        x0, x1 = 0.0, max(xs) * 1.08 or 1.0
+    room = 24.0  # on the right, for the numbers of the marks
+
+    def at_x(x: float) -> float:
+        part = math.log(x / x0) / math.log(x1 / x0) if log else (x - x0) / (x1 - x0)
+        return left + part * (WIDTH - left - right - room)
+
+    def at_y(y: float) -> float:
+        return top + (y1 - y) / (y1 - y0) * (height - top - bottom)
+
+    parts = [_text(2, 11, "accuracy, %", css="axis")]
+    for t in ticks(y0, y1):
+        parts.append(f'<path class="grid" d="M{_n(left)} {_n(at_y(t))}H{_n(WIDTH - right)}"/>')
+        parts.append(_text(left - 5, at_y(t) + 4, f"{t:g}", "end"))
+    for t in log_ticks(x0, x1) if log else ticks(x0, x1):
+        parts.append(f'<path class="grid" d="M{_n(at_x(t))} {_n(top)}V{_n(height - bottom)}"/>')
+        parts.append(_text(at_x(t), height - bottom + 14, _tick(t), "middle"))
+    parts.append(_text((left + WIDTH - right) / 2, height - 6, x_label, "middle", "axis"))
+    columns: list[list[Point]] = []
+    for p in sorted(points, key=lambda p: at_x(p.x)):
+        if columns and at_x(p.x) - at_x(columns[-1][0].x) < 20:
+            columns[-1].append(p)
+        else:
+            columns.append([p])
+    for column in columns:
+        column.sort(key=lambda p: (-p.y, p.number))
+        places = spread([at_y(100 * p.y) for p in column], 11.0, top, height - bottom)
+        edge = max(at_x(p.x) for p in column)
+        for p, y in zip(column, places):
+            px, py, label = at_x(p.x), at_y(100 * p.y), edge + 12
+            parts.append(f'<path class="leader" d="M{_n(px)} {_n(py)}L{_n(label - 1)} {_n(y)}"/>')
+            parts.append(f'<circle class="{"hollow" if p.bound else "dot"}" cx="{_n(px)}" cy="{_n(py)}" r="3.5"/>')
+            parts.append(_text(label, y + 4, str(p.number), css="strong"))
+    return _svg(height, title, parts)
+
+
+def lines(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    title: str,
+    *,
+    x_label: str = "step",
+    y_label: str = "",
+    styles: Mapping[str, int] | None = None,
+    zero: bool = True,
+) -> Markup:
+    """Curves (x, y); ``styles`` gives each name its style 0..5 (colour and dash), by default its position."""
+    height, left, right, top, bottom = 190.0, 40.0, 10.0, 20.0, 34.0
+    xs = [x for curve in series.values() for x, _ in curve]
+    ys = [y for curve in series.values() for _, y in curve]
+    x0, x1 = min(xs), max(xs)
+    y0, y1 = min(ys), max(ys)
+    if zero and y0 > 0 and y0 < 0.6 * y1:
+        y0 = 0.0
+    pad = (y1 - y0) * 0.06 or abs(y1) * 0.1 or 1.0
+    y0, y1 = (y0 if y0 == 0 else y0 - pad), y1 + pad
+    x1 = x1 if x1 > x0 else x0 + 1
+
+    def place(x: float, y: float) -> str:
+        return (
+            f"{_n(left + (x - x0) / (x1 - x0) * (WIDTH - left - right))} "
+            f"{_n(top + (y1 - y) / (y1 - y0) * (height - top - bottom))}"
+        )
+
+    parts = [_text(2, 11, y_label, css="axis")] if y_label else []
+    for t in ticks(y0, y1, 4):
+        y = place(x0, t).split()[1]
+        parts.append(f'<path class="grid" d="M{_n(left)} {y}H{_n(WIDTH - right)}"/>')
+        parts.append(_text(left - 5, float(y) + 4, minus(f"{t:g}"), "end"))
+    for t in ticks(x0, x1, 4):
+        parts.append(_text(float(place(t, y0).split()[0]), height - bottom + 14, _tick(t), "middle"))
+    parts.append(_text((left + WIDTH - right) / 2, height - 5, x_label, "middle", "axis"))
+    for position, (name, curve) in enumerate(series.items()):
+        style = (styles or {}).get(name, position) % 6
+        path = "L".join(place(x, y) for x, y in curve)
+        parts.append(f'<path class="line s{style}" d="M{path}"><title>{escape(name)}</title></path>')
+        if len(curve) == 1:
+            x, y = place(*curve[0]).split()
+            parts.append(f'<circle class="dot s{style}" cx="{x}" cy="{y}" r="3"/>')
+    return _svg(height, title, parts)
+
+
+def interval_bar(mean: float, low: float, high: float, reach: float, published: Sequence[float] = ()) -> Markup:
+    """A strip with zero in the middle: the interval as a bar, its mean as a dot, published differences as diamonds.
+
+    Everything in the same unit; ``reach`` is the value at the strip's ends, and what lies beyond is cut there.
+    """
+
+    def at(x: float) -> str:
+        return f"{50 + 48 * max(-1.0, min(1.0, x / reach)):.1f}%"
+
+    parts = ['<svg class="strip" aria-hidden="true" width="100%" height="16">']
+    parts.append('<line class="grid" x1="2%" x2="98%" y1="8" y2="8"/>')
+    parts.append('<line class="zero" x1="50%" x2="50%" y1="0" y2="16"/>')
+    for value in published:
+        if abs(value) <= reach:
+            parts.append(
+                f'<svg x="{at(value)}" y="8" overflow="visible"><path class="hollow" d="M0-5L5 0L0 5L-5 0Z"/></svg>'
+            )
+    if math.isfinite(low) and math.isfinite(high):
+        parts.append(f'<line class="span" x1="{at(low)}" x2="{at(high)}" y1="8" y2="8"/>')
+    parts.append(f'<circle class="dot" cx="{at(mean)}" cy="8" r="4"/></svg>')
+    return Markup("".join(parts))
+
+
+def reach_of(values: Sequence[float]) -> float:
+    """A common end for strips: the largest size among ``values``, rounded up to a round number."""
+    top = max((abs(v) for v in values if math.isfinite(v)), default=1.0) or 1.0
+    size = 10.0 ** math.floor(math.log10(top))
+    return next(m * size for m in (1, 1.5, 2, 3, 5, 7.5, 10) if m * size >= top)
+
+
+def describe(values: Sequence[float]) -> str:
+    """First, last: for a curve's description in words."""
+    return f"from {significant(values[0])} to {significant(values[-1])}" if values else "without values"

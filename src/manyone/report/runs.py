@@ -1,0 +1,151 @@
+"""Ordinary run folders as a page: final metrics side by side, curves, configurations and where they differ."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from manyone.errors import ManyoneError
+from manyone.report import figures
+from manyone.report.numbers import significant
+from manyone.report.sections import flatten
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run folder as read from disk. ``lines`` are the lines of metrics.jsonl."""
+
+    name: str
+    config: Mapping[str, Any]
+    lines: Sequence[Mapping[str, Any]]
+
+    @property
+    def final(self) -> dict[str, float]:
+        """Metrics of the last line of kind ``final``, or of the last ``eval`` line when the run has not finished."""
+        for kind in ("final", "eval"):
+            found = [line for line in self.lines if line.get("kind") == kind]
+            if found:
+                return _numeric(found[-1])
+        return {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether a final evaluation was recorded."""
+        return any(line.get("kind") == "final" for line in self.lines)
+
+    def curve(self, kind: str, metric: str) -> list[tuple[float, float]]:
+        """(step, value) pairs of one metric."""
+        found = [(line.get("step"), _numeric(line).get(metric)) for line in self.lines if line.get("kind") == kind]
+        return [(float(s), v) for s, v in found if isinstance(s, int | float) and v is not None and math.isfinite(v)]
+
+
+def _numeric(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    result: dict[str, float] = {}
+    for key, value in line.items():
+        if not prefix and key in ("step", "kind", "time"):
+            continue
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            result |= _numeric(value, f"{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            result[name] = float(value)
+    return result
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Reads config.yaml and metrics.jsonl of a run folder; a cut last line of metrics is left out."""
+    import yaml
+
+    config_path, metrics_path = folder / "config.yaml", folder / "metrics.jsonl"
+    if not config_path.is_file():
+        raise ManyoneError(f"{folder}: no config.yaml, so this is not a run folder")
+    try:
+        config = yaml.safe_load(config_path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ManyoneError(f"{config_path}: cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(config, dict):
+        raise ManyoneError(f"{config_path}: must hold a mapping of options")
+    text = metrics_path.read_text(encoding="utf-8") if metrics_path.is_file() else ""
+    lines: list[dict[str, Any]] = []
+    every = text.split("\n")
+    for number, line in enumerate(every, 1):
+        if not line.strip():
+            continue
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(every):
+                raise ManyoneError(f"{metrics_path}:{number}: not JSON: {error.msg}") from error
+    return RunRecord(folder.resolve().name, config, lines)
+
+
+def runs_context(folders: Sequence[Path]) -> dict[str, Any]:
+    """Everything that the page of these runs shows."""
+    if not folders:
+        raise ManyoneError("name at least one run folder to report on")
+    runs = [read_run(Path(f)) for f in folders]
+    names = _unique([r.name for r in runs])
+    configs = [dict(flatten(r.config)) for r in runs]
+    keys = list(dict.fromkeys(k for c in configs for k in c))
+    different = {k for k in keys if len({c.get(k) for c in configs}) > 1}
+    metrics = list(dict.fromkeys(m for r in runs for m in r.final))
+    plots = []
+    for kind in ("train", "eval"):
+        of_kind = dict.fromkeys(m for r in runs for line in r.lines if line.get("kind") == kind for m in _numeric(line))
+        for metric in of_kind:
+            series = {n: c for n, r in zip(names, runs) if len(c := r.curve(kind, metric)) > 1}
+            if series:
+                words = "; ".join(f"{n} {figures.describe([y for _, y in c])}" for n, c in series.items())
+                styles = {n: names.index(n) for n in series}
+                plot = figures.lines(series, f"{metric} over steps: {words}", styles=styles, zero=False)
+                plots.append({"kind": kind, "metric": metric, "plot": plot})
+    toc = [("results", "Results")] * bool(metrics) + [("plots", "Curves")] * bool(plots) + [("config", "Configuration")]
+    return {
+        "title": names[0] if len(runs) == 1 else f"{len(runs)} runs side by side",
+        "names": names,
+        "unfinished": [n for n, r in zip(names, runs) if not r.finished],
+        "heat": heat_of(names, runs),
+        "metrics": [(m, [_cell(r.final.get(m)) for r in runs]) for m in metrics],
+        "plots": plots,
+        "options": [(k, [c.get(k, "–") for c in configs], k in different and len(runs) > 1) for k in keys],
+        "toc": toc,
+    }
+
+
+def heat_of(names: Sequence[str], runs: Sequence[RunRecord]) -> dict[str, Any] | None:
+    """Runs x tasks from final metrics called ``accuracy/TASK``; None when there are none."""
+    prefix = "accuracy/"
+    tasks = list(dict.fromkeys(m.removeprefix(prefix) for r in runs for m in r.final if m.startswith(prefix)))
+    if not tasks:
+        return None
+    finals = [r.final for r in runs]
+    rows = []
+    for name, final in zip(names, finals):
+        own = [final.get(prefix + t) for t in tasks]
+        known = [v for v in own if v is not None]
+        mean = math.fsum(known) / len(known) if len(known) == len(tasks) else None
+        rows.append((name, [mean, *own]))
+    result = []
+    for name, values in rows:
+        cells = []
+        for k, v in enumerate(values):
+            column = [x for _, other in rows if (x := other[k]) is not None]
+            low, high = (min(column), max(column)) if column else (0.0, 1.0)
+            shade = 0 if v is None else round(60 * (v - low) / ((high - low) or 1.0))
+            best = v is not None and len(rows) > 1 and v == high
+            cells.append({"text": "–" if v is None else f"{100 * v:.1f}", "shade": shade, "best": best})
+        result.append({"name": name, "bound": False, "cells": cells})
+    return {"tasks": tasks, "rows": result}
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else significant(value, 4)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """The same names, numbered where they repeat."""
+    return [n if names.count(n) == 1 else f"{n} ({names[: k + 1].count(n)})" for k, n in enumerate(names)]

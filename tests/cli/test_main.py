@@ -1,0 +1,182 @@
+import subprocess
+import sys
+import types
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+
+import pytest
+
+from manyone import __version__
+from manyone.cli.main import VERBS
+from manyone.engine.options import check_round_trip
+from manyone.recipes import RECIPES, options_class
+from manyone.recipes.common import CommonOptions
+
+HEAVY = ("torch", "tyro", "matplotlib", "numpy", "transformers", "rich", "yaml", "sklearn", "lightning_fabric")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["run", "--help"], ["eval", "--help"]])
+def test_help_imports_nothing_heavy(words):
+    code = (
+        "import sys\nfrom manyone.cli.main import run\n"
+        f"assert run({words!r}) == 0\n"
+        f"print('heavy:', [m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_help_and_version(manyone):
+    code, out, _ = manyone("--help")
+    assert code == 0
+    assert all(f"\n  {verb} " in out for verb in VERBS)
+    assert manyone("--version") == (0, f"manyone {__version__}\n", "")
+    assert manyone()[0] == 2
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_with_an_example(manyone, verb):
+    code, out, _ = manyone(verb, "--help")
+    assert code == 0
+    assert f"example:\n  manyone {verb}" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["rnu"], "unknown verb 'rnu'; did you mean 'run'? (manyone --help)"),
+        (["--versoin"], "unknown option '--versoin'; did you mean '--version'? (manyone --help)"),
+        (["run", "toi"], "unknown recipe 'toi'; did you mean 'toy'? (manyone ls recipes)"),
+        (["run"], "the following arguments are required: RECIPE (manyone run --help)"),
+        (["run", "--oops"], "the following arguments are required: RECIPE (manyone run --help)"),
+        (["resume", "x", "--fast"], "unknown option '--fast'; known: --help (manyone resume --help)"),
+        (["eval", "x", "--splt", "val"], "unknown option '--splt'; did you mean '--split'? (manyone eval --help)"),
+        (["resume", "nowhere"], "nowhere is not a run folder: it has no config.yaml"),
+        (["eval", "nowhere"], "nowhere is not a run folder: it has no config.yaml"),
+        (["report", "nowhere"], "nowhere is not a run folder: it has no config.yaml"),
+        (["ls", "recipe"], "unknown list 'recipe'; did you mean 'recipes'?"),
+        (["ls", "data", "more"], "'more' is one word too many (manyone ls --help)"),
+        (["data", "fetch", "x"], "unknown verb of `manyone data` 'fetch'; known: clear, get, info, ls, make"),
+        (["data", "get"], "`manyone data get` needs a name (manyone data ls)"),
+        (["reproduce", "--seeds", "0"], "--seeds 0: must be at least 1"),
+        (["reproduce", "--seeds", "x"], "argument --seeds: invalid int value: 'x' (manyone reproduce --help)"),
+    ],
+)
+def test_wrong_words_are_one_line_with_code_2(manyone, monkeypatch, tmp_path, words, message):
+    monkeypatch.setitem(sys.modules, "manyone.recipes.datasets", types.ModuleType("datasets"))
+    assert manyone(*words) == (2, "", f"manyone: {message}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_scale_names_the_choices(manyone):
+    code, _, err = manyone("reproduce", "--scale", "huge")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert all(word in err for word in ("--scale", "'huge'", "smoke", "laptop", "paper"))
+
+
+def test_unexpected_errors_are_one_line_with_code_1_and_a_traceback_with_debug(manyone):
+    code, _, err = manyone("run", "toy", "--mode", "fancy")
+    assert (code, err) == (1, "manyone: unexpected RuntimeError: no such thing (--debug shows where)\n")
+    with pytest.raises(RuntimeError):
+        manyone("run", "toy", "--mode", "fancy", "--debug")
+    with pytest.raises(RuntimeError):
+        manyone("--debug", "run", "toy", "--mode", "fancy")
+
+
+def test_a_full_disk_anywhere_is_the_user_s_to_mend(manyone, monkeypatch):
+    def full(self, run):
+        raise OSError(28, "No space left on device", "/data/big")
+
+    manyone("ls", "recipes")
+    monkeypatch.setattr(options_class("toy"), "run", full)
+    assert manyone("run", "toy") == (2, "", "manyone: /data/big: the disk is full: free some space\n")
+
+
+def fake(monkeypatch, name, **functions):
+    module = types.ModuleType(f"manyone.recipes.{name}")
+    module.__dict__.update(functions)
+    monkeypatch.setitem(sys.modules, f"manyone.recipes.{name}", module)
+
+
+def test_ls(manyone, monkeypatch):
+    fake(monkeypatch, "datasets", ls=lambda kind: [{"name": f"{kind} one", "bytes": 3}])
+    fake(monkeypatch, "reproduce", ls=list)
+    code, out, _ = manyone("ls")
+    assert code == 0
+    assert "toy" in out
+    assert "linear regression with Adam" in out
+    assert "data one" in out
+    assert "models one" in out
+    assert "claims: none" in out
+    assert "toy" not in manyone("ls", "data")[1]
+
+
+def test_data_verbs(manyone, monkeypatch):
+    fake(
+        monkeypatch,
+        "datasets",
+        get=lambda name: Path("/cache") / name,
+        info=lambda name: {"licence": "CC0", "bytes": 5, "name": name},
+        clear=lambda name: None,
+    )
+    assert manyone("data", "get", "a", "b") == (0, "/cache/a\n/cache/b\n", "")
+    assert "CC0" in manyone("data", "info", "a")[1]
+    assert manyone("data", "clear", "a") == (0, "", "")
+
+
+def test_reproduce_report_and_bench_pass_their_words_on(manyone, monkeypatch, tmp_path):
+    calls = []
+
+    def reproduce(claims, **settings):
+        calls.append((claims, settings))
+        return 1
+
+    fake(monkeypatch, "reproduce", reproduce=reproduce)
+    assert manyone("reproduce", "a", "b", "--scale", "laptop", "--seeds", "3", "--out", "o", "--workers", "2")[0] == 1
+    assert calls.pop() == (["a", "b"], {"scale": "laptop", "seeds": 3, "out": Path("o"), "workers": 2})
+    assert manyone("reproduce")[0] == 1
+    assert calls.pop() == ([], {"scale": "smoke", "seeds": None, "out": None, "workers": None})
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("x")
+    fake(monkeypatch, "reporting", report=lambda runs, out: out or runs[0] / "report.html")
+    assert manyone("report", "run") == (0, "run/report.html\n", "")
+    assert manyone("report", "run", "run", "--out", "page.html") == (0, "page.html\n", "")
+
+    fake(monkeypatch, "bench", run=lambda names: [{"name": n, "seconds": 0.25} for n in names or ["all"]])
+    assert "0.25" in manyone("bench", "ta")[1]
+    assert "all" in manyone("bench")[1]
+
+
+def unexplained(cls):
+    """The options of ``cls`` that `--help` would show without a word."""
+    from tyro._docstrings import get_field_docstring
+
+    for field in fields(cls):
+        if is_dataclass(field.default_factory):
+            yield from unexplained(field.default_factory)
+        elif not get_field_docstring(cls, field.name, ()):
+            yield field.name
+
+
+def test_every_recipe_in_the_table_keeps_the_rules(manyone):
+    """Each recipe loads, shares the common options, says what it is, explains each option, and can be read back."""
+    for name, recipe in RECIPES.items():  # the fixture adds the toy recipe, so there is always one
+        cls = options_class(name)
+        assert issubclass(cls, CommonOptions), name
+        assert recipe.summary, name
+        assert not (cls.__doc__ or f"{cls.__name__}(").startswith(f"{cls.__name__}("), f"{name} has no docstring"
+        assert list(unexplained(cls)) == [], name
+        if not any(f.default is f.default_factory is MISSING for f in fields(cls)):
+            check_round_trip(cls())
+
+
+def test_an_unexplained_option_is_found():
+    @dataclass
+    class Silent:
+        loud: int = 0
+        """Meaning."""
+        mute: int = 0
+
+    assert list(unexplained(Silent)) == ["mute"]

@@ -1,0 +1,250 @@
+"""The page: one valid file without outside resources, the same for equal studies, whole when parts are missing."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from manyone.errors import ManyoneError
+from manyone.report import html
+from manyone.report.results import Row
+from manyone.report.study import Curve, Study
+
+VOID = {"meta", "link", "br", "img", "hr", "input", "path", "circle", "line", "source"}
+
+
+class Page(HTMLParser):
+    """Checks nesting and collects what the tests look at."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.stack, f"never closed: {self.stack}"
+
+    def handle_starttag(self, tag, attrs):
+        assert len(attrs) == len({k for k, _ in attrs}), f"an attribute twice in <{tag}>"
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID or (tag == "path" and not self.get_starttag_text().endswith("/>")):
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.stack, f"</{tag}> without a beginning"
+        assert self.stack[-1] == tag, f"</{tag}> inside <{self.stack[-1]}>"
+        self.stack.pop()
+
+    def handle_data(self, data):
+        if not {"style", "script"} & set(self.stack):
+            self.words.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [a for t, a in self.tags if t == tag]
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+@pytest.fixture(scope="module")
+def page(study) -> Page:
+    return Page(html.render(study))
+
+
+def test_nothing_is_loaded(study):
+    text = html.render(study)
+    page = Page(text)
+    for tag in ("script", "link", "img", "iframe", "object", "embed", "base", "form"):
+        assert not page.all(tag), tag
+    for tag, attributes in page.tags:
+        for name, value in attributes.items():
+            assert name not in ("src", "srcset", "poster", "data"), (tag, name)
+            assert not name.startswith("on"), (tag, name)
+            if name in ("href", "xlink:href"):
+                assert value is not None
+                assert value.startswith("#"), value
+    assert "@import" not in text
+    assert "url(" not in text
+    assert "@font-face" not in text
+
+
+def test_links_lead_somewhere_and_ids_are_unique(page):
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    for attributes in page.all("a"):
+        assert (attributes["href"] or "").removeprefix("#") in ids
+
+
+def test_accessible(page):
+    assert page.all("html")[0]["lang"] == "en"
+    assert len(page.all("h1")) == len(page.all("main")) == len(page.all("header")) == len(page.all("nav")) == 1
+    assert all("scope" in a for a in page.all("th"))
+    for a in page.all("svg"):
+        assert a.get("aria-hidden") == "true" or a.get("aria-label") or "overflow" in a
+    for a in page.all("div"):
+        if "scroll" in (a.get("class") or "").split():
+            assert a.get("tabindex") == "0"
+            assert a.get("role") == "region"
+            assert a.get("aria-label")
+    for a in page.all("section"):
+        assert a.get("aria-labelledby")
+    assert "width=device-width" in (page.all("meta")[1]["content"] or "")
+
+
+def test_both_colour_schemes_and_paper(study):
+    text = html.render(study)
+    for rule in ("prefers-color-scheme: dark", "@media print", "size: A4", "focus-visible", "prefers-reduced-motion"):
+        assert rule in text
+
+
+def _contrast(a: tuple[int, ...], b: tuple[int, ...]) -> float:
+    def luminance(c: tuple[int, ...]) -> float:
+        part = [v / 255 / 12.92 if v / 255 <= 0.03928 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in c]
+        return 0.2126 * part[0] + 0.7152 * part[1] + 0.0722 * part[2]
+
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_is_readable_in_both_schemes(study):
+    """WCAG AA: 4.5 for text on the page, on boxes and on the darkest shade of a cell."""
+    style = html.render(study)
+    schemes = re.findall(r":root \{(.*?)\}", style, re.S)[:2]
+    assert len(schemes) == 2
+    for scheme in schemes:
+        colour = {n: tuple(bytes.fromhex(v)) for n, v in re.findall(r"--([a-z0-9]+): #([0-9a-f]{6})", scheme)}
+        for ground in ("surface", "raised"):
+            for name in ("ink", "muted", "accent", "good", "unsure", "bad", "none"):
+                assert _contrast(colour[name], colour[ground]) >= 4.5, (name, ground)
+        for shade in ("heat", "cold"):
+            darkest = tuple(round(0.6 * h + 0.4 * s) for h, s in zip(colour[shade], colour["surface"]))
+            assert _contrast(colour["ink"], darkest) >= 4.5, shade
+
+
+def test_content(page, study):
+    assert "Made-up numbers" in page.text
+    for finding in study.findings():
+        assert finding.claim.statement in page.text
+    for words in ("does not hold", "within noise", "holds", "not tested"):
+        assert words in page.text
+    for words in (
+        "stands in for EuroSAT",
+        "fell back to its initialisation",
+        "manyone reproduce --scale laptop",
+        "MIT",
+    ):
+        assert words in page.text
+    assert "[nan" not in page.text
+    assert " nan" not in page.text
+
+
+def test_a_failed_claim_is_said_first(study):
+    # WEMoE far below AdaMerging on every seed.
+    rows = [
+        replace(r, task=dict.fromkeys(r.task, 0.01 * (1 + r.seed)))
+        if (r.method, r.variant, r.condition) == ("wemoe", "", "clean")
+        else r
+        for r in study.rows
+    ]
+    text = Page(html.render(replace(study, rows=rows))).text
+    head = text[: text.index("Verdicts follow")]
+    assert "Claims that do not hold here" in head
+    assert "WEMoE beats AdaMerging." in head
+
+
+def test_equal_studies_give_equal_pages(study, tmp_path):
+    study.save(tmp_path / "study")
+    assert html.render(Study.load(tmp_path / "study")) == html.render(study)
+
+
+@pytest.mark.parametrize(
+    ("change", "gone"),
+    [
+        ({"claims_text": ""}, 'id="claims"'),
+        ({"curves": ()}, 'id="curves"'),
+        ({"suites": ()}, 'id="data"'),
+        ({"configs": {}, "commands": (), "environment": {}}, 'id="repeat"'),
+    ],
+)
+def test_missing_parts_leave_no_trace(study, change, gone):
+    text = html.render(replace(study, **change))
+    assert gone in html.render(study)
+    assert gone not in text
+    assert f'href="#{gone[4:-1]}"' not in text
+    Page(text)
+
+
+def test_rows_without_optional_parts(study):
+    bare = [Row(r.suite, r.seed, r.method, r.variant, "clean", r.task) for r in study.rows if r.condition == "clean"]
+    text = html.render(replace(study, rows=bare, curves=()))
+    for gone in ("conditions", "routing", "bias", "cost", "curves"):
+        assert f'id="{gone}"' not in text
+    Page(text)
+
+
+@pytest.mark.parametrize("rows", [[], [Row("s", 0, "m", task={"a": 0.5})], [Row("s", 0, "m", metrics={"k": 1.0})]])
+def test_tiny_studies(rows):
+    Page(html.render(Study("Tiny", "smoke", rows)))
+
+
+def test_one_seed_is_said():
+    rows = [Row("mini6", 0, m, task={"a": v}) for m, v in (("average", 0.5), ("task-arithmetic", 0.6))]
+    text = Page(html.render(Study("Tiny", "smoke", rows))).text
+    assert "one seed: there is no interval" in text
+    assert "±" not in text[text.index("In short") :]
+
+
+def test_what_users_name_is_escaped():
+    evil = "<script>alert('x')</script>"
+    rows = [
+        Row(evil, k, evil, task={evil: 0.5}, metrics={"stored_parameters": 1.0 + k}, routing={evil: [[0.1]]})
+        for k in (0, 1)
+    ]
+    curves = [Curve(evil, 0, evil, ({"step": 0, "entropy": 1.0}, {"step": 1, "entropy": 0.5}))]
+    text = html.render(
+        Study(evil, "smoke", rows, curves=curves, configs={evil: {evil: evil}}, notes=[evil], commands=[evil])
+    )
+    assert "<script" not in text
+    Page(text)
+
+
+def test_diverging_and_flat_numbers():
+    curves = [Curve("s", 0, "m", tuple({"step": k, "entropy": 1.0, "marginal_entropy": 1.0} for k in range(3)))]
+    curves.append(Curve("s", 0, "n", ({"step": 0, "entropy": 1.0},)))
+    curves.append(Curve("s", 0, "empty", ()))
+    rows = [
+        Row(
+            "s",
+            0,
+            "m",
+            task={"a": 0.0},
+            metrics={"stored_parameters": 0.0},
+            bias={"before": {"a": 0.0}, "after": {"a": 0.0}},
+        )
+    ]
+    rows.append(Row("s", 0, "n", task={"a": 0.0}, routing={"a": [[0.0, 0.0]]}))
+    Page(html.render(Study("Flat", "smoke", rows, curves=curves)))
+
+
+def test_write_names_the_problem(study, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ManyoneError, match=r"report\.html: cannot write"):
+        html.write(tmp_path / "file" / "report.html", study)
+    out = html.write(tmp_path / "new" / "report.html", study)
+    assert out.read_text().startswith("<!doctype html>")
+    assert [p.name for p in out.parent.iterdir()] == ["report.html"]
+
+
+def test_study_folder_errors(tmp_path):
+    with pytest.raises(ManyoneError, match=r"study\.json"):
+        Study.load(tmp_path)
+    Study("T", "smoke", []).save(tmp_path)
+    (tmp_path / "study.json").write_text('{"title": "T"}')
+    with pytest.raises(ManyoneError, match="not a study of this version"):
+        Study.load(tmp_path)

@@ -11,7 +11,7 @@ from manyone.nets import build_encoder
 
 
 def main() -> dict[str, float]:
-    # Any network and any state dicts with equal names will do; here a small MLP and its experts are trained on the spot.
+    # Any network and any state dicts with equal names will do; here a small MLP and its experts are trained first.
     suite = load_suite("fixture")
     bundle = make_bundle(suite, seed=0)
     base = build_encoder(bundle.encoder)

@@ -202,13 +202,13 @@ class AdaptationLearner:
         active = [t for t in self.tasks if t not in self.paused]
         metrics, total = {}, 0.0
         with self._within("adaptation_step", self.step_count):
-            groups = [active] if self._in_one_pass([batches[t][0] for t in active]) else [[t] for t in active]
-            for group in groups:
-                parts = [batches[t][0] for t in group]
+            together = self._in_one_pass([batches[t][0] for t in active])
+            for names in [active] if together else [[t] for t in active]:
+                parts = [batches[t][0] for t in names]
                 with self._autocast():
                     feature = self.model(parts[0] if len(parts) == 1 else concatenate(parts))
                     pieces = feature.split([count(part) for part in parts])
-                    logits = {t: self.heads[t](piece).float() for t, piece in zip(group, pieces)}
+                    logits = {t: self.heads[t](piece).float() for t, piece in zip(names, pieces)}
                     losses = [objective_value(self.objective, z, batches[t][1]) for t, z in logits.items()]
                 self._backward(torch.stack(losses).sum())
                 total += sum(float(loss.detach()) for loss in losses)

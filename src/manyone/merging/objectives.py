@@ -1,7 +1,8 @@
 """What test-time adaptation minimises on unlabelled inputs.
 
 ``entropy`` is the papers' loss. ``information-maximisation`` subtracts the entropy of the batch's mean prediction,
-which guards against collapse onto one class. ``expert-kl`` needs the experts' predictions and is this project's extension.
+which guards against collapse onto one class. ``expert-kl`` needs the experts' predictions; it is this project's own
+extension.
 """
 
 from __future__ import annotations

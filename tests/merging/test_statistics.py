@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from manyone.data.tasks import Split
 from manyone.errors import ManyoneError
+from manyone.merging import static
 from manyone.merging.heads import Head
-from manyone.merging.statistics import fisher, grams, merge_blockwise
+from manyone.merging.statistics import fisher, grams, merge_blockwise, regmean_plus_plus
 
 
 class LogisticFeature(nn.Module):
@@ -88,12 +89,13 @@ def test_grams_leave_padding_out() -> None:
     assert torch.equal(grams(model, inputs)["layer.0.fc1.weight"], grams(model, other)["layer.0.fc1.weight"])
 
 
-def regmean(experts, statistics) -> dict[str, Tensor]:
-    """The plain formula with no shrinking, in float64."""
+def plain_regmean(experts, statistics) -> dict[str, Tensor]:
+    """(sum G_i)^-1 sum G_i W_i in float64 with off-diagonals times 0.95; what has no Gram matrix is averaged."""
     merged = {}
     for name in experts[0]:
         if name in statistics[0]:
-            g = [s[name].double() for s in statistics]
+            shrink = 0.95 + 0.05 * torch.eye(len(statistics[0][name]), dtype=torch.float64)
+            g = [s[name].double() * shrink for s in statistics]
             right = sum(gi @ e[name].double().T for gi, e in zip(g, experts))
             merged[name] = torch.linalg.solve(sum(g), right).T.float()
         else:
@@ -114,7 +116,7 @@ def test_blockwise_merging_sees_the_merged_lower_blocks() -> None:
             for h, x, s in zip(hybrid, inputs, statistics):
                 wanted = grams(TinyBlocks(), x, weights=h, names=["blocks.1.fc2.weight"])
                 assert torch.allclose(s["blocks.1.fc2.weight"], wanted["blocks.1.fc2.weight"], atol=1e-6)
-        result = regmean(parts, statistics)
+        result = plain_regmean(parts, statistics)
         seen.update(result)
         return result
 
@@ -122,7 +124,49 @@ def test_blockwise_merging_sees_the_merged_lower_blocks() -> None:
     merged = merge_blockwise(TinyBlocks(), experts, inputs, merge)
     assert list(merged) == list(experts[0])
     assert [c[0] for c in calls] == ["stem.weight", *(f"blocks.{i}.norm.weight" for i in range(3)), "project.weight"]
-    alone = merge_blockwise(TinyBlocks(), experts[:1], inputs[:1], regmean)
+    alone = merge_blockwise(TinyBlocks(), experts[:1], inputs[:1], plain_regmean)
     assert all(torch.allclose(alone[n], v, atol=1e-3) for n, v in experts[0].items())
     with pytest.raises(ManyoneError, match="2 experts"):
-        merge_blockwise(TinyBlocks(), experts, inputs[:1], regmean)
+        merge_blockwise(TinyBlocks(), experts, inputs[:1], plain_regmean)
+
+
+def test_regmean_plus_plus_agrees_with_the_plain_formula() -> None:
+    experts, inputs = [TinyBlocks(seed=s).state_dict() for s in (1, 2)], []
+    for s in (1, 2):
+        inputs.append(torch.randn(200, 4, 6, generator=torch.Generator().manual_seed(s)))
+    got = regmean_plus_plus(TinyBlocks(), experts, inputs)
+    plain = merge_blockwise(TinyBlocks(), experts, inputs, plain_regmean)
+    assert got.keys() == plain.keys()
+    for name in got:
+        assert torch.allclose(got[name], plain[name], atol=1e-4), name
+    other = regmean_plus_plus(TinyBlocks(), experts, inputs, ratio=0.5)
+    assert not torch.allclose(other["project.weight"], got["project.weight"], atol=1e-3)
+
+
+def test_statistics_feed_the_static_mergers(fixture_bundle) -> None:
+    from manyone.merging.measures import accuracies
+    from manyone.nets import build_encoder
+
+    suite, bundle = fixture_bundle
+    encoder = build_encoder(bundle.encoder)
+    fishers, gram_sets = [], []
+    for task in bundle.tasks:
+        encoder.load_state_dict(bundle.experts[task])
+        split = suite.task(task).train
+        fishers.append(fisher(encoder, bundle.heads[task], split, examples=32))
+        gram_sets.append(grams(encoder, split.inputs, examples=128))
+    experts = [bundle.experts[t] for t in bundle.tasks]
+    splits = {t: suite.task(t).test for t in bundle.tasks}
+
+    def score(weights) -> float:
+        encoder.load_state_dict(weights)
+        each = accuracies(encoder, bundle.heads, splits)
+        return sum(each.values()) / len(each)
+
+    base = score(bundle.base)
+    encoder.load_state_dict(bundle.base)
+    inputs = [suite.task(t).train.inputs for t in bundle.tasks]
+    blockwise = regmean_plus_plus(encoder, experts, inputs, examples=128)
+    assert score(static.regmean(bundle.base, experts, gram_sets)) > base
+    assert score(blockwise) > base
+    assert score(static.fisher(bundle.base, experts, fishers)) > base

@@ -9,6 +9,7 @@ import torch
 from tests.reference import surgery as plain
 from torch import Tensor, nn
 
+from manyone.engine import checkpoint
 from manyone.errors import ManyoneError
 from manyone.merging.surgery import Surgery, SurgeryV2
 from manyone.merging.surgery_learner import SurgeryLearner
@@ -278,3 +279,14 @@ def test_l2_and_export(world: World, tmp_path) -> None:
     assert torch.allclose(first, (gap**2).mean()[None])
     learner.export(tmp_path / "model")
     assert (tmp_path / "model" / "surgery.safetensors").is_file()
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_state_survives_a_checkpoint_file(world: World, stale: bool, tmp_path) -> None:
+    straight, resumed = (world.learner(2, shared_stale_adam=stale) for _ in range(2))
+    straight.step()
+    checkpoint.save(tmp_path, 1, straight.state_dict())
+    found = checkpoint.load_newest(tmp_path)
+    assert found is not None
+    resumed.load_state_dict(found[1])
+    assert [resumed.step() for _ in range(2)] == [straight.step() for _ in range(2)]

@@ -44,7 +44,7 @@ class DistilledPretraining:
 
     asset: str = "efficientnet-lite0"
     teacher_size: int = 64
-    steps: int = 2500
+    steps: int = 1500
     batch_size: int = 128
     lr: float = 1e-3
     weight_decay: float = 0.05
@@ -129,14 +129,14 @@ PROTOCOLS: dict[str, Protocol] = {
     "images": Protocol(
         encoder={"kind": "vit", "size": 32, "patch": 8, "channels": 3, "width": 128, "depth": 6, "heads": 4},
         base=DistilledPretraining(),
-        heads=LogisticHeads(samples=600),
-        fine_tuning=FineTuning(lr=2.5e-4, batch_size=64, steps=400, warm_up=20),
+        heads=LogisticHeads(samples=600, scale=10.0, c=0.1),
+        fine_tuning=FineTuning(lr=2.5e-4, batch_size=64, steps=200, warm_up=20),
     ),
     "text": Protocol(
         base=PretrainedText(),
         heads=LogisticHeads(samples=600, scale=16.0, c=0.1),
         fine_tuning=FineTuning(
-            lr=1e-4, schedule="linear", warm_up=20, batch_size=16, steps=200, frozen=("embeddings.",)
+            lr=1e-4, schedule="linear", warm_up=20, batch_size=16, steps=150, frozen=("embeddings.",)
         ),
     ),
 }

@@ -45,8 +45,9 @@ def frozen(model: object) -> Iterator[None]:
     try:
         with ExitStack() as stack:
             for module in model.modules():
-                if hasattr(module, "merged_once"):
-                    stack.enter_context(module.merged_once())
+                merge_once: Any = getattr(module, "merged_once", None)
+                if merge_once is not None:
+                    stack.enter_context(merge_once())
             yield
     finally:
         for parameter in parameters:

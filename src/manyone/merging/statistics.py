@@ -5,7 +5,7 @@ al., 2023) solves every linear layer by least squares with G_i = X_i^T X_i; RegM
 from the already merged blocks below it. All are means over examples or tokens in a fixed order, so equal seeds give
 equal bytes. Normalisation, the Fisher's floor and the shrinking of off-diagonals are the mergers' business.
 
-Public names: :func:`fisher`, :func:`grams`, :func:`merge_blockwise`.
+Public names: :func:`fisher`, :func:`grams`, :func:`merge_blockwise`, :func:`regmean_plus_plus`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from manyone.data.tasks import Inputs, Split, count, take
 from manyone.errors import ManyoneError
 from manyone.merging.heads import Head
 from manyone.merging.measures import device_of, frozen, to_device
+from manyone.merging.static import average, regmean
 from manyone.merging.surgery import find_block_modules
 from manyone.nets import call
 from manyone.randomness import generator_for
@@ -173,6 +174,29 @@ def merge_blockwise(
             )
         merged |= merge([{n: e[n] for n in names} for e in experts], statistics)
     return {n: merged[n] for n in order}
+
+
+def regmean_plus_plus(
+    encoder: nn.Module,
+    experts: Sequence[Weights],
+    inputs: Sequence[Inputs],
+    *,
+    ratio: float = 0.95,
+    examples: int = 256,
+    seed: int = 0,
+    blocks: str | None = None,
+) -> dict[str, Tensor]:
+    """RegMean block after block, see :func:`merge_blockwise`; ``ratio`` shrinks off-diagonals as in RegMean.
+
+    ``encoder`` holds the base's weights, from which tensors that cannot be averaged (integers) are copied.
+    """
+    base = {n: v.detach() for n, v in encoder.state_dict().items()}
+
+    def merge(parts: Sequence[Weights], statistics: Sequence[Weights]) -> Weights:
+        own = {n: base[n] for n in parts[0]}
+        return regmean(own, parts, statistics, ratio=ratio) if statistics[0] else average(own, parts)
+
+    return merge_blockwise(encoder, experts, inputs, merge, examples=examples, seed=seed, blocks=blocks)
 
 
 def is_linear_layer(module: nn.Module) -> bool:

@@ -158,7 +158,7 @@ class SurgeryLearner:
         if isinstance(self.model, Surgery):
             return True
         tensors = all(isinstance(self.inputs[t], Tensor) for t in self.tasks)
-        return tensors and self.cache is not None and self.cache.row_size * self.orders[0].batch_size <= 1 << 18
+        return tensors and self.cache is not None and self.cache.row_size * self.orders[0].batch_size <= 1 << 17
 
     # ---------------------------------------------------------------- training
 

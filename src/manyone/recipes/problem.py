@@ -65,8 +65,36 @@ class Problem:
         return replace(self, experts={t: self.experts[t] for t in seen})
 
 
+TA8 = {"ta8": "clip-vit-b32", "ta8-b16": "clip-vit-b16", "ta8-l14": "clip-vit-l14"}
+"""The papers' setting by backbone."""
+
+
+def _from_hub(suite: str, seed: int) -> Problem:
+    """CLIP's vision tower, the published experts and zero-shot heads from class names and prompts."""
+    from manyone.assets.cache import cache_folder
+    from manyone.data import ta8
+    from manyone.data.suites import load_suite
+    from manyone.merging.hf import load_experts
+    from manyone.merging.zero_shot import zero_shot_heads
+
+    model = ta8.models()[TA8[suite]]
+    data = load_suite("ta8", seed=seed)
+    listed = {t.name: t for t in ta8.tasks()}
+    loaded = load_experts(model.base, {t.name: model.expert(listed[t.name]) for t in data.tasks})
+    classes = {t.name: t.classes for t in data.tasks}
+    templates = {name: listed[name].templates for name in classes}
+    heads = zero_shot_heads(model.base, classes, templates, cache=cache_folder("heads"))
+    tasks = {t.name: t for t in data.tasks}
+    return Problem(suite, loaded.spec, loaded.encoder, loaded.experts, heads, tasks, loaded.notes)
+
+
 def from_suite(suite: str, seed: int) -> Problem:
-    """The problem of a suite of real tasks, with experts trained (or read from the cache) for ``seed``."""
+    """The problem of a suite of real tasks, with experts trained (or read from the cache) for ``seed``.
+
+    ``ta8`` takes CLIP ViT-B/32 and its published experts from the hub; ``ta8-b16`` and ``ta8-l14`` the larger towers.
+    """
+    if suite in TA8:
+        return _from_hub(suite, seed)
     from manyone.data.suites import load_suite
     from manyone.merging.experts import bundle
     from manyone.nets import build_encoder

@@ -64,8 +64,10 @@ def plain(metric: str, x: float) -> str:
 
 
 def with_interval(metric: str, interval: Interval) -> str:
-    """``83.7 ± 0.6``; without the second part for one seed or when the seeds agree exactly."""
+    """``83.7 ± 0.6``; without the second part for sizes, for one seed and where the seeds agree."""
     text = plain(metric, interval.value)
+    if metric.endswith("parameters"):
+        return text
     if not interval.half_width > 1e-12 * max(abs(interval.value), 1.0):  # also for NaN: one seed
         return text
     return f"{text} ± {_like(metric, interval.half_width, interval.value)}"

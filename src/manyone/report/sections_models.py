@@ -7,7 +7,7 @@ from typing import Any
 
 from manyone.evaluation.intervals import Interval
 from manyone.report import figures
-from manyone.report.numbers import COSTS, LABELS, plain, quantity, with_interval
+from manyone.report.numbers import COSTS, LABELS, minus, plain, quantity, with_interval
 from manyone.report.results import Row
 from manyone.report.sections import entry_order, is_bound
 from manyone.report.study import Curve, Study
@@ -33,10 +33,7 @@ def routing_grids(study: Study) -> list[dict[str, Any]]:
             top = max(abs(v) for g in grids for line in g["mean"] for v in line) or 1.0
             for g in grids:
                 g["blocks"] = [
-                    [
-                        {"text": f"{v:.2f}".replace("-", "−"), "shade": round(60 * abs(v) / top), "negative": v < 0}
-                        for v in line
-                    ]
+                    [{"text": minus(f"{v:.2f}"), "shade": round(60 * abs(v) / top), "negative": v < 0} for v in line]
                     for line in g["mean"]
                 ]
                 g["own"] = heads.index(g["task"]) if g["task"] in heads else -1
@@ -121,6 +118,8 @@ def cost_groups(study: Study) -> list[dict[str, Any]]:
 
 
 def _cost(metric: str, value: Interval) -> str:
+    if metric == "cpu_s":
+        return "< 0.1" if value.value < 0.05 else f"{value.value:.1f}"
     return quantity(value.value) if metric.endswith("parameters") else plain(metric, value.value)
 
 

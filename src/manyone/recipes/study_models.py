@@ -28,6 +28,7 @@ class SeedStudy:
         self.problem, self.seed, self.settings, self.condition = problem, seed, settings, condition
         self.merged = tuple(problem.experts)
         self.curves: dict[str, list[dict[str, float]]] = {}
+        self._costs: dict[int, float] = {}
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
@@ -238,6 +239,11 @@ class SeedStudy:
         from manyone.nets import call
 
         return call(self.experts[task], inputs)
+
+    def cost_of(self, model: object, seconds: float) -> float:
+        """CPU seconds that making ``model`` took, also when an earlier row has made it already."""
+        self._costs[id(model)] = max(seconds, self._costs.get(id(model), 0.0))
+        return self._costs[id(model)]
 
     def mean_routing(self, model: Any, samples: int = 256) -> dict[str, list[list[float]]]:
         """Mean routing weights (blocks x experts) on the test inputs of every task."""

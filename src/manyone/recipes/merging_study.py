@@ -30,13 +30,29 @@ class Entry(NamedTuple):
     make: Callable[[], Made]
 
 
-def entries(s: SeedStudy) -> Iterator[Entry]:
-    """Every row of a study, cheap and shared models first."""
-    clean, unseen = s.condition == "clean", s.condition == "unseen"
-    extras = s.settings.extras
+def _plain(make: Callable[[], Any]) -> Callable[[], Made]:
+    return lambda: (make(), {})
 
-    def plain(make: Callable[[], Any]) -> Callable[[], Made]:
-        return lambda: (make(), {})
+
+def extra_entries(s: SeedStudy) -> Iterator[Entry]:
+    """Rows that no claim asks for: further baselines, and AdaMerging on unseen tasks."""
+    if s.condition == "unseen":
+        yield Entry("adamerging", "", lambda: s.adamerging)
+    if s.condition != "clean":
+        return
+    yield Entry("dare", "", _plain(lambda: s.static("dare", scale=0.3, drop=0.5, seed=s.seed)))
+    yield Entry("model-stock", "", _plain(lambda: s.static("model-stock")))
+    yield Entry("iso-cts", "", _plain(lambda: s.static("iso-cts")))
+    yield Entry("fisher", "", _plain(s.make_fisher))
+    yield Entry("regmean", "", _plain(s.make_regmean))
+    yield Entry("adamerging", "task", lambda: s.make_adamerging(granularity="task"))
+    yield Entry("adamerging", "plus-plus", lambda: s.make_adamerging(plus_plus=True))
+    yield Entry("concrete-task-arithmetic", "", lambda: s.make_concrete(adamerging=False))
+
+
+def entries(s: SeedStudy) -> Iterator[Entry]:
+    """Every row that claims need, cheap and shared models first."""
+    clean, unseen = s.condition == "clean", s.condition == "unseen"
 
     def tuned(name: str) -> Callable[[], Made]:
         def make() -> Made:
@@ -45,30 +61,20 @@ def entries(s: SeedStudy) -> Iterator[Entry]:
 
         return make
 
-    yield Entry("pretrained", "", plain(lambda: s.problem.encoder))
+    yield Entry("pretrained", "", _plain(lambda: s.problem.encoder))
     if not unseen:
-        yield Entry("expert", "", plain(lambda: lambda inputs, task: s.expert_features(inputs, task)))
-    yield Entry("average", "", plain(lambda: s.average))
-    yield Entry("task-arithmetic", "", plain(lambda: s.task_arithmetic))
+        yield Entry("expert", "", _plain(lambda: lambda inputs, task: s.expert_features(inputs, task)))
+    yield Entry("average", "", _plain(lambda: s.average))
+    yield Entry("task-arithmetic", "", _plain(lambda: s.task_arithmetic))
     yield Entry("task-arithmetic", "tuned", tuned("task_arithmetic_tuned"))
     if clean or unseen:
-        yield Entry("ties", "", plain(lambda: s.ties))
+        yield Entry("ties", "", _plain(lambda: s.ties))
         yield Entry("ties", "tuned", tuned("ties_tuned"))
     if clean:
-        yield Entry("tsv-m", "", plain(lambda: s.static("tsv-m")))
-        yield Entry("iso-c", "", plain(lambda: s.static("iso-c")))
-    if clean and extras:
-        yield Entry("dare", "", plain(lambda: s.static("dare", scale=0.3, drop=0.5, seed=s.seed)))
-        yield Entry("model-stock", "", plain(lambda: s.static("model-stock")))
-        yield Entry("iso-cts", "", plain(lambda: s.static("iso-cts")))
-        yield Entry("fisher", "", plain(s.make_fisher))
-        yield Entry("regmean", "", plain(s.make_regmean))
-    if clean or (unseen and extras):
+        yield Entry("tsv-m", "", _plain(lambda: s.static("tsv-m")))
+        yield Entry("iso-c", "", _plain(lambda: s.static("iso-c")))
+    if clean:
         yield Entry("adamerging", "", lambda: s.adamerging)
-    if clean and extras:
-        yield Entry("adamerging", "task", lambda: s.make_adamerging(granularity="task"))
-        yield Entry("adamerging", "plus-plus", lambda: s.make_adamerging(plus_plus=True))
-        yield Entry("concrete-task-arithmetic", "", lambda: s.make_concrete(adamerging=False))
     yield Entry("wemoe", "", lambda: s.wemoe)
     if clean or unseen:
         yield Entry("wemoe", "batch", lambda: s.wemoe)
@@ -89,14 +95,14 @@ def entries(s: SeedStudy) -> Iterator[Entry]:
 
 
 def conditions(problem: Problem, seed: int, settings: Settings) -> Iterator[SeedStudy]:
-    """The clean study, the corrupted ones, and the one whose unseen tasks are left out of the merge."""
+    """The clean study, the one whose unseen tasks are left out of the merge, and the corrupted ones."""
     yield SeedStudy(problem, seed, settings)
-    corrupted = problem.only([t for t in settings.corrupted_tasks if t in problem.experts] or list(problem.experts))
-    for kind in settings.corruptions:
-        yield SeedStudy(corrupted, seed, settings, kind)
     seen = [t for t in problem.experts if t not in settings.unseen]
     if len(seen) not in (0, len(problem.experts)):
         yield SeedStudy(problem.only(seen), seed, settings, "unseen")
+    corrupted = problem.only([t for t in settings.corrupted_tasks if t in problem.experts] or list(problem.experts))
+    for kind in settings.corruptions:
+        yield SeedStudy(corrupted, seed, settings, kind)
 
 
 def measure(s: SeedStudy, entry: Entry) -> Row:
@@ -151,12 +157,14 @@ def run_seed(suite: str, seed: int, folder: Path, overrides: dict[str, Any] | No
 
         settings = replace(settings, **overrides)
     problem = from_suite(suite, seed)
-    for study in conditions(problem, seed, settings):
-        for entry in entries(study):
-            if (suite, seed, entry.method, entry.variant, study.condition) not in done:
-                append_rows(path, [measure(study, entry)])
-        if study.condition == "clean" and study.curves:
-            (folder / f"{suite}-{seed}.curves.json").write_text(json.dumps(study.curves))
+    studies = list(conditions(problem, seed, settings))
+    for rows in (entries, extra_entries) if settings.extras else (entries,):
+        for study in studies:
+            for entry in rows(study):
+                if (suite, seed, entry.method, entry.variant, study.condition) not in done:
+                    append_rows(path, [measure(study, entry)])
+            if study.condition == "clean" and study.curves:
+                (folder / f"{suite}-{seed}.curves.json").write_text(json.dumps(study.curves))
 
 
 def count_rows(suite: str) -> int:
@@ -165,5 +173,6 @@ def count_rows(suite: str) -> int:
     fake = Problem(suite, {}, None, {"a": {}, "b": {}}, {}, {})  # type: ignore[arg-type]
     total = 0
     for condition in ("clean", *settings.corruptions, *(["unseen"] if settings.unseen else [])):
-        total += sum(1 for _ in entries(SeedStudy(fake, 0, settings, condition)))
+        study = SeedStudy(fake, 0, settings, condition)
+        total += sum(1 for _ in entries(study)) + (sum(1 for _ in extra_entries(study)) if settings.extras else 0)
     return total

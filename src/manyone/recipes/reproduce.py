@@ -198,8 +198,8 @@ def _study(
             "wall time": f"{seconds:.0f} s",
         },
         notes=[
-            "Scaling coefficients are chosen on the validation split. Adaptation sees the unlabelled test inputs, as in "
-            "the papers (the transductive setting).",
+            "Scaling coefficients are chosen on the validation split. Adaptation sees the unlabelled test inputs, as "
+            "in the papers (the transductive setting).",
             "Intervals are over seeds: data split, experts and adaptation are drawn anew for each seed.",
         ],
         made=time.strftime("%Y-%m-%d"),

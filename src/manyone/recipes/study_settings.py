@@ -41,14 +41,14 @@ SETTINGS: dict[str, Settings] = {
                         concrete_steps=3, statistics_samples=16, corruptions=("gaussian-noise",), unseen=("shoes",)),
     "mini6": Settings(test_limit=500, moe_steps=150, unseen=("optdigits", "shoes"), extras=False),
     "images": Settings(
-        test_limit=500, val_limit=200, ada_steps=100, moe_steps=80, v2_iterations=100, concrete_steps=60,
+        test_limit=300, val_limit=100, ada_steps=100, moe_steps=60, v2_iterations=100, concrete_steps=60,
         corruptions=("gaussian-noise", "motion-blur", "impulse-noise", "contrast"),
         corrupted_tasks=("fashion", "animal", "satellite", "emoji-noto"),
         unseen=("mnist", "emoji-twemoji"),
     ),
     "text": Settings(
-        test_limit=200, val_limit=100, scales=(0.1, 0.2, 0.3, 0.4, 0.6, 0.8), batch_size=8, ada_steps=60, moe_steps=40,
-        v2_iterations=50, corruptions=(), unseen=("bbc",), extras=False,
+        test_limit=200, val_limit=50, scales=(0.1, 0.2, 0.3, 0.4, 0.6), batch_size=8, ada_steps=50, moe_steps=30,
+        v2_iterations=40, corruptions=(), unseen=("bbc",), extras=False,
     ),
 }  # fmt: skip
 """Per suite; the plain defaults serve every other suite."""

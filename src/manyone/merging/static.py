@@ -21,7 +21,6 @@ from torch import Tensor
 
 from manyone.errors import ManyoneError
 from manyone.merging.static_elementwise import (
-    Fisher,
     FromGram,
     Linear,
     SignElection,
@@ -31,6 +30,7 @@ from manyone.merging.static_elementwise import (
     task_arithmetic_coefficients,
 )
 from manyone.merging.static_files import model_folder
+from manyone.merging.static_fisher import Fisher
 from manyone.merging.static_matrix import TSVM, IsoC, IsoCTS, RegMean
 from manyone.merging.static_plan import Plan, make_plan
 from manyone.merging.static_stream import MemorySink, Method, Progress, run_merge

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -46,7 +47,7 @@ import torch
 if len(sys.argv) > 1:
     warnings.simplefilter("ignore")
     paths, passes, out = sys.argv[3].split(","), int(sys.argv[1]), sys.argv[2]
-    piece = 1 << 22
+    piece = 1 << 18
     for _ in range(passes):
         for path in paths:
             with open(path, "rb") as file:
@@ -112,13 +113,13 @@ def peer(name: str, root: Path) -> Path:
 
 
 def measure(command: list[str], cap: float | None, threads: int) -> dict:
-    """Runs ``command`` with at most ``cap`` GB of address space; times in seconds, memory in MB."""
+    """Runs ``command`` with at most ``cap`` GB of private memory; times in seconds, memory in MB."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     environment |= {"PYTHONPATH": str(Path(__file__).parents[1] / "src"), "HF_HUB_OFFLINE": "1"}
 
     def limit() -> None:
         if cap is not None:
-            resource.setrlimit(resource.RLIMIT_AS, (int(cap * 1e9), int(cap * 1e9)))
+            resource.setrlimit(resource.RLIMIT_DATA, (int(cap * 1e9), int(cap * 1e9)))
 
     with tempfile.TemporaryFile("w+") as log:
         began = time.perf_counter()
@@ -151,13 +152,14 @@ def measure(command: list[str], cap: float | None, threads: int) -> dict:
         "outcome": "ok",
     }
     if process.returncode:
-        memory = any(word in text for word in ("can't allocate memory", "MemoryError", "Cannot allocate memory"))
+        asked = re.search(r"tried to allocate (\d+) bytes", text)
         tail = [line for line in text.splitlines() if line.strip()][-1:] or ["no output"]
-        row["outcome"] = (
-            f"out of memory at {peak[0] / 1000:.1f} GB (cap {cap:g} GB)"
-            if memory or process.returncode < 0
-            else f"failed: {tail[0][:120]}"
-        )
+        if asked or "MemoryError" in text or "Cannot allocate memory" in text or process.returncode < 0:
+            more = f", asked for {int(asked[1]) / 1e9:.1f} GB more" if asked else ""
+            limit_ = f" under the cap of {cap:g} GB" if cap is not None else ""
+            row["outcome"] = f"out of memory at {peak[0] / 1000:.1f} GB{more}{limit_}"
+        else:
+            row["outcome"] = f"failed: {tail[0][:120]}"
     return row
 
 
@@ -177,10 +179,12 @@ def mergekit_recipe(folder: Path, method: str, experts: int) -> Path:
     return path
 
 
-def run(experts: int, layers: int, threads: int, repeats: int, cap: float, peers: Path | None) -> list[dict]:
-    """All rows: one per method and tool, the fastest of ``repeats`` by CPU time."""
+def run(
+    experts: int, layers: int, threads: int, repeats: int, cap: float, peers: Path | None, only: list[str] | None = None
+) -> list[dict]:
+    """All rows: one per method and tool (``only`` these), the fastest of ``repeats`` by CPU time."""
     rows = []
-    pythons = {name: peer(name, peers) for name in PEERS} if peers else {}
+    pythons = {name: peer(name, peers) for name in PEERS if only is None or name in only} if peers else {}
     with tempfile.TemporaryDirectory(prefix="manyone-bench-") as name:
         folder = Path(name)
         print("making the models", file=sys.stderr)
@@ -201,6 +205,8 @@ def run(experts: int, layers: int, threads: int, repeats: int, cap: float, peers
                 start = [str(pythons["fusion-bench"]), "-c", FUSION_BENCH]
                 tools["fusion-bench"] = (start, [str(folder), method, count, str(out)])
             for tool, (start, arguments) in tools.items():
+                if only is not None and tool not in [*only, "manyone"]:
+                    continue
                 limit = cap if tool in PEERS else None
                 alone = start + (["--help"] if tool == "mergekit" else [])
                 importing = min((measure(alone, limit, threads) for _ in range(2)), key=lambda row: row["cpu_s"])
@@ -260,15 +266,19 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=1, help="the fastest by CPU time is shown")
-    parser.add_argument("--memory-cap", type=float, default=14.0, help="GB of address space that a peer may use")
+    parser.add_argument(
+        "--memory-cap", type=float, default=14.0, help="GB of private memory (mapped weights count) that a peer may use"
+    )
     parser.add_argument(
         "--peers", type=Path, default=Path(os.environ.get("MANYONE_CACHE", user_cache_path("manyone"))) / "peers"
     )
     parser.add_argument("--no-peers", action="store_true", help="measure this project and the floor alone")
+    parser.add_argument("--tools", nargs="+", choices=["floor", *PEERS], help="measure only these beside this project")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     peers = None if options.no_peers else options.peers
-    rows = run(options.experts, options.layers, options.threads, options.repeats, options.memory_cap, peers)
+    counts = (options.experts, options.layers, options.threads, options.repeats)
+    rows = run(*counts, options.memory_cap, peers, options.tools)
     print(table(rows))
     if options.json:
         options.json.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -47,7 +47,7 @@ SETTINGS: dict[str, Settings] = {
         unseen=("mnist", "emoji-twemoji"),
     ),
     "text": Settings(
-        test_limit=200, val_limit=50, scales=(0.1, 0.2, 0.3, 0.4, 0.6), batch_size=8, ada_steps=50, moe_steps=30,
+        test_limit=150, val_limit=40, scales=(0.1, 0.2, 0.3, 0.4, 0.6), batch_size=8, ada_steps=50, moe_steps=30,
         v2_iterations=40, corruptions=(), unseen=("bbc",), extras=False,
     ),
 }  # fmt: skip

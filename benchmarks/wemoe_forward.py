@@ -233,7 +233,7 @@ def show(rows: list[dict[str, object]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--blocks", type=int, default=12, help="blocks of the encoder; 0 measures the one MLP alone")
+    parser.add_argument("--blocks", type=int, default=6, help="blocks of the encoder; 0 measures the one MLP alone")
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, default=None, help="append one JSON row per figure to this file")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class Options(TestTimeOptions):
     """WEMoE (Tang et al., ICML 2024): critical modules are merged anew for every input by trained routers."""
 
+    steps: int = 200
+    """Adam steps; each takes one batch of every task. The papers take 1000; most of the gain is there after 200."""
     critical: tuple[str, ...] = ("mlp",)
     """Modules that are merged per input: a role (mlp, attention) or regular expressions on module names."""
     router_layers: Literal[0, 1, 2] = 2

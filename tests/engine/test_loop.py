@@ -114,8 +114,13 @@ def test_a_second_signal_stops_at_once(tmp_path):
         signal.raise_signal(signal.SIGINT)
 
     learner.step = stuck
-    with pytest.raises(KeyboardInterrupt):
-        train(learner, new_run(tmp_path / "run"), steps=5)
+    # a shell starts background jobs with SIGINT ignored, and the tests may be one
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(learner, new_run(tmp_path / "run"), steps=5)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_finished_training_is_not_repeated(tmp_path):

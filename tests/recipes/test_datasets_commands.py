@@ -28,9 +28,14 @@ def cached(monkeypatch, tmp_path):
 
 
 def test_ls_shows_every_asset_and_suite_with_licence_and_state(capsys, cached):
+    datasets.ls("models")
+    models = capsys.readouterr().out
+    assert "minilm" in models
+    assert "elpv" not in models
     datasets.ls()
     out = capsys.readouterr().out
-    for name in (*ASSETS, "mini6", "images", "text", "ta8", "fixture"):
+    assert "efficientnet" not in out
+    for name in (*(a.name for a in ASSETS.values() if a.kind != "weights"), "mini6", "images", "text", "ta8", "fixture"):
         assert name in out
     line = next(row for row in out.splitlines() if " elpv " in row and "NC" in row)
     assert line.split("│")[-3].strip() == "no"

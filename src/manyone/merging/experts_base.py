@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,6 +55,7 @@ def logistic_heads(
     ``encoder`` is loaded with ``base``. A class that is missing among the samples gets the mean row and a bias that
     makes it improbable.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     encoder.load_state_dict(dict(base))
@@ -62,7 +64,10 @@ def logistic_heads(
         order = torch.randperm(len(task.train), generator=generator_for(seed, "heads", task.name))
         few = task.train.take(order[: settings.samples])
         f = settings.scale * torch.nn.functional.normalize(features(encoder, few.inputs), dim=-1).double()
-        model = LogisticRegression(C=settings.c, max_iter=1000).fit(f.numpy(), few.labels.numpy())
+        with warnings.catch_warnings():
+            # A head is what 1,000 iterations give; the last digits that more of them would change do not matter.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model = LogisticRegression(C=settings.c, max_iter=1000).fit(f.numpy(), few.labels.numpy())
         weight, bias = torch.from_numpy(model.coef_).float(), torch.from_numpy(model.intercept_).float()
         if len(model.classes_) == 2:
             # Two classes come as one row of the difference.

@@ -35,7 +35,8 @@ def test_ls_shows_every_asset_and_suite_with_licence_and_state(capsys, cached):
     datasets.ls()
     out = capsys.readouterr().out
     assert "efficientnet" not in out
-    for name in (*(a.name for a in ASSETS.values() if a.kind != "weights"), "mini6", "images", "text", "ta8", "fixture"):
+    data = [a.name for a in ASSETS.values() if a.kind != "weights"]
+    for name in (*data, "mini6", "images", "text", "ta8", "fixture"):
         assert name in out
     line = next(row for row in out.splitlines() if " elpv " in row and "NC" in row)
     assert line.split("│")[-3].strip() == "no"

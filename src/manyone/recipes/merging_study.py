@@ -35,9 +35,11 @@ def _plain(make: Callable[[], Any]) -> Callable[[], Made]:
 
 
 def extra_entries(s: SeedStudy) -> Iterator[Entry]:
-    """Rows that no claim asks for: further baselines, and AdaMerging on unseen tasks."""
+    """Rows that no claim asks for: further baselines, and AdaMerging and E-WEMoE on unseen tasks."""
     if s.condition == "unseen":
         yield Entry("adamerging", "", lambda: s.adamerging)
+        yield Entry("e-wemoe", "", lambda: s.e_wemoe)
+        yield Entry("e-wemoe", "batch", lambda: s.e_wemoe)
     if s.condition != "clean":
         return
     yield Entry("dare", "", _plain(lambda: s.static("dare", scale=0.3, drop=0.5, seed=s.seed)))
@@ -78,11 +80,12 @@ def entries(s: SeedStudy) -> Iterator[Entry]:
     yield Entry("wemoe", "", lambda: s.wemoe)
     if clean or unseen:
         yield Entry("wemoe", "batch", lambda: s.wemoe)
+    if clean:
         yield Entry("e-wemoe", "", lambda: s.e_wemoe)
         yield Entry("e-wemoe", "batch", lambda: s.e_wemoe)
     if clean:
         yield Entry("wemoe", "batch+mixed", lambda: s.wemoe)
-        for objective in ("information-maximisation", "expert-kl"):
+        for objective in s.settings.objectives:
             yield Entry("wemoe", objective, lambda o=objective: s.make_wemoe(o, efficient=False))  # type: ignore[misc]
     if not unseen:
         yield Entry("surgery", "task-arithmetic", lambda: s.surgery(s.task_arithmetic, 1))

@@ -95,11 +95,10 @@ def from_suite(suite: str, seed: int) -> Problem:
     """
     if suite in TA8:
         return _from_hub(suite, seed)
-    from manyone.data.suites import load_suite
-    from manyone.merging.experts import bundle
+    from manyone.merging.experts import bundle, suite_for
     from manyone.nets import build_encoder
 
-    data = load_suite(suite, seed=seed)
+    data = suite_for(suite, seed)
     experts = bundle(suite, seed)
     encoder = build_encoder(experts.encoder)
     encoder.load_state_dict(dict(experts.base))

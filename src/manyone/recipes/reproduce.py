@@ -200,7 +200,8 @@ def _study(
         notes=[
             "Scaling coefficients are chosen on the validation split. Adaptation sees the unlabelled test inputs, as "
             "in the papers (the transductive setting).",
-            "Intervals are over seeds: data split, experts and adaptation are drawn anew for each seed.",
+            "Intervals are over seeds: experts and adaptation are drawn anew for each seed, and so are base and data "
+            "split on mini6. On images all seeds share one base, like a public checkpoint, and with it its data split.",
         ],
         made=time.strftime("%Y-%m-%d"),
     )

@@ -6,6 +6,7 @@ unless the settings say otherwise.
 
 from __future__ import annotations
 
+import weakref
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ class SeedStudy:
         self.problem, self.seed, self.settings, self.condition = problem, seed, settings, condition
         self.merged = tuple(problem.experts)
         self.curves: dict[str, list[dict[str, float]]] = {}
-        self._costs: dict[int, float] = {}
+        self._costs: list[tuple[weakref.ref[Any], float]] = []
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
@@ -242,8 +243,9 @@ class SeedStudy:
 
     def cost_of(self, model: object, seconds: float) -> float:
         """CPU seconds that making ``model`` took, also when an earlier row has made it already."""
-        self._costs[id(model)] = max(seconds, self._costs.get(id(model), 0.0))
-        return self._costs[id(model)]
+        known = next((cost for made, cost in self._costs if made() is model), 0.0)
+        self._costs.append((weakref.ref(model), max(seconds, known)))
+        return max(seconds, known)
 
     def mean_routing(self, model: Any, samples: int = 256) -> dict[str, list[list[float]]]:
         """Mean routing weights (blocks x experts) on the test inputs of every task."""

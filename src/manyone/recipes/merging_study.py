@@ -145,22 +145,22 @@ def measure(s: SeedStudy, entry: Entry) -> Row:
     return Row(s.problem.name, s.seed, entry.method, entry.variant, s.condition, scores, metrics, routing, bias)
 
 
-def run_seed(suite: str, seed: int, folder: Path, overrides: dict[str, Any] | None = None) -> None:
-    """Measures every missing row of (suite, seed) and appends it to ``folder/<suite>-<seed>.jsonl``."""
+PARTS = ("clean", "shifted")
+"""A seed's work in two processes: the clean tests, and the corrupted and unseen ones. They share only the experts."""
+
+
+def run_seed(suite: str, seed: int, part: str, folder: Path) -> None:
+    """Measures every missing row of (suite, seed, part); appends it to ``folder/<suite>-<seed>-<part>.jsonl``."""
     import torch
 
     from manyone.report.results import append_rows, load_rows
 
     torch.set_num_threads(1)
-    path = folder / f"{suite}-{seed}.jsonl"
+    path = folder / f"{suite}-{seed}-{part}.jsonl"
     done = {r.key for r in load_rows(path)} if path.exists() else set()
     settings = SETTINGS.get(suite, Settings())
-    if overrides:
-        from dataclasses import replace
-
-        settings = replace(settings, **overrides)
     problem = from_suite(suite, seed)
-    studies = list(conditions(problem, seed, settings))
+    studies = [s for s in conditions(problem, seed, settings) if (s.condition == "clean") == (part == "clean")]
     for rows in (entries, extra_entries) if settings.extras else (entries,):
         for study in studies:
             for entry in rows(study):
@@ -170,12 +170,13 @@ def run_seed(suite: str, seed: int, folder: Path, overrides: dict[str, Any] | No
                 (folder / f"{suite}-{seed}.curves.json").write_text(json.dumps(study.curves))
 
 
-def count_rows(suite: str) -> int:
-    """How many rows one seed of ``suite`` has, without making any model."""
+def count_rows(suite: str, part: str) -> int:
+    """How many rows one part of a seed of ``suite`` has, without making any model."""
     settings = SETTINGS.get(suite, Settings())
     fake = Problem(suite, {}, None, {"a": {}, "b": {}}, {}, {})  # type: ignore[arg-type]
     total = 0
-    for condition in ("clean", *settings.corruptions, *(["unseen"] if settings.unseen else [])):
+    shifted = [*settings.corruptions, *(["unseen"] if settings.unseen else [])]
+    for condition in ["clean"] if part == "clean" else shifted:
         study = SeedStudy(fake, 0, settings, condition)
         total += sum(1 for _ in entries(study)) + (sum(1 for _ in extra_entries(study)) if settings.extras else 0)
     return total

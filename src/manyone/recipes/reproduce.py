@@ -1,7 +1,7 @@
 """``manyone reproduce``: runs what tests the papers' claims, then prints and writes the verdicts.
 
-Each (suite, seed) is one process with one thread, as many side by side as there are processors: for networks of this
-size that is cheaper than threads inside one. Rows that exist already are not measured again.
+Each (suite, seed, part) is one process with one thread, as many side by side as there are processors: for networks of
+this size that is cheaper than threads inside one. Rows that exist already are not measured again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from manyone.errors import ManyoneError
 
 CLAIMS = Path(__file__).parent / "claims"
 SEEDS = 3
+
+Job = tuple[str, int, str]
+"""Suite, seed and part (see ``merging_study.PARTS``)."""
 
 
 def ls() -> list[dict[str, str]]:
@@ -45,6 +48,8 @@ def reproduce(
     workers: int | None = None,
 ) -> int:
     """Tests the claims called ``names`` (all by default) at ``scale`` and prints the path of the report."""
+    from manyone.recipes.merging_study import PARTS
+
     started = time.time()
     claims = _all_claims()
     known = {c.id: c for field in claims for c in field.claims}
@@ -58,7 +63,7 @@ def reproduce(
     folder = out or Path("runs") / f"reproduce-{scale}"
     count = seeds or SEEDS
     loaded = [_prepare(suite) for suite in suites]
-    jobs = [(suite, seed) for seed in range(count) for suite in suites]
+    jobs = [(suite, seed, part) for part in PARTS for seed in range(count) for suite in suites]
     _measure(jobs, folder / "rows", workers or _processors())
     study = _study(loaded, jobs, folder, scale, count, [c.id for c in chosen] if names else [], time.time() - started)
     study.save(folder)
@@ -86,7 +91,7 @@ def _prepare(suite: str) -> Any:
     return loaded
 
 
-def _measure(jobs: Sequence[tuple[str, int]], folder: Path, workers: int) -> None:
+def _measure(jobs: Sequence[Job], folder: Path, workers: int) -> None:
     """Runs all jobs, ``workers`` at a time, with one progress bar over the rows of all of them."""
     from rich.console import Console
     from rich.progress import (
@@ -104,9 +109,9 @@ def _measure(jobs: Sequence[tuple[str, int]], folder: Path, workers: int) -> Non
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ManyoneError(f"{folder}: cannot be made: {error.strerror}; choose another folder with --out") from error
-    total = sum(count_rows(suite) for suite, _ in jobs)
+    total = sum(count_rows(suite, part) for suite, _, part in jobs)
     waiting = list(jobs)
-    running: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
+    running: dict[Job, subprocess.Popen[bytes]] = {}
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -125,7 +130,7 @@ def _measure(jobs: Sequence[tuple[str, int]], folder: Path, workers: int) -> Non
                 time.sleep(0.2)
                 for job in [j for j, p in running.items() if p.poll() is not None]:
                     _check(job, running.pop(job), folder)
-                now = ", ".join(f"{suite} seed {seed}" for suite, seed in running)
+                now = ", ".join(f"{suite} seed {seed}, {part}" for suite, seed, part in running)
                 bar.update(shown, completed=sum(_lines(folder, j) for j in jobs), description=now or "done")
         finally:
             for process in running.values():
@@ -134,34 +139,34 @@ def _measure(jobs: Sequence[tuple[str, int]], folder: Path, workers: int) -> Non
                 process.wait()
 
 
-def _start(job: tuple[str, int], folder: Path) -> subprocess.Popen[bytes]:
-    suite, seed = job
+def _start(job: Job, folder: Path) -> subprocess.Popen[bytes]:
+    suite, seed, part = job
     code = "import sys; from pathlib import Path; from manyone.recipes.merging_study import run_seed; "
-    code += "run_seed(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))"
+    code += "run_seed(sys.argv[1], int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with (folder / f"{suite}-{seed}.log").open("ab") as log:
+    with (folder / f"{suite}-{seed}-{part}.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-c", code, suite, str(seed), str(folder)], env=environment, stdout=log, stderr=log
+            [sys.executable, "-c", code, suite, str(seed), part, str(folder)], env=environment, stdout=log, stderr=log
         )
 
 
-def _check(job: tuple[str, int], process: subprocess.Popen[bytes], folder: Path) -> None:
+def _check(job: Job, process: subprocess.Popen[bytes], folder: Path) -> None:
     if process.returncode == 0:
         return
-    suite, seed = job
-    log = folder / f"{suite}-{seed}.log"
+    suite, seed, part = job
+    log = folder / f"{suite}-{seed}-{part}.log"
     last = (log.read_text(errors="replace").strip().splitlines() or ["no message"])[-1]
     raise ManyoneError(f"{suite}, seed {seed}, ended with status {process.returncode}: {last} (all of it: {log})")
 
 
-def _lines(folder: Path, job: tuple[str, int]) -> int:
-    path = folder / f"{job[0]}-{job[1]}.jsonl"
+def _lines(folder: Path, job: Job) -> int:
+    path = folder / f"{job[0]}-{job[1]}-{job[2]}.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _study(
     suites: Sequence[Any],
-    jobs: Sequence[tuple[str, int]],
+    jobs: Sequence[Job],
     folder: Path,
     scale: str,
     seeds: int,
@@ -178,7 +183,7 @@ def _study(
     from manyone.report.results import load_rows
     from manyone.report.study import Study, SuiteInfo
 
-    rows = [row for suite, seed in jobs for row in load_rows(folder / "rows" / f"{suite}-{seed}.jsonl")]
+    rows = [row for suite, seed, part in jobs for row in load_rows(folder / "rows" / f"{suite}-{seed}-{part}.jsonl")]
     text = (CLAIMS / "merging.toml").read_text()
     command = f"manyone reproduce {' '.join(only)}{' ' if only else ''}--scale {scale} --seeds {seeds}"
     return Study(
@@ -215,12 +220,12 @@ def _only(text: str, names: Sequence[str]) -> str:
     return "[[claims]]".join([head, *(b for b in blocks if any(f'id = "{n}"' in b for n in names))])
 
 
-def _curves(jobs: Sequence[tuple[str, int]], folder: Path) -> Iterator[Any]:
+def _curves(jobs: Sequence[Job], folder: Path) -> Iterator[Any]:
     from manyone.report.study import Curve
 
-    for suite, seed in jobs:
+    for suite, seed, part in jobs:
         path = folder / f"{suite}-{seed}.curves.json"
-        if not path.exists():
+        if part != "clean" or not path.exists():
             continue
         for name, points in json.loads(path.read_text()).items():
             method, _, variant = name.partition(" ")

@@ -1,0 +1,31 @@
+"""The study behind ``manyone reproduce``, on the fixture suite."""
+
+from __future__ import annotations
+
+from manyone.recipes.merging_study import PARTS, count_rows, run_seed
+from manyone.report.results import load_rows
+
+
+def test_a_study_measures_every_row_once_and_goes_on_where_it_stopped(tmp_path, monkeypatch, shared_cache):
+    monkeypatch.setenv("MANYONE_CACHE", str(shared_cache))
+    for part in PARTS:
+        run_seed("fixture", 0, part, tmp_path)
+        path = tmp_path / f"fixture-0-{part}.jsonl"
+        rows = load_rows(path)
+        assert len(rows) == count_rows("fixture", part) == path.read_text().count("\n")
+        assert {r.condition for r in rows} == ({"clean"} if part == "clean" else {"unseen", "gaussian-noise"})
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:-1]))
+        run_seed("fixture", 0, part, tmp_path)
+        again = load_rows(path)
+        assert again[:-1] == rows[:-1]
+        assert (again[-1].key, again[-1].task) == (rows[-1].key, rows[-1].task)
+    clean = {(r.method, r.variant): r for r in load_rows(tmp_path / "fixture-0-clean.jsonl")}
+    assert set(clean["expert", ""].task) == {"mnist", "tops", "shoes", "animal", "optdigits"}
+    assert clean["e-wemoe", ""].metrics["stored_expert_parameters"] < (
+        0.12 * clean["wemoe", ""].metrics["stored_expert_parameters"]
+    )
+    surgery = clean["surgery", "task-arithmetic"].bias
+    assert sum(surgery["after"].values()) < sum(surgery["before"].values())
+    unseen = [r for r in load_rows(tmp_path / "fixture-0-shifted.jsonl") if r.condition == "unseen"]
+    assert all(set(r.task) == {"shoes"} for r in unseen)

@@ -1,0 +1,1 @@
+"""Builders of environments: Meta-World, MuJoCo locomotion families, any Gymnasium id."""

@@ -256,3 +256,16 @@ def test_a_single_rank_fabric_changes_nothing() -> None:
     plain, wrapped = learner_of(MODELS["wemoe"]()), learner_of(MODELS["wemoe"](), fabric=fabric)
     for _ in range(3):
         assert plain.step() == wrapped.step()
+
+
+@pytest.mark.parametrize("lr", [3e-3, 50.0])
+def test_monitors_at_the_end_are_those_of_the_model_that_is_kept(lr: float) -> None:
+    """They are computed for the fallback and not again for the evaluation; after a fallback they are the first ones."""
+    learner = learner_of(MODELS["adamerging"](), lr=lr)
+    for _ in range(12):
+        learner.step()
+    found = learner.evaluate()
+    assert found["fell_back"] == (lr > 1)
+    fresh = learner_of(MODELS["adamerging"](), lr=lr)
+    fresh.load_state_dict(learner.state_dict())
+    assert fresh.evaluate() == found

@@ -29,9 +29,9 @@ class Episode(NamedTuple):
 
 def play(policy, episodes, steps=9, seed=0):
     """Actions [episodes, steps, A] with made observations and rewards; episode e ends after ``steps - e % 3``."""
-    draw = np.random.Generator(np.random.Philox(seed))
-    observations = draw.normal(size=(len(episodes), steps, 5)).astype(np.float32)
-    rewards = draw.random((len(episodes), steps)).astype(np.float32)
+    draws = [np.random.Generator(np.random.Philox(1000 * seed + e)) for e in range(len(episodes))]
+    observations = np.stack([d.normal(size=(steps, 5)) for d in draws]).astype(np.float32)
+    rewards = np.stack([d.random(steps) for d in draws]).astype(np.float32)
     policy.start(episodes)
     found = np.full((len(episodes), steps, 2), np.nan, np.float32)
     for t in range(steps):

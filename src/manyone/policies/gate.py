@@ -106,7 +106,7 @@ class Gate(nn.Module):
         lengths: Tensor,
         returns_to_go: Tensor | None = None,
     ) -> Tensor:
-        """Logits [..., K, groups] of every step of the windows, each from the ``lengths`` [..., K] steps that end there.
+        """Logits [..., K, groups] of every step of the windows, each from the ``lengths`` [..., K] steps up to it.
 
         ``lengths`` is cut to the valid steps that there are. Equal to ``forward`` on each of the shorter windows, at
         the cost of one; logits at padded steps mean nothing.
@@ -168,8 +168,8 @@ class GateTrainer:
 class Belief:
     """What each running episode believes about its group: an exponential average of log q, and a choice with inertia.
 
-    ``average`` <- decay * average + (1 - decay) * log q (the first log q as it is). The chosen group changes only when
-    another one's averaged probability (the softmax of the average) exceeds the chosen one's by more than ``hysteresis``.
+    ``average`` <- decay * average + (1 - decay) * log q (the first log q as it is). The chosen group changes only
+    when another one's averaged probability (the softmax of the average) exceeds its own by more than ``hysteresis``.
     """
 
     def __init__(self, episodes: int, groups: int, *, decay: float = 0.9, hysteresis: float = 0.1) -> None:

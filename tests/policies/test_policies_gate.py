@@ -145,7 +145,7 @@ def test_belief_averages_log_probabilities_and_switches_only_for_a_clear_gain():
         held = say(0.40)
     assert held == 1
     assert belief.chosen.tolist() == [-1, 1]  # the other episode has not begun
-    with pytest.raises(ManyoneError, match="decay 1[.]5"):
+    with pytest.raises(ManyoneError, match=r"decay 1\.5"):
         Belief(1, 2, decay=1.5)
 
 

@@ -1,17 +1,20 @@
-"""The published training step of HarmoDT, spelt out to be timed: sampling, masks and weights as the authors' code keeps them.
+"""The published training step of HarmoDT, spelt out to be timed: sampling, masks, weights as published code keeps them.
 
 Every window is cut with numpy, one sample at a time, and its returns-to-go are summed by a Python loop over the rest of
 the episode, for the window and for its prompt. Around forward and backward the state dict is copied, multiplied by the
-task's float masks, loaded, and after the optimiser's step copied, blended with the weights before and loaded again. The
-network is the one under test, so that only what surrounds it differs.
+task's float masks, loaded, and after the optimiser's step copied, blended with the weights before and loaded again.
+The network is a plain GPT-2 stack with explicit attention that runs every token through every block and all three
+heads. Its parameters are called as those of ``manyone.nets.decision.DecisionTransformer``: one state dict serves both.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Sample = tuple[np.ndarray, ...]
@@ -77,6 +80,75 @@ def _tensors(samples: Sequence[Sample]) -> dict[str, Tensor]:
     values["timesteps"], values["valid"] = values["timesteps"].long(), values["valid"].bool()
     values["returns_to_go"] = values["returns_to_go"].squeeze(-1)
     return values
+
+
+def _embeddings(state_dim: int, action_dim: int, width: int, timesteps: int) -> nn.ModuleDict:
+    return nn.ModuleDict(
+        {
+            "return": nn.Linear(1, width),
+            "state": nn.Linear(state_dim, width),
+            "action": nn.Linear(action_dim, width),
+            "time": nn.Embedding(timesteps, width),
+        }
+    )
+
+
+class Block(nn.Module):
+    """Pre-norm block with explicit softmax attention and ReLU."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, nn.Dropout(dropout)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)})
+
+    def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        q, k, v = self.attn["qkv"](self.norm1(x)).split(width, dim=2)
+        q, k, v = (t.view(batch, tokens, self.heads, -1).transpose(1, 2) for t in (q, k, v))
+        scores = q @ k.transpose(2, 3) / math.sqrt(width // self.heads)
+        scores = torch.where(allowed, scores, torch.full_like(scores, -1e9))
+        mixed = self.dropout(scores.softmax(dim=-1)) @ v
+        x = x + self.dropout(self.attn["proj"](mixed.transpose(1, 2).reshape(batch, tokens, width)))
+        return x + self.dropout(self.mlp["fc2"](F.relu(self.mlp["fc1"](self.norm2(x)))))
+
+
+class PlainNetwork(nn.Module):
+    """The prompt decision transformer, written down plainly: actions [B, K, A] of ``window`` behind ``prompt``."""
+
+    def __init__(
+        self, state_dim: int, action_dim: int, width: int, layers: int, heads: int, timesteps: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.embed = _embeddings(state_dim, action_dim, width, timesteps)
+        self.embed["norm"] = nn.LayerNorm(width)
+        self.embed_prompt = _embeddings(state_dim, action_dim, width, timesteps)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, action_dim)
+        self.head_state, self.head_return = nn.Linear(width, state_dim), nn.Linear(width, 1)
+
+    def tokens(self, table: nn.ModuleDict, steps: Mapping[str, Tensor]) -> Tensor:
+        """[B, 3 K, E]: return-to-go, state, action of every step."""
+        time = table["time"](steps["timesteps"])
+        values = (steps["returns_to_go"].unsqueeze(-1), steps["observations"], steps["actions"])
+        parts = [table[name](v) + time for name, v in zip(("return", "state", "action"), values)]
+        return torch.stack(parts, dim=2).flatten(1, 2)
+
+    def forward(self, window: Mapping[str, Tensor], prompt: Mapping[str, Tensor]) -> Tensor:
+        x = torch.cat([self.tokens(self.embed_prompt, prompt), self.embed["norm"](self.tokens(self.embed, window))], 1)
+        seen = torch.cat([prompt["valid"], window["valid"]], 1).repeat_interleave(3, dim=1)
+        length = x.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+        allowed = causal & seen[:, None, None, :]
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x, allowed)
+        x = self.norm(x)[:, 3 * prompt["valid"].shape[1] :].unflatten(1, (-1, 3))
+        self.head_return(x[:, :, 2]), self.head_state(x[:, :, 2])
+        return torch.tanh(self.head(x[:, :, 1]))
 
 
 class PublishedStep:

@@ -3,10 +3,10 @@
     python benchmarks/windows.py [--tasks 50] [--episodes 8] [--length 500] [--batch 8] [--groups 1 50] [--json F]
 
 A batch is a history of 20 steps and a prompt of 5 for every sample, at the published shapes (states of 39 numbers,
-actions of 4). ``published loop``: numpy, one sample at a time, returns-to-go summed by a Python loop over the rest of the
-episode, for the window and for the prompt. ``plain loop``: the same cut out of tensors with returns-to-go summed
+actions of 4). ``published loop``: numpy, one sample at a time, returns-to-go summed by a Python loop over the rest of
+the episode, for the window and for the prompt. ``plain loop``: the same cut out of tensors with returns-to-go summed
 beforehand, still one sample at a time. ``gather``: ``manyone.data.trajectories.Windows``, for ``groups`` tasks at once.
-The rows are interleaved repeats, the figures medians, in microseconds of one thread per sample; a sample of ``gather`` is
+Repeats are interleaved, the figures are medians, in microseconds of one thread per sample; a batch of ``gather`` is
 checked to equal the plain loop's.
 """
 
@@ -20,9 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from _published_harmodt import Sampler, made_up_episodes
 from torch import Tensor
 
-from _published_harmodt import Sampler, made_up_episodes
 from manyone.data.trajectories import Trajectories, Windows
 
 CONTEXT, PROMPT, SCALE = 20, 5, 1000.0
@@ -93,7 +93,7 @@ def main() -> None:
     }
     chosen = [g for g in options.groups if g <= options.tasks]
     candidates |= {f"gather, {g} task{'s' if g > 1 else ''} at once": gather(g) for g in chosen}
-    samples = {name: options.batch for name in candidates}
+    samples = dict.fromkeys(candidates, options.batch)
     samples |= {f"gather, {g} task{'s' if g > 1 else ''} at once": g * options.batch for g in chosen}
     medians = median_times(candidates, options.repeats)
     results = []

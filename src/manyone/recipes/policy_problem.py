@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from manyone.errors import ManyoneError
 
@@ -16,57 +15,95 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PolicyProblem:
-    """Data sets and the environments that they belong to, one a task, in the same order."""
+    """Data sets and the environments that they belong to, one a task; a data set is called as its environment."""
 
     name: str
-    tasks: tuple[str, ...]
-    """Environments by name (``manyone.envs.build``)."""
     data: tuple[Trajectories, ...]
     horizon: int
     """Steps of an evaluation episode."""
 
     @property
-    def labels(self) -> list[str]:
-        """What the tasks are called in metrics: the environments' names, without Meta-World's version."""
-        return [label(t) for t in self.tasks]
+    def tasks(self) -> list[str]:
+        """The environments by name (``manyone.envs.build``)."""
+        return [one.name for one in self.data]
+
+    @property
+    def longest(self) -> int:
+        """Steps of the longest episode, in the data or in the evaluation."""
+        return max(self.horizon, *(int(one.lengths.max()) for one in self.data))
 
 
 def label(task: str) -> str:
-    """``door-open-v3`` -> ``door-open``; other names as they are."""
+    """A task's name in metrics and tables: ``door-open-v3`` -> ``door-open``; others as they are."""
     return task.removesuffix("-v3")
 
 
 def from_suite(
-    suite: str, quality: str, *, episodes: int | None, horizon: int | None, seed: int = 0, workers: int | None = None
+    suite: str,
+    quality: str,
+    *,
+    episodes: int | None = None,
+    horizon: int | None = None,
+    seed: int = 0,
+    workers: int | None = None,
 ) -> PolicyProblem:
     """The made data of ``suite`` from the cache; what is missing is made first, with progress on stderr."""
-    from manyone.data.offline import load_offline
-    from manyone.envs import build
+    from manyone.data.offline import parse_offline
+    from manyone.envs.collect import make_offline
 
-    tasks = build.suite_tasks(suite)
-    data = load_offline(f"{suite}-{quality}", episodes=episodes, seed=seed)
-    return PolicyProblem(f"{suite}-{quality}", tuple(tasks), tuple(data), horizon or build.spaces(tasks[0])[2])
+    name = f"{suite}-{quality}"
+    wanted = parse_offline(name, episodes=episodes, steps=horizon, seed=seed)
+    if wanted.made():
+        data = make_offline(name, episodes=episodes, steps=horizon, seed=seed)
+    else:
+        with _Bar(f"making {wanted}") as bar:
+            data = make_offline(name, episodes=episodes, steps=horizon, seed=seed, workers=workers, progress=bar.update)
+    return PolicyProblem(str(wanted), tuple(data), horizon or wanted.steps)
 
 
-def from_places(pairs: Sequence[str], *, horizon: int | None) -> PolicyProblem:
+def from_places(pairs: Sequence[str], *, horizon: int | None = None) -> PolicyProblem:
     """Own data, each as TASK=PLACE: a Minari id, a D4RL HDF5 file or a folder of per-episode .npz files."""
-    from manyone.data import trajectory_files
+    from manyone.data import trajectory_files as files
     from manyone.envs import build
 
-    tasks, data = [], []
+    data = []
     for pair in pairs:
         task, equals, place = pair.partition("=")
         if not equals or not place:
             raise ManyoneError(f"--data {pair}: give TASK=PLACE, e.g. door-open-v3=data/door-open")
-        tasks.append(build.suite_tasks(task)[0])
-        data.append(_read(trajectory_files, place))
-    return PolicyProblem("own data", tuple(tasks), tuple(data), horizon or build.spaces(tasks[0])[2])
+        (task,) = build.suite_tasks(task)[:1]
+        path = Path(place)
+        found = files.from_folder(path) if path.exists() else files.from_minari(place)
+        states, actions, _ = build.spaces(task)
+        if (found.state_dim, found.action_dim) != (states, actions):
+            raise ManyoneError(
+                f"--data {pair}: the data have states and actions of width {found.state_dim} and {found.action_dim}, "
+                f"but {task} has {states} and {actions}"
+            )
+        data.append(replace(found, name=task))
+    longest = max(int(one.lengths.max()) for one in data)
+    return PolicyProblem("own data", tuple(data), horizon or longest)
 
 
-def _read(files: Any, place: str) -> Trajectories:
-    path = Path(place)
-    if path.suffix in (".hdf5", ".h5"):
-        return files.from_d4rl_hdf5(path)
-    if path.is_dir():
-        return files.from_npz_folder(path)
-    return files.from_minari(place)
+class _Bar:
+    """A progress bar of environment steps on stderr."""
+
+    def __init__(self, text: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=console, transient=console.is_terminal)
+        self.line = self.progress.add_task(text, total=None)
+
+    def update(self, done: int, total: int) -> None:
+        """So many of so many steps are simulated."""
+        self.progress.update(self.line, completed=done, total=total)
+
+    def __enter__(self) -> _Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.progress.stop()

@@ -96,7 +96,7 @@ def _play_scripted(wanted: OfflineName, tasks: list[str], run: Runner, progress:
 
 
 def _play_searched(wanted: OfflineName, tasks: list[str], run: Runner, progress: Report) -> None:
-    settings = search.Search()
+    settings = search.SETTINGS[wanted.suite.partition(":")[0]]
     total = len(tasks) * (settings.steps + wanted.episodes * wanted.steps)
     done = 0
 

@@ -11,7 +11,7 @@ states normalised by the running mean and deviation of all states seen so far:
 All 2N roll-outs of an iteration run in lock-step with one batched matrix product a step, cut into pieces for worker
 processes. A pair shares its start. The result depends on the seed alone, not on the number of workers.
 
-Public names: ``Search``, ``Teachers``, ``search``, ``teachers``, ``choose``.
+Public names: ``Search``, ``SETTINGS``, ``Teachers``, ``search``, ``teachers``, ``choose``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PIECE = 4  # roll-outs that a worker steps together
 class Search:
     """Settings of a search. The cost is iterations x 2 directions x horizon environment steps."""
 
-    iterations: int = 100
+    iterations: int = 200
     """Updates of the policy; at least 1."""
     directions: int = 16
     """N: directions tried an iteration, each with both signs."""
@@ -59,6 +59,10 @@ class Search:
     def steps(self) -> int:
         """Environment steps that the whole search takes."""
         return self.iterations * 2 * self.directions * self.horizon
+
+
+SETTINGS = {"cheetah-dir": Search(), "cheetah-vel": Search(), "ant-dir": Search(iterations=70)}
+"""By family, about a minute of two processors a task: Ant's simulator is four times as slow as HalfCheetah's."""
 
 
 @dataclass(frozen=True)

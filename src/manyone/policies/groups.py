@@ -76,6 +76,10 @@ def _unit(rows: Tensor) -> Tensor:
     return torch.where(norms > 1e-12, rows / norms.clamp(min=1e-12), 0.0)
 
 
+def _cosines(unit: Tensor) -> Tensor:
+    return (unit @ unit.T).clamp(-1.0, 1.0)
+
+
 @dataclass(frozen=True)
 class Grouping:
     """Which group each task is in, and how good the clustering is."""
@@ -96,6 +100,13 @@ class Grouping:
     def sizes(self) -> list[int]:
         """Number of tasks of each group."""
         return [self.assignment.count(g) for g in range(self.groups)]
+
+    @classmethod
+    def of(
+        cls, vectors: Tensor, assignment: Sequence[int], silhouettes: dict[int, float], center: bool = True
+    ) -> Grouping:
+        """A known grouping of the tasks with (projected) mean gradients ``vectors`` [N, p]."""
+        return cls(tuple(assignment), _cosines(signatures(vectors, center=center)), silhouettes)
 
     def members(self, group: int) -> list[int]:
         """Tasks of ``group``."""
@@ -123,7 +134,7 @@ def cluster(
         raise ManyoneError(f"clustering method '{method}': must be k-means or agglomerative")
     unit = signatures(vectors, center=center)
     order = _canonical_order(unit)
-    cosines = (unit @ unit.T).clamp(-1.0, 1.0)
+    cosines = _cosines(unit)
 
     def split(number: int) -> list[int]:
         if number == 1:

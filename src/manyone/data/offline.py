@@ -37,6 +37,7 @@ _METAWORLD = {
     "metaworld-mt1:TASK": "one Meta-World v3 task, e.g. metaworld-mt1:door-open",
     "metaworld-mt5": "the first 5 tasks of the papers' list",
     "metaworld-mt10": "Meta-World's own MT10",
+    "metaworld-pairs4": "4 tasks: drawer and window, open and close",
     "metaworld-pairs10": "10 tasks with opposing pairs (open and close)",
     "metaworld-mt30": "the first 30 tasks of the papers' list",
     "metaworld-mt50": "all 50 tasks",

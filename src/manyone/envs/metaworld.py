@@ -9,7 +9,7 @@ Goals 0-39 are for data (:data:`TRAIN_GOALS`), 40-49 for evaluation (:data:`EVAL
 
 Task lists: MT5, MT30 and MT50 are the prefixes of the list that MTDiff, HarmoDT and later papers use (their texts say
 "randomly sampled", their code uses this order); MT10 is Meta-World's own benchmark; *pairs10* holds ten tasks with
-opposing pairs (open and close), where the gradients of one policy conflict most.
+opposing pairs (open and close), where the gradients of one policy conflict most, and *pairs4* the four quickest of them.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "metaworld-mt10": _names(_MT10),
     "metaworld-mt30": TASKS50[:30],
     "metaworld-mt50": TASKS50,
+    "metaworld-pairs4": _names("drawer-open drawer-close window-open window-close"),
     "metaworld-pairs10": _names(_PAIRS10),
 }
 
@@ -80,7 +81,7 @@ def task_name(name: str) -> str:
 
 
 def suite_tasks(suite: str) -> list[str]:
-    """The task names of a suite: ``metaworld-mt5|mt10|mt30|mt50|pairs10`` or ``metaworld-mt1:TASK``."""
+    """The task names of a suite: ``metaworld-mt5|mt10|mt30|mt50|pairs4|pairs10`` or ``metaworld-mt1:TASK``."""
     if suite.startswith("metaworld-mt1:"):
         return [task_name(suite.removeprefix("metaworld-mt1:"))]
     if suite not in SUITES:

@@ -331,12 +331,14 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x [M, ..., I] by weight [O, I], or [m, O, I] with m a divisor of M; the bias alike or without members."""
     if weight.ndim == 2 and bias.ndim == 1:
         return F.linear(x, weight, bias)
-    members = weight.shape[0] if weight.ndim == 3 else bias.shape[0]
+    members = max(weight.shape[0] if weight.ndim == 3 else 1, bias.shape[0] if bias.ndim == 2 else 1)
     flat = x.reshape(members, -1, x.shape[-1])
-    bias = bias.unsqueeze(-2) if bias.ndim == 2 else bias
+    if bias.ndim == 2:  # its members may be fewer: seeds, where the weights are seeds x tasks
+        bias = bias.repeat_interleave(members // len(bias), 0).unsqueeze(-2)
     if weight.ndim == 2:
         out = F.linear(flat, weight) + bias
     else:
+        weight = weight.repeat_interleave(members // len(weight), 0) if len(weight) < members else weight
         out = torch.baddbmm(bias.expand(members, 1, -1), flat, weight.mT)
     return out.view(*x.shape[:-1], -1)
 

@@ -5,7 +5,7 @@ import pytest
 
 from manyone.envs import linear, search
 from manyone.envs.search import Search, Teachers
-from manyone.envs.workers import runner
+from manyone.envs.pieces import runner
 from manyone.errors import ManyoneError
 
 

@@ -22,7 +22,7 @@ from manyone.data.offline import EXPERT_LICENCE, LICENCE, OfflineName, keep_list
 from manyone.data.trajectories import Trajectories
 from manyone.data.trajectory_files import from_npz_file, from_npz_folder
 from manyone.envs import build, linear, scripted, search
-from manyone.envs.workers import Runner, runner
+from manyone.envs.pieces import Runner, runner
 from manyone.errors import ManyoneError
 from manyone.randomness import seed_for
 

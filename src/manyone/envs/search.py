@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from manyone.envs import build, linear
-from manyone.envs.workers import Runner
+from manyone.envs.pieces import Runner
 from manyone.errors import ManyoneError
 from manyone.randomness import seed_for
 

@@ -117,7 +117,9 @@ def _make_gym(task: str, horizon: int | None, render_mode: str | None, **simulat
         raise ManyoneError(f"{task} needs the extra: pip install 'manyone[policies]'") from None
     name = task.removeprefix("gym:")
     try:
-        env = gymnasium.make(name, max_episode_steps=horizon, render_mode=render_mode, **simulator)
+        env = gymnasium.make(
+            name, max_episode_steps=horizon, render_mode=render_mode, disable_env_checker=True, **simulator
+        )
     except (gymnasium.error.Error, ImportError) as problem:
         raise ManyoneError(f"{task}: Gymnasium cannot make {name!r} ({str(problem).splitlines()[0]})") from None
     for what, space in (("observation", env.observation_space), ("action", env.action_space)):

@@ -17,6 +17,7 @@ Public names: ``Search``, ``SETTINGS``, ``Teachers``, ``search``, ``teachers``, 
 from __future__ import annotations
 
 import functools
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -157,7 +158,7 @@ def teachers(
                 if str(kept["settings"]) == repr(asdict(settings)):
                     progress(settings.steps)
                     return Teachers(**{key: kept[key] for key in ("weights", "means", "deviations", "scores")})
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             pass  # damaged: searched anew
     found = search(task, settings, seed, run, progress)
     partial = file.with_suffix(".part")

@@ -127,7 +127,9 @@ class AgnosticPolicy(SequencePolicy):
         self._shown = torch.full((len(episodes), 64), -1, dtype=torch.int16)
         if self.selection == "random":
             draws = [generator_for(self.seed, "random group", slot) for slot in range(len(episodes))]
-            self.tasks = torch.tensor([int(torch.randint(self.groups, (1,), generator=d)) for d in draws]).to(self.device)
+            self.tasks = torch.tensor([int(torch.randint(self.groups, (1,), generator=d)) for d in draws]).to(
+                self.device
+            )
         elif self.selection == "oracle":
             self.tasks = self._truth.to(self.device)
 

@@ -29,6 +29,7 @@ from manyone.policies.artefact import save_policy
 from manyone.policies.gate import Gate, GateTrainer, confusion_by_phase, previous_actions
 from manyone.policies.groups import Clustering, Grouping, SparseProjection, cluster
 from manyone.policies.learner import PolicyLearner
+from manyone.policies.learner_methods import method as method_of
 from manyone.policies.masks import TaskMasks, maskable_shapes
 from manyone.policies.tasks import PolicyData, TaskTable
 
@@ -38,8 +39,8 @@ _AT_ONCE = 16 << 20  # gradient entries that are held while signatures are taken
 class GroupedLearner:
     """Trains ``model`` in place on ``data``: warm-up, clustering, group masks, gate. An engine ``Learner``.
 
-    ``groups``: their number (1 to the number of tasks) or "auto"; ``warmup_steps``: steps before the clustering (0 to
-    ``steps`` - 1), trained ``warmup``: "dense" or under "random-masks" (one frozen mask a task). ``signature_batches``:
+    ``groups``: their number (1 to the number of tasks) or "auto"; ``group_after``: steps before the clustering (0 to
+    ``steps`` - 1), trained ``first_phase``: "dense" or under "random-masks" (one frozen mask a task). ``signature_batches``:
     batches whose mean gradient is a task's signature, projected to ``signature_dims``; ``center``, ``clustering``,
     ``restarts``: see :func:`~manyone.policies.groups.cluster`. ``recluster_every``: mask updates between later
     clusterings (0: only the first), which keep the number of groups and each group's mask.
@@ -59,8 +60,8 @@ class GroupedLearner:
         *,
         steps: int,
         groups: int | Literal["auto"] = "auto",
-        warmup_steps: int,
-        warmup: Literal["dense", "random-masks"] = "dense",
+        group_after: int,
+        first_phase: Literal["dense", "random-masks"] = "dense",
         method: str = "harmodt",
         signature_batches: int = 16,
         signature_dims: int = 1024,
@@ -82,29 +83,33 @@ class GroupedLearner:
     ) -> None:
         for name, value, holds, allowed in (
             ("groups", groups, groups == "auto" or 1 <= groups <= len(data), f"auto or 1..{len(data)}, the tasks"),
-            ("warmup_steps", warmup_steps, 0 <= warmup_steps < steps, f"0..{steps - 1}, below the number of steps"),
-            ("warmup", warmup, warmup in ("dense", "random-masks"), "dense or random-masks"),
+            ("group_after", group_after, 0 <= group_after < steps, f"0..{steps - 1}, below the number of steps"),
+            ("first_phase", first_phase, first_phase in ("dense", "random-masks"), "dense or random-masks"),
             ("signature_batches", signature_batches, signature_batches >= 1, "1 or more"),
             ("signature_dims", signature_dims, signature_dims >= 4 and signature_dims % 4 == 0, "a multiple of 4"),
             ("recluster_every", recluster_every, recluster_every >= 0, "0 or more"),
-            ("gate_context", gate_context, 1 <= gate_context <= data.context, f"1..{data.context}, the policy's context"),
+            ("gate_context", gate_context, 1 <= gate_context <= data.context, f"1..{data.context}, the data's context"),
         ):
             if not holds:
                 raise ManyoneError(f"{name} = {value}: must be {allowed}")
+        if not method_of(method).masked:
+            raise ManyoneError(f"method {method!r} has no masks: groups need harmodt or one of its variants")
         if gate:
             check_pooled(data.table)
         self.model, self.data, self.seed = model, data, seed
-        self.wanted_groups, self.warmup_steps, self.recluster_every = groups, warmup_steps, recluster_every
+        self.wanted_groups, self.group_after, self.recluster_every = groups, group_after, recluster_every
         self.signature_batches, self.signature_dims = signature_batches, signature_dims
-        self._clustering = {"method": clustering, "center": center, "restarts": restarts, "seed": seed}
-        self._mask_options = {"sparsity": sparsity, "init": mask_init}
+        self._clustering: dict[str, Any] = {"method": clustering, "center": center, "restarts": restarts, "seed": seed}
+        shared = method_of(method).shared_init if options.get("shared_init") is None else options["shared_init"]
+        self._mask_options: dict[str, Any] = {"sparsity": sparsity, "init": mask_init, "shared": shared}
         self._with_gate = gate
-        self._gate_options = {"context": gate_context, "width": gate_width, "use_actions": gate_actions,
-                              "use_returns": gate_returns}  # fmt: skip
+        self._gate_options: dict[str, Any] = {
+            "context": gate_context, "width": gate_width, "use_actions": gate_actions, "use_returns": gate_returns,
+        }  # fmt: skip
         self._gate_lr = gate_lr
         tasks = len(data)
         shapes = _shapes(model, options)
-        if warmup == "dense":
+        if first_phase == "dense":
             masks, assignment = TaskMasks.ones(shapes, 1), [0] * tasks
         else:
             masks, assignment = TaskMasks.random(shapes, tasks, seed=seed, **self._mask_options), list(range(tasks))
@@ -112,8 +117,6 @@ class GroupedLearner:
             model, data, steps=steps, method=method, seed=seed, masks=masks, assignment=assignment,
             evaluate=None if evaluate is None else lambda _: evaluate(self), **options,
         )  # fmt: skip
-        if not self.learner.masked:
-            raise ManyoneError(f"method {method!r} has no masks: G-HarmoDT needs harmodt or one of its variants")
         self._update = self.learner.update
         self.learner.update = replace(self._update, rule="none")  # until there are groups
         self.grouping: Grouping | None = None
@@ -123,9 +126,9 @@ class GroupedLearner:
         """The gate and its optimiser, once there are groups."""
 
     @property
-    def phase(self) -> Literal["warm-up", "grouped"]:
+    def phase(self) -> Literal["first", "grouped"]:
         """Which phase the next step belongs to, once it is taken."""
-        return "warm-up" if self.grouping is None else "grouped"
+        return "first" if self.grouping is None else "grouped"
 
     @property
     def iteration(self) -> int:
@@ -135,13 +138,13 @@ class GroupedLearner:
     def step(self) -> dict[str, float]:
         """One step of the policy, before it the clustering when that is due, after it the gate's step when it is."""
         metrics: dict[str, float] = {}
-        if self.grouping is None and self.iteration >= self.warmup_steps:
+        if self.grouping is None and self.iteration >= self.group_after:
             metrics |= self._group()
         metrics |= self.learner.step()
         if self.grouping is None:
             return metrics
         updates, rest = divmod(self.iteration, self.learner.mask_every)
-        first = self.warmup_steps // self.learner.mask_every
+        first = self.group_after // self.learner.mask_every
         if self.recluster_every and rest == 0 and (updates - first) % self.recluster_every == 0:
             metrics |= self._group()
         if self.gate is not None and self.iteration % self._round == 0:
@@ -196,7 +199,7 @@ class GroupedLearner:
 
     @torch.no_grad()
     def gate_confusion(self, *, batches: int = 16, starts: tuple[int, ...] = (0, 1, 10, 50)) -> Tensor:
-        """Counts [phases, groups (actual), groups (gate's)] over windows drawn like training's, at every step of them."""
+        """Counts [phases, groups (actual), groups (gate's)] over windows drawn like training's, at every step."""
         gate = self._trained_gate()
         if gate is None:
             raise ManyoneError("this learner has no gate yet: train past the warm-up, with gate=True")
@@ -266,9 +269,7 @@ class GroupedLearner:
         at_once = max(1, _AT_ONCE // width)
         for start in range(0, len(self.data), at_once):
             tasks = list(range(start, min(start + at_once, len(self.data))))
-            found = self.learner.task_gradients(
-                tasks, batches=self.signature_batches, purpose="signature", clip=False
-            )
+            found = self.learner.task_gradients(tasks, batches=self.signature_batches, purpose="signature", clip=False)
             rows += [v.double().cpu() if project is None else project(v) for v in found]
         return torch.stack(rows)
 
@@ -290,7 +291,9 @@ def check_pooled(table: TaskTable) -> None:
     """Raises ``ManyoneError`` unless all tasks of ``table`` have the same state statistics."""
     if not (torch.equal(table.mean, table.mean[:1].expand_as(table.mean))
             and torch.equal(table.deviation, table.deviation[:1].expand_as(table.deviation))):  # fmt: skip
-        raise ManyoneError("acting without a task name needs pooled state statistics: PolicyData(normalisation='pooled')")
+        raise ManyoneError(
+            "acting without a task name needs pooled state statistics: PolicyData(normalisation='pooled')"
+        )
 
 
 def _shapes(model: DecisionTransformer, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

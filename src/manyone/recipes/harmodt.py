@@ -124,7 +124,7 @@ class Options(FrozenOptions):
     METHOD: ClassVar[str] = "harmodt"
 
     mask_every: int | None = None
-    """t_m, steps between mask updates; 1 or more. Preset: 20; paper 500."""
+    """t_m, steps between mask updates; 1 or more. Preset: 100; paper 500."""
     eta_min: int = 0
     """Fewest weights that a mask exchanges in an update; 0 or more."""
     eta_max: int = 100

@@ -15,8 +15,8 @@ from manyone.recipes.common import CommonOptions, check
 PRESETS: dict[str, dict[str, Any]] = {
     "laptop": {
         "episodes": 60, "horizon": 200, "context": 10, "width": 64, "layers": 2, "heads": 4, "batch_size": 16,
-        "tasks_per_step": 5, "steps": 1000, "lr": 1e-3, "weight_decay": 1e-4, "warmup": 50, "schedule": "cosine",
-        "mask_every": 20, "vote_threshold": 1,
+        "tasks_per_step": 1, "steps": 3000, "lr": 1e-3, "weight_decay": 1e-4, "warmup": 100, "schedule": "cosine",
+        "mask_every": 100, "vote_threshold": 1,
     },
     "paper": {
         "episodes": 2000, "horizon": 500, "context": 20, "width": 256, "layers": 6, "heads": 8, "batch_size": 8,
@@ -48,14 +48,14 @@ class PolicyOptions(CommonOptions):
     horizon: int | None = None
     """Steps of an episode, in made data and in evaluation; 1 to 500. Preset: 200; paper 500."""
     steps: int | None = None
-    """Training steps, 1 or more; each takes a batch of --tasks-per-step tasks. Preset: 1000; paper 1,000,000."""
+    """Training steps, 1 or more; each takes a batch of --tasks-per-step tasks. Preset: 3000; paper 1,000,000."""
     batch_size: int | None = None
     """Samples a task and step; 1 or more. Preset: 16; paper 8."""
     lr: float | None = None
     """Peak learning rate of AdamW; above 0. Preset: 0.001; paper 0.0001."""
     evaluate_every: int = 0
     """Steps between evaluations in the environments while training; 0: only at the end."""
-    checkpoint_every: int = 250
+    checkpoint_every: int = 500
     """Steps between checkpoints; 0: only at the end."""
     eval_episodes: int = 10
     """Evaluation episodes a task, at goals 40 to 49, which made data leave out; 1 or more."""
@@ -100,12 +100,12 @@ class TransformerOptions(PolicyOptions):
     dropout: float = 0.1
     """Dropout of embeddings, attention and residuals; from 0 to below 1."""
     tasks_per_step: int | None = None
-    """Tasks that one step takes, stacked; their gradients are averaged. 1 or more, at most all tasks are taken. Preset:
-    5; paper 1."""
+    """Tasks that one step takes, stacked; their gradients are averaged. 1 or more, at most all tasks are taken. Several
+    are quicker for small networks and batches. Preset: 1."""
     weight_decay: float | None = None
     """AdamW's weight decay; 0 or more. Preset: 0.0001."""
     warmup: int | None = None
-    """Steps of linear warm-up of the learning rate; 0 or more. Preset: 50; paper 10,000."""
+    """Steps of linear warm-up of the learning rate; 0 or more. Preset: 100; paper 10,000."""
     schedule: Literal["cosine", "constant"] | None = None
     """Learning rate after the warm-up. Preset: cosine; paper constant."""
     clip: float = 0.25

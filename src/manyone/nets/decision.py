@@ -328,16 +328,18 @@ def _block(width: int) -> nn.ModuleDict:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x [M, ..., I] by weight [O, I], or [m, O, I] with m a divisor of M; the bias alike or without members."""
+    """x [M, ..., I] by weight [O, I] or [m, O, I] with m a divisor of M; the bias [O] or [m', O] alike."""
     if weight.ndim == 2 and bias.ndim == 1:
         return F.linear(x, weight, bias)
-    members = weight.shape[0] if weight.ndim == 3 else bias.shape[0]
+    members = max(weight.shape[0] if weight.ndim == 3 else 1, bias.shape[0] if bias.ndim == 2 else 1)
     flat = x.reshape(members, -1, x.shape[-1])
-    bias = bias.unsqueeze(-2) if bias.ndim == 2 else bias
+    rows = _rows(bias, members)
     if weight.ndim == 2:
-        out = F.linear(flat, weight) + bias
+        out = F.linear(flat, weight) + rows
+    elif weight.shape[0] == members:
+        out = torch.baddbmm(rows.expand(members, 1, -1), flat, weight.mT)
     else:
-        out = torch.baddbmm(bias.expand(members, 1, -1), flat, weight.mT)
+        out = torch.baddbmm(rows.expand(members, 1, -1), flat, _each(weight, members).mT)
     return out.view(*x.shape[:-1], -1)
 
 
@@ -345,13 +347,19 @@ def _norm(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     """LayerNorm (epsilon 1e-5) with gain and bias [E] or [m, E]."""
     if gain.ndim == 1 and bias.ndim == 1:
         return F.layer_norm(x, gain.shape, gain, bias)
-    members = max(gain.shape[0] if gain.ndim == 2 else 1, bias.shape[0] if bias.ndim == 2 else 1)
+    members = max(v.shape[0] if v.ndim == 2 else 1 for v in (gain, bias))
     flat = F.layer_norm(x, x.shape[-1:]).reshape(members, -1, x.shape[-1])
-    return torch.addcmul(_row(bias), flat, _row(gain)).view(x.shape)
+    return torch.addcmul(_rows(bias, members), flat, _rows(gain, members)).view(x.shape)
 
 
-def _row(vector: Tensor) -> Tensor:
-    return vector.unsqueeze(-2) if vector.ndim == 2 else vector
+def _rows(vector: Tensor, members: int) -> Tensor:
+    """[O] as it is, [m, O] as [members, 1, O]."""
+    return vector if vector.ndim == 1 else _each(vector, members).unsqueeze(1)
+
+
+def _each(value: Tensor, members: int) -> Tensor:
+    """[m, ...] repeated to [members, ...], each of the m for its own part of the data."""
+    return value if value.shape[0] == members else value.repeat_interleave(members // value.shape[0], 0)
 
 
 def _lookup(table: Tensor, index: Tensor) -> Tensor:

@@ -40,10 +40,10 @@ class GroupedLearner:
     """Trains ``model`` in place on ``data``: warm-up, clustering, group masks, gate. An engine ``Learner``.
 
     ``groups``: their number (1 to the number of tasks) or "auto"; ``group_after``: steps before the clustering (0 to
-    ``steps`` - 1), trained ``first_phase``: "dense" or under "random-masks" (one frozen mask a task). ``signature_batches``:
-    batches whose mean gradient is a task's signature, projected to ``signature_dims``; ``center``, ``clustering``,
-    ``restarts``: see :func:`~manyone.policies.groups.cluster`. ``recluster_every``: mask updates between later
-    clusterings (0: only the first), which keep the number of groups and each group's mask.
+    ``steps`` - 1), in a ``first_phase`` that is "dense" or under "random-masks" (one frozen mask a task).
+    ``signature_batches``: batches whose mean gradient is a task's signature, projected to ``signature_dims``;
+    ``center``, ``clustering``, ``restarts``: see :func:`~manyone.policies.groups.cluster`. ``recluster_every``: mask
+    updates between later clusterings (0: only the first), which keep the number of groups and each group's mask.
 
     ``gate``: train one (needs pooled state statistics, since others tell the task); ``gate_context``: its K_g in steps;
     ``gate_width``, ``gate_lr``, ``gate_actions``, ``gate_returns``: see :class:`~manyone.policies.gate.Gate`. The gate

@@ -27,9 +27,9 @@ class Options(HarmoDTOptions):
 
     groups: str = "auto"
     """Number of groups, 1 to the number of tasks, or auto: the one with the best silhouette."""
-    warmup_steps: int | None = None
+    group_after: int | None = None
     """Steps before the tasks are grouped; 0 or more, below --steps. Default: a tenth of --steps."""
-    warmup_masks: Literal["dense", "random-masks"] = "dense"
+    first_phase: Literal["dense", "random-masks"] = "dense"
     """What is trained before: a dense network, or a frozen random mask a task."""
     clustering: Literal["k-means", "agglomerative"] = "k-means"
     """Spherical k-means++, or average linkage on 1 - cosine."""
@@ -50,12 +50,12 @@ class Options(HarmoDTOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         assert self.steps is not None and self.context is not None
-        if self.warmup_steps is None:
-            self.warmup_steps = self.steps // 10
+        if self.group_after is None:
+            self.group_after = self.steps // 10
         if self.gate_context is None:
             self.gate_context = min(10, self.context)
         check("groups", self.groups, self.groups == "auto" or self.groups.isdigit(), "auto or a number")
-        check("warmup_steps", self.warmup_steps, 0 <= self.warmup_steps < self.steps, f"from 0 to {self.steps - 1}")
+        check("group_after", self.group_after, 0 <= self.group_after < self.steps, f"from 0 to {self.steps - 1}")
         check("gate_context", self.gate_context, 1 <= self.gate_context <= self.context, f"from 1 to {self.context}")
         check("gate_width", self.gate_width, self.gate_width >= 1, "1 or more")
         check("gate_lr", self.gate_lr, self.gate_lr > 0, "above 0")
@@ -94,8 +94,8 @@ class Options(HarmoDTOptions):
             model.to(device),
             data,
             groups=self.groups if self.groups == "auto" else int(self.groups),
-            warmup_steps=self.warmup_steps,
-            warmup=self.warmup_masks,
+            group_after=self.group_after,
+            first_phase=self.first_phase,
             clustering=self.clustering,
             recluster_every=self.recluster_every,
             gate_context=self.gate_context,

@@ -59,7 +59,7 @@ class Settings:
 
 _SMOKE = {
     "episodes": 16, "horizon": 100, "context": 6, "prompt": 4, "width": 48, "layers": 2, "heads": 2, "dropout": 0.0,
-    "batch_size": 8, "tasks_per_step": 4, "steps": 250, "lr": 2e-3, "warmup": 20, "mask_every": 10, "warmup_steps": 25,
+    "batch_size": 8, "tasks_per_step": 4, "steps": 120, "lr": 2e-3, "warmup": 10, "mask_every": 6, "group_after": 20,
 }  # fmt: skip
 _NEIGHBOURS = tuple(
     f"metaworld-mt1:{t}" for t in ("button-press-wall", "coffee-button", "handle-press", "faucet-open", "plate-slide")

@@ -45,6 +45,7 @@ class Evaluator:
         stop_at_success: bool = True,
         workers: int | None = None,
         split: Split = "test",
+        selection: str = "gate",
     ) -> None:
         from manyone.envs import build
         from manyone.evaluation.rollouts import Arena, paired_episodes
@@ -54,8 +55,9 @@ class Evaluator:
         self.episodes: list[Episode] = []
         for task in tasks:
             self.episodes += paired_episodes([task], episodes, build.goals(task, evaluation=split == "test"))
-        self.horizon, self.stop = horizon, stop_at_success
+        self.horizon, self.stop, self.selection = horizon, stop_at_success, selection
         self.arena: Arena = Arena(list(tasks), episodes, workers)
+        self.results: list[EpisodeResult] = []
 
     @classmethod
     def of(cls, problem: PolicyProblem, options: PolicyOptions, split: Split = "test") -> Evaluator:
@@ -67,17 +69,40 @@ class Evaluator:
             stop_at_success=not options.full_episodes,
             workers=options.workers,
             split=split,
+            selection=getattr(options, "selection", "gate"),
         )
 
     def play(self, policy: Any) -> list[EpisodeResult]:
         """All episodes with ``policy`` (a ``BatchedPolicy``)."""
         return self.arena.rollout(policy, self.episodes, horizon=self.horizon, stop_at_success=self.stop)
 
-    def __call__(self, policy: Any) -> dict[str, float]:
-        """The scores of :meth:`play` as metrics: ``success`` and ``return`` with their intervals, and of each task."""
+    def __call__(self, learner: Any) -> dict[str, float]:
+        """Plays with what ``learner`` is now: success and return with their intervals, and of each task.
+
+        Where groups of tasks are inferred also ``groups``, their number, and ``gate_accuracy``, the share of steps under
+        the right one. The results stay in ``results``.
+        """
         from manyone.evaluation.scores import summarise
 
-        return summarise(self.play(policy)).as_metrics()
+        self.results = self.play(acts(learner, self.selection))
+        metrics = summarise(self.results).as_metrics()
+        if getattr(learner, "grouping", None) is not None:
+            metrics["groups"] = float(learner.grouping.groups)
+        right = [r.info["group_right"] for r in self.results if "group_right" in r.info]
+        return metrics | ({"gate_accuracy": sum(right) / len(right)} if right else {})
+
+    def save(self, run: RunFolder) -> None:
+        """The episodes of the last evaluation, one line each, as ``episodes.jsonl``."""
+        import json
+
+        from manyone.engine.files import write_atomic
+
+        lines = []
+        for r in self.results:
+            line = {"task": r.episode.task, "goal": r.episode.goal, "return": r.return_, "success": r.success}
+            line |= {"first_success": r.first_success, "length": r.length} | r.info
+            lines.append(json.dumps(line) + "\n")
+        write_atomic(run.path / "episodes.jsonl", "".join(lines).encode())
 
     def __enter__(self) -> Evaluator:
         return self
@@ -86,9 +111,9 @@ class Evaluator:
         self.arena.close()
 
 
-def acts(learner: Any) -> Any:
-    """The policy that a learner's run is judged by: without task names where it can, else with them."""
-    return learner.agnostic() if hasattr(learner, "agnostic") else learner.policy()
+def acts(learner: Any, selection: str = "gate") -> Any:
+    """The policy that a run is judged by: without task names as soon as there is a gate, else with them."""
+    return learner.agnostic(selection) if getattr(learner, "gate", None) is not None else learner.policy()
 
 
 def run_recipe(options: Any, run: RunFolder) -> None:
@@ -100,7 +125,7 @@ def run_recipe(options: Any, run: RunFolder) -> None:
         return
     problem = load_problem(options)
     with Evaluator.of(problem, options) as evaluator:
-        learner = options.learner(problem, evaluate=lambda now: evaluator(acts(now)))
+        learner = options.learner(problem, evaluate=evaluator)
         final = train(
             learner,
             run,
@@ -110,9 +135,10 @@ def run_recipe(options: Any, run: RunFolder) -> None:
             loggers=options.logger,
             log_every=max(1, options.steps // 1000),
         )
-    print_scores(final)
+        evaluator.save(run)
+    print_scores(final, evaluator.results)
     if options.video:
-        record_videos(run, acts(learner), problem)
+        record_videos(run, acts(learner, evaluator.selection), problem)
 
 
 def evaluate_recipe(options: Any, run: RunFolder, split: Split) -> Mapping[str, float]:
@@ -121,7 +147,7 @@ def evaluate_recipe(options: Any, run: RunFolder, split: Split) -> Mapping[str, 
     learner = options.learner(problem)
     restore(learner, run)
     with Evaluator.of(problem, options, split) as evaluator:
-        return evaluator(acts(learner))
+        return evaluator(learner)
 
 
 def restore(learner: Any, run: RunFolder) -> None:
@@ -134,19 +160,22 @@ def restore(learner: Any, run: RunFolder) -> None:
     learner.load_state_dict(found[1]["learner"])
 
 
-def print_scores(metrics: Mapping[str, Any]) -> None:
-    """One line a task and the mean, for people."""
+def print_scores(metrics: Mapping[str, Any], results: Sequence[EpisodeResult]) -> None:
+    """One line a task and the mean, for people; with the group that each episode ended under where it was inferred."""
     from rich.console import Console
     from rich.table import Table
 
     def percent(value: float | None, digits: int) -> str:
         return "–" if value is None else f"{100 * value:.{digits}f}"
 
-    table = Table("task", "success %", "return", box=None)
-    for name, value in metrics.items():
-        if name.startswith("return/"):
-            task = name.removeprefix("return/")
-            table.add_row(task, percent(metrics.get(f"success/{task}"), 0), f"{value:.1f}")
+    grouped = any("group" in r.info for r in results)
+    table = Table("task", "success %", "return", *(["group", "inferred, episode by episode"] * grouped), box=None)
+    for task in dict.fromkeys(r.episode.task for r in results):
+        own = [r for r in results if r.episode.task == task]
+        cells = [percent(metrics.get(f"success/{task}"), 0), f"{metrics[f'return/{task}']:.1f}"]
+        if grouped:
+            cells += [str(own[0].info.get("true_group", "")), " ".join(str(r.info["group"]) for r in own)]
+        table.add_row(task, *cells)
     table.add_row("mean", percent(metrics.get("success"), 1), f"{metrics['return']:.1f}", style="bold")
     Console().print(table)
 
@@ -165,13 +194,13 @@ def record_videos(run: RunFolder, policy: Any, problem: PolicyProblem) -> None:
 def plan(options: PolicyOptions, recipe: str) -> list[str]:
     """What a dry run prints; nothing is made for it."""
     from manyone.data.offline import parse_offline
-    from manyone.envs.collect import suite_tasks
+    from manyone.envs.collect import set_tasks
 
     lines = []
     if options.suite is not None:
         name = f"{options.suite}-{options.quality}"
         wanted = parse_offline(name, episodes=options.episodes, steps=options.horizon, seed=options.data_seed)
-        tasks = suite_tasks(wanted)
+        tasks = set_tasks(wanted)
         state = "in the cache" if wanted.made() else "would be made in the simulator"
         lines.append(f"{recipe} on {wanted}: {len(tasks)} tasks ({', '.join(label(t) for t in tasks)})")
         lines.append(f"data: {options.episodes} episodes of {options.horizon} steps a task, {state}")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from manyone.envs import linear, search
-from manyone.envs.search import Search, Teachers
 from manyone.envs.pieces import runner
+from manyone.envs.search import Search, Teachers
 from manyone.errors import ManyoneError
 
 

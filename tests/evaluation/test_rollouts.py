@@ -134,6 +134,18 @@ def test_environments_are_built_once_and_used_again(monkeypatch: pytest.MonkeyPa
     assert sorted(built) == sorted(CHEETAHS)
 
 
+def test_rows_that_change_their_task_keep_a_few_environments_only() -> None:
+    tasks = [f"cheetah-vel:{i}" for i in range(workers.SPARE + 3)]
+    episodes = paired_episodes(tasks, 1)
+    wide = rollout(Wobble(6), episodes, horizon=3, workers=0)
+    with Arena(tasks, 1, 0, max_parallel=1) as arena:
+        for _ in range(2):
+            assert arena.rollout(Wobble(6), episodes, horizon=3) == wide
+        pool = arena._sides[0].pool
+        assert len(pool._spare) == workers.SPARE
+        assert len(pool._rows) == 1
+
+
 def test_paired_episodes_are_shared_by_lists_of_different_length() -> None:
     few, many = paired_episodes(["reach-v3"], 3, seed=1), paired_episodes(["push-v3", "reach-v3"], 12, seed=1)
     assert [e for e in many if e.task == "reach-v3"][:3] == few

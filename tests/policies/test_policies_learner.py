@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.reference import harmodt
 
 from manyone.errors import ManyoneError
 from manyone.policies.learner import PolicyLearner
 from manyone.policies.learner_methods import METHODS, build_model
 from manyone.policies.masks import TaskMasks, maskable_shapes
 from manyone.policies.tasks import PolicyData
-from tests.reference import harmodt
 
 SHAPE = {"width": 8, "layers": 2, "heads": 2, "max_timestep": 20}
 
@@ -57,7 +57,8 @@ def parameters(learner, member=0):
     ],
 )
 def test_training_agrees_with_the_plain_formulation(tasks, method, options):
-    learner = make(tasks, method, mask_every=3, **options)
+    small = PolicyData(tasks(3), context=2, prompt=1, dtype=torch.float64)
+    learner = make(tasks, method, data=small, mask_every=3, **options)
     data, theta = learner.data, parameters(learner)
     masks = float_masks(learner) if learner.masked else [{}] * 3
     names = learner.layout.first
@@ -193,9 +194,7 @@ def test_disjoint_masks_leave_the_other_task_alone(tasks):
     keep = learner._point.detach().clone()
 
     def outputs():
-        weights = parameters(learner) | {
-            n: parameters(learner)[n] * m for n, m in learner.masks[0].unpack(0).items()
-        }
+        weights = parameters(learner) | {n: parameters(learner)[n] * m for n, m in learner.masks[0].unpack(0).items()}
         return learner.model.run(weights, batch.steps, batch.prompt)
 
     before = outputs()

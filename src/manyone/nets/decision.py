@@ -94,8 +94,8 @@ class DecisionTransformer(nn.Module):
             elif "time" in name or "task" in name:
                 fresh.normal_(0, 1, generator=draw)
             else:
-                inputs = self.get_submodule(name.rpartition(".")[0]).weight.shape[1]
-                fresh.uniform_(-1 / math.sqrt(inputs), 1 / math.sqrt(inputs), generator=draw)
+                bound = self.get_parameter(f"{name.rpartition('.')[0]}.weight").shape[1] ** -0.5
+                fresh.uniform_(-bound, bound, generator=draw)
             value.copy_(fresh)
 
     def config(self) -> dict[str, Any]:

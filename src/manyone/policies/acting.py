@@ -68,11 +68,14 @@ class SequencePolicy:
         """Begins new episodes; slot s is ``episodes[s]`` from now on."""
         self.tasks = torch.tensor([self.table.index(e.task) for e in episodes], dtype=torch.int64, device=self.device)
         count, k = len(episodes), self.model.context
-        shape = {"device": self.device, "dtype": self.dtype}
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, device=self.device, dtype=self.dtype)
+
         # ring buffers: the entry of step t is at t mod K
-        self._states = torch.zeros(count, k, self.model.state_dim, **shape)
-        self._actions = torch.zeros(count, k, self.model.action_dim, **shape)
-        self._returns = torch.zeros(count, k, **shape)
+        self._states = zeros(count, k, self.model.state_dim)
+        self._actions = zeros(count, k, self.model.action_dim)
+        self._returns = zeros(count, k)
         self._left = self.table.target[self.tasks].clone()
         self._time = torch.zeros(count, dtype=torch.int64, device=self.device)
 
@@ -89,7 +92,7 @@ class SequencePolicy:
     def reward(self, slots: Any, rewards: Any) -> None:
         """Rewards [b] of the step just taken; moves the returns-to-go and the clock of the episodes ``slots``."""
         slot = self._slots(slots)
-        self._left[slot] -= torch.as_tensor(np.asarray(rewards)).to(self._left)
+        self._left[slot] -= torch.from_numpy(np.array(rewards)).to(self._left)
         self._time[slot] += 1
 
     # ---- its parts, for policies that choose the mask themselves --------------------------------------------------
@@ -97,7 +100,7 @@ class SequencePolicy:
     def observe(self, slots: Any, observations: Any) -> Tensor:
         """Puts the present observations into the windows; the slots as a tensor."""
         slot = self._slots(slots)
-        seen = torch.as_tensor(np.asarray(observations)).to(self.device, self.dtype)
+        seen = torch.from_numpy(np.array(observations)).to(self.device, self.dtype)
         if seen.shape != (len(slot), self.model.state_dim):
             raise ManyoneError(
                 f"observations {list(seen.shape)}: expected [{len(slot)}, {self.model.state_dim}] for this policy"
@@ -205,4 +208,4 @@ class SequencePolicy:
         return prompt, task
 
     def _slots(self, slots: Any) -> Tensor:
-        return torch.as_tensor(np.asarray(slots), dtype=torch.int64).to(self.device)
+        return torch.from_numpy(np.array(slots, dtype=np.int64)).to(self.device)

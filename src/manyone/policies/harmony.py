@@ -53,9 +53,10 @@ def harmony(agreement: Tensor, importance: Tensor, gamma: float = 10.0) -> Tenso
 def swap_count(
     step: int, total: int, eta_min: float, eta_max: float, schedule: Literal["bump", "decay"] = "bump"
 ) -> int:
-    """k at ``step`` of ``total``: the program's full cosine (eta_min, eta_max in the middle, eta_min) or the paper's decay.
+    """k at ``step`` of ``total``.
 
-    bump: floor(eta_max + (eta_min - eta_max) (1 + cos(2 pi t / T)) / 2); decay: from eta_max to eta_min by half a cosine.
+    ``bump`` (the authors' program): floor(eta_max + (eta_min - eta_max) (1 + cos(2 pi t / T)) / 2), so eta_min at both
+    ends and eta_max in the middle; ``decay`` (the paper): from eta_max to eta_min by half a cosine.
     """
     if schedule not in ("bump", "decay"):
         raise ManyoneError(f"swap schedule {schedule!r}: must be bump or decay")
@@ -86,14 +87,14 @@ def exchange(
         raise ManyoneError(f"ranking {ranking!r}: must be global, quota or z-score")
     if ranking == "quota":
         shares = _shares(k, sizes)
-        prune, recover, start = [], [], 0
+        lost, won, start = [], [], 0
         for size, share in zip(sizes, shares):
             part = slice(start, start + size)
-            lost, won = exchange(mask[part], prune_score[part], recover_score[part], share)
-            prune.append(lost + start)
-            recover.append(won + start)
+            out, back = exchange(mask[part], prune_score[part], recover_score[part], share)
+            lost.append(out + start)
+            won.append(back + start)
             start += size
-        return torch.cat(prune), torch.cat(recover)
+        return torch.cat(lost), torch.cat(won)
     if ranking == "z-score":
         prune_score, recover_score = (_standardised(s, sizes) for s in (prune_score, recover_score))
     ones = int(mask.sum())

@@ -375,7 +375,7 @@ class PolicyLearner:
     ) -> Tensor:
         """Mean squared error over the valid actions of each task, [S, G]."""
         steps = batch.steps
-        size, context = steps["timesteps"].shape[1:]
+        size = steps["timesteps"].shape[1]
         task = batch.tasks.to(self._point.device).unsqueeze(1).expand(-1, size) if self.model.id_tokens else None
         with self._autocast():
             found = self.model.run(weights, steps, batch.prompt if self.model.prompt else None, task, noise=noise)

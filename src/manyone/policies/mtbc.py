@@ -7,6 +7,7 @@ Public names: :class:`CloningNetwork`, :class:`CloningLearner`, :class:`CloningP
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,11 @@ class CloningNetwork(nn.Module):
             layers,
         )
         sizes = [state_dim + tasks] + [width] * layers + [action_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         with torch.no_grad():
             for name, value in self.named_parameters():
-                inputs = self.get_submodule(name.rpartition(".")[0]).weight.shape[1]
-                value.uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator_for(seed, "cloning", name))
+                bound = self.get_parameter(f"{name.rpartition('.')[0]}.weight").shape[1] ** -0.5
+                value.uniform_(-bound, bound, generator=generator_for(seed, "cloning", name))
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, JSON-able."""
@@ -145,8 +146,8 @@ class CloningPolicy:
     @torch.no_grad()
     def act(self, slots: Any, observations: Any) -> np.ndarray:
         """Actions float32 [b, A] for ``observations`` [b, S] of the episodes ``slots`` [b]."""
-        tasks = self.tasks[torch.as_tensor(np.asarray(slots), dtype=torch.int64)].to(self.table.mean.device)
-        states = torch.as_tensor(np.asarray(observations)).to(self.table.mean)
+        tasks = self.tasks[torch.from_numpy(np.array(slots, dtype=np.int64))].to(self.table.mean.device)
+        states = torch.from_numpy(np.array(observations)).to(self.table.mean)
         states = (states - self.table.mean[tasks]) / self.table.deviation[tasks]
         return self.network(states, tasks).float().cpu().numpy()
 

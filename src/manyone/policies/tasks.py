@@ -2,7 +2,7 @@
 
 A training window starts at a row drawn uniformly from a task's training rows, that is: an episode in proportion to its
 length, then a start uniformly (Chen et al. 2021). States are standardised, returns-to-go divided by a scale; both come
-from the data, per task or pooled. A prompt is the tail of a good trajectory without its very last step (Xu et al. 2022).
+from the data, per task or pooled. A prompt is the tail of a good trajectory without its last step (Xu et al. 2022).
 Prompts come from the best tenth of the episodes by return, which no training window then touches; ``legacy_prompt`` is
 the rule of the HarmoDT program instead. What is drawn depends on (seed, task, step) alone.
 Public names: :class:`PolicyData`, :class:`TaskBatch`, :class:`TaskTable`.
@@ -66,7 +66,7 @@ class TaskTable:
             return t.to(device, dtype if t.is_floating_point() else None)
 
         prompt = None if self.prompt is None else {k: move(v) for k, v in self.prompt.items()}
-        fields = {key: move(getattr(self, key)) for key in ("mean", "deviation", "scale", "target")}
+        fields: dict[str, Any] = {key: move(getattr(self, key)) for key in ("mean", "deviation", "scale", "target")}
         return replace(self, **fields, prompt=prompt)
 
     def subset(self, tasks: Sequence[int]) -> TaskTable:
@@ -197,7 +197,7 @@ class PolicyData:
         return TaskBatch(steps, prompt, where)
 
     def prompt(self, tasks: Sequence[int]) -> Steps | None:
-        """Evaluation prompts of ``tasks`` [G, K*, ...]: the tail of each one's best trajectory; None without prompts."""
+        """Evaluation prompts of ``tasks`` [G, K*, ...], each one's best trajectory's tail; None without prompts."""
         if self.table.prompt is None:
             return None
         return {k: v[list(tasks)].to(self.device) for k, v in self.table.prompt.items()}
@@ -249,7 +249,7 @@ class PolicyData:
             else:
                 if one.episodes < 2:
                     raise ManyoneError(
-                        f"{one.name}: one episode cannot be both prompt and training data: give at least two, or prompt=0"
+                        f"{one.name}: one episode cannot be prompt and training data: give two or more, or prompt=0"
                     )
                 held = one.best(fraction)[: one.episodes - 1]
                 train = np.setdiff1d(np.arange(one.episodes), held)

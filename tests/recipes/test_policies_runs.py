@@ -1,4 +1,4 @@
-"""Whole runs of the policy recipes on two MuJoCo tasks with tiny data: artefacts, fresh processes, kill -9 and resume."""
+"""Whole runs of the policy recipes on two MuJoCo tasks with tiny data: artefacts, fresh processes, kill -9, resume."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_suite_makes_its_data_once(manyone, tmp_path):
     words = ("--suite", "metaworld-mt1:drawer-close", "--episodes", 3, *SMALL, *NET, "--workers", 1)
     assert "would be made" in manyone("run", "mt-dt", *words, "--dry-run")[1]
     assert list(tmp_path.iterdir()) == []
-    code, out, err = manyone("run", "mt-dt", *words, "--out", "r")
+    code, _, err = manyone("run", "mt-dt", *words, "--out", "r")
     assert code == 0, err
     assert "success" in lines(tmp_path / "r/metrics.jsonl")[-1]
     assert "in the cache" in manyone("run", "mt-dt", *words, "--dry-run")[1]
@@ -172,5 +172,11 @@ def test_presets_fill_in_only_what_was_left_open():
 
     paper = Options(suite="metaworld-mt50", preset="paper", width=128)
     assert (paper.width, paper.layers, paper.heads, paper.steps, paper.mask_every) == (128, 6, 8, 1_000_000, 500)
-    assert (paper.lr, paper.warmup, paper.schedule, paper.batch_size, paper.context) == (1e-4, 10_000, "constant", 8, 20)
+    assert (paper.lr, paper.warmup, paper.schedule, paper.batch_size, paper.context) == (
+        1e-4,
+        10_000,
+        "constant",
+        8,
+        20,
+    )
     assert Options(suite="metaworld-mt10").tasks_per_step == 1

@@ -191,13 +191,13 @@ def memory(tasks: int, width: int, layers: int) -> float:
 
 def measure_memory(options: argparse.Namespace) -> None:
     """What :func:`memory` runs."""
-    import resource
-
     shape = {"width": options.width, "layers": options.layers, "heads": 8}
     one = learner("harmodt", policy_data(options.tasks, CONTEXT, PROMPT, 2, 50), shape, batch_size=BATCH)
     one.step()
     one.step()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # not ru_maxrss: it counts the parent's memory, which a forked child has for a moment
+    status = Path("/proc/self/status").read_text()
+    print(next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")))
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -231,7 +231,7 @@ def main() -> None:
     small = stacked(options)
     show(small)
     print()
-    peaks = [{"tasks": n, "peak MB": memory(n, options.width, options.layers)} for n in (1, 10, options.tasks)]
+    peaks = [{"tasks": n, "peak MB": memory(n, options.width, options.layers)} for n in sorted({1, 10, options.tasks})]
     show(peaks)
     if options.json:
         options.json.write_text("".join(json.dumps(row) + "\n" for row in [large, *small, *peaks]))

@@ -9,6 +9,7 @@ Public names: ``make_offline``, ``set_tasks``, ``EXPERT_VARIABLE``.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import os
@@ -143,8 +144,7 @@ def _copy_experts(wanted: OfflineName, tasks: list[str], source: Path | str | No
             raise ManyoneError(f"{folder}: has no episodes of {task}: expected {short}.npz, {short}-v2/ or {short}/")
         data = (from_npz_folder if found[0].is_dir() else from_npz_file)(found[0], task)
         meta = {**_meta(wanted, "SAC experts of MTDiff on Meta-World v2, actions clipped"), "licence": EXPERT_LICENCE}
-        object.__setattr__(data, "meta", {**data.meta, **meta})
-        keep_task(wanted, task, data)
+        keep_task(wanted, task, dataclasses.replace(data, meta={**data.meta, **meta}))
 
 
 def _meta(wanted: OfflineName, policy: str) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def make(
         )
     table = Table(title=f"{wanted} (seed {wanted.seed})", title_justify="left")
     for heading in ("task", "episodes", "steps", "return (min, median, max)", "success"):
-        table.add_column(heading, justify="left" if heading == "task" else "right")
+        table.add_column(heading, justify="left" if heading == "task" else "right", no_wrap=heading == "task")
     for one in data:
         low, middle, high = _quartiles(one)
         success = "" if one.successes is None else f"{one.successes.mean():.2f}"

@@ -147,9 +147,7 @@ class DecisionTransformer(nn.Module):
             if front is not None and front_seen is not None:
                 tokens, seen = torch.cat((front, tokens), 2), torch.cat((front_seen, seen), 2)
         first = tokens.shape[2] - (3 * steps - 1)  # of the history
-        wanted = torch.arange(first + 1, tokens.shape[2], 3, device=tokens.device)
-        if last_only:
-            wanted = wanted[-1:]
+        wanted = slice(tokens.shape[2] - 1 if last_only else first + 1, None, 3)
         mask = _attention_mask(seen, prefix[0][0].shape[-2] if prefix else 0)
         x = self._encode(weights, tokens, mask, noise=noise, prefix=prefix, wanted=wanted)
         x = _norm(x, weights["norm.weight"], weights["norm.bias"])
@@ -227,13 +225,13 @@ class DecisionTransformer(nn.Module):
         *,
         noise: DropoutNoise | None = None,
         prefix: Prefix | None = None,
-        wanted: Tensor | None = None,
+        wanted: slice | None = None,
         collect: Prefix | None = None,
     ) -> Tensor:
         """The blocks; ``wanted`` are the only tokens whose output is returned (all without)."""
         if noise is not None:
-            wide = self._noise_width(x.shape[1], x.shape[2], x.shape[2] if wanted is None else len(wanted))
-            noise.start(wide)
+            last = len(range(x.shape[2])[slice(None) if wanted is None else wanted])
+            noise.start(self._noise_width(x.shape[1], x.shape[2], last))
             x = noise.drop(x)
         for number in range(self.layers):
             w = {name: weights[f"blocks.{number}.{name}"] for name in _BLOCK}
@@ -241,9 +239,12 @@ class DecisionTransformer(nn.Module):
             h = _norm(x, w["norm1.weight"], w["norm1.bias"])
             if rows is not None:
                 x = x[:, :, rows]
-                q = _linear(h[:, :, rows], w["attn.qkv.weight"][..., : self.width, :],
-                            w["attn.qkv.bias"][..., : self.width])  # fmt: skip
-                kv = _linear(h, w["attn.qkv.weight"][..., self.width :, :], w["attn.qkv.bias"][..., self.width :])
+                cut = (self.width, 2 * self.width)
+                (weight_q, weight_kv), (bias_q, bias_kv) = (
+                    w["attn.qkv.weight"].split(cut, -2),
+                    w["attn.qkv.bias"].split(cut, -1),
+                )
+                q, kv = _linear(h[:, :, rows], weight_q, bias_q), _linear(h, weight_kv, bias_kv)
                 k, v = kv.chunk(2, -1)
             else:
                 q, k, v = _linear(h, w["attn.qkv.weight"], w["attn.qkv.bias"]).chunk(3, -1)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -319,7 +320,7 @@ class PolicyLearner:
         d = self.layout.maskable
         masks = self.flat_masks(tasks)  # [S, G, d]
         forward = self._forward_mask(masks)
-        stacked = torch.where(forward, self._kept.unsqueeze(1), 0).flatten(0, 1).requires_grad_()
+        stacked = (self._kept.unsqueeze(1) * forward).flatten(0, 1).requires_grad_()
         rest = self._point.detach()[:, d:].requires_grad_()
         weights = self.layout.views(stacked, "maskable") | self.layout.views(rest, "rest")
         losses = self._losses(weights, batch, self._noise(tasks))
@@ -331,7 +332,7 @@ class PolicyLearner:
         gradient.mul_(self._clip_factor(norms))
         with torch.no_grad():
             self._point[:, :d] = self._kept
-        self._apply(gradient, masks.any(1), rate)
+        self._apply(gradient, reduce(torch.logical_or, masks.unbind(1)), rate)
         return losses.detach()
 
     def _surgery_step(self, tasks: list[int], batch: TaskBatch, rate: float) -> Tensor:
@@ -356,7 +357,7 @@ class PolicyLearner:
         stacked = self._point.detach().unsqueeze(1).repeat(1, len(tasks), 1)
         if self.masked:
             forward = self._forward_mask(self.flat_masks(tasks))
-            stacked[..., :d] = torch.where(forward, self._kept.unsqueeze(1), 0)
+            torch.mul(self._kept.unsqueeze(1), forward, out=stacked[..., :d])
         if squares:
             stacked = stacked.repeat_interleave(self.batch_size, 1)
             steps = {k: v.flatten(0, 1).unsqueeze(1) for k, v in batch.steps.items()}

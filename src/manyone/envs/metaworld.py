@@ -9,7 +9,7 @@ Goals 0-39 are for data (:data:`TRAIN_GOALS`), 40-49 for evaluation (:data:`EVAL
 
 Task lists: MT5, MT30 and MT50 are the prefixes of the list that MTDiff, HarmoDT and later papers use (their texts say
 "randomly sampled", their code uses this order); MT10 is Meta-World's own benchmark; *pairs10* holds ten tasks with
-opposing pairs (open and close), where the gradients of one policy conflict most, and *pairs4* the four quickest of them.
+opposing pairs (open and close), where the gradients of one policy conflict most, *pairs4* the four quickest of them.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class ByTask:
             own = np.flatnonzero(self._owner == number)
             self._slot[own] = np.arange(len(own))
             if len(own):
-                policy.start([episodes[i] for i in own])
+                policy.start([episodes[int(i)] for i in own])
 
     def act(self, slots: Any, observations: Any) -> np.ndarray:
         """Actions float32 [b, A] for ``observations`` [b, S] of the episodes ``slots`` [b]."""

@@ -49,7 +49,8 @@ class Options(HarmoDTOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        assert self.steps is not None and self.context is not None
+        assert self.steps is not None
+        assert self.context is not None
         if self.group_after is None:
             self.group_after = self.steps // 10
         if self.gate_context is None:
@@ -84,24 +85,15 @@ class Options(HarmoDTOptions):
             target="pooled",
             device=device,
         )
-        shape = {"width": self.width, "layers": self.layers, "heads": self.heads, "dropout": self.dropout}
-        model = DecisionTransformer(
-            data.state_dim, data.action_dim, context=self.context, max_timestep=problem.longest, seed=seed, **shape
-        )
-        options = self.learner_arguments(len(data)) | self.learner_options() | changes
-        options.pop("shared_init", None)
+        shape = self.shape() | {"context": self.context, "max_timestep": problem.longest}
+        model = DecisionTransformer(data.state_dim, data.action_dim, seed=seed, **shape)
+        names = ("group_after", "first_phase", "clustering", "recluster_every", "gate_context", "gate_width")
+        options = self.learner_arguments(len(data)) | self.learner_options()
+        options |= {name: getattr(self, name) for name in (*names, "gate_lr", "gate_returns")} | changes
         return GroupedLearner(
             model.to(device),
             data,
-            groups=self.groups if self.groups == "auto" else int(self.groups),
-            group_after=self.group_after,
-            first_phase=self.first_phase,
-            clustering=self.clustering,
-            recluster_every=self.recluster_every,
-            gate_context=self.gate_context,
-            gate_width=self.gate_width,
-            gate_lr=self.gate_lr,
-            gate_returns=self.gate_returns,
+            groups="auto" if self.groups == "auto" else int(self.groups),
             seed=seed,
             evaluate=evaluate,
             **options,

@@ -34,7 +34,7 @@ class SequenceOptions(TransformerOptions):
         from manyone.policies.learner_methods import method
         from manyone.policies.tasks import PolicyData
 
-        assert self.context is not None and self.batch_size is not None
+        assert self.context is not None
         return PolicyData(
             problem.data,
             self.context,
@@ -61,9 +61,8 @@ class SequenceOptions(TransformerOptions):
 
         data = self.policy_data(problem)
         members = [self.seed] if seeds is None else list(seeds)
-        shape = {"width": self.width, "layers": self.layers, "heads": self.heads, "dropout": self.dropout}
-        longest = problem.longest
-        models = [build_model(self.method, data, seed=s, max_timestep=longest, **shape) for s in members]
+        shape = self.shape() | {"max_timestep": problem.longest}
+        models = [build_model(self.method, data, seed=s, **shape) for s in members]
         arguments = self.learner_arguments(len(data)) | {"method": self.method} | self.learner_options() | changes
         return PolicyLearner(models, data, seed=members, evaluate=evaluate, **arguments)
 

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 TITLE = "Many tasks into one policy: the claims of multi-task decision transformers"
 NOTES = [
-    "Success is the share of episodes in which the environment's flag was up at any step, at goals that the data do not "
-    "contain. All methods play the same episodes; an episode ends at its first success, so returns are those up to there.",
+    "Success is the share of episodes in which the environment's flag was up at any step, at goals that the data do "
+    "not contain. All methods play the same episodes. An episode ends at its first success; returns are up to there.",
     "Intervals are over training seeds; all seeds share the data.",
-    "Rows under no-id were told nothing about their task: pooled statistics of states, one target return, no prompt.",
+    "Rows under no-id were told nothing about their task: pooled statistics of states, one target return, no prompt. "
+    "Without pooling, statistics and targets of each task are used, as published: states then look alike in all tasks.",
 ]
 SEEDS = {"smoke": 3, "laptop": 5, "paper": 3}
 
@@ -122,7 +123,7 @@ def _options(settings: Settings, part: str, seed: int) -> Any:
     from manyone.recipes import options_class
 
     entry = ENTRIES[part]
-    cls = options_class(entry.recipe)
+    cls: Any = options_class(entry.recipe)
     names = {f.name for f in dataclasses.fields(cls)}
     given = {k: v for k, v in settings.options.items() if k in names}
     given |= settings.cloning if entry.recipe == "mtbc" else {}

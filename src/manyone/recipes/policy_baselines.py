@@ -1,4 +1,4 @@
-"""``manyone run mt-dt``, ``prompt-dt``, ``id-token-dt``, ``mtbc``, ``task-dt``: what masked policies are compared with."""
+"""``manyone run mt-dt``, ``prompt-dt``, ``id-token-dt``, ``mtbc``, ``task-dt``: what masks are compared with."""
 
 from __future__ import annotations
 
@@ -87,15 +87,11 @@ class CloningOptions(PolicyOptions):
 
         device = make_fabric(self.device, self.precision).device
         data = PolicyData(problem.data, 1, device=device)
-        assert self.width is not None and self.layers is not None and self.steps is not None
-        network = CloningNetwork(
-            data.state_dim, data.action_dim, len(data), width=self.width, layers=self.layers, seed=self.seed
-        )
-        arguments: dict[str, Any] = {n: getattr(self, n) for n in ("lr", "weight_decay", "warmup", "schedule")}
-        return CloningLearner(
-            network.to(device), data, steps=self.steps, seed=self.seed, batch_size=self.batch_size or 1,
-            evaluate=evaluate, **arguments,
-        )  # fmt: skip
+        shape: dict[str, Any] = {"width": self.width, "layers": self.layers}
+        network = CloningNetwork(data.state_dim, data.action_dim, len(data), seed=self.seed, **shape)
+        names = ("steps", "batch_size", "lr", "weight_decay", "warmup", "schedule")
+        arguments: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return CloningLearner(network.to(device), data, seed=self.seed, evaluate=evaluate, **arguments)
 
     def run(self, run: RunFolder) -> None:
         """Makes or reads the data, trains, evaluates and exports."""
@@ -122,7 +118,8 @@ class SingleTaskOptions(SequenceOptions):
         """The untrained learner of all tasks."""
         from manyone.policies.each_task import EachTask
 
-        assert self.steps is not None and self.tasks_per_step is not None
+        assert self.steps is not None
+        assert self.tasks_per_step is not None
         count = len(problem.data)
         at_once = min(self.tasks_per_step, count)
         share = max(1, -(-self.steps * at_once // count))

@@ -117,10 +117,14 @@ class TransformerOptions(PolicyOptions):
         super().__post_init__()
         for name in ("context", "width", "layers", "heads", "prompt", "tasks_per_step"):
             check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
-        assert self.width is not None and self.heads is not None
-        check("width", self.width, self.width % self.heads == 0, f"a multiple of --heads {self.heads}")
+        fits = self.width is not None and self.heads is not None and self.width % self.heads == 0
+        check("width", self.width, fits, f"a multiple of --heads {self.heads}")
         check("dropout", self.dropout, 0 <= self.dropout < 1, "from 0 to below 1")
         check("clip", self.clip, self.clip > 0, "above 0")
         check("target_quantile", self.target_quantile, 0 <= self.target_quantile <= 1, "from 0 to 1")
         for name in ("warmup", "weight_decay"):
             check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+
+    def shape(self) -> dict[str, Any]:
+        """The network's size, as its constructor takes it."""
+        return {"width": self.width, "layers": self.layers, "heads": self.heads, "dropout": self.dropout}

@@ -1,4 +1,4 @@
-"""What policies are trained on and evaluated in: offline data of several tasks, and held-out goals of the same tasks."""
+"""What policies are trained on and evaluated in: offline data of several tasks, held-out goals of the same tasks."""
 
 from __future__ import annotations
 

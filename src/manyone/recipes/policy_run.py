@@ -79,8 +79,8 @@ class Evaluator:
     def __call__(self, learner: Any) -> dict[str, float]:
         """Plays with what ``learner`` is now: success and return with their intervals, and of each task.
 
-        Where groups of tasks are inferred also ``groups``, their number, and ``gate_accuracy``, the share of steps under
-        the right one. The results stay in ``results``.
+        Where groups of tasks are inferred also ``groups``, their number, and ``gate_accuracy``, the share of steps
+        under the right one. The results stay in ``results``.
         """
         from manyone.evaluation.scores import summarise
 

@@ -315,7 +315,8 @@ def gather(flat: Mapping[str, Tensor], starts: Tensor, ends: Tensor, length: int
 class Windows:
     """The data of all tasks in one flat set of tensors on ``device``, and windows of ``length`` (K) steps of it.
 
-    ``flat``: observations [n, S], actions [n, A], returns_to_go [n], timesteps int32 [n] (step within the episode).
+    ``flat``: observations [n, S], actions [n, A], returns_to_go [n], timesteps [n] (step within the episode), all
+    float32 and views of one tensor with a row a step.
     ``first_row`` and ``first_episode`` (int64 [N+1]) say where a task's rows and episodes lie; ``offsets`` (int64
     [E+1]) where an episode's rows lie. Drawing rows of a task uniformly draws episodes in proportion to their length
     and starts uniformly, as Decision Transformers do.
@@ -340,12 +341,28 @@ class Windows:
         self.first_episode = self._tensor(np.concatenate([[0], np.cumsum(episodes)]))
         lengths = np.concatenate([one.lengths for one in data])
         self.offsets = self._tensor(np.concatenate([[0], np.cumsum(lengths)]))
-        steps = [np.arange(len(one)) - np.repeat(one.offsets[:-1], one.lengths) for one in data]
-        self.flat: dict[str, Tensor] = {
-            key: self._tensor(np.concatenate([getattr(one, key) for one in data]))
-            for key in ("observations", "actions", "returns_to_go")
-        }
-        self.flat["timesteps"] = self._tensor(np.concatenate(steps).astype(np.int32))
+        # All of a step in one row, so that a window costs one look-up a step; row 0 is what padding reads.
+        widths = {"observations": data[0].state_dim, "actions": data[0].action_dim, "returns_to_go": 1, "timesteps": 1}
+        packed = np.zeros((1 + sum(rows), sum(widths.values())), dtype=np.float32)
+        self._columns: dict[str, slice] = {}
+        first = 0
+        for key, width in widths.items():
+            self._columns[key] = slice(first, first + width)
+            first += width
+        begin = 1
+        for one in data:
+            steps = np.arange(len(one)) - np.repeat(one.offsets[:-1], one.lengths)
+            values = {"timesteps": steps} | {k: getattr(one, k) for k in widths if k != "timesteps"}
+            for key, value in values.items():
+                packed[begin : begin + len(one), self._columns[key]] = value.reshape(len(one), -1)
+            begin += len(one)
+        self._packed = self._tensor(packed)
+        self.flat = {key: part[1:] for key, part in self._split(self._packed).items()}
+
+    def _split(self, packed: Tensor) -> dict[str, Tensor]:
+        """Views of the columns of ``packed`` [..., width]; one-column values without the last axis."""
+        parts = {key: packed[..., columns] for key, columns in self._columns.items()}
+        return parts | {key: parts[key].squeeze(-1) for key in ("returns_to_go", "timesteps")}
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
@@ -370,13 +387,21 @@ class Windows:
         # on an accelerator the check would wait for the device at every batch
         if self.device.type == "cpu" and bool(((start < 0) | (lows + start >= highs)).any()):
             raise IndexError("a window starts outside its episode")
-        return self._window(lows + start, highs, length)
+        length = self.length if length is None else length
+        return self.between(lows + start, torch.minimum(lows + start + length, highs), length)
 
     def at(self, rows: Tensor, length: int | None = None) -> dict[str, Tensor]:
         """Windows that begin at flat ``rows`` (int64 [...], ``first_row[task]`` <= row < ``first_row[task + 1]``)."""
-        highs = self.offsets[torch.searchsorted(self.offsets, rows, right=True)]
-        return self._window(rows, highs, length)
-
-    def _window(self, lows: Tensor, highs: Tensor, length: int | None) -> dict[str, Tensor]:
         length = self.length if length is None else length
-        return gather(self.flat, lows, torch.minimum(lows + length, highs), length)
+        highs = self.offsets[torch.searchsorted(self.offsets, rows, right=True)]
+        return self.between(rows, torch.minimum(rows + length, highs), length)
+
+    def between(self, starts: Tensor, ends: Tensor, length: int) -> dict[str, Tensor]:
+        """As :func:`gather` of ``flat``, in one look-up: flat rows ``starts`` to ``ends`` - 1 (int64 [...])."""
+        rows = ends[..., None] + torch.arange(-length, 0, device=ends.device)
+        valid = rows >= starts[..., None]
+        found = self._packed.index_select(0, torch.where(valid, rows + 1, 0).view(-1))
+        parts = self._split(found.view(*rows.shape, -1))
+        parts["timesteps"] = parts["timesteps"].long()
+        parts["valid"] = valid
+        return parts

@@ -66,7 +66,7 @@ class Policy:
         """Begins an episode of ``task``; a policy that infers the task itself needs none."""
         if task is None and not self.info.get("task_free"):
             raise ManyoneError(f"this policy must know its task: reset(task) with one of {', '.join(self.tasks)}")
-        self.batched.start([_Episode(self.tasks[0] if task is None else task)])
+        self.batched.start([_Episode(task or "")])
         self._running, self._first = True, True
 
     def act(self, observation: Any, reward: float = 0.0) -> np.ndarray:

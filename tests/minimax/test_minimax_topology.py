@@ -48,9 +48,12 @@ def test_lambda_of_the_exponential_graph_with_a_power_of_two(p):
 
 @pytest.mark.parametrize(
     ("m", "expected"),
-    [(8, [0, 0.5, 0.5, 0.8536, 0.8047, 0.9493, 0.875, 1]), (16, [0, 0.6, 0.6, 0.8686, 0.9493, 0.9872, 0.9375, 1]),
-     (32, [0, 0.6667, 0.8828, 0.9658, 0.9872, 0.9968, 0.9688, 1])],
-)  # fmt: skip
+    [
+        (8, [0, 0.5, 0.5, 0.8536, 0.8047, 0.9493, 0.875, 1]),
+        (16, [0, 0.6, 0.6, 0.8686, 0.9493, 0.9872, 0.9375, 1]),
+        (32, [0, 0.6667, 0.8828, 0.9658, 0.9872, 0.9968, 0.9688, 1]),
+    ],
+)
 def test_lambda_table(m, expected):
     names = ["complete", "exponential", "torus", "grid", "ring", "path", "star", "isolated"]
     found = [Topology(name).contraction(m) for name in names]
@@ -177,7 +180,13 @@ def test_networkx_graphs():
 
 
 def test_degree_and_bytes():
-    assert [Topology(name).degree(16) for name in ("ring", "star", "exponential", "torus", "isolated")] == [2, 15, 4, 4, 0]
+    assert [Topology(name).degree(16) for name in ("ring", "star", "exponential", "torus", "isolated")] == [
+        2,
+        15,
+        4,
+        4,
+        0,
+    ]
     assert Topology("ring").bytes_per_round(16, 100) == 800
     assert Topology("server").bytes_per_round(16, 100, itemsize=8) == 1600
     assert Topology("random-matching").bytes_per_round(16, 100) == 400

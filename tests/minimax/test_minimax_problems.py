@@ -174,7 +174,7 @@ def test_a_loss_of_the_wrong_kind_is_named():
     game = ModuleProblem(
         {"a": torch.ones(1)},
         {"b": torch.ones(1)},
-        lambda x, y, batch, noise: ((x["a"] ** 2).sum(), (y["b"] ** 2).sum()),
+        lambda x, y, *_: ((x["a"] ** 2).sum(), (y["b"] ** 2).sum()),
         zero_sum=False,
     )
     run = Simulated(game, None, steps=1, rounds=1, eta_x=0.1, eta_y=0.2, dtype=F64)

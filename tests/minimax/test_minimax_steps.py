@@ -9,7 +9,16 @@ from manyone.minimax.problems.auc import AUC
 from manyone.minimax.problems.quadratic import QuadraticGame
 from manyone.minimax.sampling import sample_indices
 from manyone.minimax.simulated import Simulated
-from manyone.minimax.steps import STEPS, Adam, Extragradient, HeavyBall, OuterStep, SnapshotAscent, local_step
+from manyone.minimax.steps import (
+    STEPS,
+    Adam,
+    Extragradient,
+    HeavyBall,
+    InnerAscent,
+    OuterStep,
+    SnapshotAscent,
+    local_step,
+)
 
 F64 = torch.float64
 M, N, ETA = 4, 5, 0.1
@@ -122,6 +131,27 @@ def test_gradient_tracking_adds_the_mean_minus_its_own_full_gradient():
         run("gradient-tracking", topology="ring")
 
 
+def test_control_variates_use_a_minibatch_of_their_own():
+    found = run("control-variates", topology="server", steps=3, rounds=1)
+    start = torch.ones(4, dtype=F64)
+    own = torch.stack([field(start, i, 0, stream=1) for i in range(M)])
+    z = start.expand(M, 4)
+    for s in range(3):
+        z = z - H * torch.stack([field(z[i], i, s) + own.mean(0) - own[i] for i in range(M)])
+    assert torch.allclose(found, z.mean(0).expand(M, 4), atol=1e-14)
+
+
+def test_gdmax_ascends_several_times_before_x_descends():
+    found = run(InnerAscent(3), steps=2)
+    for i in range(M):
+        z = torch.ones(4, dtype=F64)
+        for s in range(2):
+            for _ in range(3):
+                z = torch.cat([z[:2], (z - H * field(z, i, s))[2:]])
+            z = torch.cat([(z - H * field(z, i, s))[:2], z[2:]])
+        assert torch.allclose(found[i], z, atol=1e-14)
+
+
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_the_outer_step_is_torchs_sgd_on_the_rounds_displacement(nesterov):
     found = run("simultaneous", topology="server", steps=2, rounds=4, outer=OuterStep(0.7, 0.9, nesterov))
@@ -191,5 +221,7 @@ def test_errors():
         Extragradient(3)
     with pytest.raises(ManyoneError, match="every 0 rounds"):
         SnapshotAscent(0)
+    with pytest.raises(ManyoneError, match="inner = 0"):
+        InnerAscent(0)
     with pytest.raises(ManyoneError, match="lr = 0"):
         OuterStep(lr=0.0)

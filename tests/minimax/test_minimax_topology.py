@@ -15,12 +15,11 @@ def made(name: str) -> Topology:
     return Topology(name, group=4, every=3) if name == "hierarchical" else Topology(name)
 
 
-@pytest.mark.parametrize("m", [1, 2, 3, 4, 7, 8, 12, 16])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "m"), [(n, m) for n in NAMES for m in (1, 2, 3, 4, 7, 8, 12, 16) if n != "hierarchical" or m % 4 == 0]
+)
 @pytest.mark.filterwarnings("ignore:a (torus|grid) of")
 def test_every_matrix_is_doubly_stochastic_and_preserves_the_mean(name, m):
-    if name == "hierarchical" and m % 4:
-        pytest.skip("groups of four")
     topology = made(name)
     z = torch.randn(m, 5, generator=torch.Generator().manual_seed(m), dtype=torch.float64)
     for t in range(5):

@@ -237,7 +237,7 @@ class View:
         self.buffers = {k: v[rows] for k, v in local.buffers.items() if not k.startswith("memory/")}
         self.memory = {k[7:]: v[rows] for k, v in local.buffers.items() if k.startswith("memory/")}
         self._batches: dict[int, dict[str, Tensor]] = {}
-        self._extra: dict[str, Tensor] = {}
+        self._added: dict[str, Tensor] | None = None
 
     def observe(self) -> None:
         """Lets the problem's memory see this step's batch."""
@@ -246,7 +246,7 @@ class View:
                 raise ManyoneError("a problem that counts its samples needs a mini-batch, not batch='full'")
             batch = self._local.sample_batch(self._s, self._rows)
             self._batches[0] = self._local.problem.observe(self.memory, dict(batch))
-            self._extra = {k: v for k, v in self._batches[0].items() if k not in batch}
+            self._added = {k: v for k, v in self._batches[0].items() if k not in batch}
 
     def gradient(self, z: Tensor, stream: int = 0) -> Tensor:
         """[rows, P] on this step's batch number ``stream``."""
@@ -254,18 +254,21 @@ class View:
         if local.batch_size == "full":
             return self._weighted(local.whole_shards(z, self._rows, self._s, stream, {}))
         if local.chunk is not None and local.chunk < len(z):
-            return self._weighted(local.sample_gradient(z, self._s, self._rows, stream, self._extra))
+            return self._weighted(local.sample_gradient(z, self._s, self._rows, stream, self._extra()))
         if stream not in self._batches:
-            self._batches[stream] = {**local.sample_batch(self._s, self._rows, stream), **self._extra}
+            self._batches[stream] = {**local.sample_batch(self._s, self._rows, stream), **self._extra()}
         noise = local.noise(self._s, self._rows, stream, local.batch_size)
         return self._weighted(local.gradient(z, self._batches[stream], noise))
 
     def full_gradient(self, z: Tensor) -> Tensor:
         """[rows, P] on every member's whole shard (stream 255 for its noise)."""
-        extra: dict[str, Tensor] = {}
-        if self.memory:
-            extra = self._local.problem.observe(self.memory, {}, update=False)
-        return self._weighted(self._local.whole_shards(z, self._rows, self._s, 255, extra))
+        return self._weighted(self._local.whole_shards(z, self._rows, self._s, 255, self._extra()))
+
+    def _extra(self) -> dict[str, Tensor]:
+        """What the problem's memory adds to every batch of this step."""
+        if self._added is None:
+            self._added = self._local.problem.observe(self.memory, {}, update=False) if self.memory else {}
+        return self._added
 
     def average(self, values: Tensor) -> Tensor:
         """The mean over the clients of each run, in every row."""

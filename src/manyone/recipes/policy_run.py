@@ -187,7 +187,8 @@ def record_videos(run: RunFolder, policy: Any, problem: PolicyProblem) -> None:
 
     folder = run.folder("videos")
     for episode in paired_episodes(problem.tasks, 1):
-        record(policy, episode, folder / f"{label(episode.task).replace(':', '-')}.gif")
+        path = folder / f"{label(episode.task).replace(':', '-')}.gif"
+        record(policy, episode, path, horizon=problem.horizon, stop_at_success=True)
     print(f"videos: {folder}")
 
 

@@ -36,8 +36,9 @@ class PolicyOptions(CommonOptions):
     suite: str | None = None
     """Tasks: metaworld-mt1:TASK, metaworld-mt5, -mt10, -mt30, -mt50, -pairs10 (opposing pairs), or cheetah-dir,
     cheetah-vel, ant-dir. Their data are made by scripted or searched policies when the cache has none."""
-    quality: Literal["near", "sub"] = "near"
-    """Made data: near-optimal, or sub-optimal (noisy throughout, as a replay buffer is)."""
+    quality: Literal["near", "sub", "expert"] = "near"
+    """Made data: near-optimal, sub-optimal (noisy throughout, as a replay buffer is), or the official expert episodes
+    (Meta-World, from the folder that MANYONE_METAWORLD_EXPERT names)."""
     data: tuple[str, ...] = ()
     """Instead of --suite, own data as TASK=PLACE: PLACE is a Minari id, a D4RL HDF5 file or a folder of per-episode
     .npz files; TASK is the environment to act in (door-open-v3, cheetah-vel:7, gym:Hopper-v5)."""

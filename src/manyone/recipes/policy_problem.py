@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from manyone.errors import ManyoneError
 
@@ -51,14 +51,25 @@ def from_suite(
     from manyone.data.offline import parse_offline
     from manyone.envs.collect import make_offline
 
-    name = f"{suite}-{quality}"
-    wanted = parse_offline(name, episodes=episodes, steps=horizon, seed=seed)
+    name, size = made_size(suite, quality, episodes, horizon, seed)
+    wanted = parse_offline(name, **size)
     if wanted.made():
-        data = make_offline(name, episodes=episodes, steps=horizon, seed=seed)
+        data = make_offline(name, **size)
     else:
         with _Bar(f"making {wanted}") as bar:
-            data = make_offline(name, episodes=episodes, steps=horizon, seed=seed, workers=workers, progress=bar.update)
-    return PolicyProblem(str(wanted), tuple(data), horizon or wanted.steps)
+            data = make_offline(name, **size, workers=workers, progress=bar.update)
+    longest = max(int(one.lengths.max()) for one in data)
+    return PolicyProblem(str(wanted), tuple(data), horizon or longest)
+
+
+def made_size(
+    suite: str, quality: str, episodes: int | None, horizon: int | None, seed: int
+) -> tuple[str, dict[str, Any]]:
+    """Name and size of made data as ``manyone.data.offline`` takes them; expert episodes have a size of their own."""
+    name = f"{suite}-{quality}"
+    if quality == "expert":
+        return name, {}
+    return name, {"episodes": episodes, "steps": horizon, "seed": seed}
 
 
 def from_places(pairs: Sequence[str], *, horizon: int | None = None) -> PolicyProblem:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyone.errors import ManyoneError
 from manyone.recipes.common import Split
-from manyone.recipes.policy_problem import PolicyProblem, from_places, from_suite, label
+from manyone.recipes.policy_problem import PolicyProblem, from_places, from_suite, label, made_size
 
 if TYPE_CHECKING:
     from manyone.engine.run import RunFolder
@@ -187,7 +187,8 @@ def record_videos(run: RunFolder, policy: Any, problem: PolicyProblem) -> None:
 
     folder = run.folder("videos")
     for episode in paired_episodes(problem.tasks, 1):
-        record(policy, episode, folder / f"{label(episode.task).replace(':', '-')}.gif")
+        path = folder / f"{label(episode.task).replace(':', '-')}.gif"
+        record(policy, episode, path, horizon=problem.horizon, stop_at_success=True)
     print(f"videos: {folder}")
 
 
@@ -198,8 +199,9 @@ def plan(options: PolicyOptions, recipe: str) -> list[str]:
 
     lines = []
     if options.suite is not None:
-        name = f"{options.suite}-{options.quality}"
-        wanted = parse_offline(name, episodes=options.episodes, steps=options.horizon, seed=options.data_seed)
+        wide = (options.suite, options.quality, options.episodes, options.horizon, options.data_seed)
+        name, size = made_size(*wide)
+        wanted = parse_offline(name, **size)
         tasks = set_tasks(wanted)
         state = "in the cache" if wanted.made() else "would be made in the simulator"
         lines.append(f"{recipe} on {wanted}: {len(tasks)} tasks ({', '.join(label(t) for t in tasks)})")

@@ -20,17 +20,17 @@ class Entry(NamedTuple):
 ENTRIES: dict[str, Entry] = {
     "g-harmodt": Entry("g-harmodt", {}, "g-harmodt", ("", "soft", "oracle", "random"), "no-id"),
     "harmodt": Entry("harmodt", {}, "harmodt"),
-    "harmodt-m": Entry("harmodt-m", {}, "harmodt-m"),
-    "random-swap": Entry("harmodt", {"update": "random"}, "random-swap"),
     "harmodt-r": Entry("harmodt-r", {}, "harmodt-r"),
     "prompt-dt": Entry("prompt-dt", {}, "prompt-dt"),
     "id-token-dt": Entry("id-token-dt", {}, "id-token-dt"),
     "mt-dt": Entry("mt-dt", {}, "mt-dt"),
     "mt-dt-no-id": Entry("mt-dt", {"no_id": True}, "mt-dt", ("",), "no-id"),
     "task-dt": Entry("task-dt", {}, "task-dt"),
+    "harmodt-m": Entry("harmodt-m", {}, "harmodt-m"),
+    "random-swap": Entry("harmodt", {"update": "random"}, "random-swap"),
     "mtbc": Entry("mtbc", {"width": 256, "layers": 3}, "mtbc"),
 }
-"""Parts of a seed's work, the longest first. Variants of g-harmodt are the ways to choose a group's mask."""
+"""Parts of a seed's work, the longest first, then what the main claims compare. Variants of g-harmodt are the ways to choose a group's mask."""
 
 UNSEEN = ("harmodt", "prompt-dt", "mt-dt")
 """Parts that are also evaluated on tasks that were not trained."""

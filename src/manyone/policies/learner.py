@@ -40,6 +40,7 @@ from manyone.randomness import generator_for
 
 _CACHED = 64 << 20  # bytes of unpacked masks that are kept
 _STACKED = 16 << 20  # entries of stacked weights that a pass over the tasks may hold
+_SMALL = 1 << 20  # parameters of a network up to which tasks are stacked for their gradients
 
 
 class PolicyLearner:
@@ -280,7 +281,8 @@ class PolicyLearner:
         tasks = list(range(len(self.data))) if tasks is None else list(tasks)
         members, d = len(self.models), self.layout.maskable
         width = members * self.layout.total * (self.batch_size if squares else 1)
-        at_once = max(1, min(len(tasks), _STACKED // width))
+        # stacking pays while the weights are small beside the activations; a large network fills the processor alone
+        at_once = max(1, min(len(tasks), _STACKED // width)) if self.layout.total <= _SMALL else 1
         out = torch.zeros(members, len(tasks), d, dtype=self._point.dtype, device=self._point.device)
         for number in range(batches):
             for start in range(0, len(tasks), at_once):
@@ -293,7 +295,7 @@ class PolicyLearner:
                     found.mul_(self._clip_factor(found))
                 if squares:
                     found = found.unflatten(1, (len(part), -1)).square_().mean(2)
-                out[:, start : start + at_once] += found[..., :d] / batches
+                out[:, start : start + at_once].add_(found[..., :d], alpha=1 / batches)
         return out
 
     # ---- steps ----------------------------------------------------------------------------------------------------
@@ -354,7 +356,10 @@ class PolicyLearner:
     ) -> Tensor:
         """Gradients over all parameters at each task's (masked) point, [S, G, P]; of single samples [S, G B, P]."""
         d, members = self.layout.maskable, len(self.models)
-        stacked = self._point.detach().unsqueeze(1).repeat(1, len(tasks), 1)
+        # one task needs no copy: the first d entries of a masked method's point are scratch anyway
+        own = len(tasks) == 1 and not squares
+        stacked = self._point.detach().unsqueeze(1)
+        stacked = stacked if own else stacked.repeat(1, len(tasks), 1)
         if self.masked:
             forward = self._forward_mask(self.flat_masks(tasks))
             torch.mul(self._kept.unsqueeze(1), forward, out=stacked[..., :d])

@@ -87,7 +87,8 @@ def _exchange(learner: PolicyLearner, number: int, gradients: Tensor, squares: T
     """Exchanges the masks of one network by the gradients [N, d]; each task's cosine with the mean, [N]."""
     rule, masks, weights = learner.update, learner.masks[number], learner.maskable_weights()[number]
     mean = gradients.mean(0)  # a tensor of its own: accumulating into a task's gradient would falsify that task
-    cosine = torch.nn.functional.cosine_similarity(gradients, mean.unsqueeze(0), dim=1)
+    norms = torch.linalg.vector_norm(gradients, dim=1) * torch.linalg.vector_norm(mean)
+    cosine = (gradients @ mean) / norms.clamp(min=1e-30)
     if rule.rule == "official":
         dense = torch.zeros_like(mean, dtype=torch.bool) if learner._dense is None else learner._dense
         blind = torch.stack([torch.where(learner.flat_masks([t])[number, 0] | dense, gradients[t], 0)

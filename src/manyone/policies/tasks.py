@@ -133,6 +133,7 @@ class PolicyData:
         self.state_dim, self.action_dim = self.trajectories[0].state_dim, self.trajectories[0].action_dim
         self.table = self._table(normalisation, scale, target, target_quantile)
         self.windows.normalise(self.table.mean.to(self.device), self.table.deviation.to(self.device))
+        self._scale = self.table.scale.to(self.device)
         self._split(prompt_fraction)
         if prompt:
             best = [int(np.argmax(one.returns)) for one in self.trajectories]
@@ -209,6 +210,7 @@ class PolicyData:
         chosen.trajectories = [self.trajectories[i] for i in tasks]
         chosen.table = self.table.subset(tasks)
         chosen._rows, chosen._choices = [self._rows[i] for i in tasks], [self._choices[i] for i in tasks]
+        chosen._scale = self._scale[list(tasks)]
         chosen._first = self._first[list(tasks)]
         chosen._prompt_table = self._prompt_table[list(tasks)]
         chosen._numbers = self._numbers[list(tasks)]
@@ -280,5 +282,5 @@ class PolicyData:
         return self._cast(found, tasks)
 
     def _cast(self, steps: Steps, tasks: Tensor) -> Steps:
-        steps["returns_to_go"] = steps["returns_to_go"] / self.table.scale.to(self.device)[tasks].unsqueeze(-1)
+        steps["returns_to_go"] = steps["returns_to_go"] / self._scale[tasks].unsqueeze(-1)
         return {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in steps.items()}

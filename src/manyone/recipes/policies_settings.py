@@ -30,7 +30,10 @@ ENTRIES: dict[str, Entry] = {
     "random-swap": Entry("harmodt", {"update": "random"}, "random-swap"),
     "mtbc": Entry("mtbc", {"width": 256, "layers": 3}, "mtbc"),
 }
-"""Parts of a seed's work, the longest first, then what the main claims compare. Variants of g-harmodt are the ways to choose a group's mask."""
+"""Parts of a seed's work: the longest first, then what the main claims compare.
+
+Variants of g-harmodt are the ways to choose a group's mask.
+"""
 
 UNSEEN = ("harmodt", "prompt-dt", "mt-dt")
 """Parts that are also evaluated on tasks that were not trained."""

@@ -1,0 +1,277 @@
+"""The local steps of a set of members: the part of a round that needs no communication, shared by both backends.
+
+A member is one row of Z [members, P]: one client of one run (grid point, replica, twin). ``Members`` says who every
+row is; ``LocalSteps`` holds Z and the plug-in's buffers and advances any contiguous range of rows by one step. What a
+member computes depends on (seed, replica, client, global step) and its own row alone.
+Public: ``Members``, ``Rates``, ``LocalSteps``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from manyone.errors import ManyoneError
+from manyone.minimax.gradients import Gradient
+from manyone.minimax.problem import Problem
+from manyone.minimax.sampling import sample_indices, sample_normals
+from manyone.minimax.schedules import StepSize, step_size
+from manyone.minimax.steps import Buffers, LocalStep
+
+_DRAWS_AHEAD = 1 << 20  # sample positions generated at a time
+BatchSize = int | Literal["full"]
+
+
+@dataclass(frozen=True)
+class Members:
+    """Who the M rows are: ``client`` (its number, 0..m-1), ``replica``, ``clients`` (m of its run), ``sizes`` (n_i):
+    int64 [M]; ``table``: pool rows of its samples, int64 [M, n_max]; ``weight``: factor on its loss [M], or None."""
+
+    client: Tensor
+    replica: Tensor
+    clients: Tensor
+    table: Tensor
+    sizes: Tensor
+    weight: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.client)
+
+
+class Rates:
+    """Step sizes of ranges of rows: ``parts`` = (rows in it, eta_x, eta_y), each a number or a function of s."""
+
+    def __init__(self, parts: Sequence[tuple[int, StepSize, StepSize]], dtype: torch.dtype, device: str) -> None:
+        self.parts, self.dtype, self.device = parts, dtype, device
+        self.constant = not any(callable(eta) for _, *etas in parts for eta in etas)
+        self.uniform = all(part[1:] == parts[0][1:] for part in parts)
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    def at(self, s: int, rows: slice) -> tuple[float | Tensor, float | Tensor]:
+        """(eta_x, eta_y) at step ``s``: two numbers when all rows agree, else two tensors [rows, 1]."""
+        if self.uniform:
+            _, x, y = self.parts[0]
+            return step_size(x, s, "eta_x"), step_size(y, s, "eta_y")
+        if self._kept is None or not self.constant:
+            counts = torch.tensor([part[0] for part in self.parts])
+            etas = [[step_size(part[b], s, ("", "eta_x", "eta_y")[b]) for part in self.parts] for b in (1, 2)]
+            x, y = (torch.tensor(e, dtype=self.dtype).repeat_interleave(counts)[:, None] for e in etas)
+            self._kept = x.to(self.device), y.to(self.device)
+        return self._kept[0][rows], self._kept[1][rows]
+
+
+class LocalSteps:
+    """Z and buffers of ``members``, and their local steps. ``fields`` is the sample pool, name -> [N, ...].
+
+    Attributes: ``z`` [M, P]; ``buffers``: the plug-in's, plus the problem's memory under "memory/...".
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        fields: Mapping[str, Tensor],
+        members: Members,
+        z: Tensor,
+        rates: Rates,
+        step: LocalStep,
+        *,
+        batch: BatchSize = 1,
+        seed: int = 0,
+        backend: str = "auto",
+        chunk: int | None = None,
+    ) -> None:
+        if batch != "full" and (not isinstance(batch, int) or batch < 1):
+            raise ManyoneError(f"batch = {batch!r}: a number of samples of at least 1, or 'full'")
+        self.problem, self.members, self.z, self.rates, self.plug_in = problem, members, z, rates, step
+        self.batch_size, self.seed = batch, seed
+        self.device, self.dtype = z.device, z.dtype
+        self.fields = {
+            name: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
+            for name, value in fields.items()
+        }
+        self.gradient = Gradient(problem, backend, chunk)
+        self.buffers: Buffers = dict(step.buffers(z, problem.spec.p))
+        memory = problem.memory(len(members), self.dtype, self.device)
+        self.buffers.update({f"memory/{name}": value for name, value in memory.items()})
+        triples = torch.stack([members.replica, members.client, members.sizes], 1)
+        self._unique, self._inverse = triples.unique(dim=0, return_inverse=True)
+        ahead = max(1, len(members)) * (batch if isinstance(batch, int) else 1)
+        self._block = max(1, min(32, _DRAWS_AHEAD // ahead))
+        self._drawn: dict[tuple[str, int], tuple[int, int, Tensor]] = {}
+        self._vectors: dict[tuple[float, float], Tensor] = {}
+        self._sign_y = 1.0 if problem.zero_sum else -1.0
+        self._table = members.table.to(self.device)
+        self._row_numbers = torch.arange(len(members), device=self.device)
+        self._weight = None if members.weight is None else members.weight.to(self.device, self.dtype)[:, None]
+
+    def view(self, s: int, rows: slice, average: Callable[[Tensor], Tensor] | None = None) -> View:
+        """The members ``rows`` at global step ``s``, as plug-ins see them."""
+        return View(self, s, rows, average)
+
+    def advance(self, s: int, rows: slice, mask: Tensor | None = None) -> None:
+        """One local step of the members ``rows``; where ``mask`` (bool [rows]) is False nothing changes."""
+        at = self.view(s, rows)
+        kept = None
+        if mask is not None:
+            kept = [(value, value.clone()) for value in (at.z, *at.buffers.values(), *at.memory.values())]
+        at.observe()
+        self.plug_in.step(at)
+        if mask is not None and kept is not None:
+            for value, before in kept:
+                value.copy_(torch.where(mask.view(-1, *[1] * (value.ndim - 1)), value, before))
+
+    def sample_batch(self, s: int, rows: slice, stream: int = 0) -> dict[str, Tensor]:
+        """The batches [rows, b, ...] that these members use in step ``s``, gathered from the pool."""
+        found = {}
+        if self.fields:
+            index = self._pool_rows(s, rows, stream)
+            flat = index.flatten()
+            found = {k: v.index_select(0, flat).view(*index.shape, *v.shape[1:]) for k, v in self.fields.items()}
+        return self._with_client(found, rows)
+
+    def noise(self, s: int, rows: slice, stream: int, batch: int) -> Tensor | None:
+        """The standard normal numbers of step ``s`` for these members, or None when the problem needs none."""
+        shape = self.problem.noise_shape(batch)
+        if shape is None:
+            return None
+        block = self._ahead(
+            "noise",
+            s,
+            stream,
+            len(self.members),
+            lambda steps: sample_normals(self.seed, self._unique[:, 0], self._unique[:, 1], steps, shape, stream).to(
+                self.device, self.dtype
+            ),
+        )
+        return block[self._inverse[rows]]
+
+    def whole_shards(self, z: Tensor, rows: slice, s: int, stream: int, extra: Mapping[str, Tensor]) -> Tensor:
+        """Gradients [rows, P] on all samples of every member; members of equal size are computed together."""
+        sizes = self.members.sizes[rows].to(self.device)
+        result = torch.empty_like(z)
+        distinct = sizes.unique().tolist()
+        for n in distinct:
+            mine = slice(None) if len(distinct) == 1 else (sizes == n).nonzero().flatten()
+            index = self._table[rows][mine][:, :n]
+            batch = {name: value[index] for name, value in self.fields.items()}
+            batch = {**self._with_client(batch, rows, mine), **{k: v[mine] for k, v in extra.items()}}
+            noise = self.noise(s, rows, stream, n)
+            result[mine] = self.gradient(z[mine], batch, None if noise is None else noise[mine])
+        return result
+
+    def _with_client(
+        self, batch: dict[str, Tensor], rows: slice, mine: slice | Tensor = slice(None)
+    ) -> dict[str, Tensor]:
+        if self.problem.uses_client:
+            batch["client"] = self.members.client[rows].to(self.device)[mine]
+            batch["clients"] = self.members.clients[rows].to(self.device)[mine]
+        return batch
+
+    def _pool_rows(self, s: int, rows: slice, stream: int) -> Tensor:
+        """Pool rows int64 [rows, b] of step ``s``."""
+        assert isinstance(self.batch_size, int)
+        replica, client, sizes = self._unique.unbind(1)
+        b = self.batch_size
+
+        def draw(steps: range) -> Tensor:
+            places = sample_indices(self.seed, replica, client, steps, sizes, b, stream).to(self.device)
+            mine = places[:, self._inverse[: rows.stop]]
+            return self._table[self._row_numbers[None, : rows.stop, None], mine]
+
+        return self._ahead("rows", s, stream, rows.stop, draw)[rows]
+
+    def _ahead(self, what: str, s: int, stream: int, width: int, draw: Callable[[range], Tensor]) -> Tensor:
+        """Entry ``s`` of what ``draw`` makes for a block of steps; the last block is kept."""
+        block = s // self._block
+        kept = self._drawn.get((what, stream))
+        if kept is None or kept[:2] != (block, width):
+            kept = (block, width, draw(range(block * self._block, (block + 1) * self._block)))
+            self._drawn[what, stream] = kept
+        return kept[2][s % self._block]
+
+    def step_vector(self, eta_x: float, eta_y: float) -> Tensor:
+        """eta * sgn as one vector [P]."""
+        vector = self._vectors.get((eta_x, eta_y))
+        if vector is None:
+            p = self.problem.spec.p
+            vector = torch.full_like(self.z[0], -eta_x)
+            vector[p:] = self._sign_y * eta_y
+            self._vectors = {(eta_x, eta_y): vector}
+        return vector
+
+
+class View:
+    """A range of members within one step: implements the protocol ``steps.LocalView``."""
+
+    def __init__(self, local: LocalSteps, s: int, rows: slice, average: Callable[[Tensor], Tensor] | None) -> None:
+        self._local, self._s, self._rows, self._average = local, s, rows, average
+        self.p = local.problem.spec.p
+        self.z = local.z[rows]
+        self.buffers = {k: v[rows] for k, v in local.buffers.items() if not k.startswith("memory/")}
+        self.memory = {k[7:]: v[rows] for k, v in local.buffers.items() if k.startswith("memory/")}
+        self._batches: dict[int, dict[str, Tensor]] = {}
+        self._extra: dict[str, Tensor] = {}
+
+    def observe(self) -> None:
+        """Lets the problem's memory see this step's batch."""
+        if self.memory:
+            if self._local.batch_size == "full":
+                raise ManyoneError("a problem that counts its samples needs a mini-batch, not batch='full'")
+            batch = self._local.sample_batch(self._s, self._rows)
+            self._batches[0] = self._local.problem.observe(self.memory, dict(batch))
+            self._extra = {k: v for k, v in self._batches[0].items() if k not in batch}
+
+    def gradient(self, z: Tensor, stream: int = 0) -> Tensor:
+        """[rows, P] on this step's batch number ``stream``."""
+        local = self._local
+        if local.batch_size == "full":
+            return self._weighted(local.whole_shards(z, self._rows, self._s, stream, {}))
+        if stream not in self._batches:
+            self._batches[stream] = {**local.sample_batch(self._s, self._rows, stream), **self._extra}
+        noise = local.noise(self._s, self._rows, stream, local.batch_size)
+        return self._weighted(local.gradient(z, self._batches[stream], noise))
+
+    def full_gradient(self, z: Tensor) -> Tensor:
+        """[rows, P] on every member's whole shard (stream 255 for its noise)."""
+        extra: dict[str, Tensor] = {}
+        if self.memory:
+            extra = self._local.problem.observe(self.memory, {}, update=False)
+        return self._weighted(self._local.whole_shards(z, self._rows, self._s, 255, extra))
+
+    def average(self, values: Tensor) -> Tensor:
+        """The mean over the clients of each run, in every row."""
+        if self._average is None:
+            raise ManyoneError("this local step exchanges gradients at the round's start, which is not possible here")
+        return self._average(values)
+
+    def moved(self, z: Tensor, direction: Tensor) -> Tensor:
+        """Proj(z + eta sgn direction)."""
+        local = self._local
+        eta_x, eta_y = local.rates.at(self._s, self._rows)
+        if isinstance(eta_x, float) and isinstance(eta_y, float):
+            out = torch.addcmul(z, direction, local.step_vector(eta_x, eta_y))
+        else:
+            out = z.clone()
+            out[:, : self.p].addcmul_(direction[:, : self.p], torch.as_tensor(eta_x), value=-1)
+            out[:, self.p :].addcmul_(direction[:, self.p :], torch.as_tensor(eta_y), value=local._sign_y)
+        return local.problem.project(out, eta_x, eta_y) if local.problem.prox_at == "step" else out
+
+    def move(self, direction: Tensor) -> None:
+        """z <- Proj(z + eta sgn direction)."""
+        local = self._local
+        eta_x, eta_y = local.rates.at(self._s, self._rows)
+        if isinstance(eta_x, float) and isinstance(eta_y, float):
+            self.z.addcmul_(direction, local.step_vector(eta_x, eta_y))
+        else:
+            self.z[:, : self.p].addcmul_(direction[:, : self.p], torch.as_tensor(eta_x), value=-1)
+            self.z[:, self.p :].addcmul_(direction[:, self.p :], torch.as_tensor(eta_y), value=local._sign_y)
+        if local.problem.prox_at == "step" and local.problem.has_prox:
+            self.z.copy_(local.problem.project(self.z, eta_x, eta_y))
+
+    def _weighted(self, gradient: Tensor) -> Tensor:
+        weight = self._local._weight
+        return gradient if weight is None else gradient.mul_(weight[self._rows])

@@ -1,0 +1,105 @@
+"""Models as functions of flat-state views, for one member or for a stack of members.
+
+An ``nn.Sequential`` of ``Linear``, activations and ``Flatten`` runs hand-stacked (batched matrix products over the
+member axis, 1.3 to 2.5 times as fast as vmap at small sizes); any other module runs through ``functional_call``.
+Public: ``Model``, ``check_module``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from manyone.errors import ManyoneError
+
+_POINTWISE = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.Softplus, nn.Identity)
+Buffers = Literal["refuse", "frozen"]
+
+
+def check_module(module: nn.Module, buffers: Buffers = "refuse") -> None:
+    """Raises when ``module`` holds state that clients cannot simply average, or draws hidden random numbers.
+
+    Buffers (BatchNorm's running statistics and the like) are refused, or with ``buffers="frozen"`` kept as constants,
+    BatchNorm in evaluation mode. Dropout in training mode is refused: its draws would differ between twins.
+    """
+    if buffers not in ("refuse", "frozen"):
+        raise ManyoneError(f"buffers = {buffers!r}: choose 'refuse' or 'frozen'")
+    names = [name for name, _ in module.named_buffers()]
+    if names and buffers == "refuse":
+        raise ManyoneError(
+            f"the module has buffers ({names[0]}, ...), which clients must not average blindly: replace BatchNorm by "
+            "GroupNorm or LayerNorm, or declare buffers='frozen' to keep them as they are"
+        )
+    for name, part in module.named_modules():
+        if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0:
+            raise ManyoneError(
+                f"the module draws random numbers ({name}: dropout): set p = 0 or use the explicit noise"
+            )
+
+
+class Model:
+    """``model(params, inputs)`` for params {name: [...]} and inputs [b, ...], or both with a leading member axis when
+    ``stackable``.
+    """
+
+    def __init__(self, module: nn.Module, prefix: str = "", buffers: Buffers = "refuse") -> None:
+        check_module(module, buffers)
+        self.module, self.prefix = copy.deepcopy(module), prefix
+        if buffers == "frozen":
+            self.module.eval()
+        self.stackable = _stackable(self.module)
+
+    def init(self, seed: int) -> dict[str, Tensor]:
+        """Parameters drawn anew from ``seed`` by the layers' own initialisation; the given ones where a layer has
+        none. The global random state is left as it was."""
+        module = copy.deepcopy(self.module)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for part in module.modules():
+                if callable(getattr(part, "reset_parameters", None)):
+                    part.reset_parameters()  # type: ignore[operator]
+        return {self.prefix + name: value.detach().clone() for name, value in module.named_parameters()}
+
+    def given(self) -> dict[str, Tensor]:
+        """The parameters as they were given."""
+        return {self.prefix + name: value.detach().clone() for name, value in self.module.named_parameters()}
+
+    def __call__(self, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        own = {name[len(self.prefix) :]: value for name, value in params.items() if name.startswith(self.prefix)}
+        names = [name for name, _ in self.module.named_parameters()]
+        own = {name: own[name] for name in names}
+        first = next(self.module.parameters())
+        if not self.stackable or own[names[0]].ndim == first.ndim:
+            self.module.to(inputs.device)
+            return functional_call(self.module, own, (inputs,))
+        return self._stacked(own, inputs)
+
+    def _stacked(self, params: Mapping[str, Tensor], h: Tensor) -> Tensor:
+        layers = (
+            [("", self.module)] if not isinstance(self.module, nn.Sequential) else list(self.module.named_children())
+        )
+        for name, layer in layers:
+            at = f"{name}." if name else ""
+            if isinstance(layer, nn.Linear):
+                weight = params[at + "weight"].mT
+                bias = params.get(at + "bias")
+                h = h @ weight if bias is None else torch.baddbmm(bias[:, None, :], h, weight)
+            elif isinstance(layer, nn.Flatten):
+                h = h.flatten(2)
+            else:
+                h = layer(h)
+        return h
+
+
+def _stackable(module: nn.Module) -> bool:
+    layers = list(module.children()) if isinstance(module, nn.Sequential) else [module]
+    allowed = (nn.Linear, *_POINTWISE)
+    return all(
+        isinstance(layer, allowed) or (isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) == (1, -1))
+        for layer in layers
+    )

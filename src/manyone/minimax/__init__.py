@@ -1,1 +1,1 @@
-"""Minimax: many clients, one saddle point (local and decentralised stochastic gradient descent ascent), and its stability."""
+"""Minimax: many clients, one saddle point (local and decentralised gradient descent ascent), and its stability."""

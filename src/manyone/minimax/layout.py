@@ -79,7 +79,7 @@ def lay_out(points: Sequence[Point], weighting: str, seed: int) -> Layout:
         raise ManyoneError(f"weighting = {weighting!r}: choose 'uniform', 'loss' or 'average'")
     order = sorted(range(len(points)), key=lambda i: (-points[i].ends[-1], points[i].clients))
     replicas, twins = points[0].data.replicas, points[0].data.twins
-    pools, offsets, length = _pools(points)
+    pools, offsets = _pools(points)
     width = max(point.data.table.shape[3] for point in points)
     rows: list[slice] = [slice(0, 0)] * len(points)
     columns: dict[str, list[Tensor]] = {
@@ -108,8 +108,8 @@ def lay_out(points: Sequence[Point], weighting: str, seed: int) -> Layout:
     return Layout(members, fields, rows, order, replicas, twins)
 
 
-def _pools(points: Sequence[Point]) -> tuple[list[Mapping[str, Tensor]], list[int], int]:
-    """The distinct sample pools, every point's offset into their concatenation, and its length."""
+def _pools(points: Sequence[Point]) -> tuple[list[Mapping[str, Tensor]], list[int]]:
+    """The distinct sample pools, every point's offset into their concatenation."""
     pools: list[Mapping[str, Tensor]] = []
     starts: dict[tuple[int, ...], int] = {}
     offsets, length = [], 0
@@ -123,4 +123,4 @@ def _pools(points: Sequence[Point]) -> tuple[list[Mapping[str, Tensor]], list[in
             pools.append(fields)
             length += len(next(iter(fields.values()))) if fields else 1
         offsets.append(starts[key])
-    return pools, offsets, length
+    return pools, offsets

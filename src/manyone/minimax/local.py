@@ -59,8 +59,8 @@ class Rates:
         if self._kept is None or not self.constant:
             counts = torch.tensor([part[0] for part in self.parts])
             etas = [[step_size(part[b], s, ("", "eta_x", "eta_y")[b]) for part in self.parts] for b in (1, 2)]
-            x, y = (torch.tensor(e, dtype=self.dtype).repeat_interleave(counts)[:, None] for e in etas)
-            self._kept = x.to(self.device), y.to(self.device)
+            columns = [torch.tensor(e, dtype=self.dtype).repeat_interleave(counts)[:, None] for e in etas]
+            self._kept = columns[0].to(self.device), columns[1].to(self.device)
         return self._kept[0][rows], self._kept[1][rows]
 
 

@@ -53,6 +53,10 @@ class Model:
         if buffers == "frozen":
             self.module.eval()
         self.stackable = _stackable(self.module)
+        self._ndims = {name: value.ndim for name, value in self.module.named_parameters()}
+        self._constants = dict(self.module.named_buffers())
+        if not self._ndims:
+            raise ManyoneError(f"{type(module).__name__} has no parameters to train")
 
     def init(self, seed: int) -> dict[str, Tensor]:
         """Parameters drawn anew from ``seed`` by the layers' own initialisation; the given ones where a layer has
@@ -70,14 +74,12 @@ class Model:
         return {self.prefix + name: value.detach().clone() for name, value in self.module.named_parameters()}
 
     def __call__(self, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        own = {name[len(self.prefix) :]: value for name, value in params.items() if name.startswith(self.prefix)}
-        names = [name for name, _ in self.module.named_parameters()]
-        own = {name: own[name] for name in names}
-        first = next(self.module.parameters())
-        if not self.stackable or own[names[0]].ndim == first.ndim:
-            self.module.to(inputs.device)
-            return functional_call(self.module, own, (inputs,))
-        return self._stacked(own, inputs)
+        own = {name: params[self.prefix + name] for name in self._ndims}
+        first = next(iter(own))
+        if self.stackable and own[first].ndim > self._ndims[first]:
+            return self._stacked(own, inputs)
+        constants = {name: value.to(inputs.device) for name, value in self._constants.items()}
+        return functional_call(self.module, {**own, **constants}, (inputs,))
 
     def _stacked(self, params: Mapping[str, Tensor], h: Tensor) -> Tensor:
         layers = (

@@ -1,6 +1,7 @@
 """Distributed-SGDA in one process: clients, replicas, twins and grid points stacked in one tensor program.
 
-    Z^{t,0} = Z^t;  K times for every client i:  Z_i <- Proj(Z_i + eta(s) sgn grad f_i(Z_i; xi));  Z^{t+1} = W(t) Z^{t,K}
+    Z^{t,0} = Z^t;  K times, for every client i:  Z_i <- Proj(Z_i + eta(s) sgn grad f_i(Z_i; xi));
+    Z^{t+1} = W(t) Z^{t,K}
 
 Local-SGDA is W = 11^T/m, Local-DSGDA a gossip matrix, SGDA m = 1 (Zhu et al., "Stability and Generalization for
 Distributed SGDA"). Rows of Z are ordered (grid point, replica, twin, client); grid points may differ in step sizes,

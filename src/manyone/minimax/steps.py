@@ -12,7 +12,7 @@ A plug-in sees ``at``, a :class:`LocalView` of the members that take part (rows 
 | ``HeavyBall`` | v <- beta v + g, direction v, beta per block |
 | ``Adam`` | Adam's direction, betas per block |
 | ``SnapshotAscent`` | Local-SGDA+ (Deng, Mahdavi 2021): y's gradient at an x refreshed every S rounds |
-| ``GradientTracking`` | FedGDA-GT (Sun, Wei 2022): g(z) - g_i(z^t) + mean_i g_i(z^t), full gradients at the round's start |
+| ``GradientTracking`` | FedGDA-GT (Sun, Wei 2022): g(z) - g_i(z^t) + mean_i g_i(z^t), the latter two full gradients |
 
 ``OuterStep`` is the step at the server (DiLoCo style) on the round's displacement.
 """

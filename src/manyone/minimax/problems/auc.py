@@ -193,7 +193,7 @@ class AUC(Problem):
         return torch.cat([-(shift + alpha) * best, alpha[None]])
 
     def _rate(self, batch: Batch) -> float | Tensor:
-        return batch["positive_rate"] if "positive_rate" in batch else self.p
+        return batch.get("positive_rate", self.p)
 
     def _coupling(self, alpha: Tensor, p: float | Tensor, wrong: Tensor) -> Tensor:
         if self.form == "solam":

@@ -31,7 +31,8 @@ class QuadraticGame(Problem):
         _, p, q = self.b.shape
         if self.a.shape[1:] != (p, p) or self.c.shape[1:] != (q, q) or len({len(self.a), len(self.b), len(self.c)}) > 1:
             raise ManyoneError(
-                f"a quadratic game needs a [p, p], b [p, q], c [q, q], got {list(a.shape)}, {list(b.shape)}, {list(c.shape)}"
+                "a quadratic game needs a [p, p], b [p, q], c [q, q] (or one of each per client), "
+                f"got {list(a.shape)}, {list(b.shape)}, {list(c.shape)}"
             )
         if not torch.equal(self.a, self.a.mT) or not torch.equal(self.c, self.c.mT):
             raise ManyoneError("a quadratic game needs symmetric a and c")

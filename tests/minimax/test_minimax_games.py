@@ -200,6 +200,8 @@ def test_the_distance_halves_when_clients_or_samples_double():
     points = [{"data": data(m, n)} for m, n in ((2, 4), (4, 4), (2, 8))]
     run = Simulated(game, None, "ring", points=points, steps=4, rounds=10, eta_x=0.1, eta_y=0.1, dtype=F64)
     run.run(record_every=10)
-    base, clients, samples = (float((run.consensus(i)[:, 0] - run.consensus(i)[:, 1]).norm(dim=-1).mean()) for i in range(3))
+    base, clients, samples = (
+        float((run.consensus(i)[:, 0] - run.consensus(i)[:, 1]).norm(dim=-1).mean()) for i in range(3)
+    )
     assert clients / base == pytest.approx(0.5, rel=0.05)
     assert samples / base == pytest.approx(0.5, rel=0.05)

@@ -177,7 +177,13 @@ def test_networkx_graphs():
 
 
 def test_degree_and_bytes():
-    assert [Topology(name).degree(16) for name in ("ring", "star", "exponential", "torus", "isolated")] == [2, 15, 4, 4, 0]
+    assert [Topology(name).degree(16) for name in ("ring", "star", "exponential", "torus", "isolated")] == [
+        2,
+        15,
+        4,
+        4,
+        0,
+    ]
     assert Topology("ring").bytes_per_round(16, 100) == 800
     assert Topology("server").bytes_per_round(16, 100, itemsize=8) == 1600
     assert Topology("random-matching").bytes_per_round(16, 100) == 400

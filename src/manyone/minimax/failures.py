@@ -30,6 +30,8 @@ from manyone.errors import ManyoneError
 SURVIVE = "MANYONE_SURVIVE"
 """Set by ``launch``: the store outlives the ranks and a lost rank does not stop the others."""
 _LOOK = 0.02
+_START = 300.0
+"""Seconds in which all ranks must have started."""
 
 
 class LeftBehind(ManyoneError):
@@ -46,10 +48,9 @@ class Membership:
 
     def __init__(
         self, rank: int, ranks: tuple[int, ...], group: dist.ProcessGroup, timeout: float = 60.0,
-        store: dist.Store | None = None, backend: str = "gloo",
+        store: dist.Store | None = None,
     ) -> None:  # fmt: skip
-        self.rank, self.ranks, self.group, self.timeout = rank, ranks, group, timeout
-        self.store, self.backend = store, backend
+        self.rank, self.ranks, self.group, self.timeout, self.store = rank, ranks, group, timeout, store
         self.generation = 0
 
     @property
@@ -58,10 +59,10 @@ class Membership:
         return self.store is not None
 
     @classmethod
-    def of_group(cls, group: dist.ProcessGroup | None = None) -> Membership:
+    def of_group(cls, group: dist.ProcessGroup | None = None, *, timeout: float = 60.0) -> Membership:
         """An existing process group (None: the default one)."""
         group = group or cast(dist.ProcessGroup, dist.group.WORLD)
-        return cls(dist.get_rank(group), tuple(range(dist.get_world_size(group))), group)
+        return cls(dist.get_rank(group), tuple(range(dist.get_world_size(group))), group, timeout)
 
     @classmethod
     def join(cls, *, device: str | torch.device = "cpu", timeout: float = 60.0) -> Membership:
@@ -85,12 +86,19 @@ class Membership:
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)
         if not survive:
-            dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-            return cls.of_group()._with_timeout(timeout)
+            patience = timedelta(seconds=timeout)
+            given, _, _ = next(dist.rendezvous("env://", rank, count, timeout=patience))
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            # A restarted job must not find the addresses of the dead: torchrun's store outlives its restarts.
+            own = dist.PrefixStore(f"attempt/{attempt}", given)
+            dist.init_process_group(backend, store=own, rank=rank, world_size=count, timeout=patience)
+            return cls.of_group(timeout=timeout)
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=timeout))
+        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=max(timeout, _START)))
         ranks = tuple(range(count))
-        return cls(rank, ranks, _make_group(store, 0, rank, ranks, timeout), timeout, store, backend)
+        store.set(f"started/{rank}", "")
+        store.wait([f"started/{r}" for r in ranks])
+        return cls(rank, ranks, _make_group(store, 0, rank, ranks, timeout), timeout, store)
 
     def leave(self) -> None:
         """Ends this rank's part in the run."""
@@ -140,10 +148,6 @@ class Membership:
         for lost in set(self.ranks) - set(survivors):
             self.store.set(f"lost/{lost}", "")  # its launcher stops it, should it only be asleep
         return survivors, min(int(self.store.get(f"{name}/at/{r}")) for r in survivors)
-
-    def _with_timeout(self, timeout: float) -> Membership:
-        self.timeout = timeout
-        return self
 
 
 def _make_group(

@@ -5,9 +5,9 @@
 
 The launcher hosts the store, starts one process per rank with torchrun's variables (RANK, LOCAL_RANK, WORLD_SIZE,
 MASTER_ADDR, MASTER_PORT), and writes into the store which ranks have died, so that the others need not wait for a
-timeout. Unlike torchrun it stops nobody when a rank dies, except hanging ranks that the others have left; it ends when all have ended, with code 0 if at least
-``--quorum`` ranks ended well. On several machines: the same command on each, with ``--nodes``, ``--node`` (0, 1, ...)
-and ``--store HOST:PORT`` of node 0, whose launcher must live. Everything else is torchrun's business.
+timeout. Unlike torchrun it stops nobody when a rank dies; only a hanging rank that the others have left is ended. It
+ends when all have ended, with code 0 if at least ``--quorum`` ranks ended well. On several machines: the same command
+on each, with ``--nodes``, ``--node`` (0, 1, ...) and ``--store HOST:PORT`` of node 0, whose launcher must live.
 Public: ``launch``.
 """
 

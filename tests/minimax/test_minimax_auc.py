@@ -1,11 +1,11 @@
 import pytest
 import torch
+from tests.reference.minimax import gradient, pairwise_square_loss
 
 from manyone.errors import ManyoneError
 from manyone.minimax.client_data import ClientData
 from manyone.minimax.problems.auc import AUC, positive_rate
 from manyone.minimax.simulated import Simulated
-from tests.reference.minimax import gradient, pairwise_square_loss
 
 F64 = torch.float64
 
@@ -65,8 +65,9 @@ def test_ascent_on_alpha_tends_to_its_best_response(form):
     data = made()
     problem = AUC(positive_rate(data["labels"]), dim=5, form=form)
     shards = ClientData.of_parts(data, [range(40)])
-    run = Simulated(problem, shards, steps=1, rounds=300, batch="full", eta_x=0.0, eta_y=0.5, dtype=F64,
-                    start=state(problem))  # fmt: skip
+    run = Simulated(
+        problem, shards, steps=1, rounds=300, batch="full", eta_x=0.0, eta_y=0.5, dtype=F64, start=state(problem)
+    )
     z = run.run()[0, 0]
     assert float(z[-1]) == pytest.approx(float(problem.best_response_y(z, data)), abs=1e-12)
     assert form == "solam" or float(z[-1]) >= 0
@@ -82,8 +83,16 @@ def test_the_exact_primal_dual_gap_is_zero_at_the_saddle_and_falls_along_the_run
         assert float(gradient(problem, saddle, data).abs().max()) <= 1e-13
     for seed in range(5):
         assert float(problem.pd_gap(state(problem, seed), data)) >= 0
-    run = Simulated(problem, ClientData.of_parts(data, [range(40)]), steps=1, rounds=40, batch="full", eta_x=0.1,
-                    eta_y=0.1, dtype=F64)  # fmt: skip
+    run = Simulated(
+        problem,
+        ClientData.of_parts(data, [range(40)]),
+        steps=1,
+        rounds=40,
+        batch="full",
+        eta_x=0.1,
+        eta_y=0.1,
+        dtype=F64,
+    )
     gaps = [float(problem.pd_gap(run.round()[0, 0], data)) for _ in range(40)]
     assert gaps[-1] < gaps[0]
     assert min(gaps) >= -1e-14

@@ -117,8 +117,18 @@ def test_strongly_convex_concave_steps_without_a_hit_never_expand_the_twins():
         biggest = max(biggest, float(torch.linalg.matrix_norm(hessian, ord=2)))
     eta = strong / biggest**2
     data = ClientData.of_parts({"features": x, "labels": y}, [range(i * n, (i + 1) * n) for i in range(m)])
-    run = Simulated(problem, data.with_twin([1], [3], [399]), "isolated", steps=1, rounds=rounds, eta_x=eta, eta_y=eta,
-                    dtype=F64, seed=2, start=0.1 * torch.randn(2 * m, 67, generator=torch.Generator().manual_seed(0)))  # fmt: skip
+    run = Simulated(
+        problem,
+        data.with_twin([1], [3], [399]),
+        "isolated",
+        steps=1,
+        rounds=rounds,
+        eta_x=eta,
+        eta_y=eta,
+        dtype=F64,
+        seed=2,
+        start=0.1 * torch.randn(2 * m, 67, generator=torch.Generator().manual_seed(0)),
+    )
     before = (run.state()[0, 0] - run.state()[0, 1]).norm(dim=-1)
     hits = sample_indices(2, 0, range(m), range(rounds), n, 1)[..., 0]
     worst = 0.0
@@ -182,8 +192,18 @@ def test_heterogeneous_games_reach_the_fixed_point_of_local_steps(k, topology):
 def test_gradient_tracking_removes_the_bias_of_twenty_local_steps():
     game, g = heterogeneous(5)
     data = ClientData.of_shards({"g": g[:, None]})
-    run = Simulated(game, data, "server", steps=20, rounds=80, batch="full", eta_x=0.02, eta_y=0.02, dtype=F64,
-                    local_step="gradient-tracking")  # fmt: skip
+    run = Simulated(
+        game,
+        data,
+        "server",
+        steps=20,
+        rounds=80,
+        batch="full",
+        eta_x=0.02,
+        eta_y=0.02,
+        dtype=F64,
+        local_step="gradient-tracking",
+    )
     run.run()
     assert float((run.consensus()[0, 0] - game.saddle(g)).abs().max()) <= 1e-14
 

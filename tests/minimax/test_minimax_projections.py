@@ -1,9 +1,9 @@
 import pytest
 import torch
+from tests.reference.minimax import simplex_projection
 
 from manyone.errors import ManyoneError
 from manyone.minimax.projections import ball, box, nonnegative, simplex
-from tests.reference.minimax import simplex_projection
 
 
 @pytest.mark.parametrize("seed", range(10))

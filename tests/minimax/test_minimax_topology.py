@@ -15,12 +15,11 @@ def made(name: str) -> Topology:
     return Topology(name, group=4, every=3) if name == "hierarchical" else Topology(name)
 
 
-@pytest.mark.parametrize("m", [1, 2, 3, 4, 7, 8, 12, 16])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "m"), [(n, m) for n in NAMES for m in (1, 2, 3, 4, 7, 8, 12, 16) if n != "hierarchical" or m % 4 == 0]
+)
 @pytest.mark.filterwarnings("ignore:a (torus|grid) of")
 def test_every_matrix_is_doubly_stochastic_and_preserves_the_mean(name, m):
-    if name == "hierarchical" and m % 4:
-        pytest.skip("groups of four")
     topology = made(name)
     z = torch.randn(m, 5, generator=torch.Generator().manual_seed(m), dtype=torch.float64)
     for t in range(5):
@@ -48,9 +47,12 @@ def test_lambda_of_the_exponential_graph_with_a_power_of_two(p):
 
 @pytest.mark.parametrize(
     ("m", "expected"),
-    [(8, [0, 0.5, 0.5, 0.8536, 0.8047, 0.9493, 0.875, 1]), (16, [0, 0.6, 0.6, 0.8686, 0.9493, 0.9872, 0.9375, 1]),
-     (32, [0, 0.6667, 0.8828, 0.9658, 0.9872, 0.9968, 0.9688, 1])],
-)  # fmt: skip
+    [
+        (8, [0, 0.5, 0.5, 0.8536, 0.8047, 0.9493, 0.875, 1]),
+        (16, [0, 0.6, 0.6, 0.8686, 0.9493, 0.9872, 0.9375, 1]),
+        (32, [0, 0.6667, 0.8828, 0.9658, 0.9872, 0.9968, 0.9688, 1]),
+    ],
+)
 def test_lambda_table(m, expected):
     names = ["complete", "exponential", "torus", "grid", "ring", "path", "star", "isolated"]
     found = [Topology(name).contraction(m) for name in names]

@@ -1,1 +1,43 @@
-"""Minimax: many clients, one saddle point (local and decentralised gradient descent ascent), and its stability."""
+"""Minimax: many clients, one saddle point (local and decentralised gradient descent ascent), and its stability.
+
+from manyone.minimax import AUC, ClientData, Simulated
+
+data = ClientData.of_parts({"features": x, "labels": y}, parts)   # parts: one array of row numbers a client
+model = Simulated(AUC(p=0.1, dim=x.shape[1]), data, "ring", steps=5, rounds=100).run()
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "AUC": "problems.auc",
+    "AgnosticLearning": "problems.agnostic",
+    "ClientData": "client_data",
+    "Constrained": "problems.constrained",
+    "FailureTrace": "participation",
+    "GAN": "problems.gan",
+    "GroupDRO": "problems.agnostic",
+    "ModuleProblem": "problems.module",
+    "OuterStep": "steps",
+    "Participation": "participation",
+    "Problem": "problem",
+    "QuadraticGame": "problems.quadratic",
+    "RandomFailures": "participation",
+    "RandomStepCounts": "participation",
+    "Simulated": "simulated",
+    "Topology": "topology",
+    "bilinear": "problems.quadratic",
+    "decaying": "schedules",
+    "local_step": "steps",
+    "positive_rate": "problems.auc",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when they are used."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

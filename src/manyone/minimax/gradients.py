@@ -23,62 +23,53 @@ class Gradient:
     """``gradient(z, batch, noise)`` -> [M, P]: by x of the loss of x, by y of the loss of y (unsigned).
 
     ``backend``: "stacked" (closed form or hand-stacked graph), "vmap" (any problem), "auto" (stacked if there is one).
-    ``chunk``: members computed at a time, to bound the memory for activations; None: all.
     """
 
-    def __init__(self, problem: Problem, backend: str = "auto", chunk: int | None = None) -> None:
+    def __init__(self, problem: Problem, backend: str = "auto") -> None:
         if backend not in BACKENDS:
             raise ManyoneError(f"backend = {backend!r}: choose one of {', '.join(BACKENDS)}")
-        if chunk is not None and chunk < 1:
-            raise ManyoneError(f"chunk = {chunk} members: must be at least 1")
         closed = type(problem).stacked_gradient is not Problem.stacked_gradient
         if backend == "stacked" and not (closed or problem.stackable):
             raise ManyoneError(f"{type(problem).__name__} has no stacked form: use backend='vmap'")
-        self.problem, self.chunk = problem, chunk
+        self.problem = problem
         self.stacked = backend != "vmap" and (closed or problem.stackable)
-        self._vmapped = vmap(self._single, in_dims=(0, 0, 0))
-        self._vmapped_quiet = vmap(lambda z, batch: self._single(z, batch, None), in_dims=(0, 0))
+        self._vmapped = vmap(self._single, in_dims=(0, 0, 0, 0))
+        self._vmapped_quiet = vmap(lambda x, y, batch: self._single(x, y, batch, None), in_dims=(0, 0, 0))
 
     def __call__(self, z: Tensor, batch: Mapping[str, Tensor], noise: Tensor | None = None) -> Tensor:
-        if self.chunk is None or len(z) <= self.chunk:
-            return self._all(z, batch, noise)
-        parts = []
-        for at in range(0, len(z), self.chunk):
-            rows = slice(at, at + self.chunk)
-            piece = {name: value[rows] for name, value in batch.items()}
-            parts.append(self._all(z[rows], piece, None if noise is None else noise[rows]))
-        return torch.cat(parts)
-
-    def _all(self, z: Tensor, batch: Mapping[str, Tensor], noise: Tensor | None) -> Tensor:
         if self.stacked:
             found = self.problem.stacked_gradient(z, batch, noise)
             if found is not None:
                 return found
             if self.problem.stackable:
                 return self._graph(z, batch, noise)
+        x, y = self.problem.spec.unpack(z.detach())
         if noise is None:
-            return self._vmapped_quiet(z.detach(), dict(batch))
-        return self._vmapped(z.detach(), dict(batch), noise)
+            of_x, of_y = self._vmapped_quiet(x, y, dict(batch))
+        else:
+            of_x, of_y = self._vmapped(x, y, dict(batch), noise)
+        return self.problem.spec.pack(of_x, of_y)
 
     def _graph(self, z: Tensor, batch: Mapping[str, Tensor], noise: Tensor | None) -> Tensor:
+        """One graph for all members; every named tensor is a leaf, so that no gradient is padded to the whole of z."""
         problem = self.problem
         with torch.enable_grad():
-            leaf = z.detach().requires_grad_()
-            value = problem.loss(*problem.spec.unpack(leaf), batch, noise)
+            x, y = ({k: v.detach().requires_grad_() for k, v in part.items()} for part in problem.spec.unpack(z))
+            value = problem.loss(x, y, batch, noise)
             if isinstance(value, Tensor):
-                return torch.autograd.grad(value.sum(), leaf)[0]
-            of_x = torch.autograd.grad(value[0].sum(), leaf, retain_graph=True)[0]
-            of_y = torch.autograd.grad(value[1].sum(), leaf)[0]
-        p = problem.spec.p
-        return torch.cat([of_x[:, :p], of_y[:, p:]], 1)
+                leaves = [*x.values(), *y.values()]
+                found = torch.autograd.grad(value.sum(), leaves, allow_unused=True, materialize_grads=True)
+            else:
+                first, second = list(x.values()), list(y.values())
+                found = torch.autograd.grad(
+                    value[0].sum(), first, retain_graph=True, allow_unused=True, materialize_grads=True
+                ) + torch.autograd.grad(value[1].sum(), second, allow_unused=True, materialize_grads=True)
+        return torch.cat([g.reshape(len(z), -1) for g in found], 1)
 
-    def _single(self, z: Tensor, batch: dict[str, Tensor], noise: Tensor | None) -> Tensor:
-        problem, p = self.problem, self.problem.spec.p
-
-        def value(flat: Tensor, player: int) -> Tensor:
-            found = problem.loss(*problem.spec.unpack(flat), batch, noise)
-            return found if isinstance(found, Tensor) else found[player]
-
-        if problem.zero_sum:
-            return grad(value)(z, 0)
-        return torch.cat([grad(value)(z, 0)[:p], grad(value)(z, 1)[p:]])
+    def _single(
+        self, x: dict[str, Tensor], y: dict[str, Tensor], batch: dict[str, Tensor], noise: Tensor | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        loss = self.problem.loss
+        if self.problem.zero_sum:
+            return grad(lambda both: loss(both[0], both[1], batch, noise))((x, y))
+        return grad(lambda v: loss(v, y, batch, noise)[0])(x), grad(lambda v: loss(x, v, batch, noise)[1])(y)

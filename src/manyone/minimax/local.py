@@ -86,6 +86,8 @@ class LocalSteps:
     ) -> None:
         if batch != "full" and (not isinstance(batch, int) or batch < 1):
             raise ManyoneError(f"batch = {batch!r}: a number of samples of at least 1, or 'full'")
+        if chunk is not None and chunk < 1:
+            raise ManyoneError(f"chunk = {chunk} members: must be at least 1")
         self.problem, self.members, self.z, self.rates, self.plug_in = problem, members, z, rates, step
         self.batch_size, self.seed = batch, seed
         self.device, self.dtype = z.device, z.dtype
@@ -93,7 +95,7 @@ class LocalSteps:
             name: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
             for name, value in fields.items()
         }
-        self.gradient = Gradient(problem, backend, chunk)
+        self.gradient, self.chunk = Gradient(problem, backend), chunk
         self.buffers: Buffers = dict(step.buffers(z, problem.spec.p))
         memory = problem.memory(len(members), self.dtype, self.device)
         self.buffers.update({f"memory/{name}": value for name, value in memory.items()})
@@ -126,12 +128,14 @@ class LocalSteps:
 
     def sample_batch(self, s: int, rows: slice, stream: int = 0) -> dict[str, Tensor]:
         """The batches [rows, b, ...] that these members use in step ``s``, gathered from the pool."""
-        found = {}
-        if self.fields:
-            index = self._pool_rows(s, rows, stream)
-            flat = index.flatten()
-            found = {k: v.index_select(0, flat).view(*index.shape, *v.shape[1:]) for k, v in self.fields.items()}
-        return self._with_client(found, rows)
+        return self._gather(self._pool_rows(s, rows, stream), self._identity(rows))
+
+    def sample_gradient(self, z: Tensor, s: int, rows: slice, stream: int, extra: Mapping[str, Tensor]) -> Tensor:
+        """Gradients [rows, P] at ``z`` on the batches of step ``s``, ``chunk`` members at a time."""
+        assert isinstance(self.batch_size, int)
+        identity = {**self._identity(rows), **extra}
+        noise = self.noise(s, rows, stream, self.batch_size)
+        return self._chunked(z, self._pool_rows(s, rows, stream), identity, noise)
 
     def noise(self, s: int, rows: slice, stream: int, batch: int) -> Tensor | None:
         """The standard normal numbers of step ``s`` for these members, or None when the problem needs none."""
@@ -152,24 +156,43 @@ class LocalSteps:
     def whole_shards(self, z: Tensor, rows: slice, s: int, stream: int, extra: Mapping[str, Tensor]) -> Tensor:
         """Gradients [rows, P] on all samples of every member; members of equal size are computed together."""
         sizes = self.members.sizes[rows].to(self.device)
+        identity = {**self._identity(rows), **extra}
         result = torch.empty_like(z)
         distinct = sizes.unique().tolist()
         for n in distinct:
             mine = slice(None) if len(distinct) == 1 else (sizes == n).nonzero().flatten()
-            index = self._table[rows][mine][:, :n]
-            batch = {name: value[index] for name, value in self.fields.items()}
-            batch = {**self._with_client(batch, rows, mine), **{k: v[mine] for k, v in extra.items()}}
             noise = self.noise(s, rows, stream, n)
-            result[mine] = self.gradient(z[mine], batch, None if noise is None else noise[mine])
+            result[mine] = self._chunked(
+                z[mine],
+                self._table[rows][mine][:, :n],
+                {name: value[mine] for name, value in identity.items()},
+                None if noise is None else noise[mine],
+            )
         return result
 
-    def _with_client(
-        self, batch: dict[str, Tensor], rows: slice, mine: slice | Tensor = slice(None)
-    ) -> dict[str, Tensor]:
-        if self.problem.uses_client:
-            batch["client"] = self.members.client[rows].to(self.device)[mine]
-            batch["clients"] = self.members.clients[rows].to(self.device)[mine]
-        return batch
+    def _chunked(self, z: Tensor, index: Tensor, identity: Mapping[str, Tensor], noise: Tensor | None) -> Tensor:
+        """Gradients on the pool rows ``index`` [members, b]; the batches of one chunk exist at a time."""
+        chunk = self.chunk or len(z)
+        if len(z) <= chunk:
+            return self.gradient(z, self._gather(index, identity), noise)
+        parts = []
+        for at in range(0, len(z), chunk):
+            piece = slice(at, at + chunk)
+            batch = self._gather(index[piece], {name: value[piece] for name, value in identity.items()})
+            parts.append(self.gradient(z[piece], batch, None if noise is None else noise[piece]))
+        return torch.cat(parts)
+
+    def _gather(self, index: Tensor, identity: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        flat = index.flatten()
+        found = {k: v.index_select(0, flat).view(*index.shape, *v.shape[1:]) for k, v in self.fields.items()}
+        return {**found, **identity}
+
+    def _identity(self, rows: slice) -> dict[str, Tensor]:
+        """What the batch says about the client itself."""
+        if not self.problem.uses_client:
+            return {}
+        members = self.members
+        return {"client": members.client[rows].to(self.device), "clients": members.clients[rows].to(self.device)}
 
     def _pool_rows(self, s: int, rows: slice, stream: int) -> Tensor:
         """Pool rows int64 [rows, b] of step ``s``."""
@@ -214,7 +237,7 @@ class View:
         self.buffers = {k: v[rows] for k, v in local.buffers.items() if not k.startswith("memory/")}
         self.memory = {k[7:]: v[rows] for k, v in local.buffers.items() if k.startswith("memory/")}
         self._batches: dict[int, dict[str, Tensor]] = {}
-        self._extra: dict[str, Tensor] = {}
+        self._added: dict[str, Tensor] | None = None
 
     def observe(self) -> None:
         """Lets the problem's memory see this step's batch."""
@@ -223,24 +246,29 @@ class View:
                 raise ManyoneError("a problem that counts its samples needs a mini-batch, not batch='full'")
             batch = self._local.sample_batch(self._s, self._rows)
             self._batches[0] = self._local.problem.observe(self.memory, dict(batch))
-            self._extra = {k: v for k, v in self._batches[0].items() if k not in batch}
+            self._added = {k: v for k, v in self._batches[0].items() if k not in batch}
 
     def gradient(self, z: Tensor, stream: int = 0) -> Tensor:
         """[rows, P] on this step's batch number ``stream``."""
         local = self._local
         if local.batch_size == "full":
             return self._weighted(local.whole_shards(z, self._rows, self._s, stream, {}))
+        if local.chunk is not None and local.chunk < len(z):
+            return self._weighted(local.sample_gradient(z, self._s, self._rows, stream, self._extra()))
         if stream not in self._batches:
-            self._batches[stream] = {**local.sample_batch(self._s, self._rows, stream), **self._extra}
+            self._batches[stream] = {**local.sample_batch(self._s, self._rows, stream), **self._extra()}
         noise = local.noise(self._s, self._rows, stream, local.batch_size)
         return self._weighted(local.gradient(z, self._batches[stream], noise))
 
     def full_gradient(self, z: Tensor) -> Tensor:
         """[rows, P] on every member's whole shard (stream 255 for its noise)."""
-        extra: dict[str, Tensor] = {}
-        if self.memory:
-            extra = self._local.problem.observe(self.memory, {}, update=False)
-        return self._weighted(self._local.whole_shards(z, self._rows, self._s, 255, extra))
+        return self._weighted(self._local.whole_shards(z, self._rows, self._s, 255, self._extra()))
+
+    def _extra(self) -> dict[str, Tensor]:
+        """What the problem's memory adds to every batch of this step."""
+        if self._added is None:
+            self._added = self._local.problem.observe(self.memory, {}, update=False) if self.memory else {}
+        return self._added
 
     def average(self, values: Tensor) -> Tensor:
         """The mean over the clients of each run, in every row."""

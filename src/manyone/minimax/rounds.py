@@ -41,12 +41,15 @@ class Mixture:
     weighting: str = "uniform"
     push_sum: bool = False
     outer: OuterStep | None = None
+    local_y: bool = False
 
     def __post_init__(self) -> None:
         if self.order not in ("adapt-then-combine", "combine-then-adapt"):
             raise ManyoneError(f"order = {self.order!r}: choose 'adapt-then-combine' or 'combine-then-adapt'")
         if self.push_sum and (self.order != "adapt-then-combine" or self.outer is not None):
             raise ManyoneError("push_sum goes with order='adapt-then-combine' and without an outer step")
+        if self.local_y and (self.push_sum or self.outer is not None or self.participation is not None):
+            raise ManyoneError("local_y goes without push_sum, outer and participation")
 
     def check(self, topology: Any, m: int, needs_average: bool) -> None:
         """Raises when these options do not fit ``topology``."""
@@ -128,6 +131,9 @@ class Round:
         mixed = self._mixed(t)
         if self.mixture.outer is not None and self.start is not None and self.velocity is not None:
             mixed = self.mixture.outer(self.start, mixed, self.velocity)
+        if self.mixture.local_y:
+            p = self.local.problem.spec.p
+            mixed = torch.cat([mixed[..., :p], self.z[..., p:]], -1)
         self.z.copy_(self.local.problem.project(mixed))
         self._carry()
         return t

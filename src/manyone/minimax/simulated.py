@@ -51,6 +51,9 @@ class Simulated:
             the displacements for the unequal K_i.
         weighting: "uniform"; "loss", client i's loss times m n_i / sum n; "average", the server's mean weighted by n_i.
         push_sum: mass-corrected mixing for directed graphs with failures.
+        local_y: only x is mixed; every client keeps its own y (adversarial perturbations of its own samples).
+        backend: "stacked", "vmap" or "auto", see ``Gradient``; chunk: members whose batches and activations exist at
+            a time (None: all).
         start: the initial flat state, [P] or [rows, P], instead of ``problem.init``.
         time_average: keeps the mean of the consensus model over rounds.
 
@@ -82,6 +85,7 @@ class Simulated:
         normalise: bool = True,
         weighting: Literal["uniform", "loss", "average"] = "uniform",
         push_sum: bool = False,
+        local_y: bool = False,
         backend: str = "auto",
         chunk: int | None = None,
         dtype: torch.dtype = torch.float32,
@@ -106,7 +110,7 @@ class Simulated:
         )  # fmt: skip
         mixture = Mixture(
             order=order, participation=participation, failures=failures, client_steps=client_steps,
-            normalise=normalise, weighting=weighting, push_sum=push_sum, outer=outer,
+            normalise=normalise, weighting=weighting, push_sum=push_sum, outer=outer, local_y=local_y,
         )  # fmt: skip
         self._rounds: list[Round] = [
             round_of(self.points[i], self._rows[i], self.local, mixture, self.replicas, self.twins)

@@ -11,6 +11,7 @@ A plug-in sees ``at``, a :class:`LocalView` of the members that take part (rows 
 | ``Optimistic`` | direction 2 g_s - g_{s-1} |
 | ``HeavyBall`` | v <- beta v + g, direction v, beta per block |
 | ``Adam`` | Adam's direction, betas per block |
+| ``InnerAscent`` | GDmax (Farnia, Ozdaglar 2021): several steps of y, then one of x |
 | ``SnapshotAscent`` | Local-SGDA+ (Deng, Mahdavi 2021): y's gradient at an x refreshed every S rounds |
 | ``GradientTracking`` | FedGDA-GT (Sun, Wei 2022): g(z) - g_i(z^t) + mean_i g_i(z^t), the latter two full gradients |
 
@@ -209,16 +210,41 @@ class SnapshotAscent(LocalStep):
 
 
 @dataclass(frozen=True)
-class GradientTracking(LocalStep):
-    """FedGDA-GT: removes the bias of local steps under heterogeneous clients; one more exchange a round."""
+class InnerAscent(LocalStep):
+    """GDmax by an inner loop: ``inner`` steps of y on this step's batch, then one step of x at the new y."""
 
+    inner: int = 10
+
+    def __post_init__(self) -> None:
+        if self.inner < 1:
+            raise ManyoneError(f"gdmax: inner = {self.inner} steps of y, must be at least 1")
+
+    def step(self, at: LocalView) -> None:
+        for _ in range(self.inner):
+            direction = at.gradient(at.z)
+            direction[:, : at.p] = 0
+            at.move(direction)
+        direction = at.gradient(at.z)
+        direction[:, at.p :] = 0
+        at.move(direction)
+
+
+@dataclass(frozen=True)
+class GradientTracking(LocalStep):
+    """FedGDA-GT: removes the bias of local steps under heterogeneous clients; one more exchange a round.
+
+    ``full`` False takes the gradients at the round's start on a mini-batch (another than the first step's): a
+    stochastic control variate, as in SAGDA and CODASCA.
+    """
+
+    full: bool = True
     needs_average: bool = True
 
     def buffers(self, z: Tensor, p: int) -> Buffers:
         return {"correction": torch.zeros_like(z)}
 
     def begin_round(self, at: LocalView, t: int) -> None:
-        own = at.full_gradient(at.z)
+        own = at.full_gradient(at.z) if self.full else at.gradient(at.z, 1)
         at.buffers["correction"].copy_(at.average(own) - own)
 
     def step(self, at: LocalView) -> None:
@@ -255,8 +281,10 @@ STEPS: dict[str, Callable[[], LocalStep]] = {
     "optimistic": Optimistic,
     "heavy-ball": HeavyBall,
     "adam": Adam,
+    "gdmax": InnerAscent,
     "sgda-plus": SnapshotAscent,
     "gradient-tracking": GradientTracking,
+    "control-variates": lambda: GradientTracking(full=False),
 }
 
 

@@ -254,5 +254,6 @@ def _square_norm(value: Tensor, lead: int) -> Tensor:
 
 
 def _solve(hessian: Tensor, right: Tensor) -> Tensor:
-    """H^-1 r; the least-norm solution where H is singular (no ridge)."""
-    return torch.linalg.lstsq(hessian, right[:, None], driver="gelsd").solution[:, 0]
+    """H^-1 r in float64; the least-norm solution where H is singular (no ridge)."""
+    h, r = hessian.double().cpu(), right.double().cpu()
+    return torch.linalg.lstsq(h, r[:, None], driver="gelsd").solution[:, 0].to(right)

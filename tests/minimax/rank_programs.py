@@ -38,6 +38,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "momentum, averaged": ("complete", {"local_step": HeavyBall(0.5, 0.5, sync="average"), "eta_x": 0.02}),
     "gradient tracking": ("server", {"local_step": "gradient-tracking"}),
     "replicas": ("star", {"replicas": 2, "time_average": True}),
+    "local y": ("ring", {"local_y": True, "order": "combine-then-adapt"}),
     "running p": ("ring", {"running_p": True}),
 }
 

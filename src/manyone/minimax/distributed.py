@@ -64,6 +64,10 @@ class RankRound(Round):
         self.channel, self.alive = channel, alive
         self.mixer = RankMixer(self.point.topology, self.layout, channel, self.local.dtype, alive)  # type: ignore[assignment]
 
+    def disconnect(self) -> None:
+        """Lets go of the process group, so that its connections close."""
+        self.channel = self.mixer = None  # type: ignore[assignment]
+
     @property
     def z(self) -> Tensor:
         """The state of the own clients, a view [runs, own, P]."""
@@ -86,6 +90,12 @@ class RankRound(Round):
         nothing = torch.zeros(self.runs, self.m, 1, dtype=z.dtype, device=z.device)
         scale = normalise_steps(nothing, nothing + 1, counts, self.up)
         return start + scale[:, self.own] * (z - start)
+
+    def _combine(self, z: Tensor, t: int) -> Tensor:
+        if not self.mixture.local_y:
+            return super()._combine(z, t)
+        p = self.local.problem.spec.p  # a local y does not travel
+        return torch.cat([super()._combine(z[..., :p].contiguous(), t), z[..., p:]], -1)
 
     def _average_rows(self, z: Tensor) -> Tensor:
         weighted = self.mixture.weighting == "average"
@@ -141,6 +151,7 @@ class TorchDistributed:
         normalise: bool = True,
         weighting: Literal["uniform", "loss", "average"] = "uniform",
         push_sum: bool = False,
+        local_y: bool = False,
         backend: str = "auto",
         chunk: int | None = None,
         dtype: torch.dtype = torch.float32,
@@ -180,7 +191,7 @@ class TorchDistributed:
         )  # fmt: skip
         mixture = Mixture(
             order=order, participation=participation, failures=failures, client_steps=client_steps,
-            normalise=normalise, weighting=weighting, push_sum=push_sum, outer=outer,
+            normalise=normalise, weighting=weighting, push_sum=push_sum, outer=outer, local_y=local_y,
         )  # fmt: skip
         replica = [r for r in range(self.replicas) for _ in range(self.twins)]
         self._round = RankRound(self.point, sizes, self.local, mixture, replica, self.layout, channel)
@@ -198,7 +209,7 @@ class TorchDistributed:
         etas = [step_size_at(e, s, "eta") for e in (eta_x, eta_y) for s in (0, 1, 1000)]
         self._settings = _digest(
             type(problem).__name__, problem.spec, self.point.topology, batch, etas, plug_in, seed, order, weighting,
-            push_sum, outer, participation, str(dtype), self.replicas, self.twins, sizes.tolist(),
+            push_sum, outer, local_y, participation, str(dtype), self.replicas, self.twins, sizes.tolist(),
         )  # fmt: skip
         self._first_norm = float(self._round.norm().max())
         self._same_everywhere()
@@ -326,6 +337,7 @@ class TorchDistributed:
     def _survive(self) -> None:
         """Goes on with the ranks that are left, from the start of the round that the last of them was in."""
         before = self.membership.ranks
+        self._round.disconnect()
         t = self.membership.regroup(self.rounds_done)
         alive = self._alive()
         kept = self._history.get(t)
@@ -354,6 +366,7 @@ class TorchDistributed:
         self._round.channel.sum(torch.zeros(1, device=self.device))
 
     def _channel(self) -> Channel:
+        assert self.membership.group is not None
         channel = Channel(self.membership.group, self.membership.ranks, self.device)
         channel.sum(torch.zeros(1, device=self.device))  # NCCL: the first call must involve all ranks
         return channel

@@ -47,7 +47,7 @@ class Membership:
     """
 
     def __init__(
-        self, rank: int, ranks: tuple[int, ...], group: dist.ProcessGroup, timeout: float = 60.0,
+        self, rank: int, ranks: tuple[int, ...], group: dist.ProcessGroup | None, timeout: float = 60.0,
         store: dist.Store | None = None,
     ) -> None:  # fmt: skip
         self.rank, self.ranks, self.group, self.timeout, self.store = rank, ranks, group, timeout, store
@@ -102,6 +102,7 @@ class Membership:
 
     def leave(self) -> None:
         """Ends this rank's part in the run."""
+        self.group = None
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -109,8 +110,8 @@ class Membership:
         """Agrees with the other survivors; returns the round from whose start all of them go on.
 
         ``round_`` is the first round that this rank has not completed. Raises :class:`LeftBehind` when the others
-        decided without this rank. Call it outside of an ``except`` block and without references to tensors or work
-        handles of the broken group: what keeps it alive keeps its connections open, and the others waiting.
+        decided without this rank. Call it outside of an ``except`` block and without references to the broken group:
+        what keeps it alive keeps its connections open, and peers that wait for this rank do not notice the loss.
         """
         assert self.store is not None
         self.leave()
@@ -136,7 +137,8 @@ class Membership:
         assert self.store is not None
         name = f"agreement/{self.generation}"
         self.store.set(f"{name}/at/{self.rank}", str(round_))
-        deadline = time.monotonic() + self.timeout
+        # A rank that is busy with local steps (shorter than the timeout) finds its connections closed when it is done.
+        deadline = time.monotonic() + 1.5 * self.timeout
         while not self.store.check([f"{name}/decision"]):
             here = [r for r in self.ranks if self.store.check([f"{name}/at/{r}"])]
             dead = [r for r in self.ranks if r not in here and self.store.check([f"dead/{r}"])]

@@ -64,10 +64,6 @@ class RankRound(Round):
         self.channel, self.alive = channel, alive
         self.mixer = RankMixer(self.point.topology, self.layout, channel, self.local.dtype, alive)  # type: ignore[assignment]
 
-    def disconnect(self) -> None:
-        """Lets go of the process group, so that its connections close."""
-        self.channel = self.mixer = None  # type: ignore[assignment]
-
     @property
     def z(self) -> Tensor:
         """The state of the own clients, a view [runs, own, P]."""
@@ -337,7 +333,6 @@ class TorchDistributed:
     def _survive(self) -> None:
         """Goes on with the ranks that are left, from the start of the round that the last of them was in."""
         before = self.membership.ranks
-        self._round.disconnect()
         t = self.membership.regroup(self.rounds_done)
         alive = self._alive()
         kept = self._history.get(t)
@@ -366,8 +361,7 @@ class TorchDistributed:
         self._round.channel.sum(torch.zeros(1, device=self.device))
 
     def _channel(self) -> Channel:
-        assert self.membership.group is not None
-        channel = Channel(self.membership.group, self.membership.ranks, self.device)
+        channel = self.membership.channel(self.device)
         channel.sum(torch.zeros(1, device=self.device))  # NCCL: the first call must involve all ranks
         return channel
 

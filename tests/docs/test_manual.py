@@ -54,8 +54,8 @@ def test_every_page_is_in_the_navigation():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_commands_exist(page):
-    fenced = re.findall(r"```(\w*)\n(.*?)```", page.read_text(), re.S)
-    blocks = [text for language, text in fenced if not language]
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.S | re.M)
+    blocks = [body for language, body in fences if not language]
     for line in "\n".join(blocks).splitlines():
         if not line.startswith("manyone "):
             continue

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import NamedTuple
 
-from manyone.errors import ManyoneError
+from manyone.errors import InterruptedRun, ManyoneError
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # Without these glibc gives every larger tensor back to the system when it is freed, and pays for fresh pages at the
@@ -78,6 +78,7 @@ def run_all(work: Sequence[Work], folder: Path, workers: int, watch: Callable[[S
     this function is left, no worker outlives it.
     """
     waiting = list(work)
+    before = signal.signal(signal.SIGTERM, _leave)  # its default would leave the workers behind
     pool = [_Worker(folder) for _ in range(min(workers, len(waiting)))]
     try:
         while waiting or any(w.now for w in pool):
@@ -94,6 +95,11 @@ def run_all(work: Sequence[Work], folder: Path, workers: int, watch: Callable[[S
             worker.process.terminate()
         for worker in pool:
             worker.close()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(number: int, _frame: object) -> None:
+    raise InterruptedRun("stopped by SIGTERM; what was measured is kept: the same command goes on", 128 + number)
 
 
 class _Worker:
@@ -172,6 +178,7 @@ def _one_thread() -> Iterator[None]:
 def _serve(connection: Connection) -> None:
     """The life of a worker: jobs from ``connection`` until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     while True:
         try:
             work, log = connection.recv()

@@ -236,11 +236,14 @@ def test_a_source_that_answered_and_faltered_gets_a_patient_second_run(use, clie
 
 
 @pytest.mark.parametrize(("registry", "reason"), [("npm", "npm is not installed"), ("apt", "apt-get is not installed")])
-def test_a_missing_client_is_passed_over(use, monkeypatch, tmp_path, registry, reason):
+def test_a_missing_client_is_passed_over_before_anything_is_announced(
+    use, monkeypatch, tmp_path, capsys, registry, reason
+):
     use(record(registry=registry))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(fetch.Unavailable, match=reason):
-        fetch.get("thing", progress=False)
+        fetch.get("thing")
+    assert capsys.readouterr().err == ""
 
 
 def test_a_client_that_ends_well_but_brings_nothing_is_passed_over(use, client):

@@ -132,11 +132,16 @@ def test_reproduce_report_and_bench_pass_their_words_on(manyone, monkeypatch, tm
         calls.append((claims, settings))
         return 1
 
-    fake(monkeypatch, "reproduce", reproduce=reproduce)
+    fake(monkeypatch, "reproduce", reproduce=reproduce, STUDIES={"merging": ""})
     assert manyone("reproduce", "a", "b", "--scale", "laptop", "--seeds", "3", "--out", "o", "--workers", "2")[0] == 1
-    assert calls.pop() == (["a", "b"], {"scale": "laptop", "seeds": 3, "out": Path("o"), "workers": 2})
+    assert calls.pop() == (
+        ["a", "b"],
+        {"fields": [], "scale": "laptop", "seeds": 3, "out": Path("o"), "workers": 2},
+    )
     assert manyone("reproduce")[0] == 1
-    assert calls.pop() == ([], {"scale": "smoke", "seeds": None, "out": None, "workers": None})
+    assert calls.pop() == ([], {"fields": [], "scale": "smoke", "seeds": None, "out": None, "workers": None})
+    assert manyone("reproduce", "--field", "merging, policies", "--field", "minimax")[0] == 1
+    assert calls.pop()[1]["fields"] == ["merging", "policies", "minimax"]
 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("x")

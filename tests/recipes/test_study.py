@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from manyone.recipes.merging_study import PARTS, count_rows, run_seed
+from manyone.recipes.merging_study import PARTS, count_rows, run_job
 from manyone.report.results import load_rows
 
 
 def test_a_study_measures_every_row_once_and_goes_on_where_it_stopped(tmp_path, monkeypatch, shared_cache):
     monkeypatch.setenv("MANYONE_CACHE", str(shared_cache))
     for part in PARTS:
-        run_seed("fixture", 0, part, tmp_path)
+        run_job("smoke", "fixture", 0, part, tmp_path)
         path = tmp_path / f"fixture-0-{part}.jsonl"
         rows = load_rows(path)
-        assert len(rows) == count_rows("fixture", part) == path.read_text().count("\n")
+        assert len(rows) == count_rows("smoke", "fixture", part) == path.read_text().count("\n")
         assert {r.condition for r in rows} == ({"clean"} if part == "clean" else {"unseen", "gaussian-noise"})
         lines = path.read_text().splitlines(keepends=True)
         path.write_text("".join(lines[:-1]))
-        run_seed("fixture", 0, part, tmp_path)
+        run_job("smoke", "fixture", 0, part, tmp_path)
         again = load_rows(path)
         assert again[:-1] == rows[:-1]
         assert (again[-1].key, again[-1].task) == (rows[-1].key, rows[-1].task)

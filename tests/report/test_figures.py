@@ -67,11 +67,11 @@ def test_interval_bar_cuts_at_its_ends():
         (points(0.0), "0.0"),
         (points(-0.0001), "0.0"),
         (minus("-0.0"), "0.0"),
-        (with_interval("accuracy", Interval(0.8374, 0.8314, 0.8434, 3)), "83.7 ± 0.6"),
-        (with_interval("accuracy", t_interval([0.8374])), "83.7"),
-        (with_interval("bias.after", Interval(0.226, 0.21992, 0.23208, 3)), "0.226 ± 0.006"),
-        (difference("accuracy", Interval(0.028, 0.019, 0.037, 3)), "+2.8 points (+1.9 to +3.7)"),
-        (difference("accuracy", t_interval([0.028])), "+2.8 points (one seed: no interval)"),
+        (with_interval("%", Interval(0.8374, 0.8314, 0.8434, 3)), "83.7 ± 0.6"),
+        (with_interval("%", t_interval([0.8374])), "83.7"),
+        (with_interval("", Interval(0.226, 0.21992, 0.23208, 3)), "0.226 ± 0.006"),
+        (difference("%", Interval(0.028, 0.019, 0.037, 3)), "+2.8 points (+1.9 to +3.7)"),
+        (difference("%", t_interval([0.028])), "+2.8 points (one seed: no interval)"),
     ],
 )
 def test_numbers(given_, shown):

@@ -61,7 +61,7 @@ def test_metrics_by_hand():
     assert metric_value(row, "ms") == 2.0
     assert metric_value(row, "none") is None
     assert metric_value(Row("s", 0, "m"), "accuracy") is None
-    with pytest.raises(ManyoneError, match="no accuracy"):
+    with pytest.raises(ManyoneError, match="no score"):
         mean_over_tasks(Row("s", 0, "m"))
 
 

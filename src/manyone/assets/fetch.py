@@ -113,6 +113,7 @@ def _fetch(asset: Asset, progress: bool) -> Path:
             problems.append(f"{label} did not answer a moment ago ({reason})")
             continue
         try:
+            clients.check_client(asset, online=source is _from_online)
             return source(asset, progress)
         except clients.PassedOver as problem:
             problems.append(str(problem))

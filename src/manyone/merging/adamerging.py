@@ -10,6 +10,7 @@ Public names: :class:`AdaMerging`, :class:`MergedEncoder`, :func:`ties_task_vect
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from manyone.weights.arithmetic import check_compatible
 Weights = Mapping[str, Tensor]
 
 
-class MergedEncoder(nn.Module):
+class MergedEncoder(nn.Module, ABC):
     """An encoder run with weights that :meth:`merged_weights` makes from trainable parameters."""
 
     encoder: nn.Module
@@ -35,9 +36,9 @@ class MergedEncoder(nn.Module):
         super().__init__()
         self._once: dict[str, Tensor] | None = None
 
+    @abstractmethod
     def merged_weights(self) -> dict[str, Tensor]:
         """Merged tensors by name, differentiable in the trainable parameters."""
-        raise NotImplementedError
 
     def train(self, mode: bool = True) -> MergedEncoder:
         """The frozen encoder stays in evaluation mode (no dropout)."""

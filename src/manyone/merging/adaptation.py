@@ -102,6 +102,7 @@ class AdaptationLearner:
         self.step_count = 0
         self.initial = {name: p.detach().clone() for name, p in self.trainable.items()}
         self.initial_monitors: dict[str, float] | None = None
+        self._final_monitors: dict[str, float] | None = None
         self.paused: set[str] = set()
         self.fell_back = False
 
@@ -130,7 +131,8 @@ class AdaptationLearner:
 
     def evaluate(self) -> dict[str, float]:
         """Monitors on the fixed unlabelled subset, and the caller's own metrics."""
-        monitors = self._monitors()
+        known = self._final_monitors if self.step_count == self.steps else None
+        monitors = known or self._monitors()
         if self.initial_monitors is None:
             self.initial_monitors = dict(monitors)
         metrics = dict(monitors) | {"criterion_at_start": self.initial_monitors["criterion"]}
@@ -177,6 +179,7 @@ class AdaptationLearner:
                     }  # Adam counts on the CPU
         self.step_count = int(state["step"])
         self.initial_monitors = None if state["initial_monitors"] is None else dict(state["initial_monitors"])
+        self._final_monitors = None
         self.paused, self.fell_back = set(state["paused"]), bool(state["fell_back"])
 
     def export(self, folder: Path) -> None:
@@ -283,12 +286,13 @@ class AdaptationLearner:
     def _fall_back(self) -> float:
         """Restores the initialisation when the criterion ended worse (or not finite); 1.0 if it did."""
         assert self.initial_monitors is not None
-        final = self._monitors()["criterion"]
-        if not final <= self.initial_monitors["criterion"]:
+        self._final_monitors = self._monitors()
+        if not self._final_monitors["criterion"] <= self.initial_monitors["criterion"]:
             with torch.no_grad():
                 for name, p in self.trainable.items():
                     p.copy_(self.initial[name])
             self.fell_back = True
+            self._final_monitors = dict(self.initial_monitors)
         return float(self.fell_back)
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 from manyone.merging.static_plan import CHUNK, Plan
-from manyone.merging.static_stream import Method, default_threads
+from manyone.merging.static_stream import Method, WholeTensors, default_threads
 
 _PROBE = 64 << 20  # bytes read to measure the speed of the storage (or of the page cache, if the files are in it)
 
 
 def describe(plan: Plan, method: Method, out: Path) -> str:
     """The plan as text: tensors, bytes, memory and an estimate of the time."""
-    whole = [name for name in plan.merged if method.whole(plan, name)]
+    whole = [name for name in plan.merged if isinstance(method, WholeTensors) and method.whole(plan, name)]
     largest = max((plan.info(name).numel * 4 for name in whole), default=0)
     threads = default_threads()
     memory = threads * 10 * CHUNK * 4 + 6 * largest

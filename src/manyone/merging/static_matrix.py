@@ -10,6 +10,7 @@ One layer is in memory at a time, and of it one expert at a time.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -23,7 +24,7 @@ from manyone.merging.static_stream import Buffers, Elementwise, working_dtype
 from manyone.weights.checkpoint import Checkpoint
 
 
-class LayerMethod(Elementwise):
+class LayerMethod(Elementwise, ABC):
     """Merges linear layers with :meth:`layer` and averages the other tensors, both as theta_0 + scale * tau."""
 
     def __init__(self, scale: float = 1.0, device: str = "cpu") -> None:
@@ -41,9 +42,9 @@ class LayerMethod(Elementwise):
         base = self._read(plan.base, plan, name)
         return (base + self.scale * self.layer(plan, name, base)).cpu()
 
+    @abstractmethod
     def layer(self, plan: Plan, name: str, base: Tensor) -> Tensor:
         """The merged task vector [out, in] of one linear layer."""
-        raise NotImplementedError
 
     def _read(self, model: Checkpoint, plan: Plan, name: str) -> Tensor:
         info = plan.info(name)

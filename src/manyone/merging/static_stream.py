@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -64,16 +64,21 @@ class Method(Protocol):
         """The merged elements in the working dtype, in a buffer that the caller may overwrite."""
         ...
 
+    def revisit(self, plan: Plan) -> Iterable[tuple[str, int, int]]:
+        """Chunks that have to be computed again with what is known after the pass."""
+        ...
+
+
+@runtime_checkable
+class WholeTensors(Protocol):
+    """What a method has besides when it merges some tensors at once."""
+
     def whole(self, plan: Plan, name: str) -> bool:
         """Whether this tensor is merged at once by :meth:`tensor`."""
         ...
 
     def tensor(self, plan: Plan, name: str) -> Tensor:
         """The merged tensor in the working dtype, in its shape."""
-        ...
-
-    def revisit(self, plan: Plan) -> Iterable[tuple[str, int, int]]:
-        """Chunks that have to be computed again with what is known after the pass."""
         ...
 
 
@@ -84,12 +89,6 @@ class Elementwise:
 
     def prepare(self, plan: Plan, threads: int) -> None:
         pass
-
-    def whole(self, plan: Plan, name: str) -> bool:
-        return False
-
-    def tensor(self, plan: Plan, name: str) -> Tensor:
-        raise NotImplementedError
 
     def revisit(self, plan: Plan) -> Iterable[tuple[str, int, int]]:
         return ()
@@ -137,7 +136,8 @@ def run_merge(
         advance(stop - start)
 
     method.prepare(plan, threads)
-    whole = [name for name in plan.merged if method.whole(plan, name)]
+    at_once = method if isinstance(method, WholeTensors) else None
+    whole = [name for name in plan.merged if at_once is not None and at_once.whole(plan, name)]
     rest = [name for name in plan.merged if name not in set(whole)]
     over_chunks(plan.chunks(rest), merge_chunk, threads)
     over_chunks(
@@ -145,7 +145,8 @@ def run_merge(
     )
     buffers = Buffers()
     for name in whole:
-        merged = method.tensor(plan, name).reshape(-1)
+        assert at_once is not None
+        merged = at_once.tensor(plan, name).reshape(-1)
         for _, start, stop in plan.chunks([name]):
             _emit(plan, sink, name, start, merged[start:stop], buffers)
         advance(sizes[name])

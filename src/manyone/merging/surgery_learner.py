@@ -53,6 +53,7 @@ class SurgeryLearner:
         cache_bytes: most memory for stored first-block outputs (SurgeryV2); beyond it the whole network runs.
         encoder: the module that expert weights belong to; by default the merged model inside ``model``.
         evaluate: called with the model; its metrics join those of :meth:`evaluate`.
+        expert_features: per task the experts' features of ``inputs``, where they are known already (Surgery).
         bias_samples: inputs a task on which the feature bias is measured (SurgeryV2; Surgery uses all).
         seed: names the random stream of the batch order.
     """
@@ -74,6 +75,7 @@ class SurgeryLearner:
         cache_bytes: int = 1 << 30,
         encoder: nn.Module | None = None,
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+        expert_features: Mapping[str, Tensor] | None = None,
         bias_samples: int = 256,
         seed: int = 0,
     ) -> None:
@@ -100,7 +102,10 @@ class SurgeryLearner:
         self.expert_features: list[Tensor] = []
         self.expert_means: list[list[Tensor]] = []
         self.cache: FirstBlockCache | None = None
-        self._represent_experts(experts, encoder)
+        if expert_features is not None and isinstance(model, Surgery):
+            self.expert_features = [_rows(expert_features, t, n).to(self.device) for t, n in zip(self.tasks, sizes)]
+        else:
+            self._represent_experts(experts, encoder)
         if isinstance(model, SurgeryV2):
             self.cache = FirstBlockCache.build(model, inputs, cache_bytes)
             rows = self._bias_samples
@@ -270,6 +275,14 @@ def _run(module: nn.Module, weights: Mapping[str, Tensor], inputs: Inputs, task:
     if isinstance(inputs, Tensor):
         return functional_call(module, dict(weights), (inputs,))
     return functional_call(module, dict(weights), (), dict(inputs))
+
+
+def _rows(values: Mapping[str, Tensor], task: str, count: int) -> Tensor:
+    """The given features of ``task``, one for each of its ``count`` inputs."""
+    if task not in values or len(values[task]) != count:
+        have = len(values[task]) if task in values else 0
+        raise ManyoneError(f"expert_features of task {task!r} has {have} rows, but the task has {count} inputs")
+    return values[task]
 
 
 def _fitting(weights: Mapping[str, Tensor], encoder: nn.Module, task: str) -> Mapping[str, Tensor]:

@@ -181,13 +181,16 @@ class Round:
     def _mixed(self, t: int) -> Tensor:
         mixture, z, start, up = self.mixture, self.z, self.start, self.up
         if mixture.client_steps is not None and mixture.normalise and start is not None and self.counts is not None:
-            z = normalise_steps(start, z, self.counts, up)
+            z = self._normalised(start, z, self.counts)
         if self.mass is not None and start is not None:
             mixed, self.mass = push_sum(self.mixer, start, z, self.mass, t, up)
             return mixed
         if mixture.order == "combine-then-adapt" and start is not None:
             return self._combine(start, t) + (z - start)
         return self._combine(z, t)
+
+    def _normalised(self, start: Tensor, z: Tensor, counts: Tensor) -> Tensor:
+        return normalise_steps(start, z, counts, self.up)
 
     def _combine(self, z: Tensor, t: int) -> Tensor:
         if self.point.topology.name == "server":

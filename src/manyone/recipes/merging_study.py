@@ -8,16 +8,31 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from manyone.recipes.problem import Problem, from_suite
 from manyone.recipes.study_models import SeedStudy
 from manyone.recipes.study_settings import SETTINGS, Settings
+from manyone.recipes.workers import Job
 
 if TYPE_CHECKING:
     from manyone.report.results import Row
+    from manyone.report.study import SuiteInfo
+
+TITLE = "Many into one: the claims of model merging"
+NOTES = [
+    "Scaling coefficients are chosen on the validation split. Adaptation sees the unlabelled test inputs, as in the "
+    "papers (the transductive setting).",
+    "Intervals are over seeds: experts and adaptation are drawn anew for each seed, and so are base and data split on "
+    "mini6. On images all seeds share one base, like a public checkpoint, and with it its data split.",
+]
+SEEDS = {"smoke": 3, "laptop": 3, "paper": 3}
+PARTS = ("clean", "shifted")
+"""A seed's work in two jobs: the clean tests, and the corrupted and unseen ones. They share only the experts."""
 
 Made = tuple[Any, dict[str, float]]
 
@@ -145,11 +160,31 @@ def measure(s: SeedStudy, entry: Entry) -> Row:
     return Row(s.problem.name, s.seed, entry.method, entry.variant, s.condition, scores, metrics, routing, bias)
 
 
-PARTS = ("clean", "shifted")
-"""A seed's work in two processes: the clean tests, and the corrupted and unseen ones. They share only the experts."""
+def prepare(scale: str, suite: str) -> SuiteInfo:
+    """Fetches and decodes a suite; what it is made of."""
+    from manyone.data.suites import load_suite
+    from manyone.report.study import SuiteInfo
+
+    return SuiteInfo.of(load_suite(suite, seed=0))
 
 
-def run_seed(suite: str, seed: int, part: str, folder: Path) -> None:
+def jobs(scale: str, suites: Sequence[str], seeds: Sequence[int]) -> list[Job]:
+    """The long jobs, which also train the experts, before the short ones."""
+    return [Job(suite, seed, part) for part in PARTS for seed in seeds for suite in suites]
+
+
+def settings(scale: str, suite: str) -> dict[str, Any]:
+    """How much of everything ``suite`` gets."""
+    return asdict(SETTINGS.get(suite, Settings()))
+
+
+@lru_cache(maxsize=1)
+def _problem(suite: str, seed: int) -> Problem:
+    """The problem that this process had last: a seed's second part finds data and experts in memory."""
+    return from_suite(suite, seed)
+
+
+def run_job(scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
     """Measures every missing row of (suite, seed, part); appends it to ``folder/<suite>-<seed>-<part>.jsonl``."""
     import torch
 
@@ -158,10 +193,10 @@ def run_seed(suite: str, seed: int, part: str, folder: Path) -> None:
     torch.set_num_threads(1)
     path = folder / f"{suite}-{seed}-{part}.jsonl"
     done = {r.key for r in load_rows(path)} if path.exists() else set()
-    settings = SETTINGS.get(suite, Settings())
-    problem = from_suite(suite, seed)
-    studies = [s for s in conditions(problem, seed, settings) if (s.condition == "clean") == (part == "clean")]
-    for rows in (entries, extra_entries) if settings.extras else (entries,):
+    amounts = SETTINGS.get(suite, Settings())
+    problem = _problem(suite, seed)
+    studies = [s for s in conditions(problem, seed, amounts) if (s.condition == "clean") == (part == "clean")]
+    for rows in (entries, extra_entries) if amounts.extras else (entries,):
         for study in studies:
             for entry in rows(study):
                 if (suite, seed, entry.method, entry.variant, study.condition) not in done:
@@ -170,13 +205,13 @@ def run_seed(suite: str, seed: int, part: str, folder: Path) -> None:
                 (folder / f"{suite}-{seed}.curves.json").write_text(json.dumps(study.curves))
 
 
-def count_rows(suite: str, part: str) -> int:
+def count_rows(scale: str, suite: str, part: str) -> int:
     """How many rows one part of a seed of ``suite`` has, without making any model."""
-    settings = SETTINGS.get(suite, Settings())
+    amounts = SETTINGS.get(suite, Settings())
     fake = Problem(suite, {}, None, {"a": {}, "b": {}}, {}, {})  # type: ignore[arg-type]
     total = 0
-    shifted = [*settings.corruptions, *(["unseen"] if settings.unseen else [])]
+    shifted = [*amounts.corruptions, *(["unseen"] if amounts.unseen else [])]
     for condition in ["clean"] if part == "clean" else shifted:
-        study = SeedStudy(fake, 0, settings, condition)
-        total += sum(1 for _ in entries(study)) + (sum(1 for _ in extra_entries(study)) if settings.extras else 0)
+        study = SeedStudy(fake, 0, amounts, condition)
+        total += sum(1 for _ in entries(study)) + (sum(1 for _ in extra_entries(study)) if amounts.extras else 0)
     return total

@@ -99,7 +99,7 @@ def from_suite(suite: str, seed: int) -> Problem:
     from manyone.nets import build_encoder
 
     data = suite_for(suite, seed)
-    experts = bundle(suite, seed)
+    experts = bundle(data, seed)
     encoder = build_encoder(experts.encoder)
     encoder.load_state_dict(dict(experts.base))
     return Problem(

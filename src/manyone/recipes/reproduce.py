@@ -1,97 +1,174 @@
 """``manyone reproduce``: runs what tests the papers' claims, then prints and writes the verdicts.
 
-Each (suite, seed, part) is one process with one thread, as many side by side as there are processors: for networks of
-this size that is cheaper than threads inside one. Rows that exist already are not measured again.
+Every field has a claims file (``claims/<field>.toml``) and a study module, which knows how its claims are tested; this
+module plans their jobs, runs them side by side and puts all fields on one page. Rows that exist are not measured again.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from manyone.errors import ManyoneError
+from manyone.recipes.workers import Job, Work, processors, run_all
+
+if TYPE_CHECKING:
+    from manyone.report.claims import Claims
+    from manyone.report.study import Report, Study, SuiteInfo
 
 CLAIMS = Path(__file__).parent / "claims"
-SEEDS = 3
 
-Job = tuple[str, int, str]
-"""Suite, seed and part (see ``merging_study.PARTS``)."""
+STUDIES = {
+    "merging": "manyone.recipes.merging_study",
+}
+"""Field (the ``field`` of a claims file) to study module, in the order of the page's chapters."""
+
+
+class StudyModule(Protocol):
+    """What a study module has. Importing it must be cheap: anything heavy is imported inside its functions."""
+
+    TITLE: str
+    """The chapter's title, without the scale."""
+    NOTES: Sequence[str]
+    """What a reader must know before the figures."""
+    SEEDS: Mapping[str, int]
+    """How many seeds each scale has unless ``--seeds`` says otherwise."""
+
+    def prepare(self, scale: str, suite: str) -> SuiteInfo:
+        """Fetches or makes the suite's data once, in the main process, where progress can be seen."""
+
+    def jobs(self, scale: str, suites: Sequence[str], seeds: Sequence[int]) -> list[Job]:
+        """Everything to be run, in starting order; names of suites are unique over all fields."""
+
+    def count_rows(self, scale: str, suite: str, part: str) -> int:
+        """How many rows a job has, without computing anything."""
+
+    def run_job(self, scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
+        """Appends the rows that are missing to ``folder/<suite>-<seed>-<part>.jsonl``; runs in a worker process.
+
+        It may also write ``<suite>-<seed>-<part>.figures.json`` (:func:`manyone.report.figure.save_figures`) and
+        ``<suite>-<seed>.curves.json`` (``{"method variant": [{"step": ..., "entropy": ...}]}``).
+        """
+
+    def settings(self, scale: str, suite: str) -> Mapping[str, Any]:
+        """The configuration that the page shows."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one field contributes to this run; ``only`` names the claims when not all are tested."""
+
+    claims: Claims
+    study: StudyModule
+    only: tuple[str, ...]
+    suites: tuple[str, ...]
+    seeds: int
+    jobs: tuple[Job, ...]
+
+    @property
+    def field(self) -> str:
+        """The field's name."""
+        return self.claims.field
 
 
 def ls() -> list[dict[str, str]]:
     """All claims, for ``manyone ls claims``."""
     return [
         {"claim": c.id, "field": claims.field, "statement": c.statement}
-        for claims in _all_claims()
+        for claims in all_claims().values()
         for c in claims.claims
     ]
 
 
-def _all_claims() -> list[Any]:
+def all_claims() -> dict[str, Claims]:
+    """The claims files of the fields in :data:`STUDIES`."""
     from manyone.report.claims import load_claims
 
-    return [load_claims(path) for path in sorted(CLAIMS.glob("*.toml"))]
+    return {field: load_claims(CLAIMS / f"{field}.toml") for field in STUDIES}
+
+
+def plan(names: Sequence[str], fields: Sequence[str], scale: str, seeds: int | None) -> list[Plan]:
+    """What the claims called ``names`` (all by default) of ``fields`` (all by default) need at ``scale``."""
+    for field in fields:
+        if field not in STUDIES:
+            raise ManyoneError(f"--field {field}: unknown field, use {', '.join(STUDIES)}")
+    known = all_claims()
+    home = {c.id: field for field, claims in known.items() for c in claims.claims}
+    for name in names:
+        if name not in home:
+            raise ManyoneError(f"unknown claim {name!r}: see `manyone ls claims`")
+        if fields and home[name] not in fields:
+            raise ManyoneError(f"claim {name!r} belongs to {home[name]}, which --field {','.join(fields)} leaves out")
+    plans = []
+    for field in [f for f in STUDIES if not fields or f in fields]:
+        chosen = [c for c in known[field].claims if not names or c.id in names]
+        suites = tuple(dict.fromkeys(s for c in chosen for s in c.tests.get(scale, ())))
+        if not suites:
+            continue
+        study: Any = importlib.import_module(STUDIES[field])
+        count = seeds or study.SEEDS[scale]
+        jobs = tuple(study.jobs(scale, suites, range(count)))
+        only = tuple(c.id for c in chosen) if names else ()
+        plans.append(Plan(known[field], study, only, suites, count, jobs))
+    if not plans:
+        raise ManyoneError(f"no claim chosen is tested at scale {scale!r}: try another --scale")
+    return plans
 
 
 def reproduce(
     names: Sequence[str] = (),
     *,
+    fields: Sequence[str] = (),
     scale: str = "smoke",
     seeds: int | None = None,
     out: Path | None = None,
     workers: int | None = None,
 ) -> int:
-    """Tests the claims called ``names`` (all by default) at ``scale`` and prints the path of the report."""
-    from manyone.recipes.merging_study import PARTS
+    """Tests the claims called ``names`` of ``fields`` (all by default) at ``scale``; prints the path of the report.
 
-    started = time.time()
-    claims = _all_claims()
-    known = {c.id: c for field in claims for c in field.claims}
-    for name in names:
-        if name not in known:
-            raise ManyoneError(f"unknown claim {name!r}: see `manyone ls claims`")
-    chosen = [known[n] for n in names] or list(known.values())
-    suites = list(dict.fromkeys(s for c in chosen for s in c.tests.get(scale, ())))
-    if not suites:
-        raise ManyoneError(f"no claim chosen is tested at scale {scale!r}: try another --scale")
-    folder = out or Path("runs") / f"reproduce-{scale}"
-    count = seeds or SEEDS
-    loaded = [_prepare(suite) for suite in suites]
-    jobs = [(suite, seed, part) for part in PARTS for seed in range(count) for suite in suites]
-    _measure(jobs, folder / "rows", workers or _processors())
-    study = _study(loaded, jobs, folder, scale, count, [c.id for c in chosen] if names else [], time.time() - started)
-    study.save(folder)
+    Fields that an earlier run into the same folder has tested stay on the page.
+    """
     from manyone.report.html import write
     from manyone.report.terminal import show
 
-    page = write(folder / "report.html", study)
-    show(study)
-    print(f"wall time: {time.time() - started:.0f} s on {_processors()} processors")
+    started = time.time()
+    plans = plan(names, fields, scale, seeds)
+    folder = out or Path("runs") / f"reproduce-{scale}"
+    rows = folder / "rows"
+    try:
+        rows.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ManyoneError(f"{rows}: cannot be made: {error.strerror}; choose another folder with --out") from error
+    suites = {p.field: [_prepare(p.study, scale, s) for s in p.suites] for p in plans}
+    _measure(plans, scale, rows, workers or processors())
+    seconds = time.time() - started
+    command = f"manyone reproduce {' '.join(names)}{' ' if names else ''}--scale {scale}"
+    command += f" --field {','.join(fields)}" if fields else ""
+    command += f" --seeds {seeds}" if seeds else ""
+    studies = [_study(p, suites[p.field], rows, scale, command, seconds) for p in plans]
+    report = _beside_earlier(studies, folder, scale)
+    report.save(folder)
+    page = write(folder / "report.html", report)
+    for study in studies:
+        show(study)
+    print(f"wall time: {time.time() - started:.0f} s on {processors()} processors")
     print(f"report: {page.resolve()}")
     return 0
 
 
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _prepare(suite: str) -> Any:
-    """Fetches and decodes a suite here, once, where its progress can be seen."""
-    from manyone.data.suites import load_suite
-
-    loaded = load_suite(suite, seed=0)
-    for note in loaded.notes:
+def _prepare(study: StudyModule, scale: str, suite: str) -> SuiteInfo:
+    info = study.prepare(scale, suite)
+    for note in info.notes:
         print(f"{suite}: {note}")
-    return loaded
+    return info
 
 
-def _measure(jobs: Sequence[Job], folder: Path, workers: int) -> None:
+def _measure(plans: Sequence[Plan], scale: str, folder: Path, workers: int) -> None:
     """Runs all jobs, ``workers`` at a time, with one progress bar over the rows of all of them."""
     from rich.console import Console
     from rich.progress import (
@@ -103,15 +180,7 @@ def _measure(jobs: Sequence[Job], folder: Path, workers: int) -> None:
         TimeRemainingColumn,
     )
 
-    from manyone.recipes.merging_study import count_rows
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ManyoneError(f"{folder}: cannot be made: {error.strerror}; choose another folder with --out") from error
-    total = sum(count_rows(suite, part) for suite, _, part in jobs)
-    waiting = list(jobs)
-    running: dict[Job, subprocess.Popen[bytes]] = {}
+    total = sum(p.study.count_rows(scale, job.suite, job.part) for p in plans for job in p.jobs)
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -122,94 +191,65 @@ def _measure(jobs: Sequence[Job], folder: Path, workers: int) -> None:
     )
     with Progress(*columns, console=console, transient=console.is_terminal) as bar:
         shown = bar.add_task("measuring", total=total)
-        try:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    job = waiting.pop(0)
-                    running[job] = _start(job, folder)
-                time.sleep(0.2)
-                for job in [j for j, p in running.items() if p.poll() is not None]:
-                    _check(job, running.pop(job), folder)
-                now = ", ".join(f"{suite} seed {seed}, {part}" for suite, seed, part in running)
-                bar.update(shown, completed=sum(_lines(folder, j) for j in jobs), description=now or "done")
-        finally:
-            for process in running.values():
-                process.terminate()
-            for process in running.values():
-                process.wait()
 
+        def watch(running: Sequence[Job]) -> None:
+            done = sum(_lines(folder, job) for p in plans for job in p.jobs)
+            bar.update(shown, completed=done, description="; ".join(str(job) for job in running) or "done")
 
-def _start(job: Job, folder: Path) -> subprocess.Popen[bytes]:
-    suite, seed, part = job
-    code = "import sys; from pathlib import Path; from manyone.recipes.merging_study import run_seed; "
-    code += "run_seed(sys.argv[1], int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with (folder / f"{suite}-{seed}-{part}.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-c", code, suite, str(seed), part, str(folder)], env=environment, stdout=log, stderr=log
-        )
-
-
-def _check(job: Job, process: subprocess.Popen[bytes], folder: Path) -> None:
-    if process.returncode == 0:
-        return
-    suite, seed, part = job
-    log = folder / f"{suite}-{seed}-{part}.log"
-    last = (log.read_text(errors="replace").strip().splitlines() or ["no message"])[-1]
-    raise ManyoneError(f"{suite}, seed {seed}, ended with status {process.returncode}: {last} (all of it: {log})")
+        run_all([Work(STUDIES[p.field], scale, job) for p in plans for job in p.jobs], folder, workers, watch)
+        watch([])
 
 
 def _lines(folder: Path, job: Job) -> int:
-    path = folder / f"{job[0]}-{job[1]}-{job[2]}.jsonl"
+    path = folder / f"{job.file}.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def _study(
-    suites: Sequence[Any],
-    jobs: Sequence[Job],
-    folder: Path,
-    scale: str,
-    seeds: int,
-    only: Sequence[str],
-    seconds: float,
-) -> Any:
-    """Everything that the page shows."""
+def _study(plan: Plan, suites: Sequence[SuiteInfo], folder: Path, scale: str, command: str, seconds: float) -> Study:
+    """Everything that the field's chapter shows."""
     import platform
-    from dataclasses import asdict
     from importlib import metadata
 
     from manyone import __version__
-    from manyone.recipes.study_settings import SETTINGS, Settings
+    from manyone.report.figure import load_figures
     from manyone.report.results import load_rows
-    from manyone.report.study import Study, SuiteInfo
+    from manyone.report.study import Study
 
-    rows = [row for suite, seed, part in jobs for row in load_rows(folder / "rows" / f"{suite}-{seed}-{part}.jsonl")]
-    text = (CLAIMS / "merging.toml").read_text()
-    command = f"manyone reproduce {' '.join(only)}{' ' if only else ''}--scale {scale} --seeds {seeds}"
+    files = [folder / f"{job.file}.jsonl" for job in plan.jobs]
+    drawn = [folder / f"{job.file}.figures.json" for job in plan.jobs]
     return Study(
-        title=f"Many into one: the claims of model merging, tested at scale {scale}",
+        title=f"{plan.study.TITLE}, tested at scale {scale}",
         scale=scale,
-        rows=rows,
-        claims_text=_only(text, only),
-        suites=[SuiteInfo.of(s) for s in suites],
-        curves=list(_curves(jobs, folder / "rows")),
-        configs={s.name: asdict(SETTINGS.get(s.name, Settings())) for s in suites},
+        field=plan.field,
+        rows=[row for path in files if path.exists() for row in load_rows(path)],
+        claims_text=_only((CLAIMS / f"{plan.field}.toml").read_text(encoding="utf-8"), plan.only),
+        suites=suites,
+        curves=list(_curves(plan.jobs, folder)),
+        figures=[figure for path in drawn if path.exists() for figure in load_figures(path)],
+        configs={s: dict(plan.study.settings(scale, s)) for s in plan.suites},
         commands=[command],
         environment={
             "manyone": __version__,
             "python": platform.python_version(),
             "torch": metadata.version("torch"),
-            "machine": f"{_processors()} processors, {platform.machine()}, {platform.system()}",
+            "machine": f"{processors()} processors, {platform.machine()}, {platform.system()}",
             "wall time": f"{seconds:.0f} s",
         },
-        notes=[
-            "Scaling coefficients are chosen on the validation split. Adaptation sees the unlabelled test inputs, as "
-            "in the papers (the transductive setting).",
-            "Intervals are over seeds: experts and adaptation are drawn anew for each seed, and so are base and data "
-            "split on mini6. On images all seeds share one base, like a public checkpoint, and with it its data split.",
-        ],
+        notes=list(plan.study.NOTES),
         made=time.strftime("%Y-%m-%d"),
     )
+
+
+def _beside_earlier(studies: Sequence[Study], folder: Path, scale: str) -> Report:
+    """The new studies, with those of other fields that the folder holds, in the order of :data:`STUDIES`."""
+    from manyone.report.study import Report
+
+    known = {}
+    if (folder / "study.json").is_file():
+        known = {s.field: s for s in Report.load(folder).studies if s.scale == scale and s.field in STUDIES}
+    known |= {s.field: s for s in studies}
+    title = f"Many into one: the papers' claims, tested at scale {scale}"
+    return Report(title, tuple(known[field] for field in STUDIES if field in known))
 
 
 def _only(text: str, names: Sequence[str]) -> str:
@@ -221,12 +261,12 @@ def _only(text: str, names: Sequence[str]) -> str:
 
 
 def _curves(jobs: Sequence[Job], folder: Path) -> Iterator[Any]:
+    """What the jobs recorded of adaptation, one file a suite and seed."""
     from manyone.report.study import Curve
 
-    for suite, seed, part in jobs:
+    for suite, seed in dict.fromkeys((job.suite, job.seed) for job in jobs):
         path = folder / f"{suite}-{seed}.curves.json"
-        if part != "clean" or not path.exists():
-            continue
-        for name, points in json.loads(path.read_text()).items():
-            method, _, variant = name.partition(" ")
-            yield Curve(suite, seed, method, tuple(points), variant)
+        if path.exists():
+            for name, points in json.loads(path.read_text(encoding="utf-8")).items():
+                method, _, variant = name.partition(" ")
+                yield Curve(suite, seed, method, tuple(points), variant)

@@ -112,12 +112,16 @@ class SeedStudy:
         return {t: self.problem.expert(t) for t in self.merged}
 
     @cached_property
+    def taught(self) -> dict[str, Tensor]:
+        """The experts' features of the unlabelled inputs: what surgery and the KL objective learn from."""
+        from manyone.merging.measures import features
+
+        return {t: features(m, self.unlabelled[t], t) for t, m in self.experts.items()}
+
+    @cached_property
     def expert_logits(self) -> dict[str, Tensor]:
         """The experts' own predictions on the unlabelled inputs (for the KL objective)."""
-        from manyone.merging.measures import logits
-
-        heads = self.problem.heads
-        return {t: logits(m, heads[t], self.unlabelled[t], t) for t, m in self.experts.items()}
+        return {t: self.problem.heads[t].to("cpu")(feature) for t, feature in self.taught.items()}
 
     def adapt(self, model: nn.Module, label: str, *, objective: Any, lr: float, steps: int) -> dict[str, float]:
         """Test-time adaptation of ``model`` in place; returns the learner's last metrics."""
@@ -205,7 +209,13 @@ class SeedStudy:
             model = SurgeryV2(merged, width, hidden, self.merged, rank=s.rank, seed=self.seed)
             iterations = s.v2_iterations
         learner = SurgeryLearner(
-            model, self.experts, self.unlabelled, iterations=iterations, batch_size=s.batch_size, seed=self.seed
+            model,
+            self.experts,
+            self.unlabelled,
+            iterations=iterations,
+            batch_size=s.batch_size,
+            expert_features=self.taught if version == 1 else None,
+            seed=self.seed,
         )
         before = {f"before/{k}": v for k, v in learner.bias_before.items()}
         for _ in range(iterations):

@@ -20,12 +20,14 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from manyone.errors import ManyoneError
 from manyone.evaluation.intervals import Interval, t_interval
-from manyone.report.results import Results
+from manyone.report.numbers import unit_of
+from manyone.report.results import SCORE, Results
 
 Comparison = Literal["greater", "less", "at_least", "within", "at_most_ratio", "closest_to"]
 Verdict = Literal["holds", "within noise", "does not hold", "not tested"]
@@ -95,7 +97,7 @@ class Claim:
     left: Side
     right: tuple[Side, ...]
     tests: Mapping[str, tuple[str, ...]]
-    metric: str = "accuracy"
+    metric: str = SCORE
     condition: str = "clean"
     margin: float = 0.0
     ratio: float = 1.0
@@ -106,13 +108,37 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Claims:
-    """A claims file."""
+class Metric:
+    """How a metric of the rows is called and written; ``unit`` "%" means fractions shown times 100."""
 
-    field: str
-    claims: tuple[Claim, ...]
-    papers: Mapping[str, Paper]
-    methods: Mapping[str, Method]
+    label: str
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Claims:
+    """A claims file.
+
+    ``score`` is what the rows' figures per task are ("accuracy", "success"), ``unit`` how they are written: "%" means
+    fractions shown times 100. ``subject`` is what a method makes, in words.
+    """
+
+    field: str = ""
+    claims: tuple[Claim, ...] = ()
+    papers: Mapping[str, Paper] = dataclass_field(default_factory=dict)
+    methods: Mapping[str, Method] = dataclass_field(default_factory=dict)
+    score: str = SCORE
+    unit: str = "%"
+    subject: str = "method"
+    metrics: Mapping[str, Metric] = dataclass_field(default_factory=dict)
+    conditions: Mapping[str, str] = dataclass_field(default_factory=dict)
+    """``title`` and ``text`` of the section about conditions other than "clean"."""
+
+    def unit_of(self, metric: str) -> str:
+        """The unit of ``metric``: the score's, one that [metrics] states, or the usual one of its name."""
+        if metric.partition(".")[0] == self.score:
+            return self.unit
+        return self.metrics[metric].unit if metric in self.metrics else unit_of(metric)
 
     def name(self, method: str, variant: str = "") -> str:
         """What the page calls (method, variant)."""
@@ -252,6 +278,19 @@ _CLAIM_KEYS = {
     "published": "list",
     "note": _TEXT,
 }
+_FILE_KEYS = {
+    "field": _TEXT,
+    "score": _TEXT,
+    "unit": _TEXT,
+    "subject": _TEXT,
+    "conditions": "table",
+    "metrics": "table",
+    "papers": "table",
+    "methods": "table",
+    "claims": "list",
+}
+_CONDITIONS_KEYS = {"title": _TEXT, "text": _TEXT}
+_METRIC_KEYS = {"label": _TEXT, "unit": _TEXT}
 _SIDE_KEYS = {"method": _TEXT, "variant": _TEXT, "metric": _TEXT, "condition": _TEXT}
 _PAPER_KEYS = {"title": _TEXT, "venue": _TEXT, "year": "whole number", "arxiv": _TEXT}
 _METHOD_KEYS = {"label": _TEXT, "role": _TEXT, "variants": "table"}
@@ -289,8 +328,9 @@ def _side(data: Any, methods: Mapping[str, Method], where: str) -> Side:
     return side
 
 
-def _claim(data: Any, methods: Mapping[str, Method], papers: Mapping[str, Paper], where: str) -> Claim:
+def _claim(data: Any, methods: Mapping[str, Method], papers: Mapping[str, Paper], score: str, where: str) -> Claim:
     data = dict(_check(data, _CLAIM_KEYS, ["id", "short", "statement", "comparison", "left", "right", "tests"], where))
+    data.setdefault("metric", score)
     where = f"{where.rsplit(': ', 1)[0]}: claim {data['id']!r}"
     if data["comparison"] not in get_args(Comparison):
         known = ", ".join(get_args(Comparison))
@@ -348,18 +388,25 @@ def parse_claims(text: str, where: str) -> Claims:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ManyoneError(f"{where}: not TOML: {error}") from error
-    keys = {"field": _TEXT, "papers": "table", "methods": "table", "claims": "list"}
-    _check(data, keys, list(keys), where)
+    _check(data, _FILE_KEYS, ["field", "papers", "methods", "claims"], where)
+    score = data.get("score", SCORE)
+    if score in ("", "bias") or "." in score:
+        raise ManyoneError(f"{where}: key 'score' is {score!r}: use one word such as 'accuracy' or 'success'")
     papers = {}
     for name, entry in data["papers"].items():
         papers[name] = Paper(name, **_check(entry, _PAPER_KEYS, ["title", "venue", "year"], f"{where}: paper {name!r}"))
     methods = {}
     for name, entry in data["methods"].items():
         methods[name] = Method(name, **_check(entry, _METHOD_KEYS, ["label"], f"{where}: method {name!r}"))
-    claims = [_claim(c, methods, papers, f"{where}: claim number {k}") for k, c in enumerate(data["claims"], 1)]
+    metrics = {}
+    for name, entry in data.get("metrics", {}).items():
+        metrics[name] = Metric(**_check(entry, _METRIC_KEYS, ["label"], f"{where}: metric {name!r}"))
+    claims = [_claim(c, methods, papers, score, f"{where}: claim number {k}") for k, c in enumerate(data["claims"], 1)]
     seen: set[str] = set()
     for claim in claims:
         if claim.id in seen:
             raise ManyoneError(f"{where}: claim {claim.id!r}: key 'id' is used twice")
         seen.add(claim.id)
-    return Claims(data["field"], tuple(claims), papers, methods)
+    words = {key: data[key] for key in ("score", "unit", "subject", "conditions") if key in data}
+    _check(words.get("conditions", {}), _CONDITIONS_KEYS, [], f"{where}: conditions")
+    return Claims(data["field"], tuple(claims), papers, methods, metrics=metrics, **words)

@@ -37,24 +37,28 @@ def log_ticks(low: float, high: float) -> list[float]:
     return inside if len(inside) > 2 else ticks(low, high)
 
 
-def _n(x: float) -> str:
+def pos(x: float) -> str:
+    """A position with one decimal at most."""
     return f"{x:.1f}".rstrip("0").rstrip(".")
 
 
-def _tick(x: float) -> str:
+def tick_label(x: float) -> str:
+    """The number at an axis: with k, M or G where it is large."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(x) >= size:
             return f"{x / size:g}{unit}"
     return minus(f"{x:g}")
 
 
-def _text(x: float, y: float, text: str, anchor: str = "start", css: str = "") -> str:
+def text(x: float, y: float, words: str, anchor: str = "start", css: str = "") -> str:
+    """A text element; ``y`` is its baseline."""
     kind = f' class="{css}"' if css else ""
-    return f'<text x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}"{kind}>{escape(text)}</text>'
+    return f'<text x="{pos(x)}" y="{pos(y)}" text-anchor="{anchor}"{kind}>{escape(words)}</text>'
 
 
-def _svg(height: float, title: str, parts: Sequence[str]) -> Markup:
-    head = f'<svg class="plot" viewBox="0 0 {_n(WIDTH)} {_n(height)}" role="img" aria-label="{escape(title)}">'
+def svg(height: float, title: str, parts: Sequence[str]) -> Markup:
+    """The drawing with its description."""
+    head = f'<svg class="plot" viewBox="0 0 {pos(WIDTH)} {pos(height)}" role="img" aria-label="{escape(title)}">'
     return Markup(head + "".join(parts) + "</svg>")
 
 
@@ -86,12 +90,15 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
     return [min(max(p, low + k * gap), max(high - (last - k) * gap, low + k * gap)) for k, p in enumerate(result)]
 
 
-def scatter(points: Sequence[Point], x_label: str, title: str, *, log: bool = True) -> Markup:
-    """Accuracy (0..1, shown in %) against a cost; marks are dots with numbers that a table explains."""
+def scatter(
+    points: Sequence[Point], x_label: str, title: str, *, log: bool = True, y_label: str = "accuracy", unit: str = "%"
+) -> Markup:
+    """A score (in "%": 0..1, shown times 100) against a cost; marks are dots with numbers that a table explains."""
     height, left, right, top, bottom = 270.0, 34.0, 16.0, 20.0, 38.0
-    xs, ys = [p.x for p in points], [100 * p.y for p in points]
-    pad = max((max(ys) - min(ys)) * 0.08, 0.5)
-    y0, y1 = max(min(ys) - pad, 0.0), min(max(ys) + pad, 100.0)
+    times = 100 if unit == "%" else 1
+    xs, ys = [p.x for p in points], [times * p.y for p in points]
+    pad = max((max(ys) - min(ys)) * 0.08, 0.005 * times)
+    y0, y1 = max(min(ys) - pad, 0.0), min(max(ys) + pad, float(times))
     if log:
         around = max(max(xs) / min(xs), 1.5) ** 0.08
         x0, x1 = min(xs) / around, max(xs) * around
@@ -106,14 +113,14 @@ def scatter(points: Sequence[Point], x_label: str, title: str, *, log: bool = Tr
     def at_y(y: float) -> float:
         return top + (y1 - y) / (y1 - y0) * (height - top - bottom)
 
-    parts = [_text(2, 11, "accuracy, %", css="axis")]
+    parts = [text(2, 11, f"{y_label}, {unit}" if unit else y_label, css="axis")]
     for t in ticks(y0, y1):
-        parts.append(f'<path class="grid" d="M{_n(left)} {_n(at_y(t))}H{_n(WIDTH - right)}"/>')
-        parts.append(_text(left - 5, at_y(t) + 4, f"{t:g}", "end"))
+        parts.append(f'<path class="grid" d="M{pos(left)} {pos(at_y(t))}H{pos(WIDTH - right)}"/>')
+        parts.append(text(left - 5, at_y(t) + 4, f"{t:g}", "end"))
     for t in log_ticks(x0, x1) if log else ticks(x0, x1):
-        parts.append(f'<path class="grid" d="M{_n(at_x(t))} {_n(top)}V{_n(height - bottom)}"/>')
-        parts.append(_text(at_x(t), height - bottom + 14, _tick(t), "middle"))
-    parts.append(_text((left + WIDTH - right) / 2, height - 6, x_label, "middle", "axis"))
+        parts.append(f'<path class="grid" d="M{pos(at_x(t))} {pos(top)}V{pos(height - bottom)}"/>')
+        parts.append(text(at_x(t), height - bottom + 14, tick_label(t), "middle"))
+    parts.append(text((left + WIDTH - right) / 2, height - 6, x_label, "middle", "axis"))
     columns: list[list[Point]] = []
     for p in sorted(points, key=lambda p: at_x(p.x)):
         if columns and at_x(p.x) - at_x(columns[-1][0].x) < 20:
@@ -122,14 +129,14 @@ def scatter(points: Sequence[Point], x_label: str, title: str, *, log: bool = Tr
             columns.append([p])
     for column in columns:
         column.sort(key=lambda p: (-p.y, p.number))
-        places = spread([at_y(100 * p.y) for p in column], 11.0, top, height - bottom)
+        places = spread([at_y(times * p.y) for p in column], 11.0, top, height - bottom)
         edge = max(at_x(p.x) for p in column)
         for p, y in zip(column, places):
-            px, py, label = at_x(p.x), at_y(100 * p.y), edge + 12
-            parts.append(f'<path class="leader" d="M{_n(px)} {_n(py)}L{_n(label - 1)} {_n(y)}"/>')
-            parts.append(f'<circle class="{"hollow" if p.bound else "dot"}" cx="{_n(px)}" cy="{_n(py)}" r="3.5"/>')
-            parts.append(_text(label, y + 4, str(p.number), css="strong"))
-    return _svg(height, title, parts)
+            px, py, label = at_x(p.x), at_y(times * p.y), edge + 12
+            parts.append(f'<path class="leader" d="M{pos(px)} {pos(py)}L{pos(label - 1)} {pos(y)}"/>')
+            parts.append(f'<circle class="{"hollow" if p.bound else "dot"}" cx="{pos(px)}" cy="{pos(py)}" r="3.5"/>')
+            parts.append(text(label, y + 4, str(p.number), css="strong"))
+    return svg(height, title, parts)
 
 
 def lines(
@@ -155,18 +162,18 @@ def lines(
 
     def place(x: float, y: float) -> str:
         return (
-            f"{_n(left + (x - x0) / (x1 - x0) * (WIDTH - left - right))} "
-            f"{_n(top + (y1 - y) / (y1 - y0) * (height - top - bottom))}"
+            f"{pos(left + (x - x0) / (x1 - x0) * (WIDTH - left - right))} "
+            f"{pos(top + (y1 - y) / (y1 - y0) * (height - top - bottom))}"
         )
 
-    parts = [_text(2, 11, y_label, css="axis")] if y_label else []
+    parts = [text(2, 11, y_label, css="axis")] if y_label else []
     for t in ticks(y0, y1, 4):
         y = place(x0, t).split()[1]
-        parts.append(f'<path class="grid" d="M{_n(left)} {y}H{_n(WIDTH - right)}"/>')
-        parts.append(_text(left - 5, float(y) + 4, minus(f"{t:g}"), "end"))
+        parts.append(f'<path class="grid" d="M{pos(left)} {y}H{pos(WIDTH - right)}"/>')
+        parts.append(text(left - 5, float(y) + 4, minus(f"{t:g}"), "end"))
     for t in ticks(x0, x1, 4):
-        parts.append(_text(float(place(t, y0).split()[0]), height - bottom + 14, _tick(t), "middle"))
-    parts.append(_text((left + WIDTH - right) / 2, height - 5, x_label, "middle", "axis"))
+        parts.append(text(float(place(t, y0).split()[0]), height - bottom + 14, tick_label(t), "middle"))
+    parts.append(text((left + WIDTH - right) / 2, height - 5, x_label, "middle", "axis"))
     for position, (name, curve) in enumerate(series.items()):
         style = (styles or {}).get(name, position) % 6
         path = "L".join(place(x, y) for x, y in curve)
@@ -174,7 +181,7 @@ def lines(
         if len(curve) == 1:
             x, y = place(*curve[0]).split()
             parts.append(f'<circle class="dot s{style}" cx="{x}" cy="{y}" r="3"/>')
-    return _svg(height, title, parts)
+    return svg(height, title, parts)
 
 
 def interval_bar(mean: float, low: float, high: float, reach: float, published: Sequence[float] = ()) -> Markup:

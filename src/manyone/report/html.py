@@ -10,54 +10,100 @@ from typing import Any
 
 from manyone import __version__
 from manyone.errors import ManyoneError
-from manyone.report import sections, sections_models
+from manyone.report import sections, sections_figures, sections_models
+from manyone.report.numbers import after
 from manyone.report.runs import runs_context
-from manyone.report.study import Study
+from manyone.report.study import Report, Study
 
 _TOC = {
     "claims": "Claims",
-    "heat": "Accuracy",
-    "conditions": "Corruptions and unseen tasks",
+    "heat": "",
+    "conditions": "",
     "granularity": "Routing granularity",
     "routing": "Routing weights",
     "bias": "Representation bias",
     "costs": "Cost",
     "curves": "Adaptation",
+    "measures": "Measures",
     "suites": "Data",
 }
-_IDS = {"heat": "accuracy", "costs": "cost", "suites": "data"}
+_IDS = {"heat": "scores", "costs": "cost", "suites": "data"}
 
 
-def render(study: Study) -> str:
-    """The page of a study; equal studies give equal text."""
-    found = study.findings()
+def render(page: Study | Report) -> str:
+    """The page of a study, or of several with a chapter each; equal studies give equal text."""
+    studies = (page,) if isinstance(page, Study) else page.studies
+    several = len(studies) > 1
+    chapters = [_chapter(s, f"{s.field}-" if several else "", 3 if several else 2) for s in studies]
+    only = chapters[0] if len(chapters) == 1 else None
+    days = list(dict.fromkeys(s.made for s in studies if s.made))
+    context = {
+        "title": page.title if several or only is None else only["title"],
+        "scale": ", ".join(dict.fromkeys(s.scale for s in studies)),
+        "made": " and ".join(days),
+        "score_words": only["score_words"] if only else "",
+        "overview": chapters if several else [],
+        "verdicts": list(sections.MARKS),
+        "chapters": chapters,
+        "toc": only["toc"] if only else [],
+    }
+    return _set("study.html.j2", context)
+
+
+def _chapter(study: Study, prefix: str, top: int) -> dict[str, Any]:
+    """One study, set; ``prefix`` opens its ids and ``top`` is the level of its headings."""
+    from markupsafe import Markup
+
+    claims, found = study.claims, study.findings()
+    unit = after(claims.unit)
+    title = claims.conditions.get("title", "Conditions")
     context: dict[str, Any] = {
-        "title": study.title,
-        "scale": study.scale,
-        "made": study.made,
+        "pre": prefix,
+        "top": top,
+        "score": claims.score,
+        "unit": unit,
+        "score_in": f"{claims.score} in{unit}" if unit else claims.score,
+        "subject": claims.subject,
+        "bounds": sections.has_bounds(study),
         "notes": list(study.notes),
         "summary": sections.summary(study, found),
         "claims": sections.claim_rows(study, found),
-        "reach": f"{sections.strip_reach(found):g}",
+        "reach": f"{sections.strip_reach(study, found):g}",
+        "strips": sections.has_strips(study, found),
         "heat": sections.heat_maps(study),
         "conditions": sections.condition_tables(study),
+        "conditions_title": title,
+        "conditions_text": claims.conditions.get("text", ""),
         "granularity": sections.granularity_tables(study),
         "routing": sections_models.routing_grids(study),
         "bias": sections_models.bias_groups(study),
         "costs": sections_models.cost_groups(study),
         "curves": sections_models.curve_groups(study),
+        "measures": sections_figures.measure_tables(study),
+        "figures": sections_figures.figure_sections(study),
         "suites": list(study.suites),
         "configs": [(name, sections.flatten(config)) for name, config in study.configs.items()],
         "commands": list(study.commands),
         "environment": list(study.environment.items()),
     }
-    toc = [(_IDS.get(key, key), name) for key, name in _TOC.items() if context[key]]
+    names = _TOC | {"heat": claims.score.capitalize(), "conditions": title}
+    toc = [(_IDS.get(key, key), name) for key, name in names.items() if context[key]]
+    at = len(toc) - bool(context["suites"])
+    toc[at:at] = [(section["id"], section["title"]) for section in context["figures"]]
     if context["configs"] or context["commands"] or context["environment"]:
         toc.append(("repeat", "Repeat it"))
-    return _set("study.html.j2", context | {"toc": [("summary", "In short"), *toc]})
+    return {
+        "id": study.field,
+        "title": study.title,
+        "score_words": f"{claims.score.capitalize()} is in{unit}" if unit and context["heat"] else "",
+        "toc": [(prefix + name, words) for name, words in [("summary", "In short"), *toc]],
+        "counts": sections.counts(found),
+        "tests": len(found),
+        "content": Markup(_set("chapter.html.j2", context)),
+    }
 
 
-def write(path: Path, study: Study) -> Path:
+def write(path: Path, study: Study | Report) -> Path:
     """Writes the page of ``study`` to ``path`` in one step (a reader never sees half a page)."""
     return _write(path, render(study))
 
@@ -71,7 +117,7 @@ def run_report(run_folders: Sequence[Path], out: Path) -> Path:
     if studies and len(run_folders) > 1:
         raise ManyoneError(f"{studies[0]} is a study and has a page of its own: report on it alone")
     if studies:
-        return write(out, Study.load(studies[0]))
+        return write(out, Report.load(studies[0]))
     context = runs_context(run_folders)
     return _write(out, _set("runs.html.j2", context))
 

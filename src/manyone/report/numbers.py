@@ -7,7 +7,6 @@ import math
 from manyone.evaluation.intervals import Interval
 
 LABELS = {
-    "accuracy": "accuracy",
     "bias.before": "bias before",
     "bias.after": "bias after",
     "trainable_parameters": "trained parameters",
@@ -18,6 +17,22 @@ LABELS = {
 }
 COSTS = ("trainable_parameters", "stored_parameters", "ms_per_sample", "cpu_s")
 """Metrics that the cost table shows, in order."""
+
+
+COUNT = "count"
+"""The unit of whole numbers that may be large: written with k, M, G."""
+
+
+def unit_of(metric: str) -> str:
+    """The usual unit of a metric by its name: "%" (fractions, shown times 100), ``COUNT``, or none."""
+    if metric.partition(".")[0] in ("accuracy", "success"):
+        return "%"
+    return COUNT if metric.endswith("parameters") else ""
+
+
+def after(unit: str) -> str:
+    """``unit`` as it stands behind a number: with its space, or nothing."""
+    return "" if unit in ("", COUNT) else f" {unit}"
 
 
 def minus(text: str) -> str:
@@ -56,37 +71,36 @@ def points(x: float) -> str:
     return "0.0" if text in ("+0.0", "0.0") else text
 
 
-def plain(metric: str, x: float) -> str:
-    """A value of ``metric`` without its unit."""
-    if metric.startswith("accuracy"):
+def plain(unit: str, x: float) -> str:
+    """A value in ``unit`` ("%": a fraction), without the unit."""
+    if unit == "%":
         return percent(x)
-    return quantity(x) if metric.endswith("parameters") else significant(x)
+    return quantity(x) if unit == COUNT else significant(x)
 
 
-def with_interval(metric: str, interval: Interval) -> str:
+def with_interval(unit: str, interval: Interval) -> str:
     """``83.7 ± 0.6``; without the second part for sizes, for one seed and where the seeds agree."""
-    text = plain(metric, interval.value)
-    if metric.endswith("parameters"):
+    text = plain(unit, interval.value)
+    if unit == COUNT:
         return text
     if not interval.half_width > 1e-12 * max(abs(interval.value), 1.0):  # also for NaN: one seed
         return text
-    return f"{text} ± {_like(metric, interval.half_width, interval.value)}"
+    return f"{text} ± {_like(unit, interval.half_width, interval.value)}"
 
 
-def _like(metric: str, x: float, size: float) -> str:
+def _like(unit: str, x: float, size: float) -> str:
     """``x`` with as many decimals as ``plain`` gives ``size``, so that a mean and its spread line up."""
-    if metric.startswith("accuracy") or metric.endswith("parameters") or size == 0:
-        return plain(metric, x)
+    if unit in ("%", COUNT) or size == 0:
+        return plain(unit, x)
     decimals = max(2 - math.floor(math.log10(abs(size))), 0)
     return minus(f"{x:.{decimals}f}")
 
 
-def difference(metric: str, interval: Interval) -> str:
-    """``+2.8 points (1.9 to 3.7)``; for other metrics than accuracy in the metric's own size."""
-    accuracy = metric.startswith("accuracy")
+def difference(unit: str, interval: Interval) -> str:
+    """``+2.8 points (1.9 to 3.7)`` for "%"; other units in their own size."""
     size = max(abs(interval.value), *(abs(e) for e in (interval.low, interval.high) if math.isfinite(e)), 0.0)
-    show = points if accuracy else (lambda x: ("+" if x > 0 else "") + _like(metric, x, size))
-    unit = " points" if accuracy else ""
+    show = points if unit == "%" else (lambda x: ("+" if x > 0 else "") + _like(unit, x, size))
+    words = " points" if unit == "%" else after(unit)
     if not math.isfinite(interval.low):
-        return f"{show(interval.value)}{unit} (one seed: no interval)"
-    return f"{show(interval.value)}{unit} ({show(interval.low)} to {show(interval.high)})"
+        return f"{show(interval.value)}{words} (one seed: no interval)"
+    return f"{show(interval.value)}{words} ({show(interval.low)} to {show(interval.high)})"

@@ -3,7 +3,7 @@
 One row is one method on one suite with one seed under one condition::
 
     {"suite": "images", "seed": 0, "method": "wemoe", "variant": "batch", "condition": "clean",
-     "task": {"mnist": 0.93, ...},              accuracy per task, 0..1
+     "task": {"mnist": 0.93, ...},              score per task, 0..1: accuracy, success rate; may be empty
      "metrics": {"trainable_parameters": 7160928, "ms_per_sample": 1.2, ...},
      "routing": {"mnist": [[...], ...]},        optional: blocks x experts, mean routing weight
      "bias": {"before": {"mnist": 0.51}, "after": {"mnist": 0.22}}}   optional: mean |merged - expert|
@@ -23,6 +23,9 @@ from typing import Any
 
 from manyone.errors import ManyoneError
 from manyone.evaluation.intervals import Interval, t_interval
+
+SCORE = "accuracy"
+"""What the figures per task are, unless a claims file says otherwise."""
 
 Key = tuple[str, int, str, str, str]
 _KNOWN = {"suite", "seed", "method", "variant", "condition", "task", "metrics", "routing", "bias"}
@@ -80,7 +83,7 @@ class Row:
         )
         for task, value in row.task.items():
             if not 0.0 <= value <= 1.0:
-                raise ManyoneError(f"{where}: accuracy of {task!r} is {value}, but it must lie in 0..1")
+                raise ManyoneError(f"{where}: the score of {task!r} is {value}, but it must lie in 0..1")
         if unknown := sorted(set(row.bias) - {"before", "after"}):
             raise ManyoneError(f"{where}: bias has {unknown[0]!r}, but only 'before' and 'after' are known")
         for task, matrix in row.routing.items():
@@ -142,22 +145,22 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def mean_over_tasks(row: Row) -> float:
-    """Unweighted mean accuracy over the row's tasks."""
+    """Unweighted mean score over the row's tasks."""
     if not row.task:
-        raise ManyoneError(f"the row {row.key} has no accuracy per task")
+        raise ManyoneError(f"the row {row.key} has no score per task")
     return math.fsum(row.task.values()) / len(row.task)
 
 
-def metric_value(row: Row, metric: str) -> float | None:
+def metric_value(row: Row, metric: str, score: str = SCORE) -> float | None:
     """The row's value of ``metric``, or None when the row does not carry it.
 
-    ``accuracy`` is the mean over tasks, ``accuracy.TASK`` one task, ``bias.before`` and ``bias.after`` are means over
-    tasks; everything else is looked up in ``metrics``.
+    With ``score`` "accuracy", ``accuracy`` is the mean over tasks and ``accuracy.TASK`` one task. ``bias.before`` and
+    ``bias.after`` are means over tasks; everything else is looked up in ``metrics``.
     """
-    if metric == "accuracy":
+    if metric == score:
         return mean_over_tasks(row) if row.task else None
     head, _, tail = metric.partition(".")
-    if head == "accuracy":
+    if head == score:
         return row.task.get(tail)
     if head == "bias":
         values = row.bias.get(tail)
@@ -166,9 +169,13 @@ def metric_value(row: Row, metric: str) -> float | None:
 
 
 class Results:
-    """Rows with look-up; order of suites, methods, tasks and conditions is the order of first appearance."""
+    """Rows with look-up; order of suites, methods, tasks and conditions is the order of first appearance.
 
-    def __init__(self, rows: Iterable[Row]) -> None:
+    ``score`` names the figures per task.
+    """
+
+    def __init__(self, rows: Iterable[Row], score: str = SCORE) -> None:
+        self.score = score
         self.rows = {row.key: row for row in rows}
         self._by_names: dict[tuple[str | None, ...], list[Row]] = {}
         for row in self:
@@ -215,13 +222,17 @@ class Results:
         """Task names of a suite."""
         return list(dict.fromkeys(t for r in self.select(suite, condition=condition) for t in r.task))
 
+    def scored(self, suite: str) -> bool:
+        """Whether any row of the suite has figures per task."""
+        return any(r.task for r in self.select(suite))
+
     def seeds(self, suite: str | None = None) -> list[int]:
         """Seeds in ascending order."""
         return sorted({r.seed for r in self.select(suite)})
 
     def values(self, suite: str, method: str, variant: str, metric: str, condition: str = "clean") -> dict[int, float]:
         """``metric`` by seed."""
-        found = {r.seed: metric_value(r, metric) for r in self.select(suite, method, variant, condition)}
+        found = {r.seed: metric_value(r, metric, self.score) for r in self.select(suite, method, variant, condition)}
         return {seed: value for seed, value in sorted(found.items()) if value is not None}
 
     def interval(self, suite: str, method: str, variant: str, metric: str, condition: str = "clean") -> Interval | None:

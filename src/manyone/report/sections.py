@@ -9,7 +9,7 @@ from typing import Any
 from manyone.evaluation.intervals import paired_difference, t_interval
 from manyone.report import figures
 from manyone.report.claims import Claim, Finding, Published
-from manyone.report.numbers import difference, percent, plain, with_interval
+from manyone.report.numbers import after, difference, plain, with_interval
 from manyone.report.study import Study
 
 MARKS = {"holds": "✓", "within noise": "≈", "does not hold": "✗", "not tested": "–"}
@@ -45,9 +45,10 @@ def published_text(p: Published) -> str:
     return f"{' against '.join(shown)}{unit} ({where}{memory}{half})" + (f" {p.text}" if p.text else "")
 
 
-def rule_text(claim: Claim) -> str:
+def rule_text(study: Study, claim: Claim) -> str:
     """What the verdict compares, in words."""
-    unit = (lambda m: f"{100 * m:g} points") if claim.metric.startswith("accuracy") else (lambda m: f"{m:g}")
+    own = study.claims.unit_of(claim.metric)
+    unit = (lambda m: f"{100 * m:g} points") if own == "%" else (lambda m: f"{m:g}{after(own)}")
     return {
         "greater": "difference above 0",
         "less": "difference below 0",
@@ -63,18 +64,18 @@ def measured_text(study: Study, f: Finding) -> str:
     if f.estimate is None or f.left is None or f.right is None or f.rival is None:
         return f.reason
     claim, metric = f.claim, f.claim.metric
-    unit = " %" if metric.startswith("accuracy") else ""
+    unit = study.claims.unit_of(metric)
     names = study.claims.name(claim.left.method, claim.left.variant), study.claims.name(f.rival.method, f.rival.variant)
-    left, right = with_interval(metric, f.left), with_interval(metric, f.right)
+    left, right = with_interval(unit, f.left), with_interval(unit, f.right)
     if names[0] == names[1]:
         names = (f"{names[0]}, after", "before") if metric.startswith("bias") else names
-    text = f"{names[0]} {left}{unit}, {names[1]} {right}{unit}"
+    text = f"{names[0]} {left}{after(unit)}, {names[1]} {right}{after(unit)}"
     if claim.comparison == "at_most_ratio":
-        text += f"; ratio {plain('ratio', f.estimate.value)}"
+        text += f"; ratio {plain('', f.estimate.value)}"
     elif claim.comparison == "closest_to":
-        text += f"; nearer than the strongest competitor by {difference(metric, f.estimate)}"
+        text += f"; nearer than the strongest competitor by {difference(unit, f.estimate)}"
     else:
-        text += f"; difference {difference(metric, f.estimate)}"
+        text += f"; difference {difference(unit, f.estimate)}"
     return text + (f" ({f.reason})" if f.reason else "")
 
 
@@ -83,7 +84,7 @@ def claim_rows(study: Study, found: Sequence[Finding]) -> list[dict[str, Any]]:
     by_claim: dict[str, list[Finding]] = {}
     for f in found:
         by_claim.setdefault(f.claim.id, []).append(f)
-    reach = strip_reach(found)
+    reach = strip_reach(study, found)
     rows = []
     for claim in (c for c in study.claims.claims if c.id in by_claim):
         paper = study.claims.papers.get(claim.paper)
@@ -94,7 +95,7 @@ def claim_rows(study: Study, found: Sequence[Finding]) -> list[dict[str, Any]]:
                 "statement": claim.statement,
                 "paper": paper,
                 "note": claim.note,
-                "rule": rule_text(claim),
+                "rule": rule_text(study, claim),
                 "published": [published_text(p) for p in claim.published],
                 "sources": list(dict.fromkeys(p.source for p in claim.published)),
                 "findings": [
@@ -104,7 +105,7 @@ def claim_rows(study: Study, found: Sequence[Finding]) -> list[dict[str, Any]]:
                         "css": CSS[f.verdict],
                         "mark": MARKS[f.verdict],
                         "text": measured_text(study, f),
-                        "strip": _strip(f, gaps, reach),
+                        "strip": _strip(study, f, gaps, reach),
                     }
                     for f in by_claim[claim.id]
                 ],
@@ -113,20 +114,27 @@ def claim_rows(study: Study, found: Sequence[Finding]) -> list[dict[str, Any]]:
     return rows
 
 
-def _has_strip(f: Finding) -> bool:
-    return f.claim.metric == "accuracy" and f.claim.comparison != "at_most_ratio" and f.estimate is not None
+def _has_strip(study: Study, f: Finding) -> bool:
+    in_percent = f.claim.metric == study.claims.score and study.claims.unit == "%"
+    return in_percent and f.claim.comparison != "at_most_ratio" and f.estimate is not None
 
 
-def strip_reach(found: Sequence[Finding]) -> float:
+def has_strips(study: Study, found: Sequence[Finding]) -> bool:
+    """Whether any finding is drawn as a strip."""
+    return any(_has_strip(study, f) for f in found)
+
+
+def strip_reach(study: Study, found: Sequence[Finding]) -> float:
     """End of the strips in points: covers every difference measured, and intervals up to twice as wide."""
-    means = [abs(100 * f.estimate.value) for f in found if _has_strip(f) and f.estimate]
-    ends = [abs(100 * e) for f in found if _has_strip(f) and f.estimate for e in (f.estimate.low, f.estimate.high)]
+    shown = [f.estimate for f in found if _has_strip(study, f) and f.estimate]
+    means = [abs(100 * i.value) for i in shown]
+    ends = [abs(100 * e) for i in shown for e in (i.low, i.high)]
     widest = max(means, default=1.0)
     return figures.reach_of([widest, min(max((e for e in ends if math.isfinite(e)), default=widest), 2 * widest)])
 
 
-def _strip(f: Finding, gaps: Sequence[float], reach: float) -> Any:
-    if not _has_strip(f) or f.estimate is None:
+def _strip(study: Study, f: Finding, gaps: Sequence[float], reach: float) -> Any:
+    if not _has_strip(study, f) or f.estimate is None:
         return ""
     shown = gaps if f.claim.comparison != "closest_to" else []
     return figures.interval_bar(100 * f.estimate.value, 100 * f.estimate.low, 100 * f.estimate.high, reach, shown)
@@ -139,11 +147,12 @@ def counts(found: Sequence[Finding]) -> list[dict[str, Any]]:
 
 
 def summary(study: Study, found: Sequence[Finding]) -> dict[str, Any]:
-    """The page's opening: a sentence per suite, and the findings that need saying first."""
+    """The opening: a sentence per suite, and the findings that need saying first."""
+    score, unit = study.claims.score, study.claims.unit
     lines = []
     for suite in study.results.suites():
         entries = entry_order(study, suite)
-        mean = {e: study.results.interval(suite, *e, "accuracy") for e in entries}
+        mean = {e: study.results.interval(suite, *e, score) for e in entries}
         merged = [e for e in entries if not is_bound(study, e[0]) and mean[e] is not None]
         bounds = [e for e in entries if is_bound(study, e[0]) and mean[e] is not None]
         if not merged:
@@ -154,8 +163,8 @@ def summary(study: Study, found: Sequence[Finding]) -> dict[str, Any]:
                 "suite": suite,
                 "tasks": len(study.results.tasks(suite)),
                 "seeds": len(study.results.seeds(suite)),
-                "best": (study.claims.name(*best), with_interval("accuracy", mean[best])),  # type: ignore[arg-type]
-                "bounds": [(study.claims.name(*e), with_interval("accuracy", mean[e])) for e in bounds],  # type: ignore[arg-type]
+                "best": (study.claims.name(*best), with_interval(unit, mean[best])),  # type: ignore[arg-type]
+                "bounds": [(study.claims.name(*e), with_interval(unit, mean[e])) for e in bounds],  # type: ignore[arg-type]
             }
         )
     failed = [f for f in found if f.verdict == "does not hold"]
@@ -168,7 +177,7 @@ def summary(study: Study, found: Sequence[Finding]) -> dict[str, Any]:
         "failed": [(f.claim.statement, f.suite, f.claim.id) for f in failed],
         "missing": [(f.claim.statement, f.reason) for f in found if f.verdict == "not tested"],
         "fell_back": sorted(f"{study.claims.name(m, v)} on {suite}" for suite, m, v in fallen),
-        "one_seed": [s["suite"] for s in lines if s["seeds"] == 1],
+        "one_seed": [s for s in study.results.suites() if len(study.results.seeds(s)) == 1],
         "stand_ins": [
             f"{t.name} stands in for {t.stand_in_for} ({s.name})"
             for s in study.suites
@@ -178,19 +187,25 @@ def summary(study: Study, found: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-# --- accuracy ---------------------------------------------------------------------------------------------------------
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def has_bounds(study: Study) -> bool:
+    """Whether any row is a bound."""
+    return any(is_bound(study, r.method) for r in study.results)
 
 
 def heat_maps(study: Study) -> list[dict[str, Any]]:
     """Methods x tasks, one table per suite; shades run from a column's worst merged model to its best row."""
+    score, unit = study.claims.score, study.claims.unit
     tables = []
     for suite in study.results.suites():
         tasks = study.results.tasks(suite)
-        entries = [e for e in entry_order(study, suite) if study.results.interval(suite, *e, "accuracy")]
+        entries = [e for e in entry_order(study, suite) if study.results.interval(suite, *e, score)]
         if not tasks or not entries:
             continue
         values = {
-            (e, t): study.results.interval(suite, *e, "accuracy" if t is None else f"accuracy.{t}")
+            (e, t): study.results.interval(suite, *e, score if t is None else f"{score}.{t}")
             for e in entries
             for t in [None, *tasks]
         }
@@ -204,7 +219,7 @@ def heat_maps(study: Study) -> list[dict[str, Any]]:
                 low, high = min(merged, default=0.0), max(column.values())
                 cells.append(
                     {
-                        "text": "" if own is None else percent(own.value) if t else with_interval("accuracy", own),
+                        "text": "" if own is None else plain(unit, own.value) if t else with_interval(unit, own),
                         "shade": 0 if own is None else max(0, round(60 * (own.value - low) / ((high - low) or 1.0))),
                         "best": own is not None and not is_bound(study, e[0]) and own.value == max(merged, default=-1),
                     }
@@ -215,32 +230,35 @@ def heat_maps(study: Study) -> list[dict[str, Any]]:
 
 
 def condition_tables(study: Study) -> list[dict[str, Any]]:
-    """Mean accuracy under every condition, for the methods that were measured under more than one."""
+    """Mean score under every condition, for the methods that were measured under more than one."""
+    score, unit = study.claims.score, study.claims.unit
     tables = []
     for suite in study.results.suites():
         conditions = study.results.conditions(suite)
-        if conditions in ([], ["clean"]):
+        if not study.results.scored(suite) or conditions in ([], ["clean"]):
             continue
         rows = []
         for e in entry_order(study, suite, None):
-            found = [study.results.interval(suite, *e, "accuracy", c) for c in conditions]
+            found = [study.results.interval(suite, *e, score, c) for c in conditions]
             if any(v is not None for c, v in zip(conditions, found) if c != "clean"):
-                cells = ["–" if v is None else with_interval("accuracy", v) for v in found]
+                cells = ["–" if v is None else with_interval(unit, v) for v in found]
                 rows.append({"name": study.claims.name(*e), "bound": is_bound(study, e[0]), "cells": cells})
         groups: dict[tuple[str, ...], list[str]] = {}
         for c in conditions:
-            groups.setdefault(tuple(study.results.tasks(suite, c)), []).append(_words(c))
+            groups.setdefault(tuple(study.results.tasks(suite, c)), []).append(words(c))
         notes = [f"{', '.join(names)}: {', '.join(tasks)}" for tasks, names in groups.items()]
-        tables.append({"suite": suite, "conditions": [_words(c) for c in conditions], "rows": rows, "notes": notes})
+        tables.append({"suite": suite, "conditions": [words(c) for c in conditions], "rows": rows, "notes": notes})
     return tables
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
+    """A condition's name as words."""
     return name.replace("-", " ").replace("_", " ").replace("gaussian", "Gaussian").replace("jpeg", "JPEG")
 
 
 def granularity_tables(study: Study) -> list[dict[str, Any]]:
     """Routing per sample beside routing per batch (of one task, and of mixed tasks), wherever both were measured."""
+    score, unit = study.claims.score, study.claims.unit
     tables = []
     for suite in study.results.suites():
         rows = []
@@ -248,29 +266,29 @@ def granularity_tables(study: Study) -> list[dict[str, Any]]:
             if "batch" in base.split("+"):
                 continue
             for condition in study.results.conditions(suite):
-                sample = study.results.values(suite, method, base, "accuracy", condition)
+                sample = study.results.values(suite, method, base, score, condition)
                 cells = []
-                for words in (("batch",), ("batch", "mixed")):
-                    variant = "+".join([*(w for w in base.split("+") if w), *words])
-                    other = study.results.values(suite, method, variant, "accuracy", condition)
-                    cells.append(_beside(sample, other))
+                for kind in (("batch",), ("batch", "mixed")):
+                    variant = "+".join([*(w for w in base.split("+") if w), *kind])
+                    other = study.results.values(suite, method, variant, score, condition)
+                    cells.append(_beside(unit, sample, other))
                 if sample and any(cells):
-                    own = with_interval("accuracy", t_interval(list(sample.values())))
+                    own = with_interval(unit, t_interval(list(sample.values())))
                     name = study.claims.name(method, base)
-                    rows.append({"name": name, "condition": _words(condition), "sample": own, "cells": cells})
+                    rows.append({"name": name, "condition": words(condition), "sample": own, "cells": cells})
         if rows:
             tables.append({"suite": suite, "rows": rows})
     return tables
 
 
-def _beside(sample: Mapping[int, float], other: Mapping[int, float]) -> str:
+def _beside(unit: str, sample: Mapping[int, float], other: Mapping[int, float]) -> str:
     """Mean of ``other`` and its paired difference to ``sample``; empty when they share no seed."""
     seeds = sorted(set(sample) & set(other))
     if not seeds:
         return ""
     gap = paired_difference([other[s] for s in seeds], [sample[s] for s in seeds])
-    mean = with_interval("accuracy", t_interval(list(other.values())))
-    return f"{mean}; {difference('accuracy', gap)}".replace(" points", "")
+    mean = with_interval(unit, t_interval(list(other.values())))
+    return f"{mean}; {difference(unit, gap)}".replace(" points", "")
 
 
 # --- configuration ----------------------------------------------------------------------------------------------------

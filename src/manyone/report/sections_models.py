@@ -7,7 +7,7 @@ from typing import Any
 
 from manyone.evaluation.intervals import Interval
 from manyone.report import figures
-from manyone.report.numbers import COSTS, LABELS, minus, plain, quantity, with_interval
+from manyone.report.numbers import COSTS, LABELS, minus, plain, unit_of, with_interval
 from manyone.report.results import Row
 from manyone.report.sections import entry_order, is_bound
 from manyone.report.study import Curve, Study
@@ -74,8 +74,8 @@ def _bias_line(task: str, before: float, after: float, top: float) -> dict[str, 
     change = f"{100 * (after / before - 1):+.0f} %".replace("-", "−") if before else "–"
     return {
         "task": task,
-        "before": plain("bias", before),
-        "after": plain("bias", after),
+        "before": plain("", before),
+        "after": plain("", after),
         "change": change,
         "before_width": round(100 * before / top, 1),
         "after_width": round(100 * after / top, 1),
@@ -83,36 +83,37 @@ def _bias_line(task: str, before: float, after: float, top: float) -> dict[str, 
 
 
 def cost_groups(study: Study) -> list[dict[str, Any]]:
-    """Costs in a table, and accuracy against stored parameters and against inference time."""
+    """Costs in a table, and the score against stored parameters and against inference time."""
+    score, unit = study.claims.score, study.claims.unit
     groups = []
     for suite in study.results.suites():
-        entries = [e for e in entry_order(study, suite) if study.results.interval(suite, *e, "accuracy")]
+        entries = [e for e in entry_order(study, suite) if study.results.interval(suite, *e, score)]
         cost = {(e, c): study.results.interval(suite, *e, c) for e in entries for c in COSTS}
         used = [c for c in COSTS if any(cost[e, c] for e in entries)]
         entries = [e for e in entries if any(cost[e, c] for c in used)]
         if not entries:
             continue
-        accuracy = {e: study.results.interval(suite, *e, "accuracy") for e in entries}
+        means = {e: study.results.interval(suite, *e, score) for e in entries}
         rows = [
             {
                 "name": study.claims.name(*e),
-                "accuracy": with_interval("accuracy", accuracy[e]),  # type: ignore[arg-type]
+                "score": with_interval(unit, means[e]),  # type: ignore[arg-type]
                 "cells": ["–" if (v := cost[e, c]) is None else _cost(c, v) for c in used],
             }
             for e in entries
         ]
-        worst = min((a.value for e, a in accuracy.items() if a and not is_bound(study, e[0])), default=0.0)
-        below = [e for e, a in accuracy.items() if is_bound(study, e[0]) and a and a.value < worst]
+        worst = min((a.value for e, a in means.items() if a and not is_bound(study, e[0])), default=0.0)
+        below = [e for e, a in means.items() if is_bound(study, e[0]) and a and a.value < worst]
         plots = []
         for c in ("stored_parameters", "ms_per_sample"):
             marks = [
                 figures.Point(k, v.value, a.value, is_bound(study, e[0]))
                 for k, e in enumerate(entries, 1)
-                if e not in below and (v := cost[e, c]) is not None and v.value > 0 and (a := accuracy[e]) is not None
+                if e not in below and (v := cost[e, c]) is not None and v.value > 0 and (a := means[e]) is not None
             ]
             if len({m.x for m in marks}) > 1:
-                title = f"{suite}: mean accuracy against {LABELS[c]}, {len(marks)} methods; the table has the numbers"
-                plots.append(figures.scatter(marks, f"{LABELS[c]} (log scale)", title))
+                title = f"{suite}: mean {score} against {LABELS[c]}, {len(marks)} methods; the table has the numbers"
+                plots.append(figures.scatter(marks, f"{LABELS[c]} (log scale)", title, y_label=score, unit=unit))
         groups.append({"suite": suite, "columns": [LABELS[c] for c in used], "rows": rows, "plots": plots})
     return groups
 
@@ -120,7 +121,7 @@ def cost_groups(study: Study) -> list[dict[str, Any]]:
 def _cost(metric: str, value: Interval) -> str:
     if metric == "cpu_s":
         return "< 0.1" if value.value < 0.05 else f"{value.value:.1f}"
-    return quantity(value.value) if metric.endswith("parameters") else plain(metric, value.value)
+    return plain(unit_of(metric), value.value)
 
 
 def curve_groups(study: Study) -> list[dict[str, Any]]:

@@ -1,20 +1,25 @@
-"""A study: everything that one report page shows, in memory and in a folder.
+"""A study: everything that a report shows of one field, in memory and in a folder; and several of them as one report.
 
-Folder: ``results.jsonl`` (rows), ``claims.toml`` (a copy of the claims that were tested) and ``study.json`` (the rest).
+Folder of a study: ``results.jsonl`` (rows), ``claims.toml`` (a copy of the claims that were tested) and ``study.json``
+(the rest). Folder of a report: one such folder for each field, and a ``study.json`` that lists them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from dataclasses import field as dataclass_field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from manyone.errors import ManyoneError
 from manyone.report.claims import Claims, Finding, assess, parse_claims
+from manyone.report.figure import Figure
 from manyone.report.results import Results, Row, load_rows
+
+__all__ = ["Curve", "Figure", "Report", "Study", "SuiteInfo", "TaskInfo"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Study:
-    """The content of a report page; empty parts leave no trace on the page."""
+    """One field's content of a report page; empty parts leave no trace on the page."""
 
     title: str
     scale: str
@@ -72,21 +77,23 @@ class Study:
     claims_text: str = ""
     suites: Sequence[SuiteInfo] = ()
     curves: Sequence[Curve] = ()
-    configs: Mapping[str, Any] = field(default_factory=dict)
+    configs: Mapping[str, Any] = dataclass_field(default_factory=dict)
     commands: Sequence[str] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = dataclass_field(default_factory=dict)
     notes: Sequence[str] = ()
     made: str = ""
+    figures: Sequence[Figure] = ()
+    field: str = ""
 
     @cached_property
     def results(self) -> Results:
         """The rows with look-up."""
-        return Results(self.rows)
+        return Results(self.rows, self.claims.score)
 
     @cached_property
     def claims(self) -> Claims:
         """The parsed claims; an empty set when no claims are given."""
-        return parse_claims(self.claims_text, "claims") if self.claims_text else Claims("", (), {}, {})
+        return parse_claims(self.claims_text, "claims") if self.claims_text else Claims()
 
     def findings(self) -> list[Finding]:
         """Every claim tested at the study's scale."""
@@ -95,7 +102,7 @@ class Study:
     def save(self, folder: Path) -> None:
         """Writes ``study.json``, ``claims.toml`` and ``results.jsonl``."""
         rest = {
-            "format": 1,
+            "format": 2,
             "title": self.title,
             "scale": self.scale,
             "suites": [asdict(s) for s in self.suites],
@@ -105,6 +112,8 @@ class Study:
             "environment": dict(self.environment),
             "notes": list(self.notes),
             "made": self.made,
+            "field": self.field,
+            "figures": [f.to_json() for f in self.figures],
         }
         rows = "".join(json.dumps(r.to_json(), ensure_ascii=False, allow_nan=False) + "\n" for r in self.rows)
         try:
@@ -120,13 +129,14 @@ class Study:
     def load(folder: Path) -> Study:
         """Reads a folder that :meth:`save` wrote."""
         path = folder / "study.json"
+        rest = _json(path)
+        if "fields" in rest:
+            fields = ", ".join(rest["fields"])
+            raise ManyoneError(f"{folder}: holds a report on {fields}: name one of these folders in it")
         try:
-            rest = json.loads(path.read_text(encoding="utf-8"))
             claims_text = (folder / "claims.toml").read_text(encoding="utf-8")
         except OSError as error:
             raise ManyoneError(f"{error.filename}: cannot read the study: {error.strerror}") from error
-        except json.JSONDecodeError as error:
-            raise ManyoneError(f"{path}: not JSON: {error.msg}") from error
         try:
             return Study(
                 title=rest["title"],
@@ -143,6 +153,47 @@ class Study:
                 environment=rest["environment"],
                 notes=rest["notes"],
                 made=rest["made"],
+                field=rest.get("field", "merging"),  # format 1 knew one field
+                figures=[Figure.from_json(f, str(path)) for f in rest.get("figures", ())],
             )
         except (KeyError, TypeError) as error:
             raise ManyoneError(f"{path}: not a study of this version: {error}") from error
+
+
+@dataclass(frozen=True)
+class Report:
+    """One page about several fields, a chapter each; with one study the page is that study's alone."""
+
+    title: str
+    studies: tuple[Study, ...]
+
+    def save(self, folder: Path) -> None:
+        """Writes every study into ``folder/<field>`` and ``study.json``, which lists them in order."""
+        for study in self.studies:
+            study.save(folder / study.field)
+        rest = {"format": 2, "title": self.title, "fields": [s.field for s in self.studies]}
+        try:
+            (folder / "study.json").write_text(json.dumps(rest, ensure_ascii=False) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ManyoneError(f"{folder}: cannot write the study: {error.strerror or error}") from error
+
+    @staticmethod
+    def load(folder: Path) -> Report:
+        """Reads a folder that :meth:`save` wrote, or the folder of one study."""
+        rest = _json(folder / "study.json")
+        if "fields" not in rest:
+            study = Study.load(folder)
+            return Report(study.title, (study,))
+        return Report(rest["title"], tuple(Study.load(folder / field) for field in rest["fields"]))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        rest = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ManyoneError(f"{path}: cannot read the study: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise ManyoneError(f"{path}: not JSON: {error.msg}") from error
+    if not isinstance(rest, dict):
+        raise ManyoneError(f"{path}: not a study of this version: it holds no JSON object")
+    return rest

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from manyone.report.claims import Finding, Published
-from manyone.report.numbers import difference, percent, plain, points, with_interval
+from manyone.report.claims import Claim, Finding
+from manyone.report.numbers import after, difference, plain, points, with_interval
 from manyone.report.sections import MARKS, counts, entry_order, is_bound
 from manyone.report.study import Study
 
@@ -22,7 +22,7 @@ def claims_table(study: Study, found: Sequence[Finding], width: int = 80) -> Tab
     from rich.table import Table
     from rich.text import Text
 
-    title = f"Claims, scale {study.scale}"
+    title = f"Claims{' of ' + study.field if study.field else ''}, scale {study.scale}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     suite = max((len(f.suite) for f in found), default=5)
     rest = max(width - suite - 6 - 15 - 4, 24)
@@ -33,25 +33,28 @@ def claims_table(study: Study, found: Sequence[Finding], width: int = 80) -> Tab
     table.add_column("Verdict", no_wrap=True, min_width=15)
     for f in found:
         verdict = Text(f"{MARKS[f.verdict]} {f.verdict}", style=_STYLES[f.verdict])
-        table.add_row(Text(f.claim.short), f.suite, published_cell(f.claim.published), measured_cell(f), verdict)
+        table.add_row(Text(f.claim.short), f.suite, published_cell(f.claim), measured_cell(study, f), verdict)
     return table
 
 
-def published_cell(published: Sequence[Published]) -> str:
-    """The first published difference in points, or the ratio of figures that are no percentages; a dash without any."""
-    for p in published:
+def published_cell(claim: Claim) -> str:
+    """The first published difference (or ratio, where the claim is about one); a dash without any."""
+    for p in claim.published:
         if p.left is not None and p.right is not None:
-            return points((p.left - p.right) / 100) if p.unit == "%" else plain("ratio", p.left / p.right)
+            if claim.comparison == "at_most_ratio":
+                return plain("", p.left / p.right)
+            gap = p.left - p.right
+            return points(gap / 100) if p.unit == "%" else ("+" if gap > 0 else "") + plain("", gap)
     return "–"
 
 
-def measured_cell(f: Finding) -> str:
+def measured_cell(study: Study, f: Finding) -> str:
     """What the rule looked at, or why it could not."""
     if f.estimate is None:
         return f.reason
     if f.claim.comparison == "at_most_ratio":
-        return plain("ratio", f.estimate.value)
-    text = difference(f.claim.metric, f.estimate).replace(" points", "")
+        return plain("", f.estimate.value)
+    text = difference(study.claims.unit_of(f.claim.metric), f.estimate).replace(" points", "")
     return (
         text.replace(" (one seed: no interval)", " (one seed)")
         .replace("(", "[")
@@ -60,19 +63,21 @@ def measured_cell(f: Finding) -> str:
     )
 
 
-def accuracy_table(study: Study, suite: str, width: int = 80) -> Table:
-    """Methods x tasks in %; tasks that do not fit the width are left to the page, the mean always stays."""
+def score_table(study: Study, suite: str, width: int = 80) -> Table:
+    """Methods x tasks; tasks that do not fit the width are left to the page, the mean always stays."""
     from rich.table import Table
     from rich.text import Text
 
-    entries = [e for e in entry_order(study, suite) if study.results.interval(suite, *e, "accuracy")]
+    score, unit = study.claims.score, study.claims.unit
+    entries = [e for e in entry_order(study, suite) if study.results.interval(suite, *e, score)]
     tasks = study.results.tasks(suite)
     names = [study.claims.name(*e) for e in entries]
     label = min(max((len(n) for n in names), default=6), 30)
     room = max((width - label - 15) // 7, 0)
     shown, hidden = tasks[:room], tasks[room:]
     seeds = len(study.results.seeds(suite))
-    title = f"{suite}: accuracy in %, {seeds} seed{'' if seeds == 1 else 's'}"
+    words = f"{score} in {unit}" if after(unit) else score
+    title = f"{suite}: {words}, {seeds} seed{'' if seeds == 1 else 's'}"
     table = Table(title=title, title_justify="left", pad_edge=False, padding=(0, 1), box=None)
     table.add_column("Method", overflow="fold", max_width=label)
     table.add_column("mean ± 95 %", justify="right", no_wrap=True)
@@ -81,24 +86,24 @@ def accuracy_table(study: Study, suite: str, width: int = 80) -> Table:
     if hidden:
         table.caption = f"on the page: {', '.join(hidden)}"
     for entry, name in zip(entries, names):
-        mean = study.results.interval(suite, *entry, "accuracy")
-        cells = [study.results.interval(suite, *entry, f"accuracy.{t}") for t in shown]
+        mean = study.results.interval(suite, *entry, score)
+        cells = [study.results.interval(suite, *entry, f"{score}.{t}") for t in shown]
         style = "italic dim" if is_bound(study, entry[0]) else ""
-        row = ["" if c is None else percent(c.value) for c in cells]
-        table.add_row(Text(name, style=style), with_interval("accuracy", mean) if mean else "", *row)
+        row = ["" if c is None else plain(unit, c.value) for c in cells]
+        table.add_row(Text(name, style=style), with_interval(unit, mean) if mean else "", *row)
     return table
 
 
 def show(study: Study, console: Console | None = None) -> None:
-    """Prints the accuracies of every suite, the claims and the tally."""
+    """Prints the scores of every suite, the claims and the tally."""
     from rich.console import Console
 
     console = console or Console()
-    for suite in study.results.suites():
-        console.print(accuracy_table(study, suite, console.width))
+    for suite in filter(study.results.scored, study.results.suites()):
+        console.print(score_table(study, suite, console.width))
         console.print()
     found = study.findings()
     if found:
         console.print(claims_table(study, found, console.width))
-        console.print("\nPubl. and Here: differences in points (features: distance; parameters: ratio).")
+        console.print("\nPubl. and Here: differences, of shares in points (sizes: their ratio).")
         console.print(", ".join(f"{c['n']} {c['verdict']}" for c in counts(found)) + f" (of {len(found)} tests)")

@@ -1,0 +1,468 @@
+"""Distributed-SGDA for real: clients on ranks of ``torch.distributed``, the same words and the same numbers as
+``Simulated``.
+
+    torchrun --nproc-per-node 4 train.py            # or: python -m manyone.minimax.launch --ranks 4 train.py
+
+    run = TorchDistributed(problem, data, "ring", steps=5, rounds=100)     # in train.py, on every rank
+    zbar = run.run()                                                       # the consensus model, the same everywhere
+
+A rank holds a consecutive block of the m clients and runs the stacked program of the simulation on their rows; between
+rounds it exchanges rows with other ranks (``exchange``). What a client computes depends on (seed, client, step) and
+its own row alone, so neither the number of ranks nor the deal of clients changes the trajectory. gloo on a CPU, NCCL
+on CUDA. Checkpoints: ``checkpoints``; ranks that die: ``failures``.
+Public: ``TorchDistributed``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from manyone.errors import ManyoneError
+from manyone.minimax.checkpoints import load_newest, save_rows
+from manyone.minimax.client_data import ClientData
+from manyone.minimax.exchange import Channel, PeerLost, RankLayout, RankMixer
+from manyone.minimax.failures import Membership
+from manyone.minimax.layout import Point, resolve_points
+from manyone.minimax.local import BatchSize, LocalSteps, Members, Rates
+from manyone.minimax.participation import Participation, normalise_steps
+from manyone.minimax.problem import Problem
+from manyone.minimax.rounds import Mixture, Round, StepCounts, Uptime
+from manyone.minimax.schedules import LocalStepCount, StepSize
+from manyone.minimax.schedules import step_size as step_size_at
+from manyone.minimax.steps import LocalStep, OuterStep
+from manyone.minimax.steps import local_step as find_step
+from manyone.minimax.topology import Topology
+from manyone.randomness import seed_for
+
+Callback = Callable[["TorchDistributed", int], None]
+_GROWTH = 1e3
+
+
+class RankRound(Round):
+    """The rounds of one run as one rank sees them: own rows [runs, own, P], masks and weights over all m clients."""
+
+    def __init__(
+        self, point: Point, sizes: Tensor, local: LocalSteps, mixture: Mixture, replica: list[int], layout: RankLayout,
+        channel: Channel,
+    ) -> None:  # fmt: skip
+        own = layout.rows(channel.rank)
+        self.own, self.width, self.sizes, self.layout = slice(own.start, own.stop), len(own), sizes, layout
+        super().__init__(point, slice(0, len(replica) * len(own)), local, mixture, replica)
+        self.alive: Tensor | None = None
+        self.connect(channel)
+
+    def connect(self, channel: Channel, alive: Tensor | None = None) -> None:
+        """Talks through ``channel`` from now on; ``alive`` (bool [m]): the clients whose ranks are left."""
+        self.channel, self.alive = channel, alive
+        self.mixer = RankMixer(self.point.topology, self.layout, channel, self.local.dtype, alive)  # type: ignore[assignment]
+
+    @property
+    def z(self) -> Tensor:
+        """The state of the own clients, a view [runs, own, P]."""
+        return self.local.z[self.rows].view(self.runs, self.width, -1)
+
+    def mask(self, s: int) -> Tensor | None:
+        """Which own rows make local step ``s``; None: all."""
+        full = super().mask(s)
+        return None if full is None else full.view(self.runs, self.m)[:, self.own].flatten()
+
+    def _draw(self, t: int) -> None:
+        super()._draw(t)
+        if self.alive is not None and self.up is not None and self.counts is not None:
+            alive = self.alive.to(self.up.device)
+            left = self.up & alive
+            self.up = torch.where(left.any(-1, keepdim=True), left, alive)
+
+    def _normalised(self, start: Tensor, z: Tensor, counts: Tensor) -> Tensor:
+        """The displacements scaled as ``normalise_steps`` would scale those of all m clients."""
+        nothing = torch.zeros(self.runs, self.m, 1, dtype=z.dtype, device=z.device)
+        scale = normalise_steps(nothing, nothing + 1, counts, self.up)
+        return start + scale[:, self.own] * (z - start)
+
+    def _average_rows(self, z: Tensor) -> Tensor:
+        weighted = self.mixture.weighting == "average"
+        if self.up is None and not weighted and self.alive is None:
+            return (self.channel.sum(z.sum(1, keepdim=True)) / self.m).expand_as(z)
+        weight = torch.ones(self.runs, self.m, dtype=z.dtype, device=z.device)
+        if weighted:
+            weight = weight * self.sizes.to(z.device, z.dtype)
+        for present in (self.up, self.alive):
+            if present is not None:
+                weight = weight * present.to(z.device)
+        weight = weight / weight.sum(-1, keepdim=True)
+        return self.channel.sum(weight[:, None, self.own] @ z).expand_as(z)
+
+    def _average(self, values: Tensor) -> Tensor:
+        return self._average_rows(values.view(self.runs, self.width, -1)).reshape(values.shape)
+
+
+class TorchDistributed:
+    """One run of Distributed-SGDA on the ranks of a process group.
+
+    Args as in ``Simulated``, without a grid of points, and:
+        data: the samples of all clients (the same on every rank; each keeps those of its own clients in memory), or,
+            with ``own_data=True``, of this rank's clients alone.
+        clients_per_rank: an even deal of the m clients (None), one number, or one number for every rank.
+        membership: who the ranks are (``failures.Membership``); None: what torchrun's environment says.
+        checkpoints, checkpoint_every: a folder that all ranks see, and after how many rounds it gets a new state.
+
+    Attributes: ``z`` [own rows, P]; ``rounds_done``; ``records`` as in ``Simulated``; ``losses``: one dict for every
+    loss of ranks that was survived (round, ranks, clients left).
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        data: ClientData | None = None,
+        topology: Topology | str = "server",
+        *,
+        steps: LocalStepCount = 5,
+        rounds: int = 100,
+        batch: BatchSize = 1,
+        eta_x: StepSize = 0.1,
+        eta_y: StepSize = 0.1,
+        local_step: LocalStep | str = "simultaneous",
+        outer: OuterStep | None = None,
+        clients: int = 1,
+        replicas: int | None = None,
+        seed: int = 0,
+        order: Literal["adapt-then-combine", "combine-then-adapt"] = "adapt-then-combine",
+        participation: Participation | None = None,
+        failures: Uptime | None = None,
+        client_steps: Sequence[int] | StepCounts | None = None,
+        normalise: bool = True,
+        weighting: Literal["uniform", "loss", "average"] = "uniform",
+        push_sum: bool = False,
+        backend: str = "auto",
+        chunk: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        start: Tensor | None = None,
+        time_average: bool = False,
+        own_data: bool = False,
+        clients_per_rank: int | Sequence[int] | None = None,
+        membership: Membership | None = None,
+        checkpoints: Path | str | None = None,
+        checkpoint_every: int = 0,
+    ) -> None:
+        self.problem, self.seed, self.dtype, self.device = problem, seed, dtype, torch.device(device)
+        self.membership = membership or Membership.join(device=self.device)
+        channel = self._channel()
+        if data is not None and own_data:
+            counts = channel.gather([data.clients])[:, 0].long().tolist()
+            self.layout = RankLayout.of(sum(counts), len(counts), counts)
+        else:
+            total = clients if data is None else data.clients
+            self.layout = RankLayout.of(total, len(channel.ranks), clients_per_rank)
+        m, own = self.layout.clients, self.layout.rows(channel.rank)
+        data = data if data is not None else ClientData.empty(len(own) if own_data else m)
+        if replicas is not None:
+            data = data.repeated(replicas)
+        self.replicas, self.twins = data.replicas, data.twins
+        mine = data if own_data else _own_clients(data, own)
+        sizes = _all_sizes(mine, self.layout, channel) if own_data else data.sizes
+        base = {"eta_x": eta_x, "eta_y": eta_y, "steps": steps, "rounds": rounds, "topology": topology}
+        self.point = resolve_points(base | {"data": ClientData.empty(m)}, [{}], None)[0]
+        members = _members(mine, own, m, sizes, weighting)
+        plug_in = find_step(local_step)
+        rates = Rates([(len(members), eta_x, eta_y)], dtype, str(self.device))
+        self.local = LocalSteps(
+            problem, mine.fields, members, self._initial(start, members), rates, plug_in, batch=batch, seed=seed,
+            backend=backend, chunk=chunk,
+        )  # fmt: skip
+        mixture = Mixture(
+            order=order, participation=participation, failures=failures, client_steps=client_steps,
+            normalise=normalise, weighting=weighting, push_sum=push_sum, outer=outer,
+        )  # fmt: skip
+        replica = [r for r in range(self.replicas) for _ in range(self.twins)]
+        self._round = RankRound(self.point, sizes, self.local, mixture, replica, self.layout, channel)
+        self._sizes, self._weighting = sizes, weighting
+        self.step, self.rounds_done = 0, 0
+        self.records: list[dict[str, Any]] = []
+        self.losses: list[dict[str, Any]] = []
+        self._sum: Tensor | None = None
+        if time_average:
+            self._sum = torch.zeros(self.replicas * self.twins, problem.spec.size, dtype=dtype, device=self.device)
+        self.checkpoints = None if checkpoints is None else Path(checkpoints)
+        self.checkpoint_every = checkpoint_every
+        self._history: dict[int, dict[str, Any]] = {}
+        self._warned = False
+        etas = [step_size_at(e, s, "eta") for e in (eta_x, eta_y) for s in (0, 1, 1000)]
+        self._settings = _digest(
+            type(problem).__name__, problem.spec, self.point.topology, batch, etas, plug_in, seed, order, weighting,
+            push_sum, outer, participation, str(dtype), self.replicas, self.twins, sizes.tolist(),
+        )  # fmt: skip
+        self._first_norm = float(self._round.norm().max())
+        self._same_everywhere()
+
+    @property
+    def z(self) -> Tensor:
+        """The own clients' rows [rows, P], ordered (replica, twin, client)."""
+        return self.local.z
+
+    @property
+    def clients(self) -> list[int]:
+        """The numbers of the clients that take part, all m unless ranks were lost."""
+        return self._alive().nonzero().flatten().tolist()
+
+    def consensus(self) -> Tensor:
+        """zbar, the mean over the clients: [replicas, twins, P], the same on every rank. All ranks must call it."""
+        total = self._round.channel.sum(self._round.z.sum(1))
+        return (total / len(self.clients)).view(self.replicas, self.twins, -1)
+
+    def state(self) -> Tensor:
+        """All clients' rows [replicas, twins, clients, P] on every rank (m P numbers). All ranks must call it."""
+        own = self.layout.rows(self._round.channel.rank)
+        full = self.z.new_zeros(self.replicas * self.twins, self.layout.clients, self.z.shape[1])
+        full[:, own.start : own.stop] = self._round.z
+        full = self._round.channel.sum(full)[:, self._alive().to(self.device)]
+        return full.view(self.replicas, self.twins, len(self.clients), -1)
+
+    def time_average(self) -> Tensor:
+        """The mean of zbar over the rounds done: [replicas, twins, P]."""
+        if self._sum is None:
+            raise ManyoneError("there is no time average: construct the run with time_average=True")
+        return self._sum.view(self.replicas, self.twins, -1)
+
+    @torch.no_grad()
+    def run(
+        self, rounds: int | None = None, callback: Callback | None = None, record_every: int | None = None
+    ) -> Tensor:
+        """Runs until ``rounds`` rounds are done (None: all); returns the consensus.
+
+        ``callback(self, rounds_done)`` follows each round, on every rank; after a survived loss a round can come
+        twice. Every ``record_every``-th round, and the last, goes into ``records`` (None: about 20 in all).
+        """
+        target = len(self.point.ends) if rounds is None else min(rounds, len(self.point.ends))
+        every = record_every or max(1, len(self.point.ends) // 20)
+        lost = False
+        while True:
+            try:
+                if lost:
+                    self._survive()
+                    lost = False
+                while self.rounds_done < target:
+                    self._one_round(every, callback)
+                return self.consensus()
+            except PeerLost:
+                if not self.membership.survives:
+                    raise
+                lost = True  # dealt with outside: the exception keeps the broken connections alive
+
+    def round(self, t: int | None = None) -> Tensor:
+        """Runs to the end of round ``t`` (None: one more round) and returns the consensus."""
+        return self.run((self.rounds_done if t is None else t) + 1)
+
+    def resume(self) -> int:
+        """Loads the newest whole checkpoint, if there is one; returns the number of rounds done."""
+        if self.checkpoints is None:
+            raise ManyoneError("there is nothing to resume from: construct the run with checkpoints=FOLDER")
+        found = load_newest(self.checkpoints, self.layout.rows(self._round.channel.rank), self._settings)
+        if found is not None:
+            meta, tensors = found
+            if meta["ends"] != list(self.point.ends[: meta["round"]]):
+                raise ManyoneError(f"{self.checkpoints}: made with other local steps a round; take another folder")
+            self.rounds_done, self.step = meta["round"], self.point.ends[meta["round"] - 1]
+            for name, value in self._rows_to_save().items():
+                value.copy_(tensors[name].view_as(value))
+            if self._sum is not None:
+                self._sum.copy_(tensors["shared/time average"])
+            self.records = [
+                r | {k: torch.tensor(r[k], dtype=self.dtype) for k in ("consensus", "norm")} for r in meta["records"]
+            ]
+        return self.rounds_done
+
+    def save(self) -> None:
+        """Writes a checkpoint of the present state; all ranks must call it, after the same round."""
+        if self.checkpoints is None:
+            raise ManyoneError("nowhere to save to: construct the run with checkpoints=FOLDER")
+        if not self.rounds_done:
+            raise ManyoneError("there is nothing to save before the first round")
+        rows = {k: v.reshape(self._round.runs, self._round.width, -1) for k, v in self._rows_to_save().items()}
+        shared = {} if self._sum is None else {"shared/time average": self._sum}
+        meta = {
+            "round": self.rounds_done,
+            "ends": self.point.ends[: self.rounds_done],
+            "clients": self.layout.clients,
+            "settings": self._settings,
+            "records": [r | {k: r[k].tolist() for k in ("consensus", "norm")} for r in self.records],
+        }
+        channel = self._round.channel
+        save_rows(
+            self.checkpoints, meta, self.layout.rows(channel.rank), rows, shared,
+            first=channel.rank == channel.ranks[0], barrier=self._meet,
+        )  # fmt: skip
+
+    def _one_round(self, every: int, callback: Callback | None) -> None:
+        t = self.rounds_done
+        if self.membership.survives:
+            self._history = {k: v for k, v in self._history.items() if k == t - 1} | {t: self._snapshot()}
+        rows = slice(0, len(self.z))
+        while self.step < self.point.ends[t]:
+            self._round.begin_if_due(self.step)
+            self.local.advance(self.step, rows, self._round.mask(self.step))
+            self.step += 1
+        self._round.end_if_due(self.step)
+        if self._sum is not None:
+            self._sum += (self.consensus().flatten(0, 1) - self._sum) / (t + 1)
+        if (t + 1) % every == 0 or t + 1 == len(self.point.ends):
+            self._record(t + 1)
+        if self.membership.survives:
+            self._meet()  # so that nobody is more than one round ahead of anybody, and two kept copies are enough
+        self.rounds_done = t + 1
+        if self.checkpoint_every and self.rounds_done % self.checkpoint_every == 0:
+            self.save()
+        if callback is not None:
+            callback(self, self.rounds_done)
+
+    def _survive(self) -> None:
+        """Goes on with the ranks that are left, from the start of the round that the last of them was in."""
+        before = self.membership.ranks
+        t = self.membership.regroup(self.rounds_done)
+        alive = self._alive()
+        kept = self._history.get(t)
+        if kept is not None:  # else all were between two rounds
+            self.step, self.rounds_done, self.records = kept["step"], t, self.records[: kept["records"]]
+            for name, value in self._rows_to_save().items():
+                value.copy_(kept["rows"][name])
+            if self._sum is not None:
+                self._sum.copy_(kept["average"])
+        if self._weighting == "loss":
+            weight = _loss_weights(self._sizes, alive)[self.local.members.client]
+            self.local._weight = weight.to(self.device, self.dtype)[:, None]
+        gone = sorted(set(before) - set(self.membership.ranks))
+        self.losses.append({"round": t, "ranks": gone, "clients": int(alive.sum())})
+        if self.membership.rank == self.membership.ranks[0]:
+            print(
+                f"lost rank {', '.join(map(str, gone))} in round {t}: {len(self.membership.ranks)} ranks with "
+                f"{int(alive.sum())} of {len(alive)} clients go on from the start of that round",
+                file=sys.stderr,
+                flush=True,
+            )
+        self._round.connect(self._channel(), alive)
+
+    def _meet(self) -> None:
+        """Returns when all ranks have called it."""
+        self._round.channel.sum(torch.zeros(1, device=self.device))
+
+    def _channel(self) -> Channel:
+        channel = Channel(self.membership.group, self.membership.ranks, self.device)
+        channel.sum(torch.zeros(1, device=self.device))  # NCCL: the first call must involve all ranks
+        return channel
+
+    def _alive(self) -> Tensor:
+        """bool [m]: clients on ranks that are left."""
+        alive = torch.zeros(self.layout.clients, dtype=torch.bool)
+        for rank in self.membership.ranks:
+            rows = self.layout.rows(rank)
+            alive[rows.start : rows.stop] = True
+        return alive
+
+    def _rows_to_save(self) -> dict[str, Tensor]:
+        """Every tensor with one row per own client that later rounds depend on."""
+        found = {"z": self.z, **{f"buffers/{k}": v for k, v in self.local.buffers.items()}}
+        for name in ("velocity", "mass"):
+            value = getattr(self._round, name)
+            if value is not None:
+                found[name] = value
+        return found
+
+    def _snapshot(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "rows": {name: value.clone() for name, value in self._rows_to_save().items()},
+            "records": len(self.records),
+            "average": None if self._sum is None else self._sum.clone(),
+        }
+
+    def _record(self, t: int) -> None:
+        channel, z = self._round.channel, self._round.z
+        mean = self.consensus().view(z.shape[0], 1, -1)
+        spread = channel.sum((z - mean).square().sum(-1).sum(-1)) / len(self.clients)
+        norms = channel.gather(self._round.norm().tolist()).amax(0)
+        shape = (self.replicas, self.twins)
+        norm = norms.to(self.dtype).view(shape)
+        self.records.append({"point": 0, "round": t, "consensus": spread.sqrt().view(shape), "norm": norm})
+        if not self._warned and not float(norm.max()) <= _GROWTH * (1 + self._first_norm):
+            self._warned = True
+            if channel.rank == channel.ranks[0]:
+                warnings.warn(
+                    f"||z|| has grown to {float(norm.max()):.3g} by round {t}: simultaneous steps diverge on games "
+                    "without curvature; try local_step='extragradient' or a smaller step size",
+                    stacklevel=3,
+                )
+
+    def _same_everywhere(self) -> None:
+        """Raises when a rank was started with other options than the first."""
+        own = _digest(self._settings, self.layout.counts, self.point.ends)
+        table = self._round.channel.gather([float(own)])[:, 0]
+        if bool((table != table[0]).any()):
+            other = self._round.channel.ranks[int((table != table[0]).nonzero()[0])]
+            raise ManyoneError(f"rank {other} was started with other options or data than rank 0: start all alike")
+
+    def _initial(self, start: Tensor | None, members: Members) -> Tensor:
+        if start is None:
+            starts = [self.problem.start(seed_for(self.seed, "start", r), self.dtype) for r in range(self.replicas)]
+            return torch.stack(starts).to(self.device)[members.replica.to(self.device)]
+        size = self.problem.spec.size
+        z = start.to(self.device, self.dtype)
+        every = (self.replicas * self.twins * self.layout.clients, size)
+        if z.shape == every:
+            return z.view(-1, self.layout.clients, size)[:, members.client.unique()].flatten(0, 1).clone()
+        if z.shape != (size,):
+            raise ManyoneError(f"start is {list(z.shape)}: needs [{size}] or {list(every)}")
+        return z.expand(len(members), -1).clone()
+
+
+def _digest(*settings: Any) -> int:
+    """48 bits that tell settings apart (exact as a float64)."""
+    return int(hashlib.blake2b(repr(settings).encode(), digest_size=6).hexdigest(), 16)
+
+
+def _own_clients(data: ClientData, own: range) -> ClientData:
+    """The clients ``own`` with only the pool rows that they use."""
+    table = data.table[:, :, own.start : own.stop]
+    sizes = data.sizes[own.start : own.stop]
+    table = table[..., : int(sizes.max())]
+    if not data.fields:
+        return ClientData({}, table, sizes)
+    used, places = table.unique(return_inverse=True)
+    return ClientData({name: value[used] for name, value in data.fields.items()}, places.view_as(table), sizes)
+
+
+def _all_sizes(mine: ClientData, layout: RankLayout, channel: Channel) -> Tensor:
+    """n_i of all clients, from what every rank knows of its own."""
+    sizes = torch.zeros(layout.clients, dtype=torch.int64, device=channel.device)
+    own = layout.rows(channel.rank)
+    sizes[own.start : own.stop] = mine.sizes.to(channel.device)
+    return channel.sum(sizes).cpu()
+
+
+def _loss_weights(sizes: Tensor, alive: Tensor | None = None) -> Tensor:
+    """m n_i / sum n over the clients that are left."""
+    kept = sizes.double() if alive is None else sizes.double() * alive
+    count = len(sizes) if alive is None else int(alive.sum())
+    return count * kept / kept.sum()
+
+
+def _members(mine: ClientData, own: range, m: int, sizes: Tensor, weighting: str) -> Members:
+    runs, count = mine.replicas * mine.twins, len(own)
+    if weighting not in ("uniform", "loss", "average"):
+        raise ManyoneError(f"weighting = {weighting!r}: choose 'uniform', 'loss' or 'average'")
+    client = torch.arange(own.start, own.stop).repeat(runs)
+    return Members(
+        client=client,
+        replica=torch.arange(mine.replicas).repeat_interleave(mine.twins * count),
+        clients=torch.full((runs * count,), m),
+        table=mine.table.reshape(runs * count, -1),
+        sizes=mine.sizes.repeat(runs),
+        weight=_loss_weights(sizes)[client] if weighting == "loss" else None,
+    )

@@ -84,4 +84,3 @@ def load(folder: Path | str) -> ScoreClassifier | SoftmaxClassifier | Sampler:
         return SoftmaxClassifier(model, scaling, config["classes"])
     except KeyError as problem:
         raise ManyoneError(f"{folder}: the model lacks {problem}") from None
-

@@ -1,10 +1,10 @@
 """Upper bounds on argument stability and on generalisation gaps, as plain functions of constants.
 
-Setting: m clients with n samples, every client makes ``steps`` = TK local steps of size eta with a batch drawn uniformly
-with replacement, doubly stochastic mixing, neighbouring data sets that differ in ONE sample of ONE client. G bounds the
-norm of a sample's gradient in z = (x, y), L its Lipschitz constant. One local step expands distances by at most c, a
-hit on the replaced sample (b/n expected a step, each moving its client by at most 2 eta G / b) adds the rest, and
-mixing never increases the clients' summed distance, hence
+Setting: m clients with n samples, every client makes ``steps`` = TK local steps of size eta with a batch drawn
+uniformly with replacement, doubly stochastic mixing, neighbouring data sets that differ in ONE sample of ONE client.
+G bounds the norm of a sample's gradient in z = (x, y), L its Lipschitz constant. One local step expands distances by at
+most c, a hit on the replaced sample (b/n expected a step, each moving its client by at most 2 eta G / b) adds the
+rest, and mixing never increases the clients' summed distance, hence
 
     E delta_avg^{s+1} <= c E delta_avg^s + 2 eta G / (m n)
 

@@ -8,8 +8,9 @@ Public: ``Scaling``, ``ScoreClassifier``, ``SoftmaxClassifier``, ``Sampler``, ``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -57,13 +58,18 @@ class Scaling:
 
 def build_network(widths: Sequence[int], *, activation: str = "relu", output: str = "none") -> nn.Sequential:
     """Linear layers of ``widths`` (input first) with ``activation`` between and ``output`` at the end."""
-    kinds = {"relu": nn.ReLU, "leaky-relu": lambda: nn.LeakyReLU(0.2), "tanh": nn.Tanh, "sigmoid": nn.Sigmoid,
-             "none": nn.Identity}  # fmt: skip
+    kinds: dict[str, Callable[[], nn.Module]] = {
+        "relu": nn.ReLU,
+        "leaky-relu": lambda: nn.LeakyReLU(0.2),
+        "tanh": nn.Tanh,
+        "sigmoid": nn.Sigmoid,
+        "none": nn.Identity,
+    }
     for name in (activation, output):
         if name not in kinds:
             raise ManyoneError(f"activation {name!r}: choose one of {', '.join(kinds)}")
     layers: list[nn.Module] = []
-    for k, (before, after) in enumerate(zip(widths, widths[1:])):
+    for k, (before, after) in enumerate(pairwise(widths)):
         last = k == len(widths) - 2
         layers.append(nn.Linear(before, after))
         if not last or output != "none":

@@ -9,7 +9,8 @@ same start and the same noise. Replicas, twins, clients and all grid points are 
 
 and at the end risks and gaps of zbar (``stability_measures``). Definitions: Lei et al., ICML 2021; Zhu et al.,
 "Stability and Generalization for Distributed SGDA".
-Public: ``Laboratory``, ``PointResult``, ``Summary``, ``summarise``, ``distances``, ``leave_one_out_choice``.
+Public: ``Laboratory``, ``PointResult``, ``Summary``, ``summarise``, ``distances``, ``log_slope``,
+``leave_one_out_choice``.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from manyone.minimax.stability_data import Neighbour, Twins, draw_twins
 from manyone.minimax.stability_measures import measure
 from manyone.minimax.steps import LocalStep
 from manyone.minimax.topology import Topology
+from manyone.randomness import seed_for
 
 DISTANCES = ("delta_mean", "delta_avg", "delta_own", "consensus")
 _DATA_KEYS = ("clients", "samples", "partition", "alpha")
@@ -59,7 +61,9 @@ def summarise(values: Tensor | Sequence[float], level: float = 0.95) -> Summary:
     x = np.asarray(values, dtype=np.float64)
     error = float(x.std(ddof=1) / math.sqrt(len(x))) if len(x) > 1 else math.nan
     low, median, high = np.quantile(x, [0.1, 0.5, 0.9])
-    return Summary(float(x.mean()), error, t_interval(x.tolist(), level), float(median), float(low), float(high), len(x))
+    return Summary(
+        float(x.mean()), error, t_interval(x.tolist(), level), float(median), float(low), float(high), len(x)
+    )
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ class Laboratory:
         if replicas < 1:
             raise ManyoneError(f"replicas = {replicas}: must be at least 1")
         base = {"clients": clients, "samples": samples, "partition": partition, "alpha": alpha}
-        self.problem, self.seed, self.batch, self.records = problem, seed, batch, records
+        self.problem, self.seed, self.batch = problem, seed, batch
         self.twins: list[Twins] = []
         made: dict[tuple[Any, ...], Twins] = {}
         grid = []
@@ -155,6 +159,9 @@ class Laboratory:
             problem, self.twins[0].data, topology, steps=steps, rounds=rounds, batch=batch, eta_x=eta_x, eta_y=eta_y,
             local_step=local_step, points=grid, seed=seed, dtype=dtype, device=device, backend=backend, chunk=chunk,
         )  # fmt: skip
+        self._due = [_due(len(p.ends), records) for p in self.simulated.points]
+        self._rounds: list[list[int]] = [[] for _ in points]
+        self._curves: list[dict[str, list[Tensor]]] = [{name: [] for name in DISTANCES} for _ in points]
         self.settings = [
             {**base, "topology": Topology.of(topology).name, "steps": steps, "rounds": rounds, "eta_x": eta_x,
              "eta_y": eta_y, **_expanded(point)}
@@ -172,27 +179,52 @@ class Laboratory:
         sim = self.simulated
         return sum(p.ends[-1] * p.clients * sim.replicas * sim.twins for p in sim.points)
 
-    @torch.no_grad()
+    @property
+    def total_steps(self) -> int:
+        """Global local steps until the last grid point is done."""
+        return self.simulated.total_steps
+
     def run(self, progress: Progress | None = None) -> list[PointResult]:
         """Runs everything; one result a grid point, in the given order. ``progress(steps done, steps in all)``."""
-        sim = self.simulated
-        curves: list[dict[str, list[Tensor]]] = [{name: [] for name in DISTANCES} for _ in sim.points]
-        rounds: list[list[int]] = [[] for _ in sim.points]
-        due = [_due(len(p.ends), self.records) for p in sim.points]
+        while self.simulated.step < self.total_steps:
+            self.advance(self.simulated.step + max(1, self.total_steps // 50))
+            if progress is not None:
+                progress(self.simulated.step, self.total_steps)
+        return self.results()
+
+    @torch.no_grad()
+    def advance(self, until: int) -> None:
+        """Runs to the global local step ``until``, taking distances at the rounds that are due."""
 
         def watch(run: Simulated, i: int, done: int) -> None:
-            if done in due[i]:
-                rounds[i].append(done)
+            if done in self._due[i]:
+                self._rounds[i].append(done)
                 for name, value in distances(run.state(i), self.twins[i].changed.to(run.device)).items():
-                    curves[i][name].append(value.double().cpu())
+                    self._curves[i][name].append(value.double().cpu())
 
-        stop = 0
-        while stop < sim.total_steps:
-            stop = min(stop + max(1, sim.total_steps // 50), sim.total_steps)
-            sim.advance(stop, watch, record_every=1 << 40)
-            if progress is not None:
-                progress(stop, sim.total_steps)
-        return [self._result(i, rounds[i], curves[i]) for i in range(len(sim.points))]
+        self.simulated.advance(until, watch, record_every=1 << 40)
+
+    def results(self) -> list[PointResult]:
+        """The measurements, when everything has run."""
+        if self.simulated.step < self.total_steps:
+            raise ManyoneError(f"{self.simulated.step} of {self.total_steps} steps are done: call run() first")
+        return [self._result(i) for i in range(len(self.simulated.points))]
+
+    def largest_distance(self) -> float:
+        """The largest delta_avg of any grid point at present (a replica's mean), for progress and for divergence."""
+        found = [distances(self.simulated.state(i), t.changed.to(self.simulated.device))["delta_avg"].mean()
+                 for i, t in enumerate(self.twins)]  # fmt: skip
+        return float(torch.stack(found).max())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on."""
+        return {"simulated": self.simulated.state_dict(), "rounds": self._rounds, "curves": self._curves}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what ``state_dict`` returned, into a laboratory constructed with the same arguments."""
+        self.simulated.load_state_dict(state["simulated"])
+        self._rounds = [list(r) for r in state["rounds"]]
+        self._curves = [{name: list(values) for name, values in c.items()} for c in state["curves"]]
 
     def hits(self, point: int) -> Tensor:
         """How often a replaced sample was drawn, [R]."""
@@ -213,13 +245,37 @@ class Laboratory:
         seen = [twins.data.pooled(r) for r in range(self.simulated.replicas)]
         return seen, [{k: v[twins.test[r]] for k, v in fields.items()} for r in range(self.simulated.replicas)]
 
-    def _result(self, i: int, rounds: list[int], curves: dict[str, list[Tensor]]) -> PointResult:
-        stacked = {name: torch.stack(values) for name, values in curves.items()}
+    @torch.no_grad()
+    def _result(self, i: int) -> PointResult:
+        stacked = {name: torch.stack(values) for name, values in self._curves[i].items()}
         seen, unseen = self.samples(i)
         z = self.simulated.consensus(i)[:, 0]
         final = {name: values[-1] for name, values in stacked.items()} | {"hits": self.hits(i)}
         final |= measure(self.problem, z, seen, unseen, self.seed)
-        return PointResult(self.settings[i], tuple(rounds), stacked, final)
+        return PointResult(self.settings[i], tuple(self._rounds[i]), stacked, final)
+
+
+def log_slope(x: Sequence[float], values: Tensor, *, resamples: int = 1000, seed: int = 0) -> Interval:
+    """Least-squares slope of log(mean over replicas) on log x for ``values`` [points, R], all means above 0.
+
+    With a 95 % bootstrap interval over replicas (the same draw for all points: they are paired).
+    """
+    count = values.shape[1]
+    logs = np.log(np.asarray(x, dtype=np.float64))
+    centred = (logs - logs.mean()) / ((logs - logs.mean()) ** 2).sum()
+    table = values.double().cpu().numpy()
+
+    def slope(chosen: np.ndarray) -> float:
+        means = table[:, chosen].mean(1)
+        return float(centred @ np.log(means)) if (means > 0).all() else math.nan
+
+    source = np.random.Generator(np.random.Philox(seed_for(seed, "slope bootstrap")))
+    draws = np.array([slope(source.integers(count, size=count)) for _ in range(resamples)])
+    value = slope(np.arange(count))
+    if count < 2 or np.isnan(draws).all():
+        return Interval(value, math.nan, math.nan, count)
+    low, high = np.nanquantile(draws, [0.025, 0.975])
+    return Interval(value, float(low), float(high), count)
 
 
 def leave_one_out_choice(risks: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,7 +46,9 @@ RECIPES: dict[str, Recipe] = {
     "surgery": Recipe(_RECIPES + "surgery", "merging", "Surgery: per-task correction of a merged model's feature"),
     "surgery-v2": Recipe(_RECIPES + "surgery:DeepOptions", "merging", "SurgeryV2: correction after every block"),
     "experts": Recipe(_RECIPES + "experts", "merging", "trains a suite's base, heads and experts"),
-    "local-sgda": Recipe(_RECIPES + "local_sgda", "minimax", "Local-SGDA: descent ascent on clients, a server averages"),
+    "local-sgda": Recipe(
+        _RECIPES + "local_sgda", "minimax", "Local-SGDA: descent ascent on clients, a server averages"
+    ),
     "local-dsgda": Recipe(
         _RECIPES + "local_sgda:DecentralisedOptions", "minimax", "Local-DSGDA: the same by gossip on a graph"
     ),

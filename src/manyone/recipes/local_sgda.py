@@ -164,12 +164,13 @@ class Options(CommonOptions):
 
         topology, size = topology_of(self.topology), case.problem.spec.size
         gap = 1 - topology.contraction(self.clients)
+        sent = self.rounds * topology.bytes_per_round(self.clients, size, case.dtype.itemsize)
         return [
             f"{self.problem} on {case.table.name}: {len(case.train.labels)} training and {len(case.test.labels)} test "
             f"rows of {case.table.width} features",
             describe_partition(case.train.raw.labels, case.parts, len(case.table.classes)),
-            f"{case.problem.spec.p} + {case.problem.spec.q} numbers a client; {self.rounds} rounds of {self.steps} local "
-            f"steps, {self.rounds * topology.bytes_per_round(self.clients, size) / 1e6:.3g} MB sent by the busiest client",
+            f"{case.problem.spec.p} + {case.problem.spec.q} numbers a client; {self.rounds} rounds of {self.steps} "
+            f"local steps, {sent / 1e6:.3g} MB sent by the busiest client",
             f"topology {self.topology}: spectral gap {gap:.3g}",
             "nothing was written",
         ]
@@ -262,6 +263,7 @@ class RoundLearner:
         """Ends this rank's part in a distributed run."""
         if self.real:
             self.sim.membership.leave()
+
 
 def _device(name: str) -> torch.device:
     """The device by its name; auto: the GPU of this rank when there is one."""

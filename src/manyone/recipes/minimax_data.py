@@ -306,7 +306,9 @@ def load_case(options: Any, dtype: torch.dtype) -> Case:
     from manyone.data.tables import load_table
 
     name = options.data or DEFAULT_DATA.get(options.problem, "breast-cancer")
-    table = load_table(name, label=options.label, positive=options.positive, categories=options.categories, dtype=torch.float64)
+    table = load_table(
+        name, label=options.label, positive=options.positive, categories=options.categories, dtype=torch.float64
+    )
     return CASES[options.problem](options, table, dtype)
 
 
@@ -318,7 +320,9 @@ def topology_of(text: str) -> Any:
     if name == "hierarchical":
         words = rest.split(":") if rest else []
         if not 1 <= len(words) <= 2 or not all(w.isdigit() for w in words):
-            raise ManyoneError(f"--topology {text}: give the group size, hierarchical:GROUP or hierarchical:GROUP:EVERY")
+            raise ManyoneError(
+                f"--topology {text}: give the group size, hierarchical:GROUP or hierarchical:GROUP:EVERY"
+            )
         return Topology("hierarchical", group=int(words[0]), every=int(words[1]) if len(words) == 2 else 4)
     if text in TOPOLOGIES:
         return Topology(text)

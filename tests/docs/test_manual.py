@@ -53,7 +53,8 @@ def test_every_page_is_in_the_navigation():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_commands_exist(page):
-    blocks = re.findall(r"```\n(.*?)```", page.read_text(), re.S)
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.S | re.M)
+    blocks = [body for language, body in fences if not language]
     for line in "\n".join(blocks).splitlines():
         words = shlex.split(line.split("#")[0])
         if not words or words[0] != "manyone":

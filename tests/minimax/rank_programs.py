@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "momentum, averaged": ("complete", {"local_step": HeavyBall(0.5, 0.5, sync="average"), "eta_x": 0.02}),
     "gradient tracking": ("server", {"local_step": "gradient-tracking"}),
     "replicas": ("star", {"replicas": 2, "time_average": True}),
+    "local y": ("ring", {"local_y": True, "order": "combine-then-adapt"}),
     "running p": ("ring", {"running_p": True}),
 }
 
@@ -45,6 +47,8 @@ def torchrun(function: Callable[..., Any], ranks: int, *arguments: Any, restarts
     """``function(*arguments)`` on ``ranks`` processes, by torchrun's own agent; rank -> result."""
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # The fork server imports torch once for all ranks; it finds this module by PYTHONPATH.
+    os.environ["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
     multiprocessing.set_forkserver_preload(["rank_programs"])
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=ranks, rdzv_backend="c10d", rdzv_endpoint="localhost:0",

@@ -48,6 +48,7 @@ def test_survivors_of_a_killed_and_of_a_hanging_rank_go_on_from_the_start_of_the
         assert [(x["round"], x["ranks"], x["clients"]) for x in found["losses"]] == [(3, [2], 6), (6, [0], 4)]
         assert (found["state"] - expected.state()[:, :, [2, 3, 6, 7]]).abs().max() <= 1e-12
         assert torch.isfinite(found["consensus"]).all()
+        assert found["released"] == [True, True]
 
 
 @pytest.mark.parametrize("name", ["complete", "ring", "star", "torus", "exponential", "one-peer-exponential"])

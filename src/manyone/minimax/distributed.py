@@ -87,6 +87,12 @@ class RankRound(Round):
         scale = normalise_steps(nothing, nothing + 1, counts, self.up)
         return start + scale[:, self.own] * (z - start)
 
+    def _combine(self, z: Tensor, t: int) -> Tensor:
+        if not self.mixture.local_y:
+            return super()._combine(z, t)
+        p = self.local.problem.spec.p  # a local y does not travel
+        return torch.cat([super()._combine(z[..., :p].contiguous(), t), z[..., p:]], -1)
+
     def _average_rows(self, z: Tensor) -> Tensor:
         weighted = self.mixture.weighting == "average"
         if self.up is None and not weighted and self.alive is None:
@@ -141,6 +147,7 @@ class TorchDistributed:
         normalise: bool = True,
         weighting: Literal["uniform", "loss", "average"] = "uniform",
         push_sum: bool = False,
+        local_y: bool = False,
         backend: str = "auto",
         chunk: int | None = None,
         dtype: torch.dtype = torch.float32,
@@ -180,7 +187,7 @@ class TorchDistributed:
         )  # fmt: skip
         mixture = Mixture(
             order=order, participation=participation, failures=failures, client_steps=client_steps,
-            normalise=normalise, weighting=weighting, push_sum=push_sum, outer=outer,
+            normalise=normalise, weighting=weighting, push_sum=push_sum, outer=outer, local_y=local_y,
         )  # fmt: skip
         replica = [r for r in range(self.replicas) for _ in range(self.twins)]
         self._round = RankRound(self.point, sizes, self.local, mixture, replica, self.layout, channel)
@@ -198,7 +205,7 @@ class TorchDistributed:
         etas = [step_size_at(e, s, "eta") for e in (eta_x, eta_y) for s in (0, 1, 1000)]
         self._settings = _digest(
             type(problem).__name__, problem.spec, self.point.topology, batch, etas, plug_in, seed, order, weighting,
-            push_sum, outer, participation, str(dtype), self.replicas, self.twins, sizes.tolist(),
+            push_sum, outer, local_y, participation, str(dtype), self.replicas, self.twins, sizes.tolist(),
         )  # fmt: skip
         self._first_norm = float(self._round.norm().max())
         self._same_everywhere()
@@ -387,7 +394,7 @@ class TorchDistributed:
         self._round.channel.sum(torch.zeros(1, device=self.device))
 
     def _channel(self) -> Channel:
-        channel = Channel(self.membership.group, self.membership.ranks, self.device)
+        channel = self.membership.channel(self.device)
         channel.sum(torch.zeros(1, device=self.device))  # NCCL: the first call must involve all ranks
         return channel
 

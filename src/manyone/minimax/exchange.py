@@ -68,9 +68,21 @@ class Channel:
     """
 
     def __init__(self, group: dist.ProcessGroup, ranks: Sequence[int], device: torch.device) -> None:
-        self.group, self.ranks, self.device = group, tuple(ranks), device
+        self.ranks, self.device = tuple(ranks), device
+        self._group: dist.ProcessGroup | None = group
         self.rank = self.ranks[dist.get_rank(group)]
         self._wire = torch.device("cpu") if dist.get_backend(group) == "gloo" else device
+
+    @property
+    def group(self) -> dist.ProcessGroup:
+        """The process group; raises once the channel is closed."""
+        if self._group is None:
+            raise ManyoneError(f"rank {self.rank} has left its process group: make a new run")
+        return self._group
+
+    def close(self) -> None:
+        """Lets go of the process group."""
+        self._group = None
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over the ranks, on every rank the same to the last bit."""

@@ -15,10 +15,12 @@ Public: ``Membership``, ``LeftBehind``.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
 import time
+import weakref
 from datetime import timedelta
 from typing import cast
 
@@ -26,10 +28,12 @@ import torch
 import torch.distributed as dist
 
 from manyone.errors import ManyoneError
+from manyone.minimax.exchange import Channel
 
 SURVIVE = "MANYONE_SURVIVE"
 """Set by ``launch``: the store outlives the ranks and a lost rank does not stop the others."""
 _LOOK = 0.02
+_MEMBERSHIPS: weakref.WeakSet[Membership] = weakref.WeakSet()
 _START = 300.0
 """Seconds in which all ranks must have started."""
 
@@ -47,11 +51,16 @@ class Membership:
     """
 
     def __init__(
-        self, rank: int, ranks: tuple[int, ...], group: dist.ProcessGroup, timeout: float = 60.0,
-        store: dist.Store | None = None,
+        self, rank: int, ranks: tuple[int, ...], group: dist.ProcessGroup | None, timeout: float = 60.0,
+        store: dist.Store | None = None, owned: bool = False,
     ) -> None:  # fmt: skip
+        self.owned = owned or store is not None  # then leaving destroys the group
         self.rank, self.ranks, self.group, self.timeout, self.store = rank, ranks, group, timeout, store
         self.generation = 0
+        self._channels: list[Channel] = []
+        _MEMBERSHIPS.add(self)
+        if self.owned:
+            atexit.register(self.leave)
 
     @property
     def survives(self) -> bool:
@@ -59,10 +68,10 @@ class Membership:
         return self.store is not None
 
     @classmethod
-    def of_group(cls, group: dist.ProcessGroup | None = None, *, timeout: float = 60.0) -> Membership:
+    def of_group(cls, group: dist.ProcessGroup | None = None) -> Membership:
         """An existing process group (None: the default one)."""
         group = group or cast(dist.ProcessGroup, dist.group.WORLD)
-        return cls(dist.get_rank(group), tuple(range(dist.get_world_size(group))), group, timeout)
+        return cls(dist.get_rank(group), tuple(range(dist.get_world_size(group))), group)
 
     @classmethod
     def join(cls, *, device: str | torch.device = "cpu", timeout: float = 60.0) -> Membership:
@@ -92,7 +101,7 @@ class Membership:
             # A restarted job must not find the addresses of the dead: torchrun's store outlives its restarts.
             own = dist.PrefixStore(f"attempt/{attempt}", given)
             dist.init_process_group(backend, store=own, rank=rank, world_size=count, timeout=patience)
-            return cls.of_group(timeout=timeout)
+            return cls(rank, tuple(range(count)), cast(dist.ProcessGroup, dist.group.WORLD), timeout, owned=True)
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=max(timeout, _START)))
         ranks = tuple(range(count))
@@ -100,21 +109,31 @@ class Membership:
         store.wait([f"started/{r}" for r in ranks])
         return cls(rank, ranks, _make_group(store, 0, rank, ranks, timeout), timeout, store)
 
+    def channel(self, device: torch.device) -> Channel:
+        """This rank's end of the present process group, closed when the rank leaves."""
+        assert self.group is not None
+        self._channels.append(Channel(self.group, self.ranks, device))
+        return self._channels[-1]
+
     def leave(self) -> None:
-        """Ends this rank's part in the run."""
-        if dist.is_initialized():
+        """Ends this rank's part in the run: nothing keeps the process group, so that its connections close."""
+        for channel in self._channels:
+            channel.close()
+        self._channels.clear()
+        self.group = None
+        if self.owned and dist.is_initialized():
             dist.destroy_process_group()
+        gc.collect()
 
     def regroup(self, round_: int) -> int:
         """Agrees with the other survivors; returns the round from whose start all of them go on.
 
         ``round_`` is the first round that this rank has not completed. Raises :class:`LeftBehind` when the others
-        decided without this rank. Call it outside of an ``except`` block and without references to tensors or work
-        handles of the broken group: what keeps it alive keeps its connections open, and the others waiting.
+        decided without this rank. Call it outside of an ``except`` block and without references to the broken group:
+        what keeps it alive keeps its connections open, and peers that wait for this rank do not notice the loss.
         """
         assert self.store is not None
         self.leave()
-        gc.collect()
         while True:
             self.generation += 1
             survivors, start = self._agree(round_)
@@ -129,14 +148,14 @@ class Membership:
                 return start
             except RuntimeError:
                 self.leave()  # one more was lost before the new group stood: agree again
-                gc.collect()
 
     def _agree(self, round_: int) -> tuple[tuple[int, ...], int]:
         """(ranks that go on, their earliest round)."""
         assert self.store is not None
         name = f"agreement/{self.generation}"
         self.store.set(f"{name}/at/{self.rank}", str(round_))
-        deadline = time.monotonic() + self.timeout
+        # A rank that is busy with local steps (shorter than the timeout) finds its connections closed when it is done.
+        deadline = time.monotonic() + 1.5 * self.timeout
         while not self.store.check([f"{name}/decision"]):
             here = [r for r in self.ranks if self.store.check([f"{name}/at/{r}"])]
             dead = [r for r in self.ranks if r not in here and self.store.check([f"dead/{r}"])]
@@ -148,6 +167,15 @@ class Membership:
         for lost in set(self.ranks) - set(survivors):
             self.store.set(f"lost/{lost}", "")  # its launcher stops it, should it only be asleep
         return survivors, min(int(self.store.get(f"{name}/at/{r}")) for r in survivors)
+
+
+def _leave_all() -> None:
+    """At exit: an interpreter that ends with the threads of a process group at work may abort."""
+    for membership in list(_MEMBERSHIPS):
+        membership.leave()
+
+
+atexit.register(_leave_all)
 
 
 def _make_group(

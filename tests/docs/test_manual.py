@@ -15,7 +15,7 @@ from manyone.recipes import RECIPES, options_class
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 VERBS = {"ls", "run", "resume", "eval", "report", "reproduce", "data", "bench"}
-OTHER_OPTIONS = {"--help", "--debug", "--config", "--split", "--scale", "--seeds", "--workers", "--out"}
+OTHER_OPTIONS = {"--field", "--help", "--debug", "--config", "--split", "--scale", "--seeds", "--workers", "--out"}
 
 
 def options_of(recipe: str) -> set[str]:

@@ -256,3 +256,16 @@ def test_a_single_rank_fabric_changes_nothing() -> None:
     plain, wrapped = learner_of(MODELS["wemoe"]()), learner_of(MODELS["wemoe"](), fabric=fabric)
     for _ in range(3):
         assert plain.step() == wrapped.step()
+
+
+@pytest.mark.parametrize(("criterion", "fell_back"), [("entropy", 0.0), ("information-maximisation", 1.0)])
+def test_monitors_at_the_end_are_those_of_the_model_that_is_kept(criterion: str, fell_back: float) -> None:
+    """They are computed for the fallback and not again for the evaluation; after a fallback they are the first ones."""
+    learner = learner_of(MODELS["adamerging"](), criterion=criterion)
+    for _ in range(12):
+        learner.step()
+    found = learner.evaluate()
+    assert found["fell_back"] == fell_back
+    fresh = learner_of(MODELS["adamerging"](), criterion=criterion)
+    fresh.load_state_dict(learner.state_dict())
+    assert fresh.evaluate() == found

@@ -290,3 +290,13 @@ def test_state_survives_a_checkpoint_file(world: World, stale: bool, tmp_path) -
     assert found is not None
     resumed.load_state_dict(found[1])
     assert [resumed.step() for _ in range(2)] == [straight.step() for _ in range(2)]
+
+
+def test_known_expert_features_replace_the_experts_passes(world: World) -> None:
+    own = world.learner(1, seed=3)
+    given = world.learner(1, seed=3, expert_features=dict(zip(TASKS, own.expert_features)))
+    for _ in range(3):
+        assert own.step() == given.step()
+    assert own.evaluate() == given.evaluate()
+    with pytest.raises(ManyoneError, match="expert_features of task 'a' has 1 rows, but the task has 40 inputs"):
+        world.learner(1, expert_features={t: torch.zeros(1, 5) for t in TASKS})

@@ -16,6 +16,7 @@ from manyone.report.results import Results, Row
 FILE = Path(__file__).parents[2] / "src" / "manyone" / "recipes" / "claims" / "merging.toml"
 HEAD = """
 field = "merging"
+families = "checkpoints"
 [papers.p]
 title = "T"
 venue = "ICML"

@@ -119,7 +119,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "mini6": Protocol(
         encoder={"kind": "resmlp", **RESMLP_WIDTHS},
         base=JointPretraining(),
-        fine_tuning=FineTuning(lr=7e-4, batch_size=100, epochs=10, small=2000, small_epochs=20, frozen=("stem.",)),
+        fine_tuning=FineTuning(lr=7e-4, batch_size=100, epochs=7, small=2000, small_epochs=14, frozen=("stem.",)),
     ),
     "fixture": Protocol(
         encoder={"kind": "resmlp", **RESMLP_WIDTHS, "width": 64, "hidden": 128, "depth": 2},

@@ -141,7 +141,7 @@ def measure(s: SeedStudy, entry: Entry) -> Row:
             scores = accuracies(model, s.problem.heads, s.test, batch_size=64)
         first = next(iter(s.test))
         if s.condition == "clean":
-            inputs = s.test[first].take(slice(0, 64)).inputs
+            inputs = s.test[first].take(slice(0, 32)).inputs
             metrics["ms_per_sample"] = cost(model, inputs, first, batch_size=16, repeats=2)["ms_per_sample"]
     finally:
         if "batch" in words:

@@ -130,6 +130,8 @@ class Claims:
     score: str = SCORE
     unit: str = "%"
     subject: str = "method"
+    families: str = ""
+    """What published figures come in families of ("checkpoints"); then every comparison names its one family."""
     metrics: Mapping[str, Metric] = dataclass_field(default_factory=dict)
     conditions: Mapping[str, str] = dataclass_field(default_factory=dict)
     """``title`` and ``text`` of the section about conditions other than "clean"."""
@@ -283,6 +285,7 @@ _FILE_KEYS = {
     "score": _TEXT,
     "unit": _TEXT,
     "subject": _TEXT,
+    "families": _TEXT,
     "conditions": "table",
     "metrics": "table",
     "papers": "table",
@@ -328,7 +331,9 @@ def _side(data: Any, methods: Mapping[str, Method], where: str) -> Side:
     return side
 
 
-def _claim(data: Any, methods: Mapping[str, Method], papers: Mapping[str, Paper], score: str, where: str) -> Claim:
+def _claim(
+    data: Any, methods: Mapping[str, Method], papers: Mapping[str, Paper], score: str, families: str, where: str
+) -> Claim:
     data = dict(_check(data, _CLAIM_KEYS, ["id", "short", "statement", "comparison", "left", "right", "tests"], where))
     data.setdefault("metric", score)
     where = f"{where.rsplit(': ', 1)[0]}: claim {data['id']!r}"
@@ -361,8 +366,10 @@ def _claim(data: Any, methods: Mapping[str, Method], papers: Mapping[str, Paper]
         figures = Published(**_check(entry, _PUBLISHED_KEYS, ["setting", "source"], f"{where}: published"))
         if figures.left is None and figures.right is None and not figures.text:
             raise ManyoneError(f"{where}: published: give 'left' and 'right', or 'text'")
-        if figures.left is not None and figures.right is not None and not figures.family:
-            raise ManyoneError(f"{where}: published: key 'family' must name the one checkpoint family of both figures")
+        if families and figures.left is not None and figures.right is not None and not figures.family:
+            raise ManyoneError(
+                f"{where}: published: key 'family' must name the one family of {families} of both figures"
+            )
         published.append(figures)
     right = data["right"] if several else [data["right"]]
     data["left"] = _side(data["left"], methods, f"{where}: left")
@@ -398,15 +405,19 @@ def parse_claims(text: str, where: str) -> Claims:
     methods = {}
     for name, entry in data["methods"].items():
         methods[name] = Method(name, **_check(entry, _METHOD_KEYS, ["label"], f"{where}: method {name!r}"))
+    families = data.get("families", "")
     metrics = {}
     for name, entry in data.get("metrics", {}).items():
         metrics[name] = Metric(**_check(entry, _METRIC_KEYS, ["label"], f"{where}: metric {name!r}"))
-    claims = [_claim(c, methods, papers, score, f"{where}: claim number {k}") for k, c in enumerate(data["claims"], 1)]
+    claims = [
+        _claim(c, methods, papers, score, families, f"{where}: claim number {k}")
+        for k, c in enumerate(data["claims"], 1)
+    ]
     seen: set[str] = set()
     for claim in claims:
         if claim.id in seen:
             raise ManyoneError(f"{where}: claim {claim.id!r}: key 'id' is used twice")
         seen.add(claim.id)
-    words = {key: data[key] for key in ("score", "unit", "subject", "conditions") if key in data}
+    words = {key: data[key] for key in ("score", "unit", "subject", "families", "conditions") if key in data}
     _check(words.get("conditions", {}), _CONDITIONS_KEYS, [], f"{where}: conditions")
     return Claims(data["field"], tuple(claims), papers, methods, metrics=metrics, **words)

@@ -216,10 +216,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--clients", type=int, nargs="+", default=[16, 64, 256])
+    parser.add_argument("--ranks", type=int, nargs="*", default=[8], help="processes of PostLocalSGDOptimizer")
     parser.add_argument("--no-flower", action="store_true")
     parser.add_argument("--flower-python", type=Path)
-    parser.add_argument("--peers", type=Path,
-                        default=Path(os.environ.get("MANYONE_CACHE", user_cache_path("manyone"))) / "peers")  # fmt: skip
+    cache = Path(os.environ.get("MANYONE_CACHE", user_cache_path("manyone")))
+    parser.add_argument("--peers", type=Path, default=cache / "peers")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
@@ -232,22 +233,22 @@ def main() -> None:
             found.setdefault(("stacked", m), []).append(ours(m, 60, "auto"))
             found.setdefault(("vmap", m), []).append(ours(m, 20, "vmap"))
             found.setdefault(("loop", m), []).append(loop(m, max(1, 128 // m)))
-    found["PostLocalSGD", 2] = [post_local(2, 200)]
+    for m in options.ranks:
+        found["PostLocalSGD", m] = [post_local(m, 200)]
+        found.setdefault(("stacked", m), []).append(ours(m, 200, "auto"))
     if not options.no_flower:
         python = options.flower_python or flower_python(options.peers)
         for m, short, long in ((16, 2, 12), (64, 1, 5)):
             if m in options.clients:
                 found["flower", m] = [flower(m, python, short, long)]
-    rows = [
-        {"benchmark": "minimax-simulation", "method": name, "clients": m, "client_steps_per_cpu_s": round(statistics.median(v)),
-         "simulation_is_faster_by": round(statistics.median(found["stacked", m]) / statistics.median(v), 1)
-         if ("stacked", m) in found else None}
-        for (name, m), v in sorted(found.items(), key=lambda item: (item[0][1], item[0][0]))
-    ]  # fmt: skip
+    rows = []
     print(f"{'method':14} {'clients':>8} {'client-steps / CPU s':>22} {'simulation / method':>20}")
-    for row in rows:
-        ratio = row["simulation_is_faster_by"]
-        print(f"{row['method']:14} {row['clients']:8} {row['client_steps_per_cpu_s']:22,} {'' if ratio is None else ratio:>20}")
+    for (name, m), values in sorted(found.items(), key=lambda item: (item[0][1], item[0][0])):
+        speed, own = statistics.median(values), found.get(("stacked", m))
+        ratio = round(statistics.median(own) / speed, 1) if own else None
+        rows.append({"benchmark": "minimax-simulation", "method": name, "clients": m,
+                     "client_steps_per_cpu_s": round(speed), "simulation_is_faster_by": ratio})  # fmt: skip
+        print(f"{name:14} {m:8} {round(speed):22,} {'' if ratio is None else ratio:>20}")
     if options.json:
         options.json.write_text("".join(json.dumps(row) + "\n" for row in rows))
 

@@ -5,7 +5,7 @@
 Sizes are those of CLIP ViT-B/32's vision encoder (width 768, MLP 3072, 50 tokens) with 8 experts. ``expert by expert``
 is the formulation of FusionBench (for each sample, for each task vector, out of place), ``stack times gate`` that of
 the first WEMoE code (all task vectors times the gate, then a sum). All run in this process on the same tensors; the
-figures are CPU milliseconds per sample, the smallest of the repeats.
+figures are CPU milliseconds per sample, the median over rounds in which all take turns.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -116,16 +117,19 @@ def mlp_state(static: Encoder) -> dict[str, Tensor]:
     return {k: v for k, v in static.state_dict().items() if ".mlp." in k}
 
 
-def cpu_ms(function: Callable[[], object], repeats: int, warm: bool = False) -> float:
-    """CPU milliseconds of one call: the smallest of ``repeats``, after one that warms up unless it is ``warm``."""
-    if not warm:
-        function()
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.process_time()
-        function()
-        best = min(best, time.process_time() - start)
-    return best * 1e3
+def side_by_side(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """CPU milliseconds of one call of each: the median over ``repeats`` rounds, every function once a round.
+
+    Rounds, because the cost of allocating memory and of a shared cache depends on what ran before: taking turns gives
+    every function the same neighbours. The first round warms up and does not count.
+    """
+    spent: dict[str, list[float]] = {label: [] for label in functions}
+    for _ in range(repeats + 1):
+        for label, function in functions.items():
+            start = time.process_time()
+            function()
+            spent[label].append(time.process_time() - start)
+    return {label: statistics.median(times[1:]) * 1e3 for label, times in spent.items()}
 
 
 def held_mib(module: nn.Module) -> float:
@@ -152,7 +156,6 @@ def measure(name: str, blocks: int, attention: bool, batches: list[int], repeats
         runs["batch routing"] = copy.deepcopy(model)
         runs["batch routing"].routing = "batch"  # type: ignore[assignment]
         runs["sparse, 90 % pruned"] = WeightEnsemblingMoE(static, experts, prune_ratio=0.9, strategy="sparse")
-    warm = ("manyone", "expert by expert")  # ran for the comparison of their results
     rows: list[dict[str, object]] = [
         {"part": name, "what": "held", "batch": 0, "method": label, "value": held_mib(run)}
         for label, run in runs.items()
@@ -162,27 +165,19 @@ def measure(name: str, blocks: int, attention: bool, batches: list[int], repeats
         with torch.no_grad():
             wanted = loop(x)
             gap = float((model(x) - wanted).abs().max() / wanted.abs().max())
-            for label, run in runs.items():
-                ms = cpu_ms(lambda run=run, x=x: run(x), max(1, repeats // batch), warm=label in warm) / batch
-                rows.append({"part": name, "what": "forward", "batch": batch, "method": label, "ms_per_sample": ms})
+            calls = {label: (lambda run=run, x=x: run(x)) for label, run in runs.items()}
+            for label, ms in side_by_side(calls, max(3, repeats // batch)).items():
+                row = {"part": name, "what": "forward", "batch": batch, "method": label, "ms_per_sample": ms / batch}
+                rows.append(row)
         rows.append({"part": name, "what": "relative difference", "batch": batch, "method": "manyone", "value": gap})
     for batch in [b for b in batches if b <= 4] if blocks > 1 else [b for b in batches if b <= 16]:
         x = torch.randn(batch, TOKENS, WIDTH, requires_grad=True)
-        for label in ("manyone", "expert by expert", "stack times gate"):
-            if label in runs:
-                kept = memory_of(lambda label=label, x=x: runs[label](x).square().mean())
-                train = lambda label=label, x=x: runs[label](x).square().mean().backward()  # noqa: E731
-                ms = cpu_ms(train, max(1, repeats // batch // 2)) / batch
-                rows.append(
-                    {
-                        "part": name,
-                        "what": "training",
-                        "batch": batch,
-                        "method": label,
-                        "ms_per_sample": ms,
-                        "saved_mib": kept,
-                    }
-                )
+        trained = [label for label in ("manyone", "expert by expert", "stack times gate") if label in runs]
+        calls = {label: (lambda run=runs[label], x=x: run(x).square().mean().backward()) for label in trained}
+        for label, ms in side_by_side(calls, max(3, repeats // batch // 2)).items():
+            kept = memory_of(lambda run=runs[label], x=x: run(x).square().mean())  # type: ignore[misc]
+            row = {"part": name, "what": "training", "batch": batch, "method": label, "ms_per_sample": ms / batch}
+            rows.append(row | {"saved_mib": kept})
     return rows
 
 

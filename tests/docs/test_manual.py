@@ -16,6 +16,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 VERBS = {"ls", "run", "resume", "eval", "report", "reproduce", "data", "bench"}
 OTHER_OPTIONS = {"--field", "--help", "--debug", "--config", "--split", "--scale", "--seeds", "--workers", "--out"}
+OTHER_OPTIONS |= {"--episodes", "--steps", "--source"}  # of `manyone data make`
 
 
 def options_of(recipe: str) -> set[str]:
@@ -56,9 +57,9 @@ def test_commands_exist(page):
     fences = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.S | re.M)
     blocks = [body for language, body in fences if not language]
     for line in "\n".join(blocks).splitlines():
-        words = shlex.split(line.split("#")[0])
-        if not words or words[0] != "manyone":
+        if not line.startswith("manyone "):
             continue
+        words = shlex.split(line.split("#")[0])
         assert words[1] in VERBS, line
         if words[1] == "run":
             allowed = options_of(words[2]) | {"--config"}
@@ -83,7 +84,7 @@ def test_python_blocks_import_what_exists(page):
 
 
 def test_every_recipe_is_documented():
-    text = "\n".join(p.read_text() for p in DOCS.glob("methods-*.md"))
+    text = "\n".join(p.read_text() for p in [*DOCS.glob("methods-*.md"), DOCS / "policies.md"])
     headings = set(re.findall(r"[a-z0-9-]+", " ".join(re.findall(r"^## (.+)$", text, re.M))))
     assert set(RECIPES) - {"experts"} <= headings
 

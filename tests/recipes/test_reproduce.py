@@ -167,7 +167,8 @@ def test_a_job_that_fails_or_dies_is_named_with_its_log_and_finished_rows_stay(t
     assert len(load_rows(rows / "tins-1-first.jsonl")) == 2
 
 
-def test_an_interrupt_ends_the_workers(toys):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["interrupt", "terminate"])
+def test_a_signal_ends_the_workers(toys, sent):
     rows = toys / "r/rows"
     rows.mkdir(parents=True)
     (rows / "trouble").write_text("wait")
@@ -183,7 +184,10 @@ def test_an_interrupt_ends_the_workers(toys):
         assert parent.poll() is None
         time.sleep(0.02)
     children = {int(d[0]) for d in order(rows)}
-    os.killpg(parent.pid, signal.SIGINT)  # as Ctrl-C does: the whole group hears it
+    if sent == signal.SIGINT:
+        os.killpg(parent.pid, sent)  # as Ctrl-C does: the whole group hears it
+    else:
+        os.kill(parent.pid, sent)
     assert parent.wait(20) != 0
     for child in children:
         with pytest.raises(ProcessLookupError):

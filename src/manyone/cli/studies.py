@@ -108,13 +108,25 @@ def data(words: Sequence[str]) -> int:
         "  make NAME     make it, where it is made rather than fetched\n"
         "  info NAME     origin, size and licence\n"
         "  clear NAME    remove it from the cache",
-        "manyone data info mini6",
+        "manyone data make metaworld-pairs10-near --workers 2",
     )
     parser.add_argument("verb", metavar="VERB", help=f"one of {', '.join(_DATA_VERBS)}")
     parser.add_argument("names", metavar="NAME", nargs="*", help="data sets (manyone data ls)")
+    makes = parser.add_argument_group("options of `make` for offline data sets (metaworld-..., cheetah-..., ant-dir)")
+    makes.add_argument("--episodes", metavar="N", type=int, help="episodes a task, 1 to 100000 (default: 60)")
+    makes.add_argument("--steps", metavar="N", type=int, help="steps an episode, 1 to 500 (default: 200)")
+    makes.add_argument("--seed", metavar="N", type=int, help="seed, 0 or more (default: 0)")
+    makes.add_argument("--workers", metavar="N", type=int, help="processes, 1 to the CPUs (default: the CPUs)")
+    makes.add_argument("--source", metavar="DIR", type=Path, help="folder of the official episodes, for ...-expert")
     parsed = parser.parse(words)
     verb = one_of(parsed.verb, "verb of `manyone data`", _DATA_VERBS)
     module = _recipes("datasets")
+    chosen = ("episodes", "steps", "seed", "workers", "source")
+    options = {key: value for key in chosen if (value := getattr(parsed, key)) is not None}
+    if options and verb != "make":
+        raise ManyoneError(f"--{next(iter(options))} is an option of `manyone data make`, not of `{verb}`")
+    if options.get("seed", 0) < 0:
+        raise ManyoneError(f"--seed {options['seed']}: must be 0 or more")
     if verb == "ls":
         if parsed.names:
             raise ManyoneError(f"'{parsed.names[0]}' is one word too many: `manyone data ls` takes no name")
@@ -123,7 +135,7 @@ def data(words: Sequence[str]) -> int:
     if not parsed.names:
         raise ManyoneError(f"`manyone data {verb}` needs a name (manyone data ls)")
     for name in parsed.names:
-        show(getattr(module, verb)(name), name)
+        show(getattr(module, verb)(name, **options), name)
     return 0
 
 

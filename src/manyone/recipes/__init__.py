@@ -25,6 +25,7 @@ class Recipe(NamedTuple):
 
 _RECIPES = "manyone.recipes."
 _STATIC = _RECIPES + "static:"
+_BASELINES = _RECIPES + "policy_baselines:"
 
 RECIPES: dict[str, Recipe] = {
     "average": Recipe(_STATIC + "AverageOptions", "merging", "weight averaging"),
@@ -46,6 +47,15 @@ RECIPES: dict[str, Recipe] = {
     "surgery": Recipe(_RECIPES + "surgery", "merging", "Surgery: per-task correction of a merged model's feature"),
     "surgery-v2": Recipe(_RECIPES + "surgery:DeepOptions", "merging", "SurgeryV2: correction after every block"),
     "experts": Recipe(_RECIPES + "experts", "merging", "trains a suite's base, heads and experts"),
+    "harmodt": Recipe(_RECIPES + "harmodt", "policies", "HarmoDT: a mask a task, exchanged by gradient agreement"),
+    "harmodt-r": Recipe(_RECIPES + "harmodt:FrozenOptions", "policies", "HarmoDT with its random masks kept"),
+    "harmodt-m": Recipe(_RECIPES + "harmodt:MagnitudeOptions", "policies", "HarmoDT with magnitude as importance"),
+    "g-harmodt": Recipe(_RECIPES + "g_harmodt", "policies", "G-HarmoDT: group masks, the group inferred by a gate"),
+    "mt-dt": Recipe(_BASELINES + "MultiTaskOptions", "policies", "one dense decision transformer for all tasks"),
+    "prompt-dt": Recipe(_BASELINES + "PromptOptions", "policies", "decision transformer behind a prompt of the task"),
+    "id-token-dt": Recipe(_BASELINES + "IdTokenOptions", "policies", "decision transformer with a token of the task"),
+    "mtbc": Recipe(_BASELINES + "CloningOptions", "policies", "multi-task behaviour cloning, an MLP"),
+    "task-dt": Recipe(_BASELINES + "SingleTaskOptions", "policies", "a decision transformer of its own a task"),
     "local-sgda": Recipe(
         _RECIPES + "local_sgda", "minimax", "Local-SGDA: descent ascent on clients, a server averages"
     ),

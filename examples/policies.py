@@ -1,0 +1,27 @@
+"""Act with a trained policy in Gymnasium: ten lines, no engine.
+
+Train one first, e.g. `manyone run harmodt --suite metaworld-pairs4 --out runs/first`; then
+    python examples/policies.py runs/first/model drawer-open-v3
+"""
+
+import sys
+
+from manyone.envs.build import goals, make_env
+from manyone.policies.artefact import load_policy
+
+
+def main(folder: str, task: str, horizon: int = 200) -> float:
+    policy = load_policy(folder)
+    env = make_env(task, goal=goals(task)[0], horizon=horizon)
+    policy.reset(task)  # a g-harmodt policy needs no task: policy.reset()
+    observation, _ = env.reset(seed=0)
+    reward, total, over = 0.0, 0.0, False
+    while not over:
+        observation, reward, terminated, truncated, _ = env.step(policy.act(observation, reward))
+        total, over = total + reward, terminated or truncated
+    env.close()
+    return total
+
+
+if __name__ == "__main__":
+    print(f"return {main(*sys.argv[1:3]):.1f}")

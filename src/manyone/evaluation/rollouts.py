@@ -1,0 +1,420 @@
+"""Roll-outs: all episodes of all tasks in lock-step, one call of the policy a step for the whole batch.
+
+A decision transformer re-encodes its last K steps at every step, so that calling it for one episode at a time costs one
+small forward pass per episode and step. Here every running episode takes its step together with all others: the main
+process calls the policy once, worker processes (:mod:`manyone.envs.workers`) step their environments.
+
+- :class:`Episode`, :func:`paired_episodes`: what is played; the same for every method, so that differences are paired.
+- :class:`BatchedPolicy`: what acts. :func:`rollout`: plays once. :class:`Arena`: keeps processes and environments.
+
+An episode's course depends on its task, goal and seed and on the policy alone: results are the same for any number of
+workers, none included. (``max_parallel`` decides who shares a batch, and batched arithmetic may round differently.)
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from manyone.envs import build
+from manyone.envs.workers import KNOWN, SUCCESS, TERMINATED, TRUNCATED, UNSTABLE, Block, Died, Failure, Here, There
+from manyone.errors import ManyoneError
+from manyone.randomness import seed_for
+
+MAX_PARALLEL = 64  # a Meta-World environment holds 20 MB; larger batches gain little
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode to play: ``index`` counts within the task, ``goal`` and ``seed`` fix how it starts."""
+
+    task: str
+    index: int = 0
+    goal: int = 0
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"episode {self.index} of {self.task} (goal {self.goal}, seed {self.seed})"
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """What an episode gave.
+
+    ``return_`` is the undiscounted sum of rewards. ``success`` tells whether the environment's flag was up at any step
+    (None where the environment has no such flag), ``first_success`` after how many steps. ``info`` holds
+    ``terminated``, ``unstable`` (the simulation gave a non-finite number and was ended) and what the policy's
+    ``episode_info`` adds.
+    """
+
+    episode: Episode
+    return_: float
+    success: bool | None
+    first_success: int | None
+    length: int
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+class BatchedPolicy(Protocol):
+    """What :func:`rollout` asks of a policy.
+
+    A *slot* is an episode's position in the sequence given to ``start``, which is called once before anything else. A
+    slot is never used twice; the slots of a call are ascending, those of finished episodes no longer appear. When
+    more episodes are given than run at a time, later slots appear as earlier ones finish.
+
+    A policy may also have ``episode_info(slot) -> dict``: called when the slot's episode has ended, kept in its result.
+    """
+
+    def start(self, episodes: Sequence[Episode]) -> None:
+        """New episodes; forget older ones."""
+
+    def act(self, slots: np.ndarray, observations: np.ndarray) -> Any:
+        """Actions [b, A] of the slots int64 [b] for their observations float32 [b, S] (array or CPU tensor)."""
+
+    def reward(self, slots: np.ndarray, rewards: np.ndarray) -> None:
+        """Rewards float32 [b] that the actions brought; called after every step."""
+
+
+@dataclass
+class Timing:
+    """Where the time went: wall seconds of this process, and processor seconds of the simulators."""
+
+    policy: float = 0.0  # in start, act and reward
+    simulation: float = 0.0  # waiting for steps
+    starting: float = 0.0  # waiting for environments to be built and reset
+    simulator_cpu: float = 0.0  # processor seconds of steps, summed over workers
+    steps: int = 0  # environment steps
+
+
+def paired_episodes(
+    tasks: Sequence[str], per_task: int, goals: Sequence[int] | None = None, seed: int = 0
+) -> list[Episode]:
+    """``per_task`` episodes of each task with fixed goals and seeds, task by task.
+
+    ``goals`` are used in turn (default: those held out from the data, ``build.goals(task)``); tasks that have a single
+    goal use it. An episode's seed is a function of (seed, task, index), so lists of different lengths share episodes.
+    """
+    if per_task < 1:
+        raise ManyoneError(f"per_task {per_task}: must be at least 1")
+    episodes = []
+    for task in tasks:
+        allowed = build.goals(task)
+        chosen = list(goals if goals is not None and len(allowed) > 1 else allowed)
+        if not chosen:
+            raise ManyoneError("goals is empty; leave it out for the goals held out for evaluation")
+        for index in range(per_task):
+            start = seed_for(seed, "episode", task, index) >> 32  # 31 bits: what every simulator takes
+            episodes.append(Episode(task, index, chosen[index % len(chosen)], start))
+    return episodes
+
+
+def rollout(
+    policy: BatchedPolicy,
+    episodes: Sequence[Episode],
+    *,
+    horizon: int | None = None,
+    workers: int | None = None,
+    stop_at_success: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    max_parallel: int = MAX_PARALLEL,
+) -> list[EpisodeResult]:
+    """Plays ``episodes`` and returns their results in the same order; see :meth:`Arena.rollout` for the options."""
+    per_task: dict[str, int] = {}
+    for episode in episodes:
+        per_task[episode.task] = per_task.get(episode.task, 0) + 1
+    if not per_task:
+        return []
+    rows = min(len(episodes), max_parallel)
+    with Arena(list(per_task), max(per_task.values()), workers=workers, max_parallel=rows) as arena:
+        return arena.rollout(policy, episodes, horizon=horizon, stop_at_success=stop_at_success, progress=progress)
+
+
+class Arena:
+    """Processes and environments that several evaluations share; a context manager.
+
+    ``tasks`` x ``per_task`` episodes, at most ``max_parallel``, run at a time. ``workers`` is the number of processes
+    (default: one per processor that this process may use; 0 steps all environments in this process, as does the default
+    for fewer than four environments or inside a process that may not start others). Processes are spawned, so a script
+    that uses them needs the usual ``if __name__ == "__main__":``. ``simulator`` goes to ``build.make_env``.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        per_task: int = 1,
+        workers: int | None = None,
+        *,
+        max_parallel: int = MAX_PARALLEL,
+        simulator: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not tasks:
+            raise ManyoneError("an arena needs at least one task")
+        if per_task < 1 or max_parallel < 1:
+            raise ManyoneError(f"per_task {per_task}, max_parallel {max_parallel}: both must be at least 1")
+        if workers is not None and workers < 0:
+            raise ManyoneError(f"workers {workers}: must be 0 (this process) or more")
+        if workers and multiprocessing.current_process().daemon:
+            raise ManyoneError(f"workers {workers}: this process is itself a worker and may not start others; use 0")
+        self.tasks = list(tasks)
+        self.rows = min(len(self.tasks) * per_task, max_parallel)
+        self.workers = min(_default_workers(self.rows) if workers is None else workers, self.rows)
+        self.timing = Timing()
+        self.simulator = dict(simulator or {})
+        self._widths = {task: build.spaces(task) for task in self.tasks}
+        self._sides: list[Here | There] = []
+        build.prepare(self.tasks)
+
+    def __enter__(self) -> Arena:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the processes and closes the environments; the arena starts them again when it is used again."""
+        sides, self._sides = self._sides, []
+        for side in sides:
+            side.hang_up()
+        for side in sides:
+            side.close()
+
+    def rollout(
+        self,
+        policy: BatchedPolicy,
+        episodes: Sequence[Episode],
+        *,
+        horizon: int | None = None,
+        stop_at_success: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[EpisodeResult]:
+        """Plays ``episodes`` (of this arena's tasks) and returns their results in the same order.
+
+        ``horizon`` ends episodes early (default: each task's own length). ``stop_at_success`` ends an episode at its
+        first success, which is all that a success rate needs and about five times less simulation for a good policy
+        (returns are then those up to the success). ``progress(done, total)`` is called as episodes end.
+        """
+        if horizon is not None and horizon < 1:
+            raise ManyoneError(f"horizon {horizon}: must be at least 1")
+        states, actions = self._check(episodes)
+        if not self._sides:
+            self._open()
+        self.timing = Timing()
+        clock = _Clock(self.timing)
+        before = self._buffers.seconds[:, 0].sum()
+        try:
+            results = self._play(policy, episodes, states, actions, horizon, stop_at_success, progress, clock)
+        except BaseException:
+            self.close()  # replies may still be under way; fresh processes next time
+            raise
+        self.timing.simulator_cpu = float(self._buffers.seconds[:, 0].sum() - before)
+        return results
+
+    def picture(self) -> np.ndarray:
+        """The first row's environment, uint8 [height, width, 3]; for arenas without workers that can render."""
+        side = self._sides[0] if self._sides else None
+        if not isinstance(side, Here):
+            raise ManyoneError("pictures come from an arena with workers=0 while it plays")
+        return side.pool.picture(0)
+
+    def _play(
+        self,
+        policy: BatchedPolicy,
+        episodes: Sequence[Episode],
+        states: int,
+        actions: int,
+        horizon: int | None,
+        stop_at_success: bool,
+        progress: Callable[[int, int], None] | None,
+        clock: _Clock,
+    ) -> list[EpisodeResult]:
+        buffers, total = self._buffers, len(episodes)
+        results: dict[int, EpisodeResult] = {}
+        limits = np.array([min(horizon or 10**9, self._widths[e.task][2]) for e in episodes], dtype=np.int64)
+        lengths, returns = np.zeros(total, np.int64), np.zeros(total)
+        first, known = np.zeros(total, np.int64), np.zeros(total, bool)
+        row_of = np.full(total, -1)
+        queue = _Queue(episodes)
+        policy.start(episodes)
+        clock.policy()
+        fresh = queue.first(self.rows)
+        row_of[fresh] = np.arange(len(fresh))
+        slots = np.sort(np.array(fresh, dtype=np.int64))
+        while len(slots):
+            if fresh:
+                starts = [(int(row_of[s]), episodes[s].task, episodes[s].goal, episodes[s].seed) for s in fresh]
+                self._exchange("reset", starts, episodes, row_of, slots)
+                clock.starting()
+            rows = row_of[slots]
+            wanted = policy.act(slots, buffers.observations[rows, :states])
+            buffers.actions[rows, :actions] = _checked(wanted, actions, slots, episodes, lengths)
+            clock.policy()
+            self._exchange("step", rows.tolist(), episodes, row_of, slots)
+            clock.simulation()
+            rewards, flags = buffers.rewards[rows], buffers.flags[rows]
+            policy.reward(slots, rewards.astype(np.float32))
+            lengths[slots] += 1
+            returns[slots] += rewards
+            known[slots] |= (flags & KNOWN) > 0
+            succeeded = (flags & SUCCESS) > 0
+            new = slots[succeeded & (first[slots] == 0)]
+            first[new] = lengths[new]
+            over = (flags & (TERMINATED | TRUNCATED | UNSTABLE)) > 0
+            over |= (lengths[slots] >= limits[slots]) | (succeeded & stop_at_success)
+            self.timing.steps += len(slots)
+            fresh = []
+            for slot, flag in zip(slots[over].tolist(), flags[over].tolist()):
+                info = {"terminated": bool(flag & TERMINATED), "unstable": bool(flag & UNSTABLE)}
+                info |= _episode_info(policy, slot)
+                results[slot] = EpisodeResult(
+                    episodes[slot],
+                    float(returns[slot]),
+                    bool(first[slot]) if known[slot] else None,
+                    int(first[slot]) or None,
+                    int(lengths[slot]),
+                    info,
+                )
+                later = queue.next(episodes[slot].task)
+                if later is not None:
+                    row_of[later] = row_of[slot]
+                    fresh.append(later)
+                row_of[slot] = -1
+            if over.any():
+                slots = np.sort(np.append(slots[~over], np.array(fresh, dtype=np.int64)))
+                if progress is not None:
+                    progress(len(results), total)
+            clock.policy()
+        return [results[slot] for slot in range(total)]
+
+    def _check(self, episodes: Sequence[Episode]) -> tuple[int, int]:
+        """(S, A), which all episodes must share."""
+        widths: dict[tuple[int, int], str] = {}
+        for task in dict.fromkeys(e.task for e in episodes):
+            if task not in self._widths:
+                raise ManyoneError(f"{task} is not one of this arena's tasks ({', '.join(self.tasks)})")
+            widths.setdefault(self._widths[task][:2], task)
+        if len(widths) > 1:
+            found = ", ".join(f"{task} {states} and {actions}" for (states, actions), task in widths.items())
+            raise ManyoneError(
+                f"tasks differ in their observation and action widths ({found}): roll out each by itself"
+            )
+        return next(iter(widths), (0, 0))
+
+    def _open(self) -> None:
+        states, actions = (max(w[i] for w in self._widths.values()) for i in (0, 1))
+        block = Block(self.rows, states, actions, max(self.workers, 1), shared=self.workers > 0)
+        self._buffers = block.buffers()
+        if self.workers == 0:
+            self._sides = [Here(self._buffers, self.simulator)]
+        else:
+            self._sides = [There(block, number, self.simulator) for number in range(self.workers)]
+
+    def _exchange(
+        self, what: str, items: Sequence[Any], episodes: Sequence[Episode], row_of: np.ndarray, slots: np.ndarray
+    ) -> None:
+        """Sends each side its part (row r belongs to side r mod sides) and waits for all of them."""
+        parts: list[list[Any]] = [[] for _ in self._sides]
+        for item in items:
+            parts[(item if what == "step" else item[0]) % len(parts)].append(item)
+        busy = [side for side, part in zip(self._sides, parts) if part]
+        try:
+            for side, part in zip(self._sides, parts):
+                if part:
+                    side.send(what, part)
+            for side in busy:
+                side.receive()
+        except Failure as problem:
+            episode = episodes[next(int(s) for s in slots if row_of[s] == problem.row)]
+            raise ManyoneError(f"{episode} failed to {what}: {problem}") from problem
+        except Died as problem:
+            tasks = dict.fromkeys(episodes[int(s)].task for s in slots if row_of[s] % len(parts) == problem.number)
+            raise ManyoneError(
+                f"roll-out worker {problem.number} died ({problem.how}) while it simulated {', '.join(tasks)}; "
+                "if memory was short use fewer max_parallel, if this is a script put its code under "
+                'if __name__ == "__main__":, or use workers=0'
+            ) from None
+
+
+class _Queue:
+    """Which episode runs next: one of every task in turn at first, then one of the task that has just ended.
+
+    The order depends on the episodes alone, never on which worker is free, and it lets environments be used again.
+    """
+
+    def __init__(self, episodes: Sequence[Episode]) -> None:
+        self._waiting: dict[str, deque[int]] = {}
+        for slot, episode in enumerate(episodes):
+            self._waiting.setdefault(episode.task, deque()).append(slot)
+        self._turn = deque(self._waiting)
+
+    def first(self, rows: int) -> list[int]:
+        taken = (self.next() for _ in range(rows))
+        return [slot for slot in taken if slot is not None]
+
+    def next(self, task: str | None = None) -> int | None:
+        if task is not None and self._waiting[task]:
+            return self._waiting[task].popleft()
+        for _ in range(len(self._turn)):
+            self._turn.rotate(-1)
+            waiting = self._waiting[self._turn[-1]]
+            if waiting:
+                return waiting.popleft()
+        return None
+
+
+class _Clock:
+    """Books the time since its last call."""
+
+    def __init__(self, timing: Timing) -> None:
+        self.timing, self.last = timing, time.perf_counter()
+
+    def _since(self) -> float:
+        now = time.perf_counter()
+        passed, self.last = now - self.last, now
+        return passed
+
+    def policy(self) -> None:
+        self.timing.policy += self._since()
+
+    def simulation(self) -> None:
+        self.timing.simulation += self._since()
+
+    def starting(self) -> None:
+        self.timing.starting += self._since()
+
+
+def _checked(
+    wanted: Any, width: int, slots: np.ndarray, episodes: Sequence[Episode], lengths: np.ndarray
+) -> np.ndarray:
+    """Actions as float32 [b, A]; wrong shapes and non-finite numbers are refused with the episode named."""
+    actions = np.asarray(wanted, np.float32)
+    if actions.shape != (len(slots), width):
+        raise ManyoneError(
+            f"the policy returned actions of shape {list(actions.shape)}; {[len(slots), width]} are needed "
+            f"({len(slots)} episodes of {episodes[int(slots[0])].task}, {width} numbers each)"
+        )
+    wrong = ~np.isfinite(actions).all(1)
+    if wrong.any():
+        slot = int(slots[wrong][0])
+        raise ManyoneError(
+            f"{episodes[slot]}: the policy's action at step {int(lengths[slot])} is not finite "
+            f"({actions[wrong][0].tolist()}); check its weights and the normalisation of observations"
+        )
+    return actions
+
+
+def _episode_info(policy: BatchedPolicy, slot: int) -> dict[str, Any]:
+    tell = getattr(policy, "episode_info", None)
+    return {} if tell is None else dict(tell(slot))
+
+
+def _default_workers(rows: int) -> int:
+    if rows < 4 or multiprocessing.current_process().daemon:
+        return 0
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,397 @@
+"""A causal transformer that reads (return-to-go, state, action) steps and gives actions: the Decision Transformer.
+
+Chen et al., "Decision Transformer" (arXiv 2106.01345), with the prompt of Xu et al., "Prompting Decision Transformer"
+(arXiv 2206.13499): K* steps of a good trajectory stand in front of the K steps of history. GPT-2 blocks (pre-LN, ReLU),
+no position embedding but a learned table over the absolute timestep, one LayerNorm on history tokens, none on the
+prompt's. The action is read at each history *state* token.
+
+One implementation serves one set of weights and many: every parameter may carry a leading member axis, and so may the
+data (see :meth:`DecisionTransformer.run`). Nothing is computed that no action depends on: the last action token is left
+out, and the last block runs its queries and its MLP at the history's state tokens only.
+Public names: :class:`DecisionTransformer`, :class:`DropoutNoise`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from manyone.errors import ManyoneError
+from manyone.randomness import generator_for
+
+Steps = Mapping[str, Tensor]
+Prefix = list[tuple[Tensor, Tensor]]
+_BLOCK = tuple(
+    f"{part}.{kind}"
+    for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+    for kind in ("weight", "bias")
+)
+
+
+class DecisionTransformer(nn.Module):
+    """Actions [B, K, A] from the last K steps, optionally behind a prompt of K* steps or a task token.
+
+    ``context`` is K, ``prompt`` K* (0: none), ``id_tokens`` the number of tasks that have a learned first token (0:
+    none), ``max_timestep`` the rows of the timestep tables. Block weights start at N(0, 0.02), embeddings and head at
+    torch's defaults, drawn from ``seed`` alone.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        action_dim: int,
+        *,
+        width: int = 256,
+        layers: int = 6,
+        heads: int = 8,
+        context: int = 20,
+        prompt: int = 0,
+        max_timestep: int = 1000,
+        dropout: float = 0.1,
+        id_tokens: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("state_dim", state_dim, 1), ("action_dim", action_dim, 1), ("layers", layers, 1),
+                                   ("heads", heads, 1), ("context", context, 1), ("prompt", prompt, 0),
+                                   ("max_timestep", max_timestep, 1), ("id_tokens", id_tokens, 0)):  # fmt: skip
+            if value < least:
+                raise ManyoneError(f"{name} = {value}: must be at least {least}")
+        if width % heads:
+            raise ManyoneError(f"width = {width} must be a multiple of heads = {heads}")
+        if not 0 <= dropout < 1:
+            raise ManyoneError(f"dropout = {dropout}: must be in [0, 1)")
+        self.state_dim, self.action_dim, self.width, self.heads = state_dim, action_dim, width, heads
+        self.context, self.prompt, self.max_timestep = context, prompt, max_timestep
+        self.dropout, self.id_tokens, self.layers = dropout, id_tokens, layers
+        self.embed = _embeddings(state_dim, action_dim, width, max_timestep)
+        self.embed["norm"] = nn.LayerNorm(width)
+        if prompt:
+            self.embed_prompt = _embeddings(state_dim, action_dim, width, max_timestep)
+        if id_tokens:
+            self.embed_task = nn.Embedding(id_tokens, width)
+        self.blocks = nn.ModuleList(_block(width) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, action_dim)
+        self.reset_parameters(seed)
+
+    @torch.no_grad()
+    def reset_parameters(self, seed: int) -> None:
+        """Draws all weights anew, each tensor from (seed, its name)."""
+        for name, value in self.named_parameters():
+            draw = generator_for(seed, "decision transformer", name)
+            fresh = torch.empty(value.shape, dtype=torch.float64)
+            if name.startswith(("blocks.", "norm.")) or "norm" in name:
+                if value.ndim == 2:
+                    fresh.normal_(0, 0.02, generator=draw)
+                else:
+                    fresh.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+            elif "time" in name or "task" in name:
+                fresh.normal_(0, 1, generator=draw)
+            else:
+                bound = self.get_parameter(f"{name.rpartition('.')[0]}.weight").shape[1] ** -0.5
+                fresh.uniform_(-bound, bound, generator=draw)
+            value.copy_(fresh)
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, JSON-able."""
+        return {
+            "state_dim": self.state_dim, "action_dim": self.action_dim, "width": self.width, "layers": self.layers,
+            "heads": self.heads, "context": self.context, "prompt": self.prompt, "max_timestep": self.max_timestep,
+            "dropout": self.dropout, "id_tokens": self.id_tokens,
+        }  # fmt: skip
+
+    def forward(self, batch: Steps, prompt: Steps | None = None, task: Tensor | int | None = None) -> Tensor:
+        """Actions [B, K, A], in (-1, 1), with the module's own weights and without dropout.
+
+        ``batch`` and ``prompt`` hold observations [B, K, S], actions [B, K, A], returns_to_go [B, K], timesteps [B, K]
+        (int64) and valid [B, K] (bool, False at left padding), normalised by the caller; ``task`` [B] or one number.
+        """
+        return self.run(dict(self.named_parameters()), batch, prompt, task)
+
+    def run(
+        self,
+        weights: Mapping[str, Tensor],
+        batch: Steps,
+        prompt: Steps | None = None,
+        task: Tensor | int | None = None,
+        *,
+        noise: DropoutNoise | None = None,
+        prefix: Prefix | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Actions under ``weights``: parameters by name, each of its own shape or with a leading member axis.
+
+        With members the data have a leading axis too, [M, B, K, ...]; a parameter's member axis may be any divisor m
+        of M: member i of the data uses the parameter's member i // (M / m). So masked block weights [seeds x tasks]
+        and shared embeddings [seeds] run in one program. ``noise`` gives the dropout masks (None: no dropout).
+        ``prefix`` stands for a prompt that :meth:`encode_prefix` has read already; ``last_only`` gives the action of
+        the last step alone, [M, B, 1, A].
+        """
+        single = batch["observations"].ndim == 3
+        if single:
+            batch = {k: v.unsqueeze(0) for k, v in batch.items()}
+            prompt = None if prompt is None else {k: v.unsqueeze(0) for k, v in prompt.items()}
+            task = task.unsqueeze(0) if isinstance(task, Tensor) and task.ndim == 1 else task
+        self._check(batch, prompt, task, prefix)
+        members, size, steps = batch["timesteps"].shape
+        tokens = self._history(weights, batch)[:, :, :-1]  # nobody reads the last action
+        seen = batch["valid"].repeat_interleave(3, -1)[:, :, :-1]
+        if prefix is None:
+            front, front_seen = self._front(weights, prompt, task, (members, size))
+            if front is not None and front_seen is not None:
+                tokens, seen = torch.cat((front, tokens), 2), torch.cat((front_seen, seen), 2)
+        first = tokens.shape[2] - (3 * steps - 1)  # of the history
+        wanted = slice(tokens.shape[2] - 1 if last_only else first + 1, None, 3)
+        mask = _attention_mask(seen, prefix[0][0].shape[-2] if prefix else 0)
+        x = self._encode(weights, tokens, mask, noise=noise, prefix=prefix, wanted=wanted)
+        x = _norm(x, weights["norm.weight"], weights["norm.bias"])
+        actions = torch.tanh(_linear(x, weights["head.weight"], weights["head.bias"]))
+        return actions.squeeze(0) if single else actions
+
+    def encode_prefix(
+        self, weights: Mapping[str, Tensor], prompt: Steps | None, task: Tensor | None, shape: tuple[int, int]
+    ) -> Prefix | None:
+        """Keys and values of every block for the task token and prompt of [M, B] = ``shape`` sequences; None if none.
+
+        Exact, because no token of the front sees the history. Every step of the prompt must be valid.
+        """
+        front, seen = self._front(weights, prompt, task, shape)
+        if front is None or seen is None:
+            return None
+        if not bool(seen.all()):
+            raise ManyoneError("a prompt with padded steps cannot be encoded ahead: give it with every call")
+        collected: Prefix = []
+        self._encode(weights, front, _attention_mask(seen, 0), collect=collected)
+        return collected
+
+    def _check(self, batch: Steps, prompt: Steps | None, task: Tensor | int | None, prefix: Prefix | None) -> None:
+        for what, steps in (("batch", batch), ("prompt", prompt)):
+            if steps is None:
+                continue
+            found = (steps["observations"].shape[-1], steps["actions"].shape[-1])
+            if found != (self.state_dim, self.action_dim):
+                raise ManyoneError(
+                    f"{what}: states and actions are {found[0]} and {found[1]} wide, but the model was built for "
+                    f"{self.state_dim} and {self.action_dim}"
+                )
+        if prefix is None and bool(self.prompt) != (prompt is not None):
+            raise ManyoneError(f"the model was built with prompt = {self.prompt}: a prompt must be given iff it is > 0")
+        if prefix is None and bool(self.id_tokens) != (task is not None):
+            raise ManyoneError(
+                f"the model was built with id_tokens = {self.id_tokens}: a task number must be given iff it is > 0"
+            )
+
+    def _history(self, weights: Mapping[str, Tensor], batch: Steps) -> Tensor:
+        tokens = self._tokens(weights, "embed.", batch)
+        return _norm(tokens, weights["embed.norm.weight"], weights["embed.norm.bias"])
+
+    def _front(
+        self, weights: Mapping[str, Tensor], prompt: Steps | None, task: Tensor | int | None, shape: tuple[int, int]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        parts, seen = [], []
+        if task is not None:
+            number = torch.as_tensor(task, device=weights["embed_task.weight"].device)
+            if number.device.type == "cpu" and not bool(((number >= 0) & (number < self.id_tokens)).all()):
+                raise ManyoneError(f"task number {number.tolist()}: this model has tokens for 0..{self.id_tokens - 1}")
+            number = number.expand(shape).unsqueeze(-1)
+            parts.append(_lookup(weights["embed_task.weight"], number))
+            seen.append(torch.ones_like(number, dtype=torch.bool))
+        if prompt is not None:
+            parts.append(self._tokens(weights, "embed_prompt.", prompt))
+            seen.append(prompt["valid"].repeat_interleave(3, -1))
+        return (torch.cat(parts, 2), torch.cat(seen, 2)) if parts else (None, None)
+
+    def _tokens(self, weights: Mapping[str, Tensor], prefix: str, steps: Steps) -> Tensor:
+        """[M, B, 3 K, E] in the order return-to-go, state, action."""
+        time = _lookup(weights[f"{prefix}time.weight"], steps["timesteps"].clamp(max=self.max_timestep - 1))
+        values = {"return": steps["returns_to_go"].unsqueeze(-1), "state": steps["observations"],
+                  "action": steps["actions"]}  # fmt: skip
+        parts = [
+            _linear(v, weights[f"{prefix}{n}.weight"], weights[f"{prefix}{n}.bias"]) + time for n, v in values.items()
+        ]
+        return torch.stack(parts, 3).flatten(2, 3)
+
+    def _encode(
+        self,
+        weights: Mapping[str, Tensor],
+        x: Tensor,
+        mask: Tensor,
+        *,
+        noise: DropoutNoise | None = None,
+        prefix: Prefix | None = None,
+        wanted: slice | None = None,
+        collect: Prefix | None = None,
+    ) -> Tensor:
+        """The blocks; ``wanted`` are the only tokens whose output is returned (all without)."""
+        if noise is not None:
+            last = len(range(x.shape[2])[slice(None) if wanted is None else wanted])
+            noise.start(self._noise_width(x.shape[1], x.shape[2], last))
+            x = noise.drop(x)
+        for number in range(self.layers):
+            w = {name: weights[f"blocks.{number}.{name}"] for name in _BLOCK}
+            rows = wanted if number == self.layers - 1 else None
+            h = _norm(x, w["norm1.weight"], w["norm1.bias"])
+            if rows is not None:
+                x = x[:, :, rows]
+                cut = (self.width, 2 * self.width)
+                (weight_q, weight_kv), (bias_q, bias_kv) = (
+                    w["attn.qkv.weight"].split(cut, -2),
+                    w["attn.qkv.bias"].split(cut, -1),
+                )
+                q, kv = _linear(h[:, :, rows], weight_q, bias_q), _linear(h, weight_kv, bias_kv)
+                k, v = kv.chunk(2, -1)
+            else:
+                q, k, v = _linear(h, w["attn.qkv.weight"], w["attn.qkv.bias"]).chunk(3, -1)
+            q, k, v = (self._split(t) for t in (q, k, v))
+            if collect is not None:
+                collect.append((k.unflatten(0, x.shape[:2]), v.unflatten(0, x.shape[:2])))
+                if number == self.layers - 1:
+                    return x
+            if prefix is not None:
+                old_k, old_v = (t.expand(*x.shape[:2], *t.shape[2:]).flatten(0, 1) for t in prefix[number])
+                k, v = torch.cat((old_k, k), 2), torch.cat((old_v, v), 2)
+            h = _attention(q, k, v, mask if rows is None else mask[..., rows, :], noise)
+            h = h.unflatten(0, x.shape[:2]).transpose(2, 3).flatten(3)
+            h = _linear(h, w["attn.proj.weight"], w["attn.proj.bias"])
+            x = x + (h if noise is None else noise.drop(h))
+            h = _norm(x, w["norm2.weight"], w["norm2.bias"])
+            h = _linear(h, w["mlp.fc1.weight"], w["mlp.fc1.bias"]).relu_()
+            h = _linear(h, w["mlp.fc2.weight"], w["mlp.fc2.bias"])
+            x = x + (h if noise is None else noise.drop(h))
+        return x
+
+    def _split(self, t: Tensor) -> Tensor:
+        """[M, B, L, E] -> [M B, H, L, E / H]."""
+        return t.unflatten(-1, (self.heads, -1)).transpose(2, 3).flatten(0, 1)
+
+    def _noise_width(self, size: int, length: int, last: int) -> int:
+        rows = [length] * (self.layers - 1) + [last]
+        attention = sum(self.heads * row * length for row in rows)
+        return size * (length * self.width + attention + 2 * sum(rows) * self.width)
+
+
+class DropoutNoise:
+    """Dropout masks as a fixed function of named streams: one generator for each member of the data.
+
+    ``names`` are the streams' names, e.g. ``[(seed, "dropout", step), ...]``; what a member draws does not depend on
+    the others, so a member of a stack sees what it would see alone. One draw per step covers all dropout sites; the
+    probability is rounded to a multiple of 2^-16.
+    """
+
+    def __init__(self, probability: float, names: Sequence[tuple[str | int, ...]], device: torch.device) -> None:
+        self.probability, self.names, self.device = probability, names, device
+        self._keep: Tensor | None = None
+        self._used = 0
+
+    def start(self, width: int) -> None:
+        """Draws ``width`` numbers for each member."""
+        words = torch.empty(len(self.names), -(-width // 4), dtype=torch.int64, device=self.device)
+        for row, name in zip(words, self.names):
+            row.random_(-(2**63), None, generator=generator_for(*name, device=self.device))
+        self._keep = words.view(torch.int16) >= round(self.probability * 65536) - 32768
+        self._used = 0
+
+    def drop(self, x: Tensor) -> Tensor:
+        """``x`` [members, ...] (or [members x batch, ...]) with dropped entries zero and the others scaled up."""
+        assert self._keep is not None
+        count = x.numel() // len(self._keep)
+        keep = self._keep[:, self._used : self._used + count]
+        self._used += count
+        return x * keep.to(x.dtype).mul_(1 / (1 - self.probability)).view(x.shape)
+
+
+def _embeddings(state_dim: int, action_dim: int, width: int, max_timestep: int) -> nn.ModuleDict:
+    return nn.ModuleDict(
+        {
+            "return": nn.Linear(1, width),
+            "state": nn.Linear(state_dim, width),
+            "action": nn.Linear(action_dim, width),
+            "time": nn.Embedding(max_timestep, width),
+        }
+    )
+
+
+def _block(width: int) -> nn.ModuleDict:
+    return nn.ModuleDict(
+        {
+            "norm1": nn.LayerNorm(width),
+            "attn": nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)}),
+            "norm2": nn.LayerNorm(width),
+            "mlp": nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)}),
+        }
+    )
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x [M, ..., I] by weight [O, I] or [m, O, I] with m a divisor of M; the bias [O] or [m', O] alike."""
+    if weight.ndim == 2 and bias.ndim == 1:
+        return F.linear(x, weight, bias)
+    members = max(weight.shape[0] if weight.ndim == 3 else 1, bias.shape[0] if bias.ndim == 2 else 1)
+    flat = x.reshape(members, -1, x.shape[-1])
+    rows = _rows(bias, members)
+    if weight.ndim == 2:
+        out = F.linear(flat, weight) + rows
+    elif weight.shape[0] == members:
+        out = torch.baddbmm(rows.expand(members, 1, -1), flat, weight.mT)
+    else:
+        out = torch.baddbmm(rows.expand(members, 1, -1), flat, _each(weight, members).mT)
+    return out.view(*x.shape[:-1], -1)
+
+
+def _norm(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    """LayerNorm (epsilon 1e-5) with gain and bias [E] or [m, E]."""
+    if gain.ndim == 1 and bias.ndim == 1:
+        return F.layer_norm(x, gain.shape, gain, bias)
+    members = max(v.shape[0] if v.ndim == 2 else 1 for v in (gain, bias))
+    flat = F.layer_norm(x, x.shape[-1:]).reshape(members, -1, x.shape[-1])
+    return torch.addcmul(_rows(bias, members), flat, _rows(gain, members)).view(x.shape)
+
+
+def _rows(vector: Tensor, members: int) -> Tensor:
+    """[O] as it is, [m, O] as [members, 1, O]."""
+    return vector if vector.ndim == 1 else _each(vector, members).unsqueeze(1)
+
+
+def _each(value: Tensor, members: int) -> Tensor:
+    """[m, ...] repeated to [members, ...], each of the m for its own part of the data."""
+    return value if value.shape[0] == members else value.repeat_interleave(members // value.shape[0], 0)
+
+
+def _lookup(table: Tensor, index: Tensor) -> Tensor:
+    """Rows of a table [T, E], or [m, T, E], for index [M, ...]."""
+    if table.ndim == 2:
+        return F.embedding(index, table)
+    members, rows, width = table.shape
+    first = torch.arange(members, device=index.device).mul_(rows).unsqueeze(-1)
+    flat = index.reshape(members, -1) + first
+    return F.embedding(flat, table.reshape(members * rows, width)).view(*index.shape, width)
+
+
+def _attention_mask(seen: Tensor, past: int) -> Tensor:
+    """Which keys a query may read, [M B or 1, 1, L, past + L]: all of the prefix, valid ones up to itself, itself.
+
+    A padded token reads at least itself, so that its softmax is defined; nothing valid reads a padded token.
+    """
+    length = seen.shape[-1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=seen.device).tril_()
+    if seen.device.type == "cpu" and bool(seen.all()):
+        mask = causal.view(1, 1, length, length)
+    else:
+        mask = causal & seen.flatten(0, 1)[:, None, None, :]
+        mask |= torch.eye(length, dtype=torch.bool, device=seen.device)
+    return F.pad(mask, (past, 0), value=True) if past else mask
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, noise: DropoutNoise | None) -> Tensor:
+    """softmax(q k' / sqrt(D)) v for q [N, H, l, D], k and v [N, H, L, D], mask broadcastable to [N, H, l, L]."""
+    if noise is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    # the library's own dropout draws from the global generator: not a function of (seed, step)
+    scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.mT
+    return noise.drop(scores.masked_fill(~mask, -math.inf).softmax(-1)) @ v

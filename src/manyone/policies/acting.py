@@ -1,0 +1,211 @@
+"""A sequence policy that acts in many episodes of many tasks at once.
+
+At every step the last K steps of all running episodes go through the network in one batched call: episodes are grouped
+by their mask, and the masked weights are stacked [masks, ...] (made once, while they fit into memory). The front of
+each sequence (prompt, task token) does not see the history, so its keys and values are computed once per task: exact.
+The history's own keys are not kept: its window slides, and every step's returns-to-go and place in it change.
+Returns-to-go start at the task's target and fall by each reward (g_{t+1} = g_t - r_t).
+Public names: :class:`SequencePolicy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manyone.errors import ManyoneError
+from manyone.nets.decision import DecisionTransformer, Prefix
+from manyone.policies.masks import TaskMasks
+from manyone.policies.tasks import TaskTable
+
+_CACHED = 256 << 20  # bytes of masked weights that are kept
+
+
+class EpisodeLike(Protocol):
+    """What a policy reads of an episode: the name of its task."""
+
+    @property
+    def task(self) -> str: ...
+
+
+class SequencePolicy:
+    """``model`` under the task's mask: batched over all episodes (the roll-outs' ``BatchedPolicy``).
+
+    ``table``: names, statistics, targets and prompts of the tasks; ``masks`` (None: dense) and ``assignment`` (task ->
+    mask, default its own). Weights are read once: make a new policy after training on.
+    """
+
+    def __init__(
+        self,
+        model: DecisionTransformer,
+        table: TaskTable,
+        masks: TaskMasks | None = None,
+        *,
+        assignment: Sequence[int] | None = None,
+    ) -> None:
+        parameter = next(model.parameters())
+        self.model, self.device, self.dtype = model, parameter.device, parameter.dtype
+        self.table = table.to(self.device, self.dtype)
+        self.masks = None if masks is None else masks.to(self.device)
+        self.assignment = list(range(len(table.names))) if assignment is None else list(assignment)
+        if len(self.assignment) != len(table.names):
+            raise ManyoneError(f"{len(self.assignment)} masks assigned to {len(table.names)} tasks: give each task one")
+        if self.masks is not None and max(self.assignment) >= len(self.masks):
+            raise ManyoneError(f"mask {max(self.assignment)} is assigned, but there are masks 0..{len(self.masks) - 1}")
+        if model.prompt and table.prompt is None:
+            raise ManyoneError("the network reads prompts, but the task table holds none")
+        self._weights = {name: value.detach() for name, value in model.named_parameters()}
+        self._cache: dict[tuple[int, ...], dict[str, Tensor]] = {}
+        self._prefixes: dict[tuple[int, ...], Prefix | None] = {}
+
+    # ---- the roll-outs' interface ---------------------------------------------------------------------------------
+
+    def start(self, episodes: Sequence[EpisodeLike]) -> None:
+        """Begins new episodes; slot s is ``episodes[s]`` from now on."""
+        self.tasks = torch.tensor([self.table.index(e.task) for e in episodes], dtype=torch.int64, device=self.device)
+        count, k = len(episodes), self.model.context
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, device=self.device, dtype=self.dtype)
+
+        # ring buffers: the entry of step t is at t mod K
+        self._states = zeros(count, k, self.model.state_dim)
+        self._actions = zeros(count, k, self.model.action_dim)
+        self._returns = zeros(count, k)
+        self._left = self.table.target[self.tasks].clone()
+        self._time = torch.zeros(count, dtype=torch.int64, device=self.device)
+
+    @torch.no_grad()
+    def act(self, slots: Any, observations: Any) -> np.ndarray:
+        """Actions float32 [b, A] for ``observations`` [b, S] of the distinct episodes ``slots`` [b]."""
+        slot = self.observe(slots, observations)
+        actions = torch.empty(len(slot), self.model.action_dim, dtype=self.dtype, device=self.device)
+        for places, groups, tasks in self.batches(slot):
+            actions[places] = self.actions(groups, self.window(slot[places]), tasks)[:, :, 0]
+        self.acted(slot, actions)
+        return actions.float().cpu().numpy()
+
+    def reward(self, slots: Any, rewards: Any) -> None:
+        """Rewards [b] of the step just taken; moves the returns-to-go and the clock of the episodes ``slots``."""
+        slot = self._slots(slots)
+        self._left[slot] -= torch.from_numpy(np.array(rewards)).to(self._left)
+        self._time[slot] += 1
+
+    # ---- its parts, for policies that choose the mask themselves --------------------------------------------------
+
+    def observe(self, slots: Any, observations: Any) -> Tensor:
+        """Puts the present observations into the windows; the slots as a tensor."""
+        slot = self._slots(slots)
+        seen = torch.from_numpy(np.array(observations)).to(self.device, self.dtype)
+        if seen.shape != (len(slot), self.model.state_dim):
+            raise ManyoneError(
+                f"observations {list(seen.shape)}: expected [{len(slot)}, {self.model.state_dim}] for this policy"
+            )
+        tasks = self.tasks[slot]
+        place = self._time[slot] % self.model.context
+        self._states[slot, place] = (seen - self.table.mean[tasks]) / self.table.deviation[tasks]
+        self._returns[slot, place] = self._left[slot] / self.table.scale[tasks]
+        self._actions[slot, place] = 0
+        return slot
+
+    def acted(self, slot: Tensor, actions: Tensor) -> None:
+        """Remembers the actions that were chosen."""
+        self._actions[slot, self._time[slot] % self.model.context] = actions
+
+    def window(self, slot: Tensor) -> dict[str, Tensor]:
+        """The last steps of the episodes ``slot`` [...] as the network reads them; only as long as they need."""
+        now = self._time[slot]
+        length = min(self.model.context, int(now.max()) + 1)
+        times = now.unsqueeze(-1) + torch.arange(1 - length, 1, device=self.device)
+        valid, at = times >= 0, times % self.model.context
+        rows = slot.unsqueeze(-1)
+        states, actions, returns = (t[rows, at] for t in (self._states, self._actions, self._returns))
+        if not bool(valid.all()):
+            states, actions = states * valid.unsqueeze(-1), actions * valid.unsqueeze(-1)
+            returns = returns * valid
+        return {"observations": states, "actions": actions, "returns_to_go": returns, "timesteps": times.clamp(min=0),
+                "valid": valid}  # fmt: skip
+
+    def batches(self, slot: Tensor) -> list[tuple[Tensor, tuple[int, ...], tuple[int, ...]]]:
+        """Episodes laid out for stacked calls: (places [G, B] in ``slot``, mask of each row, task of each row).
+
+        Rows of unequal length are filled up by repeating their first episode; tasks of very unequal counts go into
+        calls of their own.
+        """
+        tasks = self.tasks[slot].cpu().numpy()
+        found, counts = np.unique(tasks, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        parts: list[list[int]] = []
+        for i in order:
+            if parts and counts[parts[-1][0]] * (len(parts[-1]) + 1) <= 1.5 * (counts[parts[-1]].sum() + counts[i]):
+                parts[-1].append(int(i))
+            else:
+                parts.append([int(i)])
+        if self.masks is not None:
+            size = sum(self.masks.sizes) * self._weights["norm.weight"].element_size()
+            most = max(1, _CACHED // size)
+            parts = [part[i : i + most] for part in parts for i in range(0, len(part), most)]
+        batches = []
+        for part in parts:
+            longest = counts[part].max()
+            rows = []
+            for i in sorted(part):
+                places = np.flatnonzero(tasks == found[i])
+                rows.append(np.concatenate([places, np.repeat(places[:1], longest - len(places))]))
+            numbers = tuple(int(found[i]) for i in sorted(part))
+            groups = tuple(self.assignment[t] for t in numbers)
+            batches.append((torch.from_numpy(np.stack(rows)).to(self.device), groups, numbers))
+        return batches
+
+    def actions(self, groups: tuple[int, ...], window: dict[str, Tensor], tasks: tuple[int, ...]) -> Tensor:
+        """Actions [G, B, 1, A] for windows [G, B, ...], row i under mask ``groups[i]`` as task ``tasks[i]``."""
+        weights = self.weights(groups)
+        prefix = self._prefix(groups, tasks, weights)
+        if prefix is not None or not (self.model.prompt or self.model.id_tokens):
+            return self.model.run(weights, window, prefix=prefix, last_only=True)
+        size = window["timesteps"].shape[:2]
+        prompt, task = self._front(tasks, size)
+        return self.model.run(weights, window, prompt, task, last_only=True)
+
+    def weights(self, groups: tuple[int, ...]) -> dict[str, Tensor]:
+        """Parameters by name, the masked ones stacked [G, ...] for the masks ``groups``."""
+        if self.masks is None:
+            return self._weights
+        if groups not in self._cache:
+            size = self.masks.size * len(groups) * self._weights["norm.weight"].element_size()
+            held = sum(len(g) for g in self._cache) * size // len(groups)
+            if held + size > _CACHED:
+                self._cache.clear()
+                self._prefixes.clear()
+            masks = self.masks.stacked(groups)
+            stacked = {n: torch.where(m, self._weights[n], 0) for n, m in masks.items()}
+            single = {n: v[0] for n, v in stacked.items()} if len(groups) == 1 else stacked
+            self._cache[groups] = self._weights | single
+        return self._cache[groups]
+
+    def _prefix(self, groups: tuple[int, ...], tasks: tuple[int, ...], weights: dict[str, Tensor]) -> Prefix | None:
+        key = (*groups, -1, *tasks)
+        if key not in self._prefixes:
+            prompt, task = self._front(tasks, (len(tasks), 1))
+            if prompt is not None and not bool(prompt["valid"].all()):
+                self._prefixes[key] = None  # a padded prompt is read anew each time
+            else:
+                self._prefixes[key] = self.model.encode_prefix(weights, prompt, task, (len(tasks), 1))
+        return self._prefixes[key]
+
+    def _front(self, tasks: tuple[int, ...], size: Sequence[int]) -> tuple[dict[str, Tensor] | None, Tensor | None]:
+        prompt = None
+        if self.model.prompt and self.table.prompt is not None:
+            rows = {k: v[list(tasks)].unsqueeze(1) for k, v in self.table.prompt.items()}
+            prompt = {k: v.expand(v.shape[0], size[1], *v.shape[2:]) for k, v in rows.items()}
+        task = None
+        if self.model.id_tokens:
+            task = torch.tensor(tasks, device=self.device).unsqueeze(1).expand(-1, size[1])
+        return prompt, task
+
+    def _slots(self, slots: Any) -> Tensor:
+        return torch.from_numpy(np.array(slots, dtype=np.int64)).to(self.device)

@@ -1,0 +1,63 @@
+"""Gradient surgery: one direction from the gradients of several tasks that disagree.
+
+PCGrad: Yu et al., "Gradient Surgery for Multi-Task Learning" (arXiv 2001.06782), algorithm 1. CAGrad: Liu et al.,
+"Conflict-Averse Gradient Descent for Multi-task Learning" (arXiv 2110.14048), algorithm 1. Both only need the Gram
+matrix of the gradients, so their cost is two passes over the [N, d] gradients and small N x N arithmetic.
+Public names: :func:`pcgrad`, :func:`cagrad`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manyone.errors import ManyoneError
+
+
+def pcgrad(gradients: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """[d] from [N, d]: every gradient loses its component against each other one in random order; then the mean.
+
+    (The paper adds; the mean keeps the scale of a joint step.) Without ``generator`` the others come in their order.
+    """
+    gram = (gradients @ gradients.T).double().cpu()
+    count = len(gram)
+    coefficients = torch.eye(count, dtype=torch.float64)
+    for i in range(count):
+        order = torch.randperm(count, generator=generator).tolist() if generator else range(count)
+        for j in order:
+            dot = coefficients[i] @ gram[j]
+            if j != i and dot < 0:
+                coefficients[i, j] -= dot / gram[j, j]
+    return coefficients.mean(0).to(gradients) @ gradients
+
+
+def cagrad(gradients: Tensor, c: float = 0.4, *, rescale: bool = True) -> Tensor:
+    """[d] from [N, d]: the direction within c ||g0|| of the mean g0 that serves the worst-off task best.
+
+    min over w in the simplex of g_w . g0 + c ||g0|| ||g_w||; then g0 + c ||g0|| g_w / ||g_w||, divided by 1 + c^2 with
+    ``rescale`` as in the authors' program. ``c`` in [0, 1); 0 gives the mean.
+    """
+    if not 0 <= c < 1:
+        raise ManyoneError(f"cagrad: c = {c}: must be in [0, 1)")
+    from scipy.optimize import minimize
+
+    gram = (gradients @ gradients.T).double().cpu().numpy()
+    count = len(gram)
+    even = np.full(count, 1 / count)
+    size = float(np.sqrt(max(even @ gram @ even, 0.0)))
+    if size == 0 or c == 0:
+        return gradients.mean(0)
+    unit = gram / size**2  # of the order of one, whatever the scale of the gradients
+
+    def value(w: np.ndarray) -> tuple[float, np.ndarray]:
+        length = np.sqrt(max(w @ unit @ w, 1e-16))
+        return float(w @ unit @ even + c * length), unit @ even + c * (unit @ w) / length
+
+    found = minimize(
+        value, even, jac=True, method="SLSQP", bounds=[(0, 1)] * count, options={"ftol": 1e-10, "maxiter": 200},
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(count)},
+    )  # fmt: skip
+    length = np.sqrt(max(found.x @ gram @ found.x, 1e-16))
+    weights = (even + c * size / length * found.x) / ((1 + c**2) if rescale else 1)
+    return torch.from_numpy(weights).to(gradients) @ gradients

@@ -1,0 +1,486 @@
+"""Training one policy on the offline data of many tasks: dense, with task masks (HarmoDT), or with gradient surgery.
+
+Hu et al., "HarmoDT" (arXiv 2405.18080). One step takes one task i (round robin) and one batch of its windows:
+
+    w = theta * M_i on the maskable weights W, theta elsewhere
+    g = d/dw mean over valid steps and action dimensions of (policy(w) - a)^2, its global norm clipped, then * M_i on W
+    theta <- AdamW(theta, g), entries of W outside M_i keep their value exactly
+
+and every ``mask_every`` steps the masks exchange weights (:mod:`manyone.policies.harmony`). Two ways to do more in one
+tensor program: ``tasks_per_step`` = G takes G tasks at once under stacked masked weights, the same as accumulating
+their gradients; a sequence of models with as many ``seeds`` trains these independently side by side, each as it would
+be alone. All parameters are one flat vector, the masked ones first, and the optimiser is torch's fused AdamW on the
+masked point itself, so masking costs three passes over W and no copy of the network's state.
+Public names: :class:`PolicyLearner`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from manyone.errors import ManyoneError
+from manyone.nets.decision import DecisionTransformer, DropoutNoise
+from manyone.policies.conflict import cagrad, pcgrad
+from manyone.policies.harmony import Importance, Ranking
+from manyone.policies.learner_layout import Layout
+from manyone.policies.learner_masks import MaskUpdate, exchange_masks
+from manyone.policies.learner_methods import Update
+from manyone.policies.learner_methods import method as method_of
+from manyone.policies.learner_optimiser import FlatAdamW, learning_rate
+from manyone.policies.masks import Scope, TaskMasks, maskable_shapes
+from manyone.policies.tasks import PolicyData, TaskBatch
+from manyone.randomness import generator_for
+
+_CACHED = 64 << 20  # bytes of unpacked masks that are kept
+_STACKED = 16 << 20  # entries of stacked weights that a pass over the tasks may hold
+_SMALL = 1 << 20  # parameters of a network up to which tasks are stacked for their gradients
+
+
+class PolicyLearner:
+    """Trains ``model`` in place (its parameters are views of the learner's vector) on ``data``.
+
+    ``model`` may be a sequence of S networks of one shape, trained side by side with ``seed`` a sequence of S seeds.
+    ``masks``: the task masks (one set a network; default: the method's, drawn from the seed); ``assignment``: task ->
+    mask (default: its own). ``steps`` is the planned number of steps, which the swap and learning-rate schedules
+    need. None in ``update``, ``importance``, ``gamma``, ``shared_init``: the method's choice.
+
+    ``mask_scope``: which weights masks reach; ``legacy_freeze_unmasked``: masks for every tensor, applied in the
+    forward pass to the blocks alone, frozen everywhere (the authors' program). ``moment_policy``: Adam moments of
+    masked entries decay (``shared``) or stay (``freeze_masked``). ``clip``: largest global gradient norm, taken before
+    masking unless ``clip_after_mask``. ``ema_decay``: smoothing of the tasks' gradients over mask updates;
+    ``fisher_samples``: squares of per-sample gradients; ``score_clip``: score clipped gradients, as the program does.
+    ``evaluate`` is called with the learner and gives metrics; the best "success" so far is kept beside the last.
+    """
+
+    def __init__(
+        self,
+        model: DecisionTransformer | Sequence[DecisionTransformer],
+        data: PolicyData,
+        *,
+        steps: int,
+        method: str = "harmodt",
+        seed: int | Sequence[int] = 0,
+        masks: TaskMasks | Sequence[TaskMasks] | None = None,
+        assignment: Sequence[int] | None = None,
+        batch_size: int = 8,
+        tasks_per_step: int | None = None,
+        lr: float = 1e-4,
+        weight_decay: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
+        warmup: int = 10_000,
+        schedule: Literal["constant", "cosine"] = "constant",
+        clip: float = 0.25,
+        clip_after_mask: bool = False,
+        moment_policy: Literal["shared", "freeze_masked"] = "shared",
+        sparsity: float = 0.2,
+        mask_init: Literal["erk", "uniform"] = "erk",
+        mask_scope: Scope = "blocks_weights_only",
+        shared_init: bool | None = None,
+        legacy_freeze_unmasked: bool = False,
+        mask_every: int = 500,
+        eta_min: float = 0,
+        eta_max: float = 100,
+        swap_schedule: Literal["bump", "decay"] = "bump",
+        update: Update | None = None,
+        importance: Importance | None = None,
+        gamma: float | None = None,
+        ranking: Ranking = "global",
+        ema_decay: float = 0.0,
+        fisher_samples: bool = False,
+        score_clip: bool = True,
+        cagrad_c: float = 0.4,
+        autocast: torch.dtype | None = None,
+        evaluate: Callable[[PolicyLearner], Mapping[str, Any]] | None = None,
+    ) -> None:
+        chosen = method_of(method)
+        self.models = [model] if isinstance(model, DecisionTransformer) else list(model)
+        self.seeds = [seed] if isinstance(seed, int) else list(seed)
+        self.model, self.data, self.method = self.models[0], data, method
+        tasks = len(data)
+        default = tasks if chosen.surgery != "none" else 1
+        self.tasks_per_step = tasks_per_step if tasks_per_step is not None else default
+        _check(self, steps, batch_size, lr, clip, mask_every, eta_min, eta_max, ema_decay, chosen.surgery)
+        self.steps_planned, self.batch_size = steps, batch_size
+        self.lr, self.warmup, self.schedule = lr, warmup, schedule
+        self.clip, self.clip_after_mask, self.score_clip = clip, clip_after_mask, score_clip
+        self.surgery, self.cagrad_c, self.autocast = chosen.surgery, cagrad_c, autocast
+        self.mask_every, self.evaluator = mask_every, evaluate
+        self.update = MaskUpdate(
+            rule=chosen.update if update is None else update,
+            importance=chosen.importance if importance is None else importance,
+            gamma=chosen.gamma if gamma is None else gamma,
+            eta_min=eta_min, eta_max=eta_max, schedule=swap_schedule, ranking=ranking, ema_decay=ema_decay,
+            fisher_samples=fisher_samples,
+        )  # fmt: skip
+
+        in_forward = maskable_shapes(self.model, mask_scope)
+        shapes = maskable_shapes(self.model, "all") if legacy_freeze_unmasked else in_forward
+        self.masked = chosen.masked or masks is not None
+        self.masks: list[TaskMasks] = []
+        if self.masked:
+            if masks is None:
+                shared = chosen.shared_init if shared_init is None else shared_init
+                count = tasks if assignment is None else max(assignment) + 1
+                self.masks = [
+                    TaskMasks.random(shapes, count, sparsity, seed=s, init=mask_init, shared=shared) for s in self.seeds
+                ]
+            else:
+                self.masks = [masks] if isinstance(masks, TaskMasks) else list(masks)
+                shapes = self.masks[0].shapes
+            self.masks = [m.to(data.device) for m in self.masks]
+        self.layout = Layout(self.model, shapes)
+        self.assignment = list(range(tasks)) if assignment is None else list(assignment)
+        self._check_masks()
+
+        # where the forward pass is dense although a mask covers the entry (None: nowhere)
+        outside = [torch.full((self.layout.sizes[n],), n not in in_forward) for n in self.layout.first]
+        self._dense = torch.cat(outside).to(data.device) if legacy_freeze_unmasked and outside else None
+        flat = torch.stack([self.layout.pack(dict(m.named_parameters())) for m in self.models])
+        self._point = flat.requires_grad_()  # [S, P]; of a masked method its first d entries are scratch
+        d = self.layout.maskable
+        self._kept = flat.detach()[:, :d].clone() if self.masked else flat.detach()[:, :d]
+        self._optimiser = FlatAdamW(self._point, betas, weight_decay, moment_policy)
+        self._unpacked: Tensor | None = None
+        self.iteration = 0
+        self.best: dict[str, float] = {}
+        self._smooth: Tensor | None = None
+        self._bind()
+
+    # ---- the engine's Learner -------------------------------------------------------------------------------------
+
+    def step(self) -> dict[str, float]:
+        """One optimisation step on ``tasks_per_step`` tasks, and the mask update when it is due."""
+        tasks = [(self.iteration * self.tasks_per_step + j) % len(self.data) for j in range(self.tasks_per_step)]
+        batch = self.data.batch(tasks, self.iteration, self.seeds, batch_size=self.batch_size)
+        rate = learning_rate(self.iteration, self.lr, self.warmup, self.schedule, self.steps_planned)
+        if self.surgery != "none":
+            losses = self._surgery_step(tasks, batch, rate)
+        elif self.tasks_per_step == 1 or not self.masked:
+            losses = self._step(tasks, batch, rate)
+        else:
+            losses = self._stacked_step(tasks, batch, rate)
+        self.iteration += 1
+        metrics = {"loss": float(losses.mean()), "learning_rate": rate}
+        if self.masked and self.update.rule != "none" and self.iteration % self.mask_every == 0:
+            metrics |= exchange_masks(self)
+        return metrics
+
+    def evaluate(self) -> dict[str, Any]:
+        """What the ``evaluate`` given at the start says, and the best "success" seen so far as "success_best"."""
+        if self.evaluator is None:
+            return {}
+        metrics = dict(self.evaluator(self))
+        for name in [n for n in metrics if n == "success" or n.startswith("success/seed")]:
+            self.best[name] = max(float(metrics[name]), self.best.get(name, float("-inf")))
+            metrics[name.replace("success", "success_best", 1)] = self.best[name]
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later steps depend on."""
+        return {
+            "iteration": self.iteration,
+            "point": self._point.detach(),
+            "kept": self._kept if self.masked else None,
+            "optimiser": self._optimiser.state_dict(),
+            "masks": [m.bits for m in self.masks],
+            "assignment": self.assignment,
+            "smooth": self._smooth,
+            "best": dict(self.best),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what :meth:`state_dict` returned."""
+        if state["point"].shape != self._point.shape or len(state["masks"]) != len(self.masks):
+            raise ManyoneError(
+                f"the saved state has {list(state['point'].shape)} parameters, this learner {list(self._point.shape)}"
+            )
+        with torch.no_grad():
+            self._point.copy_(state["point"])
+            if self.masked:
+                self._kept.copy_(state["kept"])
+        for masks, bits in zip(self.masks, state["masks"]):
+            masks.bits = bits.to(masks.bits.device).clone()
+        self.assignment, self.iteration = list(state["assignment"]), int(state["iteration"])
+        self._smooth = None if state["smooth"] is None else state["smooth"].to(self._point.device)
+        self.best = dict(state["best"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._unpacked = None
+
+    def export(self, folder: Path) -> None:
+        """Writes the standard artefact; of several seeds one folder ``seed-N`` each."""
+        from manyone.policies.artefact import save_policy
+
+        for number, seed in enumerate(self.seeds):
+            place = folder if len(self.seeds) == 1 else folder / f"seed-{seed}"
+            save_policy(
+                place, self.models[number], self.data.table, self.masks[number] if self.masked else None,
+                assignment=self.assignment, info={"method": self.method, "seed": seed, "steps": self.iteration},
+            )  # fmt: skip
+
+    # ---- for those who build on it --------------------------------------------------------------------------------
+
+    def policy(self, member: int = 0) -> Any:
+        """A :class:`~manyone.policies.acting.SequencePolicy` of network ``member`` as it is now."""
+        from manyone.policies.acting import SequencePolicy
+
+        masks = self.masks[member] if self.masked else None
+        return SequencePolicy(self.models[member], self.data.table, masks, assignment=self.assignment)
+
+    def regroup(self, assignment: Sequence[int], masks: TaskMasks | Sequence[TaskMasks]) -> None:
+        """Other groups from now on: task -> mask, and the masks (over the same tensors)."""
+        if not self.masked:
+            raise ManyoneError("a dense method has no masks to regroup")
+        self.masks = [m.to(self._point.device) for m in ([masks] if isinstance(masks, TaskMasks) else masks)]
+        self.assignment = list(assignment)
+        self._unpacked = self._smooth = None
+        self._check_masks()
+
+    def flat_masks(self, tasks: Sequence[int]) -> Tensor:
+        """Masks of ``tasks`` in every network, bool [S, G, d]."""
+        numbers = [self.assignment[t] for t in tasks]
+        if self._unpacked is None and len(self.masks) * len(self.masks[0]) * self.layout.maskable <= _CACHED:
+            self._unpacked = torch.stack([m.flat(range(len(m))) for m in self.masks])
+        if self._unpacked is not None:
+            if len(numbers) == 1:
+                return self._unpacked[:, numbers[0] : numbers[0] + 1]
+            return self._unpacked[:, numbers]
+        return torch.stack([m.flat(numbers) for m in self.masks])
+
+    def maskable_weights(self) -> Tensor:
+        """theta on W, unmasked, [S, d]."""
+        return self._kept
+
+    def task_gradients(
+        self, tasks: Sequence[int] | None = None, *, batches: int = 1, purpose: str = "score", clip: bool | None = None
+    ) -> Tensor:
+        """Dense gradients on W at the masked points theta * M_i, [N, d] ([S, N, d] for several networks).
+
+        Means over ``batches`` batches drawn for (seed, ``purpose``, task, this step); without dropout. With ``clip``
+        (default: ``score_clip``) each batch's gradient is clipped like a step's, over all parameters.
+        """
+        found = self.all_task_gradients(tasks, batches=batches, purpose=purpose, clip=clip)
+        return found[0] if len(self.models) == 1 else found
+
+    def all_task_gradients(
+        self,
+        tasks: Sequence[int] | None = None,
+        *,
+        batches: int = 1,
+        purpose: str = "score",
+        clip: bool | None = None,
+        squares: bool = False,
+    ) -> Tensor:
+        """:meth:`task_gradients` as [S, N, d] always; with ``squares`` the means of squared per-sample gradients."""
+        tasks = list(range(len(self.data))) if tasks is None else list(tasks)
+        members, d = len(self.models), self.layout.maskable
+        width = members * self.layout.total * (self.batch_size if squares else 1)
+        # stacking pays while the weights are small beside the activations; a large network fills the processor alone
+        at_once = max(1, min(len(tasks), _STACKED // width)) if self.layout.total <= _SMALL else 1
+        out = torch.zeros(members, len(tasks), d, dtype=self._point.dtype, device=self._point.device)
+        for number in range(batches):
+            for start in range(0, len(tasks), at_once):
+                part = tasks[start : start + at_once]
+                batch = self.data.batch(
+                    part, self.iteration, self.seeds, batch_size=self.batch_size, purpose=f"{purpose} {number}"
+                )
+                found = self._point_gradients(part, batch, squares)  # [S, G (x B), P]
+                if self.score_clip if clip is None else clip:
+                    found.mul_(self._clip_factor(found))
+                if squares:
+                    found = found.unflatten(1, (len(part), -1)).square_().mean(2)
+                out[:, start : start + at_once].add_(found[..., :d], alpha=1 / batches)
+        return out
+
+    # ---- steps ----------------------------------------------------------------------------------------------------
+
+    def _step(self, tasks: list[int], batch: TaskBatch, rate: float) -> Tensor:
+        """One task under its mask, or any number of tasks with the dense network."""
+        d = self.layout.maskable
+        mask = self.flat_masks(tasks)[:, 0] if self.masked else None
+        if mask is not None:
+            with torch.no_grad():
+                torch.mul(self._kept, self._forward_mask(mask), out=self._point.detach()[:, :d])
+        losses = self._losses(self.layout.views(self._point), batch, self._noise(tasks))
+        (gradient,) = torch.autograd.grad(losses.mean(1).sum(), self._point)
+        if mask is not None and self.clip_after_mask:
+            gradient[:, :d].mul_(self._forward_mask(mask))
+        gradient.mul_(self._clip_factor(gradient))
+        if mask is not None and not self.clip_after_mask:
+            gradient[:, :d].mul_(self._forward_mask(mask))
+        self._apply(gradient, mask, rate)
+        return losses.detach()
+
+    def _stacked_step(self, tasks: list[int], batch: TaskBatch, rate: float) -> Tensor:
+        """Several tasks at once, each under its own mask: the mean of their gradients."""
+        d = self.layout.maskable
+        masks = self.flat_masks(tasks)  # [S, G, d]
+        forward = self._forward_mask(masks)
+        stacked = (self._kept.unsqueeze(1) * forward).flatten(0, 1).requires_grad_()
+        rest = self._point.detach()[:, d:].requires_grad_()
+        weights = self.layout.views(stacked, "maskable") | self.layout.views(rest, "rest")
+        losses = self._losses(weights, batch, self._noise(tasks))
+        found, gradient_rest = torch.autograd.grad(losses.mean(1).sum(), (stacked, rest))
+        found = found.unflatten(0, masks.shape[:2])
+        masked = (found * forward).sum(1)
+        norms = torch.cat((masked if self.clip_after_mask else found.sum(1), gradient_rest), 1)
+        gradient = torch.cat((masked, gradient_rest), 1)
+        gradient.mul_(self._clip_factor(norms))
+        with torch.no_grad():
+            self._point[:, :d] = self._kept
+        self._apply(gradient, reduce(torch.logical_or, masks.unbind(1)), rate)
+        return losses.detach()
+
+    def _surgery_step(self, tasks: list[int], batch: TaskBatch, rate: float) -> Tensor:
+        """Dense gradients of the step's tasks, combined into one direction for each network."""
+        gradients = self._point_gradients(tasks, batch, noise=self._noise(tasks))
+        combined = []
+        for seed, each in zip(self.seeds, gradients):
+            if self.surgery == "pcgrad":
+                combined.append(pcgrad(each, generator_for(seed, "pcgrad", self.iteration)))
+            else:
+                combined.append(cagrad(each, self.cagrad_c))
+        gradient = torch.stack(combined)
+        gradient.mul_(self._clip_factor(gradient))
+        self._apply(gradient, None, rate)
+        return self._last_losses
+
+    def _point_gradients(
+        self, tasks: list[int], batch: TaskBatch, squares: bool = False, noise: DropoutNoise | None = None
+    ) -> Tensor:
+        """Gradients over all parameters at each task's (masked) point, [S, G, P]; of single samples [S, G B, P]."""
+        d, members = self.layout.maskable, len(self.models)
+        # one task needs no copy: the first d entries of a masked method's point are scratch anyway
+        own = len(tasks) == 1 and not squares
+        stacked = self._point.detach().unsqueeze(1)
+        stacked = stacked if own else stacked.repeat(1, len(tasks), 1)
+        if self.masked:
+            forward = self._forward_mask(self.flat_masks(tasks))
+            torch.mul(self._kept.unsqueeze(1), forward, out=stacked[..., :d])
+        if squares:
+            stacked = stacked.repeat_interleave(self.batch_size, 1)
+            steps = {k: v.flatten(0, 1).unsqueeze(1) for k, v in batch.steps.items()}
+            prompt = (
+                None if batch.prompt is None else {k: v.flatten(0, 1).unsqueeze(1) for k, v in batch.prompt.items()}
+            )
+            batch = TaskBatch(steps, prompt, batch.tasks.repeat_interleave(self.batch_size))
+        stacked = stacked.flatten(0, 1).requires_grad_()
+        losses = self._losses(self.layout.views(stacked), batch, noise, members)
+        self._last_losses = losses.detach()
+        (gradient,) = torch.autograd.grad(losses.sum(), stacked)
+        return gradient.unflatten(0, (members, -1))
+
+    def _losses(
+        self, weights: Mapping[str, Tensor], batch: TaskBatch, noise: DropoutNoise | None, members: int | None = None
+    ) -> Tensor:
+        """Mean squared error over the valid actions of each task, [S, G]."""
+        steps = batch.steps
+        size = steps["timesteps"].shape[1]
+        task = batch.tasks.to(self._point.device).unsqueeze(1).expand(-1, size) if self.model.id_tokens else None
+        with self._autocast():
+            found = self.model.run(weights, steps, batch.prompt if self.model.prompt else None, task, noise=noise)
+        error = (found.to(self._point.dtype) - steps["actions"]).square().sum(-1)
+        valid = steps["valid"]
+        losses = (error * valid).sum((1, 2)) / (valid.sum((1, 2)) * self.model.action_dim)
+        return losses.view(len(self.models) if members is None else members, -1)
+
+    def _apply(self, gradient: Tensor, mask: Tensor | None, rate: float) -> None:
+        """AdamW in place; what ``mask`` [S, d] leaves out stays what it was."""
+        self._optimiser.step(gradient, rate, mask)
+        if mask is not None:
+            d = self.layout.maskable
+            with torch.no_grad():
+                torch.where(mask, self._point.detach()[:, :d], self._kept, out=self._kept)
+
+    def _clip_factor(self, gradient: Tensor) -> Tensor:
+        """What brings the norm over the last axis down to ``clip``, [..., 1]."""
+        norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
+        return (self.clip / (norm + 1e-6)).clamp_(max=1.0)
+
+    def _forward_mask(self, mask: Tensor) -> Tensor:
+        return mask if self._dense is None else mask | self._dense
+
+    def _noise(self, tasks: Sequence[int]) -> DropoutNoise | None:
+        if not self.model.dropout:
+            return None
+        names = [(seed, "dropout", self.iteration, j) for seed in self.seeds for j in range(len(tasks))]
+        return DropoutNoise(self.model.dropout, names, self._point.device)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self._point.device.type, dtype=self.autocast)
+
+    def _check_masks(self) -> None:
+        groups = set(self.assignment)
+        if len(self.assignment) != len(self.data) or min(groups) < 0:
+            raise ManyoneError(
+                f"assignment {self.assignment}: must give each of the {len(self.data)} tasks a mask number"
+            )
+        for masks in self.masks:
+            if max(groups) >= len(masks):
+                raise ManyoneError(f"assignment {self.assignment}: there are masks 0..{len(masks) - 1}")
+            if masks.shapes != {n: self.layout.shapes[n] for n in self.layout.first}:
+                raise ManyoneError("the masks were made for a network of other shapes")
+        if self.masked and len(self.masks) != len(self.models):
+            raise ManyoneError(
+                f"{len(self.masks)} sets of masks for {len(self.models)} networks: give one set a network"
+            )
+
+    def _bind(self) -> None:
+        """Makes the networks' parameters views of the learner's vectors."""
+        d = self.layout.maskable
+        for number, model in enumerate(self.models):
+            views = self.layout.views(self._kept[number : number + 1], "maskable")
+            views |= self.layout.views(self._point.detach()[number : number + 1, d:], "rest")
+            for name, value in model.named_parameters():
+                value.data = views[name]
+                value.requires_grad_(False)
+
+
+def _check(
+    learner: PolicyLearner, steps: int, batch_size: int, lr: float, clip: float, mask_every: int, eta_min: float,
+    eta_max: float, ema_decay: float, surgery: str,
+) -> None:  # fmt: skip
+    data, model = learner.data, learner.model
+    for name, value, holds, allowed in (
+        ("steps", steps, steps >= 1, "1 or more"),
+        ("batch_size", batch_size, batch_size >= 1, "1 or more"),
+        ("lr", lr, lr > 0, "above 0"),
+        ("clip", clip, clip > 0, "above 0"),
+        ("mask_every", mask_every, mask_every >= 1, "1 or more"),
+        ("eta_min", eta_min, 0 <= eta_min <= eta_max, "0 or more and at most eta_max"),
+        ("ema_decay", ema_decay, 0 <= ema_decay < 1, "in [0, 1)"),
+        (
+            "tasks_per_step",
+            learner.tasks_per_step,
+            1 <= learner.tasks_per_step <= len(data),
+            f"1..{len(data)}, the tasks",
+        ),
+    ):
+        if not holds:
+            raise ManyoneError(f"{name} = {value}: must be {allowed}")
+    if surgery != "none" and learner.tasks_per_step < 2:
+        raise ManyoneError(f"{surgery} combines tasks: tasks_per_step must be at least 2")
+    if len(learner.models) != len(learner.seeds):
+        raise ManyoneError(f"{len(learner.models)} networks but {len(learner.seeds)} seeds: give one seed a network")
+    if any(m.config() != model.config() for m in learner.models):
+        raise ManyoneError("networks that are trained side by side must have the same shape")
+    if (model.state_dim, model.action_dim) != (data.state_dim, data.action_dim):
+        raise ManyoneError(
+            f"the network is for states and actions of width {model.state_dim} and {model.action_dim}, the data have "
+            f"{data.state_dim} and {data.action_dim}"
+        )
+    if model.context != data.context or (model.prompt and model.prompt != data.prompt_steps):
+        raise ManyoneError(
+            f"the network reads {model.context} steps and {model.prompt} of a prompt, the data give {data.context} and "
+            f"{data.prompt_steps}: make both with the same context and prompt"
+        )
+    if model.id_tokens and model.id_tokens != len(data):
+        raise ManyoneError(f"the network has tokens for {model.id_tokens} tasks, the data are {len(data)} tasks")

@@ -1,0 +1,78 @@
+"""AdamW on one flat vector, and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from manyone.errors import ManyoneError
+
+
+def learning_rate(step: int, lr: float, warmup: int, schedule: str, steps: int) -> float:
+    """Linear warm-up over ``warmup`` steps, then constant, or a cosine that reaches 0 after ``steps``."""
+    if schedule not in ("constant", "cosine"):
+        raise ManyoneError(f"schedule {schedule!r}: must be constant or cosine")
+    if step < warmup:
+        return lr * (step + 1) / warmup
+    if schedule == "constant":
+        return lr
+    return lr * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+class FlatAdamW:
+    """Loshchilov & Hutter's AdamW (arXiv 1711.05101) on ``point`` [S, P], in place, epsilon 1e-8.
+
+    ``shared``: torch's own fused kernel; the moments of entries whose gradient a mask has zeroed decay.
+    ``freeze_masked``: moments outside the mask stay as they are, with the bias correction of the common step count.
+    """
+
+    def __init__(
+        self,
+        point: Tensor,
+        betas: tuple[float, float],
+        weight_decay: float,
+        moment_policy: Literal["shared", "freeze_masked"],
+    ) -> None:
+        if moment_policy not in ("shared", "freeze_masked"):
+            raise ManyoneError(f"moment_policy {moment_policy!r}: must be shared or freeze_masked")
+        self.point, self.policy = point, moment_policy
+        self._adamw = torch.optim.AdamW([point], lr=1.0, betas=betas, eps=1e-8, weight_decay=weight_decay, fused=True)
+        self._adamw.state[point] = {
+            "step": torch.zeros((), dtype=torch.float32, device=point.device),
+            "exp_avg": torch.zeros_like(point, requires_grad=False),
+            "exp_avg_sq": torch.zeros_like(point, requires_grad=False),
+        }
+
+    @torch.no_grad()
+    def step(self, gradient: Tensor, rate: float, mask: Tensor | None = None) -> None:
+        """One step; ``mask`` bool [S, d] says for the first d entries whether they take part."""
+        self._adamw.param_groups[0]["lr"] = rate
+        if mask is None or self.policy == "shared":
+            self.point.grad = gradient
+            self._adamw.step()
+            self.point.grad = None
+            return
+        state, group = self._adamw.state[self.point], self._adamw.param_groups[0]
+        (beta1, beta2), first, second = group["betas"], state["exp_avg"], state["exp_avg_sq"]
+        state["step"] += 1
+        count, d = float(state["step"]), mask.shape[1]
+        for old, new in ((first, first.lerp(gradient, 1 - beta1)),
+                         (second, (second * beta2).addcmul_(gradient, gradient, value=1 - beta2))):  # fmt: skip
+            torch.where(mask, new[:, :d], old[:, :d], out=old[:, :d])
+            old[:, d:] = new[:, d:]
+        root = (second.sqrt() / math.sqrt(1 - beta2**count)).add_(group["eps"])
+        self.point.mul_(1 - rate * group["weight_decay"])
+        self.point.addcdiv_(first, root, value=-rate / (1 - beta1**count))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Moments and step count."""
+        return dict(self._adamw.state[self.point])
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what :meth:`state_dict` returned."""
+        for key, value in self._adamw.state[self.point].items():
+            value.copy_(state[key])

@@ -1,0 +1,286 @@
+"""Offline data of many tasks as a policy trains on it: batches, prompts, statistics, targets.
+
+A training window starts at a row drawn uniformly from a task's training rows, that is: an episode in proportion to its
+length, then a start uniformly (Chen et al. 2021). States are standardised, returns-to-go divided by a scale; both come
+from the data, per task or pooled. A prompt is the tail of a good trajectory without its last step (Xu et al. 2022).
+Prompts come from the best tenth of the episodes by return, which no training window then touches; ``legacy_prompt`` is
+the rule of the HarmoDT program instead. What is drawn depends on (seed, task, step) alone.
+Public names: :class:`PolicyData`, :class:`TaskBatch`, :class:`TaskTable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manyone.data.trajectories import Trajectories, Windows, gather, pooled_statistics
+from manyone.errors import ManyoneError
+from manyone.randomness import generator_for
+
+Steps = dict[str, Tensor]
+Pool = Literal["task", "pooled"]
+
+
+class TaskBatch(NamedTuple):
+    """Windows of M tasks (or members x tasks), ready for the network."""
+
+    steps: Steps
+    """observations [M, B, K, S], actions [M, B, K, A], returns_to_go, timesteps, valid [M, B, K]"""
+    prompt: Steps | None
+    """The same with K* steps; None if there are no prompts."""
+    tasks: Tensor
+    """Task number of each of the M, int64 [M]."""
+
+
+@dataclass(frozen=True)
+class TaskTable:
+    """What a policy must know of its tasks at run time: N names, statistics, targets and evaluation prompts."""
+
+    names: tuple[str, ...]
+    mean: Tensor
+    """Mean of the states, [N, S]."""
+    deviation: Tensor
+    """Standard deviation of the states, [N, S]; below 1e-3 it counts as 1."""
+    scale: Tensor
+    """What returns-to-go are divided by, [N]."""
+    target: Tensor
+    """Return asked for at the start of an episode, in units of reward, [N]."""
+    prompt: Steps | None
+    """Evaluation prompts, normalised: observations [N, K*, S], ...; None if there are none."""
+
+    def index(self, task: str) -> int:
+        """Number of the task called ``task``."""
+        if task not in self.names:
+            raise ManyoneError(f"task {task!r} is unknown to this policy: it has {', '.join(self.names)}")
+        return self.names.index(task)
+
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> TaskTable:
+        """The same on ``device``; floating-point tensors in ``dtype``."""
+
+        def move(t: Tensor) -> Tensor:
+            return t.to(device, dtype if t.is_floating_point() else None)
+
+        prompt = None if self.prompt is None else {k: move(v) for k, v in self.prompt.items()}
+        fields: dict[str, Any] = {key: move(getattr(self, key)) for key in ("mean", "deviation", "scale", "target")}
+        return replace(self, **fields, prompt=prompt)
+
+    def subset(self, tasks: Sequence[int]) -> TaskTable:
+        """The rows ``tasks``, in that order."""
+        prompt = None if self.prompt is None else {k: v[list(tasks)] for k, v in self.prompt.items()}
+        fields = {key: getattr(self, key)[list(tasks)] for key in ("mean", "deviation", "scale", "target")}
+        return TaskTable(tuple(self.names[i] for i in tasks), **fields, prompt=prompt)
+
+    def with_targets(self, target: Tensor | float) -> TaskTable:
+        """The same with other targets ([N], or one for all)."""
+        return replace(self, target=torch.as_tensor(target).to(self.target).expand_as(self.target).clone())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, as an artefact keeps them."""
+        found = {key: getattr(self, key) for key in ("mean", "deviation", "scale", "target")}
+        return found | {f"prompt.{k}": v for k, v in (self.prompt or {}).items()}
+
+    @classmethod
+    def from_tensors(cls, names: Sequence[str], tensors: Mapping[str, Tensor]) -> TaskTable:
+        """Inverse of :meth:`tensors`."""
+        prompt = {k.removeprefix("prompt."): v for k, v in tensors.items() if k.startswith("prompt.")}
+        fields: dict[str, Any] = {key: tensors[key] for key in ("mean", "deviation", "scale", "target")}
+        return cls(tuple(names), **fields, prompt=prompt or None)
+
+
+class PolicyData:
+    """The data of N tasks with equal widths of states and actions.
+
+    ``context`` K and ``prompt`` K* in steps (0: no prompts); ``scale``: what returns-to-go are divided by, the largest
+    absolute return of the ``"task"``'s or of all data (``"pooled"``), or a number; targets are the ``target_quantile``
+    of the returns of each ``"task"`` or of all (``target="pooled"``); ``normalisation`` of states likewise.
+    """
+
+    def __init__(
+        self,
+        trajectories: Sequence[Trajectories],
+        context: int = 20,
+        prompt: int = 0,
+        *,
+        normalisation: Pool = "task",
+        scale: Pool | float = "task",
+        target: Pool = "task",
+        target_quantile: float = 0.9,
+        prompt_fraction: float = 0.1,
+        legacy_prompt: bool = False,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        for name, value, least in (("context", context, 1), ("prompt", prompt, 0)):
+            if value < least:
+                raise ManyoneError(f"{name} = {value}: must be at least {least}")
+        if not 0 <= target_quantile <= 1:
+            raise ManyoneError(f"target_quantile = {target_quantile}: must be in [0, 1]")
+        for name, choice in (("normalisation", normalisation), ("target", target)):
+            if choice not in ("task", "pooled"):
+                raise ManyoneError(f"{name} {choice!r}: must be task or pooled")
+        names = [one.name for one in trajectories]
+        if len(set(names)) < len(names):
+            raise ManyoneError(f"two data sets have the same task name: {', '.join(sorted(names))}")
+        self.context, self.prompt_steps = context, prompt
+        self.legacy_prompt, self.device, self.dtype = legacy_prompt, torch.device(device), dtype
+        self.trajectories = list(trajectories)
+        self.windows = Windows(self.trajectories, context, device)
+        self.state_dim, self.action_dim = self.trajectories[0].state_dim, self.trajectories[0].action_dim
+        self.table = self._table(normalisation, scale, target, target_quantile)
+        self.windows.normalise(self.table.mean.to(self.device), self.table.deviation.to(self.device))
+        self._scale = self.table.scale.to(self.device)
+        self._split(prompt_fraction)
+        if prompt:
+            best = [int(np.argmax(one.returns)) for one in self.trajectories]
+            at = self._prompts(torch.arange(len(self)), torch.tensor(best))
+            self.table = replace(self.table, prompt={k: v.cpu() for k, v in at.items()})
+
+    def __len__(self) -> int:
+        return len(self.trajectories)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the tasks."""
+        return self.table.names
+
+    @property
+    def targets(self) -> Tensor:
+        """Return asked for at the start of an episode, [N]."""
+        return self.table.target
+
+    @property
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the states, [N, S] each."""
+        return self.table.mean, self.table.deviation
+
+    def index(self, task: str) -> int:
+        """Number of the task called ``task``."""
+        return self.table.index(task)
+
+    def batch(
+        self,
+        tasks: Sequence[int] | Tensor,
+        step: int,
+        seeds: Sequence[int] | int = 0,
+        *,
+        batch_size: int = 8,
+        purpose: str = "train",
+    ) -> TaskBatch:
+        """``batch_size`` windows of each of the G ``tasks`` for training step ``step``; leading axis seeds x tasks.
+
+        What a seed draws for a task at a step does not depend on the other seeds and tasks, only on ``purpose``.
+        """
+        numbers = [int(t) for t in tasks]
+        seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+        draws = torch.empty(2, len(seeds) * len(numbers), batch_size, dtype=torch.int64)
+        for row, (seed, task) in enumerate((s, t) for s in seeds for t in numbers):
+            draw = generator_for(seed, purpose, task, step)
+            torch.randint(self._rows[task], (batch_size,), generator=draw, out=draws[0, row])
+            if self.prompt_steps and not self.legacy_prompt:
+                torch.randint(self._choices[task], (batch_size,), generator=draw, out=draws[1, row])
+        where = torch.tensor(numbers * len(seeds))
+        draws[0] += self._first[where].unsqueeze(1)
+        if self.legacy_prompt:
+            # item j takes the j-th from the end of the ascending order, so item 0 takes the worst
+            draws[1] = -torch.arange(batch_size) % torch.tensor(self._choices)[where].unsqueeze(1)
+        draws, tasks_here = draws.to(self.device), where.to(self.device)
+        place = torch.searchsorted(self._ends, draws[0], right=True)
+        rows = draws[0] - self._ends[place] + self._last_rows[place]
+        steps = self._cast(self.windows.at(rows), tasks_here.unsqueeze(1))
+        prompt = None
+        if self.prompt_steps:
+            prompt = self._prompts(tasks_here.unsqueeze(1), self._prompt_table[tasks_here.unsqueeze(1), draws[1]])
+        return TaskBatch(steps, prompt, where)
+
+    def prompt(self, tasks: Sequence[int]) -> Steps | None:
+        """Evaluation prompts of ``tasks`` [G, K*, ...], each one's best trajectory's tail; None without prompts."""
+        if self.table.prompt is None:
+            return None
+        return {k: v[list(tasks)].to(self.device) for k, v in self.table.prompt.items()}
+
+    def subset(self, tasks: Sequence[int]) -> PolicyData:
+        """The tasks ``tasks`` alone, e.g. for a network of their own; their windows and prompts stay what they are."""
+        chosen = object.__new__(PolicyData)
+        chosen.__dict__.update(self.__dict__)
+        chosen.trajectories = [self.trajectories[i] for i in tasks]
+        chosen.table = self.table.subset(tasks)
+        chosen._rows, chosen._choices = [self._rows[i] for i in tasks], [self._choices[i] for i in tasks]
+        chosen._scale = self._scale[list(tasks)]
+        chosen._first = self._first[list(tasks)]
+        chosen._prompt_table = self._prompt_table[list(tasks)]
+        chosen._numbers = self._numbers[list(tasks)]
+        return chosen
+
+    def _table(self, normalisation: Pool, scale: Pool | float, target: Pool, quantile: float) -> TaskTable:
+        data = self.trajectories
+        if normalisation == "pooled":
+            statistics = [pooled_statistics(data)] * len(data)
+        else:
+            statistics = [one.statistics() for one in data]
+        every = np.concatenate([one.returns for one in data])
+        largest = [float(np.abs(every if scale == "pooled" else one.returns).max()) for one in data]
+        if not isinstance(scale, str):
+            if not scale > 0:
+                raise ManyoneError(f"scale = {scale}: must be above 0")
+            largest = [float(scale)] * len(data)
+        elif scale not in ("task", "pooled"):
+            raise ManyoneError(f"scale {scale!r}: must be task, pooled or a number")
+        targets = [float(np.quantile(every if target == "pooled" else one.returns, quantile)) for one in data]
+        return TaskTable(
+            names=tuple(one.name for one in data),
+            mean=torch.from_numpy(np.stack([m for m, _ in statistics])),
+            deviation=torch.from_numpy(np.stack([d for _, d in statistics])),
+            scale=torch.tensor([x if x > 0 else 1.0 for x in largest]),
+            target=torch.tensor(targets),
+            prompt=None,
+        )
+
+    def _split(self, fraction: float) -> None:
+        """Which episodes windows are cut from and which are prompts, as flat tables."""
+        ends, last_rows, self._rows, firsts, self._choices, prompts = [], [], [], [], [], []
+        total = 0
+        for number, one in enumerate(self.trajectories):
+            if self.legacy_prompt or not self.prompt_steps:
+                held = np.argsort(one.returns, kind="stable")
+                train = np.arange(one.episodes)
+            else:
+                if one.episodes < 2:
+                    raise ManyoneError(
+                        f"{one.name}: one episode cannot be prompt and training data: give two or more, or prompt=0"
+                    )
+                held = one.best(fraction)[: one.episodes - 1]
+                train = np.setdiff1d(np.arange(one.episodes), held)
+            lengths = one.lengths[train]
+            first = int(self.windows.first_row[number])
+            ends.append(total + np.cumsum(lengths))
+            last_rows.append(first + one.offsets[train + 1])
+            self._rows.append(int(lengths.sum()))
+            firsts.append(total)
+            total += self._rows[-1]
+            self._choices.append(len(held))
+            prompts.append(torch.from_numpy(np.ascontiguousarray(held)))
+        self._first = torch.tensor(firsts)
+        self._ends = torch.from_numpy(np.concatenate(ends)).to(self.device)
+        self._last_rows = torch.from_numpy(np.concatenate(last_rows)).to(self.device)
+        table = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
+        self._prompt_table = table.to(self.device)
+        self._numbers = torch.arange(len(self), device=self.device)
+
+    def _prompts(self, tasks: Tensor, episodes: Tensor) -> Steps:
+        """Tails of ``episodes`` of ``tasks`` without their last step: steps max(0, T-1-K*) .. T-2."""
+        tasks, episodes = torch.broadcast_tensors(tasks.to(self.device), episodes.to(self.device))
+        numbers = self._numbers[tasks]
+        index = self.windows.first_episode[numbers] + episodes
+        low, high = self.windows.offsets[index], self.windows.offsets[index + 1] - 1
+        start = torch.maximum(low, high - self.prompt_steps)
+        found = gather(self.windows.flat, start, high, self.prompt_steps)
+        return self._cast(found, tasks)
+
+    def _cast(self, steps: Steps, tasks: Tensor) -> Steps:
+        steps["returns_to_go"] = steps["returns_to_go"] / self._scale[tasks].unsqueeze(-1)
+        return {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in steps.items()}

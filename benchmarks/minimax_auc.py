@@ -5,7 +5,7 @@
 Model: one hidden layer of 64. Data: 80 % for training, columns standardised, rows of norm 1. PESG (LibAUC 2.0.1, its
 defaults, AUC margin loss, batch 32) runs in a virtual environment of its own under the cache folder (made on the first
 run; only what its losses and optimisers import is installed with it). Local-SGDA: 16 clients with a sixteenth of the
-rows each, K = 5, batch 2 a client, so that both see 32 samples at a time; the same objective (margin form), step size 1.
+rows each, K = 5, batch 2 a client, so that both see 32 samples at a time; same objective (margin form), step size 1.
 CPU seconds of the training steps alone; test AUC is taken 40 times on the way; medians over seeds.
 """
 

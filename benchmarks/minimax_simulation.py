@@ -7,7 +7,7 @@ averaging; a client-step is one gradient step of one client. The loop is the ord
 and step, parameters averaged after K steps. PostLocalSGDOptimizer runs on gloo processes, all on this machine; their
 CPU times are summed. Flower runs its own simulation (Ray) in a virtual environment of its own under the cache folder
 (made on the first run; --flower-python takes another interpreter that has flwr[simulation] and torch); its start-up is
-not counted: the cost is the difference between a long and a short run. Methods are interleaved, medians are shown.
+not counted. Methods are interleaved, medians are shown.
 """
 
 from __future__ import annotations
@@ -69,8 +69,7 @@ dist.destroy_process_group()
 """
 
 FLOWER_JOB = """
-import sys, os, resource, warnings, logging
-os.environ["RAY_DEDUP_LOGS"] = "0"
+import sys, time
 import numpy as np, torch
 from flwr.client import ClientApp, NumPyClient
 from flwr.common import Context, ndarrays_to_parameters
@@ -100,11 +99,16 @@ class Client(NumPyClient):
             g[:dim + 2] *= -1
             z = (z + 0.1 * g).detach()
         return [z.numpy()], samples, {}
+class Announcing(FedAvg):
+    def aggregate_fit(self, *words):
+        result = super().aggregate_fit(*words)
+        print("ROUND", time.time(), flush=True)
+        return result
 def client_fn(context: Context):
     return Client(int(context.node_config["partition-id"])).to_client()
 def server_fn(context: Context):
     start = ndarrays_to_parameters([np.zeros(dim + 3, dtype=np.float32)])
-    strategy = FedAvg(fraction_fit=1.0, fraction_evaluate=0.0, min_fit_clients=m, min_available_clients=m,
+    strategy = Announcing(fraction_fit=1.0, fraction_evaluate=0.0, min_fit_clients=m, min_available_clients=m,
                       initial_parameters=start)
     return ServerAppComponents(strategy=strategy, config=ServerConfig(num_rounds=rounds))
 run_simulation(ServerApp(server_fn=server_fn), ClientApp(client_fn=client_fn), num_supernodes=m,
@@ -193,20 +197,47 @@ def flower_python(root: Path) -> Path:
     return python
 
 
-def flower(m: int, python: Path, short: int, long: int) -> float:
-    """Client-steps per CPU-second of Flower's simulation, all its processes, without start-up."""
-    spent = []
-    for rounds in (short, long):
-        words = [str(python), "-c", FLOWER_JOB, *(str(v) for v in (m, rounds, DIM, SAMPLES, STEPS, BATCH))]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        began = time.time()
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if done.returncode:
-            raise SystemExit(f"Flower ended with status {done.returncode}: {done.stderr.strip().splitlines()[-1]}")
-        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        print(f"  flower m={m}, {rounds} rounds: {spent[-1]:.1f} CPU s, {time.time() - began:.0f} s", file=sys.stderr)
-    return m * (long - short) * STEPS / (spent[1] - spent[0])
+def family_cpu(mark: str) -> dict[int, float]:
+    """CPU seconds by process of all processes that were started with ``mark`` in their environment."""
+    tick, found = os.sysconf("SC_CLK_TCK"), {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (place / "environ").read_bytes():
+                words = (place / "stat").read_text().rpartition(")")[2].split()
+                found[int(place.name)] = (int(words[11]) + int(words[12])) / tick
+        except OSError:  # it has just ended, or belongs to somebody else
+            continue
+    return found
+
+
+def flower(m: int, python: Path, rounds: int) -> float:
+    """Client-steps per CPU-second of Flower's simulation, all its processes, from its first round's end to its last's.
+
+    Ray's workers are nobody's children, so their CPU times are read from /proc every fifth of a second.
+    """
+    mark = f"MANYONE_BENCH={os.getpid()}-{m}"
+    words = [str(python), "-c", FLOWER_JOB, *(str(v) for v in (m, rounds, DIM, SAMPLES, STEPS, BATCH))]
+    environment = os.environ | dict([mark.split("=")])
+    last: dict[int, float] = {}
+    series: list[tuple[float, float]] = []
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(words, stdout=out, stderr=err, env=environment)
+        while process.poll() is None:
+            last |= family_cpu(mark)
+            series.append((time.time(), sum(last.values())))
+            time.sleep(0.2)
+        for file in (out, err):
+            file.seek(0)
+        ends = [float(line.split()[1]) for line in out if line.startswith("ROUND")]
+        if process.returncode or len(ends) < rounds:
+            raise SystemExit(f"Flower ended with status {process.returncode}: {err.read().strip().splitlines()[-1]}")
+
+    def at(moment: float) -> float:
+        return max(spent for t, spent in series if t <= moment + 0.2)
+
+    first = at(ends[0])
+    print(f"  flower m={m}: {first:.1f} CPU s until the first round's end", file=sys.stderr)
+    return m * (rounds - 1) * STEPS / (at(ends[-1]) - first)
 
 
 def main() -> None:
@@ -238,9 +269,9 @@ def main() -> None:
         found.setdefault(("stacked", m), []).append(ours(m, 200, "auto"))
     if not options.no_flower:
         python = options.flower_python or flower_python(options.peers)
-        for m, short, long in ((16, 2, 12), (64, 1, 5)):
+        for m, rounds in ((16, 12), (64, 5)):
             if m in options.clients:
-                found["flower", m] = [flower(m, python, short, long)]
+                found["flower", m] = [flower(m, python, rounds)]
     rows = []
     print(f"{'method':14} {'clients':>8} {'client-steps / CPU s':>22} {'simulation / method':>20}")
     for (name, m), values in sorted(found.items(), key=lambda item: (item[0][1], item[0][0])):

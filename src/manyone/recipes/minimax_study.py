@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 TITLE = "Many clients, one saddle point: the claims of distributed minimax optimisation"
 NOTES = [
     "A twin run repeats a run on a data set that differs in one sample of one client, with the same draws, start and "
-    "noise; delta_mean, delta_avg and delta_own are the distances between the two. All are 0 when nothing differs.",
+    "noise. δ_mean is the distance of the two mean models, δ_avg the mean distance of the clients, δ_own that of the "
+    "client whose sample changed; all are 0 when nothing differs. R is the primal risk on unseen rows, R_S on the "
+    "training rows. References of ratios: the complete graph, and K = 1 of the same budget.",
     "Every seed is a group of replicas with splits, replaced samples and draws of its own; figures are means over its "
     "replicas, intervals are over seeds. Replaced samples are drawn rarely, so distances have heavy tails.",
     "The papers' figures are curves whose numbers are not public; their statements are quoted with where they come "

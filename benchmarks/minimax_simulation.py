@@ -7,7 +7,8 @@ averaging; a client-step is one gradient step of one client. The loop is the ord
 and step, parameters averaged after K steps. PostLocalSGDOptimizer runs on gloo processes, all on this machine; their
 CPU times are summed. Flower runs its own simulation (Ray) in a virtual environment of its own under the cache folder
 (made on the first run; --flower-python takes another interpreter that has flwr[simulation] and torch); its start-up is
-not counted. Methods are interleaved, medians are shown.
+not counted. The simulation and the loop are interleaved and medians shown; the
+others run once.
 """
 
 from __future__ import annotations

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+FOLDER = Path(__file__).parents[1] / "examples"
+SAYS = {
+    "merge_experts": lambda r: r["task arithmetic + Surgery"] > r["task arithmetic"] > r["base"],
+    "minimax": lambda r: r["worst class: worst class"] > r["plain average: worst class"] > 0.5,
+}
+"""What the figures that a script's ``main`` returns must show (scripts that need arguments: see their field)."""
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
-def test_example_improves_on_its_base(script):
-    spec = importlib.util.spec_from_file_location(script.stem, script)
+@pytest.mark.parametrize("name", SAYS)
+def test_example_does_what_it_says(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    result = module.main()
-    assert result["task arithmetic + Surgery"] > result["task arithmetic"] > result["base"]
+    assert SAYS[name](module.main())

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -307,6 +307,39 @@ class TorchDistributed:
             self.checkpoints, meta, self.layout.rows(channel.rank), rows, shared,
             first=channel.rank == channel.ranks[0], barrier=self._meet,
         )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """What later rounds depend on, of all clients and the same on every rank; all ranks must call it."""
+        runs, own = self._round.runs, self.layout.rows(self._round.channel.rank)
+        alive = self._alive()
+        rows = {}
+        for name, value in self._rows_to_save().items():
+            full = value.new_zeros(runs, self.layout.clients, value.numel() // (runs * len(own)))
+            full[:, own.start : own.stop] = value.reshape(runs, len(own), -1)
+            full = self._round.channel.sum(full)
+            if not bool(alive.all()):  # clients of lost ranks start from the mean of the others
+                full[:, ~alive] = full[:, alive].mean(1, keepdim=True)
+            rows[name] = full
+        return {
+            "round": self.rounds_done,
+            "settings": self._settings,
+            "rows": rows,
+            "records": [dict(r) for r in self.records],
+            "average": None if self._sum is None else self._sum.clone(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what ``state_dict`` returned, on any number of ranks, into a run with the same arguments."""
+        if state["settings"] != self._settings:
+            raise ManyoneError("this state belongs to a run with other options or data: construct it as it was")
+        self.rounds_done = int(state["round"])
+        self.step = self.point.ends[self.rounds_done - 1] if self.rounds_done else 0
+        own = self.layout.rows(self._round.channel.rank)
+        for name, value in self._rows_to_save().items():
+            value.copy_(state["rows"][name][:, own.start : own.stop].reshape(value.shape))
+        self.records = [dict(r) for r in state["records"]]
+        if self._sum is not None:
+            self._sum.copy_(state["average"])
 
     def _one_round(self, every: int, callback: Callback | None) -> None:
         t = self.rounds_done

@@ -56,6 +56,13 @@ RECIPES: dict[str, Recipe] = {
     "id-token-dt": Recipe(_BASELINES + "IdTokenOptions", "policies", "decision transformer with a token of the task"),
     "mtbc": Recipe(_BASELINES + "CloningOptions", "policies", "multi-task behaviour cloning, an MLP"),
     "task-dt": Recipe(_BASELINES + "SingleTaskOptions", "policies", "a decision transformer of its own a task"),
+    "local-sgda": Recipe(
+        _RECIPES + "local_sgda", "minimax", "Local-SGDA: descent ascent on clients, a server averages"
+    ),
+    "local-dsgda": Recipe(
+        _RECIPES + "local_sgda:DecentralisedOptions", "minimax", "Local-DSGDA: the same by gossip on a graph"
+    ),
+    "stability": Recipe(_RECIPES + "stability", "minimax", "how stable Distributed-SGDA is: K, m, n, steps, topology"),
 }
 
 

@@ -26,6 +26,7 @@ CLAIMS = Path(__file__).parent / "claims"
 STUDIES = {
     "merging": "manyone.recipes.merging_study",
     "policies": "manyone.recipes.policies_study",
+    "minimax": "manyone.recipes.minimax_study",
 }
 """Field (the ``field`` of a claims file) to study module, in the order of the page's chapters."""
 

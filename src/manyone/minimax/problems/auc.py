@@ -170,7 +170,7 @@ class AUC(Problem):
 
     def best_response_x(self, alpha: Tensor, data: Mapping[str, Tensor]) -> Tensor:
         """For the linear score the flat x [p] that minimises F(., alpha) on ``data`` (a linear solve)."""
-        hessian, slope = self._system(data)
+        hessian, slope = self.quadratic_form(data)
         lead = 1 + alpha if self.form == "solam" else alpha
         return -lead * _solve(hessian, slope)
 
@@ -182,7 +182,7 @@ class AUC(Problem):
 
     def saddle(self, data: Mapping[str, Tensor]) -> Tensor:
         """The saddle point [P] on ``data`` for a linear score."""
-        hessian, slope = self._system(data)
+        hessian, slope = self.quadratic_form(data)
         best, p = _solve(hessian, slope), self.p * (1 - self.p)
         # x = -lead best with lead = 1 + alpha (solam) or alpha; alpha = offset + slope^T x / (2 p(1-p))
         shift, offset = (1.0, 0.0) if self.form == "solam" else (0.0, self.margin)
@@ -218,7 +218,7 @@ class AUC(Problem):
         h_plus, h_minus, hh_plus, hh_minus = (s.view(lead) / n for s in sums)
         return _Moments(plus.mean(), h_plus, h_minus, hh_plus, hh_minus, self.p * h_minus - (1 - self.p) * h_plus)
 
-    def _system(self, data: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def quadratic_form(self, data: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(H, slope) with F(x, alpha) = x^T H x / 2 + lead slope^T x + terms of alpha, lead = 1 + alpha or alpha."""
         if self.dim is None:
             raise ManyoneError("the exact best x and primal-dual gap need a linear score (dim=...)")

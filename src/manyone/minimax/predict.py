@@ -1,0 +1,167 @@
+"""What comes out of a run and is put to use: classifiers in scikit-learn's words, and a sampler.
+
+    model = load("runs/first/model")            # manyone.minimax.artefact.load, in any process
+    model.predict_proba(rows)                   # rows as they were in the table: scaling is part of the model
+
+Public: ``Scaling``, ``ScoreClassifier``, ``SoftmaxClassifier``, ``Sampler``, ``build_network``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from manyone.errors import ManyoneError
+from manyone.randomness import generator_for
+
+_FEW = 1e-12
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Rows as the model wants them: (row - mean) / std, then divided by their norm if ``unit_rows``."""
+
+    mean: Tensor
+    std: Tensor
+    unit_rows: bool
+
+    @classmethod
+    def fit(cls, features: Tensor, scale: str) -> Scaling:
+        """From training rows [N, d]; ``scale``: none, standard, rows or standard-rows (see ``data.tables.prepare``)."""
+        wide = features.double()
+        mean, std = torch.zeros(wide.shape[1], dtype=torch.float64), torch.ones(wide.shape[1], dtype=torch.float64)
+        if scale.startswith("standard"):
+            mean, std = wide.mean(0), wide.std(0, correction=0)
+            std = torch.where(std < _FEW, torch.ones_like(std), std)
+        return cls(mean, std, scale.endswith("rows"))
+
+    def __call__(self, rows: ArrayLike | Tensor) -> Tensor:
+        """float64 [n, d] of raw rows [n, d]; raises when the width is wrong or a value is NaN or infinite."""
+        wide = torch.as_tensor(np.asarray(rows, dtype=np.float64) if not isinstance(rows, Tensor) else rows).double()
+        if wide.ndim != 2 or wide.shape[1] != len(self.mean):
+            raise ManyoneError(f"rows of shape {list(wide.shape)}: this model takes [n, {len(self.mean)}]")
+        if not bool(torch.isfinite(wide).all()):
+            raise ManyoneError(f"row {int((~torch.isfinite(wide)).any(1).nonzero()[0])} holds NaN or infinite values")
+        wide = (wide - self.mean) / self.std
+        if self.unit_rows:
+            norms = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
+            wide = wide / torch.where(norms < _FEW, torch.ones_like(norms), norms)
+        return wide
+
+
+def build_network(widths: Sequence[int], *, activation: str = "relu", output: str = "none") -> nn.Sequential:
+    """Linear layers of ``widths`` (input first) with ``activation`` between and ``output`` at the end."""
+    kinds: dict[str, Callable[[], nn.Module]] = {
+        "relu": nn.ReLU,
+        "leaky-relu": lambda: nn.LeakyReLU(0.2),
+        "tanh": nn.Tanh,
+        "sigmoid": nn.Sigmoid,
+        "none": nn.Identity,
+    }
+    for name in (activation, output):
+        if name not in kinds:
+            raise ManyoneError(f"activation {name!r}: choose one of {', '.join(kinds)}")
+    layers: list[nn.Module] = []
+    for k, (before, after) in enumerate(pairwise(widths)):
+        last = k == len(widths) - 2
+        layers.append(nn.Linear(before, after))
+        if not last or output != "none":
+            layers.append(kinds[output if last else activation]())
+    return nn.Sequential(*layers)
+
+
+class _Network:
+    """A network of ``build_network`` (or a single linear score without bias) with its weights."""
+
+    def __init__(self, widths: Sequence[int], weights: Mapping[str, Tensor], **words: str) -> None:
+        self.module = None if len(widths) == 1 else build_network(widths, **words)
+        self.weights = dict(weights)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        rows = rows.to(next(iter(self.weights.values())).dtype)
+        with torch.no_grad():
+            if self.module is None:
+                return rows @ self.weights["w"][:, None]
+            return functional_call(self.module, self.weights, (rows,))
+
+
+class _Classifier:
+    def __init__(self, network: _Network, scaling: Scaling, classes: Sequence[str]) -> None:
+        self.network, self.scaling = network, scaling
+        self.classes_ = np.asarray(classes)
+        self.n_features_in_ = len(scaling.mean)
+
+    def predict_proba(self, rows: ArrayLike | Tensor) -> NDArray[np.float64]:
+        raise NotImplementedError(f"{type(self).__qualname__} gives no probabilities")
+
+    def predict(self, rows: ArrayLike | Tensor) -> NDArray:
+        """The most probable class names [n]."""
+        return self.classes_[self.predict_proba(rows).argmax(1)]
+
+    def score(self, rows: ArrayLike | Tensor, labels: ArrayLike) -> float:
+        """Accuracy on class names."""
+        return float((self.predict(rows) == np.asarray(labels).astype(self.classes_.dtype)).mean())
+
+
+class ScoreClassifier(_Classifier):
+    """Two classes ranked by one score; ``classes_[1]`` is the positive one.
+
+    Probabilities are the sigmoid of slope * score + offset, fitted by maximum likelihood on the training samples
+    (Platt): AUC training itself fixes the order of the scores alone.
+    """
+
+    def __init__(
+        self, network: _Network, scaling: Scaling, classes: Sequence[str], slope: float = 1.0, offset: float = 0.0
+    ) -> None:
+        super().__init__(network, scaling, classes)
+        self.slope, self.offset = slope, offset
+
+    def decision_function(self, rows: ArrayLike | Tensor) -> NDArray[np.float64]:
+        """Scores [n], higher for the positive class."""
+        return self.network(self.scaling(rows)).squeeze(-1).double().numpy()
+
+    def predict_proba(self, rows: ArrayLike | Tensor) -> NDArray[np.float64]:
+        """[n, 2] in the order of ``classes_``."""
+        logit = torch.from_numpy(self.decision_function(rows)) * self.slope + self.offset
+        positive = torch.sigmoid(logit)
+        return torch.stack([1 - positive, positive], 1).numpy()
+
+
+class SoftmaxClassifier(_Classifier):
+    """Any number of classes, one logit each."""
+
+    def decision_function(self, rows: ArrayLike | Tensor) -> NDArray[np.float64]:
+        """Logits [n, classes]."""
+        return self.network(self.scaling(rows)).double().numpy()
+
+    def predict_proba(self, rows: ArrayLike | Tensor) -> NDArray[np.float64]:
+        """[n, classes]."""
+        return torch.from_numpy(self.decision_function(rows)).softmax(1).numpy()
+
+
+class Sampler:
+    """The generator of a GAN."""
+
+    def __init__(self, network: _Network, latent: int) -> None:
+        self.network, self.latent = network, latent
+
+    def sample(self, count: int, seed: int = 0) -> NDArray[np.float64]:
+        """[count, d] new samples, in the units the discriminator saw."""
+        noise = torch.randn(count, self.latent, generator=generator_for(seed, "made samples"), dtype=torch.float64)
+        return self.network(noise).double().numpy()
+
+
+def platt(scores: Tensor, labels: Tensor) -> tuple[float, float]:
+    """(slope, offset) of the logistic regression of labels (> 0: positive) on ``scores`` [N]."""
+    from sklearn.linear_model import LogisticRegression
+
+    spread = float(scores.double().std(correction=0)) or 1.0  # the fit is done in units of the scores' spread
+    fit = LogisticRegression(C=1e6).fit((scores.double() / spread).cpu().numpy()[:, None], (labels > 0).cpu().numpy())
+    return float(fit.coef_[0, 0]) / spread, float(fit.intercept_[0])

@@ -21,9 +21,6 @@ from typing import NamedTuple
 from manyone.errors import InterruptedRun, ManyoneError
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-# Without these glibc gives every larger tensor back to the system when it is freed, and pays for fresh pages at the
-# next: about a fifth of a small network's step. Other C libraries ignore them.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
 
 
 class Job(NamedTuple):
@@ -162,9 +159,8 @@ def _end(code: int | None) -> str:
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
     """Children started inside compute with one thread; libraries read this before any code of the child runs."""
-    settings = dict.fromkeys(THREADS, "1") | {k: v for k, v in KEEP_MEMORY.items() if k not in os.environ}
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
     try:
         yield
     finally:

@@ -202,7 +202,7 @@ def _measure(
     from manyone.report.results import Row
 
     found, problem, entry = _settings(scale, suite), _problem(scale, suite), ENTRIES[part]
-    policy = learner.agnostic(variant or "gate") if part == "g-harmodt" else learner.policy()
+    policy = learner.agnostic(variant or "gate") if entry.recipe == "g-harmodt" else learner.policy()
     full = bool(found.options.get("full_episodes"))
     results = _evaluator(tuple(problem.tasks), problem.horizon, found.eval_episodes, full).play(policy)
     metrics = dict(cost) if not variant else {}
@@ -212,7 +212,7 @@ def _measure(
     right = [r.info["group_right"] for r in results if "group_right" in r.info]
     if right and variant in ("", "soft"):
         metrics["gate_accuracy"] = _mean(right)
-    if part == "g-harmodt" and not variant:
+    if entry.recipe == "g-harmodt" and not variant:
         metrics["groups"] = float(learner.grouping.groups)
     return Row(suite, seed, entry.method, variant, entry.condition, scores, metrics), policy
 

@@ -26,7 +26,7 @@ class Options(HarmoDTOptions):
     METHOD: ClassVar[str] = "harmodt"
 
     groups: str = "auto"
-    """Number of groups, 1 to the number of tasks, or auto: the one with the best silhouette."""
+    """Number of groups, 1 to the number of tasks; tasks: a group each; auto: the number with the best silhouette."""
     group_after: int | None = None
     """Steps before the tasks are grouped; 0 or more, below --steps. Default: a tenth of --steps."""
     first_phase: Literal["dense", "random-masks"] = "dense"
@@ -55,7 +55,9 @@ class Options(HarmoDTOptions):
             self.group_after = self.steps // 10
         if self.gate_context is None:
             self.gate_context = min(10, self.context)
-        check("groups", self.groups, self.groups == "auto" or self.groups.isdigit(), "auto or a number")
+        check(
+            "groups", self.groups, self.groups in ("auto", "tasks") or self.groups.isdigit(), "auto, tasks or a number"
+        )
         check("group_after", self.group_after, 0 <= self.group_after < self.steps, f"from 0 to {self.steps - 1}")
         check("gate_context", self.gate_context, 1 <= self.gate_context <= self.context, f"from 1 to {self.context}")
         check("gate_width", self.gate_width, self.gate_width >= 1, "1 or more")
@@ -93,7 +95,7 @@ class Options(HarmoDTOptions):
         return GroupedLearner(
             model.to(device),
             data,
-            groups="auto" if self.groups == "auto" else int(self.groups),
+            groups=len(data) if self.groups == "tasks" else "auto" if self.groups == "auto" else int(self.groups),
             seed=seed,
             evaluate=evaluate,
             **options,

@@ -25,7 +25,7 @@ ENTRIES: dict[str, Entry] = {
     "id-token-dt": Entry("id-token-dt", {}, "id-token-dt"),
     "mt-dt": Entry("mt-dt", {}, "mt-dt"),
     "mt-dt-no-id": Entry("mt-dt", {"no_id": True}, "mt-dt", ("",), "no-id"),
-    "g-harmodt-tasks": Entry("g-harmodt", {"groups": "10"}, "g-harmodt-tasks", ("",), "no-id"),
+    "g-harmodt-tasks": Entry("g-harmodt", {"groups": "tasks"}, "g-harmodt-tasks", ("",), "no-id"),
     "task-dt": Entry("task-dt", {}, "task-dt"),
     "harmodt-m": Entry("harmodt-m", {}, "harmodt-m"),
     "random-swap": Entry("harmodt", {"update": "random"}, "random-swap"),
@@ -68,7 +68,6 @@ _SMOKE = {
 _NEIGHBOURS = tuple(
     f"metaworld-mt1:{t}" for t in ("button-press-wall", "coffee-button", "handle-press", "faucet-open", "plate-slide")
 )
-_ANY = tuple(p for p in ENTRIES if p not in ("task-dt", "g-harmodt-tasks"))
 _CLONING = {"steps": 1500, "batch_size": 32, "lr": 1e-3}
 
 SETTINGS: dict[str, dict[str, Settings]] = {
@@ -84,9 +83,7 @@ SETTINGS: dict[str, dict[str, Settings]] = {
         "pairs10-sub": Settings("metaworld-pairs10", "sub", unseen=_NEIGHBOURS, cloning=_CLONING),
     },
     "paper": {
-        **{
-            f"mt50-{q}": Settings("metaworld-mt50", q, parts=_ANY, options={"preset": "paper"}) for q in ("near", "sub")
-        },
+        **{f"mt50-{q}": Settings("metaworld-mt50", q, options={"preset": "paper"}) for q in ("near", "sub")},
         **{
             name: Settings(
                 name, parts=UNSEEN, unseen=(f"{name}:test",), vote_threshold=1,

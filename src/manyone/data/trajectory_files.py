@@ -26,6 +26,7 @@ import numpy as np
 from manyone.data.trajectories import Trajectories
 from manyone.errors import ManyoneError
 
+# NotImplementedError: zipfile's answer to a compression that it does not know, as a damaged header shows it
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 _STACKED = {"observations": ("observations", "o"), "actions": ("actions", "a"), "rewards": ("rewards", "r")}
 _HEAD = "manyone"  # our entry in Minari's metadata.json

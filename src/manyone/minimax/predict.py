@@ -8,6 +8,7 @@ Public: ``Scaling``, ``ScoreClassifier``, ``SoftmaxClassifier``, ``Sampler``, ``
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -92,14 +93,15 @@ class _Network:
             return functional_call(self.module, self.weights, (rows,))
 
 
-class _Classifier:
+class _Classifier(ABC):
     def __init__(self, network: _Network, scaling: Scaling, classes: Sequence[str]) -> None:
         self.network, self.scaling = network, scaling
         self.classes_ = np.asarray(classes)
         self.n_features_in_ = len(scaling.mean)
 
+    @abstractmethod
     def predict_proba(self, rows: ArrayLike | Tensor) -> NDArray[np.float64]:
-        raise NotImplementedError(f"{type(self).__qualname__} gives no probabilities")
+        """Probabilities of the classes [n, C]."""
 
     def predict(self, rows: ArrayLike | Tensor) -> NDArray:
         """The most probable class names [n]."""

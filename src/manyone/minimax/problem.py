@@ -5,6 +5,7 @@ Public: ``Problem``.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Literal
 
@@ -18,7 +19,7 @@ Batch = Mapping[str, Tensor]
 Loss = Tensor | tuple[Tensor, Tensor]
 
 
-class Problem:
+class Problem(ABC):
     """Base of all problems. Override ``init`` and ``loss``; everything else is optional.
 
     Attributes:
@@ -38,13 +39,13 @@ class Problem:
 
     _spec: FlatSpec | None = None
 
+    @abstractmethod
     def init(self, seed: int) -> tuple[Weights, Weights]:
         """The starting point (x, y), a fixed function of ``seed``; the same for all clients."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, x: Weights, y: Weights, batch: Batch, noise: Tensor | None = None) -> Loss:
         """The mean loss over a batch of one client: every batch entry is [b, ...], ``noise`` has ``noise_shape(b)``."""
-        raise NotImplementedError
 
     def prox_x(self, x: Tensor, eta: float | Tensor) -> Tensor:
         """Proximal map (or projection) of the flat x [..., p] for the step size ``eta`` (0 after mixing)."""

@@ -20,6 +20,7 @@ A plug-in sees ``at``, a :class:`LocalView` of the members that take part (rows 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -53,7 +54,7 @@ class LocalView(Protocol):
     def move(self, direction: Tensor) -> None: ...
 
 
-class LocalStep:
+class LocalStep(ABC):
     """Base of the plug-ins: no buffers, nothing at a round's start.
 
     ``carried`` names the buffers that follow ``sync`` when clients mix: "keep" (each keeps its own), "reset" (zero),
@@ -68,12 +69,12 @@ class LocalStep:
         """Fresh buffers for the members ``z`` [M, P]."""
         return {}
 
-    def begin_round(self, at: LocalView, t: int) -> None:
+    def begin_round(self, at: LocalView, t: int) -> None:  # noqa: B027 (most plug-ins have nothing to begin)
         """Called for the members that begin round ``t``."""
 
+    @abstractmethod
     def step(self, at: LocalView) -> None:
         """One local step."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ class SnapshotAscent(LocalStep):
     def buffers(self, z: Tensor, p: int) -> Buffers:
         return {"snapshot": z[:, :p].clone()}
 
-    def begin_round(self, at: LocalView, t: int) -> None:
+    def begin_round(self, at: LocalView, t: int) -> None:  # noqa: B027 (most plug-ins have nothing to begin)
         if t % self.every == 0:
             at.buffers["snapshot"].copy_(at.z[:, : at.p])
 
@@ -243,7 +244,7 @@ class GradientTracking(LocalStep):
     def buffers(self, z: Tensor, p: int) -> Buffers:
         return {"correction": torch.zeros_like(z)}
 
-    def begin_round(self, at: LocalView, t: int) -> None:
+    def begin_round(self, at: LocalView, t: int) -> None:  # noqa: B027 (most plug-ins have nothing to begin)
         own = at.full_gradient(at.z) if self.full else at.gradient(at.z, 1)
         at.buffers["correction"].copy_(at.average(own) - own)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class Side:
         return {"features": self.features, "labels": self.labels}
 
 
-class Case:
+class Case(ABC):
     """A problem on a table: the parts of a run and its figures. One subclass for each ``--problem``.
 
     ``fields``: the pool of training samples; ``parts``: one array of rows a client.
@@ -65,9 +66,9 @@ class Case:
         self.widths = self._widths(table.width)
         self.problem: Problem = self.make()
 
+    @abstractmethod
     def make(self) -> Problem:
         """The problem."""
-        raise NotImplementedError(f"{type(self).__qualname__} makes no problem")
 
     def loss(self, z: Tensor) -> float:
         """The value of the training objective at the consensus model ``z`` [P], on at most 512 training samples."""
@@ -76,13 +77,13 @@ class Case:
         value = self.problem.loss(x, y, batch, self._noise(len(next(iter(batch.values()))), z))
         return float(value if isinstance(value, Tensor) else value[0])
 
+    @abstractmethod
     def figures(self, z: Tensor, side: Side) -> dict[str, float]:
         """Scores of ``z`` on a split."""
-        raise NotImplementedError(f"{type(self).__qualname__} has no figures")
 
+    @abstractmethod
     def config(self, z: Tensor) -> dict[str, Any]:
         """What ``minimax.artefact.save`` needs besides the state."""
-        raise NotImplementedError(f"{type(self).__qualname__} has no artefact")
 
     def pool(self) -> dict[str, Tensor]:
         """The fields of the training samples."""

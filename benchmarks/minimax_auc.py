@@ -22,6 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from _peers import peer_python
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 LIBAUC = ["torch==2.13.0", "numpy", "scipy", "pandas", "scikit-learn", "tqdm", "pyyaml", "omegaconf"]
@@ -54,19 +56,6 @@ for look in range(looks):
         curve.append((spent, float(roc_auc_score(v.numpy(), model(u)[:, 0].numpy()))))
 print("CURVE", json.dumps(curve))
 """
-
-
-def libauc_python(root: Path) -> Path:
-    """The Python of a virtual environment with LibAUC, made if need be."""
-    home = root / "libauc"
-    python = home / "bin" / "python"
-    if not (home / "ready").exists():
-        print(f"installing libauc==2.0.1 into {home}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *LIBAUC], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", "--no-deps", "libauc==2.0.1"], check=True)
-        (home / "ready").touch()
-    return python
 
 
 def ours(train, test, seed: int, eta: float) -> list[tuple[float, float]]:
@@ -122,7 +111,7 @@ def main() -> None:
 
     from manyone.data.tables import load_table, prepare
 
-    python = libauc_python(options.peers)
+    python = peer_python(options.peers / "libauc", LIBAUC, ["--no-deps", "libauc==2.0.1"])
     rows = []
     for name, sizes in STEP_SIZES.items():
         for size in sizes:

@@ -24,6 +24,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from _peers import peer_python
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 DIM, SAMPLES, STEPS, BATCH, ETA = 300, 50, 5, 4, 0.1
@@ -186,18 +188,6 @@ def post_local(m: int, rounds: int) -> float:
     return m * rounds * STEPS / float(line.split()[1])
 
 
-def flower_python(root: Path) -> Path:
-    """The Python of a virtual environment with Flower's simulation, made if need be."""
-    home = root / "flower"
-    python = home / "bin" / "python"
-    if not (home / "ready").exists():
-        print(f"installing {FLOWER[0]} into {home}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *FLOWER], check=True)
-        (home / "ready").touch()
-    return python
-
-
 def family_cpu(mark: str) -> dict[int, float]:
     """CPU seconds by process of all processes that were started with ``mark`` in their environment."""
     tick, found = os.sysconf("SC_CLK_TCK"), {}
@@ -269,7 +259,7 @@ def main() -> None:
         found["PostLocalSGD", m] = [post_local(m, 200)]
         found.setdefault(("stacked", m), []).append(ours(m, 200, "auto"))
     if not options.no_flower:
-        python = options.flower_python or flower_python(options.peers)
+        python = options.flower_python or peer_python(options.peers / "flower", FLOWER[::-1])
         for m, rounds in ((16, 12), (64, 5)):
             if m in options.clients:
                 found["flower", m] = [flower(m, python, rounds)]

@@ -29,6 +29,8 @@ import threading
 import time
 from pathlib import Path
 
+from _peers import peer_python
+
 TORCH = "torch==2.13.0"
 PEERS = {"mergekit": "mergekit==0.1.5", "fusion-bench": "fusion-bench==0.2.33"}
 
@@ -102,14 +104,7 @@ def make_models(folder: Path, experts: int, layers: int) -> list[Path]:
 
 def peer(name: str, root: Path) -> Path:
     """The Python of a virtual environment that holds the peer ``name``, made if need be."""
-    home = root / name
-    python = home / "bin" / "python"
-    if not (home / "ready").exists():
-        print(f"installing {PEERS[name]} into {home}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", TORCH, PEERS[name]], check=True)
-        (home / "ready").touch()
-    return python
+    return peer_python(root / name, [TORCH, PEERS[name]])
 
 
 def measure(command: list[str], cap: float | None, threads: int) -> dict:

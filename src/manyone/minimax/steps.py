@@ -199,7 +199,7 @@ class SnapshotAscent(LocalStep):
     def buffers(self, z: Tensor, p: int) -> Buffers:
         return {"snapshot": z[:, :p].clone()}
 
-    def begin_round(self, at: LocalView, t: int) -> None:  # noqa: B027 (most plug-ins have nothing to begin)
+    def begin_round(self, at: LocalView, t: int) -> None:
         if t % self.every == 0:
             at.buffers["snapshot"].copy_(at.z[:, : at.p])
 
@@ -244,7 +244,7 @@ class GradientTracking(LocalStep):
     def buffers(self, z: Tensor, p: int) -> Buffers:
         return {"correction": torch.zeros_like(z)}
 
-    def begin_round(self, at: LocalView, t: int) -> None:  # noqa: B027 (most plug-ins have nothing to begin)
+    def begin_round(self, at: LocalView, t: int) -> None:
         own = at.full_gradient(at.z) if self.full else at.gradient(at.z, 1)
         at.buffers["correction"].copy_(at.average(own) - own)
 

@@ -108,14 +108,19 @@ def save_figures(path: Path, figures: Iterable[Figure]) -> None:
         raise ManyoneError(f"{path}: cannot write figures: {error.strerror or error}") from error
 
 
-def load_figures(path: Path) -> list[Figure]:
-    """Reads a list of figures that :func:`save_figures` wrote."""
+def read_json(path: Path, what: str) -> Any:
+    """The content of a JSON file, or one line about why ``what`` cannot be read."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ManyoneError(f"{path}: cannot read figures: {error.strerror or error}") from error
+        raise ManyoneError(f"{path}: cannot read {what}: {error.strerror or error}") from error
     except json.JSONDecodeError as error:
         raise ManyoneError(f"{path}: not JSON: {error.msg}") from error
+
+
+def load_figures(path: Path) -> list[Figure]:
+    """Reads a list of figures that :func:`save_figures` wrote."""
+    data = read_json(path, "figures")
     if not isinstance(data, list):
         raise ManyoneError(f"{path}: must hold a list of figures")
     return [Figure.from_json(entry, str(path)) for entry in data]

@@ -16,7 +16,7 @@ from typing import Any
 
 from manyone.errors import ManyoneError
 from manyone.report.claims import Claims, Finding, assess, parse_claims
-from manyone.report.figure import Figure
+from manyone.report.figure import Figure, read_json
 from manyone.report.results import Results, Row, load_rows
 
 __all__ = ["Curve", "Figure", "Report", "Study", "SuiteInfo", "TaskInfo"]
@@ -188,12 +188,7 @@ class Report:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        rest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ManyoneError(f"{path}: cannot read the study: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise ManyoneError(f"{path}: not JSON: {error.msg}") from error
+    rest = read_json(path, "the study")
     if not isinstance(rest, dict):
         raise ManyoneError(f"{path}: not a study of this version: it holds no JSON object")
     return rest

@@ -1,0 +1,113 @@
+"""What a team environment is: a batch of copies of one task in which n agents act together, as tensors on one device.
+
+Copies ("slots") step in lock-step and restart by themselves. Agents have a fixed order. Heterogeneous agents share one
+width: observations are padded with zeros to the widest, actions that an agent does not have are not available to it.
+Public: ``TeamSpec``, ``Observation``, ``Step``, ``TeamEnv``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TeamSpec:
+    """What a policy must know of a task.
+
+    ``actions``: number of discrete actions A, 0 when they are continuous; ``action_dim``: width of a continuous action,
+    with bounds ``low`` and ``high`` (one number per entry); ``state_dim``: width of the global state, 0 when there is
+    none; ``horizon``: most steps of an episode; ``reports_success``: whether ``Step.success`` means anything;
+    ``details``: what else a reader should see, JSON-able.
+    """
+
+    name: str
+    agents: int
+    observation_dim: int
+    actions: int = 0
+    action_dim: int = 0
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    state_dim: int = 0
+    horizon: int = 100
+    agent_names: tuple[str, ...] = ()
+    reports_success: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def discrete(self) -> bool:
+        """Whether actions are numbers 0..A-1."""
+        return self.actions > 0
+
+
+class Observation(NamedTuple):
+    """What the team sees in B slots: ``observations`` float32 [B, n, d]; ``alive`` bool [B, n]; ``available`` bool
+    [B, n, A] or None when every action is always allowed (dead agents keep at least one); ``state`` float32 [B, s] or
+    None."""
+
+    observations: Tensor
+    alive: Tensor
+    available: Tensor | None = None
+    state: Tensor | None = None
+
+    def select(self, rows: Tensor) -> Observation:
+        """The same of some slots (an index or a mask over the first axis)."""
+        return Observation(*(None if part is None else part[rows] for part in self))  # type: ignore[arg-type]
+
+
+class Step(NamedTuple):
+    """What one step of B slots gave.
+
+    ``observation``: after the step, in slots whose episode ended that of the next episode's start; ``rewards`` float32
+    [B, n] (a shared reward is repeated); ``terminated`` and ``truncated`` bool [B]; ``final``: the observation before
+    the restart, right in slots that ended, anything elsewhere (None when no slot ended); ``success`` bool [B], right
+    where an episode ended; ``measures``: further figures of an episode [B], right where it ended.
+    """
+
+    observation: Observation
+    rewards: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    final: Observation | None
+    success: Tensor
+    measures: dict[str, Tensor]
+
+    @property
+    def done(self) -> Tensor:
+        """bool [B]: the episode ended, either way."""
+        return self.terminated | self.truncated
+
+
+@runtime_checkable
+class TeamEnv(Protocol):
+    """A batch of copies of one task.
+
+    What happens in episode e of slot b depends on (seed, b, e) and the actions alone, never on the other slots or on a
+    global random stream.
+    """
+
+    spec: TeamSpec
+    batch: int
+    device: torch.device
+
+    def reset(self, seed: int) -> Observation:
+        """Starts episode 0 of every slot."""
+
+    def step(self, actions: Tensor) -> Step:
+        """Steps all slots: int64 [B, n], or float32 [B, n, action_dim] clipped to the bounds."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later steps depend on, for an exact resume."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> Observation:
+        """Goes back to a saved state; the observation at that moment."""
+
+    def frame(self, slot: int = 0) -> np.ndarray:
+        """A picture of one slot, uint8 [height, width, 3]. ``ManyoneError`` when the task cannot be drawn."""
+
+    def close(self) -> None:
+        """Frees processes and windows."""

@@ -1,0 +1,1 @@
+"""Teams: agents that act together over a learned communication graph."""

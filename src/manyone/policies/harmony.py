@@ -29,25 +29,27 @@ Importance = Literal["fisher", "magnitude", "none"]
 Ranking = Literal["global", "quota", "z-score"]
 
 
-def agreement(gradients: Tensor, mean: Tensor) -> Tensor:
+def agreement(gradients: Tensor, mean: Tensor, out: Tensor | None = None) -> Tensor:
     """A = u * U; positive where a task and the population want to move a weight the same way."""
-    return gradients * mean
+    return torch.mul(gradients, mean, out=out)
 
 
-def importance(kind: Importance, gradients: Tensor, weights: Tensor, squares: Tensor | None = None) -> Tensor:
+def importance(
+    kind: Importance, gradients: Tensor, weights: Tensor, squares: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
     """I by its kind; ``squares`` replaces u * u for ``fisher`` (means of squared per-sample gradients)."""
     if kind == "fisher":
-        return gradients.square() if squares is None else squares
+        return torch.mul(gradients, gradients, out=out) if squares is None else squares
     if kind == "magnitude":
-        return weights.abs()
+        return torch.abs(weights, out=out)
     if kind == "none":
         return torch.zeros_like(gradients)
     raise ManyoneError(f"importance {kind!r}: must be fisher, magnitude or none")
 
 
-def harmony(agreement: Tensor, importance: Tensor, gamma: float = 10.0) -> Tensor:
+def harmony(agreement: Tensor, importance: Tensor, gamma: float = 10.0, out: Tensor | None = None) -> Tensor:
     """H = gamma A + I. (The paper writes A + lambda I: the same ranking for lambda = 1 / gamma.)"""
-    return torch.add(importance, agreement, alpha=gamma)
+    return torch.add(importance, agreement, alpha=gamma, out=out)
 
 
 def swap_count(

@@ -283,7 +283,7 @@ class PolicyLearner:
         width = members * self.layout.total * (self.batch_size if squares else 1)
         # stacking pays while the weights are small beside the activations; a large network fills the processor alone
         at_once = max(1, min(len(tasks), _STACKED // width)) if self.layout.total <= _SMALL else 1
-        out = torch.zeros(members, len(tasks), d, dtype=self._point.dtype, device=self._point.device)
+        out = torch.empty(members, len(tasks), d, dtype=self._point.dtype, device=self._point.device)
         for number in range(batches):
             for start in range(0, len(tasks), at_once):
                 part = tasks[start : start + at_once]
@@ -291,11 +291,18 @@ class PolicyLearner:
                     part, self.iteration, self.seeds, batch_size=self.batch_size, purpose=f"{purpose} {number}"
                 )
                 found = self._point_gradients(part, batch, squares)  # [S, G (x B), P]
+                share: Tensor | float = 1 / batches
                 if self.score_clip if clip is None else clip:
-                    found.mul_(self._clip_factor(found))
+                    share = self._clip_factor(found).mul_(share)
+                found = found[..., :d]
                 if squares:
-                    found = found.unflatten(1, (len(part), -1)).square_().mean(2)
-                out[:, start : start + at_once].add_(found[..., :d], alpha=1 / batches)
+                    found = found.mul_(share).unflatten(1, (len(part), -1)).square_().mean(2).mul_(batches)
+                    share = 1.0
+                place = out[:, start : start + at_once]
+                if number:
+                    place += found.mul_(share)
+                else:
+                    torch.mul(found, share, out=place)
         return out
 
     # ---- steps ----------------------------------------------------------------------------------------------------

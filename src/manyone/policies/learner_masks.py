@@ -97,14 +97,15 @@ def _exchange(learner: PolicyLearner, number: int, gradients: Tensor, squares: T
         mean = blind[0]
     grouped = _by_mask(gradients if rule.rule != "official" else blind, learner.assignment, len(masks))
     grouped_squares = None if squares is None else _by_mask(squares, learner.assignment, len(masks))
+    agreed, scored = torch.empty_like(mean), torch.empty_like(mean)  # fresh memory costs as much as the arithmetic
     for index, u in grouped.items():
         mask = masks.flat(index)
         if rule.rule == "official":
             prune, recover = official_exchange(mask, u, mean, weights, k, rule.importance, rule.gamma, dense)
         else:
-            a = agreement(u, mean)
+            a = agreement(u, mean, out=agreed)
             square = None if grouped_squares is None else grouped_squares[index]
-            score = harmony(a, importance(rule.importance, u, weights, square), rule.gamma)
+            score = harmony(a, importance(rule.importance, u, weights, square, out=scored), rule.gamma, out=scored)
             prune, recover = exchange(mask, score, a, k, ranking=rule.ranking, sizes=masks.sizes)
         masks.flip(index, torch.cat((prune, recover)))
     return cosine

@@ -77,7 +77,8 @@ class Case:
         """(observations, actions, Gumbel noise) of ``batch`` slots."""
         shape = batch, self.agents
         obs = Observation(
-            torch.randn(*shape, OBSERVATION, device=self.device), torch.ones(shape, dtype=torch.bool, device=self.device)
+            torch.randn(*shape, OBSERVATION, device=self.device),
+            torch.ones(shape, dtype=torch.bool, device=self.device),
         )
         noise = -torch.empty(*shape, self.count, device=self.device).exponential_().log()
         return obs, torch.randint(self.count, shape, device=self.device), noise
@@ -164,7 +165,9 @@ def main() -> None:
     found: dict[str, dict[str, float]] = {}
     for agents in options.agents:
         case = Case(agents, SIZES[agents], device)
-        print(f"n = {agents}, A = {case.count}: differs from the published formulation by {case.check():.1e}", flush=True)
+        print(
+            f"n = {agents}, A = {case.count}: differs from the published formulation by {case.check():.1e}", flush=True
+        )
         for batch in options.batch:
             if options.skip_slow and agents * agents * agents * batch > 2_000_000:
                 continue

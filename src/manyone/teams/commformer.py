@@ -11,7 +11,9 @@ Public: ``CommFormer``, ``Acted``, ``Evaluated``.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +119,16 @@ class CommFormer(nn.Module):
             SharedHead(width, outputs) if decoder_heads == "shared" else AgentHeads(spec.agents, width, outputs)
         )
         self.log_std = None if spec.discrete else nn.Parameter(torch.ones(outputs))
+        self.kept: dict[bool, Any] | None = None
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Within, weights must not change: what ``act`` prepares from them is then kept from call to call."""
+        before, self.kept = self.kept, {}
+        try:
+            yield
+        finally:
+            self.kept = before
 
     @property
     def autoregressive(self) -> bool:

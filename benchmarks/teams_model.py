@@ -40,7 +40,7 @@ def clock(device: torch.device) -> float:
 
 
 def medians(calls: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
-    """Median milliseconds of each call: ``rounds`` in turn, after one to warm up. Quick calls run several times a turn."""
+    """Median milliseconds of each call: ``rounds`` in turn, after one to warm up; quick ones several times a turn."""
     repeats, taken = {}, {name: [] for name in calls}
     for name, call in calls.items():
         call()

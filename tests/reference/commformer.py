@@ -1,4 +1,4 @@
-"""CommFormer as it is written down: relation vectors of every pair and sample, loops over heads and agents. Slow, plain.
+"""CommFormer as it is written down: relation vectors of every pair and sample, loops over heads and agents. Slow.
 
 Nothing of the package is used. ``w`` is the policy's state dict; shapes are read off it. A graph is [n, n], row =
 receiver; a gate is [B, n] or None. Options are those of the policy.
@@ -102,12 +102,16 @@ def forward(w, observations, actions, graph, *, gate=None, heads=1, layers=1, co
     batch, n, _ = observations.shape
     factor = agent_factor(graph, gate, batch, diagonal)
     types = agent_types(graph, relation, diagonal) if "edges.weight" in w else None
-    x = layer_norm(gelu(linear(layer_norm(observations, w, "encoder.input_norm"), w, "encoder.input")), w, "encoder.norm")
+    x = layer_norm(
+        gelu(linear(layer_norm(observations, w, "encoder.input_norm"), w, "encoder.input")), w, "encoder.norm"
+    )
     for number in range(layers):
         name = f"encoder.blocks.{number}"
         attended = attention(w, name + ".attention", x, x, factor, types, heads, scale)
         x = layer_norm(x + attended, w, name + ".attention_norm")
-        x = layer_norm(x + linear(linear(x, w, name + ".expand").clamp_min(0), w, name + ".contract"), w, name + ".norm")
+        x = layer_norm(
+            x + linear(linear(x, w, name + ".expand").clamp_min(0), w, name + ".contract"), w, name + ".norm"
+        )
     rep = x
     values = linear(layer_norm(gelu(linear(rep, w, "critic.hidden")), w, "critic.norm"), w, "critic.out").squeeze(-1)
     if autoregressive:

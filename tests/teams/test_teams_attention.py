@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from tests.reference import commformer as plain
 
 from manyone.teams.attention import RelationAttention, agent_visibility, decoder_visibility
 from manyone.teams.graph import fixed_graph
-from tests.reference import commformer as plain
 
 
 def relation_attention(width=16, heads=1, **options):

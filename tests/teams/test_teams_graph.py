@@ -116,7 +116,7 @@ def test_fixed_graphs():
 
 
 def test_wrong_settings_are_named():
-    with pytest.raises(ManyoneError, match="density 1.5"):
+    with pytest.raises(ManyoneError, match=r"density 1\.5"):
         links_for(3, 1.5)
     with pytest.raises(ManyoneError, match="graph 'web'"):
         fixed_graph("web", 3)

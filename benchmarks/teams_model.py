@@ -4,7 +4,7 @@
 
 Width 64, one head, one block, fp32, one thread; n agents with A actions: 3 (9), 10 (18), 27 (36), density 0.4. Acting
 draws the actions of B environments and their log-probabilities and values; an update is forward and backward of 320
-samples, once for the network's weights with the graph given, once for the graph's logits alone. Before anything is
+samples: for the network's weights with the graph given, for the graph's logits alone, for both. Before anything is
 timed, the package's model with the published settings is checked to agree with the published formulation (see
 ``_published_commformer.py``). Methods take turns; figures are medians of milliseconds, of CPU time on a CPU, with a GPU
 of wall time until it is done.
@@ -108,6 +108,10 @@ def acting(case: Case, batch: int, rounds: int) -> dict[str, float]:
 
         return call
 
+    def steady() -> None:
+        case.own.decode = "cached"
+        case.own.act(obs, case.graph, noise=noise)
+
     calls: dict[str, Callable[[], object]] = {
         "published": lambda: case.published.act(obs.observations, case.graph, noise),
         "cached": by("cached"),
@@ -117,8 +121,10 @@ def acting(case: Case, batch: int, rounds: int) -> dict[str, float]:
     }
     if case.agents * batch > 3000:
         del calls["full"]
-    with torch.no_grad():
-        return medians(calls, rounds, case.device)
+    found = medians(calls, rounds, case.device)
+    with case.own.steady():  # as in a roll-out, during which no weight changes
+        found["cached, steady"] = medians({"steady": steady}, rounds, case.device)["steady"]
+    return found
 
 
 def updating(case: Case, rounds: int) -> dict[str, float]:

@@ -343,12 +343,8 @@ class _Head:
             weights = [(layer.weight * norm.weight).T for layer, norm in zip(layers, norms, strict=True)]
             biases = [layer.bias + layer.weight @ norm.bias for layer, norm in zip(layers, norms, strict=True)]
         else:
-            weights = [heads.norm_weight.unsqueeze(-1) * heads.hidden_weight]
-            weights.append(heads.out_norm_weight.unsqueeze(-1) * heads.out_weight)
-            biases = [torch.baddbmm(heads.hidden_bias.unsqueeze(1), heads.norm_bias.unsqueeze(1), heads.hidden_weight)]
-            biases.append(
-                torch.baddbmm(heads.out_bias.unsqueeze(1), heads.out_norm_bias.unsqueeze(1), heads.out_weight)
-            )
+            folded = heads.folded()
+            weights, biases = [weight for weight, _ in folded], [bias for _, bias in folded]
         self.weights, self.biases = weights, biases
         self.outputs = weights[-1].shape[-1]
         if self.shared:

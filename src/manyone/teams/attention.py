@@ -57,16 +57,20 @@ def agent_visibility(
     return _visibility(factor, apart.T if relation == "transposed" else apart)
 
 
-def decoder_visibility(seen: Visibility, mask: DecoderMask = "aligned") -> tuple[Visibility, Visibility]:
+def decoder_visibility(
+    seen: Visibility, mask: DecoderMask = "aligned", layer: int = 0
+) -> tuple[Visibility, Visibility]:
     """What the positions of the action sequence see, in self and in cross attention, from what agents see.
 
-    Position 0 is the start, position p >= 1 holds the action of agent p - 1. ``aligned``: that position belongs to its
-    agent, which decides what it sees in self attention; in cross attention agent i sees the actions of the earlier
-    agents that it hears. Position 0 is always seen. ``official``: agents' own mask at the same numbers, causal; since
-    everyone sees itself, agent i then reads the action of agent i - 1 whatever the graph says.
+    In the first block position 0 is the start, position p >= 1 holds the action of agent p - 1. ``aligned``: that
+    position belongs to its agent, which decides what it sees in self attention; in cross attention agent i sees the
+    actions of the earlier agents that it hears. Position 0 is always seen. A block's output at position p is built on
+    agent p's representation: in later blocks (``layer`` >= 1) position p is agent p's, and agents' own causal mask is
+    the aligned one. ``official``: agents' own mask in every block; since everyone sees itself, agent i then reads the
+    action of agent i - 1 whatever the graph says.
     """
     factor, _, apart = seen
-    if mask == "official":
+    if mask == "official" or layer:
         both = _visibility(factor.tril(), apart)
         return both, both
     own = F.pad(factor[:, :-1, :-1], (1, 0, 1, 0), value=1.0).tril()

@@ -191,12 +191,12 @@ class CommFormer(nn.Module):
         """Logits [B, n, A] or means [B, n, a], each agent's given the ``actions`` of those before it."""
         if self.actions is None:
             return self.heads(encoded.rep)
-        own, cross = decoder_visibility(encoded.seen, self.decoder_mask)
         if self.spec.discrete:
             x = F.embedding(F.pad(actions[:, :-1] + 1, (1, 0)), self.actions.table())
         else:
             x = self.actions(F.pad(actions[:, :-1], (0, 0, 1, 0)))
-        for block in self.decoder:
+        for layer, block in enumerate(self.decoder):
+            own, cross = decoder_visibility(encoded.seen, self.decoder_mask, layer)
             x = block(x, encoded.rep, own, cross, encoded.edges)
         return self.heads(x)
 

@@ -124,7 +124,8 @@ class RelationAttention(nn.Module):
         return self.project.weight, self.project.bias + shift, found
 
     def forward(self, query: Tensor, source: Tensor, seen: Visibility, edges: Tensor | None) -> Tensor:
-        """[B, n, width] for queries from ``query`` and keys and values from ``source``, both [B, n, width]."""
+        """[B, q, width] for queries from ``query`` [B, q, width], keys and values from ``source`` [B, n, width];
+        ``seen`` has the rows of the queries."""
         weight, bias, relations = self.projection(edges)
         d = self.width
         if query is source:
@@ -135,7 +136,7 @@ class RelationAttention(nn.Module):
         return self.out(self.mix(q, k, v, seen, relations))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, seen: Visibility, relations: Relations | None) -> Tensor:
-        """Weighted values [B, n, width] before the last projection."""
+        """Weighted values [B, q, width] before the last projection."""
         batch, n, d = q.shape
         heads = self.heads
         q, k, v = (self._split(x) for x in (q, k, v))
@@ -148,7 +149,7 @@ class RelationAttention(nn.Module):
             extra = q @ step_k + (k @ step_q + constant).transpose(-1, -2)
             bias = self._per_head(bias, batch) + self.scale * seen.apart * extra
         else:
-            bias = self._per_head(bias, batch).expand(batch * heads, n, n)
+            bias = self._per_head(bias, batch).expand(batch * heads, -1, -1)
         scores = torch.baddbmm(bias, q, k.transpose(-1, -2), alpha=self.scale)
         weights = scores.softmax(-1) * self._per_head(factor, batch)
         mixed = torch.bmm(weights, v)

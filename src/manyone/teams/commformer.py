@@ -86,7 +86,9 @@ class CommFormer(nn.Module):
         value_width: int | None = None,
         decode: Decode = "cached",
     ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "spec", "__class__")}
         super().__init__()
+        self.options = given  # all that an equal network needs besides the specification
         _check_choice("decoder_heads", decoder_heads, ("per-agent", "shared"))
         _check_choice("scale", scale, ("single", "official"))
         _check_choice("decoder_mask", decoder_mask, ("aligned", "official"))

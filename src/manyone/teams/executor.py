@@ -13,7 +13,8 @@ and nothing else. Without a gate the links are always used and nothing needs ask
 
 In one step a message crosses link i <- j for every encoder block (the sender's representation, 4 d bytes) and one more
 where j comes before i and the decoder is auto-regressive (the sender's action and, for every block, what the decoder's
-attention reads of it). Actions equal the centralised policy's.
+attention reads of it). Actions equal the centralised policy's; like it, the team takes no notice of who is alive: a
+dead agent's process goes on, with the zeros that the task shows it, and its messages are counted.
 Public: ``Decentralised``, ``Decided``, ``Traffic``, ``measure``, ``Measured``.
 """
 
@@ -163,10 +164,10 @@ class Decentralised:
         gates, each agent with its own part; without them the actions and gates are the most likely ones.
         """
         spec = self.team.spec
-        seen, mask, living = check_observations(spec, observations, available, alive)
+        seen, mask, _ = check_observations(spec, observations, available, alive)
         self._alive()
         batch = len(seen)
-        parts: list[tuple[str, np.ndarray]] = [("observations", seen), ("alive", living)]
+        parts: list[tuple[str, np.ndarray]] = [("observations", seen)]
         for name, value in (("available", mask), ("noise", noise), ("gate_noise", gate_noise)):
             if value is not None:
                 parts.append((name, np.asarray(value, bool if name == "available" else np.float32)))

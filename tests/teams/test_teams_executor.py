@@ -141,6 +141,27 @@ def test_actions_are_the_centralised_policys_and_traffic_is_that_of_graph_and_ga
         assert opened.sum() == asked
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_no_observation_or_action_reaches_an_agent_past_the_links(layers: int) -> None:
+    team = team_of(graph=CHAIN, layers=layers)
+    reached = torch.eye(N, dtype=torch.bool)
+    for _ in range(3 * layers):  # one link for each block of the encoder, two for each of the decoder
+        reached = ((CHAIN + torch.eye(N)) @ reached.float()) > 0
+    for graph, allowed in ((CHAIN, reached), (torch.zeros(N, N), torch.eye(N, dtype=torch.bool))):
+        obs, _, _ = drawn(team.spec)
+        observations = obs.observations.requires_grad_()
+        encoded = team.policy.encode(obs._replace(observations=observations), graph)  # type: ignore[operator]
+        actions = torch.zeros(BATCH, N, dtype=torch.long)
+        outputs = team.policy.outputs(encoded, actions)  # type: ignore[operator]
+        for i in range(N):
+            (slope,) = torch.autograd.grad(outputs[:, i].sum(), observations, retain_graph=True)
+            assert not slope.abs().sum((0, 2))[~allowed[i]].any()
+            if not graph.any():
+                other = actions.clone()
+                other[:, [j for j in range(N) if j != i]] = 3
+                assert torch.equal(team.policy.outputs(encoded, other)[:, i], outputs[:, i])  # type: ignore[operator]
+
+
 def test_without_links_nothing_is_sent(crew: Decentralised) -> None:
     team = team_of(graph=torch.zeros(N, N), gate=True)
     crew.deploy(team)

@@ -11,7 +11,9 @@ Public: ``CommFormer``, ``Acted``, ``Evaluated``.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +119,16 @@ class CommFormer(nn.Module):
             SharedHead(width, outputs) if decoder_heads == "shared" else AgentHeads(spec.agents, width, outputs)
         )
         self.log_std = None if spec.discrete else nn.Parameter(torch.ones(outputs))
+        self.kept: dict[bool, Any] | None = None
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Within, weights must not change: what ``act`` prepares from them is then kept from call to call."""
+        before, self.kept = self.kept, {}
+        try:
+            yield
+        finally:
+            self.kept = before
 
     @property
     def autoregressive(self) -> bool:
@@ -193,11 +205,14 @@ class CommFormer(nn.Module):
         if self.actions is None:
             return self.heads(encoded.rep)
         own, cross = decoder_visibility(encoded.seen, self.decoder_mask)
+        blocks = cast(list[DecoderBlock], list(self.decoder))
         if self.spec.discrete:
-            x = F.embedding(F.pad(actions[:, :-1] + 1, (1, 0)), self.actions.table())
+            tokens = F.pad(actions[:, :-1] + 1, (1, 0))
+            x = blocks[0].from_table(self.actions.table(), tokens, encoded.rep, own, cross, encoded.edges)
+            blocks = blocks[1:]
         else:
             x = self.actions(F.pad(actions[:, :-1], (0, 0, 1, 0)))
-        for block in self.decoder:
+        for block in blocks:
             x = block(x, encoded.rep, own, cross, encoded.edges)
         return self.heads(x)
 

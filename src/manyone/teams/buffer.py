@@ -25,10 +25,10 @@ class Batch(NamedTuple):
     returns: Tensor
     gate_noise: Tensor | None
 
-    def select(self, rows: Tensor) -> Batch:
-        """Some of the samples."""
-        parts = (None if part is None else part[rows] for part in self[1:])
-        return Batch(self.observation.select(rows), *parts)  # type: ignore[arg-type]
+    def select(self, rows: Tensor | slice) -> Batch:
+        """Some of the samples (views of them for a slice)."""
+        seen = Observation(*(None if part is None else part[rows] for part in self.observation))  # type: ignore[arg-type]
+        return Batch(seen, *(None if part is None else part[rows] for part in self[1:]))  # type: ignore[arg-type, call-arg]
 
 
 class Buffer:
@@ -96,4 +96,4 @@ class Buffer:
 
         seen = Observation(*(flat(part) for part in self.observation(slice(None))))  # type: ignore[arg-type]
         parts = (self.actions, self.log_probs, self.values, self.advantages, self.returns)
-        return Batch(seen, *(flat(p) for p in parts), flat(self.gate_noise) if gated else None)  # type: ignore[arg-type]
+        return Batch(seen, *(flat(p) for p in parts), flat(self.gate_noise) if gated else None)  # type: ignore[arg-type, call-arg]

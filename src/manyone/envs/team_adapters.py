@@ -135,9 +135,29 @@ def _vmas(task: str, batch: int, device: str | torch.device, workers: int | None
     return VmasTeam(task, batch, device=device, **options)
 
 
+def _tuple(
+    prefix: str, package: str, task: str, batch: int, device: Any, workers: int | None, options: dict[str, Any]
+) -> TeamEnv:
+    from manyone.envs import team_tuple
+    from manyone.envs.team_copies import TeamCopies
+
+    name = f"{prefix}:{task}"
+    need("gymnasium", name)
+    need(package, name)
+    limit = options.pop("limit", None)
+    if prefix == "lbf":
+        make, solved, drawn = team_tuple.foraging, team_tuple.all_food_loaded, team_tuple.draw_foraging
+    else:
+        make, solved, drawn = team_tuple.warehouse, None, team_tuple.draw_warehouse
+    maker = partial(team_tuple.TupleCopy, partial(make, task, **options), limit=limit, solved=solved, drawn=drawn)
+    return TeamCopies(name, maker, batch, device=device, workers=workers, streams=False)
+
+
 PREFIXES: dict[str, Callable[..., TeamEnv]] = {
     "pettingzoo": _module,
     "mpe": _mpe,
     "mamujoco": _mamujoco,
+    "lbf": partial(_tuple, "lbf", "lbforaging"),
+    "rware": partial(_tuple, "rware", "rware"),
     "vmas": _vmas,
 }

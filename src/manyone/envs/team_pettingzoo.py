@@ -141,7 +141,7 @@ class PettingZooCopy:
             low=tuple(decoder.low for decoder in self.decoders) if not any(counts) else (),
             high=tuple(decoder.high for decoder in self.decoders) if not any(counts) else (),
             state_dim=self.state_dim,
-            horizon=_horizon(env, limit),
+            horizon=horizon_of(env, limit),
             masked=any(counts) and (len(set(counts)) > 1 or any(e.masked for e in self.encoders) or bool(masked)),
             reports_success=success is not None,
         )
@@ -248,7 +248,8 @@ class PettingZooCopy:
             return 0  # PettingZoo's base class has a state() that says so
 
 
-def _horizon(env: Any, limit: int | None) -> int:
+def horizon_of(env: Any, limit: int | None) -> int:
+    """``limit``, or the environment's own limit of steps, or :data:`LIMIT`."""
     if limit is not None:
         if limit < 1:
             raise ManyoneError(f"limit {limit}: must be at least 1 step")

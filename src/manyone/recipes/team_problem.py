@@ -1,4 +1,4 @@
-"""From a method's name and plain values to an environment, a policy, a graph and a learner: shared by recipes and study.
+"""From a method's name and plain values to environment, policy, graph and learner: shared by recipes and study.
 
 ``METHODS`` says what each method is made of; everything that is not said there is the same for all of them, so that
 only the communication differs.
@@ -57,7 +57,7 @@ class Team(NamedTuple):
 def build_policy(
     method: str, spec: TeamSpec, *, seed: int, gate: bool = False, device: str = "cpu", **network: Any
 ) -> torch.nn.Module:
-    """The untrained policy of ``method``; its start depends on ``seed`` alone. ``network``: width, layers, heads, ..."""
+    """The untrained policy of ``method``; its start depends on ``seed`` alone. ``network``: width, layers, heads."""
     import torch
 
     from manyone.randomness import seed_for

@@ -1,0 +1,130 @@
+"""Any team environment by one name.
+
+=================================  ===============================================================  ====================
+name                               what                                                             needs
+=================================  ===============================================================  ====================
+``relay``                          a bandit with a known best graph                                 nothing
+``relay-gate``                     the same; half of the time no message is needed                  nothing
+``predator-prey``                  3 predators on a 5 x 5 grid find one prey                        nothing
+``predator-prey-blind``            5 predators, of which 3 never see the prey                       nothing
+``predator-capture-prey``          2 predators and a blind capture agent                            nothing
+``traffic-junction-easy``          5 cars on a crossing (``-medium``: 10, ``-hard``: 20)            nothing
+``mpe:simple_spread_v3``           a multi-particle task (mpe2)                                     extra ``teams``
+``vmas:navigation``                a vectorised two-dimensional robot task                          extra ``teams``
+``lbf:Foraging-8x8-2p-2f-coop-v3`` level-based foraging                                             extra ``teams``
+``rware:rware-tiny-2ag-v2``        a robot warehouse                                                extra ``teams``
+``pettingzoo:package.module``      anything with ``parallel_env()``                                 that package
+``mamujoco:Ant 4x2``               a MuJoCo body shared by several agents                           gymnasium-robotics
+``smax:3m``                        a StarCraft-like battle in jax                                   extra ``smax``
+``smac:3m``, ``smacv2:...``        StarCraft II                                                     the installed game
+=================================  ===============================================================  ====================
+
+Settings follow the name, ``"predator-prey:size=10,predators=5"``, or are given as keywords; not the same one both ways.
+Public: ``make_team``, ``team_names``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+
+from manyone.envs.grid_teams import GridTeam
+from manyone.envs.relay import Relay
+from manyone.envs.team_types import TeamEnv
+from manyone.errors import ManyoneError
+
+PREFIXES = ("mpe", "vmas", "lbf", "rware", "smax", "smac", "smacv2", "pettingzoo", "mamujoco")
+
+# Of each name: the class, the settings that the name fixes, and those it changes and leaves open.
+_OWN: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, Any]]] = {
+    "relay": (Relay, {}, {}),
+    "relay-gate": (Relay, {}, {"need": 0.5}),
+    "predator-prey": (GridTeam, {"name": "predator-prey", "captors": 0}, {}),
+    "predator-prey-blind": (GridTeam, {"name": "predator-prey-blind", "captors": 0}, {"predators": 5, "blind": 3}),
+    "predator-capture-prey": (GridTeam, {"name": "predator-capture-prey", "blind": 0}, {"predators": 2, "captors": 1}),
+}
+
+
+def team_names() -> list[str]:
+    """The names that ``make_team`` takes, prefixes with the colon and a placeholder."""
+    return [*_OWN, *(f"{prefix}:NAME" for prefix in PREFIXES)]
+
+
+def make_team(
+    name: str | Callable[[], Any],
+    batch: int,
+    *,
+    device: str | torch.device = "cpu",
+    workers: int | None = None,
+    **options: Any,
+) -> TeamEnv:
+    """A batch of ``batch`` copies of a task, by name or by a factory of PettingZoo parallel environments.
+
+    ``workers``: processes that step environments which are not batched themselves (None: chosen by the number of cores,
+    0: this process); the project's own tasks are tensors and ignore it. ``spec.name`` of the result makes the same task
+    again. ``ManyoneError`` names an unknown task or setting and what is allowed.
+    """
+    if not isinstance(name, str):
+        return _adapted(name, batch, device, workers, options)
+    base, _, rest = name.partition(":")
+    if base in PREFIXES:
+        return _adapted(name, batch, device, workers, options)
+    if base not in _OWN:
+        raise ManyoneError(f"unknown team task {name!r}; allowed: {', '.join(team_names())}")
+    kind, fixed, changed = _OWN[base]
+    defaults = {key: value for key, value in _defaults(kind).items() if key not in fixed} | changed
+    given = _settings(name, rest)
+    for key, value in options.items():
+        if key in given:
+            raise ManyoneError(f"{name}: {key} is set in the name and as an option ({value}): give it once")
+        given[key] = value
+    for key in given:
+        if key not in defaults:
+            raise ManyoneError(f"{base}: unknown setting {key!r}; allowed: {', '.join(sorted(defaults))}")
+    env = kind(batch, device, **fixed, **(changed | given))
+    set_apart = [f"{key}={given[key]}" for key in sorted(given) if given[key] != defaults[key]]
+    env.spec = replace(env.spec, name=":".join([base, ",".join(set_apart)]) if set_apart else base)
+    return cast(TeamEnv, env)
+
+
+def _adapted(
+    name: str | Callable[[], Any],
+    batch: int,
+    device: str | torch.device,
+    workers: int | None,
+    options: dict[str, Any],
+) -> TeamEnv:
+    from manyone.envs.team_adapters import make_adapter
+
+    return make_adapter(name, batch, device=device, workers=workers, **options)
+
+
+def _defaults(kind: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(kind).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _settings(name: str, text: str) -> dict[str, Any]:
+    """``"size=10,reward=mixed"`` as a mapping, numbers as numbers."""
+    settings: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not key or not value:
+            raise ManyoneError(f"{name}: {part!r} is not a setting: write NAME:key=value,key=value")
+        if key in settings:
+            raise ManyoneError(f"{name}: {key} is set twice: give it once")
+        settings[key] = _value(value)
+    return settings
+
+
+def _value(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -12,16 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from manyone.errors import ManyoneError
 from manyone.recipes.common import CommonOptions, Split, check
-from manyone.recipes.team_presets import OFFICIAL, values_of
+from manyone.recipes.team_presets import values_of
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
     from manyone.engine.run import RunFolder
-    from manyone.envs.team_types import TeamSpec
-
-GraphKind = Literal["learned", "full", "none", "random", "ring", "star", "nearest"]
+    from manyone.recipes.team_problem import Team
 
 
 @dataclass(kw_only=True)
@@ -29,7 +24,7 @@ class TeamOptions(CommonOptions):
     """A team of agents in one environment, trained by proximal policy optimisation (PPO)."""
 
     METHOD: ClassVar[str]
-    """What the figures and the artefact call the method."""
+    """The method's name in ``team_problem.METHODS``."""
 
     preset: str = "laptop"
     """Defaults of all options that are left open: laptop (minutes on two cores), or the published settings of a map:
@@ -75,6 +70,8 @@ class TeamOptions(CommonOptions):
     """Iterations between checkpoints; 0: only at the end."""
     eval_episodes: int | None = None
     """Greedy episodes of an evaluation, never seen in training; 2 or more. Default: 200; published settings 32."""
+    value_alive: bool = True
+    """Leave dead agents out of the value loss (the published scripts count them)."""
     workers: int | None = None
     """Processes that step environments which are not batched; default: this process. Results do not depend on it."""
     film: bool = True
@@ -91,7 +88,9 @@ class TeamOptions(CommonOptions):
             check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
         for name in ("gamma", "lam"):
             check(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "0 to 1")
-        check("eval_episodes", self.eval_episodes, self.eval_episodes is not None and self.eval_episodes >= 2, "2 or more")
+        check(
+            "eval_episodes", self.eval_episodes, self.eval_episodes is not None and self.eval_episodes >= 2, "2 or more"
+        )
         check("workers", self.workers, self.workers is None or self.workers >= 0, "0 or more")
         check("precision", self.precision, self.precision == "32-true", "32-true: teams are trained in float32")
 
@@ -120,25 +119,53 @@ class TeamOptions(CommonOptions):
         if self.eval_episodes is None:
             self.eval_episodes = 200
 
-    def policy(self, spec: TeamSpec) -> nn.Module:
-        """The untrained policy, its weights drawn from the seed."""
-        raise NotImplementedError
-
-    def graph(self, spec: TeamSpec) -> Any:
-        """The communication graph: a ``LearnedGraph`` or a fixed [n, n] tensor."""
-        raise NotImplementedError
-
-    def learner_options(self) -> dict[str, Any]:
-        """What the learner takes, by its argument names."""
-        names = ("iterations", "length", "epochs", "minibatches", "lr", "clip", "value_coef", "entropy_coef", "gamma")
-        return {name: getattr(self, name) for name in (*names, "lam", "grad_clip", "seed")}
+    @property
+    def sends(self) -> bool:
+        """Whether agents can send each other messages."""
+        return False
 
     @property
-    def device_(self) -> torch.device:
-        """The device by its name."""
+    def gated(self) -> bool:
+        """Whether agents decide when to receive."""
+        return False
+
+    @property
+    def torch_device(self) -> str:
+        """The device that is computed on."""
         from manyone.engine.fabric import make_fabric
 
-        return make_fabric(self.device, self.precision).device
+        return str(make_fabric(self.device, self.precision).device)
+
+    def network_words(self) -> dict[str, Any]:
+        """The network's size, as its constructor takes it."""
+        return {"width": self.width, "layers": self.layers}
+
+    def graph_words(self) -> dict[str, Any]:
+        """The choice of the communication graph and of the gate, as ``build_team`` takes it."""
+        return {}
+
+    def training_words(self) -> dict[str, Any]:
+        """What the learner takes, by its argument names."""
+        names = ("iterations", "length", "epochs", "minibatches", "lr", "clip", "value_coef", "entropy_coef", "gamma")
+        return {name: getattr(self, name) for name in (*names, "lam", "grad_clip", "value_alive")}
+
+    def team(self, **training: Any) -> Team:
+        """Environment, untrained policy, graph and learner; its start depends on the seed alone."""
+        from manyone.recipes.team_problem import build_team
+
+        assert self.env is not None
+        assert self.envs is not None
+        return build_team(
+            self.METHOD,
+            self.env,
+            batch=self.envs,
+            seed=self.seed,
+            device=self.torch_device,
+            workers=self.workers,
+            network=self.network_words(),
+            **self.graph_words(),
+            **(self.training_words() | training),
+        )
 
     def run(self, run: RunFolder) -> None:
         """Trains, evaluates, exports and draws."""
@@ -157,27 +184,10 @@ class TeamOptions(CommonOptions):
 class AttentionOptions(TeamOptions):
     """Options of the transformer over agents."""
 
-    AUTOREGRESSIVE: ClassVar[bool] = True
-    GRAPH: ClassVar[GraphKind] = "full"
-    """The graph of a recipe that has no choice."""
-
     heads: int = 1
     """Attention heads; 1 or more."""
     dropout: float | None = None
-    """Dropout of the encoder; from 0 to below 1. Published 0.1; 0 keeps PPO's ratios at 1 in the first epoch."""
-    edge_types: bool | None = None
-    """Embed whether there is a link in the attention scores."""
-    decoder_heads: Literal["per-agent", "shared"] | None = None
-    """One output head for every agent, or one for all."""
-    scale: Literal["single", "official"] = "single"
-    """Scores over the square root of the head's width once, or twice as in the authors' code."""
-    relation: Literal["receiver", "transposed"] = "receiver"
-    """Edge type of (i, j) in the scores, or that of (j, i) as in the authors' code."""
-    decoder_mask: Literal["aligned", "official"] = "aligned"
-    """Which earlier actions an agent reads: those of its senders, or one agent later as in the authors' code, where every
-    agent reads the one before it whatever the graph says."""
-    diagonal: Literal["excluded", "official"] | None = None
-    """Self-links: outside the budget of links, or as in the authors' code, where they may take one."""
+    """Dropout of the encoder; from 0 to below 1. Preset: 0; published 0.1. At 0 PPO's ratios start at exactly 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -186,45 +196,62 @@ class AttentionOptions(TeamOptions):
         check("dropout", self.dropout, self.dropout is not None and 0 <= self.dropout < 1, "from 0 to below 1")
 
     @property
-    def autoregressive(self) -> bool:
-        """Whether an agent reads the actions of earlier ones."""
-        return self.AUTOREGRESSIVE
+    def sends(self) -> bool:
+        return True
 
-    @property
-    def gated(self) -> bool:
-        """Whether agents decide when to receive."""
-        return False
-
-    def policy(self, spec: TeamSpec) -> nn.Module:
-        from manyone.randomness import seed_for
-        from manyone.recipes.team_run import seeded
-        from manyone.teams.commformer import CommFormer
-
-        with seeded(seed_for(self.seed, "team-policy")):
-            return CommFormer(
-                spec,
-                width=self.width,
-                layers=self.layers,
-                heads=self.heads,
-                edge_types=bool(self.edge_types),
-                autoregressive=self.autoregressive,
-                decoder_heads=self.decoder_heads,
-                scale=self.scale,
-                decoder_mask=self.decoder_mask,
-                relation=self.relation,
-                diagonal=self.diagonal,
-                dropout=self.dropout,
-                gate=self.gated,
-            )
-
-    def graph(self, spec: TeamSpec) -> Tensor | Any:
-        from manyone.teams.graph import fixed_graph
-
-        return fixed_graph(self.GRAPH, spec.agents, 0)
+    def network_words(self) -> dict[str, Any]:
+        return super().network_words() | {n: getattr(self, n) for n in ("heads", "dropout")}
 
 
 @dataclass(kw_only=True)
-class GraphOptions(AttentionOptions):
-    """Options of the communication graph and of the gate."""
+class EdgeOptions(AttentionOptions):
+    """Options of networks whose attention knows the communication graph."""
 
-    graph_kind: ClassVar[str]
+    edge_types: bool | None = None
+    """Embed in the attention scores whether there is a link. Preset: on."""
+    decoder_heads: Literal["per-agent", "shared"] | None = None
+    """One output head for every agent, or one for all. Preset: per-agent."""
+    scale: Literal["single", "official"] = "single"
+    """Attention scores divided by the root of the head's width once, or twice as in the authors' code."""
+    relation: Literal["receiver", "transposed"] = "receiver"
+    """Edge type of (i, j) in the scores, or that of (j, i) as in the authors' code."""
+    decoder_mask: Literal["aligned", "official"] = "aligned"
+    """Which earlier actions an agent reads: those of its senders, or one agent later as in the authors' code, where every
+    agent reads the one before it whatever the graph says."""
+    diagonal: Literal["excluded", "official"] = "excluded"
+    """Links to oneself: outside the budget of links, or as in the authors' code, where they may take one."""
+    gate: bool = False
+    """Every agent decides at every step, from its own observation, whether to receive (temporal gating)."""
+    gate_target: float = 0.5
+    """rho, the share of receiving agents that the budget loss asks for; 0 to 1."""
+    gate_loss: Literal["ratio", "hinge", "cost"] = "ratio"
+    """Budget loss: squared distance to --gate-target, only above it, or a price per message."""
+    gate_weight: float | None = None
+    """Weight of the budget loss, once ramped up; 0 or more. Preset: 0.2."""
+    gate_open: float | None = None
+    """Share of the training in which the gate is held open; 0 to 1. Preset: 0.6: a policy that does not use messages yet
+    learns to shut them out."""
+    gate_ramp: float | None = None
+    """Share of the training over which the budget loss is ramped up after that; 0 to 1. Preset: 0.15."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("gate_target", "gate_open", "gate_ramp"):
+            check(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "0 to 1")
+        check("gate_weight", self.gate_weight, self.gate_weight is not None and self.gate_weight >= 0, "0 or more")
+
+    @property
+    def gated(self) -> bool:
+        return self.gate
+
+    def network_words(self) -> dict[str, Any]:
+        names = ("edge_types", "decoder_heads", "scale", "relation", "decoder_mask", "diagonal")
+        return super().network_words() | {n: getattr(self, n) for n in names}
+
+    def graph_words(self) -> dict[str, Any]:
+        return {"gate": self.gate}
+
+    def training_words(self) -> dict[str, Any]:
+        names = ("gate_loss", "gate_weight", "gate_open", "gate_ramp")
+        words = {n: getattr(self, n) for n in names} | {"gate_rate": self.gate_target}
+        return super().training_words() | (words if self.gate else {})

@@ -14,7 +14,7 @@ from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
 
 LAPTOP: dict[str, Any] = {
-    "env": "predator-prey", "envs": 32, "length": 50, "iterations": 200, "epochs": 5, "clip": 0.2, "lr": 1e-3,
+    "env": "predator-prey:predators=5,vision=0", "envs": 32, "length": 50, "iterations": 200, "epochs": 5, "clip": 0.2, "lr": 1e-3,
     "grad_clip": 10.0, "edge_lr": 5e-2, "dropout": 0.0, "commit": 0.4, "warmup": 0, "decoder_heads": "per-agent",
     "edge_types": True, "diagonal": "excluded", "gate_weight": 0.2, "gate_open": 0.6, "gate_ramp": 0.15,
 }  # fmt: skip
@@ -72,7 +72,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 OFFICIAL: dict[str, Any] = {
     "graph_rollout": "official", "scale": "official", "decoder_mask": "official", "relation": "transposed",
-    "diagonal": "official", "dropout": 0.1, "edge_lr": 1e-4, "warmup": 10, "commit": 0.0, "upper_data": "same",
+    "diagonal": "official", "dropout": 0.1, "edge_lr": 1e-4, "warmup": 10, "commit": 0.0, "upper_data": "same", "value_alive": False,
 }  # fmt: skip
 """``--official``: how the authors' code differs from the mathematics, for comparison runs."""
 

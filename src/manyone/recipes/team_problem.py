@@ -80,9 +80,21 @@ def build_policy(
 
 
 def build_graph(
-    method: str, spec: TeamSpec, *, graph: str | None = None, density: float = 0.4, seed: int, device: str = "cpu"
+    method: str,
+    spec: TeamSpec,
+    *,
+    graph: str | None = None,
+    density: float = 0.4,
+    diagonal: str = "excluded",
+    seed: int,
+    device: str = "cpu",
 ) -> LearnedGraph | Tensor:
-    """The graph called ``graph`` (the method's usual one by default), with max(int(n * density), 1) links an agent."""
+    """The graph called ``graph`` (the method's usual one by default), with max(int(n * density), 1) links an agent.
+
+    ``nearest`` goes by the agents' places in ``spec.details["positions"]``, or by their order where there are none.
+    """
+    import torch
+
     from manyone.teams.graph import LearnedGraph, fixed_graph, links_for
 
     kind = graph or METHODS[method].graph
@@ -90,8 +102,9 @@ def build_graph(
         raise ManyoneError(f"--graph {kind!r}: use one of {', '.join(GRAPHS)}")
     links = links_for(spec.agents, density)
     if kind == "learned":
-        return LearnedGraph(spec.agents, links).to(device)
-    return fixed_graph(kind, spec.agents, links, seed=seed).to(device)
+        return LearnedGraph(spec.agents, links, diagonal=diagonal, seed=seed).to(device)
+    places = torch.tensor(spec.details.get("positions", range(spec.agents)), dtype=torch.float32)
+    return fixed_graph(kind, spec.agents, links, seed=seed, positions=places.reshape(spec.agents, -1)).to(device)
 
 
 def build_team(
@@ -118,6 +131,7 @@ def build_team(
 
     copies = make_team(env, batch, device=device, workers=workers)
     policy = build_policy(method, copies.spec, seed=seed, gate=gate, device=device, **(network or {}))
-    links = build_graph(method, copies.spec, graph=graph, density=density, seed=seed, device=device)
+    diagonal = (network or {}).get("diagonal", "excluded")
+    links = build_graph(method, copies.spec, graph=graph, density=density, diagonal=diagonal, seed=seed, device=device)
     learner = TeamLearner(copies, policy, graph=links, seed=seed, **training)
     return Team(copies, policy, links, learner)

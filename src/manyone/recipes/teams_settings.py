@@ -59,7 +59,8 @@ class Setting:
     """One task and what is trained on it; counts are per seed.
 
     ``env``: for ``make_team``; ``batch``: copies of it; ``training``: what the learner takes; ``network``: what the
-    policy takes; ``gate``: what the learner takes besides when there is a gate; ``episodes``: evaluation episodes,
+    policy takes; ``gate``: what the learner takes besides when there is a gate; ``density``: S, the share of the team that an agent may hear;
+    ``episodes``: evaluation episodes,
     the same for every method; ``greedy``: evaluated at the most probable actions instead of sampled ones; ``bounds``:
     returns that stand for a score of 0 and 1, None where an episode succeeds or does not; ``fewer``: the same task
     with one agent less, for the evaluation of teams that lose one; ``threshold``: score at which environment steps
@@ -72,6 +73,7 @@ class Setting:
     training: Mapping[str, Any]
     network: Mapping[str, Any] = field(default_factory=dict)
     gate: Mapping[str, Any] = field(default_factory=dict)
+    density: float = 0.4
     episodes: int = 256
     greedy: bool = True
     bounds: tuple[float, float] | None = None

@@ -19,7 +19,8 @@ name                               what                                         
 ``smac:3m``, ``smacv2:...``        StarCraft II                                                     the installed game
 =================================  ===============================================================  ====================
 
-Settings follow the name, ``"predator-prey:size=10,predators=5"``, or are given as keywords; not the same one both ways.
+Settings follow the name, ``"predator-prey:size=10,predators=5"`` or ``"vmas:navigation:n_agents=4"``, or are given as
+keywords.
 Public: ``make_team``, ``team_names``.
 """
 
@@ -35,6 +36,7 @@ import torch
 from manyone.envs.grid_teams import GridTeam
 from manyone.envs.relay import Relay
 from manyone.envs.team_types import TeamEnv
+from manyone.envs.traffic import LEVELS, TrafficJunction
 from manyone.errors import ManyoneError
 
 PREFIXES = ("mpe", "vmas", "lbf", "rware", "smax", "smac", "smacv2", "pettingzoo", "mamujoco")
@@ -46,6 +48,7 @@ _OWN: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, Any]]] = {
     "predator-prey": (GridTeam, {"name": "predator-prey", "captors": 0}, {}),
     "predator-prey-blind": (GridTeam, {"name": "predator-prey-blind", "captors": 0}, {"predators": 5, "blind": 3}),
     "predator-capture-prey": (GridTeam, {"name": "predator-capture-prey", "blind": 0}, {"predators": 2, "captors": 1}),
+    **{f"traffic-junction-{level}": (TrafficJunction, {"level": level}, {}) for level in LEVELS},
 }
 
 

@@ -11,7 +11,9 @@ Public: ``CommFormer``, ``Acted``, ``Evaluated``.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +58,7 @@ class Encoded(NamedTuple):
     edges: Tensor | None
     open_probability: Tensor | None
     gate: Tensor | None
+    graph: Tensor
 
 
 class CommFormer(nn.Module):
@@ -116,6 +119,16 @@ class CommFormer(nn.Module):
             SharedHead(width, outputs) if decoder_heads == "shared" else AgentHeads(spec.agents, width, outputs)
         )
         self.log_std = None if spec.discrete else nn.Parameter(torch.ones(outputs))
+        self.kept: dict[bool, Any] | None = None
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Within, weights must not change: what ``act`` prepares from them is then kept from call to call."""
+        before, self.kept = self.kept, {}
+        try:
+            yield
+        finally:
+            self.kept = before
 
     @property
     def autoregressive(self) -> bool:
@@ -185,7 +198,7 @@ class CommFormer(nn.Module):
         edges = None if self.edges is None else self.edges.weight
         seen = agent_visibility(graph.to(x), opened, diagonal=self.diagonal, relation=self.relation)
         rep = self.encoder(x, seen, edges, drop)
-        return Encoded(rep, self.critic(rep), seen, edges, probability, opened)
+        return Encoded(rep, self.critic(rep), seen, edges, probability, opened, graph)
 
     def outputs(self, encoded: Encoded, actions: Tensor) -> Tensor:
         """Logits [B, n, A] or means [B, n, a], each agent's given the ``actions`` of those before it."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from manyone.envs.team_workers import SUCCESS, TERMINATED, TRUNCATED, Layout, Row
+from manyone.envs.team_workers import SUCCESS, TERMINATED, TRUNCATED, Copy, Layout, Row
 from manyone.errors import ManyoneError
 
 LIMIT = 1000  # steps, where the environment tells no limit of its own
@@ -95,7 +95,7 @@ class Encoder:
         return mask
 
 
-class PettingZooCopy:
+class PettingZooCopy(Copy):
     """One environment with PettingZoo's parallel API.
 
     ``limit``: cuts episodes after so many steps (default: the environment's own limit, or 1000); ``state``: use

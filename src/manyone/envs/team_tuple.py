@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from manyone.envs.team_pettingzoo import Decoder, Encoder, horizon_of
-from manyone.envs.team_workers import SUCCESS, TERMINATED, TRUNCATED, Layout, Row
+from manyone.envs.team_workers import SUCCESS, TERMINATED, TRUNCATED, Copy, Layout, Row
 from manyone.errors import ManyoneError
 
 
-class TupleCopy:
+class TupleCopy(Copy):
     """One environment with tuple spaces.
 
     ``solved(env)``: whether the task is done now, any other end being a cut (None: it has no success, and an end before

@@ -4,7 +4,7 @@
 
 Width 64, one head, one block, fp32, one thread; n agents with A actions: 3 (9), 10 (18), 27 (36), density 0.4. Acting
 draws the actions of B environments and their log-probabilities and values; an update is forward and backward of 320
-samples, once for the network's weights with the graph given, once for the graph's logits alone. Before anything is
+samples: for the network's weights with the graph given, for the graph's logits alone, for both. Before anything is
 timed, the package's model with the published settings is checked to agree with the published formulation (see
 ``_published_commformer.py``). Methods take turns; figures are medians of milliseconds, of CPU time on a CPU, with a GPU
 of wall time until it is done.
@@ -13,6 +13,7 @@ of wall time until it is done.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -40,7 +41,7 @@ def clock(device: torch.device) -> float:
 
 
 def medians(calls: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
-    """Median milliseconds of each call: ``rounds`` in turn, after one to warm up. Quick calls run several times a turn."""
+    """Median milliseconds of each call: ``rounds`` in turn, after one to warm up; quick ones several times a turn."""
     repeats, taken = {}, {name: [] for name in calls}
     for name, call in calls.items():
         call()
@@ -67,7 +68,7 @@ class Case:
         self.official = CommFormer(self.spec, scale="official", decoder_mask="official", relation="transposed")
         self.official.load_state_dict(self.own.state_dict())
         self.official.to(device)
-        self.published = PublishedCommFormer(self.official)
+        self.published, self.settled = PublishedCommFormer(self.official), copy.deepcopy(self.own)
         self.learned = LearnedGraph(agents, links_for(agents, 0.4)).to(device)
         generator = torch.Generator().manual_seed(0)
         self.graph = self.learned.sample(sample_noise(generator, agents).to(device)).detach()
@@ -111,13 +112,14 @@ def acting(case: Case, batch: int, rounds: int) -> dict[str, float]:
     calls: dict[str, Callable[[], object]] = {
         "published": lambda: case.published.act(obs.observations, case.graph, noise),
         "cached": by("cached"),
+        "cached, steady": lambda: case.settled.act(obs, case.graph, noise=noise),
         "fixed-point": by("fixed-point"),
         "full": by("full"),
         "values only": lambda: case.own.values(obs, case.graph),
     }
     if case.agents * batch > 3000:
         del calls["full"]
-    with torch.no_grad():
+    with case.settled.steady():  # as in a roll-out, during which no weight changes
         return medians(calls, rounds, case.device)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -205,11 +205,14 @@ class CommFormer(nn.Module):
         if self.actions is None:
             return self.heads(encoded.rep)
         own, cross = decoder_visibility(encoded.seen, self.decoder_mask)
+        blocks = cast(list[DecoderBlock], list(self.decoder))
         if self.spec.discrete:
-            x = F.embedding(F.pad(actions[:, :-1] + 1, (1, 0)), self.actions.table())
+            tokens = F.pad(actions[:, :-1] + 1, (1, 0))
+            x = blocks[0].from_table(self.actions.table(), tokens, encoded.rep, own, cross, encoded.edges)
+            blocks = blocks[1:]
         else:
             x = self.actions(F.pad(actions[:, :-1], (0, 0, 1, 0)))
-        for block in self.decoder:
+        for block in blocks:
             x = block(x, encoded.rep, own, cross, encoded.edges)
         return self.heads(x)
 

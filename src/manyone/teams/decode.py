@@ -12,14 +12,14 @@ Public: ``decode``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import RelationAttention, Visibility, decoder_visibility
-from .transformer import AgentHeads, SharedHead
+from .transformer import AgentHeads, DecoderBlock, SharedHead
 
 if TYPE_CHECKING:
     from .commformer import CommFormer, Encoded
@@ -169,7 +169,8 @@ class _BlockWeights:
     """All of a decoder block that depends on weights alone, ready for single positions."""
 
     def __init__(self, policy: CommFormer, number: int, general: bool) -> None:
-        block, edges = policy.decoder[number], None if policy.edges is None else policy.edges.weight
+        block = cast(DecoderBlock, policy.decoder[number])
+        edges = None if policy.edges is None else policy.edges.weight
         self.block, self.heads, d = block, block.own.heads, policy.width
         self.general, self.related = general, edges is not None
         own, cross = _fold(block.own, edges), _fold(block.cross, edges)
@@ -270,7 +271,7 @@ class _Block:
 
 def _general(policy: CommFormer, encoded: Encoded) -> bool:
     """Whether relation types or weights can differ between links, or there are several heads."""
-    if policy.decoder[0].own.heads > 1 or policy.decoder_mask == "official":
+    if cast(DecoderBlock, policy.decoder[0]).own.heads > 1 or policy.decoder_mask == "official":
         return True
     if policy.relation == "transposed" and policy.edges is not None:
         return True
@@ -303,7 +304,7 @@ def _cached(
     views = decoder_visibility(encoded.seen, policy.decoder_mask)
     weights, head = _prepared(policy, _general(policy, encoded))
     blocks = [_Block(one, rep, views) for one in weights]
-    shifts = [one.block.norm.bias for one in weights]
+    shifts: list[Tensor] = [one.block.norm.bias for one in weights]
     for number, one in enumerate(weights[1:]):
         shifts[number] = shifts[number] + one.residual_bias
     inputs = head.noise(policy, batch, available, noise)
@@ -337,18 +338,13 @@ class _Head:
     def __init__(self, heads: SharedHead | AgentHeads, agents: int) -> None:
         self.shared = isinstance(heads, SharedHead)
         if isinstance(heads, SharedHead):
-            scales = [norm.weight for norm in heads.norms]
-            shifts = [norm.bias for norm in heads.norms]
-            layers = [*heads.hidden, heads.out]
-            weights = [(layer.weight * scale).T for layer, scale in zip(layers, scales, strict=True)]
-            biases = [layer.bias + layer.weight @ shift for layer, shift in zip(layers, shifts, strict=True)]
+            norms = cast(list[nn.LayerNorm], list(heads.norms))
+            layers = cast(list[nn.Linear], [*heads.hidden, heads.out])
+            weights = [(layer.weight * norm.weight).T for layer, norm in zip(layers, norms, strict=True)]
+            biases = [layer.bias + layer.weight @ norm.bias for layer, norm in zip(layers, norms, strict=True)]
         else:
-            weights = [heads.norm_weight.unsqueeze(-1) * heads.hidden_weight]
-            weights.append(heads.out_norm_weight.unsqueeze(-1) * heads.out_weight)
-            biases = [torch.baddbmm(heads.hidden_bias.unsqueeze(1), heads.norm_bias.unsqueeze(1), heads.hidden_weight)]
-            biases.append(
-                torch.baddbmm(heads.out_bias.unsqueeze(1), heads.out_norm_bias.unsqueeze(1), heads.out_weight)
-            )
+            folded = heads.folded()
+            weights, biases = [weight for weight, _ in folded], [bias for _, bias in folded]
         self.weights, self.biases = weights, biases
         self.outputs = weights[-1].shape[-1]
         if self.shared:

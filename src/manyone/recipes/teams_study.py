@@ -265,8 +265,9 @@ def _listening(setting: Setting, team: Team, seed: int) -> dict[str, float]:
     seen = env.reset(seed_for(seed, "judge", "gate"))
     need = seen.observations[..., env.spec.details["need_column"]] > 0.5
     noise = torch.zeros(1024, env.spec.agents, env.spec.actions, device=team.env.device)
+    policy: Any = team.policy
     with torch.no_grad():
-        acted = team.policy.act(seen, team.learner.exact_graph(), noise=noise, gate="decided", greedy=True)
+        acted = policy.act(seen, team.learner.exact_graph(), noise=noise, gate="decided", greedy=True)
     hears = acted.links.any(-1).float()
     return {"receive_needed": float(hears[need].mean()), "receive_idle": float(hears[~need].mean())}
 

@@ -1,0 +1,99 @@
+"""What one iteration's steps of all slots left, in tensors that are allocated once: [T, B, ...] on the policy's device.
+
+Public names: :class:`Buffer`, :class:`Batch`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from manyone.envs.team_types import Observation, TeamSpec
+
+
+class Batch(NamedTuple):
+    """N samples of the buffer. ``observation`` of N slots; ``actions`` [N, n(, a)]; the rest [N, n]; ``gate_noise`` is
+    None while the gate is open."""
+
+    observation: Observation
+    actions: Tensor
+    log_probs: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+    gate_noise: Tensor | None
+
+    def select(self, rows: Tensor) -> Batch:
+        """Some of the samples."""
+        parts = (None if part is None else part[rows] for part in self[1:])
+        return Batch(self.observation.select(rows), *parts)  # type: ignore[arg-type]
+
+
+class Buffer:
+    """Storage for ``length`` steps of ``batch`` slots of a task.
+
+    ``store`` fills step t from what the policy saw and did, ``outcome`` from what the environment answered;
+    ``batch`` gives the samples of some slots when advantages and returns are known. ``available`` and ``state`` are
+    kept when the first observation has them.
+    """
+
+    def __init__(self, spec: TeamSpec, first: Observation, length: int, device: torch.device) -> None:
+        batch, n = first.alive.shape
+        self.length, self.slots, self.agents = length, batch, n
+
+        def room(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(length, batch, *shape, dtype=dtype, device=device)
+
+        self.observations = room(*first.observations.shape[1:])
+        self.alive = room(n, dtype=torch.bool)
+        self.available = None if first.available is None else room(*first.available.shape[1:], dtype=torch.bool)
+        self.state = None if first.state is None else room(*first.state.shape[1:])
+        self.actions = room(n, dtype=torch.int64) if spec.discrete else room(n, spec.action_dim)
+        self.log_probs, self.values, self.gate_noise = room(n), room(n), room(n)
+        self.rewards, self.advantages, self.returns = room(n), room(n), room(n)
+        self.received = room(n, dtype=torch.int16)
+        self.terminated, self.done = room(dtype=torch.bool), room(dtype=torch.bool)
+        self.success = room(dtype=torch.bool)
+        self.measures: dict[str, Tensor] = {}
+        self._room = room
+
+    def see(self, t: int, observation: Observation) -> Observation:
+        """Copies what the team sees at step ``t`` in; the same, as views of the buffer on the policy's device."""
+        stored = self.observation(t)
+        for place, part in zip(stored, observation):
+            if place is not None and part is not None:
+                place.copy_(part)
+        return stored
+
+    def observation(self, t: int | slice) -> Observation:
+        """The stored observation of step ``t`` (a view)."""
+        return Observation(
+            self.observations[t],
+            self.alive[t],
+            None if self.available is None else self.available[t],
+            None if self.state is None else self.state[t],
+        )
+
+    def outcome(self, t: int, rewards: Tensor, terminated: Tensor, done: Tensor, success: Tensor,
+                measures: dict[str, Tensor]) -> None:  # fmt: skip
+        """Copies the environment's answer to the actions of step ``t`` in."""
+        self.rewards[t].copy_(rewards)
+        self.terminated[t].copy_(terminated)
+        self.done[t].copy_(done)
+        self.success[t].copy_(success)
+        for name, values in measures.items():
+            if name not in self.measures:
+                self.measures[name] = self._room()
+            self.measures[name][t].copy_(values)
+
+    def batch(self, first: int, last: int, gated: bool) -> Batch:
+        """All samples of slots ``first`` to ``last`` - 1, step by step; views where all slots are asked for."""
+
+        def flat(part: Tensor | None) -> Tensor | None:
+            return None if part is None else part[:, first:last].flatten(0, 1)
+
+        seen = Observation(*(flat(part) for part in self.observation(slice(None))))  # type: ignore[arg-type]
+        parts = (self.actions, self.log_probs, self.values, self.advantages, self.returns)
+        return Batch(seen, *(flat(p) for p in parts), flat(self.gate_noise) if gated else None)  # type: ignore[arg-type]

@@ -1,0 +1,221 @@
+"""Playing a team to see how good it is: the same episodes for every method.
+
+Every slot starts again from the evaluation's seed, and what happens in its e-th episode depends on (seed, slot, e) and
+the actions alone. Which episodes count is fixed beforehand, so long episodes are not missed in favour of short ones.
+Public names: :func:`play`, :class:`Played`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manyone.envs.team_types import Observation, TeamEnv
+from manyone.errors import ManyoneError
+from manyone.randomness import generator_for
+from manyone.teams.gate import GateMode, gate_noise
+from manyone.teams.graph import LearnedGraph
+from manyone.teams.rollout import action_noise
+
+
+@dataclass(frozen=True)
+class Played:
+    """E episodes, on the CPU, in the order slot 0 .. B-1 of round 0, then of round 1, ...
+
+    ``returns`` [E]: sum over steps of the agents' mean reward; ``lengths`` [E]; ``success`` bool [E], None where the
+    task has none; ``links_per_step`` [E]: messages used; ``receive_rate`` [E]: share of (living agent, step) pairs that
+    received anything; ``measures``: the task's own figures [E]; ``frames``: pictures of one slot's first episode.
+    ``link_use`` [n, n]: share of steps at which a link was used; ``receive_over_time`` [H, n]: share of running
+    episodes in which an agent received at its h-th step (NaN once none runs).
+    """
+
+    returns: Tensor
+    lengths: Tensor
+    success: Tensor | None
+    links_per_step: Tensor
+    receive_rate: Tensor
+    measures: dict[str, Tensor]
+    frames: list[np.ndarray]
+    link_use: Tensor
+    receive_over_time: Tensor
+
+    def figures(self) -> dict[str, float]:
+        """Means over episodes."""
+        found = {"return": self.returns.mean(), "episode_length": self.lengths.mean(),
+                 "links": self.links_per_step.mean(), "receive_rate": self.receive_rate.mean()}  # fmt: skip
+        if self.success is not None:
+            found["success"] = self.success.float().mean()
+        found |= {name: values.mean() for name, values in self.measures.items()}
+        return {name: float(value) for name, value in found.items()}
+
+
+def play(
+    env: TeamEnv,
+    policy: Any,
+    graph: LearnedGraph | Tensor,
+    *,
+    episodes: int,
+    seed: int,
+    greedy: bool = True,
+    gate: GateMode = "decided",
+    film_slot: int | None = None,
+    order: Sequence[int] | Literal["random"] | None = None,
+    keep: Sequence[int] | None = None,
+) -> Played:
+    """Plays ``episodes`` episodes in ``env``, which starts anew, and leaves the policy as it was.
+
+    ``graph``: [n, n], of a ``LearnedGraph`` the exact one. ``greedy``: the most probable action, else a draw from
+    ``seed``. ``order``: the order in which agents decide, a permutation of 0..n-1, or a new one at every step
+    (``random``); everything that belongs to a position (a decoder head of its own) stays with the position.
+    ``keep``: the agents that are left, when ``env`` has fewer agents than the policy was made for; the others are
+    silent and hear nothing.
+    """
+    if episodes < 1:
+        raise ManyoneError(f"episodes = {episodes}: must be at least 1")
+    if film_slot is not None and not 0 <= film_slot < env.batch:
+        raise ManyoneError(f"film_slot = {film_slot}: the environment has slots 0 to {env.batch - 1}")
+    links = graph.exact().detach() if isinstance(graph, LearnedGraph) else graph
+    team = _Team(env, policy, links, keep, order, seed)
+    was_training = policy.training
+    policy.eval()
+    try:
+        return _play(env, team, episodes, seed, greedy, gate, film_slot)
+    finally:
+        policy.train(was_training)
+
+
+class _Team:
+    """A policy behind a change of order and of size: what it sees, and what comes back, in the environment's terms."""
+
+    def __init__(self, env: TeamEnv, policy: Any, graph: Tensor, keep: Sequence[int] | None,
+                 order: Sequence[int] | Literal["random"] | None, seed: int) -> None:  # fmt: skip
+        self.policy, self.graph, self.order, self.seed = policy, graph, order, seed
+        self.size, self.device = len(graph), graph.device
+        n = env.spec.agents
+        kept = list(range(self.size)) if keep is None else list(keep)
+        if len(kept) != n or sorted(set(kept)) != sorted(kept) or not set(kept) <= set(range(self.size)):
+            raise ManyoneError(
+                f"keep = {kept}: name {n} different agents of 0 to {self.size - 1}, as many as {env.spec.name} has"
+            )
+        if isinstance(order, str) and order != "random":
+            raise ManyoneError(f"order = {order}: give a permutation of the agents, or random")
+        if order is not None and not isinstance(order, str) and sorted(order) != list(range(self.size)):
+            raise ManyoneError(f"order = {list(order)}: must hold each of 0 to {self.size - 1} once")
+        self.kept = torch.tensor(kept, device=self.device)
+        self.whole = kept == list(range(self.size))
+        if not self.whole:
+            left = torch.zeros(self.size, device=self.device)
+            left[self.kept] = 1
+            self.graph = self.graph * left * left[:, None]
+
+    def act(self, t: int, seen: Observation, noise: Tensor, drawn: Tensor | None, gate: GateMode, greedy: bool) -> Any:
+        """(actions, links) of the environment's agents."""
+        graph, places = self.graph, self._places(t)
+        if not self.whole:
+            seen = self._padded(seen)
+        if places is not None:
+            seen = Observation(seen.observations[:, places], seen.alive[:, places],
+                               None if seen.available is None else seen.available[:, places], seen.state)  # fmt: skip
+            graph = graph[places][:, places]
+        acted = self.policy.act(seen, graph, noise=noise, gate_noise=drawn, gate=gate, greedy=greedy)
+        actions, links = acted.actions, acted.links
+        if places is not None:
+            back = places.argsort()
+            actions, links = actions[:, back], links[:, back][:, :, back]
+        if not self.whole:
+            actions, links = actions[:, self.kept], links[:, self.kept][:, :, self.kept]
+        return actions, links
+
+    def _places(self, t: int) -> Tensor | None:
+        if self.order is None:
+            return None
+        if self.order == "random":
+            return torch.randperm(self.size, generator=generator_for(self.seed, "order", t)).to(self.device)
+        return torch.tensor(self.order, device=self.device)
+
+    def _padded(self, seen: Observation) -> Observation:
+        """The observation of all agents that the policy knows: those that are not there see zeros and are dead."""
+        batch, width = len(seen.alive), self.policy.spec.state_dim
+        observations = seen.observations.new_zeros(batch, self.size, seen.observations.shape[-1])
+        observations[:, self.kept] = seen.observations
+        alive = seen.alive.new_zeros(batch, self.size)
+        alive[:, self.kept] = seen.alive
+        available = None
+        if seen.available is not None:
+            available = seen.available.new_ones(batch, self.size, seen.available.shape[-1])
+            available[:, self.kept] = seen.available
+        # values play no part here, and the state of a smaller team may have another width
+        state = None if seen.state is None else seen.state.new_zeros(batch, width)
+        return Observation(observations, alive, available, state)
+
+
+def _play(env: TeamEnv, team: _Team, episodes: int, seed: int, greedy: bool, gate: GateMode,
+          film_slot: int | None) -> Played:  # fmt: skip
+    batch, n, device = env.batch, env.spec.agents, team.device
+    rounds = -(-episodes // batch)
+    # slot b plays the episodes with e * batch + b < episodes
+    wanted = (episodes - torch.arange(batch, device=device) + batch - 1) // batch
+    slots = torch.arange(batch, device=device)
+    table = torch.zeros(5, rounds, batch, device=device)  # return, length, success, links a step, receive rate
+    measures: dict[str, Tensor] = {}
+    sums = torch.zeros(5, batch, device=device)  # return, length, links, received, living
+    played = torch.zeros(batch, dtype=torch.int64, device=device)
+    used = torch.zeros(n, n, device=device)
+    times = torch.zeros(env.spec.horizon + 1, n + 1, device=device)
+    generator = generator_for(seed, "play", device=device)
+    frames: list[np.ndarray] = []
+    filming = film_slot is not None
+    observation = env.reset(seed)
+    t = 0
+    while True:
+        if filming and film_slot is not None:
+            frames.append(env.frame(film_slot))
+        seen = Observation(*(None if part is None else part.to(device) for part in observation))
+        with torch.inference_mode():
+            noise = action_noise(team.policy.spec, batch, generator)
+            drawn = gate_noise(generator, batch, team.size) if gate == "sampled" else None
+            actions, links = team.act(t, seen, noise, drawn, gate, greedy)
+            running = (played < wanted).float()
+            links = links & seen.alive.unsqueeze(-1)
+            counts = links.sum(-1)
+            received = counts > 0
+            used += (links * running[:, None, None]).sum(0)
+            moment = sums[1].long().clamp(max=env.spec.horizon)
+            heard = torch.cat([received * running[:, None], running[:, None]], -1)
+            times.index_add_(0, moment, heard)
+        step = env.step(actions.to(env.device, copy=True))
+        with torch.inference_mode():
+            sums += torch.stack([
+                step.rewards.to(device).mean(-1), torch.ones(batch, device=device), counts.sum(-1).float(),
+                received.sum(-1).float(), seen.alive.sum(-1).float(),
+            ])  # fmt: skip
+            done = step.done.to(device)
+            counted = done & (played < wanted)
+            row = played.clamp(max=rounds - 1)
+            rates = torch.stack([sums[0], sums[1], step.success.to(device).float(), sums[2] / sums[1],
+                                 sums[3] / sums[4].clamp(min=1)])  # fmt: skip
+            table[:, row, slots] = torch.where(counted, rates, table[:, row, slots])
+            for name, values in step.measures.items():
+                held = measures.setdefault(name, torch.zeros(rounds, batch, device=device))
+                held[row, slots] = torch.where(counted, values.to(device).float(), held[row, slots])
+            played += done
+            sums *= ~done
+        if film_slot is not None and step.final is not None:
+            filming = filming and not bool(done[film_slot])
+        observation, t = step.observation, t + 1
+        if step.final is not None and bool((played >= wanted).all()):
+            break
+    flat = table.flatten(1)[:, :episodes].cpu()
+    steps = flat[1].sum().clamp(min=1)
+    return Played(
+        returns=flat[0], lengths=flat[1], success=flat[2] > 0.5 if env.spec.reports_success else None,
+        links_per_step=flat[3], receive_rate=flat[4],
+        measures={name: values.flatten()[:episodes].cpu() for name, values in measures.items()},
+        frames=frames, link_use=used.cpu() / steps,
+        receive_over_time=(times[:-1, :n] / times[:-1, n:]).cpu(),
+    )  # fmt: skip

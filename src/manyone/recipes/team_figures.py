@@ -169,6 +169,30 @@ def budget_figure(budgets: Sequence[Mapping[str, float]], own: Mapping[str, floa
     return Figure("lines", "Messages against return", data, text, "Communication")
 
 
+def use_figure(spec: TeamSpec, use: Sequence[Sequence[float]]) -> Figure:
+    """How often each link was used, ``use`` [n, n] shares of the test episodes' steps."""
+    names = agent_labels(spec)
+    values = [[None if i == j else v for j, v in enumerate(row)] for i, row in enumerate(use)]
+    text = "Share of the test episodes' steps at which the receiver's gate let the message in."
+    data = {"rows": names, "columns": names, "values": values, "unit": "%"}
+    return Figure("matrix", "How often each link is used", data, text, "Communication")
+
+
+def receiving_figure(spec: TeamSpec, received: Sequence[Sequence[float]]) -> Figure | None:
+    """Who receives when within an episode, ``received`` [H, n]; rows without a running episode hold NaN."""
+    rows = [row for row in received if not any(math.isnan(v) for v in row)]
+    if len(rows) < 2:
+        return None
+    names = agent_labels(spec)
+    x = list(range(1, len(rows) + 1))
+    series = {"whole team": {"x": x, "y": [math.fsum(row) / len(row) for row in rows]}}
+    if len(names) <= 5:
+        series |= {name: {"x": x, "y": [row[k] for row in rows]} for k, name in enumerate(names)}
+    data = {"series": series, "x_label": "step of the episode", "y_label": "share that receives"}
+    text = "Of the episodes that still run at the step."
+    return Figure("lines", "Receiving over an episode", data, text, "Communication")
+
+
 def film_figure(path: Path) -> Figure:
     """An episode as a GIF."""
     return Figure(

@@ -47,8 +47,8 @@ class TeamEvaluator:
         """Greedy episodes; ``words`` as :func:`manyone.teams.play.play` takes them."""
         from manyone.teams.play import play
 
-        words = {"episodes": self.episodes, "gate": self.gate} | words
-        return play(self.env, policy, graph, seed=self.seed, greedy=True, **words)
+        usual: dict[str, Any] = {"episodes": self.episodes, "gate": self.gate, "seed": self.seed}
+        return play(self.env, policy, graph, **(usual | words))
 
     def save(self, run: RunFolder) -> None:
         """The episodes of the last evaluation, one line each, as ``episodes.jsonl``."""
@@ -157,7 +157,8 @@ def draw(options: TeamOptions, run: RunFolder, learner: Any, evaluator: TeamEval
 
     if not is_writer():
         return
-    spec, policy, graph = evaluator.env.spec, learner.policy, learner.exact_graph()
+    spec, policy, graph, played = evaluator.env.spec, learner.policy, learner.exact_graph(), evaluator.played
+    assert played is not None
     lines, steps = run.metrics(), learner.env.batch * learner.collector.length
     curves = [("return", "Return", "return of an episode"), ("episode_length", "Steps to the end", "steps")]
     curves += [("success", "Success", "share of episodes")] * spec.reports_success
@@ -165,9 +166,10 @@ def draw(options: TeamOptions, run: RunFolder, learner: Any, evaluator: TeamEval
     if options.sends:
         strength = link_strength(learner.graph)
         figures += team_figures.graph_figures(spec, graph.cpu().numpy(), strength)
+        if options.gated:
+            figures.append(team_figures.use_figure(spec, played.link_use.tolist()))
         if strength is not None:
-            own = scores(evaluator.played, spec, graph) if evaluator.played is not None else {}
-            figures.append(team_figures.budget_figure(budgets(learner, evaluator), own))
+            figures.append(team_figures.budget_figure(budgets(learner, evaluator), scores(played, spec, graph)))
     if options.gated:
         rate = team_figures.curve(
             lines, "receive_rate", steps, title="Receive rate", label="share of agents", section="Communication"
@@ -175,7 +177,7 @@ def draw(options: TeamOptions, run: RunFolder, learner: Any, evaluator: TeamEval
         links = team_figures.curve(
             lines, "links", steps, title="Messages used a step", label="messages", section="Communication"
         )
-        figures += [rate, links]
+        figures += [rate, links, team_figures.receiving_figure(spec, played.receive_over_time.tolist())]
     if options.film and (path := film(run, evaluator, policy, graph)) is not None:
         figures.append(team_figures.film_figure(path))
     save_figures(run.path / "figures.json", [f for f in figures if f is not None])

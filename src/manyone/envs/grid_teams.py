@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from manyone.envs.pictures import Board
-from manyone.envs.team_batch import BatchedTeam, below, one_of, whole, zeros
+from manyone.envs.team_batch import BatchedTeam, below, one_of, tally, whole, zeros
 from manyone.envs.team_types import Observation, TeamSpec
 from manyone.errors import ManyoneError
 
@@ -107,8 +107,7 @@ class GridTeam(BatchedTeam):
         self._hot = (channel + torch.arange(self.window) * self.channels).to(self.device)
         self._after = after.flatten().to(self.device)
         self._alive = torch.ones(self.batch, self.spec.agents, dtype=torch.bool, device=self.device)
-        self._one = torch.ones(1, device=self.device)
-        self._offset = (torch.arange(self.batch, device=self.device) * (self.places + 1))[:, None]
+        self._one = torch.ones(1, dtype=torch.float32, device=self.device)
         self._available = None
         if self.captors:
             available = torch.ones(self.batch, self.spec.agents, 6, dtype=torch.bool, device=self.device)
@@ -148,7 +147,7 @@ class GridTeam(BatchedTeam):
             rewards = torch.where(settled, paid, -0.05)
         success = settled.all(dim=1)
         terminated = success if self.reward == "mixed" else torch.zeros_like(success)
-        return rewards, terminated, success, {}
+        return rewards.to(torch.float32), terminated, success, {}
 
     def _observe(self, rows: Tensor | None) -> Observation:
         cells, prey = (self.cells, self.prey) if rows is None else (self.cells[rows], self.prey[rows])
@@ -157,31 +156,28 @@ class GridTeam(BatchedTeam):
         flat = zeros((count, agents, self.window * self.channels), self.device)
         flat.scatter_(2, self._hot[cells], self._one.expand(count, agents, self.window))
         view = flat.view(count, agents, self.window, self.channels)
-        offset = self._offset[:count]
-        view[..., -1] = self._crowd(cells[:, : self.predators], offset)[around + offset[:, :, None]]
+        view[..., -1] = self._seen(cells[:, : self.predators], around)
         seeing = self.predators - self.blind
         view[:, :seeing, :, -2] = (around[:, :seeing] == prey[:, :, None]).to(torch.float32)
         if self.captors:
-            view[..., -4] = self._crowd(cells[:, self.predators :], offset)[around + offset[:, :, None]]
+            view[..., -4] = self._seen(cells[:, self.predators :], around)
             view[:, self.predators :, :, -4:] = -1.0
         available = None if self._available is None else self._available[:count]
         return Observation(flat, self._alive[:count], available)
 
-    def _crowd(self, cells: Tensor, offset: Tensor) -> Tensor:
-        """How many of these agents stand on each cell, float32 [slots * (D^2 + 1)]; outside, last, 0."""
-        counts = torch.zeros(len(cells) * (self.places + 1), device=self.device)
-        index = (cells + offset).flatten()
-        return counts.scatter_add_(0, index, self._one.expand(len(index)))
+    def _seen(self, cells: Tensor, around: Tensor) -> Tensor:
+        """How many of these agents stand on each of the cells around everybody, float32 [slots, n, cells]."""
+        return tally(cells, self.places).gather(1, around.flatten(1)).view(around.shape)
 
     def frame(self, slot: int = 0) -> np.ndarray:
-        """The grid: what is seen tinted, the prey a red diamond, agents as numbered discs (blue; orange when they are
+        """The grid: what is seen tinted, the prey a red cell, agents as numbered discs (blue; orange when they are
         blind; green when they have arrived and are done)."""
         board = Board(self.size, self.size)
         cells, prey = self.cells[slot].tolist(), int(self.prey[slot])
         seeing = self.predators - self.blind
         for cell in {place for i in range(seeing) for place in self._around[cells[i]].tolist()} - {self.places}:
             board.fill(cell, "seen")
-        board.diamond(prey, "goal")
+        board.fill(prey, "goal")
         captured = [True] * self.predators + self.captured[slot].tolist()
         for cell in sorted(set(cells)):
             marks = []

@@ -43,13 +43,6 @@ class Board:
         x, y = self._corner(cell)
         self.draw.rectangle((x + 1, y + 1, x + self.side - 1, y + self.side - 1), COLOURS[colour])
 
-    def diamond(self, cell: int, colour: str) -> None:
-        """A diamond that fills most of a cell, under its discs."""
-        x, y = self._corner(cell)
-        low, middle, high = 0.06 * self.side, 0.5 * self.side, 0.94 * self.side
-        points = [(x + middle, y + low), (x + high, y + middle), (x + middle, y + high), (x + low, y + middle)]
-        self.draw.polygon(points, COLOURS[colour])
-
     def discs(self, cell: int, marks: list[tuple[str, str]]) -> None:
         """Discs with a label each, side by side in one cell: (label, colour)."""
         if not marks:

@@ -61,8 +61,8 @@ class Relay(BatchedTeam):
         self.need = torch.ones(batch, agents, dtype=torch.bool, device=self.device)
         self._senders = torch.tensor(senders, device=self.device)
         self._alive = torch.ones(batch, agents, dtype=torch.bool, device=self.device)
-        self._numbers = torch.eye(agents, device=self.device)
-        self._kinds = torch.eye(kinds, device=self.device)
+        self._numbers = torch.eye(agents, dtype=torch.float32, device=self.device)
+        self._kinds = torch.eye(kinds, dtype=torch.float32, device=self.device)
 
     def _start(self, rows: Tensor, slots: NDArray[np.int64]) -> None:
         words = self._words(slots, 2 * self.spec.agents)

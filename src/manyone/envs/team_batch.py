@@ -5,7 +5,7 @@ A task keeps its state in tensors whose first axis is the slot, names them in ``
 advance and look; ``BatchedTeam`` does the rest. Every random number is a function of (seed, task, slot, episode, time)
 through ``counter_words``, drawn for all slots that need it at once.
 Public: ``BatchedTeam``, ``below``, ``chance``, ``whole``, ``share``, ``one_of``,
-``zeros``.
+``zeros``, ``tally``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,14 @@ def zeros(shape: Sequence[int], device: torch.device) -> Tensor:
     """float32 zeros; on the CPU from pages that the system zeroes on first touch, in large ones when it can."""
     if device.type == "cpu":
         return torch.from_numpy(np.zeros(shape, dtype=np.float32))
-    return torch.zeros(*shape, device=device)
+    return torch.zeros(*shape, dtype=torch.float32, device=device)
+
+
+def tally(cells: Tensor, places: int, weights: Tensor | None = None) -> Tensor:
+    """How many (or how much weight) of cells [B, n], numbers 0..places, fall on each place: float32 [B, places + 1]."""
+    counts = torch.zeros(len(cells), places + 1, dtype=torch.float32, device=cells.device)
+    source = counts.new_ones(1).expand(cells.shape) if weights is None else weights.to(torch.float32)
+    return counts.scatter_add_(1, cells, source)
 
 
 class BatchedTeam:

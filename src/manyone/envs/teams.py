@@ -35,6 +35,7 @@ import torch
 from manyone.envs.grid_teams import GridTeam
 from manyone.envs.relay import Relay
 from manyone.envs.team_types import TeamEnv
+from manyone.envs.traffic import LEVELS, TrafficJunction
 from manyone.errors import ManyoneError
 
 PREFIXES = ("mpe", "vmas", "lbf", "rware", "smax", "smac", "smacv2", "pettingzoo", "mamujoco")
@@ -46,6 +47,7 @@ _OWN: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, Any]]] = {
     "predator-prey": (GridTeam, {"name": "predator-prey", "captors": 0}, {}),
     "predator-prey-blind": (GridTeam, {"name": "predator-prey-blind", "captors": 0}, {"predators": 5, "blind": 3}),
     "predator-capture-prey": (GridTeam, {"name": "predator-capture-prey", "blind": 0}, {"predators": 2, "captors": 1}),
+    **{f"traffic-junction-{level}": (TrafficJunction, {"level": level}, {}) for level in LEVELS},
 }
 
 

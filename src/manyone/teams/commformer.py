@@ -56,6 +56,7 @@ class Encoded(NamedTuple):
     edges: Tensor | None
     open_probability: Tensor | None
     gate: Tensor | None
+    graph: Tensor
 
 
 class CommFormer(nn.Module):
@@ -185,7 +186,7 @@ class CommFormer(nn.Module):
         edges = None if self.edges is None else self.edges.weight
         seen = agent_visibility(graph.to(x), opened, diagonal=self.diagonal, relation=self.relation)
         rep = self.encoder(x, seen, edges, drop)
-        return Encoded(rep, self.critic(rep), seen, edges, probability, opened)
+        return Encoded(rep, self.critic(rep), seen, edges, probability, opened, graph)
 
     def outputs(self, encoded: Encoded, actions: Tensor) -> Tensor:
         """Logits [B, n, A] or means [B, n, a], each agent's given the ``actions`` of those before it."""

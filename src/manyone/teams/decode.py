@@ -1,14 +1,25 @@
-"""Acting agent after agent: the same draw by a full pass per agent, or by fixed-point passes over all agents.
+"""Acting agent after agent, each seeing the actions of those before it: three ways to draw the same actions.
 
+``cached``: causality makes keys and values of earlier actions final, so each block keeps them and agent i costs one
+query. Such a step is small, so that what counts is the number of operations: norms' scales, output projections, the
+relation vectors and the scale of the scores are folded into neighbouring weights once per call, the first block's
+projections of all possible actions are a table, and masks, noise and the queries of the cross attention are prepared
+for all agents at once. ``full``: the whole decoder once per agent, for tests. ``fixed-point``: with each agent's noise
+drawn beforehand, one parallel pass from a guess of all actions, again until nothing changes; agent i is right after i
+passes at the latest, and the fixed point is the sequential draw. It suits small batches of many agents.
 Public: ``decode``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from .attention import RelationAttention, Visibility, decoder_visibility
+from .transformer import AgentHeads, SharedHead
 
 if TYPE_CHECKING:
     from .commformer import CommFormer, Encoded
@@ -22,7 +33,9 @@ def decode(
         outputs = policy.heads(encoded.rep)
         actions = choose(policy, outputs, available, noise)
         return actions, policy.score(outputs, actions, available)[0]
-    return _full(policy, encoded, available, noise)
+    if policy.decode == "cached":
+        return _cached(policy, encoded, available, noise)
+    return (_full if policy.decode == "full" else _fixed_point)(policy, encoded, available, noise)
 
 
 def choose(policy: CommFormer, outputs: Tensor, available: Tensor | None, noise: Tensor | None) -> Tensor:
@@ -50,3 +63,298 @@ def _full(
         outputs = policy.outputs(encoded, actions)
         actions[:, i] = choose(policy, outputs, available, noise)[:, i]
     return actions, policy.score(outputs, actions, available)[0]
+
+
+def _fixed_point(
+    policy: CommFormer, encoded: Encoded, available: Tensor | None, noise: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Parallel passes until the actions repeat themselves, at most one per agent and one to see it."""
+    actions = _nothing_yet(policy, encoded.rep)
+    for _ in range(policy.spec.agents + 1):
+        outputs = policy.outputs(encoded, actions)
+        found = choose(policy, outputs, available, noise)
+        settled = torch.equal(found, actions)
+        actions = found
+        if settled:
+            break
+    return actions, policy.score(outputs, actions, available)[0]
+
+
+class _Fold(NamedTuple):
+    """Weights of one attention with what surrounds them folded in: rows [query | key | value] of x @ weight + bias.
+
+    Queries carry the scale; queries and keys the vectors of relation type 1. A score of type 0 gets the query's and the
+    key's ``term`` besides, each a linear map to [heads]. With one head values have passed the output projection.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    query_term: tuple[Tensor, Tensor]
+    key_term: tuple[Tensor, Tensor]
+    query_step: Tensor
+    key_step: Tensor
+
+
+def _fold(attention: RelationAttention, edges: Tensor | None) -> _Fold:
+    weight, bias, relations = attention.projection(edges)
+    d, heads, scale = attention.width, attention.heads, attention.scale
+    query, key, value = weight.split(d)
+    query_bias, key_bias, value_bias = bias.split(d)
+    query, query_bias = query * scale, query_bias * scale
+    if heads == 1:
+        value, value_bias = attention.out.weight @ value, attention.out.weight @ value_bias
+    weight, bias = torch.cat([query, key, value]), torch.cat([query_bias, key_bias, value_bias])
+    if relations is None:
+        none = weight.new_zeros(0, d), weight.new_zeros(0)
+        return _Fold(weight, bias, none, none, weight.new_zeros(heads, 0), weight.new_zeros(0))
+    query_step, key_step = relations.query_step * scale, relations.key_step
+
+    def term(step: Tensor, matrix: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
+        rows = torch.bmm(step.unsqueeze(1), matrix.reshape(heads, -1, d)).squeeze(1)
+        return rows, (step * vector.view(heads, -1)).sum(-1)
+
+    rows, constant = term(query_step, key, key_bias)
+    key_term = rows, constant + (query_step * key_step).sum(-1)
+    return _Fold(weight, bias, term(key_step, query, query_bias), key_term, query_step, key_step.flatten())
+
+
+class _Memory:
+    """Keys and values of the positions so far, and how a position looks at them.
+
+    ``general``: any relation type and weight between any two positions, at the cost of some operations a step.
+    Otherwise the graph is 0/1 and only position 0 and, where ``own``, the position itself are of relation type 0: the
+    first is folded into position 0's key and the mask, the second is one term.
+    """
+
+    def __init__(self, attention: RelationAttention, rows: Tensor, seen: Visibility, general: bool) -> None:
+        """``rows`` [n, B, ...]: the columns [key | value | key terms] of all positions, filled as they come."""
+        d, self.heads, self.general = attention.width, attention.heads, general
+        self.out, self.seen, self.bias = attention.out.weight.T, seen, seen.bias
+        by_slot = rows.transpose(0, 1)
+        self.values = by_slot[..., d : 2 * d]
+        self.keys = by_slot[..., :d].transpose(1, 2) if self.heads == 1 else by_slot[..., :d]
+        self.key_terms = by_slot[..., 2 * d :]
+        self.weighted = general
+
+    def look(self, p: int, query: Tensor, base: Tensor, query_term: Tensor | None, self_term: Tensor | None) -> Tensor:
+        """``base`` [B, d] plus what position ``p`` takes in with ``query`` [B, d]."""
+        bias = self.bias[:, p : p + 1, : p + 1]
+        if self.heads > 1:
+            return self._look_with_heads(p, query, base, query_term, bias)
+        if query_term is not None:
+            terms = self.key_terms[:, : p + 1, 0].unsqueeze(1) + query_term.unsqueeze(1)
+            bias = torch.addcmul(bias, self.seen.apart[p, : p + 1], terms)
+        scores = torch.baddbmm(bias, query.unsqueeze(1), self.keys[:, :, : p + 1])
+        if self_term is not None:
+            scores[:, 0, p].add_(self_term)
+        weights = torch.softmax(scores, -1)
+        if self.weighted:
+            weights = weights * self.seen.factor[:, p : p + 1, : p + 1]
+        return torch.baddbmm(base.unsqueeze(1), weights, self.values[:, : p + 1]).squeeze(1)
+
+    def _look_with_heads(self, p: int, query: Tensor, base: Tensor, query_term: Tensor | None, bias: Tensor) -> Tensor:
+        batch, d = query.shape
+        split = (batch, p + 1, self.heads, d // self.heads)
+        scores = (self.keys[:, : p + 1] * query.unsqueeze(1)).view(split).sum(-1)
+        scores = scores + bias.transpose(1, 2)
+        if query_term is not None:
+            terms = self.key_terms[:, : p + 1] + query_term.unsqueeze(1)
+            scores = torch.addcmul(scores, self.seen.apart[p, : p + 1].unsqueeze(-1), terms)
+        weights = torch.softmax(scores, 1) * self.seen.factor[:, p, : p + 1].unsqueeze(-1)
+        mixed = (self.values[:, : p + 1].reshape(split) * weights.unsqueeze(-1)).sum(1)
+        return torch.addmm(base, mixed.view(batch, d), self.out)
+
+
+class _Block:
+    """One decoder block while agents act one after another."""
+
+    def __init__(self, policy: CommFormer, number: int, encoded: Encoded, views: tuple[Visibility, Visibility]) -> None:
+        block, rep = policy.decoder[number], encoded.rep
+        batch, n, d = rep.shape
+        self.width, self.block = d, block
+        self.related = encoded.edges is not None
+        self.general = block.own.heads > 1 or policy.decoder_mask == "official" or not _plain(policy, encoded)
+        own, cross = _fold(block.own, encoded.edges), _fold(block.cross, encoded.edges)
+        self.own_fold, self.cross_fold = own, cross
+
+        # self attention: rows [residual | query | key | value | terms]; residuals carry the output's bias
+        weights, biases = [own.weight], [own.bias]
+        if self.general:
+            weights += [own.key_term[0], own.query_term[0]]
+            biases += [own.key_term[1], own.query_term[1]]
+        else:
+            weights.append(own.key_term[0] + own.query_term[0])
+            biases.append(own.key_term[1] + own.query_term[1])
+        weight, bias, self.residual_bias = torch.cat(weights), torch.cat(biases), block.own.out.bias
+        self.rows = rep.new_empty(n, batch, d + len(bias))
+        self.table = None
+        if number == 0 and policy.spec.discrete and policy.actions is not None:
+            table = policy.actions.table()
+            self.table = torch.cat([table + self.residual_bias, F.linear(table, weight, bias)], -1)
+        self.own_weight, self.own_bias = weight.T, bias - weight @ self.residual_bias
+        terms = block.own.heads if self.related else 0
+        self.own = _Memory(block.own, self.rows[..., 2 * d : 4 * d + terms], views[0], self.general)
+
+        # cross attention: its sources are a norm's output, whose scale and shift go into the projection
+        norm, weight, bias = block.own_norm, cross.weight[d:], cross.bias[d:]
+        if self.general:
+            weight, bias = torch.cat([weight, cross.key_term[0]]), torch.cat([bias, cross.key_term[1]])
+        self.cross_weight, self.cross_bias = (weight * norm.weight).T, bias + weight @ norm.bias
+        self.sources = rep.new_empty(n, batch, len(bias))
+        self.cross = _Memory(block.cross, self.sources, views[1], self.general)
+        self.queries = F.linear(rep, cross.weight[:d], cross.bias[:d]).unbind(1)
+        self.query_terms = F.linear(rep, *cross.query_term).unbind(1) if self.general and self.related else None
+        self.reps = (rep + block.cross.out.bias).unbind(1)
+
+        # feed-forward: the norm before it carries its last bias, so that the sum is one operation
+        self.expand_bias = block.expand.bias - block.expand.weight @ block.contract.bias
+        self.cross_norm_bias = block.cross_norm.bias + block.contract.bias
+        self.expand, self.contract = block.expand.weight.T, block.contract.weight.T
+
+    def step(self, p: int, actions: Tensor | None, x: Tensor | None, norm_bias: Tensor) -> Tensor:
+        """Output [B, d] at position ``p``, with ``norm_bias`` as the shift of its last norm.
+
+        The input is the table's row of ``actions`` [B] (None: the start), or ``x`` [B, d] with ``residual_bias``.
+        """
+        d, block, row = self.width, self.block, self.rows[p]
+        if x is None:
+            assert self.table is not None
+            if actions is None:
+                row.copy_(self.table[0])
+            else:
+                torch.index_select(self.table[1:], 0, actions, out=row)
+            base = row[:, :d]
+        else:
+            torch.addmm(self.own_bias, x, self.own_weight, out=row[:, d:])
+            base = x
+        related, general = self.related, self.general
+        if not general and p == 0:
+            mixed = base + row[:, 3 * d : 4 * d]  # it sees itself alone
+            self._start(self.own, self.own_fold, row[:, 2 * d : 3 * d])
+        else:
+            heads = block.own.heads
+            query_term = row[:, 4 * d + heads :] if general and related else None
+            self_term = row[:, 4 * d] if related and not general else None
+            mixed = self.own.look(p, row[:, d : 2 * d], base, query_term, self_term)
+        normed = F.layer_norm(mixed, (d,))
+        torch.addmm(self.cross_bias, normed, self.cross_weight, out=self.sources[p])
+        if not general and p == 0:
+            mixed = self.reps[0] + self.sources[0, :, d:]
+            self._start(self.cross, self.cross_fold, self.sources[0, :, :d])
+        else:
+            query_term = None if self.query_terms is None else self.query_terms[p]
+            mixed = self.cross.look(p, self.queries[p], self.reps[p], query_term, None)
+        y = F.layer_norm(mixed, (d,), block.cross_norm.weight, self.cross_norm_bias, block.cross_norm.eps)
+        hidden = F.gelu(torch.addmm(self.expand_bias, y, self.expand))
+        y = torch.addmm(y, hidden, self.contract)
+        return F.layer_norm(y, (d,), block.norm.weight, norm_bias, block.norm.eps)
+
+    def _start(self, memory: _Memory, fold: _Fold, keys: Tensor) -> None:
+        """Makes the keys of position 0 [B, d] those of relation type 0 for all later positions."""
+        if not self.related:
+            return
+        keys.add_(fold.key_step)
+        first = F.pad((keys @ fold.query_step.T).unsqueeze(-1), (0, memory.bias.shape[-1] - 1))
+        memory.bias = memory.bias + first
+
+
+def _plain(policy: CommFormer, encoded: Encoded) -> bool:
+    """Whether every link of the graph is 0 or 1 and is of relation type 1 as its receiver sees it."""
+    if policy.relation == "transposed" and encoded.edges is not None:
+        return False
+    graph = encoded.graph
+    if policy.diagonal == "official" and bool(graph.diagonal().any()):
+        return False
+    return bool(((graph == 0) | (graph == 1)).all())
+
+
+def _cached(
+    policy: CommFormer, encoded: Encoded, available: Tensor | None, noise: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """One query per agent and block, over kept keys and values."""
+    rep, discrete = encoded.rep, policy.spec.discrete
+    batch, n, d = rep.shape
+    assert policy.actions is not None
+    views = decoder_visibility(encoded.seen, policy.decoder_mask)
+    blocks = [_Block(policy, number, encoded, views) for number in range(len(policy.decoder))]
+    shifts = [block.block.norm.bias for block in blocks]
+    for number, block in enumerate(blocks[1:]):
+        shifts[number] = shifts[number] + block.residual_bias
+    head = _Head(policy.heads, n)
+    inputs = head.noise(policy, batch, available, noise)
+    actions = rep.new_empty(n, batch, dtype=torch.long) if discrete else rep.new_empty(n, batch, head.outputs)
+    embed, features = policy.actions, []
+    for p in range(n):
+        before, x = None, None
+        if discrete:
+            before = actions[p - 1] if p else None
+        else:
+            token = actions[p - 1] if p else actions.new_zeros(batch, head.outputs)
+            hidden, norm = F.gelu(embed.input(token)), embed.norm
+            x = F.layer_norm(hidden, (d,), norm.weight, norm.bias + blocks[0].residual_bias, norm.eps)
+        for block, shift in zip(blocks, shifts, strict=True):
+            x = block.step(p, before, x, shift)
+        assert x is not None
+        feature = head.features(p, x)
+        features.append(feature)
+        if discrete:
+            torch.argmax(torch.addmm(inputs[p], feature, head.last(p)), -1, out=actions[p])
+        else:
+            torch.addmm(inputs[p], feature, head.last(p), out=actions[p])
+    outputs = head.finish(torch.stack(features))
+    actions = actions.transpose(0, 1).contiguous()
+    return actions, policy.score(outputs, actions, available)[0]
+
+
+class _Head:
+    """The heads with their norms' scales and shifts folded into the layers after them."""
+
+    def __init__(self, heads: SharedHead | AgentHeads, agents: int) -> None:
+        self.shared = isinstance(heads, SharedHead)
+        if isinstance(heads, SharedHead):
+            scales = [norm.weight for norm in heads.norms]
+            shifts = [norm.bias for norm in heads.norms]
+            layers = [*heads.hidden, heads.out]
+            weights = [(layer.weight * scale).T for layer, scale in zip(layers, scales, strict=True)]
+            biases = [layer.bias + layer.weight @ shift for layer, shift in zip(layers, shifts, strict=True)]
+        else:
+            weights = [heads.norm_weight.unsqueeze(-1) * heads.hidden_weight]
+            weights.append(heads.out_norm_weight.unsqueeze(-1) * heads.out_weight)
+            biases = [torch.baddbmm(heads.hidden_bias.unsqueeze(1), heads.norm_bias.unsqueeze(1), heads.hidden_weight)]
+            biases.append(
+                torch.baddbmm(heads.out_bias.unsqueeze(1), heads.out_norm_bias.unsqueeze(1), heads.out_weight)
+            )
+        self.weights, self.biases = weights, biases
+        self.outputs = weights[-1].shape[-1]
+        if self.shared:
+            self.per_agent = [list(zip(weights, biases, strict=True))] * agents
+        else:
+            parts = [list(zip(w.unbind(0), b.unbind(0), strict=True)) for w, b in zip(weights, biases, strict=True)]
+            self.per_agent = [list(layers) for layers in zip(*parts, strict=True)]
+
+    def features(self, agent: int, x: Tensor) -> Tensor:
+        """What the last layer takes, [B, width] of [B, width]."""
+        width = x.shape[-1:]
+        for weight, bias in self.per_agent[agent][:-1]:
+            x = F.gelu(torch.addmm(bias, F.layer_norm(x, width), weight))
+        return F.layer_norm(x, width)
+
+    def last(self, agent: int) -> Tensor:
+        """The last layer's weight [width, outputs]."""
+        return self.per_agent[agent][-1][0]
+
+    def noise(self, policy: CommFormer, batch: int, available: Tensor | None, noise: Tensor | None) -> Tensor:
+        """What the last layer's product is added to, [n, B or 1, outputs]: bias, noise, and -inf where not available."""
+        n = len(self.per_agent)
+        bias = self.biases[-1].expand(n, 1, -1) if self.shared else self.biases[-1]
+        if noise is not None:
+            bias = bias + (noise if policy.spec.discrete else noise * policy.std()).to(bias).transpose(0, 1)
+        if available is not None and policy.spec.discrete:
+            bias = bias.expand(n, batch, -1).masked_fill(~available.transpose(0, 1), -torch.inf)
+        return bias.contiguous()
+
+    def finish(self, features: Tensor) -> Tensor:
+        """Outputs [B, n, outputs] of features [n, B, width]."""
+        if self.shared:
+            return F.linear(features, self.weights[-1].T, self.biases[-1]).transpose(0, 1)
+        return torch.baddbmm(self.biases[-1], features, self.weights[-1]).transpose(0, 1)

@@ -87,7 +87,9 @@ class CommFormer(nn.Module):
         value_width: int | None = None,
         decode: Decode = "cached",
     ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "spec", "__class__")}
         super().__init__()
+        self.options = given  # all that an equal network needs besides the specification
         _check_choice("decoder_heads", decoder_heads, ("per-agent", "shared"))
         _check_choice("scale", scale, ("single", "official"))
         _check_choice("decoder_mask", decoder_mask, ("aligned", "official"))
@@ -192,12 +194,12 @@ class CommFormer(nn.Module):
         """Logits [B, n, A] or means [B, n, a], each agent's given the ``actions`` of those before it."""
         if self.actions is None:
             return self.heads(encoded.rep)
-        own, cross = decoder_visibility(encoded.seen, self.decoder_mask)
         if self.spec.discrete:
             x = F.embedding(F.pad(actions[:, :-1] + 1, (1, 0)), self.actions.table())
         else:
             x = self.actions(F.pad(actions[:, :-1], (0, 0, 1, 0)))
-        for block in self.decoder:
+        for layer, block in enumerate(self.decoder):
+            own, cross = decoder_visibility(encoded.seen, self.decoder_mask, layer)
             x = block(x, encoded.rep, own, cross, encoded.edges)
         return self.heads(x)
 

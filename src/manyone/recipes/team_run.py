@@ -27,20 +27,19 @@ EVALUATION_SEED = 1_000_003
 class TeamEvaluator:
     """Plays the same fresh episodes for every policy; keeps its environment, and the last episodes in ``played``.
 
-    ``gate``: "decided" (each agent's own decision) or "open".
+    A gate decides for itself from the moment that its training begins; until then it is open.
     """
 
-    def __init__(self, env: TeamEnv, episodes: int, *, gate: str = "decided", seed: int = EVALUATION_SEED) -> None:
-        self.env, self.episodes, self.gate, self.seed = env, episodes, gate, seed
+    def __init__(self, env: TeamEnv, episodes: int, *, seed: int = EVALUATION_SEED) -> None:
+        self.env, self.episodes, self.seed = env, episodes, seed
+        self.gate = "open"
         self.played: Played | None = None
 
     def __call__(self, learner: Any) -> dict[str, float]:
         """The scores of what ``learner`` is now, under the graph that it would be exported with."""
-        return self.score(learner.policy, learner.exact_graph())
-
-    def score(self, policy: Any, graph: Tensor) -> dict[str, float]:
-        """The scores of a policy on a graph."""
-        self.played = self.play(policy, graph)
+        self.gate = "decided" if learner.gate_stage()[0] == "sampled" else "open"
+        graph = learner.exact_graph()
+        self.played = self.play(learner.policy, graph)
         return scores(self.played, self.env.spec, graph)
 
     def play(self, policy: Any, graph: Tensor, **words: Any) -> Played:

@@ -96,4 +96,4 @@ class Buffer:
 
         seen = Observation(*(flat(part) for part in self.observation(slice(None))))  # type: ignore[arg-type]
         parts = (self.actions, self.log_probs, self.values, self.advantages, self.returns)
-        return Batch(seen, *(flat(p) for p in parts), flat(self.gate_noise) if gated else None)  # type: ignore[arg-type]
+        return Batch(seen, *(flat(p) for p in parts), flat(self.gate_noise) if gated else None)  # type: ignore[arg-type, call-arg]

@@ -175,7 +175,7 @@ def _play(env: TeamEnv, team: _Team, episodes: int, seed: int, greedy: bool, gat
     while True:
         if filming and film_slot is not None:
             frames.append(env.frame(film_slot))
-        seen = Observation(*(None if part is None else part.to(device) for part in observation))
+        seen = Observation(*(None if part is None else part.to(device) for part in observation))  # type: ignore[arg-type]
         with torch.inference_mode():
             noise = action_noise(team.policy.spec, batch, generator)
             drawn = gate_noise(generator, batch, team.size) if gate == "sampled" else None

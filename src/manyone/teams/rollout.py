@@ -102,7 +102,7 @@ class Collector:
                     generator: torch.Generator) -> None:  # fmt: skip
         assert self._observation is not None
         ends = [self._observation, *finals]
-        joined = Observation(*(None if parts[0] is None else torch.cat(parts).to(self.device) for parts in zip(*ends)))
+        joined = Observation(*(None if parts[0] is None else torch.cat(parts).to(self.device) for parts in zip(*ends)))  # type: ignore[arg-type]
         values = []
         with torch.inference_mode():
             count = len(joined.alive)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,6 +96,7 @@ def run_recipe(options: TeamOptions, run: RunFolder) -> None:
     """Trains, scores, saves and draws what ``options`` say."""
     from manyone.engine.loop import train
 
+    find_own(options)
     if options.dry_run:
         print("\n".join(plan(options, run.recipe)))
         return
@@ -121,6 +123,7 @@ def evaluate_recipe(options: TeamOptions, run: RunFolder, split: Split) -> Mappi
 
     if split != "test":
         raise ManyoneError(f"--split {split}: teams have no data to split; test plays fresh episodes")
+    find_own(options)
     found = load_newest(run.checkpoints)
     if found is None:
         raise ManyoneError(f"{run.path} has no checkpoint yet: manyone resume {run.path}")
@@ -131,6 +134,13 @@ def evaluate_recipe(options: TeamOptions, run: RunFolder, split: Split) -> Mappi
             return team.learner.evaluate()
         finally:
             team.env.close()
+
+
+def find_own(options: TeamOptions) -> None:
+    """Lets ``--env pettingzoo:MODULE`` find a module in the current folder, as ``python`` itself would."""
+    here = str(Path.cwd())
+    if (options.env or "").startswith("pettingzoo:") and here not in sys.path:
+        sys.path.insert(0, here)
 
 
 @contextmanager
@@ -159,7 +169,8 @@ def draw(options: TeamOptions, run: RunFolder, learner: Any, evaluator: TeamEval
     spec, policy, graph, played = evaluator.env.spec, learner.policy, learner.exact_graph(), evaluator.played
     assert played is not None
     lines, steps = run.metrics(), learner.env.batch * learner.collector.length
-    curves = [("return", "Return", "return of an episode"), ("episode_length", "Steps to the end", "steps")]
+    curves = [("return", "Return", "return of an episode")]
+    curves += [("episode_length", "Steps to the end", "steps")] * (spec.horizon > 1)
     curves += [("success", "Success", "share of episodes")] * spec.reports_success
     figures = [team_figures.curve(lines, m, steps, title=title, label=label) for m, title, label in curves]
     if options.sends:

@@ -98,9 +98,8 @@ class GridTeam(BatchedTeam):
         inside = (rows >= 0) & (rows < size) & (columns >= 0) & (columns < size)
         around = torch.where(inside, rows * size + columns, self.places).reshape(self.places, -1)
         moves = torch.tensor(MOVES)
-        after = (row[:, None] + moves[:, 0]).clamp(0, size - 1) * size + (column[:, None] + moves[:, 1]).clamp(
-            0, size - 1
-        )
+        to_row = (row[:, None] + moves[:, 0]).clamp(0, size - 1)
+        after = to_row * size + (column[:, None] + moves[:, 1]).clamp(0, size - 1)
         # An outside cell's one-hot channel is the second of the four after the places.
         channel = torch.where(inside.reshape(self.places, -1), around, self.places + 1)
         self._around = around.to(self.device)

@@ -4,7 +4,7 @@ The rules are those of Sukhbaatar et al. (NeurIPS 2016) in the three levels of I
 every arrival road a car appears with probability ``arrival`` a step, as long as one of the n cars is free, and gets one
 of the routes that start there. Actions: 0 gas (one cell further along its route), 1 brake. A car pays 0.01 times the
 steps since it appeared, and 10 in every step in which it shares a cell. Episodes last exactly ``limit`` steps; success
-is an episode without a collision. Cars that are not on the road are dead: they see zeros, and only braking is available.
+is an episode without a collision. Cars that are not on the road are dead: they see zeros and can only brake.
 
 ======  ====================================================  ====  =====  =======  =====
 level   roads                                                 cars  limit  arrival  grid

@@ -166,4 +166,4 @@ class RelationAttention(nn.Module):
 
     def _per_head(self, x: Tensor, batch: int) -> Tensor:
         """[B or 1, n, n] as [B heads or 1, n, n]."""
-        return x if self.heads == 1 or len(x) == 1 else x.repeat_interleave(self.heads, 0)
+        return x if self.heads == 1 or x.shape[0] == 1 else x.repeat_interleave(self.heads, 0)

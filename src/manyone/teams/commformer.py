@@ -146,7 +146,7 @@ class CommFormer(nn.Module):
             used = graph.detach() != 0
             used = used & ~torch.eye(len(graph), dtype=torch.bool, device=graph.device)
             if encoded.gate is None:
-                links = used.expand(len(actions), -1, -1)
+                links = used.expand(actions.shape[0], -1, -1)
             else:
                 links = used & (encoded.gate != 0).unsqueeze(-1)
             return Acted(actions, log_probs, encoded.values, links)

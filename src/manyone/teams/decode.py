@@ -173,7 +173,9 @@ class _Block:
         batch, n, d = rep.shape
         self.width, self.block = d, block
         self.related = encoded.edges is not None
-        self.general = block.own.heads > 1 or policy.decoder_mask == "official" or not _plain(policy, encoded)
+        # in later blocks position 0 is an agent's and the cross attention sees its own position: no special case
+        self.general = bool(number) or block.own.heads > 1 or policy.decoder_mask == "official"
+        self.general = self.general or not _plain(policy, encoded)
         own, cross = _fold(block.own, encoded.edges), _fold(block.cross, encoded.edges)
         self.own_fold, self.cross_fold = own, cross
 
@@ -275,8 +277,9 @@ def _cached(
     rep, discrete = encoded.rep, policy.spec.discrete
     batch, n, d = rep.shape
     assert policy.actions is not None
-    views = decoder_visibility(encoded.seen, policy.decoder_mask)
-    blocks = [_Block(policy, number, encoded, views) for number in range(len(policy.decoder))]
+    layers = range(len(policy.decoder))
+    views = [decoder_visibility(encoded.seen, policy.decoder_mask, layer) for layer in layers]
+    blocks = [_Block(policy, layer, encoded, views[layer]) for layer in layers]
     shifts = [block.block.norm.bias for block in blocks]
     for number, block in enumerate(blocks[1:]):
         shifts[number] = shifts[number] + block.residual_bias

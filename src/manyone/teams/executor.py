@@ -29,19 +29,21 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from safetensors.torch import save_file
 
 import manyone
 from manyone.envs.team_types import TeamEnv
 from manyone.errors import ManyoneError
 from manyone.teams.artefact import Team, check_observations, load_team
+from manyone.teams.commformer import CommFormer
 from manyone.teams.wire import Closed, receive_frame, send_frame
 
 
@@ -105,8 +107,14 @@ class Decentralised:
         team = team if isinstance(team, Team) else load_team(team)
         _check_deployable(team)
         self.timeout, self.start_timeout = timeout, start_timeout
-        self._agents = [_Agent(i) for i in range(team.spec.agents)]
+        self._agents: list[_Agent] = []
         self._finalizer = weakref.finalize(self, _stop, self._agents)
+        try:
+            for i in range(team.spec.agents):
+                self._agents.append(_Agent(i))
+        except BaseException:
+            self.close()
+            raise
         self.deploy(team)
 
     @property
@@ -122,7 +130,7 @@ class Decentralised:
             raise ManyoneError(f"a team of {team.spec.agents} agents cannot take the place of {len(self._agents)}")
         self._alive()
         self.team = team
-        rows = team.graph > 0.5
+        rows = team.graph.numpy() > 0.5
         with tempfile.TemporaryDirectory(prefix="manyone-team-") as folder:
             weights = Path(folder) / "model.safetensors"
             save_file({k: v.detach().cpu().contiguous().clone() for k, v in team.policy.state_dict().items()}, weights)
@@ -231,7 +239,7 @@ class Decentralised:
             raise ManyoneError("this team's processes have ended: make a new Decentralised")
 
     @contextlib.contextmanager
-    def _guarded(self, doing: str, timeout: float) -> Any:
+    def _guarded(self, doing: str, timeout: float) -> Iterator[None]:
         """Turns whatever goes wrong between the processes into one error, after ending them all."""
         try:
             yield
@@ -312,3 +320,82 @@ def _stop(agents: Sequence[_Agent]) -> None:
         if agent.process.poll() is None:
             agent.process.kill()
         agent.process.wait()
+
+
+def _check_deployable(team: Team) -> None:
+    """``ManyoneError`` for a team whose parts cannot be told apart by links."""
+    policy = team.policy
+    if os.name != "posix":
+        raise ManyoneError("Decentralised passes sockets between processes, which needs Linux or macOS")
+    if not isinstance(policy, CommFormer):
+        raise ManyoneError(f"a {type(policy).__name__} has no links: each agent acts alone; use load_team(...).act")
+    if policy.autoregressive and policy.decoder_mask != "aligned":
+        raise ManyoneError(
+            f"decoder_mask {policy.decoder_mask!r}: agents read actions past the graph, so links cannot carry them; train "
+            "with decoder_mask aligned"
+        )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """E episodes: ``returns`` (sum over steps of the agents' mean reward), ``lengths``, ``success`` (None where the task
+    has none), ``messages`` and ``bytes`` on the links and the ``requests`` (declines included), all [E]."""
+
+    returns: np.ndarray
+    lengths: np.ndarray
+    success: np.ndarray | None
+    messages: np.ndarray
+    bytes: np.ndarray
+    requests: np.ndarray
+
+    def figures(self) -> dict[str, float]:
+        """Means over episodes."""
+        parts = {
+            "return": self.returns, "episode_length": self.lengths, "success": self.success,
+            "messages": self.messages, "bytes": self.bytes, "requests": self.requests,
+        }  # fmt: skip
+        return {name: float(np.mean(values)) for name, values in parts.items() if values is not None}
+
+
+def measure(env: TeamEnv, team: Decentralised, *, episodes: int, seed: int = 0) -> Measured:
+    """Plays ``episodes`` greedy episodes of ``env``, which starts anew, with the agents' processes.
+
+    Slot b plays its first ceil(E / B) episodes, so that which episodes count does not depend on their lengths.
+    """
+    if episodes < 1:
+        raise ManyoneError(f"episodes = {episodes}: must be at least 1")
+    rounds = -(-episodes // env.batch)
+    gated = team.team.gate == "decided"
+    asked = int((team.team.graph > 0.5).fill_diagonal_(False).sum()) if gated else 0
+    counts = np.zeros((5, env.batch))  # return, length, messages, bytes, requests of the running episodes
+    finished = np.zeros(env.batch, int)
+    results = np.zeros((6, rounds, env.batch))
+    seen = env.reset(seed)
+    while (finished < rounds).any():
+        decided = team.decide(
+            seen.observations.cpu().numpy(),
+            None if seen.available is None else seen.available.cpu().numpy(),
+            seen.alive.cpu().numpy(),
+        )
+        step = env.step(torch.from_numpy(decided.actions).to(env.device))
+        counts[0] += step.rewards.mean(-1).cpu().numpy()
+        counts[1] += 1
+        counts[2] += decided.messages.sum((1, 2))
+        counts[3] += decided.bytes.sum((1, 2))
+        counts[4] += asked
+        for b in np.flatnonzero(step.done.cpu().numpy()):
+            if finished[b] < rounds:
+                results[:5, finished[b], b] = counts[:, b]
+                results[5, finished[b], b] = float(step.success[b])
+            finished[b] += 1
+            counts[:, b] = 0
+        seen = step.observation
+    returns, lengths, messages, sizes, requests, success = results.reshape(6, -1)[:, :episodes]
+    return Measured(
+        returns,
+        lengths.astype(int),
+        success > 0 if env.spec.reports_success else None,
+        messages.astype(int),
+        sizes.astype(int),
+        requests.astype(int),
+    )

@@ -27,12 +27,12 @@ from manyone.errors import ManyoneError
 class GreedyTeam(nn.Module):
     """(actions, values) of the most likely actions along a fixed graph; inputs as :func:`program_inputs` says."""
 
-    graph: Tensor
+    adjacency: Tensor
 
     def __init__(self, policy: nn.Module, graph: Tensor, gate: str) -> None:
         super().__init__()
         self.policy, self.gate, self.names = policy, gate, program_inputs(policy)
-        self.register_buffer("graph", graph)
+        self.register_buffer("adjacency", graph)  # a traced module has a `graph` of its own
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [B, n] or float32 [B, n, a], and float32 [B, n]."""
@@ -41,7 +41,7 @@ class GreedyTeam(nn.Module):
         alive = torch.ones(observations.shape[:2], dtype=torch.bool, device=observations.device)
         seen = Observation(observations, alive, given.get("available"), given.get("state"))
         nothing = observations.new_zeros(())
-        acted = self.policy.act(seen, self.graph, noise=nothing, gate=self.gate, greedy=True)  # type: ignore[operator]
+        acted = self.policy.act(seen, self.adjacency, noise=nothing, gate=self.gate, greedy=True)  # type: ignore[operator]
         return acted.actions, acted.values
 
 
@@ -57,6 +57,8 @@ def export_policy(path: Path, policy: nn.Module, graph: Tensor, *, gate: str) ->
     """Writes the program of ``policy`` along ``graph`` [n, n], for any batch size."""
     spec: Any = policy.spec
     whole = copy.deepcopy(policy).cpu().eval().requires_grad_(False)
+    if hasattr(whole, "decode"):
+        whole.decode = "full"  # plain operations; the cache works in place, which would fix the batch size
     module = GreedyTeam(whole, graph.detach().float().cpu(), gate)
     batch = 3  # of the example: a size that the program must not take for a constant
     shapes = {

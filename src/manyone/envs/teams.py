@@ -19,7 +19,8 @@ name                               what                                         
 ``smac:3m``, ``smacv2:...``        StarCraft II                                                     the installed game
 =================================  ===============================================================  ====================
 
-Settings follow the name, ``"predator-prey:size=10,predators=5"``, or are given as keywords; not the same one both ways.
+Settings follow the name, ``"predator-prey:size=10,predators=5"`` or ``"vmas:navigation:n_agents=4"``, or are given as
+keywords.
 Public: ``make_team``, ``team_names``.
 """
 

@@ -135,9 +135,53 @@ def _vmas(task: str, batch: int, device: str | torch.device, workers: int | None
     return VmasTeam(task, batch, device=device, **options)
 
 
+def _tuple(
+    prefix: str, package: str, task: str, batch: int, device: Any, workers: int | None, options: dict[str, Any]
+) -> TeamEnv:
+    from manyone.envs import team_tuple
+    from manyone.envs.team_copies import TeamCopies
+
+    name = f"{prefix}:{task}"
+    need("gymnasium", name)
+    need(package, name)
+    limit = options.pop("limit", None)
+    if prefix == "lbf":
+        make, solved, drawn = team_tuple.foraging, team_tuple.all_food_loaded, team_tuple.draw_foraging
+    else:
+        make, solved, drawn = team_tuple.warehouse, None, team_tuple.draw_warehouse
+    maker = partial(team_tuple.TupleCopy, partial(make, task, **options), limit=limit, solved=solved, drawn=drawn)
+    return TeamCopies(name, maker, batch, device=device, workers=workers, streams=False)
+
+
+def _smac(
+    prefix: str, install: str, task: str, batch: int, device: Any, workers: int | None, options: dict[str, Any]
+) -> TeamEnv:
+    from manyone.envs import team_smac
+    from manyone.envs.team_copies import TeamCopies
+
+    name = f"{prefix}:{task}"
+    need(f"{prefix}.env", name, f"{install}, with StarCraft II 4.10 and its maps where SC2PATH says")
+    limit = options.pop("limit", None)
+    factory = partial(team_smac.smac if prefix == "smac" else team_smac.smacv2, task, **options)
+    workers = batch if workers is None else workers  # a game each, with a process to wait for it
+    return TeamCopies(name, partial(team_smac.SmacCopy, factory, limit=limit), batch, device=device, workers=workers)
+
+
+def _smax(task: str, batch: int, device: str | torch.device, workers: int | None, options: dict[str, Any]) -> TeamEnv:
+    need("jaxmarl", f"smax:{task}", "pip install 'manyone[smax]'")
+    from manyone.envs.team_smax import SmaxTeam
+
+    return SmaxTeam(task, batch, device=device, **options)
+
+
 PREFIXES: dict[str, Callable[..., TeamEnv]] = {
     "pettingzoo": _module,
     "mpe": _mpe,
     "mamujoco": _mamujoco,
+    "lbf": partial(_tuple, "lbf", "lbforaging"),
+    "rware": partial(_tuple, "rware", "rware"),
     "vmas": _vmas,
+    "smax": _smax,
+    "smac": partial(_smac, "smac", "pip install git+https://github.com/oxwhirl/smac.git"),
+    "smacv2": partial(_smac, "smacv2", "pip install git+https://github.com/oxwhirl/smacv2.git"),
 }

@@ -139,12 +139,19 @@ class TeamCopies:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> Observation:
-        """Starts the saved episodes and repeats their actions. ``ManyoneError`` when that leads somewhere else."""
+        """Starts the saved episodes and repeats their actions. ``ManyoneError`` when that leads somewhere else.
+
+        Where a seed does not decide everything (``spec.details["replayable"]`` is False) they begin anew instead.
+        """
         steps = state["steps"].numpy()
         if len(steps) != self.batch:
             raise ManyoneError(f"{self.name}: the saved state has {len(steps)} slots, this environment {self.batch}")
         histories = np.split(state["actions"].numpy(), np.cumsum(steps)[:-1])
+        if not self.layout.replayable:
+            histories = [history[:0] for history in histories]
         observation = self._start(state["seed"], state["episodes"].numpy().copy(), histories)
+        if not self.layout.replayable:
+            return observation
         wrong = (self._views["observations"] != state["observations"].numpy()).any(axis=(1, 2))
         if wrong.any():
             slot = int(wrong.argmax())
@@ -293,7 +300,7 @@ def _spec(name: str, layout: Layout, details: dict[str, Any]) -> TeamSpec:
         horizon=layout.horizon,
         agent_names=layout.names,
         reports_success=layout.reports_success,
-        details=details,
+        details={"replayable": layout.replayable, **details},
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from manyone.envs.team_workers import SUCCESS, TERMINATED, TRUNCATED, Layout, Row
+from manyone.envs.team_workers import SUCCESS, TERMINATED, TRUNCATED, Copy, Layout, Row
 from manyone.errors import ManyoneError
 
 LIMIT = 1000  # steps, where the environment tells no limit of its own
@@ -95,7 +95,7 @@ class Encoder:
         return mask
 
 
-class PettingZooCopy:
+class PettingZooCopy(Copy):
     """One environment with PettingZoo's parallel API.
 
     ``limit``: cuts episodes after so many steps (default: the environment's own limit, or 1000); ``state``: use
@@ -141,7 +141,7 @@ class PettingZooCopy:
             low=tuple(decoder.low for decoder in self.decoders) if not any(counts) else (),
             high=tuple(decoder.high for decoder in self.decoders) if not any(counts) else (),
             state_dim=self.state_dim,
-            horizon=_horizon(env, limit),
+            horizon=horizon_of(env, limit),
             masked=any(counts) and (len(set(counts)) > 1 or any(e.masked for e in self.encoders) or bool(masked)),
             reports_success=success is not None,
         )
@@ -248,7 +248,8 @@ class PettingZooCopy:
             return 0  # PettingZoo's base class has a state() that says so
 
 
-def _horizon(env: Any, limit: int | None) -> int:
+def horizon_of(env: Any, limit: int | None) -> int:
+    """``limit``, or the environment's own limit of steps, or :data:`LIMIT`."""
     if limit is not None:
         if limit < 1:
             raise ManyoneError(f"limit {limit}: must be at least 1 step")

@@ -14,6 +14,7 @@ import random
 import signal
 import sys
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -33,8 +34,8 @@ class Layout:
     """What the arrays of a task look like; one entry per agent where a tuple says so.
 
     ``counts``: discrete actions of each agent, all 0 when actions are continuous, whose bounds are then ``low`` and
-    ``high`` [n][a_i]. ``masked``: whether available actions are told. ``measures``: names of further figures of an
-    episode.
+    ``high`` [n][a_i]. ``masked``: whether available actions are told. ``replayable``: whether the seed and the actions
+    decide everything. ``measures``: names of further figures of an episode.
     """
 
     names: tuple[str, ...]
@@ -45,6 +46,7 @@ class Layout:
     state_dim: int = 0
     horizon: int = 100
     masked: bool = False
+    replayable: bool = True
     reports_success: bool = False
     measures: tuple[str, ...] = ()
 
@@ -86,22 +88,29 @@ class Row(Protocol):
     measures: np.ndarray  # float64 [m]
 
 
-class Copy(Protocol):
+class Copy(ABC):
     """One running environment."""
 
     layout: Layout
 
+    @abstractmethod
     def reset(self, seed: int, row: Row) -> None:
         """Starts an episode that is a function of ``seed`` (31 bits); writes what is seen, not rewards and measures."""
 
+    @abstractmethod
     def step(self, actions: np.ndarray, row: Row) -> int:
         """One step with int64 [n] or float32 [n, a]; writes all of the row, returns its flags (0: it goes on)."""
 
+    @abstractmethod
     def picture(self) -> np.ndarray:
         """The environment now, uint8 [height, width, 3]."""
 
+    @abstractmethod
     def close(self) -> None:
         """Frees what it holds."""
+
+    def rewind(self) -> None:  # noqa: B027 -- most have nothing to do
+        """Called before a ``reset`` that does not follow the end of an episode."""
 
 
 class Arrays:
@@ -188,6 +197,7 @@ class Pool:
                 slot: Any = self._by_number[number]
                 slot.rewards[:] = 0
                 try:
+                    slot.copy.rewind()
                     self._start(slot)
                     for actions in history:
                         if self._step(slot, actions):

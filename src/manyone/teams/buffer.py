@@ -25,10 +25,10 @@ class Batch(NamedTuple):
     returns: Tensor
     gate_noise: Tensor | None
 
-    def select(self, rows: Tensor) -> Batch:
-        """Some of the samples."""
-        parts = (None if part is None else part[rows] for part in self[1:])
-        return Batch(self.observation.select(rows), *parts)  # type: ignore[arg-type]
+    def select(self, rows: Tensor | slice) -> Batch:
+        """Some of the samples (views of them for a slice)."""
+        seen = Observation(*(None if part is None else part[rows] for part in self.observation))  # type: ignore[arg-type]
+        return Batch(seen, *(None if part is None else part[rows] for part in self[1:]))  # type: ignore[arg-type, call-arg]
 
 
 class Buffer:

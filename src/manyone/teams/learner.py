@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,15 @@ from manyone.teams.graph_schedule import GraphSchedule, RollOut
 from manyone.teams.losses import masked_mean, normalise_advantages, policy_loss, value_loss
 from manyone.teams.rollout import Collector
 from manyone.teams.value_norm import ValueNorm
+
+_PIECE, _PIECE_DEVICE = 3072, 1 << 18  # samples times agents that go through the network at a time
+
+
+class _Counts(NamedTuple):
+    """Numbers of living agents' samples that the policy's and the value's terms are divided by."""
+
+    policy: Tensor | int
+    value: Tensor | int
 
 
 class TeamLearner:
@@ -219,8 +229,7 @@ class TeamLearner:
 
     def _update(self, buffer: Buffer, gate: gates.GateMode, weight: float) -> dict[str, Tensor]:
         everyone = bool(buffer.alive.all())
-        mask = None if everyone else buffer.alive
-        buffer.advantages.copy_(normalise_advantages(buffer.advantages, mask))
+        buffer.advantages.copy_(normalise_advantages(buffer.advantages, None if everyone else buffer.alive))
         gated, learns = gate == "sampled", self.schedule.learns()
         split = learns and self._lower < buffer.slots
         lower = buffer.batch(0, self._lower if split else buffer.slots, gated)
@@ -234,12 +243,8 @@ class TeamLearner:
                 parameter.requires_grad_(not goes_up)
             for number, batch in enumerate(self._minibatches(upper if goes_up else lower, epoch)):
                 graph = self.schedule.updated(self.iteration, epoch, number)
-                graph = graph if goes_up else graph.detach()
-                loss, figures = self._loss(batch, graph, gate, weight, everyone)
-                if goes_up:
-                    self._step_up(loss)
-                else:
-                    figures["grad_norm"] = self._step_down(loss)
+                figures = self._descend(batch, graph, goes_up, gate, weight, everyone)
+                if not goes_up:
                     for name, value in figures.items():
                         logs.setdefault(name, []).append(value)
                 if ratio_error is None:
@@ -250,43 +255,71 @@ class TeamLearner:
         assert ratio_error is not None
         return means | {"ratio_change": means["ratio_error"], "ratio_error": ratio_error}
 
-    def _loss(
-        self, batch: Batch, graph: Tensor, gate: gates.GateMode, weight: float, everyone: bool
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _descend(
+        self, batch: Batch, graph: Tensor, goes_up: bool, gate: gates.GateMode, weight: float, everyone: bool
+    ) -> dict[str, Tensor]:
+        """One step of the logits alone (as the authors do, without clipping) or of the network alone.
+
+        The batch goes through in pieces that fit the processor's cache; their gradients add up to the batch's.
+        """
+        optimiser = self.edge_optimiser if goes_up else self.optimiser
+        assert optimiser is not None
+        optimiser.zero_grad(set_to_none=True)
         alive = None if everyone else batch.observation.alive
-        policy_mask, value_mask = alive if self.policy_alive else None, alive if self.value_alive else None
-        found = self.policy.evaluate(batch.observation, batch.actions, graph, gate_noise=batch.gate_noise, gate=gate)
-        surrogate, ratio_error = policy_loss(found.log_probs, batch.log_probs, batch.advantages, self.clip, policy_mask)
+        counts = _Counts(*(
+            batch.values.numel() if alive is None or not use else alive.sum().clamp(min=1)
+            for use in (self.policy_alive, self.value_alive)
+        ))  # fmt: skip
         targets = batch.returns
         if self.norm is not None:
-            self.norm.update(targets, value_mask)
+            self.norm.update(targets, alive if self.value_alive else None)
             targets = self.norm.normalise(targets)
-        error = value_loss(found.values, batch.values, targets, self.clip, self.huber, value_mask)
-        entropy = masked_mean(found.entropy, policy_mask)
+        batch = batch._replace(returns=targets)
+        leaf = graph.detach().requires_grad_(goes_up)
+        total: dict[str, Tensor] = {}
+        for piece in self._pieces(batch, gate):
+            loss, figures = self._loss(piece, leaf, gate, weight, everyone, counts)
+            loss.backward()
+            total = {name: value + total[name] if total else value for name, value in figures.items()}
+        if goes_up:
+            graph.backward(leaf.grad)
+            self.upper_steps += 1
+        else:
+            total["grad_norm"] = nn.utils.clip_grad_norm_(self._parameters, self.grad_clip)
+        optimiser.step()
+        return total
+
+    def _loss(
+        self, batch: Batch, graph: Tensor, gate: gates.GateMode, weight: float, everyone: bool, counts: _Counts
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        alive = None if everyone else batch.observation.alive
+        mask = alive if self.policy_alive else None
+        found = self.policy.evaluate(batch.observation, batch.actions, graph, gate_noise=batch.gate_noise, gate=gate)
+        surrogate, ratio_error = policy_loss(
+            found.log_probs, batch.log_probs, batch.advantages, self.clip, mask, counts.policy
+        )
+        error = value_loss(
+            found.values, batch.values, batch.returns, self.clip, self.huber, alive if self.value_alive else None,
+            counts.value,
+        )  # fmt: skip
+        entropy = masked_mean(found.entropy, mask, counts.policy)
         loss = surrogate + self.value_coef * error - self.entropy_coef * entropy
         figures = {"policy_loss": surrogate, "value_loss": error, "entropy": entropy, "ratio_error": ratio_error}
         if found.open_probability is not None and gate == "sampled":
             budget = gates.gate_loss(found.open_probability, budget=self.gate_loss, target=self.gate_rate, alive=alive)
             loss = loss + weight * budget
             figures |= {"gate_loss": budget, "open_probability": masked_mean(found.open_probability, alive)}
-        figures = {"loss": loss, **figures}
-        return loss, {name: value.detach() for name, value in figures.items()}
+        return loss, {name: value.detach() for name, value in {"loss": loss, **figures}.items()}
 
-    def _step_up(self, loss: Tensor) -> None:
-        """The logits alone; as the authors do, without clipping."""
-        assert self.edge_optimiser is not None
-        self.edge_optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self.edge_optimiser.step()
-        self.upper_steps += 1
-
-    def _step_down(self, loss: Tensor) -> Tensor:
-        """The network alone; the norm of its gradient before clipping."""
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self._parameters, self.grad_clip)
-        self.optimiser.step()
-        return norm
+    def _pieces(self, batch: Batch, gate: gates.GateMode) -> list[Batch]:
+        """``batch`` in pieces of about as many agents' samples as the device is quick with; whole while a gate is
+        sampled, because its budget is one number for all."""
+        room = _PIECE if self.device.type == "cpu" else _PIECE_DEVICE
+        count = 1 if gate == "sampled" else max(1, round(batch.values.numel() / room))
+        if count == 1:
+            return [batch]
+        bounds = [len(batch.values) * k // count for k in range(count + 1)]
+        return [batch.select(slice(a, b)) for a, b in pairwise(bounds)]
 
     def _minibatches(self, data: Batch, epoch: int) -> Iterator[Batch]:
         if self.minibatches == 1:
@@ -309,6 +342,8 @@ class TeamLearner:
         for name, share in shares.items():
             if share is not None and not 0 <= share <= 1:
                 raise ManyoneError(f"{name} = {share}: must be between 0 and 1")
+        if isinstance(self.graph, LearnedGraph) and self.upper_every == 1:
+            raise ManyoneError("upper_every = 1: every pass would go to the graph and none to the network; at least 2")
         samples = length * self.env.batch
         if self.minibatches > samples:
             raise ManyoneError(f"minibatches = {self.minibatches}: an iteration has only {samples} samples")

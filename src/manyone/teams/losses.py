@@ -4,9 +4,10 @@
     L_V  = mean max(h(R - V), h(R - (V_old + clip(V - V_old, -eps, eps)))),   h: Huber with threshold delta
     L    = L_pi + c_v L_V - c_e H(pi)
 
-The mean runs over samples and agents. The Huber loss is linear on both sides (the authors' program lets large negative
-errors count as nothing). Public names: :func:`masked_mean`, :func:`normalise_advantages`, :func:`policy_loss`,
-:func:`value_loss`, :func:`huber`.
+The mean runs over samples and agents; ``count`` divides the sum by another number than that of the entries given, so
+that the terms of a batch's pieces add up to the term of the batch. The Huber loss is linear on both sides (the authors'
+program lets large negative errors count as nothing). Public names: :func:`masked_mean`, :func:`normalise_advantages`,
+:func:`policy_loss`, :func:`value_loss`, :func:`huber`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor
 
 
-def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean of ``values`` over the entries where ``mask`` (same shape) is True; 0 when there is none."""
+def masked_mean(values: Tensor, mask: Tensor | None = None, count: Tensor | int | None = None) -> Tensor:
+    """Sum of ``values`` over the entries where ``mask`` (same shape) is True, by their number or by ``count``; 0 when
+    there is none."""
     if mask is None:
-        return values.mean()
-    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
+        return values.mean() if count is None else values.sum() / count
+    return torch.where(mask, values, 0.0).sum() / (mask.sum().clamp(min=1) if count is None else count)
 
 
 def normalise_advantages(advantages: Tensor, mask: Tensor | None = None, epsilon: float = 1e-5) -> Tensor:
@@ -30,12 +32,17 @@ def normalise_advantages(advantages: Tensor, mask: Tensor | None = None, epsilon
 
 
 def policy_loss(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip: float, mask: Tensor | None = None
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    clip: float,
+    mask: Tensor | None = None,
+    count: Tensor | int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(L_pi, mean |r - 1|): the clipped surrogate, and how far the policy is from the one that acted."""
     ratio = (log_probs - old_log_probs).exp()
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
-    return -masked_mean(surrogate, mask), masked_mean((ratio.detach() - 1).abs(), mask)
+    return -masked_mean(surrogate, mask, count), masked_mean((ratio.detach() - 1).abs(), mask, count)
 
 
 def huber(error: Tensor, delta: float) -> Tensor:
@@ -46,9 +53,15 @@ def huber(error: Tensor, delta: float) -> Tensor:
 
 
 def value_loss(
-    values: Tensor, old_values: Tensor, targets: Tensor, clip: float, delta: float, mask: Tensor | None = None
+    values: Tensor,
+    old_values: Tensor,
+    targets: Tensor,
+    clip: float,
+    delta: float,
+    mask: Tensor | None = None,
+    count: Tensor | int | None = None,
 ) -> Tensor:
     """L_V; all in the unit in which the network predicts (normalised)."""
     clipped = old_values + (values - old_values).clamp(-clip, clip)
     loss = torch.maximum(huber(targets - values, delta), huber(targets - clipped, delta))
-    return masked_mean(loss, mask)
+    return masked_mean(loss, mask, count)

@@ -20,8 +20,7 @@ from manyone.teams.learner import TeamLearner
 class Whisper(ParallelEnv):
     """Each agent sees a number of three and is paid for naming the next agent's: somebody must tell it."""
 
-    metadata = {"name": "whisper"}  # noqa: RUF012
-    possible_agents = ["ann", "bob", "cat"]  # noqa: RUF012
+    possible_agents = ("ann", "bob", "cat")
 
     def observation_space(self, agent):
         return Box(0, 1, (3,))
@@ -32,28 +31,23 @@ class Whisper(ParallelEnv):
     def reset(self, seed=None, options=None):
         self.agents = list(self.possible_agents)
         self.secrets = np.random.default_rng(seed).integers(3, size=3)
-        return self.seen(), {a: {} for a in self.agents}
-
-    def seen(self):
-        return {a: np.eye(3, dtype=np.float32)[s] for a, s in zip(self.possible_agents, self.secrets)}
+        return dict(zip(self.agents, np.eye(3, dtype=np.float32)[self.secrets])), {a: {} for a in self.agents}
 
     def step(self, actions):
-        wanted = dict(zip(self.agents, np.roll(self.secrets, -1)))
-        rewards = {a: float(actions[a] == wanted[a]) for a in self.agents}
-        over, going, infos = ({a: value for a in self.agents} for value in (True, False, {}))
-        self.agents = []
-        return self.seen(), rewards, over, going, infos
+        names, self.agents = self.agents, []  # one step, then everybody has left
+        seen = dict(zip(names, np.eye(3, dtype=np.float32)[self.secrets]))
+        rewards = {a: float(actions[a] == wanted) for a, wanted in zip(names, np.roll(self.secrets, -1))}
+        return seen, rewards, dict.fromkeys(names, True), dict.fromkeys(names, False), {a: {} for a in names}
 
 
-def parallel_env():
-    return Whisper()
+parallel_env = Whisper  # what `--env pettingzoo:MODULE` looks for
 
 
 def main() -> dict[str, float]:
     env = make_team(Whisper, batch=64, workers=0)
     policy = CommFormer(env.spec, width=32)
     graph = LearnedGraph(agents=3, links=1)  # every agent may hear one other
-    words = {"length": 1, "epochs": 5, "lr": 5e-3, "edge_lr": 0.1, "clip": 0.2, "iterations": 60}
+    words = {"length": 1, "epochs": 5, "lr": 5e-3, "edge_lr": 0.1, "clip": 0.2, "iterations": 40}
     learner = TeamLearner(env, policy, graph=graph, **words)
     for _ in range(words["iterations"]):
         reward = learner.step()["return"]

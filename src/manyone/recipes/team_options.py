@@ -73,8 +73,8 @@ class TeamOptions(CommonOptions):
     value_alive: bool = True
     """Leave dead agents out of the value loss (the published scripts count them)."""
     workers: int | None = None
-    """Processes that step environments which are not batched; 0: this process. Default: by the processors. Results do not
-    depend on it."""
+    """Processes that step environments which are not batched; 0: this process. Default: by the processors. Results do
+    not depend on it."""
     film: bool = True
     """Draw one evaluation episode as episode.gif, where the environment can be drawn."""
 

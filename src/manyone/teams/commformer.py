@@ -190,16 +190,23 @@ class CommFormer(nn.Module):
         rep = self.encoder(x, seen, edges, drop)
         return Encoded(rep, self.critic(rep), seen, edges, probability, opened, graph)
 
-    def outputs(self, encoded: Encoded, actions: Tensor) -> Tensor:
-        """Logits [B, n, A] or means [B, n, a], each agent's given the ``actions`` of those before it."""
+    def decoder_views(self, encoded: Encoded) -> list[tuple[Visibility, Visibility]]:
+        """What positions see in each decoder block, in self and in cross attention."""
+        return [decoder_visibility(encoded.seen, self.decoder_mask, layer) for layer in range(len(self.decoder))]
+
+    def outputs(
+        self, encoded: Encoded, actions: Tensor, views: list[tuple[Visibility, Visibility]] | None = None
+    ) -> Tensor:
+        """Logits [B, n, A] or means [B, n, a], each agent's given the ``actions`` of those before it; ``views``: those
+        of ``decoder_views``, where they are at hand."""
         if self.actions is None:
             return self.heads(encoded.rep)
+        views = self.decoder_views(encoded) if views is None else views
         if self.spec.discrete:
             x = F.embedding(F.pad(actions[:, :-1] + 1, (1, 0)), self.actions.table())
         else:
             x = self.actions(F.pad(actions[:, :-1], (0, 0, 1, 0)))
-        for layer, block in enumerate(self.decoder):
-            own, cross = decoder_visibility(encoded.seen, self.decoder_mask, layer)
+        for block, (own, cross) in zip(self.decoder, views, strict=True):
             x = block(x, encoded.rep, own, cross, encoded.edges)
         return self.heads(x)
 

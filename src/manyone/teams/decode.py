@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .attention import RelationAttention, Visibility, decoder_visibility
+from .attention import RelationAttention, Visibility
 from .transformer import AgentHeads, SharedHead
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ def _full(
     policy: CommFormer, encoded: Encoded, available: Tensor | None, noise: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """One pass of the whole decoder for each agent."""
-    actions = _nothing_yet(policy, encoded.rep)
+    actions, views = _nothing_yet(policy, encoded.rep), policy.decoder_views(encoded)
     for i in range(policy.spec.agents):
-        outputs = policy.outputs(encoded, actions)
+        outputs = policy.outputs(encoded, actions, views)
         actions[:, i] = choose(policy, outputs, available, noise)[:, i]
     return actions, policy.score(outputs, actions, available)[0]
 
@@ -69,9 +69,9 @@ def _fixed_point(
     policy: CommFormer, encoded: Encoded, available: Tensor | None, noise: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Parallel passes until the actions repeat themselves, at most one per agent and one to see it."""
-    actions = _nothing_yet(policy, encoded.rep)
+    actions, views = _nothing_yet(policy, encoded.rep), policy.decoder_views(encoded)
     for _ in range(policy.spec.agents + 1):
-        outputs = policy.outputs(encoded, actions)
+        outputs = policy.outputs(encoded, actions, views)
         found = choose(policy, outputs, available, noise)
         settled = torch.equal(found, actions)
         actions = found
@@ -277,9 +277,7 @@ def _cached(
     rep, discrete = encoded.rep, policy.spec.discrete
     batch, n, d = rep.shape
     assert policy.actions is not None
-    layers = range(len(policy.decoder))
-    views = [decoder_visibility(encoded.seen, policy.decoder_mask, layer) for layer in layers]
-    blocks = [_Block(policy, layer, encoded, views[layer]) for layer in layers]
+    blocks = [_Block(policy, layer, encoded, views) for layer, views in enumerate(policy.decoder_views(encoded))]
     shifts = [block.block.norm.bias for block in blocks]
     for number, block in enumerate(blocks[1:]):
         shifts[number] = shifts[number] + block.residual_bias

@@ -251,11 +251,22 @@ def plan(options: TeamOptions, recipe: str) -> list[str]:
     from manyone.recipes.team_problem import build_graph, build_policy
 
     assert options.env is not None
-    env = make_team(options.env, 1, workers=0)
+    assert options.iterations is not None
+    assert options.envs is not None
+    assert options.length is not None
+    steps = options.iterations * options.envs * options.length
+    schedule = [
+        f"{options.iterations} iterations of {options.envs} copies x {options.length} steps: {steps:,} steps, "
+        f"{options.epochs} epochs each",
+        f"{options.eval_episodes} greedy test episodes every {options.evaluate_every or options.iterations} iterations",
+        "nothing was written",
+    ]
     try:
-        spec = env.spec
-    finally:
-        env.close()
+        env = make_team(options.env, 1, workers=0)
+    except ManyoneError as error:
+        return [f"{recipe} on {options.env}, which cannot be made here: {error}", *schedule]
+    spec = env.spec
+    env.close()
     does = f"{spec.actions} actions" if spec.discrete else f"{spec.action_dim} continuous action entries"
     lines = [f"{recipe} on {spec.name}: {spec.agents} agents, observations of {spec.observation_dim}, {does}"]
     if options.sends:
@@ -267,13 +278,4 @@ def plan(options: TeamOptions, recipe: str) -> list[str]:
         lines.append(f"{kind}: {links} of {spec.agents * (spec.agents - 1)} links" + ", gated" * options.gated)
     else:
         policy = build_policy(options.METHOD, spec, seed=options.seed, **options.network_words())
-    assert options.iterations is not None
-    assert options.envs is not None
-    assert options.length is not None
-    lines.append(f"{sum(p.numel() for p in policy.parameters()):,} weights")
-    steps = options.iterations * options.envs * options.length
-    lines.append(f"{options.iterations} iterations of {options.envs} copies x {options.length} steps: {steps:,} "
-                 f"environment steps, {options.epochs} epochs each")  # fmt: skip
-    lines.append(f"{options.eval_episodes} greedy test episodes every {options.evaluate_every or options.iterations} "
-                 "iterations")  # fmt: skip
-    return [*lines, "nothing was written"]
+    return [*lines, f"{sum(p.numel() for p in policy.parameters()):,} weights", *schedule]

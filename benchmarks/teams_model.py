@@ -4,7 +4,7 @@
 
 Width 64, one head, one block, fp32, one thread; n agents with A actions: 3 (9), 10 (18), 27 (36), density 0.4. Acting
 draws the actions of B environments and their log-probabilities and values; an update is forward and backward of 320
-samples, once for the network's weights with the graph given, once for the graph's logits alone. Before anything is
+samples: for the network's weights with the graph given, for the graph's logits alone, for both. Before anything is
 timed, the package's model with the published settings is checked to agree with the published formulation (see
 ``_published_commformer.py``). Methods take turns; figures are medians of milliseconds, of CPU time on a CPU, with a GPU
 of wall time until it is done.
@@ -40,7 +40,7 @@ def clock(device: torch.device) -> float:
 
 
 def medians(calls: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
-    """Median milliseconds of each call: ``rounds`` in turn, after one to warm up. Quick calls run several times a turn."""
+    """Median milliseconds of each call: ``rounds`` in turn, after one to warm up; quick ones several times a turn."""
     repeats, taken = {}, {name: [] for name in calls}
     for name, call in calls.items():
         call()
@@ -77,7 +77,8 @@ class Case:
         """(observations, actions, Gumbel noise) of ``batch`` slots."""
         shape = batch, self.agents
         obs = Observation(
-            torch.randn(*shape, OBSERVATION, device=self.device), torch.ones(shape, dtype=torch.bool, device=self.device)
+            torch.randn(*shape, OBSERVATION, device=self.device),
+            torch.ones(shape, dtype=torch.bool, device=self.device),
         )
         noise = -torch.empty(*shape, self.count, device=self.device).exponential_().log()
         return obs, torch.randint(self.count, shape, device=self.device), noise
@@ -107,6 +108,10 @@ def acting(case: Case, batch: int, rounds: int) -> dict[str, float]:
 
         return call
 
+    def steady() -> None:
+        case.own.decode = "cached"
+        case.own.act(obs, case.graph, noise=noise)
+
     calls: dict[str, Callable[[], object]] = {
         "published": lambda: case.published.act(obs.observations, case.graph, noise),
         "cached": by("cached"),
@@ -116,8 +121,10 @@ def acting(case: Case, batch: int, rounds: int) -> dict[str, float]:
     }
     if case.agents * batch > 3000:
         del calls["full"]
-    with torch.no_grad():
-        return medians(calls, rounds, case.device)
+    found = medians(calls, rounds, case.device)
+    with case.own.steady():  # as in a roll-out, during which no weight changes
+        found["cached, steady"] = medians({"steady": steady}, rounds, case.device)["steady"]
+    return found
 
 
 def updating(case: Case, rounds: int) -> dict[str, float]:
@@ -164,7 +171,9 @@ def main() -> None:
     found: dict[str, dict[str, float]] = {}
     for agents in options.agents:
         case = Case(agents, SIZES[agents], device)
-        print(f"n = {agents}, A = {case.count}: differs from the published formulation by {case.check():.1e}", flush=True)
+        print(
+            f"n = {agents}, A = {case.count}: differs from the published formulation by {case.check():.1e}", flush=True
+        )
         for batch in options.batch:
             if options.skip_slow and agents * agents * agents * batch > 2_000_000:
                 continue

@@ -1,21 +1,20 @@
-"""The process of one agent: ``python -m manyone.teams.agent_process CONTROL`` (a socket's number), started by
-``executor.Decentralised`` alone.
+"""The process of one agent, forked by ``nursery`` for ``executor.Decentralised``.
 
 It is told its number, its row of the graph and where the shared weights lie, is handed the ends of its own links, and
 then answers one observation after the other: its own. Whatever it knows of others came over a link.
-Public: ``SocketLinks``, ``main``.
+Public: ``SocketLinks``, ``serve``.
 """
 
 from __future__ import annotations
 
-import signal
 import socket
-import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from manyone.errors import ManyoneError
 from manyone.teams.wire import Abandoned, Closed, LinkLost, exchange, receive_frame, send_frame
 
 _Key = tuple[str, int]
@@ -149,10 +148,8 @@ class _Agent:
         ]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Serves orders until the coordinator hangs up; the exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator decides what an interrupt means
-    number = int((sys.argv[1:] if arguments is None else arguments)[0])
+def serve(number: int) -> int:
+    """Serves the orders that come over the control socket ``number`` until the coordinator hangs up; the exit code."""
     with socket.socket(fileno=number) as control:
         agent = _Agent(control)
         try:
@@ -169,15 +166,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     if what == "deploy":
                         agent.deploy(order)
                         continue
-                    reply = agent.start() or [] if what == "start" else agent.act(order["parts"], arrays)
+                    if what == "start":
+                        agent.start()
+                    reply = [] if what == "start" else agent.act(order["parts"], arrays)
                 except LinkLost as lost:
-                    send_frame(control, {"what": "failed", "text": f"it lost its link with agent {lost.link[1]}"})
+                    text = f"it lost its link with agent {lost.link[1]}"
+                    send_frame(control, {"what": "lost", "text": text})
                     receive_frame(control)  # until the coordinator hangs up: it asks who ended by itself
                     return 1
+                except Abandoned:
+                    return 0
+                except Exception as error:
+                    traceback.print_exc()
+                    text = " ".join(str(error).split())
+                    text = text if isinstance(error, ManyoneError) else f"{type(error).__name__}: {text}"
+                    send_frame(control, {"what": "failed", "text": text})
+                    return 1
                 send_frame(control, {"what": "done"}, reply)
-        except (Closed, Abandoned):
+        except Closed:
             return 0  # the coordinator is gone
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -82,7 +82,13 @@ class Team:
     """
 
     def __init__(
-        self, policy: nn.Module, graph: Tensor, spec: TeamSpec, *, gate: str = "open", extra: Mapping[str, Any] | None = None
+        self,
+        policy: nn.Module,
+        graph: Tensor,
+        spec: TeamSpec,
+        *,
+        gate: str = "open",
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         self.policy, self.spec, self.gate, self.extra = policy.eval(), spec, gate, dict(extra or {})
         self.graph = _checked_graph(graph, spec.agents)
@@ -93,9 +99,7 @@ class Team:
         """Begins anew: draws of ``act(..., greedy=False)`` depend on ``seed`` and the number of steps since."""
         self._seed, self._step, self.links_last = seed, 0, None
 
-    def act(
-        self, observations: Any, available: Any = None, alive: Any = None, greedy: bool = True
-    ) -> np.ndarray:
+    def act(self, observations: Any, available: Any = None, alive: Any = None, greedy: bool = True) -> np.ndarray:
         """Actions of all agents for their ``observations``: int64 [n], or float32 [n, a] where they are continuous.
 
         ``observations`` [n, d], or [B, n, d] for B copies of the task, and then the actions have the leading B too.
@@ -149,14 +153,13 @@ def save_team(
     whether ``policy.pt2`` is written too (some seconds).
     """
     folder = Path(folder)
-    if isinstance(graph, nn.Module):
-        graph = graph.exact()  # type: ignore[operator]
+    links: Any = graph.exact() if isinstance(graph, nn.Module) else graph  # type: ignore[operator]
     if gate is None:
         gate = "open" if getattr(policy, "receive_gate", None) is None else "decided"
     if gate == "decided" and getattr(policy, "receive_gate", None) is None:
         raise ManyoneError("gate decided: this policy has no gate; build it with gate=True or save it with gate='open'")
     was_training = policy.training
-    team = Team(policy, graph, spec, gate=gate, extra=extra)
+    team = Team(policy, links, spec, gate=gate, extra=extra)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in policy.state_dict().items()}
     if broken := [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]:
         raise ManyoneError(f"{folder}: not written: the weights {broken[0]} hold NaN or infinity; save a sound state")
@@ -172,7 +175,9 @@ def save_team(
     try:
         text = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
-        raise ManyoneError(f"{folder / CONFIG}: not written: spec.details and extra must be JSON data: {error}") from None
+        raise ManyoneError(
+            f"{folder / CONFIG}: not written: spec.details and extra must be JSON data: {error}"
+        ) from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / WEIGHTS).write_bytes(save(tensors))
@@ -210,7 +215,7 @@ def load_team(folder: Path | str, device: str | torch.device = "cpu") -> Team:
 
 
 def build_policy(config: Mapping[str, Any], weights: Path | str) -> nn.Module:
-    """The policy that ``config`` (kind, options, spec) describes, with the weights of a safetensors file, for acting."""
+    """The policy that ``config`` (kind, options, spec) describes, with a safetensors file's weights, for acting."""
     kinds = _kinds()
     if config["kind"] not in kinds:
         raise ManyoneError(f"policy of kind {config['kind']!r}: this version knows {', '.join(kinds)}")
@@ -229,8 +234,8 @@ def build_policy(config: Mapping[str, Any], weights: Path | str) -> nn.Module:
         found = list(tensors[name].shape) if name in tensors else "missing"
         if found != expected.get(name, "no such tensor"):
             raise ManyoneError(
-                f"{weights}: {name} is {found}, {CONFIG} describes {expected.get(name, 'no such tensor')}: the two files "
-                "do not belong together; copy the whole folder again"
+                f"{weights}: {name} is {found}, {CONFIG} describes {expected.get(name, 'no such tensor')}: the two "
+                "files do not belong together; copy the whole folder again"
             )
     policy.load_state_dict(tensors, assign=True)
     return policy.eval().requires_grad_(False)
@@ -255,7 +260,9 @@ def _kind_of(policy: nn.Module) -> tuple[str, dict[str, Any]]:
 def _spec_from(data: Mapping[str, Any]) -> TeamSpec:
     known = {f.name for f in fields(TeamSpec)}
     if unknown := sorted(set(data) - known):
-        raise ManyoneError(f"{CONFIG}: spec holds {unknown[0]!r}, which this version does not know: use a newer manyone")
+        raise ManyoneError(
+            f"{CONFIG}: spec holds {unknown[0]!r}, which this version does not know: use a newer manyone"
+        )
     tuples = {name: tuple(data[name]) for name in ("low", "high", "agent_names") if name in data}
     return TeamSpec(**{**data, **tuples})
 

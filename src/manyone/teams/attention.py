@@ -161,7 +161,7 @@ class RelationAttention(nn.Module):
         """[B, n, d] as [B heads, n, d / heads]."""
         if self.heads == 1:
             return x
-        batch, n, d = x.shape
+        batch, n = x.shape[:2]
         return x.view(batch, n, self.heads, -1).transpose(1, 2).reshape(batch * self.heads, n, -1)
 
     def _per_head(self, x: Tensor, batch: int) -> Tensor:

@@ -11,7 +11,9 @@ Public: ``CommFormer``, ``Acted``, ``Evaluated``.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +121,16 @@ class CommFormer(nn.Module):
             SharedHead(width, outputs) if decoder_heads == "shared" else AgentHeads(spec.agents, width, outputs)
         )
         self.log_std = None if spec.discrete else nn.Parameter(torch.ones(outputs))
+        self.kept: dict[bool, Any] | None = None
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Within, weights must not change: what ``act`` prepares from them is then kept from call to call."""
+        before, self.kept = self.kept, {}
+        try:
+            yield
+        finally:
+            self.kept = before
 
     @property
     def autoregressive(self) -> bool:
@@ -202,11 +214,15 @@ class CommFormer(nn.Module):
         if self.actions is None:
             return self.heads(encoded.rep)
         views = self.decoder_views(encoded) if views is None else views
+        blocks = list(zip(cast(list[DecoderBlock], list(self.decoder)), views, strict=True))
         if self.spec.discrete:
-            x = F.embedding(F.pad(actions[:, :-1] + 1, (1, 0)), self.actions.table())
+            tokens = F.pad(actions[:, :-1] + 1, (1, 0))
+            first, (own, cross) = blocks[0]
+            x = first.from_table(self.actions.table(), tokens, encoded.rep, own, cross, encoded.edges)
+            blocks = blocks[1:]
         else:
             x = self.actions(F.pad(actions[:, :-1], (0, 0, 1, 0)))
-        for block, (own, cross) in zip(self.decoder, views, strict=True):
+        for block, (own, cross) in blocks:
             x = block(x, encoded.rep, own, cross, encoded.edges)
         return self.heads(x)
 

@@ -12,14 +12,14 @@ Public: ``decode``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import RelationAttention, Visibility
-from .transformer import AgentHeads, SharedHead
+from .transformer import AgentHeads, DecoderBlock, SharedHead
 
 if TYPE_CHECKING:
     from .commformer import CommFormer, Encoded
@@ -165,109 +165,134 @@ class _Memory:
         return torch.addmm(base, mixed.view(batch, d), self.out)
 
 
-class _Block:
-    """One decoder block while agents act one after another."""
+class _BlockWeights:
+    """All of a decoder block that depends on weights alone, ready for single positions."""
 
-    def __init__(self, policy: CommFormer, number: int, encoded: Encoded, views: tuple[Visibility, Visibility]) -> None:
-        block, rep = policy.decoder[number], encoded.rep
-        batch, n, d = rep.shape
-        self.width, self.block = d, block
-        self.related = encoded.edges is not None
-        # in later blocks position 0 is an agent's and the cross attention sees its own position: no special case
-        self.general = bool(number) or block.own.heads > 1 or policy.decoder_mask == "official"
-        self.general = self.general or not _plain(policy, encoded)
-        own, cross = _fold(block.own, encoded.edges), _fold(block.cross, encoded.edges)
-        self.own_fold, self.cross_fold = own, cross
+    def __init__(self, policy: CommFormer, number: int, general: bool) -> None:
+        block = cast(DecoderBlock, policy.decoder[number])
+        edges = None if policy.edges is None else policy.edges.weight
+        self.block, self.heads, d = block, block.own.heads, policy.width
+        self.general, self.related = general, edges is not None
+        own, cross = _fold(block.own, edges), _fold(block.cross, edges)
+        self.own, self.cross = own, cross
 
         # self attention: rows [residual | query | key | value | terms]; residuals carry the output's bias
         weights, biases = [own.weight], [own.bias]
-        if self.general:
+        if general:
             weights += [own.key_term[0], own.query_term[0]]
             biases += [own.key_term[1], own.query_term[1]]
         else:
             weights.append(own.key_term[0] + own.query_term[0])
             biases.append(own.key_term[1] + own.query_term[1])
         weight, bias, self.residual_bias = torch.cat(weights), torch.cat(biases), block.own.out.bias
-        self.rows = rep.new_empty(n, batch, d + len(bias))
+        self.row_width = d + len(bias)
         self.table = None
         if number == 0 and policy.spec.discrete and policy.actions is not None:
             table = policy.actions.table()
             self.table = torch.cat([table + self.residual_bias, F.linear(table, weight, bias)], -1)
         self.own_weight, self.own_bias = weight.T, bias - weight @ self.residual_bias
-        terms = block.own.heads if self.related else 0
-        self.own = _Memory(block.own, self.rows[..., 2 * d : 4 * d + terms], views[0], self.general)
 
         # cross attention: its sources are a norm's output, whose scale and shift go into the projection
         norm, weight, bias = block.own_norm, cross.weight[d:], cross.bias[d:]
-        if self.general:
+        if general:
             weight, bias = torch.cat([weight, cross.key_term[0]]), torch.cat([bias, cross.key_term[1]])
         self.cross_weight, self.cross_bias = (weight * norm.weight).T, bias + weight @ norm.bias
-        self.sources = rep.new_empty(n, batch, len(bias))
-        self.cross = _Memory(block.cross, self.sources, views[1], self.general)
-        self.queries = F.linear(rep, cross.weight[:d], cross.bias[:d]).unbind(1)
-        self.query_terms = F.linear(rep, *cross.query_term).unbind(1) if self.general and self.related else None
-        self.reps = (rep + block.cross.out.bias).unbind(1)
+        self.query_weight, self.query_bias = cross.weight[:d], cross.bias[:d]
 
         # feed-forward: the norm before it carries its last bias, so that the sum is one operation
         self.expand_bias = block.expand.bias - block.expand.weight @ block.contract.bias
         self.cross_norm_bias = block.cross_norm.bias + block.contract.bias
         self.expand, self.contract = block.expand.weight.T, block.contract.weight.T
 
+
+class _Block:
+    """One decoder block while agents act one after another."""
+
+    def __init__(self, weights: _BlockWeights, rep: Tensor, views: tuple[Visibility, Visibility]) -> None:
+        batch, n, d = rep.shape
+        self.weights, self.width = weights, d
+        terms = weights.heads if weights.related else 0
+        self.rows = rep.new_empty(n, batch, weights.row_width)
+        self.own = _Memory(weights.block.own, self.rows[..., 2 * d : 4 * d + terms], views[0], weights.general)
+        self.sources = rep.new_empty(n, batch, len(weights.cross_bias))
+        self.cross = _Memory(weights.block.cross, self.sources, views[1], weights.general)
+        self.queries = F.linear(rep, weights.query_weight, weights.query_bias).unbind(1)
+        self.query_terms = None
+        if weights.general and weights.related:
+            self.query_terms = F.linear(rep, *weights.cross.query_term).unbind(1)
+        self.reps = (rep + weights.block.cross.out.bias).unbind(1)
+
     def step(self, p: int, actions: Tensor | None, x: Tensor | None, norm_bias: Tensor) -> Tensor:
         """Output [B, d] at position ``p``, with ``norm_bias`` as the shift of its last norm.
 
         The input is the table's row of ``actions`` [B] (None: the start), or ``x`` [B, d] with ``residual_bias``.
         """
-        d, block, row = self.width, self.block, self.rows[p]
+        d, w, row = self.width, self.weights, self.rows[p]
+        block, alone = w.block, p == 0 and not w.general  # position 0 sees itself alone
         if x is None:
-            assert self.table is not None
+            assert w.table is not None
             if actions is None:
-                row.copy_(self.table[0])
+                row.copy_(w.table[0])
             else:
-                torch.index_select(self.table[1:], 0, actions, out=row)
+                torch.index_select(w.table[1:], 0, actions, out=row)
             base = row[:, :d]
         else:
-            torch.addmm(self.own_bias, x, self.own_weight, out=row[:, d:])
+            torch.addmm(w.own_bias, x, w.own_weight, out=row[:, d:])
             base = x
-        related, general = self.related, self.general
-        if not general and p == 0:
-            mixed = base + row[:, 3 * d : 4 * d]  # it sees itself alone
-            self._start(self.own, self.own_fold, row[:, 2 * d : 3 * d])
+        if alone:
+            mixed = base + row[:, 3 * d : 4 * d]
+            self._start(self.own, w.own, row[:, 2 * d : 3 * d])
         else:
-            heads = block.own.heads
-            query_term = row[:, 4 * d + heads :] if general and related else None
-            self_term = row[:, 4 * d] if related and not general else None
+            query_term = row[:, 4 * d + w.heads :] if w.general and w.related else None
+            self_term = row[:, 4 * d] if w.related and not w.general else None
             mixed = self.own.look(p, row[:, d : 2 * d], base, query_term, self_term)
-        normed = F.layer_norm(mixed, (d,))
-        torch.addmm(self.cross_bias, normed, self.cross_weight, out=self.sources[p])
-        if not general and p == 0:
+        normed = torch.layer_norm(mixed, (d,), None, None, block.own_norm.eps)
+        torch.addmm(w.cross_bias, normed, w.cross_weight, out=self.sources[p])
+        if alone:
             mixed = self.reps[0] + self.sources[0, :, d:]
-            self._start(self.cross, self.cross_fold, self.sources[0, :, :d])
+            self._start(self.cross, w.cross, self.sources[0, :, :d])
         else:
             query_term = None if self.query_terms is None else self.query_terms[p]
             mixed = self.cross.look(p, self.queries[p], self.reps[p], query_term, None)
-        y = F.layer_norm(mixed, (d,), block.cross_norm.weight, self.cross_norm_bias, block.cross_norm.eps)
-        hidden = F.gelu(torch.addmm(self.expand_bias, y, self.expand))
-        y = torch.addmm(y, hidden, self.contract)
-        return F.layer_norm(y, (d,), block.norm.weight, norm_bias, block.norm.eps)
+        y = torch.layer_norm(mixed, (d,), block.cross_norm.weight, w.cross_norm_bias, block.cross_norm.eps)
+        hidden = F.gelu(torch.addmm(w.expand_bias, y, w.expand))
+        y = torch.addmm(y, hidden, w.contract)
+        return torch.layer_norm(y, (d,), block.norm.weight, norm_bias, block.norm.eps)
 
     def _start(self, memory: _Memory, fold: _Fold, keys: Tensor) -> None:
         """Makes the keys of position 0 [B, d] those of relation type 0 for all later positions."""
-        if not self.related:
+        if not self.weights.related:
             return
         keys.add_(fold.key_step)
-        first = F.pad((keys @ fold.query_step.T).unsqueeze(-1), (0, memory.bias.shape[-1] - 1))
+        shared = keys[:1] if self.weights.table is not None else keys  # the first block's start is the same everywhere
+        first = F.pad((shared @ fold.query_step.T).unsqueeze(-1), (0, memory.bias.shape[-1] - 1))
         memory.bias = memory.bias + first
 
 
-def _plain(policy: CommFormer, encoded: Encoded) -> bool:
-    """Whether every link of the graph is 0 or 1 and is of relation type 1 as its receiver sees it."""
-    if policy.relation == "transposed" and encoded.edges is not None:
-        return False
+def _general(policy: CommFormer, encoded: Encoded) -> bool:
+    """Whether relation types or weights can differ between links, or there are several heads."""
+    if cast(DecoderBlock, policy.decoder[0]).own.heads > 1 or policy.decoder_mask == "official":
+        return True
+    if policy.relation == "transposed" and policy.edges is not None:
+        return True
     graph = encoded.graph
     if policy.diagonal == "official" and bool(graph.diagonal().any()):
-        return False
-    return bool(((graph == 0) | (graph == 1)).all())
+        return True
+    return not bool(((graph == 0) | (graph == 1)).all())
+
+
+def _prepared(policy: CommFormer, general: bool) -> tuple[list[_BlockWeights], _Head]:
+    """Folded weights, kept while ``policy.steady()`` says that weights do not change."""
+    if policy.kept is not None and general in policy.kept:
+        return policy.kept[general]
+    made = (
+        # after the first block position 0 is an agent's and the cross attention sees its own position: no special case
+        [_BlockWeights(policy, i, general or i > 0) for i in range(len(policy.decoder))],
+        _Head(policy.heads, policy.spec.agents),
+    )
+    if policy.kept is not None:
+        policy.kept[general] = made
+    return made
 
 
 def _cached(
@@ -277,11 +302,11 @@ def _cached(
     rep, discrete = encoded.rep, policy.spec.discrete
     batch, n, d = rep.shape
     assert policy.actions is not None
-    blocks = [_Block(policy, layer, encoded, views) for layer, views in enumerate(policy.decoder_views(encoded))]
-    shifts = [block.block.norm.bias for block in blocks]
-    for number, block in enumerate(blocks[1:]):
-        shifts[number] = shifts[number] + block.residual_bias
-    head = _Head(policy.heads, n)
+    weights, head = _prepared(policy, _general(policy, encoded))
+    blocks = [_Block(one, rep, seen) for one, seen in zip(weights, policy.decoder_views(encoded), strict=True)]
+    shifts: list[Tensor] = [one.block.norm.bias for one in weights]
+    for number, one in enumerate(weights[1:]):
+        shifts[number] = shifts[number] + one.residual_bias
     inputs = head.noise(policy, batch, available, noise)
     actions = rep.new_empty(n, batch, dtype=torch.long) if discrete else rep.new_empty(n, batch, head.outputs)
     embed, features = policy.actions, []
@@ -292,7 +317,7 @@ def _cached(
         else:
             token = actions[p - 1] if p else actions.new_zeros(batch, head.outputs)
             hidden, norm = F.gelu(embed.input(token)), embed.norm
-            x = F.layer_norm(hidden, (d,), norm.weight, norm.bias + blocks[0].residual_bias, norm.eps)
+            x = torch.layer_norm(hidden, (d,), norm.weight, norm.bias + weights[0].residual_bias, norm.eps)
         for block, shift in zip(blocks, shifts, strict=True):
             x = block.step(p, before, x, shift)
         assert x is not None
@@ -313,18 +338,13 @@ class _Head:
     def __init__(self, heads: SharedHead | AgentHeads, agents: int) -> None:
         self.shared = isinstance(heads, SharedHead)
         if isinstance(heads, SharedHead):
-            scales = [norm.weight for norm in heads.norms]
-            shifts = [norm.bias for norm in heads.norms]
-            layers = [*heads.hidden, heads.out]
-            weights = [(layer.weight * scale).T for layer, scale in zip(layers, scales, strict=True)]
-            biases = [layer.bias + layer.weight @ shift for layer, shift in zip(layers, shifts, strict=True)]
+            norms = cast(list[nn.LayerNorm], list(heads.norms))
+            layers = cast(list[nn.Linear], [*heads.hidden, heads.out])
+            weights = [(layer.weight * norm.weight).T for layer, norm in zip(layers, norms, strict=True)]
+            biases = [layer.bias + layer.weight @ norm.bias for layer, norm in zip(layers, norms, strict=True)]
         else:
-            weights = [heads.norm_weight.unsqueeze(-1) * heads.hidden_weight]
-            weights.append(heads.out_norm_weight.unsqueeze(-1) * heads.out_weight)
-            biases = [torch.baddbmm(heads.hidden_bias.unsqueeze(1), heads.norm_bias.unsqueeze(1), heads.hidden_weight)]
-            biases.append(
-                torch.baddbmm(heads.out_bias.unsqueeze(1), heads.out_norm_bias.unsqueeze(1), heads.out_weight)
-            )
+            folded = heads.folded()
+            weights, biases = [weight for weight, _ in folded], [bias for _, bias in folded]
         self.weights, self.biases = weights, biases
         self.outputs = weights[-1].shape[-1]
         if self.shared:
@@ -337,15 +357,15 @@ class _Head:
         """What the last layer takes, [B, width] of [B, width]."""
         width = x.shape[-1:]
         for weight, bias in self.per_agent[agent][:-1]:
-            x = F.gelu(torch.addmm(bias, F.layer_norm(x, width), weight))
-        return F.layer_norm(x, width)
+            x = F.gelu(torch.addmm(bias, torch.layer_norm(x, width), weight))
+        return torch.layer_norm(x, width)
 
     def last(self, agent: int) -> Tensor:
         """The last layer's weight [width, outputs]."""
         return self.per_agent[agent][-1][0]
 
     def noise(self, policy: CommFormer, batch: int, available: Tensor | None, noise: Tensor | None) -> Tensor:
-        """What the last layer's product is added to, [n, B or 1, outputs]: bias, noise, and -inf where not available."""
+        """What the last layer's product is added to, [n, B or 1, outputs]: bias and noise, -inf if not available."""
         n = len(self.per_agent)
         bias = self.biases[-1].expand(n, 1, -1) if self.shared else self.biases[-1]
         if noise is not None:

@@ -13,7 +13,8 @@ and nothing else. Without a gate the links are always used and nothing needs ask
 
 In one step a message crosses link i <- j for every encoder block (the sender's representation, 4 d bytes) and one more
 where j comes before i and the decoder is auto-regressive (the sender's action and, for every block, what the decoder's
-attention reads of it). Actions equal the centralised policy's.
+attention reads of it). Actions equal the centralised policy's; like it, the team takes no notice of who is alive: a
+dead agent's process goes on, with the zeros that the task shows it, and its messages are counted.
 Public: ``Decentralised``, ``Decided``, ``Traffic``, ``measure``, ``Measured``.
 """
 
@@ -24,12 +25,10 @@ import os
 import selectors
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,12 +38,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-import manyone
 from manyone.envs.team_types import TeamEnv
 from manyone.errors import ManyoneError
 from manyone.teams.artefact import Team, check_observations, load_team
 from manyone.teams.commformer import CommFormer
-from manyone.teams.wire import Closed, receive_frame, send_frame
+from manyone.teams.crew import Crew, Failed
+from manyone.teams.wire import Closed
 
 
 class Decided(NamedTuple):
@@ -87,14 +86,6 @@ class Traffic:
         return cls(np.zeros((agents, agents), np.int64), np.zeros((agents, agents), np.int64))
 
 
-class _Failed(Exception):
-    """Agent ``agent`` could not go on; ``text`` says why where it said so."""
-
-    def __init__(self, agent: int, text: str = "") -> None:
-        super().__init__(text)
-        self.agent, self.text = agent, text
-
-
 class Decentralised:
     """A team whose agents run in processes of their own; a context manager.
 
@@ -107,20 +98,18 @@ class Decentralised:
         team = team if isinstance(team, Team) else load_team(team)
         _check_deployable(team)
         self.timeout, self.start_timeout = timeout, start_timeout
-        self._agents: list[_Agent] = []
-        self._finalizer = weakref.finalize(self, _stop, self._agents)
-        try:
+        self._crew = Crew()
+        self._agents = self._crew.agents
+        self._finalizer = weakref.finalize(self, self._crew.stop)
+        with self._guarded("starting", start_timeout):
             for i in range(team.spec.agents):
-                self._agents.append(_Agent(i))
-        except BaseException:
-            self.close()
-            raise
+                self._crew.bear(i, start_timeout)
         self.deploy(team)
 
     @property
     def pids(self) -> list[int]:
         """Process numbers of the agents, in their order."""
-        return [agent.process.pid for agent in self._agents]
+        return [agent.pid for agent in self._agents]
 
     def deploy(self, team: Team | Path | str) -> None:
         """Gives the running processes another team of as many agents; its traffic starts at nothing."""
@@ -175,10 +164,10 @@ class Decentralised:
         gates, each agent with its own part; without them the actions and gates are the most likely ones.
         """
         spec = self.team.spec
-        seen, mask, living = check_observations(spec, observations, available, alive)
+        seen, mask, _ = check_observations(spec, observations, available, alive)
         self._alive()
         batch = len(seen)
-        parts: list[tuple[str, np.ndarray]] = [("observations", seen), ("alive", living)]
+        parts: list[tuple[str, np.ndarray]] = [("observations", seen)]
         for name, value in (("available", mask), ("noise", noise), ("gate_noise", gate_noise)):
             if value is not None:
                 parts.append((name, np.asarray(value, bool if name == "available" else np.float32)))
@@ -241,85 +230,37 @@ class Decentralised:
     @contextlib.contextmanager
     def _guarded(self, doing: str, timeout: float) -> Iterator[None]:
         """Turns whatever goes wrong between the processes into one error, after ending them all."""
+        for agent in self._agents:
+            agent.control.settimeout(timeout)
         try:
             yield
-        except _Failed as failed:
+        except Failed as failed:
             message = self._blame(failed, doing)
             self.close()
             raise ManyoneError(message) from None
+        except Closed:
+            self.close()
+            raise ManyoneError(f"{doing}: no process for the agents: see the error above") from None
         except TimeoutError:
-            silent = [str(agent.index) for agent in self._agents if agent.waiting]
+            silent = ", ".join(str(agent.index) for agent in self._agents if agent.waiting) or "any"
             self.close()
             raise ManyoneError(
-                f"{doing}: no answer from agent {', '.join(silent)} within {timeout:g} s, so the team was ended: start "
-                "it again, with a longer timeout if the machine is slow"
+                f"{doing}: no answer from agent {silent} within {timeout:g} s, so the team was ended: start it again, "
+                "with a longer timeout if the machine is slow"
             ) from None
         except BaseException:
             self.close()  # an interrupt in the middle of a step leaves replies behind
             raise
 
-    def _blame(self, failed: _Failed, doing: str) -> str:
-        """Who died first: a process that ended by itself rather than one that lost its link to it."""
-        deadline = time.monotonic() + 1.0
-        while time.monotonic() < deadline and all(a.process.poll() is None for a in self._agents):
-            time.sleep(0.01)
-        for agent in self._agents:
-            if (code := agent.process.poll()) is not None:
-                how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-                return f"{doing}: the process of agent {agent.index} ended with {how}, so the team was ended: start again"
-        return f"{doing}: agent {failed.agent} failed ({failed.text or 'it hung up'}), so the team was ended: start again"
-
-
-class _Agent:
-    """The coordinator's side of one agent's process."""
-
-    def __init__(self, index: int) -> None:
-        self.index, self.waiting = index, False
-        self.control, other = socket.socketpair()
-        root = str(Path(manyone.__file__).parents[1])
-        known = os.environ.get("PYTHONPATH")
-        environment = os.environ | {
-            "PYTHONPATH": f"{root}{os.pathsep}{known}" if known else root,
-            "OMP_NUM_THREADS": "1",
-        }
-        command = [sys.executable, "-m", "manyone.teams.agent_process", str(other.fileno())]
-        with other:
-            self.process = subprocess.Popen(
-                command, env=environment, pass_fds=[other.fileno()], stdin=subprocess.DEVNULL
-            )
-
-    def send(self, header: Mapping[str, Any], arrays: Sequence[np.ndarray] = (), fd: int | None = None) -> None:
-        """One order to the agent."""
-        self.waiting = header["what"] != "link"
-        try:
-            send_frame(self.control, header, arrays, fd)
-        except Closed:
-            raise _Failed(self.index) from None
-
-    def receive(self) -> list[np.ndarray]:
-        """The arrays of its reply."""
-        try:
-            header, arrays, _ = receive_frame(self.control)
-        except Closed:
-            raise _Failed(self.index) from None
-        if header["what"] != "done":
-            raise _Failed(self.index, header["text"])
-        self.waiting = False
-        return arrays
-
-
-def _stop(agents: Sequence[_Agent]) -> None:
-    """Hangs up, then ends by force what does not end; leaves no process behind."""
-    for agent in agents:
-        agent.control.close()
-    deadline = time.monotonic() + 2.0
-    for agent in agents:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            agent.process.wait(max(deadline - time.monotonic(), 0.01))
-    for agent in agents:
-        if agent.process.poll() is None:
-            agent.process.kill()
-        agent.process.wait()
+    def _blame(self, failed: Failed, doing: str) -> str:
+        """Who is at fault: an agent that ended or failed by itself rather than one that lost its link to it."""
+        end = "so the team was ended: start it again"
+        dead = None if failed.own else self._crew.death(2.0)
+        if dead is None:
+            return f"{doing}: agent {failed.agent} failed ({failed.text}), {end}"
+        agent, code = dead
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"{doing}: the process of agent {agent} ended with {how}, {end}"
 
 
 def _check_deployable(team: Team) -> None:
@@ -331,15 +272,15 @@ def _check_deployable(team: Team) -> None:
         raise ManyoneError(f"a {type(policy).__name__} has no links: each agent acts alone; use load_team(...).act")
     if policy.autoregressive and policy.decoder_mask != "aligned":
         raise ManyoneError(
-            f"decoder_mask {policy.decoder_mask!r}: agents read actions past the graph, so links cannot carry them; train "
-            "with decoder_mask aligned"
+            f"decoder_mask {policy.decoder_mask!r}: agents read actions past the graph, so links cannot carry them; "
+            "train with decoder_mask aligned"
         )
 
 
 @dataclass(frozen=True)
 class Measured:
-    """E episodes: ``returns`` (sum over steps of the agents' mean reward), ``lengths``, ``success`` (None where the task
-    has none), ``messages`` and ``bytes`` on the links and the ``requests`` (declines included), all [E]."""
+    """E episodes: ``returns`` (sum over steps of the agents' mean reward), ``lengths``, ``success`` (None where the
+    task has none), ``messages`` and ``bytes`` on the links and the ``requests`` (declines included), all [E]."""
 
     returns: np.ndarray
     lengths: np.ndarray

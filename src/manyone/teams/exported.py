@@ -56,7 +56,9 @@ def program_inputs(policy: nn.Module) -> list[str]:
 def export_policy(path: Path, policy: nn.Module, graph: Tensor, *, gate: str) -> None:
     """Writes the program of ``policy`` along ``graph`` [n, n], for any batch size."""
     spec: Any = policy.spec
-    whole = copy.deepcopy(policy).cpu().eval().requires_grad_(False)
+    whole: Any = copy.deepcopy(policy).cpu().eval().requires_grad_(False)
+    for value in [*whole.parameters(), *whole.buffers()]:
+        value.data = value.data.contiguous()  # the archive knows weights by their bytes in order
     if hasattr(whole, "decode"):
         whole.decode = "full"  # plain operations; the cache works in place, which would fix the batch size
     module = GreedyTeam(whole, graph.detach().float().cpu(), gate)

@@ -9,7 +9,7 @@ Public: ``Node``, ``Links``, ``Choice``, ``message_sizes``.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -20,13 +20,19 @@ from manyone.envs.team_types import TeamSpec
 from manyone.teams.attention import Visibility, agent_visibility, decoder_visibility
 from manyone.teams.commformer import CommFormer
 from manyone.teams.decode import choose
+from manyone.teams.transformer import DecoderBlock
 
 
 class Links(Protocol):
     """What an agent's links do in one step; ``agent_process`` has the real ones."""
 
-    senders: list[int]
-    receivers: list[int]
+    @property
+    def senders(self) -> list[int]:
+        """Agents that it receives from."""
+
+    @property
+    def receivers(self) -> list[int]:
+        """Agents that it sends to."""
 
     def begin(self, opened: np.ndarray, *, gated: bool) -> None:
         """``opened`` bool [B]: in which copies of the task this agent receives. Where the policy is ``gated``, tells
@@ -69,6 +75,7 @@ class Node:
         self.known[links.receivers, agent] = 1.0
         self.known[agent] = row.float()
         self.edges = None if policy.edges is None else policy.edges.weight
+        self.blocks = cast(list[DecoderBlock], list(policy.decoder))
         self.before = [j for j in links.senders if j < agent]
         self.after = [k for k in links.receivers if k > agent]
         self.state_size, self.action_size = message_sizes(policy)
@@ -95,9 +102,7 @@ class Node:
             u = policy.receive_gate(x)[:, 0]
             gate[:, self.agent] = (u > 0 if gate_noise is None else u + gate_noise > 0).float()
         self.links.begin(gate[:, self.agent].numpy() > 0, gated=gated)
-        seen = agent_visibility(
-            self.known, gate if gated else None, diagonal=policy.diagonal, relation=policy.relation
-        )
+        seen = agent_visibility(self.known, gate if gated else None, diagonal=policy.diagonal, relation=policy.relation)
         rep = self._encode(x, seen)
         value = policy.critic(rep)[:, 0]
         if policy.autoregressive:
@@ -130,7 +135,7 @@ class Node:
         own, cross = decoder_visibility(seen, policy.decoder_mask)
         tokens[:, 0] = self._start()
         start = tokens[:, :1]
-        opening = policy.decoder[0]
+        opening = self.blocks[0]
         first[:, :1] = opening.own_norm(start + opening.own(start, tokens, _row(own, 0), self.edges))
         for j, data in heard.items():
             tokens[:, j + 1] = self._token(_action(policy.spec, data[:, :cut]))
@@ -139,7 +144,7 @@ class Node:
             later[:, :, :, j] = states[:, 1:].reshape(len(rep), -1, 2, width).permute(1, 2, 0, 3)
         y = opening.look_up(first, rep, _row(cross, i), self.edges)
         told = []
-        for layer, (block, (before, normed)) in enumerate(zip(list(policy.decoder)[1:], later, strict=True), 1):
+        for layer, (block, (before, normed)) in enumerate(zip(self.blocks[1:], later, strict=True), 1):
             own_row = _row(decoder_visibility(seen, policy.decoder_mask, layer)[0], i)
             before[:, i] = y[:, 0]
             z = block.own_norm(y + block.own(y, before, own_row, self.edges))
@@ -186,12 +191,12 @@ def _row(seen: Visibility, i: int) -> Visibility:
 
 def _bytes(state: Tensor) -> np.ndarray:
     """[B, 1, width] as uint8 [B, 4 width]."""
-    return np.ascontiguousarray(state[:, 0].numpy()).view(np.uint8)
+    return state[:, 0].numpy().copy().view(np.uint8)
 
 
 def _floats(data: np.ndarray) -> Tensor:
     """The way back, float32 [B, width]."""
-    return torch.from_numpy(np.ascontiguousarray(data).view(np.float32))
+    return torch.from_numpy(data.copy().view(np.float32))  # a copy: a part of a row has the row's stride
 
 
 def _action_type(spec: TeamSpec) -> type[np.generic]:
@@ -207,11 +212,10 @@ def _action_bytes(spec: TeamSpec, action: Tensor) -> np.ndarray:
     numbers = action.numpy()
     if spec.discrete:
         numbers = numbers[:, None].astype(_action_type(spec))
-    return np.ascontiguousarray(numbers).view(np.uint8)
+    return numbers.copy().view(np.uint8)
 
 
 def _action(spec: TeamSpec, data: np.ndarray) -> Tensor:
-    data = np.ascontiguousarray(data)
     if spec.discrete:
-        return torch.from_numpy(data.view(_action_type(spec))[:, 0].astype(np.int64))
-    return torch.from_numpy(data.view(np.float32))
+        return torch.from_numpy(data.copy().view(_action_type(spec))[:, 0].astype(np.int64))
+    return _floats(data)

@@ -126,10 +126,22 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x: Tensor, rep: Tensor, own: Visibility, cross: Visibility, edges: Tensor | None) -> Tensor:
         """[B, n, width]."""
-        return self.after_own(x + self.own(x, x, own, edges), rep, cross, edges)
+        return self._after_own(x + self.own(x, x, own, edges), rep, cross, edges)
 
-    def after_own(self, x: Tensor, rep: Tensor, cross: Visibility, edges: Tensor | None) -> Tensor:
-        """The block from the sum of input and self attention on."""
+    def from_table(
+        self, table: Tensor, tokens: Tensor, rep: Tensor, own: Visibility, cross: Visibility, edges: Tensor | None
+    ) -> Tensor:
+        """The same where x is ``table[tokens]``, [T, width] and [B, n]: projections are made for the table's rows."""
+        attention, d = self.own, table.shape[-1]
+        weight, bias, relations = attention.projection(edges)
+        query, key, value = F.linear(table, weight, bias).split(d, -1)
+        if attention.heads == 1:  # then values can pass the output projection there as well
+            table, value = table + attention.out.bias, value @ attention.out.weight.T
+        x, query, key, value = F.embedding(tokens, torch.cat([table, query, key, value], -1)).split(d, -1)
+        mixed = attention.mix(query, key, value, own, relations)
+        return self._after_own(x + (mixed if attention.heads == 1 else attention.out(mixed)), rep, cross, edges)
+
+    def _after_own(self, x: Tensor, rep: Tensor, cross: Visibility, edges: Tensor | None) -> Tensor:
         return self.look_up(self.own_norm(x), rep, cross, edges)
 
     def look_up(self, x: Tensor, rep: Tensor, cross: Visibility, edges: Tensor | None) -> Tensor:
@@ -167,10 +179,21 @@ class AgentHeads(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, n, outputs] of [B, n, width]; weights are [n, in, out]."""
-        x = F.layer_norm(x, (self.width,)) * self.norm_weight + self.norm_bias
-        x = F.gelu(torch.baddbmm(self.hidden_bias.unsqueeze(1), x.transpose(0, 1), self.hidden_weight))
-        x = F.layer_norm(x, (self.width,)) * self.out_norm_weight.unsqueeze(1) + self.out_norm_bias.unsqueeze(1)
-        return torch.baddbmm(self.out_bias.unsqueeze(1), x, self.out_weight).transpose(0, 1)
+        (hidden_weight, hidden_bias), (out_weight, out_bias) = self.folded()
+        x = F.layer_norm(x, (self.width,)).transpose(0, 1)
+        x = F.layer_norm(F.gelu(torch.baddbmm(hidden_bias, x, hidden_weight)), (self.width,))
+        return torch.baddbmm(out_bias, x, out_weight).transpose(0, 1)
+
+    def folded(self) -> list[tuple[Tensor, Tensor]]:
+        """(weight [n, in, out], bias [n, 1, out]) of both layers, the norms before them folded in."""
+        layers = (
+            (self.norm_weight, self.norm_bias, self.hidden_weight, self.hidden_bias),
+            (self.out_norm_weight, self.out_norm_bias, self.out_weight, self.out_bias),
+        )
+        return [
+            (scale.unsqueeze(-1) * weight, torch.baddbmm(bias.unsqueeze(1), shift.unsqueeze(1), weight))
+            for scale, shift, weight, bias in layers
+        ]
 
 
 def _norms(agents: int, width: int) -> tuple[nn.Parameter, nn.Parameter]:

@@ -102,7 +102,7 @@ class _Trunk(nn.Module):
         # orthogonal over input and number together, as if the one-hot were part of the input
         whole = linear(inputs + agents, width, ACTIVATED)
         self.input = nn.Linear(inputs, width)
-        self.agent = nn.Parameter(whole.weight.detach()[:, inputs:].T.clone())
+        self.agent = nn.Parameter(whole.weight.detach()[:, inputs:].T.contiguous())
         with torch.no_grad():
             self.input.weight.copy_(whole.weight[:, :inputs])
             self.input.bias.zero_()

@@ -72,14 +72,16 @@ def play(
     ``graph``: [n, n], of a ``LearnedGraph`` the exact one. ``greedy``: the most probable action, else a draw from
     ``seed``. ``order``: the order in which agents decide, a permutation of 0..n-1, or a new one at every step
     (``random``); everything that belongs to a position (a decoder head of its own) stays with the position.
-    ``keep``: the agents that are left, when ``env`` has fewer agents than the policy was made for; the others are
-    silent and hear nothing.
+    ``gate``: as in ``act``; a policy that has none listens always. ``keep``: the agents that are left, when ``env`` has
+    fewer than the policy was made for; the others are silent and hear nothing.
     """
     if episodes < 1:
         raise ManyoneError(f"episodes = {episodes}: must be at least 1")
     if film_slot is not None and not 0 <= film_slot < env.batch:
         raise ManyoneError(f"film_slot = {film_slot}: the environment has slots 0 to {env.batch - 1}")
     links = graph.exact().detach() if isinstance(graph, LearnedGraph) else graph
+    if gate == "decided" and getattr(policy, "receive_gate", None) is None:
+        gate = "open"
     team = _Team(env, policy, links, keep, order, seed)
     was_training = policy.training
     policy.eval()

@@ -161,8 +161,9 @@ def messages(suite: str, rows: Sequence[Row]) -> Iterator[Figure]:
         line |= {"low": [y.low for _, y in chosen], "high": [y.high for _, y in chosen]}
     others = [p for p in ("gate", "random", "no-comm") if p in points]
     marks = [{"x": points[p][0] or 0.0, "y": points[p][1].value, "label": label(p)} for p in others]
-    data = {"series": {"CommFormer by density": line}, "marks": marks, "x_label": "links used a step", "y_label": "score"}
-    text = "Up and to the left is better. Means and 95 % intervals over seeds; the last point of the line has all links."
+    series = {"CommFormer by density": line}
+    data = {"series": series, "marks": marks, "x_label": "links used a step", "y_label": "score"}
+    text = "Up and to the left is better. Means and 95 % intervals over seeds; the line's last point has all links."
     yield Figure("lines", f"{suite}: score against links", data, text, "Messages")
 
 
@@ -172,7 +173,8 @@ def receiving(suite: str, records: Records) -> Iterator[Figure]:
 
     curve = _curve(records.get((suite, "gate"), []), "receive_rate")
     if curve:
-        data = {"series": {label("gate"): curve}, "x_label": "environment steps", "y_label": "share of agents that receive"}
+        series = {label("gate"): curve}
+        data = {"series": series, "x_label": "environment steps", "y_label": "share of agents that receive"}
         text = "The gate is held open at first, until the policy uses messages; then its budget loss is ramped up."
         yield Figure("lines", f"{suite}: receive rate in training", data, text, "Messages")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from manyone.recipes.team_presets import PUBLISHED, SCRIPTS
 
 
 class Arm(NamedTuple):
@@ -38,16 +40,16 @@ ARMS: dict[str, Arm] = {
     "s0.8": Arm("commformer", "s0.8", words={"density": 0.8}),
     "official": Arm("commformer", "official", words={"graph_rollout": "official"}),
     "resampled": Arm("commformer", "resampled", words={"commit": None}),
-    "frozen": Arm("commformer", "frozen", words={"edge_lr": 0.0}),
+    "frozen": Arm("commformer", "frozen", words={"upper_every": 1000}),
     "heldout": Arm("commformer", "heldout", words={"upper_data": "heldout"}),
     "slow-edges": Arm("commformer", "slow-edges", words={"edge_lr": 1e-4}),
-    "released": Arm("commformer", "released", words={"graph_rollout": "official", "commit": None}, network=_AS_RELEASED),
+    "released": Arm("commformer", "released", words={"graph_rollout": "official"}, network=_AS_RELEASED),
 }  # fmt: skip
 """Parts of a seed's work: what the main claims compare first. A job is one arm of one suite with one seed.
 
 Variants of commformer: s is the density (0.4 otherwise); official: a new graph in every update while the exact one
 acts; resampled: never commits; frozen: logits never move; heldout: links learn from other copies of the environment;
-slow-edges: their published learning rate; released: everything as the released code has it.
+slow-edges: their published learning rate; released: as official, with the released code's masks and scales.
 """
 
 LEFT_OUT = ("commformer", "commformer-fc", "random", "mat", "no-comm", "mappo")
@@ -59,11 +61,11 @@ class Setting:
     """One task and what is trained on it; counts are per seed.
 
     ``env``: for ``make_team``; ``batch``: copies of it; ``training``: what the learner takes; ``network``: what the
-    policy takes; ``gate``: what the learner takes besides when there is a gate; ``episodes``: evaluation episodes,
-    the same for every method; ``greedy``: evaluated at the most probable actions instead of sampled ones; ``bounds``:
-    returns that stand for a score of 0 and 1, None where an episode succeeds or does not; ``fewer``: the same task
-    with one agent less, for the evaluation of teams that lose one; ``threshold``: score at which environment steps
-    are counted; ``film``: whether an episode is filmed.
+    policy takes; ``gate``: what the learner takes besides when there is a gate; ``density``: S, the share of the team
+    that an agent may hear; ``episodes``: evaluation episodes, the same for every method; ``greedy``: evaluated at the
+    most probable actions instead of drawn ones; ``bounds``: returns that stand for a score of 0 and 1, None where an
+    episode succeeds or does not; ``fewer``: the same task with one agent less, for the evaluation of teams that lose
+    one; ``threshold``: score at which environment steps are counted; ``film``: whether an episode is filmed.
     """
 
     env: str
@@ -72,6 +74,7 @@ class Setting:
     training: Mapping[str, Any]
     network: Mapping[str, Any] = field(default_factory=dict)
     gate: Mapping[str, Any] = field(default_factory=dict)
+    density: float = 0.4
     episodes: int = 256
     greedy: bool = True
     bounds: tuple[float, float] | None = None
@@ -87,80 +90,78 @@ class Setting:
 
 
 _CORE = ("commformer", "random", "commformer-fc", "mat", "no-comm")
-_PPO = {"epochs": 5, "minibatches": 1, "lr": 1e-3, "edge_lr": 2e-2, "clip": 0.2, "commit": 0.4}
-_RELAY = {**_PPO, "iterations": 80, "length": 1, "lr": 2e-3, "edge_lr": 5e-2}
-_GRID = {**_PPO, "iterations": 80, "length": 20}
-
-_relay = Setting("relay:agents=6,symbols=5", _CORE, 256, _RELAY, bounds=(0.0, 1.0))
-_gated = replace(_relay, env="relay-gate:agents=6,symbols=5", arms=("gate", "commformer"))
-_prey = Setting("predator-prey:size=5,predators=5,vision=0,limit=20", _CORE, 64, _GRID, greedy=False)
-_spread = Setting("vmas:simple_spread", _CORE, 64, _GRID, greedy=False)
-
-# The published values. Steps are environment steps; epochs, clip and what differs are those of the released scripts.
-_SMAC: dict[str, tuple[int, float, float, dict[str, Any]]] = {
-    "3m": (15, 0.2, 5e5, {}),
-    "8m": (15, 0.2, 1e6, {}),
-    "1c3s5z": (10, 0.2, 2e6, {}),
-    "MMM": (15, 0.2, 2e6, {"commit": 0.5}),
-    "2c_vs_64zg": (10, 0.05, 5e6, {}),
-    "3s5z": (10, 0.05, 3e6, {"commit": 0.5}),
-    "5m_vs_6m": (10, 0.05, 1e7, {"commit": 0.5}),
-    "8m_vs_9m": (10, 0.05, 5e6, {}),
-    "10m_vs_11m": (10, 0.05, 5e6, {}),
-    "25m": (15, 0.05, 2e6, {}),
-    "27m_vs_30m": (5, 0.2, 1e7, {"commit": 0.5}),
-    "MMM2": (10, 0.05, 1e7, {"warmup": 100}),
-    "6h_vs_8z": (15, 0.05, 1e7, {"commit": 0.7}),
-    "3s5z_vs_3s6z": (5, 0.05, 2e7, {"commit": 0.6}),
-    "1o_2r_vs_4r": (5, 0.05, 1e7, {"commit": 0.5}),
-    "5z_vs_1ul": (10, 0.05, 1e7, {"commit": 0.5, "lr": 1e-3, "warmup": 100}),
-    "1o_10b_vs_1r": (10, 0.2, 2e7, {"commit": 0.5}),
-}
-_SMAX = ("3m", "8m", "3s5z", "5m_vs_6m", "10m_vs_11m", "25m", "27m_vs_30m", "6h_vs_8z", "3s5z_vs_3s6z")
-_PUBLISHED = {
-    "minibatches": 1, "lr": 5e-4, "edge_lr": 1e-4, "gamma": 0.99, "lam": 0.95, "entropy_coef": 0.01, "value_coef": 1.0,
-    "grad_clip": 10.0, "commit": None, "warmup": 10,
-}  # fmt: skip
+_BASELINES = ("mappo", "ippo")
+_PPO = {"epochs": 5, "minibatches": 1, "lr": 1e-3, "edge_lr": 2e-2, "clip": 0.2, "commit": 0.4, "warmup": 10}
+_RELAY = {**_PPO, "iterations": 100, "length": 1, "lr": 2e-3, "edge_lr": 5e-2}
+_GRID = {**_PPO, "iterations": 80, "length": 20, "minibatches": 4}
+_GATE = {"gate_loss": "ratio", "gate_rate": 0.5, "gate_weight": 0.2, "gate_open": 0.6, "gate_ramp": 0.15}
+_SMALL = {"width": 32}
+_SHORT = ("commformer", "commformer-fc", "no-comm")
+_SCHEDULES = ("official", "resampled", "frozen", "heldout", "slow-edges", "released")
+_DENSITIES = ("s0.2", "s0.6", "s0.8")
 
 
-def _published(env: str, steps: float, epochs: int, clip: float, *, batch: int, length: int, **words: Any) -> Setting:
+def _relay(agents: int, symbols: int, arms: tuple[str, ...], iterations: int) -> Setting:
+    """Who must listen to whom is known: agents name the symbol of one other agent."""
+    training = {**_RELAY, "iterations": iterations}
+    return Setting(f"relay:agents={agents},symbols={symbols}", arms, 128, training, _SMALL, bounds=(0.0, 1.0))
+
+
+def _gated(agents: int, symbols: int, iterations: int) -> Setting:
+    """The same; half of the time an agent knows the symbol already."""
+    env, arms = f"relay-gate:agents={agents},symbols={symbols}", ("gate", "commformer")
+    training = {**_RELAY, "iterations": iterations}
+    gate = {**_GATE, "gate_weight": 1.0, "gate_open": 0.4, "gate_ramp": 0.2}
+    return Setting(env, arms, 128, training, _SMALL, gate, bounds=(0.0, 1.0))
+
+
+def _prey(env: str, arms: tuple[str, ...], iterations: int, **words: Any) -> Setting:
+    """A grid with prey; teams act as they were trained, drawing their actions."""
+    training = {**_GRID, "iterations": iterations}
+    return Setting(env, arms, 64, training, _SMALL, _GATE, greedy=False, **words)
+
+
+def _published(preset: str, env: str = "") -> Setting:
     """A task with the published hyper-parameters, on an accelerator where there is one."""
-    network = {"width": 64, "layers": 1, "heads": 1, "dropout": 0.1}
-    if words.pop("shared", False):
-        network |= {"decoder_heads": "shared"}
-    iterations = max(1, int(steps) // (batch * length))
-    training = {**_PUBLISHED, "epochs": epochs, "clip": clip, "iterations": iterations, "length": length, **words}
-    arms = ("gate", *_CORE, "mat-dec", "mappo", "ippo", "released")
-    return Setting(env, arms, batch, training, network, episodes=32, device="auto")
+    values = {"env": preset, **SCRIPTS, **PUBLISHED[preset]}
+    values["commit"] = values["commit"] or None
+    network = {name: values[name] for name in ("dropout", "decoder_heads", "edge_types")}
+    names = ("length", "epochs", "clip", "lr", "edge_lr", "grad_clip", "commit", "warmup")
+    training = {name: values[name] for name in names} | {"minibatches": 1}
+    training["iterations"] = values["env_steps"] // (values["envs"] * values["length"])
+    gate = {name: values[name] for name in ("gate_weight", "gate_open", "gate_ramp")}
+    arms = ("gate", *_CORE, "mat-dec", *_BASELINES, "released")
+    density, episodes = values["density"], values["eval_episodes"]
+    return Setting(
+        env or values["env"], arms, values["envs"], training, network, gate, density, episodes, device="auto"
+    )
 
 
-def _of_map(game: str, name: str) -> Setting:
-    epochs, clip, steps, words = _SMAC[name]
-    shared = {"shared": True} if name == "1o_10b_vs_1r" else {}
-    return _published(f"{game}:{name}", steps, epochs, clip, batch=32, length=100, **words, **shared)
-
+_MAPS = tuple(name.removeprefix("smac:") for name in PUBLISHED if name.startswith("smac:"))
+_SMAX = ("3m", "8m", "3s5z", "5m_vs_6m", "10m_vs_11m", "25m", "27m_vs_30m", "6h_vs_8z", "3s5z_vs_3s6z")
 
 SETTINGS: dict[str, dict[str, Setting]] = {
     "smoke": {
-        "relay": _relay,
-        "relay-gate": _gated,
-        "pp-n3": _prey,
+        "relay": _relay(5, 4, (*_CORE, "mappo", "official"), 60),
+        "relay-gate": _gated(4, 3, 80),
+        "pp-n3": _prey("predator-prey:size=4,predators=3,vision=0,limit=12", _SHORT, 20),
     },
     "laptop": {
-        "relay": _relay,
-        "relay-gate": _gated,
-        "pp-n3": _prey,
-        "pp-n5": _prey,
-        "pp-n8": _prey,
-        "pp-blind": _prey,
-        "pcp": _prey,
-        "vmas-spread": _spread,
+        "relay": _relay(6, 5, (*_CORE, *_BASELINES, *_DENSITIES, *_SCHEDULES), 100),
+        "relay-gate": _gated(6, 5, 160),
+        "pp-n3": _prey("predator-prey:vision=0", (*_CORE, *_BASELINES), 80),
+        "pp-n5": _prey("predator-prey:predators=5,vision=0", ("gate", *_CORE, *_BASELINES), 80,
+                       fewer="predator-prey:predators=4,vision=0", film=True),
+        "pp-n8": _prey("predator-prey:predators=8,vision=0", _CORE, 60, fewer="predator-prey:predators=7,vision=0"),
+        "pp-blind": _prey("predator-prey-blind", _CORE, 80, density=0.2),
+        "pcp": _prey("predator-capture-prey", _CORE, 80),
+        "vmas-spread": _prey("vmas:simple_spread:n_agents=4,obs_agents=0,continuous=0,limit=25", _CORE, 80),
     },
     "paper": {
-        **{f"smac-{m}": _of_map("smac", m) for m in _SMAC},
-        **{f"smax-{m}": _of_map("smax", m) for m in _SMAX},
-        "pp-paper": _published("predator-prey:size=5,predators=3,vision=1", 1e7, 10, 0.05, batch=20, length=200),
-        "pcp-paper": _published("predator-capture-prey", 1e7, 10, 0.05, batch=20, length=200),
+        **{f"smac-{m}": _published(f"smac:{m}") for m in _MAPS},
+        **{f"smax-{m}": _published(f"smac:{m}", f"smax:{m}") for m in _SMAX},
+        "pp-published": _published("predator-prey"),
+        "pcp-published": _published("predator-capture-prey"),
     },
-}
+}  # fmt: skip
 """Scale -> suite -> setting."""

@@ -1,7 +1,7 @@
 """The teams study: methods of communication trained alike on one task, then judged on the same fresh episodes.
 
-A job is one arm (``teams_settings.ARMS``) of one suite with one seed. All arms of a suite get the same environment steps,
-passes over them, network width and step sizes; they differ in who hears whom, and what the arm's name says.
+A job is one arm (``teams_settings.ARMS``) of one suite with one seed. All arms of a suite get the same environment
+steps, passes over them, network width and step sizes; they differ in who hears whom, and what the arm's name says.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def prepare(scale: str, suite: str) -> SuiteInfo:
     choices = f"{spec.actions} actions" if spec.discrete else f"{spec.action_dim} continuous actions"
     links = links_for(spec.agents, setting.density)
     note = f"{spec.agents} agents, {spec.observation_dim} numbers seen by each, {choices}, episodes of at most "
-    note += f"{spec.horizon} steps; {links} of {spec.agents - 1} links an agent; {setting.env_steps:,} steps of training"
+    note += (
+        f"{spec.horizon} steps; {links} of {spec.agents - 1} links an agent; trained for {setting.env_steps:,} steps"
+    )
     task = TaskInfo(setting.env, spec.actions, setting.env_steps, 0, setting.episodes, "simulated")
     return SuiteInfo(suite, "team of agents", (task,), (note,))
 

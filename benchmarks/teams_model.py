@@ -13,6 +13,7 @@ of wall time until it is done.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -67,7 +68,7 @@ class Case:
         self.official = CommFormer(self.spec, scale="official", decoder_mask="official", relation="transposed")
         self.official.load_state_dict(self.own.state_dict())
         self.official.to(device)
-        self.published = PublishedCommFormer(self.official)
+        self.published, self.settled = PublishedCommFormer(self.official), copy.deepcopy(self.own)
         self.learned = LearnedGraph(agents, links_for(agents, 0.4)).to(device)
         generator = torch.Generator().manual_seed(0)
         self.graph = self.learned.sample(sample_noise(generator, agents).to(device)).detach()
@@ -108,23 +109,18 @@ def acting(case: Case, batch: int, rounds: int) -> dict[str, float]:
 
         return call
 
-    def steady() -> None:
-        case.own.decode = "cached"
-        case.own.act(obs, case.graph, noise=noise)
-
     calls: dict[str, Callable[[], object]] = {
         "published": lambda: case.published.act(obs.observations, case.graph, noise),
         "cached": by("cached"),
+        "cached, steady": lambda: case.settled.act(obs, case.graph, noise=noise),
         "fixed-point": by("fixed-point"),
         "full": by("full"),
         "values only": lambda: case.own.values(obs, case.graph),
     }
     if case.agents * batch > 3000:
         del calls["full"]
-    found = medians(calls, rounds, case.device)
-    with case.own.steady():  # as in a roll-out, during which no weight changes
-        found["cached, steady"] = medians({"steady": steady}, rounds, case.device)["steady"]
-    return found
+    with case.settled.steady():  # as in a roll-out, during which no weight changes
+        return medians(calls, rounds, case.device)
 
 
 def updating(case: Case, rounds: int) -> dict[str, float]:

@@ -128,6 +128,8 @@ def forward(w, observations, actions, graph, *, gate=None, heads=1, layers=1, co
         x = layer_norm(gelu(linear(tokens, w, "actions.input")), w, "actions.norm")
         for number in range(layers):
             name = f"decoder.{number}"
+            if number == 1:  # from here on position p holds agent p's own state, no longer the action of agent p - 1
+                (own, own_types), (cross, cross_types) = decoder_views(factor, types, "official")
             attended = attention(w, name + ".own", x, x, own, own_types, heads, scale)
             x = layer_norm(x + attended, w, name + ".own_norm")
             y = attention(w, name + ".cross", rep, x, cross, cross_types, heads, scale)

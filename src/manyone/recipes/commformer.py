@@ -26,8 +26,8 @@ class Options(EdgeOptions):
     METHOD: ClassVar[str] = "commformer"
 
     graph: Literal["learned", "full", "none", "random", "ring", "star", "nearest"] = "learned"
-    """Who may hear whom: learned, or fixed: everybody, nobody, or --density links an agent drawn at random, in a ring, from
-    a star's hub, from the nearest neighbours in agent order."""
+    """Who may hear whom: learned, or fixed: full (everybody), none, star (everybody and agent 1), or --density links an
+    agent: random, ring, nearest (by the agents' places, or their order where they have none)."""
     density: float = 0.4
     """S, the share of the team that each agent may hear: max(int(n S), 1) links; above 0, at most 1."""
     graph_rollout: Literal["replay", "official"] = "replay"
@@ -35,7 +35,8 @@ class Options(EdgeOptions):
     commit: float | None = None
     """Share of the training after which the graph stays as it is; 0: never. Preset: 0.4."""
     warmup: int | None = None
-    """Iterations at the start that update on the dense graph, with --graph-rollout official. Preset: 0; published 10."""
+    """Iterations at the start that update on the dense graph, with --graph-rollout official. Preset: 0; published 10,
+    on two maps 100."""
     edge_lr: float | None = None
     """Learning rate of the graph's logits; above 0. Preset: 0.05; published 0.0001, for millions of steps."""
     upper_every: int = 5
@@ -43,9 +44,9 @@ class Options(EdgeOptions):
     upper_data: Literal["same", "heldout"] = "same"
     """The graph learns from the same data, or from a fifth of the copies that the network does not see."""
     official: bool = False
-    """Behave as the authors' code does, mistakes included: sets --graph-rollout, --scale, --relation, --decoder-mask and
-    --diagonal to official values, --dropout 0.1, --edge-lr 0.0001, --warmup 10, --commit 0. What you set yourself among
-    the last four stays."""
+    """Behave as the authors' code does, mistakes included: sets --graph-rollout, --scale, --relation, --decoder-mask,
+    --diagonal and --no-value-alive; and, where you do not say otherwise, --dropout 0.1, --edge-lr 0.0001, --warmup 10
+    and --commit 0."""
 
     def __post_init__(self) -> None:
         if self.official:

@@ -35,7 +35,7 @@ class SilentOptions(AttentionOptions):
 
 @dataclass(kw_only=True)
 class CentralOptions(TeamOptions):
-    """MAPPO (Yu et al., NeurIPS 2022): local actors with shared weights, one critic that sees everything in training."""
+    """MAPPO (Yu et al., NeurIPS 2022): local actors with shared weights, a critic that sees everything in training."""
 
     METHOD: ClassVar[str] = "mappo"
 

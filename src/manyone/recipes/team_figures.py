@@ -32,21 +32,21 @@ def agent_labels(spec: TeamSpec) -> list[str]:
 def draw_graph(links: np.ndarray, names: Sequence[str], strength: np.ndarray | None = None) -> str:
     """The communication graph as a PNG, base64: an arrow from each sender to whoever hears it.
 
-    ``links`` [n, n], row = receiver; ``strength`` [n, n] in 0..1 sets the arrows' width. Nodes are as large as the number
-    of their listeners.
+    ``links`` [n, n], row = receiver; ``strength`` [n, n] in 0..1 sets the arrows' width. A node grows with
+    the number of its listeners.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
-    from matplotlib.patches import FancyArrowPatch
+    from matplotlib.patches import Circle, FancyArrowPatch
 
     n = len(names)
     angle = [math.pi / 2 - 2 * math.pi * k / n for k in range(n)]
     at = [(math.cos(a), math.sin(a)) for a in angle]
-    canvas = Canvas(figsize=(4.6, 4.6), dpi=110)
+    canvas = Canvas(figsize=(5.6, 4.6), dpi=110)
     FigureCanvasAgg(canvas)
     axes = canvas.add_axes((0, 0, 1, 1))
-    axes.set_xlim(-1.5, 1.5)
-    axes.set_ylim(-1.5, 1.5)
+    axes.set_xlim(-1.704, 1.704)
+    axes.set_ylim(-1.4, 1.4)
     axes.set_axis_off()
     heard = [int(links[:, j].sum() - links[j, j]) for j in range(n)]
     most = max([*heard, 1])
@@ -58,17 +58,16 @@ def draw_graph(links: np.ndarray, names: Sequence[str], strength: np.ndarray | N
             wide = 1.4 if strength is None else 0.6 + 2.4 * float(strength[i, j])
             arrow = FancyArrowPatch(
                 at[j], at[i], connectionstyle="arc3,rad=0.14", arrowstyle="-|>", mutation_scale=11, linewidth=wide,
-                color="#2b6cb0", alpha=0.75, shrinkA=125 * size[j], shrinkB=125 * size[i],
+                color="#2b6cb0", alpha=0.75, shrinkA=130 * size[j], shrinkB=130 * size[i],
             )  # fmt: skip
             axes.add_patch(arrow)
-    from matplotlib.patches import Circle
-
     for k, (x, y) in enumerate(at):
         axes.add_patch(Circle((x, y), size[k], facecolor="#fbd38d", edgecolor="#744210", linewidth=1.2, zorder=3))
         axes.text(x, y, str(k + 1), ha="center", va="center", fontsize=10, zorder=4)
         if names[k] != str(k + 1):
-            out = 1.14 + size[k]
-            axes.text(x * out, y * out, names[k], ha="center", va="center", fontsize=8)
+            out = 1.05 + size[k]
+            side = "center" if abs(x) < 0.2 else "left" if x > 0 else "right"
+            axes.text(x * out, y * out, names[k], ha=side, va="bottom" if y > 0 else "top", fontsize=8)
     stream = io.BytesIO()
     canvas.savefig(stream, format="png", facecolor="white", metadata={"Software": None})
     return base64.b64encode(stream.getvalue()).decode()
@@ -87,13 +86,14 @@ def graph_figures(spec: TeamSpec, links: np.ndarray, strength: np.ndarray | None
         figures.append(
             Figure(
                 "image", f"The {hears} graph",
-                {"data": draw_graph(links, names, strength), "width": 460},
+                {"data": draw_graph(links, names, strength), "width": 480},
                 f"An arrow leads from the sender to the agent that hears it; {count} of {n * (n - 1)} possible links. "
                 "A larger circle has more listeners." + (" Wider: the graph is surer of the link." if learned else ""),
                 section,
             )
         )  # fmt: skip
-    values = [[None if i == j else float((strength if learned else links)[i, j]) for j in range(n)] for i in range(n)]
+    shown = links if strength is None else strength
+    values = [[None if i == j else float(shown[i, j]) for j in range(n)] for i in range(n)]
     text = "Rows receive, columns send. " + (
         "Softmax of the logits over the other agents; the largest of each row are the links." if learned
         else "1: the agent hears the sender."
@@ -167,6 +167,30 @@ def budget_figure(budgets: Sequence[Mapping[str, float]], own: Mapping[str, floa
         "the gate is open. Where the line is flat, messages bring nothing."
     )
     return Figure("lines", "Messages against return", data, text, "Communication")
+
+
+def use_figure(spec: TeamSpec, use: Sequence[Sequence[float]]) -> Figure:
+    """How often each link was used, ``use`` [n, n] shares of the test episodes' steps."""
+    names = agent_labels(spec)
+    values = [[None if i == j else v for j, v in enumerate(row)] for i, row in enumerate(use)]
+    text = "Share of the test episodes' steps at which the receiver's gate let the message in."
+    data = {"rows": names, "columns": names, "values": values, "unit": "%"}
+    return Figure("matrix", "How often each link is used", data, text, "Communication")
+
+
+def receiving_figure(spec: TeamSpec, received: Sequence[Sequence[float]]) -> Figure | None:
+    """Who receives when within an episode, ``received`` [H, n]; rows without a running episode hold NaN."""
+    rows = [row for row in received if not any(math.isnan(v) for v in row)]
+    if len(rows) < 2:
+        return None
+    names = agent_labels(spec)
+    x = list(range(1, len(rows) + 1))
+    series = {"whole team": {"x": x, "y": [math.fsum(row) / len(row) for row in rows]}}
+    if len(names) <= 5:
+        series |= {name: {"x": x, "y": [row[k] for row in rows]} for k, name in enumerate(names)}
+    data = {"series": series, "x_label": "step of the episode", "y_label": "share that receives"}
+    text = "Of the episodes that still run at the step."
+    return Figure("lines", "Receiving over an episode", data, text, "Communication")
 
 
 def film_figure(path: Path) -> Figure:

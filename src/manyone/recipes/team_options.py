@@ -1,7 +1,7 @@
 """What all team recipes share: environment, training and evaluation; and what recipes with a graph and a gate add.
 
-``--preset laptop`` (the default) is sized for two processor cores and minutes, by environment; ``--preset smac:3s5z`` and
-the like have the published settings (``manyone.recipes.team_presets``).
+``--preset laptop`` (the default) is sized for two processor cores and minutes, by environment; ``--preset smac:3s5z``
+and the like have the published settings (``manyone.recipes.team_presets``).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class TeamOptions(CommonOptions):
     """Defaults of all options that are left open: laptop (minutes on two cores), or the published settings of a map:
     smac:MAP (smac:3m, smac:27m_vs_30m, ...), predator-prey, predator-capture-prey, grf:academy_3_vs_1_with_keeper."""
     env: str | None = None
-    """Environment: predator-prey (default), predator-prey-blind, predator-capture-prey, traffic-junction-easy|medium|hard,
-    relay, relay-gate; settings follow a colon (predator-prey:size=10,predators=5,vision=1,limit=40). By prefix mpe:NAME,
-    vmas:NAME, lbf:NAME, rware:NAME, smax:MAP, smac:MAP, smacv2:MAP, mamujoco:NAME; pettingzoo:MODULE is your own: a module
-    that Python can import, with parallel_env()."""
+    """Environment: predator-prey, predator-prey-blind, predator-capture-prey, traffic-junction-easy (-medium, -hard),
+    relay, relay-gate; settings follow a colon. By prefix mpe:NAME, vmas:NAME, lbf:NAME, rware:NAME, smax:MAP, smac:MAP,
+    smacv2:MAP, mamujoco:NAME; pettingzoo:MODULE is your own: a module that Python can import, with parallel_env().
+    Default: predator-prey:predators=5,vision=0, in which nobody sees the prey before standing on it."""
     envs: int | None = None
     """Copies of the environment that step together; 1 or more."""
     length: int | None = None
@@ -73,7 +73,8 @@ class TeamOptions(CommonOptions):
     value_alive: bool = True
     """Leave dead agents out of the value loss (the published scripts count them)."""
     workers: int | None = None
-    """Processes that step environments which are not batched; default: this process. Results do not depend on it."""
+    """Processes that step environments which are not batched; 0: this process. Default: by the processors. Results do
+    not depend on it."""
     film: bool = True
     """Draw one evaluation episode as episode.gif, where the environment can be drawn."""
 
@@ -216,7 +217,7 @@ class EdgeOptions(AttentionOptions):
     relation: Literal["receiver", "transposed"] = "receiver"
     """Edge type of (i, j) in the scores, or that of (j, i) as in the authors' code."""
     decoder_mask: Literal["aligned", "official"] = "aligned"
-    """Which earlier actions an agent reads: those of its senders, or one agent later as in the authors' code, where every
+    """Which earlier actions an agent reads: those of its senders, or one agent off as in the authors' code, where every
     agent reads the one before it whatever the graph says."""
     diagonal: Literal["excluded", "official"] = "excluded"
     """Links to oneself: outside the budget of links, or as in the authors' code, where they may take one."""
@@ -229,8 +230,8 @@ class EdgeOptions(AttentionOptions):
     gate_weight: float | None = None
     """Weight of the budget loss, once ramped up; 0 or more. Preset: 0.2."""
     gate_open: float | None = None
-    """Share of the training in which the gate is held open; 0 to 1. Preset: 0.6: a policy that does not use messages yet
-    learns to shut them out."""
+    """Share of the training in which the gate is held open; 0 to 1. Preset: 0.6. Closed too early, a policy that makes
+    nothing of its messages yet learns to do without."""
     gate_ramp: float | None = None
     """Share of the training over which the budget loss is ramped up after that; 0 to 1. Preset: 0.15."""
 

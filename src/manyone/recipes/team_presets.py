@@ -1,8 +1,8 @@
 """Settings of team recipes as data: sized for minutes on two cores, and the published ones of every map.
 
-``laptop`` depends on the environment (its family is the name before the first colon); the published settings are those of
-the authors' scripts, which they say are the paper's appendix (Hu et al., ICLR 2024, arXiv 2405.08550). A preset only fills
-in what was left open.
+``laptop`` depends on the environment (its family is the name before the first colon); the published settings are those
+of the authors' scripts, which they say are the paper's appendix (Hu et al., ICLR 2024, arXiv 2405.08550). A preset
+only fills in what was left open.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
 
 LAPTOP: dict[str, Any] = {
-    "env": "predator-prey:predators=5,vision=0", "envs": 32, "length": 50, "iterations": 200, "epochs": 5, "clip": 0.2, "lr": 1e-3,
-    "grad_clip": 10.0, "edge_lr": 5e-2, "dropout": 0.0, "commit": 0.4, "warmup": 0, "decoder_heads": "per-agent",
-    "edge_types": True, "diagonal": "excluded", "gate_weight": 0.2, "gate_open": 0.6, "gate_ramp": 0.15,
+    "env": "predator-prey:predators=5,vision=0", "envs": 32, "length": 50, "iterations": 200, "epochs": 5,
+    "clip": 0.2, "lr": 1e-3, "grad_clip": 10.0, "edge_lr": 5e-2, "dropout": 0.0, "commit": 0.4, "warmup": 0,
+    "decoder_heads": "per-agent", "edge_types": True, "gate_weight": 0.2, "gate_open": 0.6, "gate_ramp": 0.15,
 }  # fmt: skip
 """Defaults of any environment; the rows below replace some of them."""
 
@@ -36,7 +36,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 SCRIPTS: dict[str, Any] = {
     "epochs": 10, "clip": 0.05, "lr": 5e-4, "edge_lr": 1e-4, "grad_clip": 10.0, "dropout": 0.1, "density": 0.4,
     "commit": 0.0, "warmup": 10, "envs": 32, "length": 100, "decoder_heads": "per-agent", "edge_types": True,
-    "diagonal": "excluded", "gate_weight": 0.2, "gate_open": 0.6, "gate_ramp": 0.15, "evaluate_every": 25,
+    "gate_weight": 0.2, "gate_open": 0.6, "gate_ramp": 0.15, "evaluate_every": 25,
     "eval_episodes": 32,
 }  # fmt: skip
 """What all published scripts share; the rows below replace some of it. ``commit`` 0: never."""
@@ -68,11 +68,15 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "predator-capture-prey": {"envs": 20, "length": 200, "env_steps": 10 * _M},
 }  # fmt: skip
-"""The published settings by map: SMAC (StarCraft II), Google Research Football, Predator-Prey and its capture variant."""
+"""The published settings by map: SMAC (StarCraft II), Google Research Football, Predator-Prey, Predator-Capture-Prey.
+
+Some scripts leave self-loops out on top; with links to others only (``diagonal`` excluded) that makes no difference.
+"""
 
 OFFICIAL: dict[str, Any] = {
     "graph_rollout": "official", "scale": "official", "decoder_mask": "official", "relation": "transposed",
-    "diagonal": "official", "dropout": 0.1, "edge_lr": 1e-4, "warmup": 10, "commit": 0.0, "upper_data": "same", "value_alive": False,
+    "diagonal": "official", "dropout": 0.1, "edge_lr": 1e-4, "warmup": 10, "commit": 0.0, "upper_data": "same",
+    "value_alive": False,
 }  # fmt: skip
 """``--official``: how the authors' code differs from the mathematics, for comparison runs."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,28 +28,27 @@ EVALUATION_SEED = 1_000_003
 class TeamEvaluator:
     """Plays the same fresh episodes for every policy; keeps its environment, and the last episodes in ``played``.
 
-    ``gate``: "decided" (each agent's own decision) or "open".
+    A gate decides for itself from the moment that its training begins; until then it is open.
     """
 
-    def __init__(self, env: TeamEnv, episodes: int, *, gate: str = "decided", seed: int = EVALUATION_SEED) -> None:
-        self.env, self.episodes, self.gate, self.seed = env, episodes, gate, seed
+    def __init__(self, env: TeamEnv, episodes: int, *, seed: int = EVALUATION_SEED) -> None:
+        self.env, self.episodes, self.seed = env, episodes, seed
+        self.gate = "open"
         self.played: Played | None = None
 
     def __call__(self, learner: Any) -> dict[str, float]:
         """The scores of what ``learner`` is now, under the graph that it would be exported with."""
-        return self.score(learner.policy, learner.exact_graph())
-
-    def score(self, policy: Any, graph: Tensor) -> dict[str, float]:
-        """The scores of a policy on a graph."""
-        self.played = self.play(policy, graph)
+        self.gate = "decided" if learner.gate_stage()[0] == "sampled" else "open"
+        graph = learner.exact_graph()
+        self.played = self.play(learner.policy, graph)
         return scores(self.played, self.env.spec, graph)
 
     def play(self, policy: Any, graph: Tensor, **words: Any) -> Played:
         """Greedy episodes; ``words`` as :func:`manyone.teams.play.play` takes them."""
         from manyone.teams.play import play
 
-        words = {"episodes": self.episodes, "gate": self.gate} | words
-        return play(self.env, policy, graph, seed=self.seed, greedy=True, **words)
+        usual: dict[str, Any] = {"episodes": self.episodes, "gate": self.gate, "seed": self.seed}
+        return play(self.env, policy, graph, **(usual | words))
 
     def save(self, run: RunFolder) -> None:
         """The episodes of the last evaluation, one line each, as ``episodes.jsonl``."""
@@ -96,6 +96,7 @@ def run_recipe(options: TeamOptions, run: RunFolder) -> None:
     """Trains, scores, saves and draws what ``options`` say."""
     from manyone.engine.loop import train
 
+    find_own(options)
     if options.dry_run:
         print("\n".join(plan(options, run.recipe)))
         return
@@ -122,6 +123,7 @@ def evaluate_recipe(options: TeamOptions, run: RunFolder, split: Split) -> Mappi
 
     if split != "test":
         raise ManyoneError(f"--split {split}: teams have no data to split; test plays fresh episodes")
+    find_own(options)
     found = load_newest(run.checkpoints)
     if found is None:
         raise ManyoneError(f"{run.path} has no checkpoint yet: manyone resume {run.path}")
@@ -132,6 +134,13 @@ def evaluate_recipe(options: TeamOptions, run: RunFolder, split: Split) -> Mappi
             return team.learner.evaluate()
         finally:
             team.env.close()
+
+
+def find_own(options: TeamOptions) -> None:
+    """Lets ``--env pettingzoo:MODULE`` find a module in the current folder, as ``python`` itself would."""
+    here = str(Path.cwd())
+    if (options.env or "").startswith("pettingzoo:") and here not in sys.path:
+        sys.path.insert(0, here)
 
 
 @contextmanager
@@ -157,17 +166,20 @@ def draw(options: TeamOptions, run: RunFolder, learner: Any, evaluator: TeamEval
 
     if not is_writer():
         return
-    spec, policy, graph = evaluator.env.spec, learner.policy, learner.exact_graph()
+    spec, policy, graph, played = evaluator.env.spec, learner.policy, learner.exact_graph(), evaluator.played
+    assert played is not None
     lines, steps = run.metrics(), learner.env.batch * learner.collector.length
-    curves = [("return", "Return", "return of an episode"), ("episode_length", "Steps to the end", "steps")]
+    curves = [("return", "Return", "return of an episode")]
+    curves += [("episode_length", "Steps to the end", "steps")] * (spec.horizon > 1)
     curves += [("success", "Success", "share of episodes")] * spec.reports_success
     figures = [team_figures.curve(lines, m, steps, title=title, label=label) for m, title, label in curves]
     if options.sends:
         strength = link_strength(learner.graph)
         figures += team_figures.graph_figures(spec, graph.cpu().numpy(), strength)
+        if options.gated:
+            figures.append(team_figures.use_figure(spec, played.link_use.tolist()))
         if strength is not None:
-            own = scores(evaluator.played, spec, graph) if evaluator.played is not None else {}
-            figures.append(team_figures.budget_figure(budgets(learner, evaluator), own))
+            figures.append(team_figures.budget_figure(budgets(learner, evaluator), scores(played, spec, graph)))
     if options.gated:
         rate = team_figures.curve(
             lines, "receive_rate", steps, title="Receive rate", label="share of agents", section="Communication"
@@ -175,7 +187,7 @@ def draw(options: TeamOptions, run: RunFolder, learner: Any, evaluator: TeamEval
         links = team_figures.curve(
             lines, "links", steps, title="Messages used a step", label="messages", section="Communication"
         )
-        figures += [rate, links]
+        figures += [rate, links, team_figures.receiving_figure(spec, played.receive_over_time.tolist())]
     if options.film and (path := film(run, evaluator, policy, graph)) is not None:
         figures.append(team_figures.film_figure(path))
     save_figures(run.path / "figures.json", [f for f in figures if f is not None])
@@ -239,11 +251,22 @@ def plan(options: TeamOptions, recipe: str) -> list[str]:
     from manyone.recipes.team_problem import build_graph, build_policy
 
     assert options.env is not None
-    env = make_team(options.env, 1, workers=0)
+    assert options.iterations is not None
+    assert options.envs is not None
+    assert options.length is not None
+    steps = options.iterations * options.envs * options.length
+    schedule = [
+        f"{options.iterations} iterations of {options.envs} copies x {options.length} steps: {steps:,} steps, "
+        f"{options.epochs} epochs each",
+        f"{options.eval_episodes} greedy test episodes every {options.evaluate_every or options.iterations} iterations",
+        "nothing was written",
+    ]
     try:
-        spec = env.spec
-    finally:
-        env.close()
+        env = make_team(options.env, 1, workers=0)
+    except ManyoneError as error:
+        return [f"{recipe} on {options.env}, which cannot be made here: {error}", *schedule]
+    spec = env.spec
+    env.close()
     does = f"{spec.actions} actions" if spec.discrete else f"{spec.action_dim} continuous action entries"
     lines = [f"{recipe} on {spec.name}: {spec.agents} agents, observations of {spec.observation_dim}, {does}"]
     if options.sends:
@@ -255,13 +278,4 @@ def plan(options: TeamOptions, recipe: str) -> list[str]:
         lines.append(f"{kind}: {links} of {spec.agents * (spec.agents - 1)} links" + ", gated" * options.gated)
     else:
         policy = build_policy(options.METHOD, spec, seed=options.seed, **options.network_words())
-    assert options.iterations is not None
-    assert options.envs is not None
-    assert options.length is not None
-    lines.append(f"{sum(p.numel() for p in policy.parameters()):,} weights")
-    steps = options.iterations * options.envs * options.length
-    lines.append(f"{options.iterations} iterations of {options.envs} copies x {options.length} steps: {steps:,} "
-                 f"environment steps, {options.epochs} epochs each")  # fmt: skip
-    lines.append(f"{options.eval_episodes} greedy test episodes every {options.evaluate_every or options.iterations} "
-                 "iterations")  # fmt: skip
-    return [*lines, "nothing was written"]
+    return [*lines, f"{sum(p.numel() for p in policy.parameters()):,} weights", *schedule]

@@ -57,16 +57,20 @@ def agent_visibility(
     return _visibility(factor, apart.T if relation == "transposed" else apart)
 
 
-def decoder_visibility(seen: Visibility, mask: DecoderMask = "aligned") -> tuple[Visibility, Visibility]:
+def decoder_visibility(
+    seen: Visibility, mask: DecoderMask = "aligned", layer: int = 0
+) -> tuple[Visibility, Visibility]:
     """What the positions of the action sequence see, in self and in cross attention, from what agents see.
 
-    Position 0 is the start, position p >= 1 holds the action of agent p - 1. ``aligned``: that position belongs to its
-    agent, which decides what it sees in self attention; in cross attention agent i sees the actions of the earlier
-    agents that it hears. Position 0 is always seen. ``official``: agents' own mask at the same numbers, causal; since
-    everyone sees itself, agent i then reads the action of agent i - 1 whatever the graph says.
+    In the first block position 0 is the start, position p >= 1 holds the action of agent p - 1. ``aligned``: that
+    position belongs to its agent, which decides what it sees in self attention; in cross attention agent i sees the
+    actions of the earlier agents that it hears. Position 0 is always seen. A block's output at position p is built on
+    agent p's representation: in later blocks (``layer`` >= 1) position p is agent p's, and agents' own causal mask is
+    the aligned one. ``official``: agents' own mask in every block; since everyone sees itself, agent i then reads the
+    action of agent i - 1 whatever the graph says.
     """
     factor, _, apart = seen
-    if mask == "official":
+    if mask == "official" or layer:
         both = _visibility(factor.tril(), apart)
         return both, both
     own = F.pad(factor[:, :-1, :-1], (1, 0, 1, 0), value=1.0).tril()
@@ -120,7 +124,8 @@ class RelationAttention(nn.Module):
         return self.project.weight, self.project.bias + shift, found
 
     def forward(self, query: Tensor, source: Tensor, seen: Visibility, edges: Tensor | None) -> Tensor:
-        """[B, n, width] for queries from ``query`` and keys and values from ``source``, both [B, n, width]."""
+        """[B, q, width] for queries from ``query`` [B, q, width], keys and values from ``source`` [B, n, width];
+        ``seen`` has the rows of the queries."""
         weight, bias, relations = self.projection(edges)
         d = self.width
         if query is source:
@@ -131,7 +136,7 @@ class RelationAttention(nn.Module):
         return self.out(self.mix(q, k, v, seen, relations))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, seen: Visibility, relations: Relations | None) -> Tensor:
-        """Weighted values [B, n, width] before the last projection."""
+        """Weighted values [B, q, width] before the last projection."""
         batch, n, d = q.shape
         heads = self.heads
         q, k, v = (self._split(x) for x in (q, k, v))
@@ -144,7 +149,7 @@ class RelationAttention(nn.Module):
             extra = q @ step_k + (k @ step_q + constant).transpose(-1, -2)
             bias = self._per_head(bias, batch) + self.scale * seen.apart * extra
         else:
-            bias = self._per_head(bias, batch).expand(batch * heads, n, n)
+            bias = self._per_head(bias, batch).expand(batch * heads, -1, -1)
         scores = torch.baddbmm(bias, q, k.transpose(-1, -2), alpha=self.scale)
         weights = scores.softmax(-1) * self._per_head(factor, batch)
         mixed = torch.bmm(weights, v)
@@ -161,4 +166,4 @@ class RelationAttention(nn.Module):
 
     def _per_head(self, x: Tensor, batch: int) -> Tensor:
         """[B or 1, n, n] as [B heads or 1, n, n]."""
-        return x if self.heads == 1 or len(x) == 1 else x.repeat_interleave(self.heads, 0)
+        return x if self.heads == 1 or x.shape[0] == 1 else x.repeat_interleave(self.heads, 0)

@@ -89,7 +89,9 @@ class CommFormer(nn.Module):
         value_width: int | None = None,
         decode: Decode = "cached",
     ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "spec", "__class__")}
         super().__init__()
+        self.options = given  # all that an equal network needs besides the specification
         _check_choice("decoder_heads", decoder_heads, ("per-agent", "shared"))
         _check_choice("scale", scale, ("single", "official"))
         _check_choice("decoder_mask", decoder_mask, ("aligned", "official"))
@@ -156,7 +158,7 @@ class CommFormer(nn.Module):
             used = graph.detach() != 0
             used = used & ~torch.eye(len(graph), dtype=torch.bool, device=graph.device)
             if encoded.gate is None:
-                links = used.expand(len(actions), -1, -1)
+                links = used.expand(actions.shape[0], -1, -1)
             else:
                 links = used & (encoded.gate != 0).unsqueeze(-1)
             return Acted(actions, log_probs, encoded.values, links)
@@ -200,19 +202,27 @@ class CommFormer(nn.Module):
         rep = self.encoder(x, seen, edges, drop)
         return Encoded(rep, self.critic(rep), seen, edges, probability, opened, graph)
 
-    def outputs(self, encoded: Encoded, actions: Tensor) -> Tensor:
-        """Logits [B, n, A] or means [B, n, a], each agent's given the ``actions`` of those before it."""
+    def decoder_views(self, encoded: Encoded) -> list[tuple[Visibility, Visibility]]:
+        """What positions see in each decoder block, in self and in cross attention."""
+        return [decoder_visibility(encoded.seen, self.decoder_mask, layer) for layer in range(len(self.decoder))]
+
+    def outputs(
+        self, encoded: Encoded, actions: Tensor, views: list[tuple[Visibility, Visibility]] | None = None
+    ) -> Tensor:
+        """Logits [B, n, A] or means [B, n, a], each agent's given the ``actions`` of those before it; ``views``: those
+        of ``decoder_views``, where they are at hand."""
         if self.actions is None:
             return self.heads(encoded.rep)
-        own, cross = decoder_visibility(encoded.seen, self.decoder_mask)
-        blocks = cast(list[DecoderBlock], list(self.decoder))
+        views = self.decoder_views(encoded) if views is None else views
+        blocks = list(zip(cast(list[DecoderBlock], list(self.decoder)), views, strict=True))
         if self.spec.discrete:
             tokens = F.pad(actions[:, :-1] + 1, (1, 0))
-            x = blocks[0].from_table(self.actions.table(), tokens, encoded.rep, own, cross, encoded.edges)
+            first, (own, cross) = blocks[0]
+            x = first.from_table(self.actions.table(), tokens, encoded.rep, own, cross, encoded.edges)
             blocks = blocks[1:]
         else:
             x = self.actions(F.pad(actions[:, :-1], (0, 0, 1, 0)))
-        for block in blocks:
+        for block, (own, cross) in blocks:
             x = block(x, encoded.rep, own, cross, encoded.edges)
         return self.heads(x)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import RelationAttention, Visibility, decoder_visibility
+from .attention import RelationAttention, Visibility
 from .transformer import AgentHeads, DecoderBlock, SharedHead
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ def _full(
     policy: CommFormer, encoded: Encoded, available: Tensor | None, noise: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """One pass of the whole decoder for each agent."""
-    actions = _nothing_yet(policy, encoded.rep)
+    actions, views = _nothing_yet(policy, encoded.rep), policy.decoder_views(encoded)
     for i in range(policy.spec.agents):
-        outputs = policy.outputs(encoded, actions)
+        outputs = policy.outputs(encoded, actions, views)
         actions[:, i] = choose(policy, outputs, available, noise)[:, i]
     return actions, policy.score(outputs, actions, available)[0]
 
@@ -69,9 +69,9 @@ def _fixed_point(
     policy: CommFormer, encoded: Encoded, available: Tensor | None, noise: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Parallel passes until the actions repeat themselves, at most one per agent and one to see it."""
-    actions = _nothing_yet(policy, encoded.rep)
+    actions, views = _nothing_yet(policy, encoded.rep), policy.decoder_views(encoded)
     for _ in range(policy.spec.agents + 1):
-        outputs = policy.outputs(encoded, actions)
+        outputs = policy.outputs(encoded, actions, views)
         found = choose(policy, outputs, available, noise)
         settled = torch.equal(found, actions)
         actions = found
@@ -286,7 +286,8 @@ def _prepared(policy: CommFormer, general: bool) -> tuple[list[_BlockWeights], _
     if policy.kept is not None and general in policy.kept:
         return policy.kept[general]
     made = (
-        [_BlockWeights(policy, i, general) for i in range(len(policy.decoder))],
+        # after the first block position 0 is an agent's and the cross attention sees its own position: no special case
+        [_BlockWeights(policy, i, general or i > 0) for i in range(len(policy.decoder))],
         _Head(policy.heads, policy.spec.agents),
     )
     if policy.kept is not None:
@@ -301,9 +302,8 @@ def _cached(
     rep, discrete = encoded.rep, policy.spec.discrete
     batch, n, d = rep.shape
     assert policy.actions is not None
-    views = decoder_visibility(encoded.seen, policy.decoder_mask)
     weights, head = _prepared(policy, _general(policy, encoded))
-    blocks = [_Block(one, rep, views) for one in weights]
+    blocks = [_Block(one, rep, seen) for one, seen in zip(weights, policy.decoder_views(encoded), strict=True)]
     shifts: list[Tensor] = [one.block.norm.bias for one in weights]
     for number, one in enumerate(weights[1:]):
         shifts[number] = shifts[number] + one.residual_bias

@@ -43,9 +43,12 @@ class EncoderBlock(nn.Module):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, seen: Visibility, edges: Tensor | None, drop: bool) -> Tensor:
-        """[B, n, width]; ``drop``: whether dropout acts."""
-        x = self.attention_norm(x + self._drop(self.attention(x, x, seen, edges), drop))
+    def forward(
+        self, x: Tensor, seen: Visibility, edges: Tensor | None, drop: bool, source: Tensor | None = None
+    ) -> Tensor:
+        """[B, n, width]; ``drop``: whether dropout acts; ``source``: what is attended to where that is not ``x``."""
+        attended = self.attention(x, x if source is None else source, seen, edges)
+        x = self.attention_norm(x + self._drop(attended, drop))
         hidden = self._drop(F.relu(self.expand(x)), drop)
         return self.norm(x + self._drop(self.contract(hidden), drop))
 
@@ -139,7 +142,10 @@ class DecoderBlock(nn.Module):
         return self._after_own(x + (mixed if attention.heads == 1 else attention.out(mixed)), rep, cross, edges)
 
     def _after_own(self, x: Tensor, rep: Tensor, cross: Visibility, edges: Tensor | None) -> Tensor:
-        x = self.own_norm(x)
+        return self.look_up(self.own_norm(x), rep, cross, edges)
+
+    def look_up(self, x: Tensor, rep: Tensor, cross: Visibility, edges: Tensor | None) -> Tensor:
+        """The block from the first norm on: what agents with ``rep`` read of the normed sequence ``x``."""
         y = self.cross_norm(rep + self.cross(rep, x, cross, edges))
         return self.norm(y + self.contract(F.gelu(self.expand(y))))
 

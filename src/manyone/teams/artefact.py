@@ -1,0 +1,318 @@
+"""The standard artefact of a team: one folder that a fresh process loads and acts with.
+
+    from manyone.teams.artefact import load_team
+    team = load_team("runs/first/model")
+    team.reset()
+    actions = team.act(observations)                    # numpy [n, d] in, int64 [n] out; [B, n, d] for B copies
+
+``model.safetensors`` holds the weights, ``config.json`` everything else that the policy is made of: its kind and
+options, the task, the graph (rows receive), whether the gate decides. ``policy.pt2`` is the greedy policy with its
+graph as one program that needs torch alone (see ``exported``). Nothing is pickled.
+Public: ``save_team``, ``load_team``, ``Team``, ``check_observations``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+import manyone
+from manyone.envs.team_types import Observation, TeamSpec
+from manyone.errors import ManyoneError
+from manyone.randomness import generator_for
+from manyone.teams.exported import export_policy, program_inputs
+
+_FORMAT = 1
+WEIGHTS, CONFIG, PROGRAM = "model.safetensors", "config.json", "policy.pt2"
+
+
+def check_observations(
+    spec: TeamSpec, observations: Any, available: Any = None, alive: Any = None
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """(observations float32 [B, n, d], available bool [B, n, A] or None, alive bool [B, n]) of what a user gave.
+
+    ``ManyoneError`` for a wrong shape, a number that is not finite, or a living agent without an available action.
+    """
+    seen = np.asarray(observations, np.float32)
+    single = seen.ndim == 2
+    seen = seen[None] if single else seen
+    if seen.ndim != 3 or seen.shape[1:] != (spec.agents, spec.observation_dim):
+        raise ManyoneError(
+            f"observations {list(np.shape(observations))}: this team takes [{spec.agents}, {spec.observation_dim}] or "
+            f"[B, {spec.agents}, {spec.observation_dim}] (agents, width of an observation)"
+        )
+    if not np.isfinite(seen).all():
+        agent = int(np.argwhere(~np.isfinite(seen))[0][1])
+        raise ManyoneError(f"observations: agent {agent}'s holds NaN or infinity; a policy takes finite numbers")
+
+    def batched(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+        array = np.asarray(value).astype(bool)
+        array = array[None] if single else array
+        if array.shape != shape:
+            raise ManyoneError(f"{name} {list(np.shape(value))}: must be {list(shape[1:] if single else shape)}")
+        return array
+
+    mask = None
+    if available is not None:
+        if not spec.discrete:
+            raise ManyoneError("available: continuous actions are always all allowed; leave it out")
+        mask = batched("available", available, (len(seen), spec.agents, spec.actions))
+        if not mask.any(-1).all():
+            agent = int(np.argwhere(~mask.any(-1))[0][1])
+            raise ManyoneError(f"available: agent {agent} has no action at all; dead agents keep at least one")
+    living = np.ones(seen.shape[:2], bool) if alive is None else batched("alive", alive, seen.shape[:2])
+    return seen, mask, living
+
+
+class Team:
+    """A team ready to act, with numpy in and out.
+
+    ``policy``, ``graph`` float32 [n, n] on the CPU (row = receiver), ``spec``, ``gate`` ("decided", or "open" where no
+    gate acts), ``extra`` (what else was saved); ``links_last`` bool [B, n, n]: the messages of the last step.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        graph: Tensor,
+        spec: TeamSpec,
+        *,
+        gate: str = "open",
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.policy, self.spec, self.gate, self.extra = policy.eval(), spec, gate, dict(extra or {})
+        self.graph = _checked_graph(graph, spec.agents)
+        self.links_last: np.ndarray | None = None
+        self.reset()
+
+    def reset(self, seed: int = 0) -> None:
+        """Begins anew: draws of ``act(..., greedy=False)`` depend on ``seed`` and the number of steps since."""
+        self._seed, self._step, self.links_last = seed, 0, None
+
+    def act(self, observations: Any, available: Any = None, alive: Any = None, greedy: bool = True) -> np.ndarray:
+        """Actions of all agents for their ``observations``: int64 [n], or float32 [n, a] where they are continuous.
+
+        ``observations`` [n, d], or [B, n, d] for B copies of the task, and then the actions have the leading B too.
+        ``available`` bool [n, A], ``alive`` bool [n]. ``ManyoneError`` names what does not fit.
+        """
+        seen, mask, living = check_observations(self.spec, observations, available, alive)
+        device = next(self.policy.parameters()).device
+        batch, n = seen.shape[:2]
+        # the critic's state has no part in acting
+        state = torch.zeros(batch, self.spec.state_dim, device=device) if self.spec.state_dim else None
+        obs = Observation(
+            torch.from_numpy(seen).to(device),
+            torch.from_numpy(living).to(device),
+            None if mask is None else torch.from_numpy(mask).to(device),
+            state,
+        )
+        stream = generator_for(self._seed, "act", self._step)
+        shape = (batch, n, self.spec.actions or self.spec.action_dim)
+        noise = torch.zeros(shape)
+        if not greedy and self.spec.discrete:
+            noise = -torch.empty(shape).exponential_(generator=stream).clamp_min(1e-30).log()  # Gumbel
+        elif not greedy:
+            noise = torch.randn(shape, generator=stream)
+        acted = self.policy.act(  # type: ignore[operator]
+            obs, self.graph.to(device), noise=noise.to(device), gate=self.gate, greedy=greedy
+        )
+        self._step += 1
+        self.links_last = acted.links.cpu().numpy()
+        actions = acted.actions.cpu().numpy()
+        return actions if np.ndim(observations) == 3 else actions[0]
+
+    def description(self) -> dict[str, Any]:
+        """What the policy is made of, without weights and graph: JSON data for :func:`build_policy`."""
+        kind, options = _kind_of(self.policy)
+        return {"kind": kind, "options": options, "spec": asdict(self.spec), "gate": self.gate}
+
+
+def save_team(
+    folder: Path | str,
+    policy: nn.Module,
+    graph: Tensor | nn.Module,
+    spec: TeamSpec,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    gate: str | None = None,
+    program: bool = True,
+) -> None:
+    """Writes the artefact of ``policy`` acting along ``graph`` [n, n] (of a ``LearnedGraph`` the exact one).
+
+    ``extra``: free JSON data. ``gate``: "decided" or "open"; None decides where the policy has a gate. ``program``:
+    whether ``policy.pt2`` is written too (some seconds).
+    """
+    folder = Path(folder)
+    links: Any = graph.exact() if isinstance(graph, nn.Module) else graph  # type: ignore[operator]
+    if gate is None:
+        gate = "open" if getattr(policy, "receive_gate", None) is None else "decided"
+    if gate == "decided" and getattr(policy, "receive_gate", None) is None:
+        raise ManyoneError("gate decided: this policy has no gate; build it with gate=True or save it with gate='open'")
+    was_training = policy.training
+    team = Team(policy, links, spec, gate=gate, extra=extra)
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in policy.state_dict().items()}
+    if broken := [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]:
+        raise ManyoneError(f"{folder}: not written: the weights {broken[0]} hold NaN or infinity; save a sound state")
+    inputs = program_inputs(policy)
+    config = {
+        "manyone_format": _FORMAT,
+        "versions": {"manyone": manyone.__version__, "torch": torch.__version__},
+        **team.description(),
+        "graph": team.graph.int().tolist(),
+        "program": {"file": PROGRAM, "inputs": inputs, "outputs": ["actions", "values"]} if program else None,
+        "extra": team.extra,
+    }
+    try:
+        text = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ManyoneError(
+            f"{folder / CONFIG}: not written: spec.details and extra must be JSON data: {error}"
+        ) from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / WEIGHTS).write_bytes(save(tensors))
+        if program:
+            export_policy(folder / PROGRAM, policy, team.graph, gate=gate)
+        else:
+            (folder / PROGRAM).unlink(missing_ok=True)  # of an earlier policy in this folder
+        (folder / "README.md").write_text(_readme(config), encoding="utf-8")
+        (folder / CONFIG).write_text(text, encoding="utf-8")
+    except OSError as problem:
+        raise ManyoneError(f"{folder}: cannot write the team: {problem.strerror or problem}") from problem
+    finally:
+        policy.train(was_training)
+
+
+def load_team(folder: Path | str, device: str | torch.device = "cpu") -> Team:
+    """The team that :func:`save_team` wrote; ``ManyoneError`` names the file that is missing or damaged."""
+    folder = Path(folder)
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ManyoneError(f"{folder}: no {CONFIG}, so this is not a team of manyone: give the `model` folder of a run")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ManyoneError(f"{path}: damaged ({' '.join(str(error).split())}): save the team again") from None
+    if not isinstance(config, dict) or config.get("manyone_format") != _FORMAT or "graph" not in config:
+        raise ManyoneError(f"{path}: not a team that this version of manyone wrote: save it again with this version")
+    try:
+        policy = build_policy(config, folder / WEIGHTS).to(device)
+        graph = torch.tensor(config["graph"], dtype=torch.float32)
+        return Team(policy, graph, policy.spec, gate=config["gate"], extra=config["extra"])  # type: ignore[arg-type]
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise ManyoneError(f"{path}: damaged ({what}): save the team again") from None
+
+
+def build_policy(config: Mapping[str, Any], weights: Path | str) -> nn.Module:
+    """The policy that ``config`` (kind, options, spec) describes, with a safetensors file's weights, for acting."""
+    kinds = _kinds()
+    if config["kind"] not in kinds:
+        raise ManyoneError(f"policy of kind {config['kind']!r}: this version knows {', '.join(kinds)}")
+    spec = _spec_from(config["spec"])
+    try:
+        tensors = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise ManyoneError(f"{weights}: cannot be read ({' '.join(str(error).split())}): save the team again") from None
+    for name, value in tensors.items():
+        if not bool(torch.isfinite(value).all()):
+            raise ManyoneError(f"{weights}: {name} holds NaN or infinity: save the team again from a sound state")
+    with torch.device("meta"):
+        policy = kinds[config["kind"]](spec, **config["options"])
+    expected = {name: list(value.shape) for name, value in policy.state_dict().items()}
+    for name in sorted({*expected, *tensors}):
+        found = list(tensors[name].shape) if name in tensors else "missing"
+        if found != expected.get(name, "no such tensor"):
+            raise ManyoneError(
+                f"{weights}: {name} is {found}, {CONFIG} describes {expected.get(name, 'no such tensor')}: the two "
+                "files do not belong together; copy the whole folder again"
+            )
+    policy.load_state_dict(tensors, assign=True)
+    return policy.eval().requires_grad_(False)
+
+
+def _kinds() -> dict[str, Any]:
+    from manyone.teams.actor_critic import ActorCritic
+    from manyone.teams.commformer import CommFormer
+
+    return {"commformer": CommFormer, "actor-critic": ActorCritic}
+
+
+def _kind_of(policy: nn.Module) -> tuple[str, dict[str, Any]]:
+    for kind, made in _kinds().items():
+        if type(policy) is made:
+            names = [name for name in signature(made.__init__).parameters if name not in ("self", "spec")]
+            options = getattr(policy, "options", None) or {name: getattr(policy, name) for name in names}
+            return kind, dict(options)
+    raise ManyoneError(f"cannot save a {type(policy).__name__}: it must be one of CommFormer, ActorCritic")
+
+
+def _spec_from(data: Mapping[str, Any]) -> TeamSpec:
+    known = {f.name for f in fields(TeamSpec)}
+    if unknown := sorted(set(data) - known):
+        raise ManyoneError(
+            f"{CONFIG}: spec holds {unknown[0]!r}, which this version does not know: use a newer manyone"
+        )
+    tuples = {name: tuple(data[name]) for name in ("low", "high", "agent_names") if name in data}
+    return TeamSpec(**{**data, **tuples})
+
+
+def _checked_graph(graph: Tensor, agents: int) -> Tensor:
+    graph = graph.detach().float().cpu()
+    if graph.shape != (agents, agents):
+        raise ManyoneError(f"graph {list(graph.shape)}: must be [{agents}, {agents}], a row for each receiver")
+    if not bool(((graph == 0) | (graph == 1)).all()):
+        raise ManyoneError("graph: an entry is neither 0 nor 1; give the exact graph, not its logits")
+    return graph
+
+
+def _readme(config: Mapping[str, Any]) -> str:
+    spec = config["spec"]
+    n, d = spec["agents"], spec["observation_dim"]
+    links = sum(sum(row) for row in config["graph"])
+    given = config["program"] and ", ".join(config["program"]["inputs"])
+    program = (
+        ""
+        if config["program"] is None
+        else f"""
+Without manyone, with torch alone (greedy actions and values; any batch B):
+
+```python
+import torch
+policy = torch.export.load("{PROGRAM}").module()
+actions, values = policy({given})
+```
+"""
+    )
+    return f"""# A team for {spec["name"]}
+
+{n} agents, {links} links of {n * (n - 1)}; the graph is in `{CONFIG}` (row = receiver, column = sender).
+
+```python
+from manyone.teams.artefact import load_team
+
+team = load_team(".")                   # this folder
+team.reset()
+actions = team.act(observations)        # numpy [{n}, {d}], or [B, {n}, {d}]
+```
+
+With every agent in a process of its own:
+
+```python
+from manyone.teams.executor import Decentralised
+
+with Decentralised(".") as team:
+    actions = team.act(observations)
+    print(team.traffic.messages, team.traffic.bytes)
+```
+{program}"""

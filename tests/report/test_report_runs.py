@@ -79,3 +79,17 @@ def test_a_study_folder_gives_its_own_page(tmp_path):
     run = make_run(tmp_path / "run", 0.1)
     with pytest.raises(ManyoneError, match="report on it alone"):
         html.run_report([run, tmp_path / "study"], tmp_path / "r.html")
+
+
+def test_a_runs_own_figures_stand_on_its_page(tmp_path):
+    from manyone.report.figure import Figure, save_figures
+
+    runs = [make_run(tmp_path / name, 0.1) for name in ("a", "b")]
+    table = Figure(
+        "table", "Who hears whom", {"columns": ["agent", "hears"], "rows": [["one", "two"]]}, section="Graph"
+    )
+    save_figures(runs[0] / "figures.json", [table])
+    alone = html.run_report(runs[:1], tmp_path / "one.html").read_text()
+    assert '<h2 id="figures-graph-h">Graph</h2>' in alone
+    assert "Who hears whom" in alone
+    assert "a: Graph" in html.run_report(runs, tmp_path / "two.html").read_text()

@@ -6,6 +6,7 @@ from manyone.evaluation.intervals import (
     interquartile_mean,
     paired_difference,
     t_interval,
+    wilson_interval,
 )
 
-__all__ = ["Interval", "bootstrap_interval", "interquartile_mean", "paired_difference", "t_interval"]
+__all__ = ["Interval", "bootstrap_interval", "interquartile_mean", "paired_difference", "t_interval", "wilson_interval"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -44,6 +45,17 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
 
     half = float(t.ppf(0.5 + level / 2, n - 1)) * float(x.std(ddof=1)) / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n, level)
+
+
+def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
+    """A share of ``n`` trials with Wilson's score interval, which has width even when all trials end alike."""
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"{successes} successes of {n} trials is no share")
+    z2 = NormalDist().inv_cdf(0.5 + level / 2) ** 2
+    p = successes / n
+    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return Interval(p, max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half)), n, level)
 
 
 def paired_difference(

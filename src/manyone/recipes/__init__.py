@@ -26,6 +26,7 @@ class Recipe(NamedTuple):
 _RECIPES = "manyone.recipes."
 _STATIC = _RECIPES + "static:"
 _BASELINES = _RECIPES + "policy_baselines:"
+_TEAMS = _RECIPES + "team_baselines:"
 
 RECIPES: dict[str, Recipe] = {
     "average": Recipe(_STATIC + "AverageOptions", "merging", "weight averaging"),
@@ -63,6 +64,13 @@ RECIPES: dict[str, Recipe] = {
         _RECIPES + "local_sgda:DecentralisedOptions", "minimax", "Local-DSGDA: the same by gossip on a graph"
     ),
     "stability": Recipe(_RECIPES + "stability", "minimax", "how stable Distributed-SGDA is: K, m, n, steps, topology"),
+    "commformer": Recipe(_RECIPES + "commformer", "teams", "CommFormer: agents learn who listens to whom, and when"),
+    "commformer-fc": Recipe(_RECIPES + "commformer:FullOptions", "teams", "CommFormer(FC): everybody hears everybody"),
+    "mat": Recipe(_TEAMS + "TransformerOptions", "teams", "MAT: a transformer decodes actions agent after agent"),
+    "mat-dec": Recipe(_TEAMS + "EncoderOptions", "teams", "MAT-dec: MAT's encoder, all actions at once"),
+    "no-comm": Recipe(_TEAMS + "SilentOptions", "teams", "the same network, every agent alone"),
+    "mappo": Recipe(_TEAMS + "CentralOptions", "teams", "MAPPO: local actors, one central critic"),
+    "ippo": Recipe(_TEAMS + "IndependentOptions", "teams", "IPPO: local actors and critics"),
 }
 
 

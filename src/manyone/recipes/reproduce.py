@@ -19,6 +19,7 @@ from manyone.recipes.workers import Job, Work, processors, run_all
 
 if TYPE_CHECKING:
     from manyone.report.claims import Claims
+    from manyone.report.figure import Figure
     from manyone.report.study import Report, Study, SuiteInfo
 
 CLAIMS = Path(__file__).parent / "claims"
@@ -27,12 +28,16 @@ STUDIES = {
     "merging": "manyone.recipes.merging_study",
     "policies": "manyone.recipes.policies_study",
     "minimax": "manyone.recipes.minimax_study",
+    "teams": "manyone.recipes.teams_study",
 }
 """Field (the ``field`` of a claims file) to study module, in the order of the page's chapters."""
 
 
 class StudyModule(Protocol):
-    """What a study module has. Importing it must be cheap: anything heavy is imported inside its functions."""
+    """What a study module has. Importing it must be cheap: anything heavy is imported inside its functions.
+
+    It may also have ``overview(scale, suites, seeds, folder)``: figures drawn of what all its jobs wrote together.
+    """
 
     TITLE: str
     """The chapter's title, without the scale."""
@@ -227,7 +232,7 @@ def _study(plan: Plan, suites: Sequence[SuiteInfo], folder: Path, scale: str, co
         claims_text=_only((CLAIMS / f"{plan.field}.toml").read_text(encoding="utf-8"), plan.only),
         suites=suites,
         curves=list(_curves(plan.jobs, folder)),
-        figures=[figure for path in drawn if path.exists() for figure in load_figures(path)],
+        figures=[*_overview(plan, scale, folder), *(f for path in drawn if path.exists() for f in load_figures(path))],
         configs={s: dict(plan.study.settings(scale, s)) for s in plan.suites},
         commands=[command],
         environment={
@@ -240,6 +245,12 @@ def _study(plan: Plan, suites: Sequence[SuiteInfo], folder: Path, scale: str, co
         notes=list(plan.study.NOTES),
         made=time.strftime("%Y-%m-%d"),
     )
+
+
+def _overview(plan: Plan, scale: str, folder: Path) -> list[Figure]:
+    """What the study draws of all its jobs together, where it does."""
+    draw = getattr(plan.study, "overview", None)
+    return list(draw(scale, plan.suites, range(plan.seeds), folder)) if draw else []
 
 
 def _beside_earlier(studies: Sequence[Study], folder: Path, scale: str) -> Report:

@@ -80,7 +80,7 @@ def _chapter(study: Study, prefix: str, top: int) -> dict[str, Any]:
         "costs": sections_models.cost_groups(study),
         "curves": sections_models.curve_groups(study),
         "measures": sections_figures.measure_tables(study),
-        "figures": sections_figures.figure_sections(study),
+        "figures": sections_figures.figure_sections(study.figures),
         "suites": list(study.suites),
         "configs": [(name, sections.flatten(config)) for name, config in study.configs.items()],
         "commands": list(study.commands),

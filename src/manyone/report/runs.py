@@ -1,27 +1,36 @@
-"""Ordinary run folders as a page: final metrics side by side, curves, configurations and where they differ."""
+"""Ordinary run folders as a page: final metrics side by side, curves, configurations and where they differ.
+
+A run that wrote ``figures.json`` (:func:`manyone.report.figure.save_figures`) has its figures on the page as well.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from manyone.errors import ManyoneError
 from manyone.report import figures
+from manyone.report.figure import Figure, load_figures
 from manyone.report.numbers import significant
 from manyone.report.sections import flatten
+from manyone.report.sections_figures import figure_sections
+
+FIGURES = "figures.json"
+"""The file of a run folder that holds its own figures."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run folder as read from disk. ``lines`` are the lines of metrics.jsonl."""
+    """One run folder as read from disk. ``lines`` are the lines of metrics.jsonl, ``figures`` its own figures."""
 
     name: str
     config: Mapping[str, Any]
     lines: Sequence[Mapping[str, Any]]
+    figures: Sequence[Figure] = ()
 
     @property
     def final(self) -> dict[str, float]:
@@ -80,7 +89,8 @@ def read_run(folder: Path) -> RunRecord:
         except json.JSONDecodeError as error:
             if number < len(every):
                 raise ManyoneError(f"{metrics_path}:{number}: not JSON: {error.msg}") from error
-    return RunRecord(folder.resolve().name, config, lines)
+    figures = load_figures(folder / FIGURES) if (folder / FIGURES).is_file() else []
+    return RunRecord(folder.resolve().name, config, lines, figures)
 
 
 def runs_context(folders: Sequence[Path]) -> dict[str, Any]:
@@ -103,13 +113,18 @@ def runs_context(folders: Sequence[Path]) -> dict[str, Any]:
                 styles = {n: names.index(n) for n in series}
                 plot = figures.lines(series, f"{metric} over steps: {words}", styles=styles, zero=False)
                 plots.append({"kind": kind, "metric": metric, "plot": plot})
-    toc = [("results", "Results")] * bool(metrics) + [("plots", "Curves")] * bool(plots) + [("config", "Configuration")]
+    own = [f if len(runs) == 1 else replace(f, section=f"{n}: {f.section}") for n, r in zip(names, runs)
+           for f in r.figures]  # fmt: skip
+    drawn = figure_sections(own)
+    toc = [("results", "Results")] * bool(metrics) + [(section["id"], section["title"]) for section in drawn]
+    toc += [("plots", "Curves")] * bool(plots) + [("config", "Configuration")]
     return {
         "title": names[0] if len(runs) == 1 else f"{len(runs)} runs side by side",
         "names": names,
         "unfinished": [n for n, r in zip(names, runs) if not r.finished],
         "heat": heat_of(names, runs),
         "metrics": [(m, [_cell(r.final.get(m)) for r in runs]) for m in metrics],
+        "figures": drawn,
         "plots": plots,
         "options": [(k, [c.get(k, "–") for c in configs], k in different and len(runs) > 1) for k in keys],
         "toc": toc,

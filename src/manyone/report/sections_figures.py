@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manyone.report import plots
@@ -16,12 +16,12 @@ from manyone.report.study import Study
 WIDE = ("matrix", "table")
 
 
-def figure_sections(study: Study) -> list[dict[str, Any]]:
+def figure_sections(figures: Sequence[Figure]) -> list[dict[str, Any]]:
     """The figures under their headings, in the order in which these first appear."""
-    titles = dict.fromkeys(f.section for f in study.figures)
+    titles = dict.fromkeys(f.section for f in figures)
     sections, taken = [], set()
     for title in titles:
-        own = [f for f in study.figures if f.section == title]
+        own = [f for f in figures if f.section == title]
         groups = [
             {"wide": wide, "figures": [_set(f) for f in members]}
             for wide, members in itertools.groupby(own, key=_is_wide)

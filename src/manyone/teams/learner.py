@@ -16,6 +16,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -138,7 +139,8 @@ class TeamLearner:
         buffer = self.collector.collect(self.iteration, self.schedule.acting(), gate)
         played = self._played(buffer)
         self.policy.train()
-        learned = self._update(buffer, gate, weight)
+        with self._dropout_stream():
+            learned = self._update(buffer, gate, weight)
         self.iteration += 1
         return _read({**learned, **played, **self.schedule.figures()}) | {
             "env_steps": self.env_steps, "gate_weight": weight, "upper_steps": self.upper_steps,
@@ -218,6 +220,14 @@ class TeamLearner:
             self.iteration / self.iterations, open_until=self.gate_open, ramp=self.gate_ramp, weight=self.gate_weight
         )
         return ("open" if is_open else "sampled"), weight
+
+    @contextmanager
+    def _dropout_stream(self) -> Iterator[None]:
+        """Dropout draws from the global generators: within, they depend on (seed, iteration); afterwards as before."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed_for(self.seed, "dropout", self.iteration))
+            yield
 
     # ---- one iteration --------------------------------------------------------------------------------------------
 

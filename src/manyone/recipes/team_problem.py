@@ -1,0 +1,137 @@
+"""From a method's name and plain values to environment, policy, graph and learner: shared by recipes and study.
+
+``METHODS`` says what each method is made of; everything that is not said there is the same for all of them, so that
+only the communication differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from manyone.errors import ManyoneError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from manyone.envs.team_types import TeamEnv, TeamSpec
+    from manyone.teams.graph import LearnedGraph
+    from manyone.teams.learner import TeamLearner
+
+GRAPHS = ("learned", "full", "none", "random", "ring", "star", "nearest")
+"""Who may hear whom: learned with a budget of links, everybody, nobody, or one of the fixed graphs."""
+
+
+class Method(NamedTuple):
+    """``network``: "commformer" (with ``words`` for its constructor), "mappo" or "ippo"; ``graph``: its usual graph."""
+
+    network: str
+    graph: str
+    words: Mapping[str, Any] = {}
+
+
+_MAT = {"edge_types": False, "decoder_heads": "shared"}
+
+METHODS: dict[str, Method] = {
+    "commformer": Method("commformer", "learned"),
+    "commformer-fc": Method("commformer", "full"),
+    "mat": Method("commformer", "full", _MAT),
+    "mat-dec": Method("commformer", "full", {**_MAT, "autoregressive": False}),
+    "no-comm": Method("commformer", "none", {"autoregressive": False}),
+    "mappo": Method("mappo", "none"),
+    "ippo": Method("ippo", "none"),
+}
+"""Method to its parts."""
+
+
+class Team(NamedTuple):
+    """What a run trains, put together. ``graph`` is a ``LearnedGraph`` or a fixed float tensor [n, n]."""
+
+    env: TeamEnv
+    policy: torch.nn.Module
+    graph: LearnedGraph | Tensor
+    learner: TeamLearner
+
+
+def build_policy(
+    method: str, spec: TeamSpec, *, seed: int, gate: bool = False, device: str = "cpu", **network: Any
+) -> torch.nn.Module:
+    """The untrained policy of ``method``; its start depends on ``seed`` alone. ``network``: width, layers, heads."""
+    import torch
+
+    from manyone.randomness import seed_for
+
+    if method not in METHODS:
+        raise ManyoneError(f"team method {method!r}: use one of {', '.join(METHODS)}")
+    found = METHODS[method]
+    if gate and found.network != "commformer":
+        raise ManyoneError(f"--gate: {method} sends no messages; use commformer, commformer-fc, mat or mat-dec")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "team-policy"))
+        if found.network == "commformer":
+            from manyone.teams.commformer import CommFormer
+
+            return CommFormer(spec, **{**network, **found.words}, gate=gate).to(device)
+        from manyone.teams.actor_critic import ActorCritic
+
+        sizes = {k: v for k, v in network.items() if k in ("width", "layers")}
+        return ActorCritic(spec, critic="central" if method == "mappo" else "local", **sizes).to(device)
+
+
+def build_graph(
+    method: str,
+    spec: TeamSpec,
+    *,
+    graph: str | None = None,
+    density: float = 0.4,
+    diagonal: Literal["excluded", "official"] = "excluded",
+    seed: int,
+    device: str = "cpu",
+) -> LearnedGraph | Tensor:
+    """The graph called ``graph`` (the method's usual one by default), with max(int(n * density), 1) links an agent.
+
+    ``nearest`` goes by the agents' places in ``spec.details["positions"]``, or by their order where there are none.
+    """
+    import torch
+
+    from manyone.teams.graph import LearnedGraph, fixed_graph, links_for
+
+    kind = graph or METHODS[method].graph
+    if kind not in GRAPHS:
+        raise ManyoneError(f"--graph {kind!r}: use one of {', '.join(GRAPHS)}")
+    links = links_for(spec.agents, density)
+    if kind == "learned":
+        return LearnedGraph(spec.agents, links, diagonal=diagonal, seed=seed).to(device)
+    places = torch.tensor(spec.details.get("positions", range(spec.agents)), dtype=torch.float32)
+    return fixed_graph(kind, spec.agents, links, seed=seed, positions=places.reshape(spec.agents, -1)).to(device)
+
+
+def build_team(
+    method: str,
+    env: str | Callable[[], Any],
+    *,
+    batch: int,
+    seed: int,
+    graph: str | None = None,
+    density: float = 0.4,
+    gate: bool = False,
+    device: str = "cpu",
+    workers: int | None = None,
+    network: Mapping[str, Any] | None = None,
+    **training: Any,
+) -> Team:
+    """Everything that a run of ``method`` on ``env`` trains.
+
+    ``env``: a name or factory for ``make_team``; ``batch``: copies of it; ``network``: what the policy's constructor
+    takes besides the method's own words; ``training``: what ``TeamLearner`` takes (iterations, length, epochs, ...).
+    """
+    from manyone.envs.teams import make_team
+    from manyone.teams.learner import TeamLearner
+
+    copies = make_team(env, batch, device=device, workers=workers)
+    policy = build_policy(method, copies.spec, seed=seed, gate=gate, device=device, **(network or {}))
+    diagonal = (network or {}).get("diagonal", "excluded")
+    links = build_graph(method, copies.spec, graph=graph, density=density, diagonal=diagonal, seed=seed, device=device)
+    learner = TeamLearner(copies, policy, graph=links, seed=seed, **training)
+    return Team(copies, policy, links, learner)

@@ -101,10 +101,10 @@ _SCHEDULES = ("official", "resampled", "frozen", "heldout", "slow-edges", "relea
 _DENSITIES = ("s0.2", "s0.6", "s0.8")
 
 
-def _relay(agents: int, symbols: int, arms: tuple[str, ...], iterations: int) -> Setting:
+def _relay(agents: int, symbols: int, arms: tuple[str, ...], iterations: int, batch: int) -> Setting:
     """Who must listen to whom is known: agents name the symbol of one other agent."""
     training = {**_RELAY, "iterations": iterations}
-    return Setting(f"relay:agents={agents},symbols={symbols}", arms, 128, training, _SMALL, bounds=(0.0, 1.0))
+    return Setting(f"relay:agents={agents},symbols={symbols}", arms, batch, training, _SMALL, bounds=(0.0, 1.0))
 
 
 def _gated(agents: int, symbols: int, iterations: int) -> Setting:
@@ -151,12 +151,12 @@ _SMAX = ("3m", "8m", "3s5z", "5m_vs_6m", "10m_vs_11m", "25m", "27m_vs_30m", "6h_
 
 SETTINGS: dict[str, dict[str, Setting]] = {
     "smoke": {
-        "relay": _relay(5, 4, ("random", *_SHORT, "official"), 60),
+        "relay": _relay(5, 4, ("random", *_SHORT, "official"), 60, 128),
         "relay-gate": _gated(4, 3, 90),
         "pp-n3": _prey("predator-prey:size=3,vision=0,limit=8", _SHORT, 24, length=8, lr=2e-3),
     },
     "laptop": {
-        "relay": _relay(6, 5, (*_CORE, *_BASELINES, *_DENSITIES, *_SCHEDULES), 100),
+        "relay": _relay(6, 5, (*_CORE, *_BASELINES, *_DENSITIES, *_SCHEDULES), 80, 256),
         "relay-gate": _gated(6, 5, 160),
         "pp-n3": _prey("predator-prey:vision=0", (*_CORE, *_BASELINES), 80),
         "pp-n5": _prey("predator-prey:predators=5,vision=0", ("gate", *_CORE, *_BASELINES), 120, film=True,

@@ -97,7 +97,9 @@ def digits_sklearn() -> Pair:
     """
     package = importlib.util.find_spec("sklearn")
     if package is None or package.origin is None:
-        raise ManyoneError("the optical digits come with scikit-learn, which is not installed: pip install scikit-learn")
+        raise ManyoneError(
+            "the optical digits come with scikit-learn, which is not installed: pip install scikit-learn"
+        )
     table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     images = torch.from_numpy(table[:, :-1].astype(np.uint8).reshape(-1, 8, 8))
     return images, torch.from_numpy(table[:, -1].astype(np.int64))

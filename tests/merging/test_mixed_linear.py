@@ -80,6 +80,43 @@ def test_gradients_are_exact_in_double_precision(strategy: str, sparse: bool) ->
     assert torch.autograd.gradcheck(lambda a, b: mixed_linear(a, b, stack, bias, strategy), (x, r))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("strategy", DENSE)
+@pytest.mark.parametrize(("samples", "tokens"), [(1, 5), (5, 2)])
+def test_panels_of_input_columns_change_nothing(
+    strategy: str, samples: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stacks, "PANEL", 4)
+    x, r, weight, bias = make(samples, tokens, rows=150, columns=12)
+    stack = DenseStack(weight)
+    assert stack.panels == [(0, 4), (4, 8), (8, 12)]
+    assert stack.shape == (3, 150, 12)
+    assert all(torch.equal(stack.member(i), weight[i]) for i in range(4))
+    results = []
+    for function in (explicit, lambda *given: mixed_linear(*given, strategy)):
+        x1, r1 = x.clone().requires_grad_(), r.clone().requires_grad_()
+        y = function(x1, r1, weight if function is explicit else stack, bias)  # type: ignore[operator]
+        y.square().sum().backward()
+        results.append((y.detach(), x1.grad, r1.grad))
+    for wanted, found in zip(*results):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("columns", "panels"), [(1, 1), (768, 1), (3072, 4), (1024, 2), (11008, 16), (769 * 1009, 1)])
+def test_panels_are_equal_and_at_most_as_wide_as_named(columns: int, panels: int) -> None:
+    assert stacks.panels_of(columns) == panels
+
+
+def test_factored_products_that_are_not_kept_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, r, weight, bias = make(9, 3)
+    grads = []
+    for limit in (1 << 20, 0):
+        monkeypatch.setattr("manyone.merging.mixed_linear.KEPT_BYTES", limit)
+        routed = r.clone().requires_grad_()
+        mixed_linear(x, routed, DenseStack(weight), bias, "factored").square().sum().backward()
+        grads.append(routed.grad)
+    torch.testing.assert_close(grads[0], grads[1])
+
+
 def test_one_row_of_routing_weights_is_an_ordinary_layer() -> None:
     x, r, weight, bias = make(1, 50)
     full = torch.cat([torch.ones(1, 1), r], 1)[0]

@@ -29,3 +29,22 @@ def test_a_study_measures_every_row_once_and_goes_on_where_it_stopped(tmp_path, 
     assert sum(surgery["after"].values()) < sum(surgery["before"].values())
     unseen = [r for r in load_rows(tmp_path / "fixture-0-shifted.jsonl") if r.condition == "unseen"]
     assert all(set(r.task) == {"shoes"} for r in unseen)
+
+
+def test_the_lambda_grid_of_two_merges_chooses_as_the_grid_of_all_merges(monkeypatch, shared_cache):
+    from manyone.merging.measures import accuracies
+    from manyone.recipes.problem import from_suite
+    from manyone.recipes.study_models import SeedStudy
+    from manyone.recipes.study_settings import SETTINGS
+
+    monkeypatch.setenv("MANYONE_CACHE", str(shared_cache))
+    study = SeedStudy(from_suite("fixture", 0), 0, SETTINGS["fixture"])
+    for method in ("task-arithmetic", "ties"):
+        model, scale = study.tuned(method)
+        scores = {}
+        for candidate in study.settings.scales:
+            merged = study.static(method, scale=candidate)
+            scores[candidate] = sum(accuracies(merged, study.problem.heads, study.validation).values())
+        assert scores[scale] == max(scores.values())
+        chosen = study.static(method, scale=scale).state_dict()
+        assert all((value == chosen[name]).all() for name, value in model.state_dict().items())

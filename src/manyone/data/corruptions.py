@@ -154,18 +154,19 @@ def _defocus_blur(x: Tensor, severity: int, size: int, generators: Generators) -
 def _motion_blur(x: Tensor, severity: int, size: int, generators: Generators) -> Tensor:
     radius, sigma = (strength(f"motion-blur:{name}", severity, size) for name in ("radius", "sigma"))
     reach = math.ceil(radius)
-    kernels = torch.zeros(len(x), 2 * reach + 1, 2 * reach + 1)
+    width = 2 * reach + 1
     steps = torch.arange(0, radius + 1e-6, 0.25)
     weights = torch.exp(-0.5 * (steps / sigma) ** 2)
-    for kernel, generator in zip(kernels, generators):
-        angle = (torch.rand((), generator=generator) - 0.5) * (math.pi / 2)
-        row, column = steps * angle.sin() + reach, steps * angle.cos() + reach
-        top, left = row.floor().long(), column.floor().long()
-        for dy in (0, 1):
-            for dx in (0, 1):
-                share = (1 - (row - top - dy).abs()) * (1 - (column - left - dx).abs()) * weights
-                inside = (top + dy).clamp(0, 2 * reach), (left + dx).clamp(0, 2 * reach)
-                kernel.index_put_(inside, share, accumulate=True)
+    angles = torch.stack([(torch.rand((), generator=g) - 0.5) * (math.pi / 2) for g in generators])[:, None]
+    row, column = steps * angles.sin() + reach, steps * angles.cos() + reach
+    top, left = row.floor().long(), column.floor().long()
+    kernels = torch.zeros(len(x), width * width)
+    for dy in (0, 1):
+        for dx in (0, 1):
+            share = (1 - (row - top - dy).abs()) * (1 - (column - left - dx).abs()) * weights
+            cell = (top + dy).clamp(0, 2 * reach) * width + (left + dx).clamp(0, 2 * reach)
+            kernels.scatter_add_(1, cell, share)
+    kernels = kernels.view(-1, width, width)
     return _filtered(x, kernels / kernels.sum((1, 2), keepdim=True))
 
 

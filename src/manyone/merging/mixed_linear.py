@@ -4,12 +4,14 @@ All ways to compute it are exact and differ in cost only (P weights, N experts, 
 
     loop      one sample after another, one expert after another: the definition
     grouped   [1, r] times the stack gives all B weights at once, then one batched product
-    tiled     the same in tiles of output rows, merged into one small re-used buffer that stays in the cache
+    tiled     the same in tiles (output rows of one panel of inputs), merged into a small re-used buffer that stays in
+              the cache; the panels' products add up
     factored  x times every member, summed with r: cheaper while at most 3 tokens share one r
     sparse    tiled, over a stack that stores the non-zero entries of pruned task vectors only
 
 When all samples share one r (batch routing, routers without layers, one given r) the weights are merged once.
-Training keeps only (x, r): the backward pass merges again and takes dr_bi = <dW_b, T_i> tile by tile.
+Training keeps only (x, r): the backward pass merges again and takes dr_bi = <dW_b, T_i> tile by tile. The factored
+products, which are few, are kept too: dr_bi = <g_b, x_b T_i^T>.
 Public names: :func:`mixed_linear`, :class:`MixedLinear`, :data:`STRATEGIES`.
 """
 
@@ -31,6 +33,8 @@ Strategy = Literal["auto", "loop", "grouped", "tiled", "factored", "sparse"]
 STRATEGIES: tuple[Strategy, ...] = ("auto", "loop", "grouped", "tiled", "factored", "sparse")
 CHUNK = 16
 FACTORED_TOKENS = 3
+KEPT_BYTES = 16 << 20
+"""Products per layer that the factored strategy keeps for the backward pass, before the last one."""
 
 
 def mixed_linear(x: Tensor, r: Tensor, stack: Stack, bias: Tensor | None, strategy: Strategy) -> Tensor:
@@ -47,15 +51,17 @@ class _MixedLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, r)
         ctx.stack, ctx.bias, ctx.strategy = stack, bias, strategy
-        return _forward(x, _with_base(r), stack, bias, strategy)
+        ctx.kept = [] if strategy == "factored" and ctx.needs_input_grad[1] else None
+        return _forward(x, _with_base(r), stack, bias, strategy, ctx.kept)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, r = ctx.saved_tensors
         need_x, need_r = ctx.needs_input_grad[:2]
-        backward = _backward_factored if ctx.strategy == "factored" else _backward_tiled
-        grad_x, grad_r = backward(grad.contiguous(), x, _with_base(r), ctx.stack, need_x, need_r)
+        inputs = (grad.contiguous(), x, _with_base(r), ctx.stack, need_x, need_r)
+        factored = ctx.strategy == "factored"
+        grad_x, grad_r = _backward_factored(*inputs, ctx.kept) if factored else _backward_tiled(*inputs)
         if need_r and ctx.bias is not None:
             grad_r = grad_r + grad.sum(1) @ ctx.bias[1:].T
         return grad_x, grad_r, None, None, None
@@ -65,60 +71,74 @@ def _with_base(r: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(r[:, :1]), r], dim=1)
 
 
-def _forward(x: Tensor, r: Tensor, stack: Stack, bias: Tensor | None, strategy: Strategy) -> Tensor:
+def _forward(
+    x: Tensor, r: Tensor, stack: Stack, bias: Tensor | None, strategy: Strategy, kept: list[Tensor] | None
+) -> Tensor:
     samples, tokens, _ = x.shape
-    _, rows, columns = stack.shape
+    rows = stack.shape[1]
     y = x.new_empty(samples, tokens, rows)
     if strategy == "factored":
-        _forward_factored(x, r, stack, y)
+        _forward_factored(x, r, stack, y, kept)
         if bias is not None:
             y += (r @ bias).unsqueeze(1)
         return y
     merged_bias = None if bias is None else r @ bias
     if strategy == "loop":
-        members = stack.tile(0, rows).view(-1, rows, columns)
+        each = [stack.member(i) for i in range(r.shape[1])]
         for b in range(samples):
-            weight = members[0].clone()
-            for i in range(1, len(members)):
-                weight += r[b, i] * members[i]
+            weight = each[0].clone()
+            for i in range(1, len(each)):
+                weight += r[b, i] * each[i]
             y[b] = F.linear(x[b], weight, None if merged_bias is None else merged_bias[b])
         return y
     for start, stop, chunks in _tiles(stack, samples, strategy, x):
-        members = stack.tile(start, stop)
-        for lo, hi in chunks:
-            weight = scratch("weight", (hi - lo, members.shape[1]), x)
-            torch.mm(r[lo:hi], members, out=weight)
-            weight = weight.view(hi - lo, stop - start, columns).transpose(1, 2)
-            out = y[lo:hi, :, start:stop]
-            if samples == 1 and merged_bias is not None:
-                torch.addmm(merged_bias[0, start:stop], x[0], weight[0], out=out[0])
-            elif samples == 1:
-                torch.mm(x[0], weight[0], out=out[0])
-            elif merged_bias is not None:
-                torch.baddbmm(merged_bias[lo:hi, None, start:stop], x[lo:hi], weight, out=out)
-            else:
-                torch.bmm(x[lo:hi], weight, out=out)
+        for panel, (first, last) in enumerate(stack.panels):
+            members = stack.tile(start, stop, panel)
+            for lo, hi in chunks:
+                weight = scratch("weight", (hi - lo, members.shape[1]), x)
+                torch.mm(r[lo:hi], members, out=weight)
+                weight = weight.view(hi - lo, stop - start, last - first).transpose(1, 2)
+                _add_product(
+                    y[lo:hi, :, start:stop],
+                    x[lo:hi, :, first:last],
+                    weight,
+                    None if merged_bias is None else merged_bias[lo:hi, None, start:stop],
+                    first=panel == 0,
+                )
     return y
+
+
+def _add_product(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *, first: bool) -> None:
+    """out = bias + x weight for the first panel, out += x weight for the others; [b, T, k] times [b, k, o]."""
+    if len(out) == 1:  # one product is cheaper than a batch of one
+        out, x, weight, bias = out[0], x[0], weight[0], None if bias is None else bias[0]
+    add = torch.addmm if out.ndim == 2 else torch.baddbmm
+    if not first:
+        add(out, x, weight, out=out)
+    elif bias is not None:
+        add(bias, x, weight, out=out)
+    else:
+        torch.matmul(x, weight, out=out)
 
 
 def _backward_tiled(
     grad: Tensor, x: Tensor, r: Tensor, stack: Stack, need_x: bool, need_r: bool
 ) -> tuple[Tensor | None, Any]:
     """dx_b = g_b W_b with W_b merged again; dr_bi = <g_b^T x_b, T_i>; both read each tile of the stack once."""
-    columns = x.shape[2]
     grad_x = torch.zeros_like(x) if need_x else None
     grad_r = torch.zeros_like(r[:, 1:]) if need_r else None
     for start, stop, chunks in _tiles(stack, x.shape[0], "tiled", x):
-        members = stack.tile(start, stop)
-        for lo, hi in chunks:
-            buffer = scratch("weight", (hi - lo, members.shape[1]), x)
-            weight, g = buffer.view(hi - lo, stop - start, columns), grad[lo:hi, :, start:stop]
-            if grad_x is not None:
-                torch.mm(r[lo:hi], members, out=buffer)
-                grad_x[lo:hi].baddbmm_(g, weight)
-            if grad_r is not None:
-                torch.bmm(g.transpose(1, 2), x[lo:hi], out=weight)
-                grad_r[lo:hi].addmm_(buffer, members[1:].T)
+        for panel, (first, last) in enumerate(stack.panels):
+            members = stack.tile(start, stop, panel)
+            for lo, hi in chunks:
+                buffer = scratch("weight", (hi - lo, members.shape[1]), x)
+                weight, g = buffer.view(hi - lo, stop - start, last - first), grad[lo:hi, :, start:stop]
+                if grad_x is not None:
+                    torch.mm(r[lo:hi], members, out=buffer)
+                    grad_x[lo:hi, :, first:last].baddbmm_(g, weight)
+                if grad_r is not None:
+                    torch.bmm(g.transpose(1, 2), x[lo:hi, :, first:last], out=weight)
+                    grad_r[lo:hi].addmm_(buffer, members[1:].T)
     return grad_x, grad_r
 
 
@@ -126,7 +146,8 @@ def _tiles(
     stack: Stack, samples: int, strategy: Strategy, like: Tensor
 ) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
     """Tiles of output rows, and within each the chunks of samples that share the buffer."""
-    _, rows, columns = stack.shape
+    _, rows, _ = stack.shape
+    columns = stack.panels[0][1]
     if strategy == "grouped":
         yield 0, rows, [(0, samples)]
         return
@@ -143,51 +164,70 @@ def _tiles(
         yield start, min(start + step, rows), chunks
 
 
-def _factored_parts(stack: Stack) -> Iterator[tuple[int, int, Tensor]]:
-    """Members [N + 1, rows, in]: all rows of a dense stack, or tile by tile."""
-    _, rows, columns = stack.shape
+def _factored_parts(stack: Stack) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Rows, columns and members [(N + 1) rows, columns]: all rows of a panel, or of a sparse stack tile by tile."""
+    members, rows, _ = stack.shape
     step = min(TILE_ROWS, rows) if isinstance(stack, SparseStack) else rows
     for start in range(0, rows, step):
         stop = min(start + step, rows)
-        yield start, stop, stack.tile(start, stop).view(-1, stop - start, columns)
+        for panel, (first, last) in enumerate(stack.panels):
+            part = stack.tile(start, stop, panel).reshape((members + 1) * (stop - start), last - first)
+            yield slice(start, stop), slice(first, last), part
 
 
-def _forward_factored(x: Tensor, r: Tensor, stack: Stack, y: Tensor) -> None:
+def _factored_chunks(tokens: int, width: int, like: Tensor) -> list[slice]:
+    """Slices of ``tokens`` rows whose products with all members fit the buffer."""
+    chunk = max(1, BUFFER_BYTES // (width * like.element_size()))
+    return [slice(lo, min(lo + chunk, tokens)) for lo in range(0, tokens, chunk)]
+
+
+def _forward_factored(x: Tensor, r: Tensor, stack: Stack, y: Tensor, kept: list[Tensor] | None) -> None:
+    """One product with all members, then [1, r] times its results, token by token.
+
+    ``kept`` receives the products for the backward pass while they are few (what is missing is computed again).
+    """
     samples, tokens, columns = x.shape
-    for start, stop, members in _factored_parts(stack):
-        count, rows = members.shape[0], stop - start
-        chunk = max(1, BUFFER_BYTES // (count * rows * tokens * x.element_size()))
-        for lo in range(0, samples, chunk):
-            hi = min(lo + chunk, samples)
-            part = x[lo:hi].reshape(-1, columns)
-            each = scratch("factored", (count, len(part), rows), x)
-            torch.matmul(part, members.transpose(1, 2), out=each)
-            weights = r[lo:hi].repeat_interleave(tokens, 0).T.unsqueeze(2)
-            y[lo:hi, :, start:stop] = each.mul_(weights).sum(0).view(hi - lo, tokens, rows)
+    flat, sums = x.reshape(-1, columns), y.view(samples * tokens, -1)
+    weights = r.repeat_interleave(tokens, 0).unsqueeze(1)
+    for rows, inputs, members in _factored_parts(stack):
+        chunks = _factored_chunks(len(flat), len(members), x)
+        for some in chunks:
+            part = flat[some, inputs]
+            keep = kept is not None and sum(k.nbytes for k in kept) < KEPT_BYTES
+            each = x.new_empty(len(part), len(members)) if keep else scratch("factored", (len(part), len(members)), x)
+            torch.mm(part, members.T, out=each)
+            if kept is not None and keep:
+                kept.append(each)
+            summed = torch.bmm(weights[some], each.view(len(part), r.shape[1], -1)).squeeze(1)
+            if inputs.start == 0:
+                sums[some, rows] = summed
+            else:
+                sums[some, rows] += summed
 
 
 def _backward_factored(
-    grad: Tensor, x: Tensor, r: Tensor, stack: Stack, need_x: bool, need_r: bool
+    grad: Tensor, x: Tensor, r: Tensor, stack: Stack, need_x: bool, need_r: bool, kept: list[Tensor] | None
 ) -> tuple[Tensor | None, Any]:
-    """With v_i = g T_i: dx = sum_i r_i v_i and dr_i = <v_i, x>."""
+    """dr_i = <g, x T_i^T>; dx = [r_i g]_i times all members in one product, which sums over them."""
     samples, tokens, columns = x.shape
-    flat = x.reshape(-1, columns)
-    weights = r.repeat_interleave(tokens, 0).T.unsqueeze(2)
-    grad_x = torch.zeros_like(flat)
-    grad_r = torch.zeros_like(weights[1:, :, 0])
-    for start, stop, members in _factored_parts(stack):
-        g = grad[:, :, start:stop].reshape(-1, stop - start)
-        chunk = max(1, BUFFER_BYTES // (len(members) * columns * x.element_size()))
-        for lo in range(0, len(flat), chunk):
-            rows = slice(lo, min(lo + chunk, len(flat)))
-            each = scratch("factored", (len(members), rows.stop - lo, columns), x)
-            torch.matmul(g[rows], members, out=each)
+    flat, g_flat = x.reshape(-1, columns), grad.reshape(samples * tokens, -1)
+    weights = r.repeat_interleave(tokens, 0).unsqueeze(2)
+    grad_x = torch.zeros_like(flat) if need_x else None
+    grad_r = torch.zeros_like(weights[:, :, 0])
+    known = iter(kept or ())
+    for rows, inputs, members in _factored_parts(stack):
+        for some in _factored_chunks(len(flat), len(members), x):
+            g = g_flat[some, rows]
+            buffer = scratch("factored", (len(g), len(members)), x)
             if need_r:
-                grad_r[:, rows] += torch.linalg.vecdot(each[1:], flat[rows])
-            if need_x:
-                grad_x[rows] += each.mul_(weights[:, rows]).sum(0)
-    routed = grad_r.T.reshape(samples, tokens, -1).sum(1)
-    return (grad_x.view_as(x) if need_x else None), (routed if need_r else None)
+                each = next(known, None)
+                each = torch.mm(flat[some, inputs], members.T, out=buffer) if each is None else each
+                grad_r[some] += torch.bmm(each.view(len(g), r.shape[1], -1), g.unsqueeze(2)).squeeze(2)
+            if grad_x is not None:
+                torch.mul(weights[some], g.unsqueeze(1), out=buffer.view(len(g), r.shape[1], -1))
+                grad_x[some, inputs].addmm_(buffer, members)
+    routed = grad_r[:, 1:].reshape(samples, tokens, -1).sum(1)
+    return (None if grad_x is None else grad_x.view_as(x)), (routed if need_r else None)
 
 
 class BlockGate:
@@ -252,8 +292,8 @@ class MixedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [B, in] or [B, ..., in] -> [B, ..., out]."""
         tokens = x.reshape(x.shape[0], -1, x.shape[-1])
-        r = self.gate.routing(self.name, tokens, x.ndim == 3).to(self.stack.base.dtype)
-        tokens = tokens.to(self.stack.base.dtype)
+        r = self.gate.routing(self.name, tokens, x.ndim == 3).to(self.stack.dtype)
+        tokens = tokens.to(self.stack.dtype)
         if r.shape[0] == 1:
             tokens = tokens.reshape(1, -1, x.shape[-1])
         state = self.gate.state
@@ -264,14 +304,13 @@ class MixedLinear(nn.Module):
     @torch.no_grad()
     def merged(self, r: Tensor) -> tuple[Tensor, Tensor | None]:
         """Static weight (in the layout of the layer that this one replaced) and bias for one r [N]."""
-        coefficients = _with_base(r.reshape(1, -1).to(self.stack.base.dtype))
-        columns = self.stack.shape[2]
-        weight = torch.cat(
-            [
-                (coefficients @ self.stack.tile(start, stop)).view(stop - start, columns)
-                for start, stop, _ in _tiles(self.stack, 1, "tiled", self.stack.base)
-            ]
-        )
+        coefficients = _with_base(r.reshape(1, -1).to(self.stack.dtype))
+        _, rows, columns = self.stack.shape
+        weight = torch.empty(rows, columns, dtype=coefficients.dtype, device=coefficients.device)
+        for start, stop, _ in _tiles(self.stack, 1, "tiled", weight):
+            for panel, (first, last) in enumerate(self.stack.panels):
+                part = coefficients @ self.stack.tile(start, stop, panel)
+                weight[start:stop, first:last] = part.view(stop - start, last - first)
         bias = None if self.bias_stack is None else (coefficients @ self.bias_stack)[0]
         return (weight.T.contiguous() if self.conv1d else weight), bias
 

@@ -1,7 +1,9 @@
 """The weights of one critical layer: theta_0 and the experts' task vectors, dense or pruned, on one leading axis.
 
-A stack is [N + 1, out, in] with theta_0 in row 0, so that a merge is one product with [1, r_1, .., r_N]. A pruned stack
-keeps only values and positions and is expanded tile by tile into a re-used buffer; both give the same numbers.
+A stack is [N + 1, out, in] with theta_0 in row 0, so that a merge is one product with [1, r_1, .., r_N]. Wide layers
+are kept in panels of input columns, so that a tile (some output rows of one panel) lies in one piece in every member
+and stays in the cache from its merge to its product. A pruned stack keeps only values and positions and is expanded
+tile by tile into a re-used buffer; both give the same numbers.
 Public names: :class:`DenseStack`, :class:`SparseStack`, :func:`magnitude_prune`, :func:`scratch`.
 """
 
@@ -18,6 +20,8 @@ from manyone.errors import ManyoneError
 
 TILE_ROWS = 128
 """Output rows merged at a time: fewer spoil the products, more leave a CPU's cache."""
+PANEL = 768
+"""Most input columns of a panel, where the number of columns has a fitting divisor."""
 BUFFER_BYTES = 64 << 20
 
 _kept = threading.local()
@@ -57,33 +61,53 @@ def magnitude_prune(tau: Tensor, ratio: float) -> Tensor:
     return torch.where(tau.abs() > threshold, tau, torch.zeros_like(tau))
 
 
+def panels_of(columns: int) -> int:
+    """The least number of equal panels of at most :data:`PANEL` columns; 1 where no such divisor is near."""
+    least = -(-columns // PANEL)
+    return next((p for p in range(least, 2 * least + 1) if columns % p == 0), 1)
+
+
 class DenseStack(nn.Module):
-    """All rows in one buffer [N + 1, out, in]."""
+    """All members in one buffer [panels, N + 1, out, in / panels]."""
 
     weight: Tensor
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.register_buffer("weight", weight.contiguous())
+        members, rows, columns = weight.shape
+        panels = weight.reshape(members, rows, panels_of(columns), -1).permute(2, 0, 1, 3)
+        self.register_buffer("weight", panels.contiguous())
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(N, out, in)."""
-        return self.weight.shape[0] - 1, self.weight.shape[1], self.weight.shape[2]
+        panels, members, rows, width = self.weight.shape
+        return members - 1, rows, panels * width
+
+    @property
+    def panels(self) -> list[tuple[int, int]]:
+        """First column and end of every panel."""
+        width = self.weight.shape[3]
+        return [(k * width, (k + 1) * width) for k in range(self.weight.shape[0])]
 
     @property
     def base(self) -> Tensor:
-        """theta_0 [out, in]."""
-        return self.weight[0]
+        """theta_0 [out, in]; in fresh memory where there are several panels."""
+        return self.member(0)
 
-    def tile(self, start: int, stop: int) -> Tensor:
-        """Output rows start..stop of every member, [N + 1, (stop - start) * in]; a view."""
-        members, rows, columns = self.weight.shape
-        return self.weight.view(members, rows * columns)[:, start * columns : stop * columns]
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.weight.dtype
+
+    def tile(self, start: int, stop: int, panel: int = 0) -> Tensor:
+        """Output rows start..stop of every member in one panel, [N + 1, (stop - start) * width]; a view."""
+        _, members, rows, width = self.weight.shape
+        return self.weight[panel].view(members, rows * width)[:, start * width : stop * width]
 
     def member(self, index: int) -> Tensor:
         """Row ``index`` (0: theta_0, i: task vector of expert i - 1) as [out, in]."""
-        return self.weight[index]
+        return self.weight[0, index] if len(self.weight) == 1 else torch.cat(list(self.weight[:, index]), 1)
 
 
 class SparseStack(nn.Module):
@@ -117,7 +141,17 @@ class SparseStack(nn.Module):
         """(N, out, in)."""
         return self.members - 1, self.base.shape[0], self.base.shape[1]
 
-    def tile(self, start: int, stop: int) -> Tensor:
+    @property
+    def panels(self) -> list[tuple[int, int]]:
+        """All columns are one panel."""
+        return [(0, self.base.shape[1])]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.base.dtype
+
+    def tile(self, start: int, stop: int, panel: int = 0) -> Tensor:
         """As :meth:`DenseStack.tile`, expanded into this thread's scratch memory; bounds must be those of tiles."""
         rows, columns = self.base.shape
         step = min(TILE_ROWS, rows)

@@ -170,7 +170,9 @@ class SurgeryLearner:
     def step(self) -> dict[str, float]:
         """One iteration: every task takes ``batches`` optimiser steps. Returns the mean loss and each task's."""
         losses: dict[str, list[float]] = {}
-        with frozen(self.model.merged):
+        with frozen(
+            self.model.merged if isinstance(self.model, SurgeryV2) else None
+        ):  # Surgery runs on stored features
             if self.side_by_side:
                 for b in range(self.batches):
                     position = self.iteration * self.batches + b

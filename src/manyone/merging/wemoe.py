@@ -283,7 +283,7 @@ class WeightEnsemblingMoE(nn.Module):
             if isinstance(layer.stack, SparseStack):
                 zeros += experts * rows * columns - layer.stack.values.numel()
             else:
-                zeros += int((layer.stack.weight[1:] == 0).sum()) if layer.stack.weight.device.type != "meta" else 0
+                zeros += int((layer.stack.weight[:, 1:] == 0).sum()) if layer.stack.weight.device.type != "meta" else 0
             if layer.bias_stack is not None:
                 stored += layer.bias_stack.numel()
                 zeros += int((layer.bias_stack[1:] == 0).sum()) if layer.bias_stack.device.type != "meta" else 0

@@ -29,28 +29,33 @@ class SeedStudy:
         self.problem, self.seed, self.settings, self.condition = problem, seed, settings, condition
         self.merged = tuple(problem.experts)
         self.curves: dict[str, list[dict[str, float]]] = {}
+        self._splits: dict[tuple[str, str], Split] = {}
         self._costs: list[tuple[weakref.ref[Any], float]] = []
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
-    def _limited(self, task: str, split: str, limit: int) -> Split:
-        part = self.problem.tasks[task].split(split)
-        part = part.take(slice(0, limit)) if len(part) > limit else part
-        if self.condition in ("clean", "unseen"):
-            return part
-        from torch import Tensor
+    def _limited(self, task: str, split: str) -> Split:
+        """The first samples of a split, under this study's corruption; made once."""
+        if (task, split) not in self._splits:
+            part = self.problem.tasks[task].split(split)
+            part = part.take(slice(0, self.settings.test_limit)) if len(part) > self.settings.test_limit else part
+            if self.condition not in ("clean", "unseen"):
+                from torch import Tensor
 
-        from manyone.data.corruptions import corrupt
-        from manyone.data.tasks import Split
+                from manyone.data.corruptions import corrupt
+                from manyone.data.tasks import Split
 
-        assert isinstance(part.inputs, Tensor)  # only image suites name corruptions
-        return Split(corrupt(part.inputs, self.condition, self.settings.severity, seed=self.seed), part.labels)
+                assert isinstance(part.inputs, Tensor)  # only image suites name corruptions
+                inputs = corrupt(part.inputs, self.condition, self.settings.severity, seed=self.seed)
+                part = Split(inputs, part.labels)
+            self._splits[task, split] = part
+        return self._splits[task, split]
 
     @cached_property
     def test(self) -> dict[str, Split]:
         """Test splits of the tasks that are scored: the merged ones, or the others under condition ``unseen``."""
         names = [t for t in self.problem.tasks if (t in self.merged) != (self.condition == "unseen")]
-        return {t: self._limited(t, "test", self.settings.test_limit) for t in names}
+        return {t: self._limited(t, "test") for t in names}
 
     @cached_property
     def validation(self) -> dict[str, Split]:
@@ -64,8 +69,7 @@ class SeedStudy:
     @cached_property
     def unlabelled(self) -> dict[str, Inputs]:
         """What adaptation sees of the merged tasks."""
-        limit = self.settings.test_limit
-        return {t: self._limited(t, self.settings.adapt_split, limit).inputs for t in self.merged}
+        return {t: self._limited(t, self.settings.adapt_split).inputs for t in self.merged}
 
     # -- models -------------------------------------------------------------------------------------------------------
 
@@ -74,18 +78,21 @@ class SeedStudy:
         return self.problem.merged(method, **options)
 
     def tuned(self, method: str, **options: Any) -> tuple[nn.Module, float]:
-        """The best of the lambda grid by mean validation accuracy, and its lambda."""
+        """The best of the lambda grid by mean validation accuracy, and its lambda.
+
+        ``method`` is linear in lambda, so two merges give the whole grid; the winner is then merged by itself.
+        """
         from manyone.merging.measures import accuracies
 
-        best: tuple[float, float, nn.Module] | None = None
+        base, full = self.problem.encoder.state_dict(), self.static(method, scale=1.0, **options).state_dict()
+        best = (-1.0, 0.0)
         for scale in self.settings.scales:
-            model = self.static(method, scale=scale, **options)
-            scores = accuracies(model, self.problem.heads, self.validation)
+            between = {n: v.lerp(full[n], scale) if v.is_floating_point() else v for n, v in base.items()}
+            scores = accuracies(self.problem.with_weights(between), self.problem.heads, self.validation)
             score = sum(scores.values()) / len(scores)
-            if best is None or score > best[0]:
-                best = (score, scale, model)
-        assert best is not None
-        return best[2], best[1]
+            if score > best[0]:
+                best = (score, scale)
+        return self.static(method, scale=best[1], **options), best[1]
 
     @cached_property
     def average(self) -> nn.Module:
@@ -257,7 +264,7 @@ class SeedStudy:
         self._costs.append((weakref.ref(model), max(seconds, known)))
         return max(seconds, known)
 
-    def mean_routing(self, model: Any, samples: int = 256) -> dict[str, list[list[float]]]:
+    def mean_routing(self, model: Any, samples: int = 128) -> dict[str, list[list[float]]]:
         """Mean routing weights (blocks x experts) on the test inputs of every task."""
         from manyone.data.tasks import count, take
 

@@ -42,7 +42,7 @@ SETTINGS: dict[str, Settings] = {
     "fixture": Settings(test_limit=60, val_limit=60, ada_steps=5, moe_steps=5, surgery_iterations=10, v2_iterations=3,
                         concrete_steps=3, statistics_samples=16, corruptions=("gaussian-noise",), unseen=("shoes",)),
     "mini6": Settings(test_limit=500, ada_steps=100, moe_steps=60, v2_iterations=100, corruptions=("motion-blur",),
-                      unseen=("optdigits", "shoes"), extras=False),
+                      unseen=("optdigits", "shoes"), objectives=("expert-kl",), extras=False),
     "images": Settings(
         test_limit=300, val_limit=100, ada_steps=100, moe_steps=60, v2_iterations=100, concrete_steps=60,
         corrupted_tasks=("fashion", "animal", "satellite", "emoji-noto"),

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from manyone.envs.team_types import Observation, TeamSpec
 from manyone.errors import ManyoneError
 
-from . import decode
+from . import decode, distributions
 from .attention import DecoderMask, Diagonal, Relation, Scale, Visibility, agent_visibility, decoder_visibility
 from .gate import GateMode, ReceiveGate
 from .transformer import ActionEmbedding, AgentHeads, Critic, DecoderBlock, Encoder, SharedHead
@@ -228,22 +228,15 @@ class CommFormer(nn.Module):
 
     def score(self, outputs: Tensor, actions: Tensor, available: Tensor | None) -> tuple[Tensor, Tensor]:
         """(log-probabilities, entropies) [B, n] of ``actions`` under ``outputs``; summed over continuous entries."""
-        if self.log_std is not None:
-            std = self.std()
-            standard = (actions - outputs) / std
-            constant = std.log().sum() + 0.5 * outputs.shape[-1] * LOG_2PI
-            entropy = (constant + 0.5 * outputs.shape[-1]).expand(outputs.shape[:-1])
-            return -0.5 * standard.square().sum(-1) - constant, entropy
-        if available is not None:
-            outputs = outputs.masked_fill(~available, torch.finfo(outputs.dtype).min)
-        log = outputs.log_softmax(-1)
-        terms = log.exp() * log if available is None else log.exp() * log.masked_fill(~available, 0.0)
-        return log.gather(-1, actions.unsqueeze(-1)).squeeze(-1), -terms.sum(-1)
+        return distributions.score(outputs, actions, available, self.std())
 
-    def std(self) -> Tensor:
-        """Standard deviations of continuous actions [a], 0.5 sigmoid(log_std)."""
-        assert self.log_std is not None
-        return 0.5 * torch.sigmoid(self.log_std)
+    def choose(self, outputs: Tensor, available: Tensor | None, noise: Tensor | None) -> Tensor:
+        """Actions under ``outputs`` with the ``noise`` given; None: the likeliest."""
+        return distributions.choose(outputs, available, noise, self.std())
+
+    def std(self) -> Tensor | None:
+        """Standard deviations of continuous actions [a], 0.5 sigmoid(log_std); None where actions are discrete."""
+        return None if self.log_std is None else 0.5 * torch.sigmoid(self.log_std)
 
     def _gate(self, x: Tensor, mode: GateMode, noise: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """(g [B, n] or None when everyone is open, probability of open [B, n])."""
@@ -260,9 +253,6 @@ class CommFormer(nn.Module):
         if noise is None:
             raise ManyoneError("gate 'sampled': needs gate_noise [batch, agents], see teams.gate.gate_noise")
         return self.receive_gate.sampled(u, noise.to(u)), torch.sigmoid(u)
-
-
-LOG_2PI = 1.8378770664093453
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -31,20 +31,11 @@ def decode(
     """(actions, log-probabilities [B, n]); ``noise`` None takes the likeliest actions."""
     if not policy.autoregressive:
         outputs = policy.heads(encoded.rep)
-        actions = choose(policy, outputs, available, noise)
+        actions = policy.choose(outputs, available, noise)
         return actions, policy.score(outputs, actions, available)[0]
     if policy.decode == "cached":
         return _cached(policy, encoded, available, noise)
     return (_full if policy.decode == "full" else _fixed_point)(policy, encoded, available, noise)
-
-
-def choose(policy: CommFormer, outputs: Tensor, available: Tensor | None, noise: Tensor | None) -> Tensor:
-    """Actions from logits [..., A] (Gumbel-max) or means [..., a] with the noise given."""
-    if policy.spec.discrete:
-        if available is not None:
-            outputs = outputs.masked_fill(~available, -torch.inf)
-        return (outputs if noise is None else outputs + noise).argmax(-1)
-    return outputs if noise is None else outputs + policy.std() * noise
 
 
 def _nothing_yet(policy: CommFormer, rep: Tensor) -> Tensor:
@@ -61,7 +52,7 @@ def _full(
     actions, views = _nothing_yet(policy, encoded.rep), policy.decoder_views(encoded)
     for i in range(policy.spec.agents):
         outputs = policy.outputs(encoded, actions, views)
-        actions[:, i] = choose(policy, outputs, available, noise)[:, i]
+        actions[:, i] = policy.choose(outputs, available, noise)[:, i]
     return actions, policy.score(outputs, actions, available)[0]
 
 
@@ -72,7 +63,7 @@ def _fixed_point(
     actions, views = _nothing_yet(policy, encoded.rep), policy.decoder_views(encoded)
     for _ in range(policy.spec.agents + 1):
         outputs = policy.outputs(encoded, actions, views)
-        found = choose(policy, outputs, available, noise)
+        found = policy.choose(outputs, available, noise)
         settled = torch.equal(found, actions)
         actions = found
         if settled:
@@ -369,7 +360,8 @@ class _Head:
         n = len(self.per_agent)
         bias = self.biases[-1].expand(n, 1, -1) if self.shared else self.biases[-1]
         if noise is not None:
-            bias = bias + (noise if policy.spec.discrete else noise * policy.std()).to(bias).transpose(0, 1)
+            std = policy.std()
+            bias = bias + (noise if std is None else noise * std).to(bias).transpose(0, 1)
         if available is not None and policy.spec.discrete:
             bias = bias.expand(n, batch, -1).masked_fill(~available.transpose(0, 1), -torch.inf)
         return bias.contiguous()

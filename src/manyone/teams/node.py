@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from manyone.envs.team_types import TeamSpec
 from manyone.teams.attention import Visibility, agent_visibility, decoder_visibility
 from manyone.teams.commformer import CommFormer
-from manyone.teams.decode import choose
 from manyone.teams.transformer import DecoderBlock
 
 
@@ -164,7 +163,7 @@ class Node:
         policy, i = self.policy, self.agent
         outputs = policy.heads(y.expand(-1, policy.spec.agents, -1))[:, i : i + 1]  # its own head among the stacked
         allowed, drawn = (None if part is None else part[:, None] for part in (available, noise))
-        action = choose(policy, outputs, allowed, drawn)
+        action = policy.choose(outputs, allowed, drawn)
         return action[:, 0], policy.score(outputs, action, allowed)[0][:, 0]
 
     def _start(self) -> Tensor:

@@ -8,7 +8,8 @@ from manyone.errors import ManyoneError
 from manyone.recipes import minimax_settings, minimax_study
 from manyone.recipes.minimax_lab import laboratory, rows_of
 from manyone.recipes.reproduce import CLAIMS
-from manyone.report.claims import SCALES, load_claims
+from manyone.report.claims import SCALES
+from manyone.report.claims_file import load_claims
 from manyone.report.figure import load_figures
 from manyone.report.results import load_rows
 

@@ -10,7 +10,7 @@ from manyone.recipes import policies_study as study
 from manyone.recipes.policies_settings import ENTRIES, SETTINGS, UNSEEN, Settings
 from manyone.recipes.policy_problem import PolicyProblem
 from manyone.recipes.reproduce import CLAIMS
-from manyone.report.claims import load_claims
+from manyone.report.claims_file import load_claims
 from manyone.report.figure import load_figures
 from manyone.report.results import load_rows
 

@@ -10,7 +10,8 @@ from manyone.recipes import teams_figures, teams_study
 from manyone.recipes.reproduce import CLAIMS, STUDIES, plan
 from manyone.recipes.team_problem import METHODS
 from manyone.recipes.teams_settings import ARMS, LEFT_OUT, SETTINGS, Setting
-from manyone.report.claims import SCALES, load_claims
+from manyone.report.claims import SCALES
+from manyone.report.claims_file import load_claims
 from manyone.report.figure import load_figures
 from manyone.report.results import load_rows
 

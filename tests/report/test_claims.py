@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from manyone.errors import ManyoneError
 from manyone.evaluation.intervals import Interval, t_interval
-from manyone.report.claims import allowed, assess, load_claims, parse_claims, verdict
+from manyone.report.claims import allowed, assess, verdict
+from manyone.report.claims_file import load_claims, parse_claims
 from manyone.report.results import Results, Row
 
 FILE = Path(__file__).parents[2] / "src" / "manyone" / "recipes" / "claims" / "merging.toml"
@@ -214,6 +215,12 @@ def test_unknown_scale():
         assess(parse_claims(HEAD + CLAIM, "f"), Results([]), "huge")
 
 
+def test_a_named_list_of_suites_stands_for_its_members():
+    text = "[suites]\nmany = ['x', 'y']\n" + CLAIM.replace('smoke = ["s"]', 'smoke = ["s", "@many"], paper = ["@many"]')
+    (claim,) = parse_claims(HEAD + text, "f.toml").claims
+    assert claim.tests == {"smoke": ("s", "x", "y"), "paper": ("x", "y")}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "names"),
     [
@@ -232,6 +239,7 @@ def test_unknown_scale():
         ('paper = "p"', 'paper = "q"', ["'a-above-b'", "'paper'", "'q'"]),
         ('tests = { smoke = ["s"] }', 'tests = { tiny = ["s"] }', ["'a-above-b': tests", "'tiny'"]),
         ('tests = { smoke = ["s"] }', "tests = { smoke = [] }", ["'tests.smoke'"]),
+        ('tests = { smoke = ["s"] }', 'tests = { smoke = ["@s"] }', ["'tests.smoke'", "'@s'", "[suites]"]),
         ('tests = { smoke = ["s"] }', 'tests = { smoke = ["s"] }\nverdict = "holds"', ["unknown key 'verdict'"]),
         (
             'tests = { smoke = ["s"] }',

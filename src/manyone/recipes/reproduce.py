@@ -94,7 +94,7 @@ def ls() -> list[dict[str, str]]:
 
 def all_claims() -> dict[str, Claims]:
     """The claims files of the fields in :data:`STUDIES`."""
-    from manyone.report.claims import load_claims
+    from manyone.report.claims_file import load_claims
 
     return {field: load_claims(CLAIMS / f"{field}.toml") for field in STUDIES}
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from manyone.errors import ManyoneError
-from manyone.report.claims import Claims, Finding, assess, parse_claims
+from manyone.report.claims import Claims, Finding, assess
+from manyone.report.claims_file import parse_claims
 from manyone.report.figure import Figure, read_json
 from manyone.report.results import Results, Row, load_rows
 

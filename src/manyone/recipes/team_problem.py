@@ -7,7 +7,7 @@ only the communication differs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from manyone.errors import ManyoneError
 
@@ -85,7 +85,7 @@ def build_graph(
     *,
     graph: str | None = None,
     density: float = 0.4,
-    diagonal: str = "excluded",
+    diagonal: Literal["excluded", "official"] = "excluded",
     seed: int,
     device: str = "cpu",
 ) -> LearnedGraph | Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -113,6 +114,18 @@ def test_discrete_actions_and_agents_of_unlike_widths() -> None:
     assert env.step(allowed).rewards.shape == (2, 2)
     with pytest.raises(ManyoneError, match=r"slot 0: action \d+ is not available to agent 'listener_0'"):
         env.step(torch.full((2, 2), most - 1))
+
+
+def test_worlds_are_drawn_without_a_window_and_names_make_the_same_task_again() -> None:
+    for scenario in ("transport", "joint_passage"):  # boxes, lines and spheres
+        env = make_adapter(f"vmas:{scenario}", 2, limit=7)
+        env.reset(0)
+        pictures = [env.frame(slot) for slot in range(2)]
+        assert pictures[0].shape == (400, 400, 3)
+        assert len(np.unique(pictures[0].reshape(-1, 3), axis=0)) >= 3
+        assert not np.array_equal(*pictures)
+        assert env.spec.name == f"vmas:{scenario}:limit=7"
+        assert make_adapter(env.spec.name, 1).spec.horizon == 7
 
 
 def test_what_cannot_be_used_is_refused_in_words() -> None:

@@ -260,3 +260,18 @@ def test_one_seed_gives_one_log_and_another_seed_another():
 def test_wrong_options_are_named(options, words):
     with pytest.raises(ManyoneError, match=words):
         make(**options)
+
+
+def test_the_artefact_holds_the_exact_graph_and_of_a_gated_team_the_ungated_one_too(tmp_path, monkeypatch):
+    from manyone.teams import artefact
+
+    monkeypatch.setattr(artefact, "export_policy", lambda path, *rest, **options: path.write_bytes(b""))
+    learner = make(gate=True, gate_open=0.2, commit=0.3)
+    for _ in range(4):
+        learner.step()
+    learner.export(tmp_path)
+    team, earlier = artefact.load_team(tmp_path), artefact.load_team(tmp_path / "ungated")
+    assert (team.gate, earlier.gate) == ("decided", "open")
+    assert torch.equal(team.graph.float(), learner.exact_graph())
+    assert same(weights(learner), dict(team.policy.named_parameters()))
+    assert same(learner.ungated, earlier.policy.state_dict())

@@ -22,6 +22,7 @@ import contextlib
 import importlib
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -45,7 +46,7 @@ def make_adapter(
     """The environment called ``name``, or copies of what a factory of PettingZoo parallel environments makes.
 
     ``workers``: processes that step the copies (None: one per processor from four copies on; 0: this process), for
-    environments that are not batched themselves. Raises ``ManyoneError`` for unknown names, missing packages and
+    environments that are not batched themselves. ``spec.name`` makes the same task again. Raises ``ManyoneError`` for unknown names, missing packages and
     environments that cannot be used.
     """
     if callable(name):
@@ -55,7 +56,11 @@ def make_adapter(
     if prefix not in PREFIXES or not rest:
         raise ManyoneError(f"environment {name!r}: write one of {', '.join(f'{p}:NAME' for p in PREFIXES)}")
     task, _, settings = rest.partition(":")
-    return PREFIXES[prefix](task, batch, device, workers, {**parse_settings(settings, name), **options})
+    settled = {**parse_settings(settings, name), **options}
+    written = ",".join(f"{key}={value}" for key, value in sorted(settled.items()))
+    env = PREFIXES[prefix](task, batch, device, workers, settled)
+    env.spec = replace(env.spec, name=f"{prefix}:{task}:{written}" if written else f"{prefix}:{task}")
+    return env
 
 
 def parse_settings(text: str, name: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ through the world's objects (:mod:`manyone.envs.team_vmas_state`).
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import random
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ class VmasTeam:
             raise ManyoneError(f"batch {batch}, limit {limit}: both must be at least 1")
         called = scenario if isinstance(scenario, str) else getattr(scenario, "__name__", "own scenario")
         self.name, self.batch, self.device, self.limit = f"vmas:{called}", batch, torch.device(device), limit
-        self._continuous, self._generator = continuous, torch.Generator()
+        self._continuous, self._generator, self._python = continuous, torch.Generator(), random.Random()
         self._make = lambda slots: _world(self.name, scenario, slots, self.device, continuous, options)
         with self._draws("build"):  # both worlds alike, whatever the scenario draws for its colours and sizes
             self._env = self._make(batch)
@@ -217,8 +218,10 @@ class VmasTeam:
         stream: list[Any] = Environment.vmas_random_state  # VMAS puts these in place around each of its methods
         before = list(stream)
         stream[0] = self._generator.manual_seed(seed).get_state()
-        stream[1] = np.random.RandomState(seed & 0xFFFFFFFF).get_state()
-        stream[2] = random.Random(seed).getstate()
+        words = np.frombuffer(hashlib.shake_128(seed.to_bytes(8)).digest(4 * 624), np.uint32)
+        stream[1] = ("MT19937", words, 624, 0, 0.0)  # a tenth of the time of a new RandomState, at every step
+        self._python.seed(seed)
+        stream[2] = self._python.getstate()
         forked = torch.random.fork_rng([self.device]) if self.device.type == "cuda" else contextlib.nullcontext()
         try:
             with forked:
@@ -288,8 +291,9 @@ class VmasTeam:
         if self._continuous:
             if not bool(torch.isfinite(actions).all()):
                 raise ManyoneError(f"{self.name}: an action is not finite; check the policy's weights")
-            clipped = torch.minimum(torch.maximum(actions.float(), self._low), self._high)
-            return [clipped[:, agent, :size] for agent, size in enumerate(self._sizes)]
+            clipped = torch.clamp(actions.float(), self._low, self._high).unbind(1)
+            wide = self.spec.action_dim
+            return [part if size == wide else part[:, :size] for part, size in zip(clipped, self._sizes)]
         wrong = (actions < 0) | (actions >= self._counts)
         if bool(wrong.any()):
             slot, agent = torch.nonzero(wrong)[0].tolist()

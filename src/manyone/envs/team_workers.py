@@ -9,6 +9,7 @@ itself and of one in a worker process. Nothing here imports torch: a worker star
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import random
 import signal
@@ -241,7 +242,8 @@ class Pool:
 
     def _check(self, row: Row) -> None:
         # A sum is finite only if all terms are: one pass instead of two in the usual case.
-        if np.isfinite(row.observations.sum() + row.rewards.sum() + row.state.sum()):
+        total = row.observations.sum() + row.rewards.sum()
+        if math.isfinite(total + row.state.sum() if self.layout.state_dim else total):
             return
         for name, what in (("observations", "observed"), ("rewards", "was rewarded")):
             wrong = ~np.isfinite(getattr(row, name)).reshape(self.layout.agents, -1).all(1)

@@ -227,7 +227,7 @@ def build_policy(config: Mapping[str, Any], weights: Path | str) -> nn.Module:
     for name, value in tensors.items():
         if not bool(torch.isfinite(value).all()):
             raise ManyoneError(f"{weights}: {name} holds NaN or infinity: save the team again from a sound state")
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn and thrown away: no caller's stream moves
         policy = kinds[config["kind"]](spec, **config["options"])
     expected = {name: list(value.shape) for name, value in policy.state_dict().items()}
     for name in sorted({*expected, *tensors}):

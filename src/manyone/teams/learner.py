@@ -12,6 +12,7 @@ Public name: :class:`TeamLearner`.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from manyone.teams.losses import masked_mean, normalise_advantages, policy_loss,
 from manyone.teams.rollout import Collector
 from manyone.teams.value_norm import ValueNorm
 
-_PIECE, _PIECE_DEVICE = 3072, 1 << 18  # samples times agents that go through the network at a time
+_PIECE, _PIECE_DEVICE = 8192, 1 << 18  # samples times agents that go through the network at a time
 
 
 class _Counts(NamedTuple):
@@ -186,10 +187,19 @@ class TeamLearner:
         self.schedule.begin(self.iteration)
 
     def export(self, folder: Path) -> None:
-        """Writes the standard artefact, with the exact graph."""
+        """Writes the standard artefact, with the exact graph; of a gated team also ``ungated``, as it was before the
+        gate was switched on."""
         from manyone.teams.artefact import save_team
 
-        save_team(folder, self.policy, self.exact_graph(), self.env.spec, {"seed": self.seed, "steps": self.iteration})
+        extra = {"seed": self.seed, "iterations": self.iteration, "env_steps": self.env_steps}
+        gate = None if self.ungated is None else "decided"
+        if self.ungated is None and getattr(self.policy, "receive_gate", None) is not None:
+            gate = "open"  # it has never been trained to close
+        save_team(folder, self.policy, self.exact_graph(), self.env.spec, extra, gate=gate)
+        if self.ungated is not None:
+            earlier = copy.deepcopy(self.policy)
+            earlier.load_state_dict(self.ungated)
+            save_team(folder / "ungated", earlier, self.exact_graph(), self.env.spec, extra, gate="open", program=False)
 
     # ---- for those who build on it --------------------------------------------------------------------------------
 
@@ -270,7 +280,7 @@ class TeamLearner:
     ) -> dict[str, Tensor]:
         """One step of the logits alone (as the authors do, without clipping) or of the network alone.
 
-        The batch goes through in pieces that fit the processor's cache; their gradients add up to the batch's.
+        The batch goes through in pieces, which bounds the memory; their gradients add up to the batch's.
         """
         optimiser = self.edge_optimiser if goes_up else self.optimiser
         assert optimiser is not None
@@ -322,8 +332,7 @@ class TeamLearner:
         return loss, {name: value.detach() for name, value in {"loss": loss, **figures}.items()}
 
     def _pieces(self, batch: Batch, gate: gates.GateMode) -> list[Batch]:
-        """``batch`` in pieces of about as many agents' samples as the device is quick with; whole while a gate is
-        sampled, because its budget is one number for all."""
+        """``batch`` in equal pieces; whole while a gate is sampled, because its budget is one number for all."""
         room = _PIECE if self.device.type == "cpu" else _PIECE_DEVICE
         count = 1 if gate == "sampled" else max(1, round(batch.values.numel() / room))
         if count == 1:

@@ -20,7 +20,7 @@ from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
 from manyone.teams.gate import GateMode, gate_noise
 from manyone.teams.graph import LearnedGraph
-from manyone.teams.rollout import action_noise
+from manyone.teams.rollout import action_noise, steady
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def play(
     was_training = policy.training
     policy.eval()
     try:
-        return _play(env, team, episodes, seed, greedy, gate, film_slot)
+        with steady(policy):
+            return _play(env, team, episodes, seed, greedy, gate, film_slot)
     finally:
         policy.train(was_training)
 

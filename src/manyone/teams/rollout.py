@@ -8,6 +8,7 @@ Public names: :class:`Collector`, :func:`action_noise`.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -33,6 +34,11 @@ def action_noise(spec: TeamSpec, batch: int, generator: torch.Generator) -> Tens
     return torch.randn(shape, generator=generator, device=generator.device)
 
 
+def steady(policy: Any) -> AbstractContextManager[None]:
+    """Lets a policy keep what it prepares from its weights while they do not change, if it can."""
+    return policy.steady() if hasattr(policy, "steady") else nullcontext()
+
+
 class Collector:
     """Plays ``env`` with ``policy`` for ``length`` steps at a time; the episodes go on from one iteration to the next.
 
@@ -50,6 +56,10 @@ class Collector:
 
     def collect(self, iteration: int, graph: Tensor, gate: GateMode) -> Buffer:
         """Steps the environment and fills the buffer, advantages and returns included (in the unit of the rewards)."""
+        with steady(self.policy):
+            return self._collect(iteration, graph, gate)
+
+    def _collect(self, iteration: int, graph: Tensor, gate: GateMode) -> Buffer:
         if self._observation is None:
             self._observation = self.env.reset(self.env_seed)
         if self._buffer is None:

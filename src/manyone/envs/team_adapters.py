@@ -46,8 +46,8 @@ def make_adapter(
     """The environment called ``name``, or copies of what a factory of PettingZoo parallel environments makes.
 
     ``workers``: processes that step the copies (None: one per processor from four copies on; 0: this process), for
-    environments that are not batched themselves. ``spec.name`` makes the same task again. Raises ``ManyoneError`` for unknown names, missing packages and
-    environments that cannot be used.
+    environments that are not batched themselves. ``spec.name`` makes the same task again. Raises ``ManyoneError`` for
+    unknown names, missing packages and environments that cannot be used.
     """
     if callable(name):
         called = getattr(name, "__name__", type(name).__name__)

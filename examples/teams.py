@@ -47,7 +47,7 @@ def main() -> dict[str, float]:
     env = make_team(Whisper, batch=64, workers=0)
     policy = CommFormer(env.spec, width=32)
     graph = LearnedGraph(agents=3, links=1)  # every agent may hear one other
-    words = {"length": 1, "epochs": 5, "lr": 5e-3, "edge_lr": 0.1, "clip": 0.2, "iterations": 40}
+    words = {"length": 1, "epochs": 5, "lr": 5e-3, "edge_lr": 0.1, "clip": 0.2, "iterations": 36}
     learner = TeamLearner(env, policy, graph=graph, **words)
     for _ in range(words["iterations"]):
         reward = learner.step()["return"]

@@ -10,7 +10,7 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "examples"
 SAYS = {
     "merge_experts": lambda r: r["task arithmetic + Surgery"] > r["task arithmetic"] > r["base"],
-    "teams": lambda r: r["right when loaded"] > 0.9 and r["links"] == 3,
+    "teams": lambda r: r["right when loaded"] > 0.5 and r["links"] == 3,
     "minimax": lambda r: r["worst class: worst class"] > r["plain average: worst class"] > 0.5,
 }
 """What the figures that a script's ``main`` returns must show (scripts that need arguments: see their field)."""

@@ -14,6 +14,7 @@ from manyone.recipes import RECIPES, options_class
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
+FIELDS = ("policies", "minimax", "teams")
 VERBS = {"ls", "run", "resume", "eval", "report", "reproduce", "data", "bench"}
 OTHER_OPTIONS = {"--field", "--help", "--debug", "--config", "--split", "--scale", "--seeds", "--workers", "--out"}
 OTHER_OPTIONS |= {"--episodes", "--steps", "--source"}  # of `manyone data make`
@@ -84,7 +85,7 @@ def test_python_blocks_import_what_exists(page):
 
 
 def test_every_recipe_is_documented():
-    text = "\n".join(p.read_text() for p in [*DOCS.glob("methods-*.md"), DOCS / "policies.md", DOCS / "minimax.md"])
+    text = "\n".join(p.read_text() for p in [*DOCS.glob("methods-*.md"), *(DOCS / f"{field}.md" for field in FIELDS)])
     headings = set(re.findall(r"[a-z0-9-]+", " ".join(re.findall(r"^## (.+)$", text, re.M))))
     assert set(RECIPES) - {"experts"} <= headings
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from manyone.errors import ManyoneError
-from manyone.recipes import teams_figures, teams_study
+from manyone.recipes import teams_study, teams_study_figures
 from manyone.recipes.reproduce import CLAIMS, STUDIES, plan
 from manyone.recipes.team_problem import METHODS
 from manyone.recipes.teams_settings import ARMS, LEFT_OUT, SETTINGS, Setting
@@ -138,7 +138,7 @@ def test_scores_are_successes_or_returns_on_a_scale():
 
 
 def test_nothing_measured_draws_nothing(tmp_path):
-    assert teams_figures.overview("laptop", ["relay"], range(3), tmp_path) == []
+    assert teams_study_figures.overview("laptop", ["relay"], range(3), tmp_path) == []
 
 
 def test_reproduce_plans_the_field():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyone.errors import ManyoneError
-from manyone.recipes import team_figures
+from manyone.recipes import team_run_figures
 from manyone.recipes.common import Split
 
 if TYPE_CHECKING:
@@ -172,24 +172,24 @@ def draw(options: TeamOptions, run: RunFolder, learner: Any, evaluator: TeamEval
     curves = [("return", "Return", "return of an episode")]
     curves += [("episode_length", "Steps to the end", "steps")] * (spec.horizon > 1)
     curves += [("success", "Success", "share of episodes")] * spec.reports_success
-    figures = [team_figures.curve(lines, m, steps, title=title, label=label) for m, title, label in curves]
+    figures = [team_run_figures.curve(lines, m, steps, title=title, label=label) for m, title, label in curves]
     if options.sends:
         strength = link_strength(learner.graph)
-        figures += team_figures.graph_figures(spec, graph.cpu().numpy(), strength)
+        figures += team_run_figures.graph_figures(spec, graph.cpu().numpy(), strength)
         if options.gated:
-            figures.append(team_figures.use_figure(spec, played.link_use.tolist()))
+            figures.append(team_run_figures.use_figure(spec, played.link_use.tolist()))
         if strength is not None:
-            figures.append(team_figures.budget_figure(budgets(learner, evaluator), scores(played, spec, graph)))
+            figures.append(team_run_figures.budget_figure(budgets(learner, evaluator), scores(played, spec, graph)))
     if options.gated:
-        rate = team_figures.curve(
+        rate = team_run_figures.curve(
             lines, "receive_rate", steps, title="Receive rate", label="share of agents", section="Communication"
         )
-        links = team_figures.curve(
+        links = team_run_figures.curve(
             lines, "links", steps, title="Messages used a step", label="messages", section="Communication"
         )
-        figures += [rate, links, team_figures.receiving_figure(spec, played.receive_over_time.tolist())]
+        figures += [rate, links, team_run_figures.receiving_figure(spec, played.receive_over_time.tolist())]
     if options.film and (path := film(run, evaluator, policy, graph)) is not None:
-        figures.append(team_figures.film_figure(path))
+        figures.append(team_run_figures.film_figure(path))
     save_figures(run.path / "figures.json", [f for f in figures if f is not None])
 
 
@@ -226,7 +226,7 @@ def film(run: RunFolder, evaluator: TeamEvaluator, policy: Any, graph: Tensor) -
         print(f"no film: {error}")
         return None
     path = run.path / "episode.gif"
-    team_figures.save_gif(played.frames, path)
+    team_run_figures.save_gif(played.frames, path)
     print(f"film: {path}")
     return path
 

@@ -117,9 +117,9 @@ def run_job(scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
 
 def overview(scale: str, suites: Sequence[str], seeds: Sequence[int], folder: Path) -> list[Figure]:
     """What the records and rows of all jobs show together."""
-    from manyone.recipes import teams_figures
+    from manyone.recipes import teams_study_figures
 
-    return teams_figures.overview(scale, suites, seeds, folder)
+    return teams_study_figures.overview(scale, suites, seeds, folder)
 
 
 # --- one job ----------------------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def _listening(setting: Setting, team: Team, seed: int) -> dict[str, float]:
 
 def _save_film(stem: Path, suite: str, frames: Sequence[Any]) -> None:
     """An episode as ``<stem>.gif`` and as a figure of the page."""
-    from manyone.recipes.team_figures import save_gif
+    from manyone.recipes.team_run_figures import save_gif
     from manyone.report.figure import Figure, image_of, save_figures
 
     path = stem.with_name(f"{stem.name}.gif")

@@ -188,7 +188,7 @@ def graphs(scale: str, suite: str, records: Records) -> Iterator[Figure]:
     """How often each link is in the learned graph, over seeds, as a picture."""
     import numpy as np
 
-    from manyone.recipes.team_figures import draw_graph
+    from manyone.recipes.team_run_figures import draw_graph
     from manyone.report.figure import Figure
 
     found = [r["graph"] for r in records.get((suite, "commformer"), [])]

@@ -214,15 +214,23 @@ class PolicyLearner:
         self._unpacked = None
 
     def export(self, folder: Path) -> None:
-        """Writes the standard artefact; of several seeds one folder ``seed-N`` each."""
+        """Writes the standard artefact; of several seeds one folder ``seed-N`` each.
+
+        Where nothing tells a dense network its task, the artefact acts without a task name.
+        """
+        from manyone.policies.agnostic import leak_report, save_agnostic
         from manyone.policies.artefact import save_policy
 
+        table = self.data.table
+        free = not self.masked and all(leak_report(self.model, table).values())
         for number, seed in enumerate(self.seeds):
             place = folder if len(self.seeds) == 1 else folder / f"seed-{seed}"
-            save_policy(
-                place, self.models[number], self.data.table, self.masks[number] if self.masked else None,
-                assignment=self.assignment, info={"method": self.method, "seed": seed, "steps": self.iteration},
-            )  # fmt: skip
+            info = {"method": self.method, "seed": seed, "steps": self.iteration}
+            if free:
+                save_agnostic(place, self.models[number], table, info=info)
+            else:
+                masks = self.masks[number] if self.masked else None
+                save_policy(place, self.models[number], table, masks, assignment=self.assignment, info=info)
 
     # ---- for those who build on it --------------------------------------------------------------------------------
 

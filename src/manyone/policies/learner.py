@@ -25,6 +25,7 @@ from torch import Tensor
 
 from manyone.errors import ManyoneError
 from manyone.nets.decision import DecisionTransformer
+from manyone.nets.memory import keep_freed_memory
 from manyone.policies.harmony import Importance, Ranking
 from manyone.policies.learner_layout import Layout
 from manyone.policies.learner_masks import MaskUpdate, exchange_masks
@@ -130,6 +131,8 @@ class PolicyLearner:
                 self.masks = [masks] if isinstance(masks, TaskMasks) else list(masks)
                 shapes = self.masks[0].shapes
             self.masks = [m.to(data.device) for m in self.masks]
+        if data.device.type == "cpu":
+            keep_freed_memory()
         self.layout = Layout(self.model, shapes)
         self.assignment = list(range(tasks)) if assignment is None else list(assignment)
         self._check_masks()
@@ -143,6 +146,7 @@ class PolicyLearner:
         self._kept = flat.detach()[:, :d].clone() if self.masked else flat.detach()[:, :d]
         self._optimiser = FlatAdamW(self._point, betas, weight_decay, moment_policy)
         self._unpacked: Tensor | None = None
+        self._factors: tuple[Tensor, Tensor] | None = None  # the unpacked masks they were made of, and they
         self.iteration = 0
         self.best: dict[str, float] = {}
         self._smooth: Tensor | None = None
@@ -243,13 +247,23 @@ class PolicyLearner:
     def flat_masks(self, tasks: Sequence[int]) -> Tensor:
         """Masks of ``tasks`` in every network, bool [S, G, d]."""
         numbers = [self.assignment[t] for t in tasks]
-        if self._unpacked is None and len(self.masks) * len(self.masks[0]) * self.layout.maskable <= _CACHED:
-            self._unpacked = torch.stack([m.flat(range(len(m))) for m in self.masks])
-        if self._unpacked is not None:
-            if len(numbers) == 1:
-                return self._unpacked[:, numbers[0] : numbers[0] + 1]
-            return self._unpacked[:, numbers]
-        return torch.stack([m.flat(numbers) for m in self.masks])
+        self._unpack()
+        if self._unpacked is None:
+            return torch.stack([m.flat(numbers) for m in self.masks])
+        return _chosen(self._unpacked, numbers)
+
+    def forward_mask(self, mask: Tensor) -> Tensor:
+        """``mask`` [..., d] as the forward pass sees it: one also where the network is dense whatever the mask says."""
+        return mask if self._dense is None else mask | self._dense
+
+    def mask_factors(self, tasks: Sequence[int]) -> Tensor:
+        """Masks of ``tasks`` as the numbers that weights are multiplied by, [S, G, d]."""
+        self._unpack()
+        if self._unpacked is None or self._unpacked.numel() * self._kept.element_size() > _CACHED:
+            return self.forward_mask(self.flat_masks(tasks)).to(self._kept.dtype)
+        if self._factors is None or self._factors[0] is not self._unpacked:
+            self._factors = self._unpacked, self.forward_mask(self._unpacked).to(self._kept.dtype)
+        return _chosen(self._factors[1], [self.assignment[t] for t in tasks])
 
     def maskable_weights(self) -> Tensor:
         """theta on W, unmasked, [S, d]."""
@@ -265,6 +279,11 @@ class PolicyLearner:
         """
         found = all_task_gradients(self, tasks, batches=batches, purpose=purpose, clip=clip)
         return found[0] if len(self.models) == 1 else found
+
+    def _unpack(self) -> None:
+        """Unpacks all masks if they are to be kept so and are not yet."""
+        if self._unpacked is None and len(self.masks) * len(self.masks[0]) * self.layout.maskable <= _CACHED:
+            self._unpacked = torch.stack([m.flat(range(len(m))) for m in self.masks])
 
     def _check_masks(self) -> None:
         groups = set(self.assignment)
@@ -291,6 +310,13 @@ class PolicyLearner:
             for name, value in model.named_parameters():
                 value.data = views[name]
                 value.requires_grad_(False)
+
+
+def _chosen(rows: Tensor, numbers: list[int]) -> Tensor:
+    """Rows ``numbers`` of [S, N, d]; no copy of a single one or of all in order."""
+    if len(numbers) == 1:
+        return rows[:, numbers[0] : numbers[0] + 1]
+    return rows if numbers == list(range(rows.shape[1])) else rows[:, numbers]
 
 
 def _check(

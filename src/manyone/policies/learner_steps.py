@@ -80,14 +80,14 @@ def _step(learner: PolicyLearner, tasks: list[int], batch: TaskBatch, rate: floa
     mask = learner.flat_masks(tasks)[:, 0] if learner.masked else None
     if mask is not None:
         with torch.no_grad():
-            torch.mul(learner._kept, _forward_mask(learner, mask), out=learner._point.detach()[:, :d])
+            torch.mul(learner._kept, learner.forward_mask(mask), out=learner._point.detach()[:, :d])
     losses = task_losses(learner, learner.layout.views(learner._point), batch, task_noise(learner, tasks))
     (gradient,) = torch.autograd.grad(losses.mean(1).sum(), learner._point)
     if mask is not None and learner.clip_after_mask:
-        gradient[:, :d].mul_(_forward_mask(learner, mask))
+        gradient[:, :d].mul_(learner.forward_mask(mask))
     gradient.mul_(_clip_factor(learner, gradient))
     if mask is not None and not learner.clip_after_mask:
-        gradient[:, :d].mul_(_forward_mask(learner, mask))
+        gradient[:, :d].mul_(learner.forward_mask(mask))
     _apply(learner, gradient, mask, rate)
     return losses.detach()
 
@@ -96,16 +96,21 @@ def _stacked_step(learner: PolicyLearner, tasks: list[int], batch: TaskBatch, ra
     """Several tasks at once, each under its own mask: the mean of their gradients."""
     d = learner.layout.maskable
     masks = learner.flat_masks(tasks)  # [S, G, d]
-    forward = _forward_mask(learner, masks)
-    stacked = (learner._kept.unsqueeze(1) * forward).flatten(0, 1).requires_grad_()
+    factors = learner.mask_factors(tasks)
+    stacked = (learner._kept.unsqueeze(1) * factors).flatten(0, 1)
+    # every tensor a leaf of its own: nothing has to be put together for all tasks at once
+    leaves = {name: view.requires_grad_() for name, view in learner.layout.views(stacked, "maskable").items()}
     rest = learner._point.detach()[:, d:].requires_grad_()
-    weights = learner.layout.views(stacked, "maskable") | learner.layout.views(rest, "rest")
-    losses = task_losses(learner, weights, batch, task_noise(learner, tasks))
-    found, gradient_rest = torch.autograd.grad(losses.mean(1).sum(), (stacked, rest))
-    found = found.unflatten(0, masks.shape[:2])
-    masked = (found * forward).sum(1)
-    norms = torch.cat((masked if learner.clip_after_mask else found.sum(1), gradient_rest), 1)
-    gradient = torch.cat((masked, gradient_rest), 1)
+    losses = task_losses(learner, leaves | learner.layout.views(rest, "rest"), batch, task_noise(learner, tasks))
+    *found, gradient_rest = torch.autograd.grad(losses.mean(1).sum(), [*leaves.values(), rest])
+    masked, plain = [], []
+    for each, factor in zip(found, factors.split([learner.layout.sizes[name] for name in leaves], -1)):
+        each = each.view(factor.shape)
+        if not learner.clip_after_mask:
+            plain.append(each.sum(1))
+        masked.append(each.mul_(factor).sum(1))
+    gradient = torch.cat((*masked, gradient_rest), 1)
+    norms = torch.cat((*plain, gradient_rest), 1) if plain else gradient
     gradient.mul_(_clip_factor(learner, norms))
     with torch.no_grad():
         learner._point[:, :d] = learner._kept
@@ -131,15 +136,14 @@ def _surgery_step(learner: PolicyLearner, tasks: list[int], batch: TaskBatch, ra
 def point_gradients(
     learner: PolicyLearner, tasks: list[int], batch: TaskBatch, squares: bool = False, noise: DropoutNoise | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Gradients over all parameters at each task's (masked) point, [S, G, P]; of samples [S, G B, P]; losses."""
+    """Gradients over all parameters at each task's (masked) point, [S, G, P], of single samples [S, G B, P]; losses."""
     d, members = learner.layout.maskable, len(learner.models)
     # one task needs no copy: the first d entries of a masked method's point are scratch anyway
     own = len(tasks) == 1 and not squares
     stacked = learner._point.detach().unsqueeze(1)
     stacked = stacked if own else stacked.repeat(1, len(tasks), 1)
     if learner.masked:
-        forward = _forward_mask(learner, learner.flat_masks(tasks))
-        torch.mul(learner._kept.unsqueeze(1), forward, out=stacked[..., :d])
+        torch.mul(learner._kept.unsqueeze(1), learner.mask_factors(tasks), out=stacked[..., :d])
     if squares:
         stacked = stacked.repeat_interleave(learner.batch_size, 1)
         steps = {k: v.flatten(0, 1).unsqueeze(1) for k, v in batch.steps.items()}
@@ -183,10 +187,6 @@ def _clip_factor(learner: PolicyLearner, gradient: Tensor) -> Tensor:
     """What brings the norm over the last axis down to ``clip``, [..., 1]."""
     norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
     return (learner.clip / (norm + 1e-6)).clamp_(max=1.0)
-
-
-def _forward_mask(learner: PolicyLearner, mask: Tensor) -> Tensor:
-    return mask if learner._dense is None else mask | learner._dense
 
 
 def task_noise(learner: PolicyLearner, tasks: Sequence[int]) -> DropoutNoise | None:

@@ -115,7 +115,7 @@ def test_several_tasks_a_step_are_the_accumulated_gradient(tasks):
             torch.testing.assert_close(value, theta[name], atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("method", ["mt-dt", "harmodt", "pcgrad", "cagrad"])
+@pytest.mark.parametrize("method", ["mt-dt", "harmodt", "pcgrad", "cagrad", "gradnorm"])
 def test_a_network_in_a_stack_of_seeds_trains_as_it_does_alone(tasks, method):
     data = PolicyData(tasks(3), context=3, prompt=2, dtype=torch.float64)
     together = make(tasks, method, data=data, seed=[4, 7], dropout=0.1)

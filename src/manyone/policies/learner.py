@@ -26,6 +26,7 @@ from torch import Tensor
 from manyone.errors import ManyoneError
 from manyone.nets.decision import DecisionTransformer
 from manyone.nets.memory import keep_freed_memory
+from manyone.policies.conflict import GradNorm
 from manyone.policies.harmony import Importance, Ranking
 from manyone.policies.learner_layout import Layout
 from manyone.policies.learner_masks import MaskUpdate, exchange_masks
@@ -92,6 +93,7 @@ class PolicyLearner:
         fisher_samples: bool = False,
         score_clip: bool = True,
         cagrad_c: float = 0.4,
+        gradnorm_alpha: float = 1.5,
         autocast: torch.dtype | None = None,
         evaluate: Callable[[PolicyLearner], Mapping[str, Any]] | None = None,
     ) -> None:
@@ -107,6 +109,7 @@ class PolicyLearner:
         self.lr, self.warmup, self.schedule = lr, warmup, schedule
         self.clip, self.clip_after_mask, self.score_clip = clip, clip_after_mask, score_clip
         self.surgery, self.cagrad_c, self.autocast = chosen.surgery, cagrad_c, autocast
+        self.balance = [GradNorm(tasks, gradnorm_alpha) for _ in self.seeds if chosen.surgery == "gradnorm"]
         self.mask_every, self.evaluator = mask_every, evaluate
         self.update = MaskUpdate(
             rule=chosen.update if update is None else update,
@@ -187,6 +190,7 @@ class PolicyLearner:
             "assignment": self.assignment,
             "smooth": self._smooth,
             "best": dict(self.best),
+            "balance": [one.state_dict() for one in self.balance],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -204,6 +208,8 @@ class PolicyLearner:
         self.assignment, self.iteration = list(state["assignment"]), int(state["iteration"])
         self._smooth = None if state["smooth"] is None else state["smooth"].to(self._point.device)
         self.best = dict(state["best"])
+        for one, saved in zip(self.balance, state.get("balance", ())):
+            one.load_state_dict(saved)
         self._optimiser.load_state_dict(state["optimiser"])
         self._unpacked = None
 

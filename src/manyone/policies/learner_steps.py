@@ -122,9 +122,11 @@ def _surgery_step(learner: PolicyLearner, tasks: list[int], batch: TaskBatch, ra
     """Dense gradients of the step's tasks, combined into one direction for each network."""
     gradients, losses = point_gradients(learner, tasks, batch, noise=task_noise(learner, tasks))
     combined = []
-    for seed, each in zip(learner.seeds, gradients):
+    for number, (seed, each) in enumerate(zip(learner.seeds, gradients)):
         if learner.surgery == "pcgrad":
             combined.append(pcgrad(each, generator_for(seed, "pcgrad", learner.iteration)))
+        elif learner.surgery == "gradnorm":
+            combined.append(learner.balance[number].combine(each, losses[number], tasks))
         else:
             combined.append(cagrad(each, learner.cagrad_c))
     gradient = torch.stack(combined)

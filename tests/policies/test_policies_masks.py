@@ -168,6 +168,21 @@ def test_the_selection_is_the_stable_sort(size):
     assert harmony.smallest(torch.ones(3), 0).tolist() == []
 
 
+@pytest.mark.parametrize("density", [0.02, 0.8, 0.999])
+def test_an_exchange_is_the_stable_sort_of_the_active_and_of_the_inactive(density):
+    draw = torch.Generator().manual_seed(3)
+    mask = torch.rand(50_000, generator=draw) < density
+    lose, win = (torch.randint(0, 3000, (50_000,), generator=draw).float() for _ in range(2))  # many ties
+    lose[~mask] -= 4000  # what is not active comes first
+    win[mask] += 4000
+    for k in (0, 1, 40, 700, 50_000):
+        prune, recover = harmony.exchange(mask, lose, win, k)
+        swaps = min(k, int(mask.sum()), int((~mask).sum()))
+        for found, scores, own in ((prune, lose, mask), (recover, -win, ~mask)):
+            where = own.nonzero().view(-1)
+            assert torch.equal(found, where[scores[where].sort(stable=True).indices[:swaps]].sort().values)
+
+
 def test_quotas_share_the_swaps_by_size_and_z_scores_by_spread():
     sizes = [60, 30, 10]
     draw = torch.Generator().manual_seed(0)

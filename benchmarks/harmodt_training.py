@@ -32,6 +32,7 @@ from manyone.data.trajectories import Trajectories
 from manyone.policies.learner import PolicyLearner
 from manyone.policies.learner_masks import exchange_masks
 from manyone.policies.learner_methods import build_model
+from manyone.policies.learner_steps import task_noise
 from manyone.policies.tasks import PolicyData
 
 CONTEXT, PROMPT, BATCH, STEPS = 20, 5, 8, 1_000_000
@@ -95,7 +96,7 @@ def at_published_size(options: argparse.Namespace) -> dict[str, float]:
 
     def own_network_alone() -> None:
         weights = {n: v.detach().requires_grad_() for n, v in masked.model.named_parameters()}
-        noise = masked._noise([0])
+        noise = task_noise(masked, [0])
         found = masked.model.run(weights, drawn.steps, drawn.prompt, None, noise=noise)
         torch.autograd.grad((found - drawn.steps["actions"]).square().mean(), list(weights.values()), allow_unused=True)
 

@@ -13,7 +13,7 @@ from manyone.policies.artefact import load_policy
 def main(folder: str, task: str, horizon: int = 200) -> float:
     policy = load_policy(folder)
     env = make_env(task, goal=goals(task)[0], horizon=horizon)
-    policy.reset(task)  # a g-harmodt policy needs no task: policy.reset()
+    policy.reset(task)  # g-harmodt and mt-dt --no-id need no task: policy.reset()
     observation, _ = env.reset(seed=0)
     reward, total, over = 0.0, 0.0, False
     while not over:

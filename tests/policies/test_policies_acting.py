@@ -125,6 +125,26 @@ def test_a_saved_policy_acts_in_a_fresh_process_without_the_engine(tasks, tmp_pa
     assert "policy.reset('task-0')" in (tmp_path / "model" / "README.md").read_text()
 
 
+def test_a_dense_policy_that_nothing_tells_its_task_acts_without_a_name(tasks, tmp_path):
+    pooled = {"normalisation": "pooled", "scale": "pooled", "target": "pooled"}
+    data = PolicyData(tasks(3), context=4, **pooled)
+    learner = PolicyLearner(build_model("mt-dt", data, **SHAPE), data, method="mt-dt", steps=4, warmup=0, batch_size=2)
+    learner.step()
+    learner.export(tmp_path / "free")
+    policy = load_policy(tmp_path / "free")
+    assert "policy.reset()" in (tmp_path / "free" / "README.md").read_text()
+    expected, observations, rewards = play(learner.policy(), [Episode("task-1")], steps=6)
+    for task in (None, "task-2", "never seen"):
+        policy.reset(task) if task else policy.reset()
+        acted = [policy.act(o, r) for o, r in zip(observations[0], [0.0, *rewards[0]])]
+        np.testing.assert_allclose(np.stack(acted), expected[0], atol=1e-6)
+
+    tells = PolicyData(tasks(3), context=4, **(pooled | {"target": "task"}))
+    PolicyLearner(build_model("mt-dt", tells, **SHAPE), tells, method="mt-dt", steps=4).export(tmp_path / "told")
+    with pytest.raises(ManyoneError, match="must know its task"):
+        load_policy(tmp_path / "told").reset()
+
+
 def test_several_seeds_export_a_folder_each(tasks, tmp_path):
     data = PolicyData(tasks(2), context=4, prompt=2)
     models = [build_model("prompt-dt", data, seed=s, **SHAPE) for s in (3, 5)]

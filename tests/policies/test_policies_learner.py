@@ -9,6 +9,7 @@ from tests.reference import harmodt
 from manyone.errors import ManyoneError
 from manyone.policies.learner import PolicyLearner
 from manyone.policies.learner_methods import METHODS, build_model
+from manyone.policies.learner_steps import _step, all_task_gradients, point_gradients, task_losses
 from manyone.policies.masks import TaskMasks, maskable_shapes
 from manyone.policies.tasks import PolicyData
 
@@ -114,7 +115,7 @@ def test_several_tasks_a_step_are_the_accumulated_gradient(tasks):
             torch.testing.assert_close(value, theta[name], atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("method", ["mt-dt", "harmodt", "pcgrad", "cagrad"])
+@pytest.mark.parametrize("method", ["mt-dt", "harmodt", "pcgrad", "cagrad", "gradnorm"])
 def test_a_network_in_a_stack_of_seeds_trains_as_it_does_alone(tasks, method):
     data = PolicyData(tasks(3), context=3, prompt=2, dtype=torch.float64)
     together = make(tasks, method, data=data, seed=[4, 7], dropout=0.1)
@@ -199,7 +200,7 @@ def test_disjoint_masks_leave_the_other_task_alone(tasks):
 
     before = outputs()
     for _ in range(3):
-        learner._step([1], learner.data.batch([1], learner.iteration, batch_size=3), 1e-2)
+        _step(learner, [1], learner.data.batch([1], learner.iteration, batch_size=3), 1e-2)
         learner._point.data[:, learner.layout.maskable :] = keep[:, learner.layout.maskable :]  # the dense part frozen
     assert torch.equal(outputs(), before)
     assert not torch.equal(learner.maskable_weights(), keep[:, : learner.layout.maskable])
@@ -209,19 +210,19 @@ def test_gradient_on_theta_is_the_dense_gradient_times_the_mask_and_masked_entri
     learner = make(tasks)
     batch, masks = learner.data.batch([1], 0, batch_size=3), learner.masks[0].unpack(1)
     theta = {n: p.requires_grad_() for n, p in parameters(learner).items()}
-    loss = learner._losses(theta | {n: theta[n] * m for n, m in masks.items()}, batch, None).sum()
+    loss = task_losses(learner, theta | {n: theta[n] * m for n, m in masks.items()}, batch, None).sum()
     through = torch.autograd.grad(loss, [theta[n] for n in masks])
-    dense = learner.masks[0].named(learner.all_task_gradients([1], clip=False, purpose="train")[0, 0])
+    dense = learner.masks[0].named(all_task_gradients(learner, [1], clip=False, purpose="train")[0, 0])
     # the same batch: purpose "train 0" differs from "train", so take the gradient at that batch by hand
-    point = learner._point_gradients([1], batch)[0, 0, : learner.layout.maskable]
+    point = point_gradients(learner, [1], batch)[0][0, 0, : learner.layout.maskable]
     for value, name in zip(through, masks):
         torch.testing.assert_close(value, learner.masks[0].named(point)[name] * masks[name], atol=1e-12, rtol=0)
         assert dense[name].shape == value.shape
-    before = learner._losses({n: (theta[n] * masks[n] if n in masks else theta[n]) for n in theta}, batch, None)
+    before = task_losses(learner, {n: (theta[n] * masks[n] if n in masks else theta[n]) for n in theta}, batch, None)
     with torch.no_grad():
         for name, mask in masks.items():
             theta[name][~mask] += 1e3
-    after = learner._losses({n: (theta[n] * masks[n] if n in masks else theta[n]) for n in theta}, batch, None)
+    after = task_losses(learner, {n: (theta[n] * masks[n] if n in masks else theta[n]) for n in theta}, batch, None)
     assert torch.equal(before, after)
 
 
@@ -267,7 +268,7 @@ def test_the_programs_quirk_freezes_dense_entries_that_a_mask_covers(tasks):
 
 def test_fisher_by_samples_is_the_mean_of_squared_sample_gradients(tasks):
     learner = make(tasks)
-    squares = learner.all_task_gradients([0, 2], squares=True, clip=False)
+    squares = all_task_gradients(learner, [0, 2], squares=True, clip=False)
     batch = learner.data.batch([0, 2], 0, 0, batch_size=3, purpose="score 0")
     masks = float_masks(learner)
     for place, task in enumerate((0, 2)):

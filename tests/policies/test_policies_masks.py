@@ -11,7 +11,7 @@ import torch
 from manyone.errors import ManyoneError
 from manyone.nets.decision import DecisionTransformer
 from manyone.policies import harmony
-from manyone.policies.conflict import cagrad, pcgrad
+from manyone.policies.conflict import GradNorm, cagrad, pcgrad
 from manyone.policies.masks import TaskMasks, erk_densities, maskable_shapes
 
 SHAPES = {"a": (40, 30), "b": (7,), "c": (25, 9)}
@@ -168,6 +168,21 @@ def test_the_selection_is_the_stable_sort(size):
     assert harmony.smallest(torch.ones(3), 0).tolist() == []
 
 
+@pytest.mark.parametrize("density", [0.02, 0.8, 0.999])
+def test_an_exchange_is_the_stable_sort_of_the_active_and_of_the_inactive(density):
+    draw = torch.Generator().manual_seed(3)
+    mask = torch.rand(50_000, generator=draw) < density
+    lose, win = (torch.randint(0, 3000, (50_000,), generator=draw).float() for _ in range(2))  # many ties
+    lose[~mask] -= 4000  # what is not active comes first
+    win[mask] += 4000
+    for k in (0, 1, 40, 700, 50_000):
+        prune, recover = harmony.exchange(mask, lose, win, k)
+        swaps = min(k, int(mask.sum()), int((~mask).sum()))
+        for found, scores, own in ((prune, lose, mask), (recover, -win, ~mask)):
+            where = own.nonzero().view(-1)
+            assert torch.equal(found, where[scores[where].sort(stable=True).indices[:swaps]].sort().values)
+
+
 def test_quotas_share_the_swaps_by_size_and_z_scores_by_spread():
     sizes = [60, 30, 10]
     draw = torch.Generator().manual_seed(0)
@@ -212,6 +227,28 @@ def test_cagrad_helps_the_worst_task_within_its_ball():
         other = mean + 0.5 * mean.norm() * way / way.norm()
         assert float((g @ other).min()) <= float((g @ found).min()) + 1e-6
     torch.testing.assert_close(cagrad(g, 0.0), mean)
+
+
+def test_gradnorm_weights_bring_the_norms_to_the_rates_of_training():
+    unit = torch.eye(3)
+    balance = GradNorm(4, alpha=1.0, lr=0.01)
+    even = balance.combine(unit, torch.ones(3), [0, 1, 3])
+    torch.testing.assert_close(even, torch.full((3,), 1 / 3))
+    sizes = torch.tensor([1.0, 2.0, 4.0])
+    for _ in range(600):  # all train equally fast: the norms become equal
+        found = balance.combine(unit * sizes[:, None], torch.full((3,), 0.5), [0, 1, 3])
+    torch.testing.assert_close(found, found.mean().expand(3), atol=0.0, rtol=0.1)
+    assert float(balance.weights.sum()) == pytest.approx(4)
+    for _ in range(600):  # the last task has trained half as much: twice the norm of the others
+        found = balance.combine(unit * sizes[:, None], torch.tensor([0.25, 0.25, 0.5]), [0, 1, 3])
+    torch.testing.assert_close(found / found[0], torch.tensor([1.0, 1.0, 2.0]), atol=0.0, rtol=0.1)
+    again = GradNorm(4, alpha=1.0, lr=0.01)
+    again.load_state_dict(balance.state_dict())
+    for one in (balance, again):
+        one.combine(unit, torch.ones(3), [1, 2, 3])
+    assert torch.equal(again.weights, balance.weights)
+    with pytest.raises(ManyoneError, match="gradnorm_alpha = -1"):
+        GradNorm(2, -1)
 
 
 def test_wrong_masks_are_refused():

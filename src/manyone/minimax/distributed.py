@@ -31,9 +31,10 @@ from manyone.minimax.client_data import ClientData
 from manyone.minimax.exchange import Channel, PeerLost, RankLayout
 from manyone.minimax.failures import Membership
 from manyone.minimax.layout import resolve_points
-from manyone.minimax.local import BatchSize, LocalSteps, Members, Rates
+from manyone.minimax.local import BatchSize, LocalSteps, Rates
 from manyone.minimax.participation import Participation
 from manyone.minimax.problem import Problem
+from manyone.minimax.rank_clients import all_sizes, loss_weights, members_of, own_clients, starting_rows
 from manyone.minimax.rank_round import RankRound
 from manyone.minimax.rounds import Mixture, StepCounts, Uptime
 from manyone.minimax.schedules import LocalStepCount, StepSize
@@ -41,7 +42,6 @@ from manyone.minimax.schedules import step_size as step_size_at
 from manyone.minimax.steps import LocalStep, OuterStep
 from manyone.minimax.steps import local_step as find_step
 from manyone.minimax.topology import Topology
-from manyone.randomness import seed_for
 
 Callback = Callable[["TorchDistributed", int], None]
 _GROWTH = 1e3
@@ -111,15 +111,15 @@ class TorchDistributed:
         if replicas is not None:
             data = data.repeated(replicas)
         self.replicas, self.twins = data.replicas, data.twins
-        mine = data if own_data else _own_clients(data, own)
-        sizes = _all_sizes(mine, self.layout, channel) if own_data else data.sizes
+        mine = data if own_data else own_clients(data, own)
+        sizes = all_sizes(mine, self.layout, channel) if own_data else data.sizes
         base = {"eta_x": eta_x, "eta_y": eta_y, "steps": steps, "rounds": rounds, "topology": topology}
         self.point = resolve_points(base | {"data": ClientData.empty(m)}, [{}], None)[0]
-        members = _members(mine, own, m, sizes, weighting)
+        members = members_of(mine, own, m, sizes, weighting)
         plug_in = find_step(local_step)
         rates = Rates([(len(members), eta_x, eta_y)], dtype, str(self.device))
         self.local = LocalSteps(
-            problem, mine.fields, members, self._initial(start, members), rates, plug_in, batch=batch, seed=seed,
+            problem, mine.fields, members, starting_rows(self, start, members), rates, plug_in, batch=batch, seed=seed,
             backend=backend, chunk=chunk,
         )  # fmt: skip
         mixture = Mixture(
@@ -313,7 +313,7 @@ class TorchDistributed:
             if self._sum is not None:
                 self._sum.copy_(kept["average"])
         if self._weighting == "loss":
-            weight = _loss_weights(self._sizes, alive)[self.local.members.client]
+            weight = loss_weights(self._sizes, alive)[self.local.members.client]
             self.local._weight = weight.to(self.device, self.dtype)[:, None]
         gone = sorted(set(before) - set(self.membership.ranks))
         self.losses.append({"round": t, "ranks": gone, "clients": int(alive.sum())})
@@ -385,61 +385,7 @@ class TorchDistributed:
             other = self._round.channel.ranks[int((table != table[0]).nonzero()[0])]
             raise ManyoneError(f"rank {other} was started with other options or data than rank 0: start all alike")
 
-    def _initial(self, start: Tensor | None, members: Members) -> Tensor:
-        if start is None:
-            starts = [self.problem.start(seed_for(self.seed, "start", r), self.dtype) for r in range(self.replicas)]
-            return torch.stack(starts).to(self.device)[members.replica.to(self.device)]
-        size = self.problem.spec.size
-        z = start.to(self.device, self.dtype)
-        every = (self.replicas * self.twins * self.layout.clients, size)
-        if z.shape == every:
-            return z.view(-1, self.layout.clients, size)[:, members.client.unique()].flatten(0, 1).clone()
-        if z.shape != (size,):
-            raise ManyoneError(f"start is {list(z.shape)}: needs [{size}] or {list(every)}")
-        return z.expand(len(members), -1).clone()
-
 
 def _digest(*settings: Any) -> int:
     """48 bits that tell settings apart (exact as a float64)."""
     return int(hashlib.blake2b(repr(settings).encode(), digest_size=6).hexdigest(), 16)
-
-
-def _own_clients(data: ClientData, own: range) -> ClientData:
-    """The clients ``own`` with only the pool rows that they use."""
-    table = data.table[:, :, own.start : own.stop]
-    sizes = data.sizes[own.start : own.stop]
-    table = table[..., : int(sizes.max())]
-    if not data.fields:
-        return ClientData({}, table, sizes)
-    used, places = table.unique(return_inverse=True)
-    return ClientData({name: value[used] for name, value in data.fields.items()}, places.view_as(table), sizes)
-
-
-def _all_sizes(mine: ClientData, layout: RankLayout, channel: Channel) -> Tensor:
-    """n_i of all clients, from what every rank knows of its own."""
-    sizes = torch.zeros(layout.clients, dtype=torch.int64, device=channel.device)
-    own = layout.rows(channel.rank)
-    sizes[own.start : own.stop] = mine.sizes.to(channel.device)
-    return channel.sum(sizes).cpu()
-
-
-def _loss_weights(sizes: Tensor, alive: Tensor | None = None) -> Tensor:
-    """m n_i / sum n over the clients that are left."""
-    kept = sizes.double() if alive is None else sizes.double() * alive
-    count = len(sizes) if alive is None else int(alive.sum())
-    return count * kept / kept.sum()
-
-
-def _members(mine: ClientData, own: range, m: int, sizes: Tensor, weighting: str) -> Members:
-    runs, count = mine.replicas * mine.twins, len(own)
-    if weighting not in ("uniform", "loss", "average"):
-        raise ManyoneError(f"weighting = {weighting!r}: choose 'uniform', 'loss' or 'average'")
-    client = torch.arange(own.start, own.stop).repeat(runs)
-    return Members(
-        client=client,
-        replica=torch.arange(mine.replicas).repeat_interleave(mine.twins * count),
-        clients=torch.full((runs * count,), m),
-        table=mine.table.reshape(runs * count, -1),
-        sizes=mine.sizes.repeat(runs),
-        weight=_loss_weights(sizes)[client] if weighting == "loss" else None,
-    )

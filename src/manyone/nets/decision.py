@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
+from manyone.nets.members import linear_members, mlp_members
 from manyone.randomness import generator_for
 
 Steps = Mapping[str, Tensor]
@@ -261,8 +262,7 @@ class DecisionTransformer(nn.Module):
             h = _linear(h, w["attn.proj.weight"], w["attn.proj.bias"])
             x = x + (h if noise is None else noise.drop(h))
             h = _norm(x, w["norm2.weight"], w["norm2.bias"])
-            h = _linear(h, w["mlp.fc1.weight"], w["mlp.fc1.bias"]).relu_()
-            h = _linear(h, w["mlp.fc2.weight"], w["mlp.fc2.bias"])
+            h = _mlp(h, *(w[f"mlp.{part}"] for part in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")))
             x = x + (h if noise is None else noise.drop(h))
         return x
 
@@ -335,13 +335,17 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     members = max(weight.shape[0] if weight.ndim == 3 else 1, bias.shape[0] if bias.ndim == 2 else 1)
     flat = x.reshape(members, -1, x.shape[-1])
     rows = _rows(bias, members)
-    if weight.ndim == 2:
-        out = F.linear(flat, weight) + rows
-    elif weight.shape[0] == members:
-        out = torch.baddbmm(rows.expand(members, 1, -1), flat, weight.mT)
-    else:
-        out = torch.baddbmm(rows.expand(members, 1, -1), flat, _each(weight, members).mT)
+    out = F.linear(flat, weight) + rows if weight.ndim == 2 else linear_members(flat, _each(weight, members), rows)
     return out.view(*x.shape[:-1], -1)
+
+
+def _mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    """Linear, ReLU, linear; shapes as in :func:`_linear`."""
+    if weight1.ndim == 3 and weight2.ndim == 3:
+        members = max(weight1.shape[0], weight2.shape[0], *(b.shape[0] for b in (bias1, bias2) if b.ndim == 2))
+        weights = (_each(weight1, members), _rows(bias1, members), _each(weight2, members), _rows(bias2, members))
+        return mlp_members(x.reshape(members, -1, x.shape[-1]), *weights).view(x.shape)
+    return _linear(_linear(x, weight1, bias1).relu_(), weight2, bias2)
 
 
 def _norm(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:

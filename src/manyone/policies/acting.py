@@ -19,9 +19,11 @@ from torch import Tensor
 
 from manyone.errors import ManyoneError
 from manyone.nets.decision import DecisionTransformer, Prefix
+from manyone.nets.memory import keep_freed_memory
 from manyone.policies.masks import TaskMasks
 from manyone.policies.tasks import TaskTable
 
+Batch = tuple[Tensor, tuple[int, ...], tuple[int, ...]]
 _CACHED = 256 << 20  # bytes of masked weights that are kept
 
 
@@ -58,8 +60,11 @@ class SequencePolicy:
             raise ManyoneError(f"mask {max(self.assignment)} is assigned, but there are masks 0..{len(self.masks) - 1}")
         if model.prompt and table.prompt is None:
             raise ManyoneError("the network reads prompts, but the task table holds none")
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self._weights = {name: value.detach() for name, value in model.named_parameters()}
         self._cache: dict[tuple[int, ...], dict[str, Tensor]] = {}
+        self._laid_out: tuple[np.ndarray, list[Batch]] | None = None
         self._prefixes: dict[tuple[int, ...], Prefix | None] = {}
 
     # ---- the roll-outs' interface ---------------------------------------------------------------------------------
@@ -130,13 +135,18 @@ class SequencePolicy:
         return {"observations": states, "actions": actions, "returns_to_go": returns, "timesteps": times.clamp(min=0),
                 "valid": valid}  # fmt: skip
 
-    def batches(self, slot: Tensor) -> list[tuple[Tensor, tuple[int, ...], tuple[int, ...]]]:
+    def batches(self, slot: Tensor) -> list[Batch]:
         """Episodes laid out for stacked calls: (places [G, B] in ``slot``, mask of each row, task of each row).
 
         Rows of unequal length are filled up by repeating their first episode; tasks of very unequal counts go into
         calls of their own.
         """
         tasks = self.tasks[slot].cpu().numpy()
+        if self._laid_out is None or not np.array_equal(self._laid_out[0], tasks):  # mostly as at the step before
+            self._laid_out = tasks, self._lay_out(tasks)
+        return self._laid_out[1]
+
+    def _lay_out(self, tasks: np.ndarray) -> list[Batch]:
         found, counts = np.unique(tasks, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         parts: list[list[int]] = []

@@ -103,12 +103,24 @@ def exchange(
 
 
 def _select(mask: Tensor, prune_score: Tensor, recover_score: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    # few entries are inactive: reaching them by index is much cheaper than passes of masked fills
-    inactive = torch.nonzero(~mask).view(-1)
-    k = min(k, len(mask) - len(inactive), len(inactive))
-    prune = smallest(prune_score.index_fill(0, inactive, math.inf), k)
-    recover = inactive[largest(recover_score[inactive], k)]
-    return prune, recover
+    ones = int(mask.count_nonzero())
+    k = min(k, ones, len(mask) - ones)
+    return _lowest(prune_score, mask, True, k), _lowest(recover_score, mask, False, k, sign=-1)
+
+
+def _lowest(scores: Tensor, mask: Tensor, wanted: bool, k: int, sign: int = 1) -> Tensor:
+    """Ascending indices of the k lowest of sign x ``scores`` where ``mask`` is ``wanted``; ties go to the lower index.
+
+    They are the first k of the wanted kind among the m lowest of all, once these hold k of them: ties are cut off at
+    the higher index there too. That takes one pass; filling what is not wanted, or gathering the rest, takes several.
+    """
+    m = min(len(scores), (2 if wanted else 8) * k + 64)
+    while True:
+        found = smallest(scores, m) if sign > 0 else largest(scores, m)
+        found = found[mask[found] == wanted]
+        if len(found) >= k:
+            return found[_smallest(scores[found] * sign, k)] if k else found[:0]
+        m = min(len(scores), 8 * m)
 
 
 def official_exchange(
@@ -138,22 +150,27 @@ def smallest(values: Tensor, k: int) -> Tensor:
 
     The k smallest lie in the k blocks whose minima are smallest, so one pass of block minima leaves few candidates.
     """
-    if k <= 0:
-        return torch.zeros(0, dtype=torch.int64, device=values.device)
-    block = max(32, 1 << int(math.log2(max(1.0, math.sqrt(len(values) / k)))))
-    if len(values) < 4 * block * k or values.device.type != "cpu":
-        return _smallest(values, k)
-    whole = len(values) // block * block
-    minima = values[:whole].view(-1, block).amin(1)
-    chosen = _smallest(minima, min(k, len(minima)))
-    places = chosen.unsqueeze(1) * block + torch.arange(block)
-    candidates = torch.cat((places.reshape(-1), torch.arange(whole, len(values))))
-    return candidates[_smallest(values[candidates], k)]
+    return _extreme(values, k, 1)
 
 
 def largest(values: Tensor, k: int) -> Tensor:
     """Indices of the ``k`` largest of ``values`` [d], ascending; of equal ones those of lower index. Exact."""
-    return smallest(-values, k)
+    return _extreme(values, k, -1)
+
+
+def _extreme(values: Tensor, k: int, sign: int) -> Tensor:
+    """The ``k`` smallest of sign x ``values``."""
+    if k <= 0:
+        return torch.zeros(0, dtype=torch.int64, device=values.device)
+    block = max(32, 1 << int(math.log2(max(1.0, math.sqrt(len(values) / k)))))
+    if len(values) < 4 * block * k or values.device.type != "cpu":
+        return _smallest(values * sign, k)
+    whole = len(values) // block * block
+    rows = values[:whole].view(-1, block)
+    chosen = _smallest(rows.amin(1) if sign > 0 else -rows.amax(1), min(k, len(rows)))
+    places = chosen.unsqueeze(1) * block + torch.arange(block)
+    candidates = torch.cat((places.reshape(-1), torch.arange(whole, len(values))))
+    return candidates[_smallest(values[candidates] * sign, k)]
 
 
 def _smallest(values: Tensor, k: int) -> Tensor:

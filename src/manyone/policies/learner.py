@@ -17,8 +17,6 @@ Public names: :class:`PolicyLearner`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,21 +24,20 @@ import torch
 from torch import Tensor
 
 from manyone.errors import ManyoneError
-from manyone.nets.decision import DecisionTransformer, DropoutNoise
-from manyone.policies.conflict import cagrad, pcgrad
+from manyone.nets.decision import DecisionTransformer
+from manyone.nets.memory import keep_freed_memory
+from manyone.policies.conflict import GradNorm
 from manyone.policies.harmony import Importance, Ranking
 from manyone.policies.learner_layout import Layout
 from manyone.policies.learner_masks import MaskUpdate, exchange_masks
 from manyone.policies.learner_methods import Update
 from manyone.policies.learner_methods import method as method_of
 from manyone.policies.learner_optimiser import FlatAdamW, learning_rate
+from manyone.policies.learner_steps import all_task_gradients, take_step
 from manyone.policies.masks import Scope, TaskMasks, maskable_shapes
-from manyone.policies.tasks import PolicyData, TaskBatch
-from manyone.randomness import generator_for
+from manyone.policies.tasks import PolicyData
 
 _CACHED = 64 << 20  # bytes of unpacked masks that are kept
-_STACKED = 16 << 20  # entries of stacked weights that a pass over the tasks may hold
-_SMALL = 1 << 20  # parameters of a network up to which tasks are stacked for their gradients
 
 
 class PolicyLearner:
@@ -96,6 +93,7 @@ class PolicyLearner:
         fisher_samples: bool = False,
         score_clip: bool = True,
         cagrad_c: float = 0.4,
+        gradnorm_alpha: float = 1.5,
         autocast: torch.dtype | None = None,
         evaluate: Callable[[PolicyLearner], Mapping[str, Any]] | None = None,
     ) -> None:
@@ -111,6 +109,7 @@ class PolicyLearner:
         self.lr, self.warmup, self.schedule = lr, warmup, schedule
         self.clip, self.clip_after_mask, self.score_clip = clip, clip_after_mask, score_clip
         self.surgery, self.cagrad_c, self.autocast = chosen.surgery, cagrad_c, autocast
+        self.balance = [GradNorm(tasks, gradnorm_alpha) for _ in self.seeds if chosen.surgery == "gradnorm"]
         self.mask_every, self.evaluator = mask_every, evaluate
         self.update = MaskUpdate(
             rule=chosen.update if update is None else update,
@@ -135,6 +134,8 @@ class PolicyLearner:
                 self.masks = [masks] if isinstance(masks, TaskMasks) else list(masks)
                 shapes = self.masks[0].shapes
             self.masks = [m.to(data.device) for m in self.masks]
+        if data.device.type == "cpu":
+            keep_freed_memory()
         self.layout = Layout(self.model, shapes)
         self.assignment = list(range(tasks)) if assignment is None else list(assignment)
         self._check_masks()
@@ -148,6 +149,7 @@ class PolicyLearner:
         self._kept = flat.detach()[:, :d].clone() if self.masked else flat.detach()[:, :d]
         self._optimiser = FlatAdamW(self._point, betas, weight_decay, moment_policy)
         self._unpacked: Tensor | None = None
+        self._factors: tuple[Tensor, Tensor] | None = None  # the unpacked masks they were made of, and they
         self.iteration = 0
         self.best: dict[str, float] = {}
         self._smooth: Tensor | None = None
@@ -160,12 +162,7 @@ class PolicyLearner:
         tasks = [(self.iteration * self.tasks_per_step + j) % len(self.data) for j in range(self.tasks_per_step)]
         batch = self.data.batch(tasks, self.iteration, self.seeds, batch_size=self.batch_size)
         rate = learning_rate(self.iteration, self.lr, self.warmup, self.schedule, self.steps_planned)
-        if self.surgery != "none":
-            losses = self._surgery_step(tasks, batch, rate)
-        elif self.tasks_per_step == 1 or not self.masked:
-            losses = self._step(tasks, batch, rate)
-        else:
-            losses = self._stacked_step(tasks, batch, rate)
+        losses = take_step(self, tasks, batch, rate)
         self.iteration += 1
         metrics = {"loss": float(losses.mean()), "learning_rate": rate}
         if self.masked and self.update.rule != "none" and self.iteration % self.mask_every == 0:
@@ -193,6 +190,7 @@ class PolicyLearner:
             "assignment": self.assignment,
             "smooth": self._smooth,
             "best": dict(self.best),
+            "balance": [one.state_dict() for one in self.balance],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -210,19 +208,29 @@ class PolicyLearner:
         self.assignment, self.iteration = list(state["assignment"]), int(state["iteration"])
         self._smooth = None if state["smooth"] is None else state["smooth"].to(self._point.device)
         self.best = dict(state["best"])
+        for one, saved in zip(self.balance, state.get("balance", ())):
+            one.load_state_dict(saved)
         self._optimiser.load_state_dict(state["optimiser"])
         self._unpacked = None
 
     def export(self, folder: Path) -> None:
-        """Writes the standard artefact; of several seeds one folder ``seed-N`` each."""
+        """Writes the standard artefact; of several seeds one folder ``seed-N`` each.
+
+        Where nothing tells a dense network its task, the artefact acts without a task name.
+        """
+        from manyone.policies.agnostic import leak_report, save_agnostic
         from manyone.policies.artefact import save_policy
 
+        table = self.data.table
+        free = not self.masked and all(leak_report(self.model, table).values())
         for number, seed in enumerate(self.seeds):
             place = folder if len(self.seeds) == 1 else folder / f"seed-{seed}"
-            save_policy(
-                place, self.models[number], self.data.table, self.masks[number] if self.masked else None,
-                assignment=self.assignment, info={"method": self.method, "seed": seed, "steps": self.iteration},
-            )  # fmt: skip
+            info = {"method": self.method, "seed": seed, "steps": self.iteration}
+            if free:
+                save_agnostic(place, self.models[number], table, info=info)
+            else:
+                masks = self.masks[number] if self.masked else None
+                save_policy(place, self.models[number], table, masks, assignment=self.assignment, info=info)
 
     # ---- for those who build on it --------------------------------------------------------------------------------
 
@@ -245,13 +253,23 @@ class PolicyLearner:
     def flat_masks(self, tasks: Sequence[int]) -> Tensor:
         """Masks of ``tasks`` in every network, bool [S, G, d]."""
         numbers = [self.assignment[t] for t in tasks]
-        if self._unpacked is None and len(self.masks) * len(self.masks[0]) * self.layout.maskable <= _CACHED:
-            self._unpacked = torch.stack([m.flat(range(len(m))) for m in self.masks])
-        if self._unpacked is not None:
-            if len(numbers) == 1:
-                return self._unpacked[:, numbers[0] : numbers[0] + 1]
-            return self._unpacked[:, numbers]
-        return torch.stack([m.flat(numbers) for m in self.masks])
+        self._unpack()
+        if self._unpacked is None:
+            return torch.stack([m.flat(numbers) for m in self.masks])
+        return _chosen(self._unpacked, numbers)
+
+    def forward_mask(self, mask: Tensor) -> Tensor:
+        """``mask`` [..., d] as the forward pass sees it: one also where the network is dense whatever the mask says."""
+        return mask if self._dense is None else mask | self._dense
+
+    def mask_factors(self, tasks: Sequence[int]) -> Tensor:
+        """Masks of ``tasks`` as the numbers that weights are multiplied by, [S, G, d]."""
+        self._unpack()
+        if self._unpacked is None or self._unpacked.numel() * self._kept.element_size() > _CACHED:
+            return self.forward_mask(self.flat_masks(tasks)).to(self._kept.dtype)
+        if self._factors is None or self._factors[0] is not self._unpacked:
+            self._factors = self._unpacked, self.forward_mask(self._unpacked).to(self._kept.dtype)
+        return _chosen(self._factors[1], [self.assignment[t] for t in tasks])
 
     def maskable_weights(self) -> Tensor:
         """theta on W, unmasked, [S, d]."""
@@ -265,164 +283,13 @@ class PolicyLearner:
         Means over ``batches`` batches drawn for (seed, ``purpose``, task, this step); without dropout. With ``clip``
         (default: ``score_clip``) each batch's gradient is clipped like a step's, over all parameters.
         """
-        found = self.all_task_gradients(tasks, batches=batches, purpose=purpose, clip=clip)
+        found = all_task_gradients(self, tasks, batches=batches, purpose=purpose, clip=clip)
         return found[0] if len(self.models) == 1 else found
 
-    def all_task_gradients(
-        self,
-        tasks: Sequence[int] | None = None,
-        *,
-        batches: int = 1,
-        purpose: str = "score",
-        clip: bool | None = None,
-        squares: bool = False,
-    ) -> Tensor:
-        """:meth:`task_gradients` as [S, N, d] always; with ``squares`` the means of squared per-sample gradients."""
-        tasks = list(range(len(self.data))) if tasks is None else list(tasks)
-        members, d = len(self.models), self.layout.maskable
-        width = members * self.layout.total * (self.batch_size if squares else 1)
-        # stacking pays while the weights are small beside the activations; a large network fills the processor alone
-        at_once = max(1, min(len(tasks), _STACKED // width)) if self.layout.total <= _SMALL else 1
-        out = torch.empty(members, len(tasks), d, dtype=self._point.dtype, device=self._point.device)
-        for number in range(batches):
-            for start in range(0, len(tasks), at_once):
-                part = tasks[start : start + at_once]
-                batch = self.data.batch(
-                    part, self.iteration, self.seeds, batch_size=self.batch_size, purpose=f"{purpose} {number}"
-                )
-                found = self._point_gradients(part, batch, squares)  # [S, G (x B), P]
-                share: Tensor | float = 1 / batches
-                if self.score_clip if clip is None else clip:
-                    share = self._clip_factor(found).mul_(share)
-                found = found[..., :d]
-                if squares:
-                    found = found.mul_(share).unflatten(1, (len(part), -1)).square_().mean(2).mul_(batches)
-                    share = 1.0
-                place = out[:, start : start + at_once]
-                if number:
-                    place += found.mul_(share)
-                else:
-                    torch.mul(found, share, out=place)
-        return out
-
-    # ---- steps ----------------------------------------------------------------------------------------------------
-
-    def _step(self, tasks: list[int], batch: TaskBatch, rate: float) -> Tensor:
-        """One task under its mask, or any number of tasks with the dense network."""
-        d = self.layout.maskable
-        mask = self.flat_masks(tasks)[:, 0] if self.masked else None
-        if mask is not None:
-            with torch.no_grad():
-                torch.mul(self._kept, self._forward_mask(mask), out=self._point.detach()[:, :d])
-        losses = self._losses(self.layout.views(self._point), batch, self._noise(tasks))
-        (gradient,) = torch.autograd.grad(losses.mean(1).sum(), self._point)
-        if mask is not None and self.clip_after_mask:
-            gradient[:, :d].mul_(self._forward_mask(mask))
-        gradient.mul_(self._clip_factor(gradient))
-        if mask is not None and not self.clip_after_mask:
-            gradient[:, :d].mul_(self._forward_mask(mask))
-        self._apply(gradient, mask, rate)
-        return losses.detach()
-
-    def _stacked_step(self, tasks: list[int], batch: TaskBatch, rate: float) -> Tensor:
-        """Several tasks at once, each under its own mask: the mean of their gradients."""
-        d = self.layout.maskable
-        masks = self.flat_masks(tasks)  # [S, G, d]
-        forward = self._forward_mask(masks)
-        stacked = (self._kept.unsqueeze(1) * forward).flatten(0, 1).requires_grad_()
-        rest = self._point.detach()[:, d:].requires_grad_()
-        weights = self.layout.views(stacked, "maskable") | self.layout.views(rest, "rest")
-        losses = self._losses(weights, batch, self._noise(tasks))
-        found, gradient_rest = torch.autograd.grad(losses.mean(1).sum(), (stacked, rest))
-        found = found.unflatten(0, masks.shape[:2])
-        masked = (found * forward).sum(1)
-        norms = torch.cat((masked if self.clip_after_mask else found.sum(1), gradient_rest), 1)
-        gradient = torch.cat((masked, gradient_rest), 1)
-        gradient.mul_(self._clip_factor(norms))
-        with torch.no_grad():
-            self._point[:, :d] = self._kept
-        self._apply(gradient, reduce(torch.logical_or, masks.unbind(1)), rate)
-        return losses.detach()
-
-    def _surgery_step(self, tasks: list[int], batch: TaskBatch, rate: float) -> Tensor:
-        """Dense gradients of the step's tasks, combined into one direction for each network."""
-        gradients = self._point_gradients(tasks, batch, noise=self._noise(tasks))
-        combined = []
-        for seed, each in zip(self.seeds, gradients):
-            if self.surgery == "pcgrad":
-                combined.append(pcgrad(each, generator_for(seed, "pcgrad", self.iteration)))
-            else:
-                combined.append(cagrad(each, self.cagrad_c))
-        gradient = torch.stack(combined)
-        gradient.mul_(self._clip_factor(gradient))
-        self._apply(gradient, None, rate)
-        return self._last_losses
-
-    def _point_gradients(
-        self, tasks: list[int], batch: TaskBatch, squares: bool = False, noise: DropoutNoise | None = None
-    ) -> Tensor:
-        """Gradients over all parameters at each task's (masked) point, [S, G, P]; of single samples [S, G B, P]."""
-        d, members = self.layout.maskable, len(self.models)
-        # one task needs no copy: the first d entries of a masked method's point are scratch anyway
-        own = len(tasks) == 1 and not squares
-        stacked = self._point.detach().unsqueeze(1)
-        stacked = stacked if own else stacked.repeat(1, len(tasks), 1)
-        if self.masked:
-            forward = self._forward_mask(self.flat_masks(tasks))
-            torch.mul(self._kept.unsqueeze(1), forward, out=stacked[..., :d])
-        if squares:
-            stacked = stacked.repeat_interleave(self.batch_size, 1)
-            steps = {k: v.flatten(0, 1).unsqueeze(1) for k, v in batch.steps.items()}
-            prompt = (
-                None if batch.prompt is None else {k: v.flatten(0, 1).unsqueeze(1) for k, v in batch.prompt.items()}
-            )
-            batch = TaskBatch(steps, prompt, batch.tasks.repeat_interleave(self.batch_size))
-        stacked = stacked.flatten(0, 1).requires_grad_()
-        losses = self._losses(self.layout.views(stacked), batch, noise, members)
-        self._last_losses = losses.detach()
-        (gradient,) = torch.autograd.grad(losses.sum(), stacked)
-        return gradient.unflatten(0, (members, -1))
-
-    def _losses(
-        self, weights: Mapping[str, Tensor], batch: TaskBatch, noise: DropoutNoise | None, members: int | None = None
-    ) -> Tensor:
-        """Mean squared error over the valid actions of each task, [S, G]."""
-        steps = batch.steps
-        size = steps["timesteps"].shape[1]
-        task = batch.tasks.to(self._point.device).unsqueeze(1).expand(-1, size) if self.model.id_tokens else None
-        with self._autocast():
-            found = self.model.run(weights, steps, batch.prompt if self.model.prompt else None, task, noise=noise)
-        error = (found.to(self._point.dtype) - steps["actions"]).square().sum(-1)
-        valid = steps["valid"]
-        losses = (error * valid).sum((1, 2)) / (valid.sum((1, 2)) * self.model.action_dim)
-        return losses.view(len(self.models) if members is None else members, -1)
-
-    def _apply(self, gradient: Tensor, mask: Tensor | None, rate: float) -> None:
-        """AdamW in place; what ``mask`` [S, d] leaves out stays what it was."""
-        self._optimiser.step(gradient, rate, mask)
-        if mask is not None:
-            d = self.layout.maskable
-            with torch.no_grad():
-                torch.where(mask, self._point.detach()[:, :d], self._kept, out=self._kept)
-
-    def _clip_factor(self, gradient: Tensor) -> Tensor:
-        """What brings the norm over the last axis down to ``clip``, [..., 1]."""
-        norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
-        return (self.clip / (norm + 1e-6)).clamp_(max=1.0)
-
-    def _forward_mask(self, mask: Tensor) -> Tensor:
-        return mask if self._dense is None else mask | self._dense
-
-    def _noise(self, tasks: Sequence[int]) -> DropoutNoise | None:
-        if not self.model.dropout:
-            return None
-        names = [(seed, "dropout", self.iteration, j) for seed in self.seeds for j in range(len(tasks))]
-        return DropoutNoise(self.model.dropout, names, self._point.device)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(self._point.device.type, dtype=self.autocast)
+    def _unpack(self) -> None:
+        """Unpacks all masks if they are to be kept so and are not yet."""
+        if self._unpacked is None and len(self.masks) * len(self.masks[0]) * self.layout.maskable <= _CACHED:
+            self._unpacked = torch.stack([m.flat(range(len(m))) for m in self.masks])
 
     def _check_masks(self) -> None:
         groups = set(self.assignment)
@@ -449,6 +316,13 @@ class PolicyLearner:
             for name, value in model.named_parameters():
                 value.data = views[name]
                 value.requires_grad_(False)
+
+
+def _chosen(rows: Tensor, numbers: list[int]) -> Tensor:
+    """Rows ``numbers`` of [S, N, d]; no copy of a single one or of all in order."""
+    if len(numbers) == 1:
+        return rows[:, numbers[0] : numbers[0] + 1]
+    return rows if numbers == list(range(rows.shape[1])) else rows[:, numbers]
 
 
 def _check(

@@ -20,6 +20,7 @@ from manyone.policies.harmony import (
     swap_count,
 )
 from manyone.policies.learner_methods import Update
+from manyone.policies.learner_steps import all_task_gradients
 from manyone.randomness import generator_for
 
 if TYPE_CHECKING:
@@ -65,10 +66,10 @@ def exchange_masks(learner: PolicyLearner) -> dict[str, float]:
         learner._unpacked = None
         return {"swaps": float(k)}
     with torch.enable_grad():
-        gradients = learner.all_task_gradients()  # [S, N, d]
+        gradients = all_task_gradients(learner)  # [S, N, d]
         squares = None
         if rule.fisher_samples and rule.importance == "fisher":
-            squares = learner.all_task_gradients(squares=True, clip=False)
+            squares = all_task_gradients(learner, squares=True, clip=False)
     if rule.ema_decay:
         old = learner._smooth
         gradients = gradients if old is None else old.lerp(gradients, 1 - rule.ema_decay)

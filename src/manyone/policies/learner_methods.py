@@ -28,7 +28,7 @@ class Method:
     importance: Importance = "fisher"
     gamma: float = 10.0
     shared_init: bool = False
-    surgery: Literal["none", "pcgrad", "cagrad"] = "none"
+    surgery: Literal["none", "pcgrad", "cagrad", "gradnorm"] = "none"
 
 
 METHODS: dict[str, Method] = {
@@ -50,6 +50,7 @@ METHODS: dict[str, Method] = {
     "harmodt-official": Method("HarmoDT with the mask update of the authors' program", masked=True, update="official"),
     "pcgrad": Method("Prompt-DT with PCGrad over the tasks of a step", surgery="pcgrad"),
     "cagrad": Method("Prompt-DT with CAGrad over the tasks of a step", surgery="cagrad"),
+    "gradnorm": Method("Prompt-DT with GradNorm's weights of the tasks of a step", surgery="gradnorm"),
 }  # fmt: skip
 
 

@@ -36,8 +36,8 @@ class PromptOptions(SequenceOptions):
 
     METHOD: ClassVar[str] = "prompt-dt"
 
-    surgery: Literal["none", "pcgrad", "cagrad"] = "none"
-    """Combine the gradients of the tasks of a step by PCGrad or CAGrad instead of their mean."""
+    surgery: Literal["none", "pcgrad", "cagrad", "gradnorm"] = "none"
+    """Combine the gradients of the tasks of a step by PCGrad, CAGrad or GradNorm's weights instead of their mean."""
 
     @property
     def method(self) -> str:

@@ -29,8 +29,9 @@ NAMES = {
     "ippo": "IPPO",
     "mat-dec": "MAT-dec",
 }
-DRAWN = ("commformer", "random", "commformer-fc", "mat", "no-comm", "mappo")
-"""Arms with a learning curve on the page: as many as there are colours."""
+DRAWN = ("commformer", "gate", "random", "commformer-fc", "no-comm", "mappo", "mat")
+"""Arms with a learning curve on the page; the first ``COLOURS`` that a suite has."""
+COLOURS = 6
 SWEEP = ("s0.2", "commformer", "s0.6", "s0.8", "commformer-fc")
 """Arms that differ in density alone, from few links to all."""
 POINTS = 30
@@ -55,7 +56,7 @@ def overview(scale: str, suites: Sequence[str], seeds: Sequence[int], folder: Pa
                     rows += _rows(found)
     figures = list(score_matrix(suites, rows))
     for suite in suites:
-        figures += learning(suite, records)
+        figures += learning(scale, suite, records)
     for suite in suites:
         figures += messages(suite, rows)
         figures += receiving(suite, records)
@@ -109,13 +110,14 @@ def _mean(values: Sequence[float]) -> float | None:
 # --- learning ---------------------------------------------------------------------------------------------------------
 
 
-def learning(suite: str, records: Records) -> Iterator[Figure]:
-    """Score and return in training over environment steps, with 95 % intervals over seeds."""
+def learning(scale: str, suite: str, records: Records) -> Iterator[Figure]:
+    """Score and, where it is something else, return in training over environment steps, with intervals over seeds."""
     from manyone.report.figure import Figure
 
+    parts = [p for p in DRAWN if (suite, p) in records][:COLOURS]
     for metric in ("score", "return"):
-        series = {label(p): c for p in DRAWN if (c := _curve(records.get((suite, p), []), metric))}
-        if series:
+        series = {label(p): c for p in parts if (c := _curve(records[suite, p], metric))}
+        if series and not (metric == "return" and SETTINGS[scale][suite].bounds == (0.0, 1.0)):
             data = {"series": series, "x_label": "environment steps", "y_label": metric}
             text = "Episodes that ended in training (actions are drawn); means and 95 % intervals over seeds."
             yield Figure("lines", f"{suite}: {metric} in training", data, text, "Learning")

@@ -16,7 +16,8 @@ from manyone.errors import ManyoneError
 LAPTOP: dict[str, Any] = {
     "env": "predator-prey:predators=5,vision=1", "envs": 32, "length": 50, "iterations": 200, "epochs": 5,
     "minibatches": 1, "clip": 0.2, "lr": 1e-3, "grad_clip": 10.0, "edge_lr": 5e-2, "dropout": 0.0, "commit": 0.4,
-    "warmup": 0, "decoder_heads": "per-agent", "edge_types": True, "gate_weight": 0.2, "gate_open": 0.6, "gate_ramp": 0.15,
+    "warmup": 0, "decoder_heads": "per-agent", "edge_types": True,
+    "gate_weight": 0.2, "gate_open": 0.6, "gate_ramp": 0.15,
 }  # fmt: skip
 """Defaults of any environment; the rows below replace some of them."""
 

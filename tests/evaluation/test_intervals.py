@@ -63,3 +63,18 @@ def test_bootstrap() -> None:
     assert robust.value == 0.0
     assert robust.low == 0.0
     assert math.isnan(bootstrap_interval([1.0]).low)
+
+
+def test_wilson_contains_the_share_and_never_collapses():
+    from manyone.evaluation.intervals import wilson_interval
+
+    half = wilson_interval(5, 10)
+    assert half.value == 0.5
+    assert (round(half.low, 4), round(half.high, 4)) == (0.2366, 0.7634)
+    for n in (1, 20):
+        none, every = wilson_interval(0, n), wilson_interval(n, n)
+        assert none.low == 0 < none.high
+        assert every.low < 1 == every.high
+        assert abs(none.high - (1 - every.low)) < 1e-12
+    with pytest.raises(ValueError, match="no share"):
+        wilson_interval(3, 2)

@@ -33,7 +33,7 @@ class TeamOptions(CommonOptions):
     """Environment: predator-prey, predator-prey-blind, predator-capture-prey, traffic-junction-easy (-medium, -hard),
     relay, relay-gate; settings follow a colon. By prefix mpe:NAME, vmas:NAME, lbf:NAME, rware:NAME, smax:MAP, smac:MAP,
     smacv2:MAP, mamujoco:NAME; pettingzoo:MODULE is your own: a module that Python can import, with parallel_env().
-    Default: predator-prey:predators=5,vision=0, in which nobody sees the prey before standing on it."""
+    Default: predator-prey:predators=5,vision=1."""
     envs: int | None = None
     """Copies of the environment that step together; 1 or more."""
     length: int | None = None
@@ -44,8 +44,8 @@ class TeamOptions(CommonOptions):
     """Instead of --iterations, environment steps in all (copies x steps); 1 or more, rounded up to whole iterations."""
     epochs: int | None = None
     """Passes over the data of an iteration; 1 or more."""
-    minibatches: int = 1
-    """Parts of a pass, each a gradient step; 1 or more."""
+    minibatches: int | None = None
+    """Parts of a pass, each a gradient step; 1 or more. Preset: 2 on grids with prey, 1 elsewhere."""
     lr: float | None = None
     """Learning rate of the network (Adam); above 0."""
     clip: float | None = None

@@ -14,16 +14,17 @@ from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
 
 LAPTOP: dict[str, Any] = {
-    "env": "predator-prey:predators=5,vision=0", "envs": 32, "length": 50, "iterations": 200, "epochs": 5,
-    "clip": 0.2, "lr": 1e-3, "grad_clip": 10.0, "edge_lr": 5e-2, "dropout": 0.0, "commit": 0.4, "warmup": 0,
-    "decoder_heads": "per-agent", "edge_types": True, "gate_weight": 0.2, "gate_open": 0.6, "gate_ramp": 0.15,
+    "env": "predator-prey:predators=5,vision=1", "envs": 32, "length": 50, "iterations": 200, "epochs": 5,
+    "minibatches": 1, "clip": 0.2, "lr": 1e-3, "grad_clip": 10.0, "edge_lr": 5e-2, "dropout": 0.0, "commit": 0.4,
+    "warmup": 0, "decoder_heads": "per-agent", "edge_types": True,
+    "gate_weight": 0.2, "gate_open": 0.6, "gate_ramp": 0.15,
 }  # fmt: skip
 """Defaults of any environment; the rows below replace some of them."""
 
 FAMILIES: dict[str, dict[str, Any]] = {
-    "predator-prey": {"envs": 64, "length": 20, "iterations": 220},
-    "predator-prey-blind": {"envs": 64, "length": 20, "iterations": 220},
-    "predator-capture-prey": {"envs": 64, "length": 20, "iterations": 220},
+    "predator-prey": {"envs": 64, "length": 20, "iterations": 150, "minibatches": 2},
+    "predator-prey-blind": {"envs": 64, "length": 20, "iterations": 220, "minibatches": 2},
+    "predator-capture-prey": {"envs": 64, "length": 20, "iterations": 220, "minibatches": 2},
     "relay": {"envs": 256, "length": 1, "iterations": 80, "lr": 2e-3},
     "relay-gate": {
         "envs": 256, "length": 1, "iterations": 160, "lr": 2e-3, "gate_weight": 1.0, "gate_open": 0.4, "gate_ramp": 0.2,
@@ -34,10 +35,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 SCRIPTS: dict[str, Any] = {
-    "epochs": 10, "clip": 0.05, "lr": 5e-4, "edge_lr": 1e-4, "grad_clip": 10.0, "dropout": 0.1, "density": 0.4,
+    "epochs": 10, "minibatches": 1, "clip": 0.05, "lr": 5e-4, "edge_lr": 1e-4, "grad_clip": 10.0, "dropout": 0.1,
     "commit": 0.0, "warmup": 10, "envs": 32, "length": 100, "decoder_heads": "per-agent", "edge_types": True,
-    "gate_weight": 0.2, "gate_open": 0.6, "gate_ramp": 0.15, "evaluate_every": 25,
-    "eval_episodes": 32,
+    "gate_weight": 0.2, "gate_open": 0.6, "gate_ramp": 0.15, "evaluate_every": 25, "eval_episodes": 32,
 }  # fmt: skip
 """What all published scripts share; the rows below replace some of it. ``commit`` 0: never."""
 

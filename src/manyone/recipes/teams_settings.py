@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from manyone.recipes.team_presets import PUBLISHED, SCRIPTS
@@ -96,6 +96,7 @@ _RELAY = {**_PPO, "iterations": 100, "length": 1, "lr": 2e-3}
 _GRID = {**_PPO, "iterations": 80, "length": 20, "minibatches": 2}
 _GATE = {"gate_loss": "ratio", "gate_rate": 0.5, "gate_weight": 0.2, "gate_open": 0.6, "gate_ramp": 0.15}
 _SMALL = {"width": 32}
+_ALIKE = {"width": 32, "decoder_heads": "shared"}  # a head for each of several like agents sees a fraction of the data
 _SHORT = ("commformer", "commformer-fc", "no-comm")
 _SCHEDULES = ("official", "resampled", "frozen", "heldout", "slow-edges", "released")
 _DENSITIES = ("s0.2", "s0.6", "s0.8")
@@ -123,11 +124,17 @@ def _prey(
     return Setting(env, arms, 64, training, _SMALL, _GATE, greedy=False, **words)
 
 
+def _alike(predators: int, arms: tuple[str, ...], iterations: int, **words: Any) -> Setting:
+    """Predators that see nothing but where they are, all alike."""
+    found = _prey(f"predator-prey:predators={predators},vision=0", arms, iterations, **words)
+    return replace(found, network=_ALIKE, training={**found.training, "minibatches": 4})
+
+
 def _robots(env: str, arms: tuple[str, ...], iterations: int) -> Setting:
     """VMAS navigation: 0 is the return of uniformly random actions, 1 that of four agents which go straight to their
     goals: the mean distance of two points of the arena for each, nothing lost by collisions."""
     training = {**_GRID, "iterations": iterations, "length": 25}
-    return Setting(env, arms, 64, training, _SMALL, bounds=(-0.45, 4.2), greedy=False)
+    return Setting(env, arms, 64, training, _ALIKE, bounds=(-0.45, 4.2), greedy=False)
 
 
 def _published(preset: str, env: str = "") -> Setting:
@@ -158,10 +165,9 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "laptop": {
         "relay": _relay(6, 5, (*_CORE, *_BASELINES, *_DENSITIES, *_SCHEDULES), 80, 256),
         "relay-gate": _gated(6, 5, 160),
-        "pp-n3": _prey("predator-prey:vision=0", (*_CORE, *_BASELINES), 80),
-        "pp-n5": _prey("predator-prey:predators=5,vision=0", ("gate", *_CORE, *_BASELINES), 120, film=True,
-                       fewer="predator-prey:predators=4,vision=0"),
-        "pp-n8": _prey("predator-prey:predators=8,vision=0", _SHORT, 70, fewer="predator-prey:predators=7,vision=0"),
+        "pp-n3": _alike(3, (*_CORE, *_BASELINES), 120),
+        "pp-n5": _alike(5, ("gate", *_CORE, *_BASELINES), 160, film=True, fewer="predator-prey:predators=4,vision=0"),
+        "pp-n8": _alike(8, _SHORT, 120, fewer="predator-prey:predators=7,vision=0"),
         "pp-blind": _prey("predator-prey-blind", ("random", *_SHORT), 70, density=0.2, film=True),
         "pcp": _prey("predator-capture-prey", ("random", *_SHORT), 80),
         "vmas-navigation": _robots("vmas:navigation:n_agents=4,continuous=0,limit=100", ("random", *_SHORT), 60),

@@ -147,7 +147,7 @@ def _published(preset: str, env: str = "") -> Setting:
     training["iterations"] = values["env_steps"] // (values["envs"] * values["length"])
     gate = {name: values[name] for name in ("gate_weight", "gate_open", "gate_ramp")}
     arms = ("gate", *_CORE, "mat-dec", *_BASELINES, "released")
-    density, episodes = values["density"], values["eval_episodes"]
+    density, episodes = values.get("density", 0.4), values["eval_episodes"]
     return Setting(
         env or values["env"], arms, values["envs"], training, network, gate, density, episodes, device="auto"
     )

@@ -160,7 +160,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "smoke": {
         "relay": _relay(5, 4, ("random", *_SHORT, "official"), 60, 128),
         "relay-gate": _gated(4, 3, 90),
-        "pp-n3": _prey("predator-prey:size=3,vision=0,limit=8", _SHORT, 24, length=8, lr=2e-3),
+        "pp-n3": replace(_prey("predator-prey:size=3,vision=0,limit=8", _SHORT, 24, length=8, lr=2e-3), network=_ALIKE),
     },
     "laptop": {
         "relay": _relay(6, 5, (*_CORE, *_BASELINES, *_DENSITIES, *_SCHEDULES), 80, 256),

@@ -20,7 +20,7 @@ name                               what                                         
 =================================  ===============================================================  ====================
 
 Settings follow the name, ``"predator-prey:size=10,predators=5"`` or ``"vmas:navigation:n_agents=4"``, or are given as
-keywords.
+keywords. ``frames=4`` shows the last four observations of any of them side by side (``manyone.envs.team_frames``).
 Public: ``make_team``, ``team_names``.
 """
 
@@ -35,6 +35,7 @@ import torch
 
 from manyone.envs.grid_teams import GridTeam
 from manyone.envs.relay import Relay
+from manyone.envs.team_frames import stack_frames
 from manyone.envs.team_types import TeamEnv
 from manyone.envs.traffic import LEVELS, TrafficJunction
 from manyone.errors import ManyoneError
@@ -63,14 +64,26 @@ def make_team(
     *,
     device: str | torch.device = "cpu",
     workers: int | None = None,
+    frames: int = 1,
     **options: Any,
 ) -> TeamEnv:
     """A batch of ``batch`` copies of a task, by name or by a factory of PettingZoo parallel environments.
 
     ``workers``: processes that step environments which are not batched themselves (None: chosen by the number of cores,
-    0: this process); the project's own tasks are tensors and ignore it. ``spec.name`` of the result makes the same task
-    again. ``ManyoneError`` names an unknown task or setting and what is allowed.
+    0: this process); the project's own tasks are tensors and ignore it. ``frames``: observations of the running episode
+    that an agent sees side by side, the newest first. ``spec.name`` of the result makes the same task again, with one
+    frame. ``ManyoneError`` names an unknown task or setting and what is allowed.
     """
+    return stack_frames(_made(name, batch, device, workers, options), frames)
+
+
+def _made(
+    name: str | Callable[[], Any],
+    batch: int,
+    device: str | torch.device,
+    workers: int | None,
+    options: dict[str, Any],
+) -> TeamEnv:
     if not isinstance(name, str):
         return _adapted(name, batch, device, workers, options)
     base, _, rest = name.partition(":")

@@ -34,6 +34,9 @@ class TeamOptions(CommonOptions):
     relay, relay-gate; settings follow a colon. By prefix mpe:NAME, vmas:NAME, lbf:NAME, rware:NAME, smax:MAP, smac:MAP,
     smacv2:MAP, mamujoco:NAME; pettingzoo:MODULE is your own: a module that Python can import, with parallel_env().
     Default: predator-prey:predators=5,vision=1."""
+    frames: int = 1
+    """Observations of the running episode that every agent sees side by side, the last one included: memory for a
+    policy that has none, for tasks where what is seen now does not say what was seen before. 1 (no memory) to 1000."""
     envs: int | None = None
     """Copies of the environment that step together; 1 or more."""
     length: int | None = None
@@ -83,6 +86,7 @@ class TeamOptions(CommonOptions):
         self.fill()
         for name in ("envs", "length", "epochs", "minibatches", "width", "layers"):
             check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
+        check("frames", self.frames, 1 <= self.frames <= 1000, "1 to 1000")
         for name in ("lr", "clip", "grad_clip"):
             check(name, getattr(self, name), getattr(self, name) > 0, "above 0")
         for name in ("value_coef", "entropy_coef", "checkpoint_every", "evaluate_every"):
@@ -163,6 +167,7 @@ class TeamOptions(CommonOptions):
             seed=self.seed,
             device=self.torch_device,
             workers=self.workers,
+            frames=self.frames,
             network=self.network_words(),
             **self.graph_words(),
             **(self.training_words() | training),

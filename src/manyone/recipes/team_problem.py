@@ -118,18 +118,20 @@ def build_team(
     gate: bool = False,
     device: str = "cpu",
     workers: int | None = None,
+    frames: int = 1,
     network: Mapping[str, Any] | None = None,
     **training: Any,
 ) -> Team:
     """Everything that a run of ``method`` on ``env`` trains.
 
-    ``env``: a name or factory for ``make_team``; ``batch``: copies of it; ``network``: what the policy's constructor
-    takes besides the method's own words; ``training``: what ``TeamLearner`` takes (iterations, length, epochs, ...).
+    ``env``: a name or factory for ``make_team``; ``batch``: copies of it; ``frames``: observations that an agent
+    sees side by side; ``network``: what the policy's constructor takes besides the method's own words; ``training``:
+    what ``TeamLearner`` takes (iterations, length, epochs, ...).
     """
     from manyone.envs.teams import make_team
     from manyone.teams.learner import TeamLearner
 
-    copies = make_team(env, batch, device=device, workers=workers)
+    copies = make_team(env, batch, device=device, workers=workers, frames=frames)
     policy = build_policy(method, copies.spec, seed=seed, gate=gate, device=device, **(network or {}))
     diagonal = (network or {}).get("diagonal", "excluded")
     links = build_graph(method, copies.spec, graph=graph, density=density, diagonal=diagonal, seed=seed, device=device)

@@ -152,7 +152,7 @@ def open_evaluator(options: TeamOptions) -> Iterator[TeamEvaluator]:
     assert options.envs is not None
     assert options.eval_episodes is not None
     copies = min(options.envs, options.eval_episodes)
-    env = make_team(options.env, copies, device=options.torch_device, workers=options.workers)
+    env = make_team(options.env, copies, device=options.torch_device, workers=options.workers, frames=options.frames)
     try:
         yield TeamEvaluator(env, options.eval_episodes)
     finally:
@@ -262,13 +262,14 @@ def plan(options: TeamOptions, recipe: str) -> list[str]:
         "nothing was written",
     ]
     try:
-        env = make_team(options.env, 1, workers=0)
+        env = make_team(options.env, 1, workers=0, frames=options.frames)
     except ManyoneError as error:
         return [f"{recipe} on {options.env}, which cannot be made here: {error}", *schedule]
     spec = env.spec
     env.close()
     does = f"{spec.actions} actions" if spec.discrete else f"{spec.action_dim} continuous action entries"
-    lines = [f"{recipe} on {spec.name}: {spec.agents} agents, observations of {spec.observation_dim}, {does}"]
+    sees = f"observations of {spec.observation_dim}" + f" ({options.frames} frames)" * (options.frames > 1)
+    lines = [f"{recipe} on {spec.name}: {spec.agents} agents, {sees}, {does}"]
     if options.sends:
         words = options.graph_words()
         policy = build_policy(options.METHOD, spec, seed=options.seed, gate=options.gated, **options.network_words())

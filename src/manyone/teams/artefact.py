@@ -8,14 +8,17 @@
 ``model.safetensors`` holds the weights, ``config.json`` everything else that the policy is made of: its kind and
 options, the task, the graph (rows receive), whether the gate decides. ``policy.pt2`` is the greedy policy with its
 graph as one program that needs torch alone (see ``exported``). Nothing is pickled.
-Public: ``save_team``, ``load_team``, ``Team``, ``check_observations``.
+
+A team that was trained on several frames keeps them by itself: ``act`` takes what is seen now, ``reset`` (and
+``forget``, for some copies of the task) begins an episode. The program takes the frames side by side.
+Public: ``save_team``, ``load_team``, ``Team``, ``Remembering``, ``check_observations``.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import manyone
+from manyone.envs.team_frames import FrameMemory, frames_of
 from manyone.envs.team_types import Observation, TeamSpec
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
@@ -74,11 +78,47 @@ def check_observations(
     return seen, mask, living
 
 
+class Remembering:
+    """What a team's agents have seen in the running episode, for those that act on several frames.
+
+    ``spec``: the task as the policy sees it; ``seen_now``: as it is without a stack of frames.
+    """
+
+    def __init__(self, spec: TeamSpec) -> None:
+        self.spec, self.frames = spec, frames_of(spec)
+        self.seen_now = replace(spec, observation_dim=spec.observation_dim // self.frames)
+        self._memory: FrameMemory | None = None
+
+    def see(
+        self, observations: Any, available: Any = None, alive: Any = None
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """As :func:`check_observations`, of what is seen now; the observations with those before, [B, n, frames d]."""
+        seen, mask, living = check_observations(self.seen_now, observations, available, alive)
+        if self.frames == 1:
+            return seen, mask, living
+        if self._memory is None:
+            self._memory = FrameMemory(self.frames, len(seen), self.spec.agents, seen.shape[-1])
+        if self._memory.batch != len(seen):
+            raise ManyoneError(
+                f"observations of {len(seen)} copies: this team remembers what {self._memory.batch} have seen; call "
+                "reset() before others begin"
+            )
+        return self._memory.see(torch.from_numpy(seen), torch.from_numpy(living)).numpy(), mask, living
+
+    def forget(self, rows: Any = None) -> None:
+        """Begins a new episode in some copies of the task (numbers, or bool [B]), or in all, of any number."""
+        if rows is None:
+            self._memory = None
+        elif self._memory is not None:
+            self._memory.forget(torch.as_tensor(rows))
+
+
 class Team:
     """A team ready to act, with numpy in and out.
 
     ``policy``, ``graph`` float32 [n, n] on the CPU (row = receiver), ``spec``, ``gate`` ("decided", or "open" where no
-    gate acts), ``extra`` (what else was saved); ``links_last`` bool [B, n, n]: the messages of the last step.
+    gate acts), ``extra`` (what else was saved); ``links_last`` bool [B, n, n]: the messages of the last step;
+    ``frames``: how many observations of an agent the policy acts on, which are remembered here.
     """
 
     def __init__(
@@ -93,19 +133,31 @@ class Team:
         self.policy, self.spec, self.gate, self.extra = policy.eval(), spec, gate, dict(extra or {})
         self.graph = _checked_graph(graph, spec.agents)
         self.links_last: np.ndarray | None = None
+        self._remembering = Remembering(spec)
+        self.frames = self._remembering.frames
         self.reset()
 
     def reset(self, seed: int = 0) -> None:
-        """Begins anew: draws of ``act(..., greedy=False)`` depend on ``seed`` and the number of steps since."""
+        """Begins anew, with nothing remembered: draws of ``act(..., greedy=False)`` depend on ``seed`` and the number
+        of steps since."""
         self._seed, self._step, self.links_last = seed, 0, None
+        self.forget()
+
+    def forget(self, rows: Any = None) -> None:
+        """Clears what was seen where a new episode begins: some copies of the task (numbers, or bool [B]), or all.
+
+        A team that acts on what it sees now has nothing to clear.
+        """
+        self._remembering.forget(rows)
 
     def act(self, observations: Any, available: Any = None, alive: Any = None, greedy: bool = True) -> np.ndarray:
         """Actions of all agents for their ``observations``: int64 [n], or float32 [n, a] where they are continuous.
 
         ``observations`` [n, d], or [B, n, d] for B copies of the task, and then the actions have the leading B too.
-        ``available`` bool [n, A], ``alive`` bool [n]. ``ManyoneError`` names what does not fit.
+        ``available`` bool [n, A], ``alive`` bool [n]. ``ManyoneError`` names what does not fit. Each call is a step of
+        the episodes: where the team acts on several frames (d is the width of one) it remembers what it was shown.
         """
-        seen, mask, living = check_observations(self.spec, observations, available, alive)
+        seen, mask, living = self._remembering.see(observations, available, alive)
         device = next(self.policy.parameters()).device
         batch, n = seen.shape[:2]
         # the critic's state has no part in acting
@@ -278,8 +330,10 @@ def _checked_graph(graph: Tensor, agents: int) -> Tensor:
 
 def _readme(config: Mapping[str, Any]) -> str:
     spec = config["spec"]
-    n, d = spec["agents"], spec["observation_dim"]
+    frames = spec["details"].get("frames", 1)
+    n, d = spec["agents"], spec["observation_dim"] // frames
     links = sum(sum(row) for row in config["graph"])
+    memory = f": it acts on the last {frames} observations" if frames > 1 else ""
     given = config["program"] and ", ".join(config["program"]["inputs"])
     program = (
         ""
@@ -293,6 +347,11 @@ policy = torch.export.load("{PROGRAM}").module()
 actions, values = policy({given})
 ```
 """
+        + f"""
+It remembers nothing: `observations` are [B, {n}, {frames * d}], the last {frames} of every agent side by side, the
+newest first, zeros for what was before the episode's start.
+"""
+        * (frames > 1)
     )
     return f"""# A team for {spec["name"]}
 
@@ -302,7 +361,7 @@ actions, values = policy({given})
 from manyone.teams.artefact import load_team
 
 team = load_team(".")                   # this folder
-team.reset()
+team.reset()                            # at every start of an episode{memory}
 actions = team.act(observations)        # numpy [{n}, {d}], or [B, {n}, {d}]
 ```
 

@@ -40,7 +40,7 @@ from safetensors.torch import save_file
 
 from manyone.envs.team_types import TeamEnv
 from manyone.errors import ManyoneError
-from manyone.teams.artefact import Team, check_observations, load_team
+from manyone.teams.artefact import Remembering, Team, check_observations, load_team
 from manyone.teams.commformer import CommFormer
 from manyone.teams.crew import Crew, Failed
 from manyone.teams.wire import Closed
@@ -118,7 +118,7 @@ class Decentralised:
         if team.spec.agents != len(self._agents):
             raise ManyoneError(f"a team of {team.spec.agents} agents cannot take the place of {len(self._agents)}")
         self._alive()
-        self.team = team
+        self.team, self._remembering = team, Remembering(team.spec)
         rows = team.graph.numpy() > 0.5
         with tempfile.TemporaryDirectory(prefix="manyone-team-") as folder:
             weights = Path(folder) / "model.safetensors"
@@ -145,9 +145,17 @@ class Decentralised:
         self.traffic = Traffic.none(len(self._agents))
 
     def act(self, observations: Any, available: Any = None, alive: Any = None) -> np.ndarray:
-        """Greedy actions int64 [n] or float32 [n, a] for ``observations`` [n, d] (with a leading [B]: for B copies)."""
-        decided = self.decide(observations, available, alive)
+        """Greedy actions int64 [n] or float32 [n, a] for ``observations`` [n, d] (with a leading [B]: for B copies).
+
+        What a team that acts on several frames was shown is remembered until ``forget``.
+        """
+        stacked, mask, living = self._remembering.see(observations, available, alive)
+        decided = self.decide(stacked, mask, living)
         return decided.actions if np.ndim(observations) == 3 else decided.actions[0]
+
+    def forget(self, rows: Any = None) -> None:
+        """Begins a new episode in some copies of the task (numbers, or bool [B]), or in all: see ``Team.forget``."""
+        self._remembering.forget(rows)
 
     def decide(
         self,
@@ -158,7 +166,8 @@ class Decentralised:
         noise: Any = None,
         gate_noise: Any = None,
     ) -> Decided:
-        """One step with all that was decided, always with the leading [B].
+        """One step with all that was decided, always with the leading [B]; ``observations`` as the policy takes them,
+        the frames of a team that acts on several side by side.
 
         ``noise`` (Gumbel [B, n, A] or normal [B, n, a]) samples the actions and ``gate_noise`` (logistic [B, n]) the
         gates, each agent with its own part; without them the actions and gates are the most likely ones.
@@ -300,6 +309,8 @@ class Measured:
 
 def measure(env: TeamEnv, team: Decentralised, *, episodes: int, seed: int = 0) -> Measured:
     """Plays ``episodes`` greedy episodes of ``env``, which starts anew, with the agents' processes.
+
+    ``env`` shows as many frames as the team was trained on (``make_team(..., frames=4)``).
 
     Slot b plays its first ceil(E / B) episodes, so that which episodes count does not depend on their lengths.
     """

@@ -37,7 +37,10 @@ def shaken(policy: torch.nn.Module) -> torch.nn.Module:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("team")
     spec = make_team(TASK, 1, frames=FRAMES).spec
-    save_team(folder, shaken(CommFormer(spec, width=8)), GRAPH, spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        policy = CommFormer(spec, width=8)
+    save_team(folder, shaken(policy), GRAPH, spec)
     return folder
 
 

@@ -25,7 +25,7 @@ MOST = 1000
 
 def stack_frames(env: TeamEnv, frames: int) -> TeamEnv:
     """``env`` behind a ``FrameStack``; ``env`` itself when ``frames`` is 1."""
-    return env if whole(env.spec.name, "frames", frames, 1, MOST) == 1 else FrameStack(env, frames)
+    return env if frames == 1 and not isinstance(frames, bool) else FrameStack(env, frames)
 
 
 def frames_of(spec: TeamSpec) -> int:
@@ -55,7 +55,10 @@ class FrameMemory:
         return self._ring.shape[1]
 
     def see(self, observations: Tensor, alive: Tensor) -> Tensor:
-        """Keeps ``observations`` [B, n, d]; a new tensor [B, n, frames * d] with them and those before."""
+        """Keeps ``observations`` [B, n, d]; a new tensor [B, n, frames * d] with them and those before.
+
+        New, because callers keep what they were shown and may write to it.
+        """
         self._newest = (self._newest + 1) % self.frames
         self._ring[self._newest].copy_(observations)
         slots, agents = (~alive).nonzero(as_tuple=True)
@@ -67,7 +70,8 @@ class FrameMemory:
         """What ``see`` would give for some teams that see ``last`` [R, n, d]: [R, n, frames * d]; keeps nothing."""
         past = [part[rows] for part in self._ordered()[:-1]]
         stacked = torch.stack([last.observations, *past], 2).flatten(2)
-        return torch.where(last.alive.unsqueeze(-1), stacked, 0.0)
+        stacked[~last.alive] = 0
+        return stacked
 
     def forget(self, rows: Tensor | None = None) -> None:
         """Clears what some teams have seen (an index or a mask [B]), or all."""

@@ -4,7 +4,7 @@ After MAGIC (Niu, Paleja, Gombolay, "Multi-Agent Graph-Attention Communication a
 scheduler decides link by link at every step with hard Gumbel-softmax. Here the budget is that of CommFormer's learned
 graph, so that the two compare at equal cost. With x_i the agent's embedding before any attention:
     s_ij = <Wq x_i + bq, Wk x_j + bk> / sqrt(d)
-    in training A = top-k of softmax_j(s + g) in each row, g ~ Gumbel(0, 1), straight-through;  when deployed top-k of s.
+    in training A = top-k of softmax_j(s + g) in each row, g ~ Gumbel(0, 1), straight-through; when deployed top-k of s.
 The noise of each step is kept with the roll-out and used again in the update. The graph says who sends messages, and is
 itself made from the embeddings of all, as in MAGIC: whoever makes it sees them.
 Public: ``LinkScorer``, ``link_noise``.

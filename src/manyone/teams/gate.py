@@ -9,7 +9,7 @@ gate receives, per agent and step, from the current observation; network, relaxa
 library's.
 
 The send gate is that of IC3Net (Singh et al., "Learning when to Communicate at Scale in Multiagent Cooperative and
-Competitive Tasks", ICLR 2019): the agent decides whether its message goes out at all, m_ij = alpha_ij s_j, j != i, so it
+Competitive Tasks", ICLR 2019): the agent decides whether its message goes out at all, m_ij = alpha_ij s_j, j != i: it
 multiplies column j. IC3Net trains it by REINFORCE, as an action; here it is reparametrised like the receive gate, with
 the same network, noise, budget losses and schedule, so that the two differ in the side alone.
 Public: ``ReceiveGate``, ``SendGate``, ``gate_noise``, ``gate_loss``, ``gate_schedule``.

@@ -70,10 +70,10 @@ def play(
     """Plays ``episodes`` episodes in ``env``, which starts anew, and leaves the policy as it was.
 
     ``graph``: [n, n], of a ``LearnedGraph`` the exact one. ``greedy``: the most probable action and of a dynamic graph
-    the best links, else draws from ``seed``. ``order``: the order in which agents decide, a permutation of 0..n-1, or a new one at every step
-    (``random``); everything that belongs to a position (a decoder head of its own) stays with the position.
-    ``gate``: as in ``act``; a policy that has none listens always. ``keep``: the agents that are left, when ``env`` has
-    fewer than the policy was made for; the others are silent and hear nothing.
+    the best links, else draws from ``seed``. ``order``: the order in which agents decide, a permutation of 0..n-1, or a
+    new one at every step (``random``); everything that belongs to a position (a decoder head of its own) stays with the
+    position. ``gate``: as in ``act``; a policy that has none is open. ``keep``: the agents that are left, when ``env``
+    has fewer than the policy was made for; the others are silent and hear nothing.
     """
     if episodes < 1:
         raise ManyoneError(f"episodes = {episodes}: must be at least 1")

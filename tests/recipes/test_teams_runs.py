@@ -14,6 +14,7 @@ import torch
 from manyone.recipes import RECIPES, options_class
 from manyone.recipes.commformer import Options
 from manyone.recipes.team_presets import OFFICIAL, PUBLISHED, SCRIPTS
+from manyone.recipes.team_run import open_evaluator, plan
 from manyone.teams.artefact import load_team
 
 GRID = ("--env", "predator-prey:size=3,predators=3,limit=5")
@@ -116,6 +117,23 @@ def test_fixed_graphs_are_those_asked_for(graph, links):
     assert team.learner.step()["links"] == links
 
 
+def test_a_dynamic_graph_and_a_send_gate_are_options_and_the_best_links_are_those_used():
+    words = {"env": "relay:agents=4,symbols=3", "envs": 8, "iterations": 2, "width": 16, "eval_episodes": 16}
+    options = Options(**words, graph="dynamic", density=0.5, send_gate=True, gate_open=0.5)
+    with open_evaluator(options) as evaluator:
+        learner = options.team(evaluate=evaluator).learner
+        assert learner.step()["links"] == 8
+        found = learner.evaluate()
+        assert "send_probability" in learner.step()
+        use = evaluator.played.link_use
+    assert found["links"] == 8
+    best = evaluator.env.spec.details["best_senders"]
+    assert found["best_links"] == pytest.approx(float(use[range(4), best].mean()))
+    assert np.allclose(use.sum(-1), 2)
+    assert "4 agents" in plan(options, "commformer")[0]
+    assert plan(options, "commformer")[1] == "graph of every step: 8 of 12 links, gated"
+
+
 def test_the_seed_draws_weights_and_random_graph():
     words = {"env": "relay:agents=6", "envs": 4, "iterations": 1, "width": 16, "graph": "random"}
     first, again, other = (Options(**words, seed=s).team() for s in (0, 0, 1))
@@ -196,6 +214,7 @@ def test_a_users_module_in_the_current_folder_is_an_environment(manyone, tmp_pat
         (("--density", 0), "--density 0.0: must be above 0, at most 1"),
         (("--width", 30, "--heads", 4), "a multiple of --heads 4"),
         (("--iterations", 3, "--env-steps", 10), "not both"),
+        (("--graph", "dynamic", "--official"), "--graph dynamic: needs --relation receiver"),
         (("--epochs", 3), "fewer than --upper-every 5"),
         (("--gate-target", 1.5), "--gate-target 1.5: must be 0 to 1"),
         (("--eval-episodes", 1), "2 or more"),

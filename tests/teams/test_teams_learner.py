@@ -57,12 +57,12 @@ class Skirmish:
         return self._observe()
 
 
-def make(kind="commformer", env=None, *, seed=0, gate=False, graph=None, **options):
+def make(kind="commformer", env=None, *, seed=0, gate=False, graph=None, network=None, **options):
     env = env or make_team(PREY, 10)
     torch.manual_seed(seed)
     n = env.spec.agents
     if kind == "commformer":
-        policy = CommFormer(env.spec, width=16, gate=gate)
+        policy = CommFormer(env.spec, width=16, gate=gate, **(network or {}))
         graph = LearnedGraph(n, 1) if graph is None else graph
     else:
         policy = ActorCritic(env.spec, critic="central" if kind == "mappo" else "local", width=16)
@@ -232,7 +232,9 @@ def test_what_dead_agents_see_and_get_changes_nothing_in_the_update_when_agents_
 @pytest.mark.parametrize(
     ("kind", "options"),
     [("commformer", {"gate": True, "gate_open": 0.3, "minibatches": 2}), ("mappo", {}),
-     ("commformer", {"graph_rollout": "official", "upper_data": "heldout"})],
+     ("commformer", {"graph_rollout": "official", "upper_data": "heldout"}),
+     ("commformer", {"network": {"send_gate": True, "dynamic_links": 1}, "graph": fixed_graph("full", 3),
+                     "gate_open": 0.3})],
 )  # fmt: skip
 def test_resumed_training_goes_on_bit_for_bit(tmp_path, kind, options):
     whole, first, second = (make(kind, env=make_team(PREY, 10), **options) for _ in range(3))

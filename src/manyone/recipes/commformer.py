@@ -3,6 +3,8 @@
     manyone run commformer                                   # Predator-Prey, batched, a few minutes
     manyone run commformer --env relay                       # the diagnostic: its best graph is known
     manyone run commformer --gate --gate-target 0.5          # agents also decide when to receive
+    manyone run commformer --send-gate                       # or when to send, as in IC3Net
+    manyone run commformer --graph dynamic                   # or whom to hear anew at every step, after MAGIC
     manyone run commformer --env pettingzoo:my_module        # your own environment
 
 One step of the loop is one iteration: a roll-out of all copies and the update on it.
@@ -25,9 +27,10 @@ class Options(EdgeOptions):
 
     METHOD: ClassVar[str] = "commformer"
 
-    graph: Literal["learned", "full", "none", "random", "ring", "star", "nearest"] = "learned"
-    """Who may hear whom: learned, or fixed: full (everybody), none, star (everybody and agent 1), or --density links an
-    agent: random, ring, nearest (by the agents' places, or their order where they have none)."""
+    graph: Literal["learned", "dynamic", "full", "none", "random", "ring", "star", "nearest"] = "learned"
+    """Who may hear whom: learned; dynamic (after MAGIC: --density links an agent, chosen at every step from what all
+    see); or fixed: full (everybody), none, star (everybody and agent 1), or --density links an agent: random, ring,
+    nearest (by the agents' places, or their order where they have none)."""
     density: float = 0.4
     """S, the share of the team that each agent may hear: max(int(n S), 1) links; above 0, at most 1."""
     graph_rollout: Literal["replay", "official"] = "replay"
@@ -54,6 +57,8 @@ class Options(EdgeOptions):
                 if name not in ("dropout", "edge_lr", "warmup", "commit") or getattr(self, name) is None:
                     setattr(self, name, value)
         super().__post_init__()
+        if self.graph == "dynamic" and (self.relation != "receiver" or self.diagonal != "excluded"):
+            raise ManyoneError("--graph dynamic: needs --relation receiver and --diagonal excluded, and no --official")
         check("density", self.density, 0 < self.density <= 1, "above 0, at most 1")
         check("commit", self.commit, self.commit is not None and 0 <= self.commit <= 1, "0 to 1")
         check("warmup", self.warmup, self.warmup is not None and self.warmup >= 0, "0 or more")

@@ -131,7 +131,7 @@ class TeamOptions(CommonOptions):
 
     @property
     def gated(self) -> bool:
-        """Whether agents decide when to receive."""
+        """Whether agents decide when to receive or to send."""
         return False
 
     @property
@@ -146,7 +146,7 @@ class TeamOptions(CommonOptions):
         return {"width": self.width, "layers": self.layers}
 
     def graph_words(self) -> dict[str, Any]:
-        """The choice of the communication graph and of the gate, as ``build_team`` takes it."""
+        """The choice of the communication graph and of the gates, as ``build_team`` takes it."""
         return {}
 
     def training_words(self) -> dict[str, Any]:
@@ -228,8 +228,11 @@ class EdgeOptions(AttentionOptions):
     """Links to oneself: outside the budget of links, or as in the authors' code, where they may take one."""
     gate: bool = False
     """Every agent decides at every step, from its own observation, whether to receive (temporal gating)."""
+    send_gate: bool = False
+    """Every agent decides at every step, from its own observation, whether its message goes out (after IC3Net);
+    alone or with --gate. The --gate-... options below are for either."""
     gate_target: float = 0.5
-    """rho, the share of receiving agents that the budget loss asks for; 0 to 1."""
+    """rho, the share of receiving (sending) agents that the budget loss asks for; 0 to 1."""
     gate_loss: Literal["ratio", "hinge", "cost"] = "ratio"
     """Budget loss: squared distance to --gate-target, only above it, or a price per message."""
     gate_weight: float | None = None
@@ -248,16 +251,16 @@ class EdgeOptions(AttentionOptions):
 
     @property
     def gated(self) -> bool:
-        return self.gate
+        return self.gate or self.send_gate
 
     def network_words(self) -> dict[str, Any]:
         names = ("edge_types", "decoder_heads", "scale", "relation", "decoder_mask", "diagonal")
         return super().network_words() | {n: getattr(self, n) for n in names}
 
     def graph_words(self) -> dict[str, Any]:
-        return {"gate": self.gate}
+        return {"gate": self.gate, "send_gate": self.send_gate}
 
     def training_words(self) -> dict[str, Any]:
         names = ("gate_loss", "gate_weight", "gate_open", "gate_ramp")
         words = {n: getattr(self, n) for n in names} | {"gate_rate": self.gate_target}
-        return super().training_words() | (words if self.gate else {})
+        return super().training_words() | (words if self.gated else {})

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from manyone.teams.graph import LearnedGraph
     from manyone.teams.learner import TeamLearner
 
-GRAPHS = ("learned", "full", "none", "random", "ring", "star", "nearest")
-"""Who may hear whom: learned with a budget of links, everybody, nobody, or one of the fixed graphs."""
+GRAPHS = ("learned", "dynamic", "full", "none", "random", "ring", "star", "nearest")
+"""Who may hear whom: learned with a budget of links, chosen anew at every step within that budget, everybody, nobody,
+or one of the fixed graphs."""
 
 
 class Method(NamedTuple):
@@ -55,9 +56,19 @@ class Team(NamedTuple):
 
 
 def build_policy(
-    method: str, spec: TeamSpec, *, seed: int, gate: bool = False, device: str = "cpu", **network: Any
+    method: str,
+    spec: TeamSpec,
+    *,
+    seed: int,
+    graph: str | None = None,
+    density: float = 0.4,
+    gate: bool = False,
+    send_gate: bool = False,
+    device: str = "cpu",
+    **network: Any,
 ) -> torch.nn.Module:
-    """The untrained policy of ``method``; its start depends on ``seed`` alone. ``network``: width, layers, heads."""
+    """The untrained policy of ``method``; its start depends on ``seed`` alone. ``network``: width, layers, heads; what
+    ``graph`` "dynamic" needs is part of the policy, other graphs are not."""
     import torch
 
     from manyone.randomness import seed_for
@@ -65,14 +76,19 @@ def build_policy(
     if method not in METHODS:
         raise ManyoneError(f"team method {method!r}: use one of {', '.join(METHODS)}")
     found = METHODS[method]
-    if gate and found.network != "commformer":
-        raise ManyoneError(f"--gate: {method} sends no messages; use commformer, commformer-fc, mat or mat-dec")
+    dynamic = (graph or found.graph) == "dynamic"
+    for name, wanted in (("--gate", gate), ("--send-gate", send_gate), ("--graph dynamic", dynamic)):
+        if wanted and found.network != "commformer":
+            raise ManyoneError(f"{name}: {method} sends no messages; use commformer, commformer-fc, mat or mat-dec")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "team-policy"))
         if found.network == "commformer":
             from manyone.teams.commformer import CommFormer
+            from manyone.teams.graph import links_for
 
-            return CommFormer(spec, **{**network, **found.words}, gate=gate).to(device)
+            links = links_for(spec.agents, density) if dynamic else None
+            words = {**network, **found.words, "gate": gate, "send_gate": send_gate, "dynamic_links": links}
+            return CommFormer(spec, **words).to(device)
         from manyone.teams.actor_critic import ActorCritic
 
         sizes = {k: v for k, v in network.items() if k in ("width", "layers")}
@@ -91,7 +107,8 @@ def build_graph(
 ) -> LearnedGraph | Tensor:
     """The graph called ``graph`` (the method's usual one by default), with max(int(n * density), 1) links an agent.
 
-    ``nearest`` goes by the agents' places in ``spec.details["positions"]``, or by their order where there are none.
+    ``nearest`` goes by the agents' places in ``spec.details["positions"]``, or by their order where there are none. Of
+    ``dynamic``, all links: the policy chooses among them.
     """
     import torch
 
@@ -101,6 +118,8 @@ def build_graph(
     if kind not in GRAPHS:
         raise ManyoneError(f"--graph {kind!r}: use one of {', '.join(GRAPHS)}")
     links = links_for(spec.agents, density)
+    if kind == "dynamic":
+        kind = "full"
     if kind == "learned":
         return LearnedGraph(spec.agents, links, diagonal=diagonal, seed=seed).to(device)
     places = torch.tensor(spec.details.get("positions", range(spec.agents)), dtype=torch.float32)
@@ -116,6 +135,7 @@ def build_team(
     graph: str | None = None,
     density: float = 0.4,
     gate: bool = False,
+    send_gate: bool = False,
     device: str = "cpu",
     workers: int | None = None,
     frames: int = 1,
@@ -132,7 +152,10 @@ def build_team(
     from manyone.teams.learner import TeamLearner
 
     copies = make_team(env, batch, device=device, workers=workers, frames=frames)
-    policy = build_policy(method, copies.spec, seed=seed, gate=gate, device=device, **(network or {}))
+    policy = build_policy(
+        method, copies.spec, seed=seed, graph=graph, density=density, gate=gate, send_gate=send_gate, device=device,
+        **(network or {}),
+    )  # fmt: skip
     diagonal = (network or {}).get("diagonal", "excluded")
     links = build_graph(method, copies.spec, graph=graph, density=density, diagonal=diagonal, seed=seed, device=device)
     learner = TeamLearner(copies, policy, graph=links, seed=seed, **training)

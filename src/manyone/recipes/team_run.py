@@ -41,6 +41,8 @@ class TeamEvaluator:
         self.gate = "decided" if learner.gate_stage()[0] == "sampled" else "open"
         graph = learner.exact_graph()
         self.played = self.play(learner.policy, graph)
+        if getattr(learner.policy, "link_scorer", None) is not None:
+            graph = self.played.link_use  # what was chosen from step to step
         return scores(self.played, self.env.spec, graph)
 
     def play(self, policy: Any, graph: Tensor, **words: Any) -> Played:
@@ -70,7 +72,8 @@ class TeamEvaluator:
 def scores(played: Played, spec: TeamSpec, graph: Tensor) -> dict[str, float]:
     """Means over episodes, with 95 % intervals: return, episode_length, success; links a step, receive_rate, measures.
 
-    Where the best graph is known ``best_links`` is the share of agents that hear the sender that they need.
+    Where the best graph is known ``best_links`` is the share of agents that hear the sender that they need; ``graph``
+    [n, n] may hold shares of steps.
     """
     from manyone.evaluation.intervals import t_interval, wilson_interval
 
@@ -88,7 +91,7 @@ def scores(played: Played, spec: TeamSpec, graph: Tensor) -> dict[str, float]:
     metrics |= {name: float(values.double().mean()) for name, values in played.measures.items()}
     best = spec.details.get("best_senders")
     if best is not None:
-        metrics["best_links"] = sum(bool(graph[i, int(s)]) for i, s in enumerate(best)) / len(best)
+        metrics["best_links"] = sum(float(graph[i, int(s)]) for i, s in enumerate(best)) / len(best)
     return metrics
 
 
@@ -175,8 +178,10 @@ def draw(options: TeamOptions, run: RunFolder, learner: Any, evaluator: TeamEval
     figures = [team_run_figures.curve(lines, m, steps, title=title, label=label) for m, title, label in curves]
     if options.sends:
         strength = link_strength(learner.graph)
-        figures += team_run_figures.graph_figures(spec, graph.cpu().numpy(), strength)
-        if options.gated:
+        dynamic = policy.link_scorer is not None
+        if not dynamic:
+            figures += team_run_figures.graph_figures(spec, graph.cpu().numpy(), strength)
+        if options.gated or dynamic:
             figures.append(team_run_figures.use_figure(spec, played.link_use.tolist()))
         if strength is not None:
             figures.append(team_run_figures.budget_figure(budgets(learner, evaluator), scores(played, spec, graph)))
@@ -272,10 +277,16 @@ def plan(options: TeamOptions, recipe: str) -> list[str]:
     lines = [f"{recipe} on {spec.name}: {spec.agents} agents, {sees}, {does}"]
     if options.sends:
         words = options.graph_words()
-        policy = build_policy(options.METHOD, spec, seed=options.seed, gate=options.gated, **options.network_words())
-        graph = build_graph(options.METHOD, spec, seed=options.seed, **{k: v for k, v in words.items() if k != "gate"})
-        links = graph.links * spec.agents if hasattr(graph, "links") else int(graph.sum())
-        kind = "learned graph" if hasattr(graph, "links") else "fixed graph"
+        policy = build_policy(options.METHOD, spec, seed=options.seed, **words, **options.network_words())
+        chosen = {k: v for k, v in words.items() if k in ("graph", "density")}
+        graph: Any = build_graph(options.METHOD, spec, seed=options.seed, **chosen)
+        scorer: Any = policy.link_scorer
+        if scorer is not None:
+            kind, links = "graph of every step", scorer.links * spec.agents
+        elif hasattr(graph, "links"):
+            kind, links = "learned graph", graph.links * spec.agents
+        else:
+            kind, links = "fixed graph", int(graph.sum())
         lines.append(f"{kind}: {links} of {spec.agents * (spec.agents - 1)} links" + ", gated" * options.gated)
     else:
         policy = build_policy(options.METHOD, spec, seed=options.seed, **options.network_words())

@@ -173,7 +173,7 @@ def use_figure(spec: TeamSpec, use: Sequence[Sequence[float]]) -> Figure:
     """How often each link was used, ``use`` [n, n] shares of the test episodes' steps."""
     names = agent_labels(spec)
     values = [[None if i == j else v for j, v in enumerate(row)] for i, row in enumerate(use)]
-    text = "Share of the test episodes' steps at which the receiver's gate let the message in."
+    text = "Share of the test episodes' steps at which the message got through: link chosen, gates open."
     data = {"rows": names, "columns": names, "values": values, "unit": "%"}
     return Figure("matrix", "How often each link is used", data, text, "Communication")
 

@@ -207,8 +207,8 @@ def save_team(
     folder = Path(folder)
     links: Any = graph.exact() if isinstance(graph, nn.Module) else graph  # type: ignore[operator]
     if gate is None:
-        gate = "open" if getattr(policy, "receive_gate", None) is None else "decided"
-    if gate == "decided" and getattr(policy, "receive_gate", None) is None:
+        gate = "decided" if getattr(policy, "gated", False) else "open"
+    if gate == "decided" and not getattr(policy, "gated", False):
         raise ManyoneError("gate decided: this policy has no gate; build it with gate=True or save it with gate='open'")
     was_training = policy.training
     team = Team(policy, links, spec, gate=gate, extra=extra)
@@ -334,6 +334,8 @@ def _readme(config: Mapping[str, Any]) -> str:
     n, d = spec["agents"], spec["observation_dim"] // frames
     links = sum(sum(row) for row in config["graph"])
     memory = f": it acts on the last {frames} observations" if frames > 1 else ""
+    chosen = config["options"].get("dynamic_links")
+    dynamic = "" if chosen is None else f"; at every step each agent hears {chosen} of those that it may hear"
     given = config["program"] and ", ".join(config["program"]["inputs"])
     program = (
         ""
@@ -355,7 +357,7 @@ newest first, zeros for what was before the episode's start.
     )
     return f"""# A team for {spec["name"]}
 
-{n} agents, {links} links of {n * (n - 1)}; the graph is in `{CONFIG}` (row = receiver, column = sender).
+{n} agents, {links} links of {n * (n - 1)}; the graph is in `{CONFIG}` (row = receiver, column = sender){dynamic}.
 
 ```python
 from manyone.teams.artefact import load_team

@@ -42,15 +42,17 @@ def _visibility(factor: Tensor, apart: Tensor) -> Visibility:
 def agent_visibility(
     graph: Tensor, gate: Tensor | None, *, diagonal: Diagonal = "excluded", relation: Relation = "receiver"
 ) -> Visibility:
-    """Of a graph [n, n] and an open/closed gate [B, n] (None: open), with a self-loop for every agent.
+    """Of a graph [n, n] and an open/closed gate (None: open), with a self-loop for every agent.
 
+    ``gate``: of receivers [B, n], or of pairs [B, n or 1, n or 1] (row = receiver).
     ``diagonal="official"`` adds the loop to whatever the graph has there. The relation type is an integer look-up in
     the graph, so it carries no gradient; ``relation="transposed"`` looks up (j, i), as the published code does.
     """
     eye = torch.eye(len(graph), dtype=graph.dtype, device=graph.device)
     others = (graph * (1 - eye)).unsqueeze(0)
     loops = eye if diagonal == "excluded" else eye + graph * eye
-    factor = (others if gate is None else others * gate.unsqueeze(-1)) + loops
+    pairs = gate.unsqueeze(-1) if gate is not None and gate.dim() == 2 else gate
+    factor = (others if pairs is None else others * pairs) + loops
     apart = (graph.detach() < 1).to(graph.dtype)
     if diagonal == "excluded":
         apart = torch.maximum(apart, eye)

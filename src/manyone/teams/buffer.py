@@ -14,8 +14,8 @@ from manyone.envs.team_types import Observation, TeamSpec
 
 
 class Batch(NamedTuple):
-    """N samples of the buffer. ``observation`` of N slots; ``actions`` [N, n(, a)]; the rest [N, n]; ``gate_noise`` is
-    None while the gate is open."""
+    """N samples of the buffer. ``observation`` of N slots; ``actions`` [N, n(, a)]; the rest [N, n]; ``noise``: what
+    drew gates and dynamic graphs, by the policy's argument names."""
 
     observation: Observation
     actions: Tensor
@@ -23,12 +23,13 @@ class Batch(NamedTuple):
     values: Tensor
     advantages: Tensor
     returns: Tensor
-    gate_noise: Tensor | None
+    noise: dict[str, Tensor]
 
     def select(self, rows: Tensor | slice) -> Batch:
         """Some of the samples (views of them for a slice)."""
         seen = Observation(*(None if part is None else part[rows] for part in self.observation))  # type: ignore[arg-type]
-        return Batch(seen, *(None if part is None else part[rows] for part in self[1:]))  # type: ignore[arg-type, call-arg]
+        noise = {name: part[rows] for name, part in self.noise.items()}
+        return Batch(seen, *(part[rows] for part in self[1:-1]), noise)  # type: ignore[arg-type, call-arg, index]
 
 
 class Buffer:
@@ -51,7 +52,8 @@ class Buffer:
         self.available = None if first.available is None else room(*first.available.shape[1:], dtype=torch.bool)
         self.state = None if first.state is None else room(*first.state.shape[1:])
         self.actions = room(n, dtype=torch.int64) if spec.discrete else room(n, spec.action_dim)
-        self.log_probs, self.values, self.gate_noise = room(n), room(n), room(n)
+        self.log_probs, self.values = room(n), room(n)
+        self.noise: dict[str, Tensor] = {}
         self.rewards, self.advantages, self.returns = room(n), room(n), room(n)
         self.received = room(n, dtype=torch.int16)
         self.terminated, self.done = room(dtype=torch.bool), room(dtype=torch.bool)
@@ -76,6 +78,14 @@ class Buffer:
             None if self.state is None else self.state[t],
         )
 
+    def draw(self, t: int, noise: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Copies what drew the gates and the graph of step ``t`` in; the same, as views of the buffer."""
+        if self.noise.keys() != noise.keys():  # gates draw nothing while they are forced open
+            self.noise = {name: self._room(*value.shape[1:]) for name, value in noise.items()}
+        for name, value in noise.items():
+            self.noise[name][t].copy_(value)
+        return {name: values[t] for name, values in self.noise.items()}
+
     def outcome(self, t: int, rewards: Tensor, terminated: Tensor, done: Tensor, success: Tensor,
                 measures: dict[str, Tensor]) -> None:  # fmt: skip
         """Copies the environment's answer to the actions of step ``t`` in."""
@@ -88,7 +98,7 @@ class Buffer:
                 self.measures[name] = self._room()
             self.measures[name][t].copy_(values)
 
-    def batch(self, first: int, last: int, gated: bool) -> Batch:
+    def batch(self, first: int, last: int) -> Batch:
         """All samples of slots ``first`` to ``last`` - 1, step by step; views where all slots are asked for."""
 
         def flat(part: Tensor | None) -> Tensor | None:
@@ -96,4 +106,5 @@ class Buffer:
 
         seen = Observation(*(flat(part) for part in self.observation(slice(None))))  # type: ignore[arg-type]
         parts = (self.actions, self.log_probs, self.values, self.advantages, self.returns)
-        return Batch(seen, *(flat(p) for p in parts), flat(self.gate_noise) if gated else None)  # type: ignore[arg-type, call-arg]
+        noise = {name: part[:, first:last].flatten(0, 1) for name, part in self.noise.items()}
+        return Batch(seen, *(flat(p) for p in parts), noise)  # type: ignore[arg-type, call-arg]

@@ -4,6 +4,8 @@ Hu et al., "Learning Multi-Agent Communication from Graph Modeling Perspective" 
 al., arXiv 2205.14953): pi(a | o) = prod_i pi(a_i | o_N(i), a_<i within N(i)). Attention in encoder and decoder sees
 only what the graph lets through (``attention.py``); the graph is an argument, learnt or given (``graph.py``); a gate
 decides per agent and step whether to receive (``gate.py``). Relatives by options: CommFormer(FC) with the full graph;
+IC3Net's gate on the sender's side with ``send_gate``; a graph made anew at every step, after MAGIC, with
+``dynamic_links`` and the full graph (``dynamic.py``);
 MAT with ``edge_types=False, decoder_heads="shared"`` and the full graph; MAT-dec with ``autoregressive=False`` besides;
 no communication with the empty graph and ``autoregressive=False``.
 Public: ``CommFormer``, ``Acted``, ``Evaluated``.
@@ -24,7 +26,8 @@ from manyone.errors import ManyoneError
 
 from . import decode, distributions
 from .attention import DecoderMask, Diagonal, Relation, Scale, Visibility, agent_visibility, decoder_visibility
-from .gate import GateMode, ReceiveGate
+from .dynamic import LinkScorer
+from .gate import GateMode, ReceiveGate, SendGate
 from .transformer import ActionEmbedding, AgentHeads, Critic, DecoderBlock, Encoder, SharedHead
 
 Decode = Literal["cached", "full", "fixed-point"]
@@ -41,23 +44,28 @@ class Acted(NamedTuple):
 
 
 class Evaluated(NamedTuple):
-    """Given actions under the present weights: all [B, n]; ``open_probability`` is None where no gate acts."""
+    """Given actions under the present weights: all [B, n]; ``open_probability`` (of receiving) and ``send_probability``
+    are None where no such gate acts."""
 
     log_probs: Tensor
     entropy: Tensor
     values: Tensor
     open_probability: Tensor | None
+    send_probability: Tensor | None = None
 
 
 class Encoded(NamedTuple):
-    """The encoder's side of a forward pass."""
+    """The encoder's side of a forward pass. ``gate`` [B, n]: who receives; ``passing`` [B, n or 1, n or 1]: what gates
+    and a dynamic graph let through besides ``graph``; None where that is everything."""
 
     rep: Tensor
     values: Tensor
     seen: Visibility
     edges: Tensor | None
     open_probability: Tensor | None
+    send_probability: Tensor | None
     gate: Tensor | None
+    passing: Tensor | None
     graph: Tensor
 
 
@@ -66,7 +74,9 @@ class CommFormer(nn.Module):
 
     ``scale``, ``decoder_mask``, ``relation`` and ``diagonal`` have settings that follow the published code; see
     ``attention.py``. ``decode`` ("cached", "full", "fixed-point") chooses how ``act`` runs through the agents; all
-    three give the same actions.
+    three give the same actions. ``gate``, ``send_gate``: whether agents decide to receive, and to send.
+    ``dynamic_links`` (None: the graph is as given): k, and at every step each agent hears the k best of those that the
+    graph lets it hear.
     """
 
     def __init__(
@@ -86,6 +96,8 @@ class CommFormer(nn.Module):
         dropout: float = 0.0,
         gate: bool = False,
         gate_tau: float = 1.0,
+        send_gate: bool = False,
+        dynamic_links: int | None = None,
         value_width: int | None = None,
         decode: Decode = "cached",
     ) -> None:
@@ -102,6 +114,13 @@ class CommFormer(nn.Module):
             raise ManyoneError(f"width {width}, layers {layers}, heads {heads}: positive, and heads must divide width")
         if not 0 <= dropout < 1:
             raise ManyoneError(f"dropout {dropout}: must be at least 0 and below 1")
+        if dynamic_links is not None:
+            if not 0 <= dynamic_links < spec.agents:
+                raise ManyoneError(
+                    f"dynamic_links {dynamic_links}: must be 0..{spec.agents - 1} for {spec.agents} agents"
+                )
+            if relation != "receiver" or diagonal != "excluded":
+                raise ManyoneError("a dynamic graph takes relation 'receiver' and diagonal 'excluded' only")
         self.spec, self.width, self.decode = spec, width, decode
         self.decoder_mask: DecoderMask = decoder_mask
         self.relation: Relation = relation
@@ -121,6 +140,8 @@ class CommFormer(nn.Module):
             SharedHead(width, outputs) if decoder_heads == "shared" else AgentHeads(spec.agents, width, outputs)
         )
         self.log_std = None if spec.discrete else nn.Parameter(torch.ones(outputs))
+        self.send_gate = SendGate(width, gate_tau) if send_gate else None
+        self.link_scorer = None if dynamic_links is None else LinkScorer(width, spec.agents, dynamic_links)
         self.kept: dict[bool, Any] | None = None
 
     @contextmanager
@@ -137,6 +158,11 @@ class CommFormer(nn.Module):
         """Whether an agent's action depends on those of agents before it."""
         return self.actions is not None
 
+    @property
+    def gated(self) -> bool:
+        """Whether agents decide when to receive or to send."""
+        return self.receive_gate is not None or self.send_gate is not None
+
     def act(
         self,
         obs: Observation,
@@ -144,23 +170,26 @@ class CommFormer(nn.Module):
         *,
         noise: Tensor,
         gate_noise: Tensor | None = None,
+        send_noise: Tensor | None = None,
+        link_noise: Tensor | None = None,
         gate: GateMode = "open",
         greedy: bool = False,
     ) -> Acted:
         """Acts in every slot along ``graph`` [n, n].
 
-        ``noise``: Gumbel [B, n, A] or normal [B, n, a], looked at unless ``greedy``; ``gate_noise`` [B, n]: logistic,
-        needed where ``gate`` is "sampled". Without gradients and without dropout.
+        ``noise``: Gumbel [B, n, A] or normal [B, n, a], looked at unless ``greedy``; ``gate_noise``, ``send_noise``
+        [B, n]: logistic, needed by such gates where ``gate`` is "sampled"; ``link_noise`` [B, n, n]: Gumbel, draws a
+        dynamic graph (None: the best links). Without gradients and without dropout.
         """
         with torch.no_grad():
-            encoded = self.encode(obs, graph, gate_noise=gate_noise, gate=gate, drop=False)
+            encoded = self.encode(
+                obs, graph, gate_noise=gate_noise, send_noise=send_noise, link_noise=link_noise, gate=gate, drop=False
+            )
             actions, log_probs = decode.decode(self, encoded, obs.available, None if greedy else noise)
             used = graph.detach() != 0
             used = used & ~torch.eye(len(graph), dtype=torch.bool, device=graph.device)
-            if encoded.gate is None:
-                links = used.expand(actions.shape[0], -1, -1)
-            else:
-                links = used & (encoded.gate != 0).unsqueeze(-1)
+            passing = encoded.passing
+            links = used.expand(actions.shape[0], -1, -1) if passing is None else used & (passing != 0)
             return Acted(actions, log_probs, encoded.values, links)
 
     def evaluate(
@@ -170,20 +199,34 @@ class CommFormer(nn.Module):
         graph: Tensor,
         *,
         gate_noise: Tensor | None = None,
+        send_noise: Tensor | None = None,
+        link_noise: Tensor | None = None,
         gate: GateMode = "open",
     ) -> Evaluated:
         """Log-probabilities of ``actions``, entropies and values in one parallel pass, differentiable in the weights,
         and in ``graph`` where it carries a gradient."""
-        encoded = self.encode(obs, graph, gate_noise=gate_noise, gate=gate, drop=self.training)
+        encoded = self.encode(
+            obs, graph, gate_noise=gate_noise, send_noise=send_noise, link_noise=link_noise, gate=gate,
+            drop=self.training,
+        )  # fmt: skip
         outputs = self.outputs(encoded, actions)
         log_probs, entropy = self.score(outputs, actions, obs.available)
-        return Evaluated(log_probs, entropy, encoded.values, encoded.open_probability)
+        return Evaluated(log_probs, entropy, encoded.values, encoded.open_probability, encoded.send_probability)
 
     def values(
-        self, obs: Observation, graph: Tensor, *, gate_noise: Tensor | None = None, gate: GateMode = "open"
+        self,
+        obs: Observation,
+        graph: Tensor,
+        *,
+        gate_noise: Tensor | None = None,
+        send_noise: Tensor | None = None,
+        link_noise: Tensor | None = None,
+        gate: GateMode = "open",
     ) -> Tensor:
         """The critic alone, [B, n]."""
-        return self.encode(obs, graph, gate_noise=gate_noise, gate=gate, drop=False).values
+        return self.encode(
+            obs, graph, gate_noise=gate_noise, send_noise=send_noise, link_noise=link_noise, gate=gate, drop=False
+        ).values
 
     def encode(
         self,
@@ -191,16 +234,30 @@ class CommFormer(nn.Module):
         graph: Tensor,
         *,
         gate_noise: Tensor | None = None,
+        send_noise: Tensor | None = None,
+        link_noise: Tensor | None = None,
         gate: GateMode = "open",
         drop: bool = False,
     ) -> Encoded:
-        """Gate, messages and values."""
+        """Gates, the step's graph, messages and values."""
+        _check_choice("gate", gate, ("open", "sampled", "decided"))
+        if gate != "open" and not self.gated:
+            raise ManyoneError(
+                f"gate {gate!r}: this policy has no gate; build it with gate=True or act with gate 'open'"
+            )
         x = self.encoder.embed(obs.observations)
-        opened, probability = self._gate(x, gate, gate_noise)
+        opened, receiving = _gated(self.receive_gate, x, gate, gate_noise, "gate_noise")
+        spoken, sending = _gated(self.send_gate, x, gate, send_noise, "send_noise")
+        passing = None if opened is None else opened.unsqueeze(-1)
+        if spoken is not None:
+            passing = spoken.unsqueeze(-2) if passing is None else passing * spoken.unsqueeze(-2)
+        if self.link_scorer is not None:
+            chosen = self.link_scorer.choose(self.link_scorer(x), graph, link_noise)
+            passing = chosen if passing is None else passing * chosen
         edges = None if self.edges is None else self.edges.weight
-        seen = agent_visibility(graph.to(x), opened, diagonal=self.diagonal, relation=self.relation)
+        seen = agent_visibility(graph.to(x), passing, diagonal=self.diagonal, relation=self.relation)
         rep = self.encoder(x, seen, edges, drop)
-        return Encoded(rep, self.critic(rep), seen, edges, probability, opened, graph)
+        return Encoded(rep, self.critic(rep), seen, edges, receiving, sending, opened, passing, graph)
 
     def decoder_views(self, encoded: Encoded) -> list[tuple[Visibility, Visibility]]:
         """What positions see in each decoder block, in self and in cross attention."""
@@ -238,21 +295,19 @@ class CommFormer(nn.Module):
         """Standard deviations of continuous actions [a], 0.5 sigmoid(log_std); None where actions are discrete."""
         return None if self.log_std is None else 0.5 * torch.sigmoid(self.log_std)
 
-    def _gate(self, x: Tensor, mode: GateMode, noise: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """(g [B, n] or None when everyone is open, probability of open [B, n])."""
-        _check_choice("gate", mode, ("open", "sampled", "decided"))
-        if mode == "open":
-            return None, None
-        if self.receive_gate is None:
-            raise ManyoneError(
-                f"gate {mode!r}: this policy has no gate; build it with gate=True or act with gate 'open'"
-            )
-        u = self.receive_gate(x)
-        if mode == "decided":
-            return (u > 0).to(u.dtype), torch.sigmoid(u)
-        if noise is None:
-            raise ManyoneError("gate 'sampled': needs gate_noise [batch, agents], see teams.gate.gate_noise")
-        return self.receive_gate.sampled(u, noise.to(u)), torch.sigmoid(u)
+
+def _gated(
+    gate: ReceiveGate | None, x: Tensor, mode: GateMode, noise: Tensor | None, name: str
+) -> tuple[Tensor | None, Tensor | None]:
+    """(g [B, n] or None when everyone is open, probability of open [B, n]) of one of the gates."""
+    if gate is None or mode == "open":
+        return None, None
+    u = gate(x)
+    if mode == "decided":
+        return (u > 0).to(u.dtype), torch.sigmoid(u)
+    if noise is None:
+        raise ManyoneError(f"gate 'sampled': needs {name} [batch, agents], see teams.gate.gate_noise")
+    return gate.sampled(u, noise.to(u)), torch.sigmoid(u)
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

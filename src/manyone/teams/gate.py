@@ -1,4 +1,4 @@
-"""When to listen: every agent decides at every step, from its own observation, whether it receives at all.
+"""When to listen and when to speak: every agent decides at every step, from its own observation.
 
 The temporal gate of the CommFormer extension (arXiv 2411.00382). With x_i the agent's embedding before any attention:
     u_i = MLP(x_i);   in training g_i = 1[u_i + xi_i > 0] with xi_i ~ Logistic(0, 1), its gradient that of
@@ -6,7 +6,13 @@ The temporal gate of the CommFormer extension (arXiv 2411.00382). With x_i the a
 The gate multiplies row i of the graph, never the agent's view of itself. A budget loss holds the mean of sigmoid(u) at
 a target receive rate; it must not act before the policy uses messages, hence the schedule. The abstract fixes that the
 gate receives, per agent and step, from the current observation; network, relaxation, losses and schedule are this
-library's. Public: ``ReceiveGate``, ``gate_noise``, ``gate_loss``, ``gate_schedule``.
+library's.
+
+The send gate is that of IC3Net (Singh et al., "Learning when to Communicate at Scale in Multiagent Cooperative and
+Competitive Tasks", ICLR 2019): the agent decides whether its message goes out at all, m_ij = alpha_ij s_j, j != i: it
+multiplies column j. IC3Net trains it by REINFORCE, as an action; here it is reparametrised like the receive gate, with
+the same network, noise, budget losses and schedule, so that the two differ in the side alone.
+Public: ``ReceiveGate``, ``SendGate``, ``gate_noise``, ``gate_loss``, ``gate_schedule``.
 """
 
 from __future__ import annotations
@@ -40,6 +46,10 @@ class ReceiveGate(nn.Module):
         shifted = u + noise
         soft = torch.sigmoid(shifted / self.tau)
         return (shifted > 0).to(u.dtype) + (soft - soft.detach())
+
+
+class SendGate(ReceiveGate):
+    """The same network, asked whether the agent's messages go out: s [B, n] in {0, 1}."""
 
 
 def gate_noise(generator: torch.Generator, batch: int, agents: int) -> Tensor:

@@ -7,7 +7,7 @@ sender). CommFormer (arXiv 2405.08550, section on graph learning) learns logits 
 Both are straight-through: the value is hard 0/1, the gradient is that of z. An agent is no sender of its own: the
 diagonal is left out before the top-k, so that each row holds exactly k other agents (``diagonal="official"`` leaves it
 in, as the published code does). Public: ``links_for``, ``sample_noise``, ``sampled_graph``, ``exact_graph``,
-``fixed_graph``, ``LearnedGraph``.
+``fixed_graph``, ``tie_order``, ``top_links``, ``LearnedGraph``. A graph that changes from step to step: ``dynamic.py``.
 """
 
 from __future__ import annotations
@@ -130,6 +130,20 @@ class LearnedGraph(nn.Module):
         return exact_graph(logits, self.links, diagonal=self.diagonal, seed=self.seed)
 
 
+def tie_order(agents: int, seed: int = 0) -> Tensor:
+    """The order int64 [n, n] in which equal scores of a row rank, drawn with ``seed``."""
+    draw = torch.rand(agents, agents, generator=generator_for("team graph ties", seed, agents))
+    return draw.argsort(dim=-1)
+
+
+def top_links(scores: Tensor, links: int, order: Tensor) -> Tensor:
+    """One where a score of [..., n, n] is among the ``links`` largest of its row; ties go by ``order`` [n, n]."""
+    order = order.expand(scores.shape)
+    ranked = scores.gather(-1, order).argsort(dim=-1, descending=True, stable=True)
+    chosen = order.gather(-1, ranked[..., :links])
+    return torch.zeros_like(scores).scatter(-1, chosen, 1.0)
+
+
 def _without_diagonal(scores: Tensor, diagonal: Diagonal) -> Tensor:
     if diagonal == "official":
         return scores
@@ -151,8 +165,4 @@ def _top(scores: Tensor, links: int, seed: int) -> Tensor:
 
     Logits start equal, and ``topk`` alone would then pick the same few senders for everybody.
     """
-    draw = torch.rand(scores.shape, generator=generator_for("team graph ties", seed, len(scores)))
-    order = draw.argsort(dim=-1).to(scores.device)
-    ranked = scores.gather(-1, order).argsort(dim=-1, descending=True, stable=True)
-    chosen = order.gather(-1, ranked[..., :links])
-    return torch.zeros_like(scores).scatter(-1, chosen, 1.0)
+    return top_links(scores, links, tie_order(len(scores), seed).to(scores.device))

@@ -56,8 +56,9 @@ class TeamLearner:
     the value loss. ``huber``: threshold of the value loss, in normalised units.
 
     Of a policy with a gate: it is forced open for the share ``gate_open`` of training, then sampled, with the budget
-    loss ``gate_loss`` towards the receive rate ``gate_rate``, its weight rising to ``gate_weight`` over the share
-    ``gate_ramp``. A copy of the network from before the switch is kept in ``ungated``.
+    loss ``gate_loss`` towards the rate ``gate_rate`` (of receiving or of sending; with both gates each has its loss),
+    its weight rising to ``gate_weight`` over the share ``gate_ramp``. A copy of the network from before the switch is
+    kept in ``ungated``. Of a policy with a dynamic graph ``graph`` is the full one; its scorer is part of the network.
 
     ``evaluate`` is called with the learner and gives metrics.
     """
@@ -193,7 +194,7 @@ class TeamLearner:
 
         extra = {"seed": self.seed, "iterations": self.iteration, "env_steps": self.env_steps}
         gate = None if self.ungated is None else "decided"
-        if self.ungated is None and getattr(self.policy, "receive_gate", None) is not None:
+        if self.ungated is None and getattr(self.policy, "gated", False):
             gate = "open"  # it has never been trained to close
         save_team(folder, self.policy, self.exact_graph(), self.env.spec, extra, gate=gate)
         if self.ungated is not None:
@@ -214,7 +215,7 @@ class TeamLearner:
 
     def gate_stage(self) -> tuple[gates.GateMode, float]:
         """How the gate acts in the coming iteration, and the weight of its loss."""
-        if getattr(self.policy, "receive_gate", None) is None:
+        if not getattr(self.policy, "gated", False):
             return "open", 0.0
         is_open, weight = gates.gate_schedule(
             self.iteration / self.iterations, open_until=self.gate_open, ramp=self.gate_ramp, weight=self.gate_weight
@@ -250,10 +251,10 @@ class TeamLearner:
     def _update(self, buffer: Buffer, gate: gates.GateMode, weight: float) -> dict[str, Tensor]:
         everyone = bool(buffer.alive.all())
         buffer.advantages.copy_(normalise_advantages(buffer.advantages, None if everyone else buffer.alive))
-        gated, learns = gate == "sampled", self.schedule.learns()
+        learns = self.schedule.learns()
         split = learns and self._lower < buffer.slots
-        lower = buffer.batch(0, self._lower if split else buffer.slots, gated)
-        upper = buffer.batch(self._lower, buffer.slots, gated) if split else lower
+        lower = buffer.batch(0, self._lower if split else buffer.slots)
+        upper = buffer.batch(self._lower, buffer.slots) if split else lower
 
         logs: dict[str, list[Tensor]] = {}
         ratio_error: Tensor | None = None
@@ -314,7 +315,7 @@ class TeamLearner:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         alive = None if everyone else batch.observation.alive
         mask = alive if self.policy_alive else None
-        found = self.policy.evaluate(batch.observation, batch.actions, graph, gate_noise=batch.gate_noise, gate=gate)
+        found = self.policy.evaluate(batch.observation, batch.actions, graph, gate=gate, **batch.noise)
         surrogate, ratio_error = policy_loss(
             found.log_probs, batch.log_probs, batch.advantages, self.clip, mask, counts.policy
         )
@@ -325,10 +326,11 @@ class TeamLearner:
         entropy = masked_mean(found.entropy, mask, counts.policy)
         loss = surrogate + self.value_coef * error - self.entropy_coef * entropy
         figures = {"policy_loss": surrogate, "value_loss": error, "entropy": entropy, "ratio_error": ratio_error}
-        if found.open_probability is not None and gate == "sampled":
-            budget = gates.gate_loss(found.open_probability, budget=self.gate_loss, target=self.gate_rate, alive=alive)
-            loss = loss + weight * budget
-            figures |= {"gate_loss": budget, "open_probability": masked_mean(found.open_probability, alive)}
+        for name in ("open_probability", "send_probability"):
+            if (chance := getattr(found, name)) is not None and gate == "sampled":
+                budget = gates.gate_loss(chance, budget=self.gate_loss, target=self.gate_rate, alive=alive)
+                loss = loss + weight * budget
+                figures |= {"gate_loss": figures.get("gate_loss", 0) + budget, name: masked_mean(chance, alive)}
         return loss, {name: value.detach() for name, value in {"loss": loss, **figures}.items()}
 
     def _pieces(self, batch: Batch, gate: gates.GateMode) -> list[Batch]:

@@ -18,9 +18,9 @@ from torch import Tensor
 from manyone.envs.team_types import Observation, TeamEnv
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
-from manyone.teams.gate import GateMode, gate_noise
+from manyone.teams.gate import GateMode
 from manyone.teams.graph import LearnedGraph
-from manyone.teams.rollout import action_noise, steady
+from manyone.teams.rollout import action_noise, message_noise, steady
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,18 @@ def play(
 ) -> Played:
     """Plays ``episodes`` episodes in ``env``, which starts anew, and leaves the policy as it was.
 
-    ``graph``: [n, n], of a ``LearnedGraph`` the exact one. ``greedy``: the most probable action, else a draw from
-    ``seed``. ``order``: the order in which agents decide, a permutation of 0..n-1, or a new one at every step
-    (``random``); everything that belongs to a position (a decoder head of its own) stays with the position.
-    ``gate``: as in ``act``; a policy that has none listens always. ``keep``: the agents that are left, when ``env`` has
-    fewer than the policy was made for; the others are silent and hear nothing.
+    ``graph``: [n, n], of a ``LearnedGraph`` the exact one. ``greedy``: the most probable action and of a dynamic graph
+    the best links, else draws from ``seed``. ``order``: the order in which agents decide, a permutation of 0..n-1, or a
+    new one at every step (``random``); everything that belongs to a position (a decoder head of its own) stays with the
+    position. ``gate``: as in ``act``; a policy that has none is open. ``keep``: the agents that are left, when ``env``
+    has fewer than the policy was made for; the others are silent and hear nothing.
     """
     if episodes < 1:
         raise ManyoneError(f"episodes = {episodes}: must be at least 1")
     if film_slot is not None and not 0 <= film_slot < env.batch:
         raise ManyoneError(f"film_slot = {film_slot}: the environment has slots 0 to {env.batch - 1}")
     links = graph.exact().detach() if isinstance(graph, LearnedGraph) else graph
-    if gate == "decided" and getattr(policy, "receive_gate", None) is None:
+    if gate == "decided" and not getattr(policy, "gated", False):
         gate = "open"
     team = _Team(env, policy, links, keep, order, seed)
     was_training = policy.training
@@ -116,7 +116,9 @@ class _Team:
             left[self.kept] = 1
             self.graph = self.graph * left * left[:, None]
 
-    def act(self, t: int, seen: Observation, noise: Tensor, drawn: Tensor | None, gate: GateMode, greedy: bool) -> Any:
+    def act(
+        self, t: int, seen: Observation, noise: Tensor, drawn: dict[str, Tensor], gate: GateMode, greedy: bool
+    ) -> Any:
         """(actions, links) of the environment's agents."""
         graph, places = self.graph, self._places(t)
         if not self.whole:
@@ -125,7 +127,7 @@ class _Team:
             seen = Observation(seen.observations[:, places], seen.alive[:, places],
                                None if seen.available is None else seen.available[:, places], seen.state)  # fmt: skip
             graph = graph[places][:, places]
-        acted = self.policy.act(seen, graph, noise=noise, gate_noise=drawn, gate=gate, greedy=greedy)
+        acted = self.policy.act(seen, graph, noise=noise, gate=gate, greedy=greedy, **drawn)
         actions, links = acted.actions, acted.links
         if places is not None:
             back = places.argsort()
@@ -181,7 +183,7 @@ def _play(env: TeamEnv, team: _Team, episodes: int, seed: int, greedy: bool, gat
         seen = Observation(*(None if part is None else part.to(device) for part in observation))  # type: ignore[arg-type]
         with torch.inference_mode():
             noise = action_noise(team.policy.spec, batch, generator)
-            drawn = gate_noise(generator, batch, team.size) if gate == "sampled" else None
+            drawn = message_noise(team.policy, generator, batch, gate, links=not greedy)
             actions, links = team.act(t, seen, noise, drawn, gate, greedy)
             running = (played < wanted).float()
             links = links & seen.alive.unsqueeze(-1)

@@ -3,7 +3,7 @@ kept in a :class:`~manyone.teams.buffer.Buffer`.
 
 Nothing is read back from the device inside the loop. Episodes that are cut off, in mid-roll-out or at its end, are
 continued by the value of what the team saw last; all such values are computed in one batch afterwards.
-Public names: :class:`Collector`, :func:`action_noise`.
+Public names: :class:`Collector`, :func:`action_noise`, :func:`message_noise`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from manyone.envs.team_types import Observation, TeamEnv, TeamSpec
 from manyone.randomness import generator_for
 from manyone.teams.buffer import Buffer
+from manyone.teams.dynamic import link_noise
 from manyone.teams.gate import GateMode, gate_noise
 from manyone.teams.returns import bootstrapped, finished_episodes, gae
 from manyone.teams.value_norm import ValueNorm
@@ -32,6 +33,20 @@ def action_noise(spec: TeamSpec, batch: int, generator: torch.Generator) -> Tens
         return noise.clamp_(min=torch.finfo(noise.dtype).tiny).log_().neg_()
     shape = batch, spec.agents, spec.action_dim
     return torch.randn(shape, generator=generator, device=generator.device)
+
+
+def message_noise(
+    policy: Any, generator: torch.Generator, batch: int, gate: GateMode, *, links: bool = True
+) -> dict[str, Tensor]:
+    """What draws a policy's gates, where they are sampled, and (``links``) its dynamic graph, by the names under which
+    ``act``, ``evaluate`` and ``values`` take it. Empty for a policy that has neither."""
+    found = {}
+    for part, name in (("receive_gate", "gate_noise"), ("send_gate", "send_noise")):
+        if gate == "sampled" and getattr(policy, part, None) is not None:
+            found[name] = gate_noise(generator, batch, policy.spec.agents)
+    if links and getattr(policy, "link_scorer", None) is not None:
+        found["link_noise"] = link_noise(generator, batch, policy.spec.agents)
+    return found
 
 
 def steady(policy: Any) -> AbstractContextManager[None]:
@@ -64,19 +79,16 @@ class Collector:
             self._observation = self.env.reset(self.env_seed)
         if self._buffer is None:
             self._buffer = Buffer(self.env.spec, self._observation, self.length, self.device)
-        buffer, batch, n = self._buffer, self.env.batch, self.env.spec.agents
+        buffer, batch = self._buffer, self.env.batch
         generator = generator_for(self.seed, "act", iteration, device=self.device)
         cuts: list[Tensor] = []
         finals: list[Observation] = []
         for t in range(self.length):
             seen = buffer.see(t, self._observation)
+            noise = action_noise(self.env.spec, batch, generator)
+            drawn = buffer.draw(t, message_noise(self.policy, generator, batch, gate))
             with torch.inference_mode():
-                noise = action_noise(self.env.spec, batch, generator)
-                if gate == "sampled":
-                    buffer.gate_noise[t].copy_(gate_noise(generator, batch, n))
-                acted = self.policy.act(
-                    seen, graph, noise=noise, gate_noise=buffer.gate_noise[t] if gate == "sampled" else None, gate=gate
-                )
+                acted = self.policy.act(seen, graph, noise=noise, gate=gate, **drawn)
                 buffer.actions[t].copy_(acted.actions)
                 buffer.log_probs[t].copy_(acted.log_probs)
                 buffer.values[t].copy_(acted.values)
@@ -116,12 +128,12 @@ class Collector:
         values = []
         with torch.inference_mode():
             count = len(joined.alive)
-            noise = gate_noise(generator, count, buffer.agents) if gate == "sampled" else None
+            noise = message_noise(self.policy, generator, count, gate)
             for start in range(0, count, _CHUNK):
                 rows = slice(start, start + _CHUNK)
-                part = None if noise is None else noise[rows]
+                drawn = {name: part[rows] for name, part in noise.items()}
                 piece = Observation(*(None if p is None else p[rows] for p in joined))  # type: ignore[arg-type]
-                values.append(self.policy.values(piece, graph, gate_noise=part, gate=gate))
+                values.append(self.policy.values(piece, graph, gate=gate, **drawn))
             old, end = buffer.values, torch.cat(values)
             if self.norm is not None:
                 old, end = self.norm.denormalise(old), self.norm.denormalise(end)

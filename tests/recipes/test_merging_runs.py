@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import time
-
 import pytest
 import torch
+from run_files import assert_kill_9_changes_nothing, lines
 
 from manyone.merging import load
 
@@ -20,12 +16,6 @@ ADAPTIVE = [
     ("surgery", "--iterations", 6),
     ("surgery-v2", "--iterations", 3, "--on", "ties"),
 ]
-
-
-def lines(path):
-    """The metrics without the wall-clock values."""
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k != "time"} for r in records]
 
 
 @pytest.mark.parametrize("words", ADAPTIVE, ids=lambda w: w[0])
@@ -87,26 +77,7 @@ def test_surgery_goes_on_top_of_a_finished_wemoe_run(manyone, tmp_path):
 
 def test_kill_9_in_the_middle_of_adaptation_then_resume_is_bit_identical(manyone, process, tmp_path):
     words = ("--suite", "fixture", "--steps", 100, "--checkpoint-every", 5, "--evaluate-every", 50, "--limit", 60)
-    assert manyone("run", "wemoe", *words, "--out", "whole")[0] == 0
-
-    victim = process("-m", "manyone", "run", "wemoe", *words, "--out", "cut", stderr=subprocess.PIPE)
-    deadline = time.time() + 120
-    metrics = tmp_path / "cut/metrics.jsonl"
-    while time.time() < deadline and not (metrics.exists() and metrics.read_bytes().count(b'"train"') >= 12):
-        assert victim.poll() is None, victim.stderr.read()
-        time.sleep(0.002)
-    victim.send_signal(signal.SIGKILL)
-    assert victim.wait() == -signal.SIGKILL
-    reached = lines(metrics)[-1]["step"] if metrics.read_bytes().endswith(b"\n") else 12
-    assert 0 < reached < 100
-    assert not (tmp_path / "cut/model").exists()
-
-    resumed = process("-m", "manyone", "resume", "cut", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    _, err = resumed.communicate()
-    assert resumed.returncode == 0, err
-    for name in ("model.safetensors", "config.json"):
-        assert (tmp_path / "cut/model" / name).read_bytes() == (tmp_path / "whole/model" / name).read_bytes()
-    assert lines(tmp_path / "cut/metrics.jsonl") == lines(tmp_path / "whole/metrics.jsonl")
+    assert_kill_9_changes_nothing(manyone, process, tmp_path, ("wemoe", *words), after=12)
 
 
 def test_static_merges_of_a_suite(manyone, tmp_path):

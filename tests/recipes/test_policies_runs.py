@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import time
-
 import numpy as np
 import pytest
 import torch
+from run_files import assert_kill_9_changes_nothing, lines
 
 from manyone.data.trajectories import Trajectories
 
@@ -50,12 +46,6 @@ def two_tasks(shared_cache):
             Trajectories.from_episodes(task, episodes).save(folder)
         words.append(f"{task}={folder}")
     return words
-
-
-def lines(path):
-    """The metrics without the wall-clock values."""
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k != "time"} for r in records]
 
 
 ACT = """
@@ -109,25 +99,9 @@ def test_eval_and_report_read_a_run(manyone, tmp_path, two_tasks):
 
 
 def test_kill_9_in_the_middle_of_training_then_resume_is_bit_identical(manyone, process, tmp_path, two_tasks):
-    words = (*two_tasks, *SMALL, *RECIPES["g-harmodt"], "--workers", 1)
+    words = ("g-harmodt", *two_tasks, *SMALL, *RECIPES["g-harmodt"], "--workers", 1)
     words = (*words, "--steps", 160, "--group-after", 9, "--checkpoint-every", 7)
-    assert manyone("run", "g-harmodt", *words, "--out", "whole")[0] == 0
-
-    victim = process("-m", "manyone", "run", "g-harmodt", *words, "--out", "cut", stderr=subprocess.PIPE)
-    deadline = time.time() + 120
-    metrics = tmp_path / "cut/metrics.jsonl"
-    while time.time() < deadline and not (metrics.exists() and metrics.read_bytes().count(b'"train"') >= 30):
-        assert victim.poll() is None, victim.stderr.read()
-        time.sleep(0.002)
-    victim.send_signal(signal.SIGKILL)
-    assert victim.wait() == -signal.SIGKILL
-    assert not (tmp_path / "cut/model").exists()
-
-    assert manyone("resume", "cut")[0] == 0
-    for name in ("model.safetensors", "config.json"):
-        assert (tmp_path / "cut/model" / name).read_bytes() == (tmp_path / "whole/model" / name).read_bytes()
-    assert lines(tmp_path / "cut/metrics.jsonl") == lines(tmp_path / "whole/metrics.jsonl")
-    assert lines(tmp_path / "cut/episodes.jsonl") == lines(tmp_path / "whole/episodes.jsonl")
+    assert_kill_9_changes_nothing(manyone, process, tmp_path, words, after=30, records=["episodes.jsonl"])
 
 
 def test_the_number_of_workers_changes_nothing(manyone, tmp_path, two_tasks):

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import time
-
 import numpy as np
 import pytest
 import torch
+from run_files import FILES, assert_kill_9_changes_nothing, lines
 
 from manyone.recipes import RECIPES, options_class
 from manyone.recipes.commformer import Options
@@ -19,12 +15,6 @@ from manyone.teams.artefact import load_team
 
 GRID = ("--env", "predator-prey:size=3,predators=3,limit=5")
 TINY = ("--envs", 4, "--length", 5, "--width", 16, "--eval-episodes", 6, "--iterations", 4)
-
-
-def lines(path):
-    """The metrics without the wall-clock values."""
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k != "time"} for r in records]
 
 
 def test_a_gated_run_leaves_artefact_episodes_figures_and_a_film(manyone, process, tmp_path):
@@ -71,26 +61,11 @@ def test_a_gated_run_leaves_artefact_episodes_figures_and_a_film(manyone, proces
 
 
 def test_kill_9_in_the_middle_of_training_then_resume_is_bit_identical(manyone, process, tmp_path):
-    words = (*GRID, *TINY, "--gate", "--gate-open", 0.2, "--no-film", "--iterations", 16, "--checkpoint-every", 3)
-    words = (*words, "--upper-data", "heldout", "--minibatches", 2, "--dropout", 0.1, "--evaluate-every", 5)
-    assert manyone("run", "commformer", *words, "--out", "whole")[0] == 0
-
-    victim = process("-m", "manyone", "run", "commformer", *words, "--out", "cut", stderr=subprocess.PIPE)
-    deadline = time.time() + 120
-    metrics = tmp_path / "cut/metrics.jsonl"
-    while time.time() < deadline and not (metrics.exists() and metrics.read_bytes().count(b'"train"') >= 8):
-        assert victim.poll() is None, victim.stderr.read()
-        time.sleep(0.002)
-    victim.send_signal(signal.SIGKILL)
-    assert victim.wait() == -signal.SIGKILL
-    assert not (tmp_path / "cut/model").exists()
-
-    assert manyone("resume", "cut")[0] == 0
-    for name in ("model.safetensors", "config.json"):
-        assert (tmp_path / "cut/model" / name).read_bytes() == (tmp_path / "whole/model" / name).read_bytes()
-    for name in ("metrics.jsonl", "episodes.jsonl"):
-        assert lines(tmp_path / "cut" / name) == lines(tmp_path / "whole" / name)
-    assert (tmp_path / "cut/figures.json").read_bytes() == (tmp_path / "whole/figures.json").read_bytes()
+    words = ("commformer", *GRID, *TINY, "--gate", "--gate-open", 0.2, "--no-film", "--iterations", 16)
+    words = (*words, "--checkpoint-every", 3, "--upper-data", "heldout", "--minibatches", 2, "--dropout", 0.1)
+    words = (*words, "--evaluate-every", 5)
+    files = (*FILES, "figures.json")
+    assert_kill_9_changes_nothing(manyone, process, tmp_path, words, after=8, records=["episodes.jsonl"], files=files)
 
 
 @pytest.mark.parametrize("recipe", [name for name, r in RECIPES.items() if r.field == "teams"])

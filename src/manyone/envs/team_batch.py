@@ -10,6 +10,7 @@ Public: ``BatchedTeam``, ``below``, ``chance``, ``whole``, ``share``, ``one_of``
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -68,7 +69,7 @@ def tally(cells: Tensor, places: int, weights: Tensor | None = None) -> Tensor:
     return counts.scatter_add_(1, cells, source)
 
 
-class BatchedTeam:
+class BatchedTeam(ABC):
     """A batch of episodes of one task in step; a task says how they start, advance and look.
 
     A task defines ``fields`` (the names of its tensors of shape [B, ...]), ``_start``, ``_advance``, ``_observe`` and
@@ -141,7 +142,7 @@ class BatchedTeam:
         """A picture of one slot, uint8 [height, width, 3]."""
         raise ManyoneError(f"{self._task} cannot be drawn")
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (tensors need no closing; a task that holds more overrides it)
         """Nothing to free."""
 
     def _words(self, slots: NDArray[np.int64], count: int, steps: Any = 0, stream: int = 0) -> Words:
@@ -166,17 +167,17 @@ class BatchedTeam:
                 f"{self._task}: an action is {int(low)} or {int(high)}: needs 0 to {self.spec.actions - 1}"
             )
 
+    @abstractmethod
     def _start(self, rows: Tensor, slots: NDArray[np.int64]) -> None:
         """Writes the first state of the current episode of some slots (the same slots twice: on the device, here)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _advance(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Rewards float32 [B, n], terminated bool [B], success bool [B] and measures, after one step of all slots."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _observe(self, rows: Tensor | None) -> Observation:
         """A new observation of all slots, or of some."""
-        raise NotImplementedError
 
 
 def _split(whole: Observation, rows: Tensor, last: Observation, fresh: Observation) -> tuple[Observation, Observation]:

@@ -18,7 +18,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 import numpy as np
@@ -317,30 +317,15 @@ class Here:
             self.pool.close()
 
 
-class There(workers.There):
+class There(workers.Remote):
     """A pool in a worker process."""
 
     def __init__(self, number: int, *arguments: Any) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.number = number
-        self.connection, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, *arguments), daemon=True, name=f"team-{number}")
-        self.process.start()
-        other.close()
-
-    def send(self, what: str, argument: Any = None) -> None:
-        """Asks for a method of :class:`Pool`; ``Died`` when nobody is there."""
-        super().send(what, argument)
+        super().__init__(number, "team", serve, *arguments)
 
     def receive(self) -> Any:
-        """Waits until it is done; ``Failure`` when it went wrong, ``Died`` when the process did."""
-        wait([self.connection, self.process.sentinel])
-        try:
-            if not self.connection.poll():
-                raise self._death()
-            reply = self.connection.recv()
-        except (EOFError, OSError):
-            raise self._death() from None
+        """What a method of :class:`Pool` answered; ``Failure`` when it went wrong, ``Died`` when the process did."""
+        reply = self.answer()
         if len(reply) == 1:
             return reply[0]
         slot, message, trace = reply

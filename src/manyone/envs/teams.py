@@ -74,21 +74,18 @@ def make_team(
     that an agent sees side by side, the newest first. ``spec.name`` of the result makes the same task again, with one
     frame. ``ManyoneError`` names an unknown task or setting and what is allowed.
     """
-    return stack_frames(_made(name, batch, device, workers, options), frames)
+    if not isinstance(name, str) or name.partition(":")[0] in PREFIXES:
+        from manyone.envs.team_adapters import make_adapter
+
+        env = make_adapter(name, batch, device=device, workers=workers, **options)
+    else:
+        env = _own(name, batch, device, options)
+    return stack_frames(env, frames)
 
 
-def _made(
-    name: str | Callable[[], Any],
-    batch: int,
-    device: str | torch.device,
-    workers: int | None,
-    options: dict[str, Any],
-) -> TeamEnv:
-    if not isinstance(name, str):
-        return _adapted(name, batch, device, workers, options)
+def _own(name: str, batch: int, device: str | torch.device, options: dict[str, Any]) -> TeamEnv:
+    """One of the project's own tasks."""
     base, _, rest = name.partition(":")
-    if base in PREFIXES:
-        return _adapted(name, batch, device, workers, options)
     if base not in _OWN:
         raise ManyoneError(f"unknown team task {name!r}; allowed: {', '.join(team_names())}")
     kind, fixed, changed = _OWN[base]
@@ -105,18 +102,6 @@ def _made(
     set_apart = [f"{key}={given[key]}" for key in sorted(given) if given[key] != defaults[key]]
     env.spec = replace(env.spec, name=":".join([base, ",".join(set_apart)]) if set_apart else base)
     return cast(TeamEnv, env)
-
-
-def _adapted(
-    name: str | Callable[[], Any],
-    batch: int,
-    device: str | torch.device,
-    workers: int | None,
-    options: dict[str, Any],
-) -> TeamEnv:
-    from manyone.envs.team_adapters import make_adapter
-
-    return make_adapter(name, batch, device=device, workers=workers, **options)
 
 
 def _defaults(kind: Callable[..., Any]) -> dict[str, Any]:

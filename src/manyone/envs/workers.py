@@ -14,7 +14,7 @@ import multiprocessing
 import signal
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
@@ -205,37 +205,33 @@ class Died(Exception):
         self.number, self.how = number, how
 
 
-class There:
-    """A pool in a worker process."""
+class Remote:
+    """A worker process that answers messages over a pipe."""
 
-    def __init__(self, block: Block, number: int, simulator: Mapping[str, Any]) -> None:
+    def __init__(self, number: int, name: str, serve: Callable[..., None], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self.number = number
         self.connection, other = context.Pipe()
-        arguments = (other, block, number, simulator)
-        self.process = context.Process(target=serve, args=arguments, daemon=True, name=f"rollout-{number}")
+        self.process = context.Process(target=serve, args=(other, *arguments), daemon=True, name=f"{name}-{number}")
         self.process.start()
         other.close()
 
-    def send(self, what: str, part: Sequence[Any]) -> None:
-        """Asks for ``reset`` or ``step``; :class:`Died` when nobody is there."""
+    def send(self, what: str, argument: Any = None) -> None:
+        """Asks for ``what``; :class:`Died` when nobody is there."""
         try:
-            self.connection.send((what, part))
+            self.connection.send((what, argument))
         except OSError:
             raise self._death() from None
 
-    def receive(self) -> None:
-        """Waits until it is done; :class:`Failure` when it went wrong, :class:`Died` when the process did."""
+    def answer(self) -> Any:
+        """Waits for the answer; :class:`Died` when the process did."""
         wait([self.connection, self.process.sentinel])
         try:
             if not self.connection.poll():
                 raise self._death()
-            reply = self.connection.recv()
+            return self.connection.recv()
         except (EOFError, OSError):
             raise self._death() from None
-        if reply is not None:
-            row, message, trace = reply
-            raise Failure(row, message) from RuntimeError(trace)
 
     def hang_up(self) -> None:
         """Asks the process to end."""
@@ -256,6 +252,19 @@ class There:
         self.process.join(2)
         code = self.process.exitcode
         return Died(self.number, f"signal {-code}" if code is not None and code < 0 else f"exit code {code}")
+
+
+class There(Remote):
+    """A pool in a worker process."""
+
+    def __init__(self, block: Block, number: int, simulator: Mapping[str, Any]) -> None:
+        super().__init__(number, "rollout", serve, block, number, simulator)
+
+    def receive(self) -> None:
+        """Waits until it is done; :class:`Failure` when it went wrong, :class:`Died` when the process did."""
+        if (reply := self.answer()) is not None:
+            row, message, trace = reply
+            raise Failure(row, message) from RuntimeError(trace)
 
 
 def _words(problem: Exception) -> str:

@@ -188,11 +188,11 @@ def run_job(scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
     """Measures every missing row of (suite, seed, part); appends it to ``folder/<suite>-<seed>-<part>.jsonl``."""
     import torch
 
-    from manyone.report.results import append_rows, load_rows
+    from manyone.report.results import append_rows, keys_in
 
     torch.set_num_threads(1)
     path = folder / f"{suite}-{seed}-{part}.jsonl"
-    done = {r.key for r in load_rows(path)} if path.exists() else set()
+    done = keys_in(path)
     amounts = SETTINGS.get(suite, Settings())
     problem = _problem(suite, seed)
     studies = [s for s in conditions(problem, seed, amounts) if (s.condition == "clean") == (part == "clean")]

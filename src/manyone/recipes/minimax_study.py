@@ -88,11 +88,11 @@ def run_job(scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
 
     from manyone.recipes.minimax_lab import figures_of, laboratory, rows_of
     from manyone.report.figure import save_figures
-    from manyone.report.results import append_rows, load_rows
+    from manyone.report.results import append_rows, keys_in
 
     torch.set_num_threads(1)
     path = folder / f"{suite}-{seed}-{part}.jsonl"
-    done = {r.key for r in load_rows(path)} if path.exists() else set()
+    done = keys_in(path)
     if len(done) >= count_rows(scale, suite, part):
         return
     setting = setting_of(scale, suite)

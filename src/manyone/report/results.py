@@ -129,6 +129,11 @@ def load_rows(path: Path) -> list[Row]:
     return list(rows.values())
 
 
+def keys_in(path: Path) -> set[Key]:
+    """What the rows of a file that may not exist yet are about."""
+    return {row.key for row in load_rows(path)} if path.exists() else set()
+
+
 def append_rows(path: Path, rows: Iterable[Row]) -> None:
     """Adds rows to ``results.jsonl`` (made when missing); a cut last line is removed first."""
     text = "".join(json.dumps(row.to_json(), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)

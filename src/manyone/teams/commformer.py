@@ -169,22 +169,17 @@ class CommFormer(nn.Module):
         graph: Tensor,
         *,
         noise: Tensor,
-        gate_noise: Tensor | None = None,
-        send_noise: Tensor | None = None,
-        link_noise: Tensor | None = None,
         gate: GateMode = "open",
         greedy: bool = False,
+        **drawn: Tensor | None,
     ) -> Acted:
         """Acts in every slot along ``graph`` [n, n].
 
-        ``noise``: Gumbel [B, n, A] or normal [B, n, a], looked at unless ``greedy``; ``gate_noise``, ``send_noise``
-        [B, n]: logistic, needed by such gates where ``gate`` is "sampled"; ``link_noise`` [B, n, n]: Gumbel, draws a
-        dynamic graph (None: the best links). Without gradients and without dropout.
+        ``noise``: Gumbel [B, n, A] or normal [B, n, a], looked at unless ``greedy``; ``drawn``: the noises that
+        :meth:`encode` takes. Without gradients and without dropout.
         """
         with torch.no_grad():
-            encoded = self.encode(
-                obs, graph, gate_noise=gate_noise, send_noise=send_noise, link_noise=link_noise, gate=gate, drop=False
-            )
+            encoded = self.encode(obs, graph, gate=gate, drop=False, **drawn)
             actions, log_probs = decode.decode(self, encoded, obs.available, None if greedy else noise)
             used = graph.detach() != 0
             used = used & ~torch.eye(len(graph), dtype=torch.bool, device=graph.device)
@@ -198,17 +193,12 @@ class CommFormer(nn.Module):
         actions: Tensor,
         graph: Tensor,
         *,
-        gate_noise: Tensor | None = None,
-        send_noise: Tensor | None = None,
-        link_noise: Tensor | None = None,
         gate: GateMode = "open",
+        **drawn: Tensor | None,
     ) -> Evaluated:
         """Log-probabilities of ``actions``, entropies and values in one parallel pass, differentiable in the weights,
         and in ``graph`` where it carries a gradient."""
-        encoded = self.encode(
-            obs, graph, gate_noise=gate_noise, send_noise=send_noise, link_noise=link_noise, gate=gate,
-            drop=self.training,
-        )  # fmt: skip
+        encoded = self.encode(obs, graph, gate=gate, drop=self.training, **drawn)
         outputs = self.outputs(encoded, actions)
         log_probs, entropy = self.score(outputs, actions, obs.available)
         return Evaluated(log_probs, entropy, encoded.values, encoded.open_probability, encoded.send_probability)
@@ -218,15 +208,11 @@ class CommFormer(nn.Module):
         obs: Observation,
         graph: Tensor,
         *,
-        gate_noise: Tensor | None = None,
-        send_noise: Tensor | None = None,
-        link_noise: Tensor | None = None,
         gate: GateMode = "open",
+        **drawn: Tensor | None,
     ) -> Tensor:
         """The critic alone, [B, n]."""
-        return self.encode(
-            obs, graph, gate_noise=gate_noise, send_noise=send_noise, link_noise=link_noise, gate=gate, drop=False
-        ).values
+        return self.encode(obs, graph, gate=gate, drop=False, **drawn).values
 
     def encode(
         self,
@@ -239,7 +225,11 @@ class CommFormer(nn.Module):
         gate: GateMode = "open",
         drop: bool = False,
     ) -> Encoded:
-        """Gates, the step's graph, messages and values."""
+        """Gates, the step's graph, messages and values.
+
+        ``gate_noise``, ``send_noise`` [B, n]: logistic, needed by such gates where ``gate`` is "sampled";
+        ``link_noise`` [B, n, n]: Gumbel, draws a dynamic graph (None: the best links).
+        """
         _check_choice("gate", gate, ("open", "sampled", "decided"))
         if gate != "open" and not self.gated:
             raise ManyoneError(

@@ -1,11 +1,12 @@
 """Forward and router-training cost of a weight-ensembling mixture, side by side with two plain formulations.
 
-    python benchmarks/wemoe_forward.py [--batches 1 4 16 64] [--blocks 12] [--json rows.jsonl]
+    python benchmarks/wemoe_forward.py [--batches 1 4 16 64] [--blocks 12] [--processes 5] [--json rows.jsonl]
 
 Sizes are those of CLIP ViT-B/32's vision encoder (width 768, MLP 3072, 50 tokens) with 8 experts. ``expert by expert``
 is the formulation of FusionBench (for each sample, for each task vector, out of place), ``stack times gate`` that of
-the first WEMoE code (all task vectors times the gate, then a sum). All run in this process on the same tensors; the
-figures are CPU milliseconds per sample, the median over rounds in which all take turns.
+the first WEMoE code (all task vectors times the gate, then a sum). All run in one process on the same tensors; the
+figures are CPU milliseconds per sample, the median over rounds in which all take turns. How an allocator hands out
+pages differs from process to process and moves the plain formulations most: ``--processes`` takes medians of several.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import argparse
 import copy
 import json
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -225,20 +229,52 @@ def show(rows: list[dict[str, object]]) -> None:
                 )
 
 
+def medians(runs: list[list[dict[str, object]]]) -> list[dict[str, object]]:
+    """One table of the medians of several processes' tables, figure by figure."""
+    rows = []
+    for same in zip(*runs, strict=True):
+        row = dict(same[0])
+        for figure in ("ms_per_sample", "value", "saved_mib"):
+            if figure in row:
+                row[figure] = statistics.median(r[figure] for r in same)  # type: ignore[type-var]
+        rows.append(row)
+    return rows
+
+
+def in_processes(count: int) -> list[dict[str, object]]:
+    """This command line in ``count`` fresh processes, one after the other."""
+    words = sys.argv[1:]
+    place = next((i for i, w in enumerate(words) if w.startswith("--processes")))
+    words = words[:place] + words[place + (1 if "=" in words[place] else 2) :]
+    tables = []
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(count):
+            file = Path(folder) / f"{i}.jsonl"
+            subprocess.run(
+                [sys.executable, __file__, *words, "--json", str(file)], check=True, stdout=subprocess.DEVNULL
+            )
+            tables.append([json.loads(line) for line in file.read_text().splitlines()])
+    return medians(tables)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--blocks", type=int, default=6, help="blocks of the encoder; 0 measures the one MLP alone")
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=1, help="fresh processes to take the median of")
     parser.add_argument("--json", type=Path, default=None, help="append one JSON row per figure to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = measure("one MLP", 1, False, options.batches, options.repeats)
-    if options.blocks:
-        rows += measure(
-            f"{options.blocks}-block encoder", options.blocks, True, options.batches, max(1, options.repeats // 4)
-        )
+    if options.processes > 1:
+        rows = in_processes(options.processes)
+    else:
+        rows = measure("one MLP", 1, False, options.batches, options.repeats)
+        if options.blocks:
+            rows += measure(
+                f"{options.blocks}-block encoder", options.blocks, True, options.batches, max(1, options.repeats // 4)
+            )
     show(rows)
     if options.json is not None:
         with options.json.open("a") as file:

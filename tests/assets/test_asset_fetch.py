@@ -297,6 +297,39 @@ def test_threads_and_processes_fetch_an_asset_once(use, client, tmp_path):
     assert len(calls.read_text().splitlines()) == 1
 
 
+def test_several_assets_are_fetched_side_by_side_and_what_fails_is_left_to_get(use, client, tmp_path, capsys):
+    use(record())
+    use(record(name="wheel", registry="pypi", filename="wheel-1.0-py3-none-any.whl"))
+    use(record(name="gone", registry="pypi", filename="gone-1.0-py3-none-any.whl"))
+    meet = 'touch "$0.here"; for i in 1 2 3 4 5 6 7 8 9 10; do test -e "{other}.here" && break; sleep 0.2; done; '
+    meet += 'test -e "{other}.here" || exit 1; '
+    served = [brings(tmp_path, "thing-1.0.tgz"), brings(tmp_path, "wheel-1.0-py3-none-any.whl")]
+    client("npm", meet.format(other=tmp_path / "bin/pip") + served[0])
+    client("pip", meet.format(other=tmp_path / "bin/npm") + served[1])
+    fetch.get_all(("thing", "wheel"))
+    assert fetch.get("thing").read_bytes() == fetch.get("wheel").read_bytes() == CONTENT
+    err = capsys.readouterr().err
+    assert "fetching thing" in err
+    assert "fetching wheel" in err
+
+    use(record(name="other", registry="npm", filename="other-1.0.tgz"))
+    client("pip", "echo no such release; exit 1")
+    client("npm", brings(tmp_path, "other-1.0.tgz"))
+    fetch.get_all(("gone", "other", "thing"))
+    assert fetch.cached(ASSETS["other"])
+    with pytest.raises(fetch.Unavailable, match="no such release"):
+        fetch.get("gone")
+
+
+def test_wrong_bytes_among_several_end_the_fetching(use, client, tmp_path):
+    use(record())
+    use(record(name="other", registry="pypi", filename="other-1.0-py3-none-any.whl"))
+    client("npm", brings(tmp_path, "thing-1.0.tgz", b"changed"))
+    client("pip", f'cp "{tmp_path}/served" ./other-1.0-py3-none-any.whl')
+    with pytest.raises(ManyoneError, match="SHA-256"):
+        fetch.get_all(("thing", "other"))
+
+
 def test_an_equal_online_source_comes_first_and_is_verified(use, client, tmp_path, monkeypatch):
     online = Online("hub", "org/thing", {"a.txt": hashlib.sha256(b"hello").hexdigest()})
     use(record(online=online))

@@ -11,6 +11,7 @@ from tests.reference.wemoe import prune
 from torch import Tensor
 
 from manyone.errors import ManyoneError
+from manyone.merging import mixed_linear as mixed
 from manyone.merging import stack as stacks
 from manyone.merging.mixed_linear import mixed_linear
 from manyone.merging.stack import DenseStack, SparseStack, magnitude_prune
@@ -82,14 +83,18 @@ def test_gradients_are_exact_in_double_precision(strategy: str, sparse: bool) ->
 
 @pytest.mark.parametrize("strategy", DENSE)
 @pytest.mark.parametrize(("samples", "tokens"), [(1, 5), (5, 2)])
-def test_panels_of_input_columns_change_nothing(
-    strategy: str, samples: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("storage", [DenseStack, SparseStack])
+def test_panels_of_outputs_and_tiles_of_inputs_change_nothing(
+    strategy: str, samples: int, tokens: int, storage: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stacks, "PANEL", 4)
-    x, r, weight, bias = make(samples, tokens, rows=150, columns=12)
-    stack = DenseStack(weight)
+    monkeypatch.setattr(stacks, "TILE", 64)
+    monkeypatch.setattr(mixed, "TILE", 64)
+    x, r, weight, bias = make(samples, tokens, rows=12, columns=150)
+    stack = storage(weight)
     assert stack.panels == [(0, 4), (4, 8), (8, 12)]
-    assert stack.shape == (3, 150, 12)
+    assert stack.shape == (3, 12, 150)
+    assert torch.equal(stack.base, weight[0])
     assert all(torch.equal(stack.member(i), weight[i]) for i in range(4))
     results = []
     for function in (explicit, lambda *given: mixed_linear(*given, strategy)):
@@ -101,9 +106,11 @@ def test_panels_of_input_columns_change_nothing(
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize(("columns", "panels"), [(1, 1), (768, 1), (3072, 4), (1024, 2), (11008, 16), (769 * 1009, 1)])
-def test_panels_are_equal_and_at_most_as_wide_as_named(columns: int, panels: int) -> None:
-    assert stacks.panels_of(columns) == panels
+@pytest.mark.parametrize(
+    ("outputs", "panels"), [(1, 1), (256, 1), (768, 3), (1024, 4), (4304, 1), (11008, 43), (257 * 1009, 1)]
+)
+def test_panels_are_equal_and_at_most_as_wide_as_named(outputs: int, panels: int) -> None:
+    assert stacks.panels_of(outputs) == panels
 
 
 def test_factored_products_that_are_not_kept_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +224,6 @@ def test_a_sparse_stack_takes_another_number_of_entries_from_a_state_dict() -> N
     few, many = weight.clone(), weight.clone()
     few[1:] = torch.stack([magnitude_prune(w, 0.9) for w in weight[1:]])
     stack = SparseStack(few)
-    stack.tile(0, 128)
+    stack.tile(0, 7)
     stack.load_state_dict(SparseStack(many).state_dict())
     assert torch.equal(stack.member(2), weight[2])

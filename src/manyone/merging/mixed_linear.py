@@ -4,8 +4,8 @@ All ways to compute it are exact and differ in cost only (P weights, N experts, 
 
     loop      one sample after another, one expert after another: the definition
     grouped   [1, r] times the stack gives all B weights at once, then one batched product
-    tiled     the same in tiles (output rows of one panel of inputs), merged into a small re-used buffer that stays in
-              the cache; the panels' products add up
+    tiled     the same in tiles (some inputs of one panel of outputs), merged into a small re-used buffer that stays in
+              the cache; the tiles' products add up
     factored  x times every member, summed with r: cheaper while at most 3 tokens share one r
     sparse    tiled, over a stack that stores the non-zero entries of pruned task vectors only
 
@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 
 from manyone.errors import ManyoneError
 from manyone.merging.routing import PassState, Router, position_code
-from manyone.merging.stack import BUFFER_BYTES, TILE_ROWS, SparseStack, Stack, scratch
+from manyone.merging.stack import BUFFER_BYTES, TILE, SparseStack, Stack, scratch
 
 Strategy = Literal["auto", "loop", "grouped", "tiled", "factored", "sparse"]
 STRATEGIES: tuple[Strategy, ...] = ("auto", "loop", "grouped", "tiled", "factored", "sparse")
@@ -75,8 +75,7 @@ def _forward(
     x: Tensor, r: Tensor, stack: Stack, bias: Tensor | None, strategy: Strategy, kept: list[Tensor] | None
 ) -> Tensor:
     samples, tokens, _ = x.shape
-    rows = stack.shape[1]
-    y = x.new_empty(samples, tokens, rows)
+    y = x.new_empty(samples, tokens, stack.shape[1])
     if strategy == "factored":
         _forward_factored(x, r, stack, y, kept)
         if bias is not None:
@@ -91,25 +90,23 @@ def _forward(
                 weight += r[b, i] * each[i]
             y[b] = F.linear(x[b], weight, None if merged_bias is None else merged_bias[b])
         return y
-    for start, stop, chunks in _tiles(stack, samples, strategy, x):
-        for panel, (first, last) in enumerate(stack.panels):
-            members = stack.tile(start, stop, panel)
-            for lo, hi in chunks:
-                weight = scratch("weight", (hi - lo, members.shape[1]), x)
-                torch.mm(r[lo:hi], members, out=weight)
-                weight = weight.view(hi - lo, stop - start, last - first).transpose(1, 2)
-                _add_product(
-                    y[lo:hi, :, start:stop],
-                    x[lo:hi, :, first:last],
-                    weight,
-                    None if merged_bias is None else merged_bias[lo:hi, None, start:stop],
-                    first=panel == 0,
-                )
+    for panel, rows, inputs, chunks in _tiles(stack, samples, strategy, x):
+        members = stack.tile(inputs.start, inputs.stop, panel)
+        for some in chunks:
+            weight = scratch("weight", (some.stop - some.start, members.shape[1]), x)
+            torch.mm(r[some], members, out=weight)
+            _add_product(
+                y[some, :, rows],
+                x[some, :, inputs],
+                weight.view(len(weight), inputs.stop - inputs.start, -1),
+                None if merged_bias is None else merged_bias[some, None, rows],
+                first=inputs.start == 0,
+            )
     return y
 
 
 def _add_product(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *, first: bool) -> None:
-    """out = bias + x weight for the first panel, out += x weight for the others; [b, T, k] times [b, k, o]."""
+    """out = bias + x weight for the first tile, out += x weight for the others; [b, T, k] times [b, k, o]."""
     if len(out) == 1:  # one product is cheaper than a batch of one
         out, x, weight, bias = out[0], x[0], weight[0], None if bias is None else bias[0]
     add = torch.addmm if out.ndim == 2 else torch.baddbmm
@@ -127,52 +124,51 @@ def _backward_tiled(
     """dx_b = g_b W_b with W_b merged again; dr_bi = <g_b^T x_b, T_i>; both read each tile of the stack once."""
     grad_x = torch.zeros_like(x) if need_x else None
     grad_r = torch.zeros_like(r[:, 1:]) if need_r else None
-    for start, stop, chunks in _tiles(stack, x.shape[0], "tiled", x):
-        for panel, (first, last) in enumerate(stack.panels):
-            members = stack.tile(start, stop, panel)
-            for lo, hi in chunks:
-                buffer = scratch("weight", (hi - lo, members.shape[1]), x)
-                weight, g = buffer.view(hi - lo, stop - start, last - first), grad[lo:hi, :, start:stop]
-                if grad_x is not None:
-                    torch.mm(r[lo:hi], members, out=buffer)
-                    grad_x[lo:hi, :, first:last].baddbmm_(g, weight)
-                if grad_r is not None:
-                    torch.bmm(g.transpose(1, 2), x[lo:hi, :, first:last], out=weight)
-                    grad_r[lo:hi].addmm_(buffer, members[1:].T)
+    for panel, rows, inputs, chunks in _tiles(stack, x.shape[0], "tiled", x):
+        members = stack.tile(inputs.start, inputs.stop, panel)
+        for some in chunks:
+            buffer = scratch("weight", (some.stop - some.start, members.shape[1]), x)
+            weight, g = buffer.view(len(buffer), inputs.stop - inputs.start, -1), grad[some, :, rows]
+            if grad_x is not None:
+                torch.mm(r[some], members, out=buffer)
+                grad_x[some, :, inputs].baddbmm_(g, weight.transpose(1, 2))
+            if grad_r is not None:
+                torch.bmm(x[some, :, inputs].transpose(1, 2), g, out=weight)
+                grad_r[some].addmm_(buffer, members[1:].T)
     return grad_x, grad_r
 
 
 def _tiles(
     stack: Stack, samples: int, strategy: Strategy, like: Tensor
-) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
-    """Tiles of output rows, and within each the chunks of samples that share the buffer."""
-    _, rows, _ = stack.shape
-    columns = stack.panels[0][1]
-    if strategy == "grouped":
-        yield 0, rows, [(0, samples)]
-        return
-    chunk = min(samples, CHUNK)
-    limit = BUFFER_BYTES // like.element_size()
-    step = min(TILE_ROWS, rows)
-    if like.device.type != "cpu" and not isinstance(
-        stack, SparseStack
-    ):  # few large launches instead of cache-sized ones
-        step = min(rows, max(step, limit // (chunk * columns)))
-    chunk = max(1, min(chunk, limit // (step * columns)))
-    chunks = [(lo, min(lo + chunk, samples)) for lo in range(0, samples, chunk)]
-    for start in range(0, rows, step):
-        yield start, min(start + step, rows), chunks
+) -> Iterator[tuple[int, slice, slice, list[slice]]]:
+    """Panels with their outputs, their tiles' inputs, and the chunks of samples that share the buffer."""
+    columns = stack.shape[2]
+    width = stack.panels[0][1]
+    chunk, step = samples, columns
+    if strategy != "grouped":
+        chunk = min(samples, CHUNK)
+        limit = BUFFER_BYTES // like.element_size()
+        step = min(TILE, columns)
+        if like.device.type != "cpu" and not isinstance(
+            stack, SparseStack
+        ):  # few large launches instead of cache-sized ones
+            step = min(columns, max(step, limit // (chunk * width)))
+        chunk = max(1, min(chunk, limit // (step * width)))
+    chunks = [slice(lo, min(lo + chunk, samples)) for lo in range(0, samples, chunk)]
+    for panel, (first, last) in enumerate(stack.panels):
+        for start in range(0, columns, step):
+            yield panel, slice(first, last), slice(start, min(start + step, columns)), chunks
 
 
 def _factored_parts(stack: Stack) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Rows, columns and members [(N + 1) rows, columns]: all rows of a panel, or of a sparse stack tile by tile."""
-    members, rows, _ = stack.shape
-    step = min(TILE_ROWS, rows) if isinstance(stack, SparseStack) else rows
-    for start in range(0, rows, step):
-        stop = min(start + step, rows)
-        for panel, (first, last) in enumerate(stack.panels):
-            part = stack.tile(start, stop, panel).reshape((members + 1) * (stop - start), last - first)
-            yield slice(start, stop), slice(first, last), part
+    """Outputs, inputs and members [N + 1, inputs, outputs]: a whole panel, or of a sparse stack tile by tile."""
+    members, _, columns = stack.shape
+    step = min(TILE, columns) if isinstance(stack, SparseStack) else columns
+    for panel, (first, last) in enumerate(stack.panels):
+        for start in range(0, columns, step):
+            stop = min(start + step, columns)
+            part = stack.tile(start, stop, panel).reshape(members + 1, stop - start, last - first)
+            yield slice(first, last), slice(start, stop), part
 
 
 def _factored_chunks(tokens: int, width: int, like: Tensor) -> list[slice]:
@@ -182,7 +178,7 @@ def _factored_chunks(tokens: int, width: int, like: Tensor) -> list[slice]:
 
 
 def _forward_factored(x: Tensor, r: Tensor, stack: Stack, y: Tensor, kept: list[Tensor] | None) -> None:
-    """One product with all members, then [1, r] times its results, token by token.
+    """Products with every member, then [1, r] times their results, token by token.
 
     ``kept`` receives the products for the backward pass while they are few (what is missing is computed again).
     """
@@ -190,15 +186,15 @@ def _forward_factored(x: Tensor, r: Tensor, stack: Stack, y: Tensor, kept: list[
     flat, sums = x.reshape(-1, columns), y.view(samples * tokens, -1)
     weights = r.repeat_interleave(tokens, 0).unsqueeze(1)
     for rows, inputs, members in _factored_parts(stack):
-        chunks = _factored_chunks(len(flat), len(members), x)
-        for some in chunks:
+        for some in _factored_chunks(len(flat), members.shape[0] * members.shape[2], x):
             part = flat[some, inputs]
+            shape = (members.shape[0], len(part), members.shape[2])
             keep = kept is not None and sum(k.nbytes for k in kept) < KEPT_BYTES
-            each = x.new_empty(len(part), len(members)) if keep else scratch("factored", (len(part), len(members)), x)
-            torch.mm(part, members.T, out=each)
+            each = x.new_empty(shape) if keep else scratch("factored", shape, x)
+            torch.bmm(part.expand(shape[0], -1, -1), members, out=each)
             if kept is not None and keep:
                 kept.append(each)
-            summed = torch.bmm(weights[some], each.view(len(part), r.shape[1], -1)).squeeze(1)
+            summed = torch.bmm(weights[some], each.transpose(0, 1)).squeeze(1)
             if inputs.start == 0:
                 sums[some, rows] = summed
             else:
@@ -208,24 +204,25 @@ def _forward_factored(x: Tensor, r: Tensor, stack: Stack, y: Tensor, kept: list[
 def _backward_factored(
     grad: Tensor, x: Tensor, r: Tensor, stack: Stack, need_x: bool, need_r: bool, kept: list[Tensor] | None
 ) -> tuple[Tensor | None, Any]:
-    """dr_i = <g, x T_i^T>; dx = [r_i g]_i times all members in one product, which sums over them."""
+    """dr_i = <g, x T_i^T>; dx = sum_i r_i g T_i."""
     samples, tokens, columns = x.shape
     flat, g_flat = x.reshape(-1, columns), grad.reshape(samples * tokens, -1)
-    weights = r.repeat_interleave(tokens, 0).unsqueeze(2)
+    weights = r.repeat_interleave(tokens, 0)
     grad_x = torch.zeros_like(flat) if need_x else None
-    grad_r = torch.zeros_like(weights[:, :, 0])
+    grad_r = torch.zeros_like(weights)
     known = iter(kept or ())
     for rows, inputs, members in _factored_parts(stack):
-        for some in _factored_chunks(len(flat), len(members), x):
-            g = g_flat[some, rows]
-            buffer = scratch("factored", (len(g), len(members)), x)
+        for some in _factored_chunks(len(flat), members.shape[0] * members.shape[2], x):
+            g, part = g_flat[some, rows], flat[some, inputs]
+            buffer = scratch("factored", (members.shape[0], *g.shape), x)
             if need_r:
                 each = next(known, None)
-                each = torch.mm(flat[some, inputs], members.T, out=buffer) if each is None else each
-                grad_r[some] += torch.bmm(each.view(len(g), r.shape[1], -1), g.unsqueeze(2)).squeeze(2)
+                each = torch.bmm(part.expand(len(members), -1, -1), members, out=buffer) if each is None else each
+                grad_r[some] += torch.bmm(each.transpose(0, 1), g.unsqueeze(2)).squeeze(2)
             if grad_x is not None:
-                torch.mul(weights[some], g.unsqueeze(1), out=buffer.view(len(g), r.shape[1], -1))
-                grad_x[some, inputs].addmm_(buffer, members)
+                torch.mul(weights[some].T.unsqueeze(2), g, out=buffer)
+                for scaled, member in zip(buffer, members):
+                    grad_x[some, inputs].addmm_(scaled, member.T)
     routed = grad_r[:, 1:].reshape(samples, tokens, -1).sum(1)
     return (None if grad_x is None else grad_x.view_as(x)), (routed if need_r else None)
 
@@ -305,12 +302,10 @@ class MixedLinear(nn.Module):
     def merged(self, r: Tensor) -> tuple[Tensor, Tensor | None]:
         """Static weight (in the layout of the layer that this one replaced) and bias for one r [N]."""
         coefficients = _with_base(r.reshape(1, -1).to(self.stack.dtype))
-        _, rows, columns = self.stack.shape
-        weight = torch.empty(rows, columns, dtype=coefficients.dtype, device=coefficients.device)
-        for start, stop, _ in _tiles(self.stack, 1, "tiled", weight):
-            for panel, (first, last) in enumerate(self.stack.panels):
-                part = coefficients @ self.stack.tile(start, stop, panel)
-                weight[start:stop, first:last] = part.view(stop - start, last - first)
+        weight = coefficients.new_empty(self.out_features, self.in_features)
+        for panel, rows, inputs, _ in _tiles(self.stack, 1, "tiled", weight):
+            part = coefficients @ self.stack.tile(inputs.start, inputs.stop, panel)
+            weight[rows, inputs] = part.view(inputs.stop - inputs.start, -1).T
         bias = None if self.bias_stack is None else (coefficients @ self.bias_stack)[0]
         return (weight.T.contiguous() if self.conv1d else weight), bias
 

@@ -1,8 +1,9 @@
 """The weights of one critical layer: theta_0 and the experts' task vectors, dense or pruned, on one leading axis.
 
-A stack is [N + 1, out, in] with theta_0 in row 0, so that a merge is one product with [1, r_1, .., r_N]. Wide layers
-are kept in panels of input columns, so that a tile (some output rows of one panel) lies in one piece in every member
-and stays in the cache from its merge to its product. A pruned stack keeps only values and positions and is expanded
+A stack is [N + 1, out, in] with theta_0 in row 0, so that a merge is one product with [1, r_1, .., r_N]. Weights are
+kept transposed, [in, out], in panels of outputs: a tile (some inputs of one panel) lies in one piece in every member,
+stays in the cache from its merge to its product, and the product need not transpose it again, which for the few rows of
+one sample costs as much as a third of the arithmetic. A pruned stack keeps only values and positions and is expanded
 tile by tile into a re-used buffer; both give the same numbers.
 Public names: :class:`DenseStack`, :class:`SparseStack`, :func:`magnitude_prune`, :func:`scratch`.
 """
@@ -18,10 +19,10 @@ from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
 
-TILE_ROWS = 128
-"""Output rows merged at a time: fewer spoil the products, more leave a CPU's cache."""
-PANEL = 768
-"""Most input columns of a panel, where the number of columns has a fitting divisor."""
+TILE = 256
+"""Inputs of a panel that are merged at a time: fewer spoil the products, more leave a CPU's cache."""
+PANEL = 256
+"""Most outputs of a panel, where the number of outputs has a fitting divisor."""
 BUFFER_BYTES = 64 << 20
 
 _kept = threading.local()
@@ -61,39 +62,44 @@ def magnitude_prune(tau: Tensor, ratio: float) -> Tensor:
     return torch.where(tau.abs() > threshold, tau, torch.zeros_like(tau))
 
 
-def panels_of(columns: int) -> int:
-    """The least number of equal panels of at most :data:`PANEL` columns; 1 where no such divisor is near."""
-    least = -(-columns // PANEL)
-    return next((p for p in range(least, 2 * least + 1) if columns % p == 0), 1)
+def panels_of(outputs: int) -> int:
+    """The least number of equal panels of at most :data:`PANEL` outputs; 1 where no such divisor is near."""
+    least = -(-outputs // PANEL)
+    return next((p for p in range(least, 2 * least + 1) if outputs % p == 0), 1)
+
+
+def tiles_of(inputs: int) -> list[tuple[int, int]]:
+    """First input and end of every tile."""
+    return [(k, min(k + TILE, inputs)) for k in range(0, inputs, TILE)]
 
 
 class DenseStack(nn.Module):
-    """All members in one buffer [panels, N + 1, out, in / panels]."""
+    """All members in one buffer [panels, N + 1, in, out / panels]."""
 
     weight: Tensor
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         members, rows, columns = weight.shape
-        panels = weight.reshape(members, rows, panels_of(columns), -1).permute(2, 0, 1, 3)
+        panels = weight.reshape(members, panels_of(rows), -1, columns).permute(1, 0, 3, 2)
         self.register_buffer("weight", panels.contiguous())
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(N, out, in)."""
-        panels, members, rows, width = self.weight.shape
-        return members - 1, rows, panels * width
+        panels, members, columns, width = self.weight.shape
+        return members - 1, panels * width, columns
 
     @property
     def panels(self) -> list[tuple[int, int]]:
-        """First column and end of every panel."""
+        """First output and end of every panel."""
         width = self.weight.shape[3]
         return [(k * width, (k + 1) * width) for k in range(self.weight.shape[0])]
 
     @property
     def base(self) -> Tensor:
         """theta_0 [out, in]; in fresh memory where there are several panels."""
-        return self.member(0)
+        return self.weight[0, 0].T if len(self.weight) == 1 else self.member(0)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -101,36 +107,39 @@ class DenseStack(nn.Module):
         return self.weight.dtype
 
     def tile(self, start: int, stop: int, panel: int = 0) -> Tensor:
-        """Output rows start..stop of every member in one panel, [N + 1, (stop - start) * width]; a view."""
-        _, members, rows, width = self.weight.shape
-        return self.weight[panel].view(members, rows * width)[:, start * width : stop * width]
+        """Inputs start..stop of every member in one panel, transposed: [N + 1, (stop - start) * width]; a view."""
+        _, members, columns, width = self.weight.shape
+        return self.weight[panel].view(members, columns * width)[:, start * width : stop * width]
 
     def member(self, index: int) -> Tensor:
-        """Row ``index`` (0: theta_0, i: task vector of expert i - 1) as [out, in]."""
-        return self.weight[0, index] if len(self.weight) == 1 else torch.cat(list(self.weight[:, index]), 1)
+        """Row ``index`` (0: theta_0, i: task vector of expert i - 1) as [out, in], in fresh memory."""
+        return (
+            self.weight[:, index].transpose(1, 2).reshape(self.shape[1:]).clone(memory_format=torch.contiguous_format)
+        )
 
 
 class SparseStack(nn.Module):
-    """theta_0 dense; task vectors as values and int32 positions, grouped by tiles of output rows."""
+    """theta_0 dense [panels, in, out / panels]; task vectors as values and int32 positions, tile by tile."""
 
-    base: Tensor
+    weight: Tensor
     values: Tensor
     positions: Tensor
     bounds: Tensor
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        members, rows, _ = weight.shape
+        members, rows, columns = weight.shape
         self.members = members
-        step = min(TILE_ROWS, rows)
+        panels = weight.reshape(members, panels_of(rows), -1, columns).transpose(2, 3)
         values, positions, bounds = [], [], [0]
-        for start in range(0, rows, step):
-            part = weight[1:, start : min(start + step, rows)].reshape(-1)
-            found = part.nonzero().squeeze(1)
-            values.append(part[found])
-            positions.append(found.to(torch.int32))
-            bounds.append(bounds[-1] + len(found))
-        self.register_buffer("base", weight[0].clone())
+        for panel in range(panels.shape[1]):
+            for start, stop in tiles_of(columns):
+                part = panels[1:, panel, start:stop].reshape(-1)
+                found = part.nonzero().squeeze(1)
+                values.append(part[found])
+                positions.append(found.to(torch.int32))
+                bounds.append(bounds[-1] + len(found))
+        self.register_buffer("weight", panels[0].clone(memory_format=torch.contiguous_format))
         self.register_buffer("values", torch.cat(values))
         self.register_buffer("positions", torch.cat(positions))
         self.register_buffer("bounds", torch.tensor(bounds))
@@ -139,44 +148,54 @@ class SparseStack(nn.Module):
     @property
     def shape(self) -> tuple[int, int, int]:
         """(N, out, in)."""
-        return self.members - 1, self.base.shape[0], self.base.shape[1]
+        panels, columns, width = self.weight.shape
+        return self.members - 1, panels * width, columns
 
     @property
     def panels(self) -> list[tuple[int, int]]:
-        """All columns are one panel."""
-        return [(0, self.base.shape[1])]
+        """First output and end of every panel."""
+        width = self.weight.shape[2]
+        return [(k * width, (k + 1) * width) for k in range(len(self.weight))]
+
+    @property
+    def base(self) -> Tensor:
+        """theta_0 [out, in]; in fresh memory where there are several panels."""
+        return self.weight[0].T if len(self.weight) == 1 else self.weight.transpose(1, 2).reshape(self.shape[1:])
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
-        return self.base.dtype
+        return self.weight.dtype
 
     def tile(self, start: int, stop: int, panel: int = 0) -> Tensor:
         """As :meth:`DenseStack.tile`, expanded into this thread's scratch memory; bounds must be those of tiles."""
-        rows, columns = self.base.shape
-        step = min(TILE_ROWS, rows)
+        _, columns, width = self.weight.shape
+        tiles = tiles_of(columns)
         if self._bounds is None:
             self._bounds = self.bounds.tolist()
-        dense = scratch("stack", (self.members, (stop - start) * columns), self.base)
-        dense[0].copy_(self.base[start:stop].reshape(-1))
+        dense = scratch("stack", (self.members, (stop - start) * width), self.weight)
+        dense[0].copy_(self.weight[panel, start:stop].reshape(-1))
         dense[1:].zero_()
-        for first in range(start, stop, step):
-            k, last = first // step, min(first + step, rows)
+        for first, last in tiles[start // TILE : -(-stop // TILE)]:
+            k = panel * len(tiles) + first // TILE
             lo, hi = self._bounds[k], self._bounds[k + 1]
             positions = self.positions[lo:hi]
             if (first, last) == (start, stop):
                 dense[1:].reshape(-1).index_add_(0, positions, self.values[lo:hi])
             else:
-                width = (last - first) * columns
-                member = torch.div(positions, width, rounding_mode="floor")
-                where = member.long() * dense.shape[1] + (positions - member * width) + (first - start) * columns
+                size = (last - first) * width
+                member = torch.div(positions, size, rounding_mode="floor")
+                where = member.long() * dense.shape[1] + (positions - member * size) + (first - start) * width
                 dense[1:].reshape(-1).index_add_(0, where, self.values[lo:hi])
         return dense
 
     def member(self, index: int) -> Tensor:
-        """As :meth:`DenseStack.member`, in fresh memory."""
-        rows, columns = self.base.shape
-        return self.tile(0, rows)[index].view(rows, columns).clone()
+        """As :meth:`DenseStack.member`."""
+        _, columns, width = self.weight.shape
+        found = self.weight.new_empty(self.shape[1:])
+        for panel, (first, last) in enumerate(self.panels):
+            found[first:last] = self.tile(0, columns, panel)[index].view(columns, width).T
+        return found
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         """Another set of experts may keep another number of entries."""

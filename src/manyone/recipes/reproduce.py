@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from manyone.errors import ManyoneError
 from manyone.recipes.workers import Job, Work, processors, run_all
+from manyone.recipes.workers import workers as worker_processes
 
 if TYPE_CHECKING:
     from manyone.report.claims import Claims
@@ -151,8 +152,10 @@ def reproduce(
         rows.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ManyoneError(f"{rows}: cannot be made: {error.strerror}; choose another folder with --out") from error
-    suites = {p.field: [_prepare(p.study, scale, s) for s in p.suites] for p in plans}
-    _measure(plans, scale, rows, workers or processors())
+    work = [Work(STUDIES[p.field], scale, job) for p in plans for job in p.jobs]
+    with worker_processes(rows, min(workers or processors(), len(work))) as pool:
+        suites = {p.field: [_prepare(p.study, scale, s) for s in p.suites] for p in plans}
+        _measure(plans, scale, rows, work, pool)
     seconds = time.time() - started
     command = f"manyone reproduce {' '.join(names)}{' ' if names else ''}--scale {scale}"
     command += f" --field {','.join(fields)}" if fields else ""
@@ -175,8 +178,8 @@ def _prepare(study: StudyModule, scale: str, suite: str) -> SuiteInfo:
     return info
 
 
-def _measure(plans: Sequence[Plan], scale: str, folder: Path, workers: int) -> None:
-    """Runs all jobs, ``workers`` at a time, with one progress bar over the rows of all of them."""
+def _measure(plans: Sequence[Plan], scale: str, folder: Path, work: Sequence[Work], pool: Sequence[Any]) -> None:
+    """Runs all jobs in ``pool``, with one progress bar over the rows of all of them."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -203,7 +206,7 @@ def _measure(plans: Sequence[Plan], scale: str, folder: Path, workers: int) -> N
             done = sum(_lines(folder, job) for p in plans for job in p.jobs)
             bar.update(shown, completed=done, description="; ".join(str(job) for job in running) or "done")
 
-        run_all([Work(STUDIES[p.field], scale, job) for p in plans for job in p.jobs], folder, workers, watch)
+        run_all(work, pool, watch)
         watch([])
 
 

@@ -68,31 +68,41 @@ def following(waiting: Sequence[Work], last: Work | None) -> int:
     return min(alike, key=rank)
 
 
-def run_all(work: Sequence[Work], folder: Path, workers: int, watch: Callable[[Sequence[Job]], None]) -> None:
-    """Runs every job of ``work``, ``workers`` at a time; ``watch`` is told about five times a second what is running.
+@contextlib.contextmanager
+def workers(folder: Path, count: int) -> Iterator[list[_Worker]]:
+    """``count`` processes that import what every study needs while the caller makes the data ready.
 
-    A job that fails, or whose process dies, ends all with a :class:`ManyoneError` that names it and its log. However
-    this function is left, no worker outlives it.
+    Logs go into ``folder``. However the block is left, no worker outlives it; SIGTERM leaves it by
+    :class:`InterruptedRun`.
     """
-    waiting = list(work)
     before = signal.signal(signal.SIGTERM, _leave)  # its default would leave the workers behind
-    pool = [_Worker(folder) for _ in range(min(workers, len(waiting)))]
+    pool: list[_Worker] = []
     try:
-        while waiting or any(w.now for w in pool):
-            for worker in pool:
-                if worker.now is None and waiting:
-                    worker.start(waiting.pop(following(waiting, worker.last)))
-            watch([w.now.job for w in pool if w.now])
-            ready = wait([w.connection for w in pool if w.now], timeout=0.2)
-            for worker in pool:
-                if worker.connection in ready:
-                    worker.finish()
+        pool += (_Worker(folder) for _ in range(count))
+        yield pool
     finally:
         for worker in pool:
             worker.process.terminate()
         for worker in pool:
             worker.close()
         signal.signal(signal.SIGTERM, before)
+
+
+def run_all(work: Sequence[Work], pool: Sequence[_Worker], watch: Callable[[Sequence[Job]], None]) -> None:
+    """Runs every job of ``work`` in ``pool``; ``watch`` is told about five times a second what is running.
+
+    A job that fails, or whose process dies, ends all with a :class:`ManyoneError` that names it and its log.
+    """
+    waiting = list(work)
+    while waiting or any(w.now for w in pool):
+        for worker in pool:
+            if worker.now is None and waiting:
+                worker.start(waiting.pop(following(waiting, worker.last)))
+        watch([w.now.job for w in pool if w.now])
+        ready = wait([w.connection for w in pool if w.now], timeout=0.2)
+        for worker in pool:
+            if worker.connection in ready:
+                worker.finish()
 
 
 def _leave(number: int, _frame: object) -> None:
@@ -175,6 +185,7 @@ def _serve(connection: Connection) -> None:
     """The life of a worker: jobs from ``connection`` until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    importlib.import_module("torch")  # seconds, which the main process needs for the data
     while True:
         try:
             work, log = connection.recv()

@@ -23,7 +23,8 @@ import torch
 from _published_harmodt import Sampler, made_up_episodes
 from torch import Tensor
 
-from manyone.data.trajectories import Trajectories, Windows
+from manyone.data.trajectories import Trajectories
+from manyone.data.windows import Windows
 
 CONTEXT, PROMPT, SCALE = 20, 5, 1000.0
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from manyone.data import folders
-from manyone.data.folders import ImageFormat, hugging_face_parts, load_task, load_tasks
+from manyone.data import pixels
+from manyone.data.folders import hugging_face_parts, load_task, load_tasks
+from manyone.data.pixels import ImageFormat
 from manyone.errors import ManyoneError
 
 
@@ -86,9 +87,9 @@ def test_cropping_takes_the_middle(tmp_path: Path) -> None:
     array = np.zeros((10, 30, 3), dtype=np.uint8)
     array[:, 10:20] = 200
     image = Image.fromarray(array)
-    cropped = folders.read_images([image], ImageFormat(10, 3, crop=True))
+    cropped = pixels.read_images([image], ImageFormat(10, 3, crop=True))
     assert (cropped == 200).all()
-    squeezed = folders.read_images([image], ImageFormat(10, 3, crop=False))
+    squeezed = pixels.read_images([image], ImageFormat(10, 3, crop=False))
     assert (squeezed[..., 0] < 20).all()
 
 
@@ -102,7 +103,7 @@ def test_bad_images_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ManyoneError, match=r"003\.png: cannot be read as an image"):
         load_task(root)
     (root / "dog" / "003.png").write_bytes(good)
-    monkeypatch.setattr(folders, "MAX_PIXELS", 50)
+    monkeypatch.setattr(pixels, "MAX_PIXELS", 50)
     with pytest.raises(ManyoneError, match="12 x 8 pixels; at most 50"):
         load_task(root)
     with pytest.raises(ManyoneError, match="1 class found"):

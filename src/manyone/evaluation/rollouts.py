@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -26,6 +24,7 @@ import numpy as np
 from manyone.envs import build
 from manyone.envs.workers import KNOWN, SUCCESS, TERMINATED, TRUNCATED, UNSTABLE, Block, Died, Failure, Here, There
 from manyone.errors import ManyoneError
+from manyone.evaluation.lockstep import Clock, Queue, Timing
 from manyone.randomness import seed_for
 
 MAX_PARALLEL = 64  # a Meta-World environment holds 20 MB; larger batches gain little
@@ -80,17 +79,6 @@ class BatchedPolicy(Protocol):
 
     def reward(self, slots: np.ndarray, rewards: np.ndarray) -> None:
         """Rewards float32 [b] that the actions brought; called after every step."""
-
-
-@dataclass
-class Timing:
-    """Where the time went: wall seconds of this process, and processor seconds of the simulators."""
-
-    policy: float = 0.0  # in start, act and reward
-    simulation: float = 0.0  # waiting for steps
-    starting: float = 0.0  # waiting for environments to be built and reset
-    simulator_cpu: float = 0.0  # processor seconds of steps, summed over workers
-    steps: int = 0  # environment steps
 
 
 def paired_episodes(
@@ -206,7 +194,7 @@ class Arena:
         if not self._sides:
             self._open()
         self.timing = Timing()
-        clock = _Clock(self.timing)
+        clock = Clock(self.timing)
         before = self._buffers.seconds[:, 0].sum()
         try:
             results = self._play(policy, episodes, states, actions, horizon, stop_at_success, progress, clock)
@@ -232,7 +220,7 @@ class Arena:
         horizon: int | None,
         stop_at_success: bool,
         progress: Callable[[int, int], None] | None,
-        clock: _Clock,
+        clock: Clock,
     ) -> list[EpisodeResult]:
         buffers, total = self._buffers, len(episodes)
         results: dict[int, EpisodeResult] = {}
@@ -240,7 +228,7 @@ class Arena:
         lengths, returns = np.zeros(total, np.int64), np.zeros(total)
         first, known = np.zeros(total, np.int64), np.zeros(total, bool)
         row_of = np.full(total, -1)
-        queue = _Queue(episodes)
+        queue = Queue(e.task for e in episodes)
         policy.start(episodes)
         clock.policy()
         fresh = queue.first(self.rows)
@@ -339,54 +327,6 @@ class Arena:
                 "if memory was short use fewer max_parallel, if this is a script put its code under "
                 'if __name__ == "__main__":, or use workers=0'
             ) from None
-
-
-class _Queue:
-    """Which episode runs next: one of every task in turn at first, then one of the task that has just ended.
-
-    The order depends on the episodes alone, never on which worker is free, and it lets environments be used again.
-    """
-
-    def __init__(self, episodes: Sequence[Episode]) -> None:
-        self._waiting: dict[str, deque[int]] = {}
-        for slot, episode in enumerate(episodes):
-            self._waiting.setdefault(episode.task, deque()).append(slot)
-        self._turn = deque(self._waiting)
-
-    def first(self, rows: int) -> list[int]:
-        taken = (self.next() for _ in range(rows))
-        return [slot for slot in taken if slot is not None]
-
-    def next(self, task: str | None = None) -> int | None:
-        if task is not None and self._waiting[task]:
-            return self._waiting[task].popleft()
-        for _ in range(len(self._turn)):
-            self._turn.rotate(-1)
-            waiting = self._waiting[self._turn[-1]]
-            if waiting:
-                return waiting.popleft()
-        return None
-
-
-class _Clock:
-    """Books the time since its last call."""
-
-    def __init__(self, timing: Timing) -> None:
-        self.timing, self.last = timing, time.perf_counter()
-
-    def _since(self) -> float:
-        now = time.perf_counter()
-        passed, self.last = now - self.last, now
-        return passed
-
-    def policy(self) -> None:
-        self.timing.policy += self._since()
-
-    def simulation(self) -> None:
-        self.timing.simulation += self._since()
-
-    def starting(self) -> None:
-        self.timing.starting += self._since()
 
 
 def _checked(

@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from manyone.data.folders import ImageFormat
+from manyone.data.pixels import ImageFormat
 from manyone.errors import ManyoneError
 from manyone.merging.heads import Head
 from manyone.nets.images import normalised

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
-from manyone.nets.members import linear_members, mlp_members
+from manyone.nets.members import linear, lookup, mlp, norm
 from manyone.randomness import generator_for
 
 Steps = Mapping[str, Tensor]
@@ -151,8 +151,8 @@ class DecisionTransformer(nn.Module):
         wanted = slice(tokens.shape[2] - 1 if last_only else first + 1, None, 3)
         mask = _attention_mask(seen, prefix[0][0].shape[-2] if prefix else 0)
         x = self._encode(weights, tokens, mask, noise=noise, prefix=prefix, wanted=wanted)
-        x = _norm(x, weights["norm.weight"], weights["norm.bias"])
-        actions = torch.tanh(_linear(x, weights["head.weight"], weights["head.bias"]))
+        x = norm(x, weights["norm.weight"], weights["norm.bias"])
+        actions = torch.tanh(linear(x, weights["head.weight"], weights["head.bias"]))
         return actions.squeeze(0) if single else actions
 
     def encode_prefix(
@@ -190,7 +190,7 @@ class DecisionTransformer(nn.Module):
 
     def _history(self, weights: Mapping[str, Tensor], batch: Steps) -> Tensor:
         tokens = self._tokens(weights, "embed.", batch)
-        return _norm(tokens, weights["embed.norm.weight"], weights["embed.norm.bias"])
+        return norm(tokens, weights["embed.norm.weight"], weights["embed.norm.bias"])
 
     def _front(
         self, weights: Mapping[str, Tensor], prompt: Steps | None, task: Tensor | int | None, shape: tuple[int, int]
@@ -201,7 +201,7 @@ class DecisionTransformer(nn.Module):
             if number.device.type == "cpu" and not bool(((number >= 0) & (number < self.id_tokens)).all()):
                 raise ManyoneError(f"task number {number.tolist()}: this model has tokens for 0..{self.id_tokens - 1}")
             number = number.expand(shape).unsqueeze(-1)
-            parts.append(_lookup(weights["embed_task.weight"], number))
+            parts.append(lookup(weights["embed_task.weight"], number))
             seen.append(torch.ones_like(number, dtype=torch.bool))
         if prompt is not None:
             parts.append(self._tokens(weights, "embed_prompt.", prompt))
@@ -210,11 +210,11 @@ class DecisionTransformer(nn.Module):
 
     def _tokens(self, weights: Mapping[str, Tensor], prefix: str, steps: Steps) -> Tensor:
         """[M, B, 3 K, E] in the order return-to-go, state, action."""
-        time = _lookup(weights[f"{prefix}time.weight"], steps["timesteps"].clamp(max=self.max_timestep - 1))
+        time = lookup(weights[f"{prefix}time.weight"], steps["timesteps"].clamp(max=self.max_timestep - 1))
         values = {"return": steps["returns_to_go"].unsqueeze(-1), "state": steps["observations"],
                   "action": steps["actions"]}  # fmt: skip
         parts = [
-            _linear(v, weights[f"{prefix}{n}.weight"], weights[f"{prefix}{n}.bias"]) + time for n, v in values.items()
+            linear(v, weights[f"{prefix}{n}.weight"], weights[f"{prefix}{n}.bias"]) + time for n, v in values.items()
         ]
         return torch.stack(parts, 3).flatten(2, 3)
 
@@ -237,7 +237,7 @@ class DecisionTransformer(nn.Module):
         for number in range(self.layers):
             w = {name: weights[f"blocks.{number}.{name}"] for name in _BLOCK}
             rows = wanted if number == self.layers - 1 else None
-            h = _norm(x, w["norm1.weight"], w["norm1.bias"])
+            h = norm(x, w["norm1.weight"], w["norm1.bias"])
             if rows is not None:
                 x = x[:, :, rows]
                 cut = (self.width, 2 * self.width)
@@ -245,10 +245,10 @@ class DecisionTransformer(nn.Module):
                     w["attn.qkv.weight"].split(cut, -2),
                     w["attn.qkv.bias"].split(cut, -1),
                 )
-                q, kv = _linear(h[:, :, rows], weight_q, bias_q), _linear(h, weight_kv, bias_kv)
+                q, kv = linear(h[:, :, rows], weight_q, bias_q), linear(h, weight_kv, bias_kv)
                 k, v = kv.chunk(2, -1)
             else:
-                q, k, v = _linear(h, w["attn.qkv.weight"], w["attn.qkv.bias"]).chunk(3, -1)
+                q, k, v = linear(h, w["attn.qkv.weight"], w["attn.qkv.bias"]).chunk(3, -1)
             q, k, v = (self._split(t) for t in (q, k, v))
             if collect is not None:
                 collect.append((k.unflatten(0, x.shape[:2]), v.unflatten(0, x.shape[:2])))
@@ -259,10 +259,10 @@ class DecisionTransformer(nn.Module):
                 k, v = torch.cat((old_k, k), 2), torch.cat((old_v, v), 2)
             h = _attention(q, k, v, mask if rows is None else mask[..., rows, :], noise)
             h = h.unflatten(0, x.shape[:2]).transpose(2, 3).flatten(3)
-            h = _linear(h, w["attn.proj.weight"], w["attn.proj.bias"])
+            h = linear(h, w["attn.proj.weight"], w["attn.proj.bias"])
             x = x + (h if noise is None else noise.drop(h))
-            h = _norm(x, w["norm2.weight"], w["norm2.bias"])
-            h = _mlp(h, *(w[f"mlp.{part}"] for part in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")))
+            h = norm(x, w["norm2.weight"], w["norm2.bias"])
+            h = mlp(h, *(w[f"mlp.{part}"] for part in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")))
             x = x + (h if noise is None else noise.drop(h))
         return x
 
@@ -326,55 +326,6 @@ def _block(width: int) -> nn.ModuleDict:
             "mlp": nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)}),
         }
     )
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x [M, ..., I] by weight [O, I] or [m, O, I] with m a divisor of M; the bias [O] or [m', O] alike."""
-    if weight.ndim == 2 and bias.ndim == 1:
-        return F.linear(x, weight, bias)
-    members = max(weight.shape[0] if weight.ndim == 3 else 1, bias.shape[0] if bias.ndim == 2 else 1)
-    flat = x.reshape(members, -1, x.shape[-1])
-    rows = _rows(bias, members)
-    out = F.linear(flat, weight) + rows if weight.ndim == 2 else linear_members(flat, _each(weight, members), rows)
-    return out.view(*x.shape[:-1], -1)
-
-
-def _mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
-    """Linear, ReLU, linear; shapes as in :func:`_linear`."""
-    if weight1.ndim == 3 and weight2.ndim == 3:
-        members = max(weight1.shape[0], weight2.shape[0], *(b.shape[0] for b in (bias1, bias2) if b.ndim == 2))
-        weights = (_each(weight1, members), _rows(bias1, members), _each(weight2, members), _rows(bias2, members))
-        return mlp_members(x.reshape(members, -1, x.shape[-1]), *weights).view(x.shape)
-    return _linear(_linear(x, weight1, bias1).relu_(), weight2, bias2)
-
-
-def _norm(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
-    """LayerNorm (epsilon 1e-5) with gain and bias [E] or [m, E]."""
-    if gain.ndim == 1 and bias.ndim == 1:
-        return F.layer_norm(x, gain.shape, gain, bias)
-    members = max(v.shape[0] if v.ndim == 2 else 1 for v in (gain, bias))
-    flat = F.layer_norm(x, x.shape[-1:]).reshape(members, -1, x.shape[-1])
-    return torch.addcmul(_rows(bias, members), flat, _rows(gain, members)).view(x.shape)
-
-
-def _rows(vector: Tensor, members: int) -> Tensor:
-    """[O] as it is, [m, O] as [members, 1, O]."""
-    return vector if vector.ndim == 1 else _each(vector, members).unsqueeze(1)
-
-
-def _each(value: Tensor, members: int) -> Tensor:
-    """[m, ...] repeated to [members, ...], each of the m for its own part of the data."""
-    return value if value.shape[0] == members else value.repeat_interleave(members // value.shape[0], 0)
-
-
-def _lookup(table: Tensor, index: Tensor) -> Tensor:
-    """Rows of a table [T, E], or [m, T, E], for index [M, ...]."""
-    if table.ndim == 2:
-        return F.embedding(index, table)
-    members, rows, width = table.shape
-    first = torch.arange(members, device=index.device).mul_(rows).unsqueeze(-1)
-    flat = index.reshape(members, -1) + first
-    return F.embedding(flat, table.reshape(members * rows, width)).view(*index.shape, width)
 
 
 def _attention_mask(seen: Tensor, past: int) -> Tensor:

@@ -12,7 +12,7 @@ import pytest
 
 from manyone.errors import ManyoneError
 from manyone.recipes import reproduce
-from manyone.recipes.workers import Job, Work, following, run_all, workers
+from manyone.recipes.workers import Job, Work, following, run_all, worker_pool
 from manyone.report import html
 from manyone.report.results import load_rows
 from manyone.report.study import Report, Study
@@ -210,7 +210,7 @@ def test_a_worker_takes_what_it_has_in_memory_among_equal_parts():
 
 
 def test_no_work_starts_no_worker(tmp_path):
-    with workers(tmp_path, 0) as pool:
+    with worker_pool(tmp_path, 0) as pool:
         run_all([], pool, lambda running: None)
     assert pool == []
 

@@ -2,9 +2,9 @@
 
 A stack is [N + 1, out, in] with theta_0 in row 0, so that a merge is one product with [1, r_1, .., r_N]. Weights are
 kept transposed, [in, out], in panels of outputs: a tile (some inputs of one panel) lies in one piece in every member,
-stays in the cache from its merge to its product, and the product need not transpose it again, which for the few rows of
-one sample costs as much as a third of the arithmetic. A pruned stack keeps only values and positions and is expanded
-tile by tile into a re-used buffer; both give the same numbers.
+stays in the cache from its merge to its product, and the product, which has few rows to share that cost, need not
+transpose it again. A pruned stack keeps only values and positions and is expanded tile by tile into a re-used buffer;
+both give the same numbers.
 Public names: :class:`DenseStack`, :class:`SparseStack`, :func:`magnitude_prune`, :func:`scratch`.
 """
 
@@ -113,9 +113,7 @@ class DenseStack(nn.Module):
 
     def member(self, index: int) -> Tensor:
         """Row ``index`` (0: theta_0, i: task vector of expert i - 1) as [out, in], in fresh memory."""
-        return (
-            self.weight[:, index].transpose(1, 2).reshape(self.shape[1:]).clone(memory_format=torch.contiguous_format)
-        )
+        return torch.cat([panel.T for panel in self.weight[:, index]])
 
 
 class SparseStack(nn.Module):
@@ -160,7 +158,7 @@ class SparseStack(nn.Module):
     @property
     def base(self) -> Tensor:
         """theta_0 [out, in]; in fresh memory where there are several panels."""
-        return self.weight[0].T if len(self.weight) == 1 else self.weight.transpose(1, 2).reshape(self.shape[1:])
+        return self.weight[0].T if len(self.weight) == 1 else torch.cat([panel.T for panel in self.weight])
 
     @property
     def dtype(self) -> torch.dtype:

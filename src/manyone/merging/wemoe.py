@@ -141,8 +141,8 @@ class WeightEnsemblingMoE(nn.Module):
         widths = [stacks[by_block[block][0]][0].shape[2] for block in self.blocks]
         if shared_router and len(set(widths)) > 1 and router_layers > 0:
             raise ManyoneError(f"shared_router needs blocks of one width, but their widths are {sorted(set(widths))}")
-        dtype = next(iter(stacks.values()))[0].base.dtype
-        device = next(iter(stacks.values()))[0].base.device
+        first = next(iter(stacks.values()))[0].weight
+        dtype, device = first.dtype, first.device
 
         def router(index: int) -> Router:
             width = widths[index] + (POSITION_WIDTH if position_code else 0)

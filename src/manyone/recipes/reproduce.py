@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from manyone.errors import ManyoneError
-from manyone.recipes.workers import Job, Work, processors, run_all
-from manyone.recipes.workers import workers as worker_processes
+from manyone.recipes.workers import Job, Work, processors, run_all, worker_pool
 
 if TYPE_CHECKING:
     from manyone.report.claims import Claims
@@ -153,7 +152,7 @@ def reproduce(
     except OSError as error:
         raise ManyoneError(f"{rows}: cannot be made: {error.strerror}; choose another folder with --out") from error
     work = [Work(STUDIES[p.field], scale, job) for p in plans for job in p.jobs]
-    with worker_processes(rows, min(workers or processors(), len(work))) as pool:
+    with worker_pool(rows, min(workers or processors(), len(work))) as pool:
         suites = {p.field: [_prepare(p.study, scale, s) for s in p.suites] for p in plans}
         _measure(plans, scale, rows, work, pool)
     seconds = time.time() - started

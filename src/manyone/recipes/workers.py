@@ -69,7 +69,7 @@ def following(waiting: Sequence[Work], last: Work | None) -> int:
 
 
 @contextlib.contextmanager
-def workers(folder: Path, count: int) -> Iterator[list[_Worker]]:
+def worker_pool(folder: Path, count: int) -> Iterator[list[_Worker]]:
     """``count`` processes that import what every study needs while the caller makes the data ready.
 
     Logs go into ``folder``. However the block is left, no worker outlives it; SIGTERM leaves it by

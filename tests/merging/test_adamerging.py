@@ -69,6 +69,29 @@ def test_merging_once_per_step_gives_the_same_gradients(
         torch.testing.assert_close(model(x), model.fold()(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("plus_plus", [False, True])
+def test_tensors_that_no_expert_changed_cost_nothing_and_change_nothing(
+    network: Toy, experts: list[dict[str, Tensor]], x: Tensor, plus_plus: bool
+) -> None:
+    base = network.state_dict()
+    still = {name for name in base if name.startswith("stem.")}
+    experts = [{k: base[k] if k in still else v for k, v in expert.items()} for expert in experts]
+    model = AdaMerging(network, experts, plus_plus=plus_plus)
+    assert model.names == [name for name in base if name not in still]
+    taus: list[dict[str, Tensor]] = [{k: e[k] - v for k, v in base.items()} for e in experts]
+    coefficients = torch.full((len(base), 3), 0.3, requires_grad=True)
+    wanted = plain.features(network, base, plain.ties(taus, 0.2) if plus_plus else taus, coefficients, x)
+    wanted.square().sum().backward()
+    with model.adaptation_step(0):
+        got = model(x)
+        got.square().sum().backward()
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    assert coefficients.grad is not None
+    moved = [k for k, name in enumerate(base) if name not in still]
+    torch.testing.assert_close(model.coefficients.grad, coefficients.grad[moved], rtol=1e-4, atol=1e-3)
+    assert set(model.merged_weights()) == set(base)
+
+
 def test_only_coefficients_are_trained_and_inputs_stay(
     network: Toy, experts: list[dict[str, Tensor]], x: Tensor
 ) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from manyone.engine import checkpoint
 from manyone.errors import ManyoneError
+from manyone.merging.measures import features
 from manyone.merging.surgery import Surgery, SurgeryV2
 from manyone.merging.surgery_learner import SurgeryLearner
 from manyone.randomness import BatchOrder
@@ -292,11 +293,23 @@ def test_state_survives_a_checkpoint_file(world: World, stale: bool, tmp_path) -
     assert [resumed.step() for _ in range(2)] == [straight.step() for _ in range(2)]
 
 
-def test_known_expert_features_replace_the_experts_passes(world: World) -> None:
-    own = world.learner(1, seed=3)
-    given = world.learner(1, seed=3, expert_features=dict(zip(TASKS, own.expert_features)))
+@pytest.mark.parametrize(
+    ("version", "argument"), [(1, "expert_features"), (1, "merged_features"), (2, "merged_features")]
+)
+def test_known_features_replace_passes(world: World, version: int, argument: str) -> None:
+    own = world.learner(version, seed=3)
+    if argument == "expert_features":
+        known = dict(zip(TASKS, own.expert_features))
+    else:
+        known = {t: features(own.model.merged, world.inputs[t]) for t in TASKS}
+    given = world.learner(version, seed=3, **{argument: known})
     for _ in range(3):
         assert own.step() == given.step()
+    assert own.bias_before == given.bias_before
     assert own.evaluate() == given.evaluate()
-    with pytest.raises(ManyoneError, match="expert_features of task 'a' has 1 rows, but the task has 40 inputs"):
-        world.learner(1, expert_features={t: torch.zeros(1, 5) for t in TASKS})
+
+
+@pytest.mark.parametrize("argument", ["expert_features", "merged_features"])
+def test_known_features_of_other_inputs_are_refused(world: World, argument: str) -> None:
+    with pytest.raises(ManyoneError, match=f"{argument} of task 'a' has 1 rows, but the task has 40 inputs"):
+        world.learner(1, **{argument: {t: torch.zeros(1, 5) for t in TASKS}})

@@ -48,3 +48,18 @@ def test_the_lambda_grid_of_two_merges_chooses_as_the_grid_of_all_merges(monkeyp
         assert scores[scale] == max(scores.values())
         chosen = study.static(method, scale=scale).state_dict()
         assert all((value == chosen[name]).all() for name, value in model.state_dict().items())
+
+
+def test_features_that_are_known_give_the_scores_of_a_pass_of_their_own(monkeypatch, shared_cache):
+    from manyone.merging.measures import accuracies
+    from manyone.recipes.problem import from_suite
+    from manyone.recipes.study_models import SeedStudy
+    from manyone.recipes.study_settings import SETTINGS
+
+    monkeypatch.setenv("MANYONE_CACHE", str(shared_cache))
+    study = SeedStudy(from_suite("fixture", 0), 0, SETTINGS["fixture"])
+    merged = study.task_arithmetic
+    surgery, _ = study.surgery(merged, 1)
+    for model in (merged, surgery, study.average):
+        assert study.scores(model) == accuracies(model, study.problem.heads, study.test, batch_size=64)
+    assert study.features(merged, "shoes", "test") is study.features(merged, "shoes", "test")

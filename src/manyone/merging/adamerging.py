@@ -57,7 +57,7 @@ class MergedEncoder(nn.Module, ABC):
     def adaptation_step(self, step: int) -> Iterator[None]:
         """Merges once for all forward passes inside; on leaving, their weight gradients reach the parameters."""
         merged = self.merged_weights()
-        leaves = {name: value.detach().requires_grad_() for name, value in merged.items()}
+        leaves = {name: value.detach().requires_grad_(value.requires_grad) for name, value in merged.items()}
         self._once = leaves
         try:
             yield
@@ -93,8 +93,10 @@ class MergedEncoder(nn.Module, ABC):
 
 
 class AdaMerging(MergedEncoder):
-    """Trainable ``coefficients``: [K, N] (``granularity="layer"``, K float tensors) or [N] (``"task"``).
+    """Trainable ``coefficients``: [K, N] (``granularity="layer"``) or [N] (``"task"``).
 
+    K counts the float tensors that an expert changed (:attr:`names`); the others, such as frozen embeddings, stay
+    theta_0's and cost nothing.
     ``encoder`` holds theta_0 and is copied; ``experts`` are state dicts with its names. ``plus_plus`` trims the task
     vectors to the fraction ``density`` and drops entries against the elected sign. ``clamp`` restricts coefficients to
     [0, 1] in the forward pass as the official code does (outside, their gradient is zero).
@@ -120,20 +122,20 @@ class AdaMerging(MergedEncoder):
         self.encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
         state = self.encoder.state_dict()
         check_compatible(state, experts)
-        self.names = _merged_names(state)
-        taus = task_vector_stacks(state, experts, self.names)
+        taus = task_vector_stacks(state, experts, merged_names(state))
         if plus_plus:
             taus = ties_task_vectors(taus, density)
+        self.names = [name for name, tau in taus.items() if tau.any()] or list(taus)
         self.taus = nn.Module()
         for k, name in enumerate(self.names):
             self.taus.register_buffer(f"t{k}", taus[name].reshape(len(experts), -1))
-        dtype = torch.float64 if any(v.dtype == torch.float64 for v in taus.values()) else torch.float32
+        dtype = torch.float64 if any(taus[name].dtype == torch.float64 for name in self.names) else torch.float32
         shape = (len(self.names), len(experts)) if granularity == "layer" else (len(experts),)
         device = next(iter(state.values())).device
         self.coefficients = nn.Parameter(torch.full(shape, float(scale), dtype=dtype, device=device))
 
     def deltas(self) -> dict[str, Tensor]:
-        """sum_i lambda_ki tau_ki per tensor, in at least float32, differentiable in the coefficients."""
+        """sum_i lambda_ki tau_ki of each of ``names``, in at least float32, differentiable in the coefficients."""
         lam = self.coefficients.clamp(0, 1) if self.clamp else self.coefficients
         lam = lam if lam.ndim == 2 else lam.expand(len(self.names), -1)
         taus = [getattr(self.taus, f"t{k}") for k in range(len(self.names))]
@@ -144,9 +146,10 @@ class AdaMerging(MergedEncoder):
     def merged_weights(self) -> dict[str, Tensor]:
         """theta_0k + sum_i lambda_ki tau_ki."""
         state = self.encoder.state_dict()
-        return {
-            name: (state[name].to(delta.dtype) + delta).to(state[name].dtype) for name, delta in self.deltas().items()
-        }
+        merged = {name: state[name] for name in merged_names(state)}
+        for name, delta in self.deltas().items():
+            merged[name] = (state[name].to(delta.dtype) + delta).to(state[name].dtype)
+        return merged
 
 
 class _WeightedSums(torch.autograd.Function):
@@ -164,7 +167,7 @@ class _WeightedSums(torch.autograd.Function):
         return (torch.stack(rows), *([None] * len(ctx.taus)))
 
 
-def _merged_names(state: Weights) -> list[str]:
+def merged_names(state: Weights) -> list[str]:
     """Float tensors, one name for each group of tied weights."""
     names, seen = [], set()
     for name, value in state.items():

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
-from manyone.merging.adamerging import AdaMerging, MergedEncoder
+from manyone.merging.adamerging import AdaMerging, MergedEncoder, merged_names
 from manyone.randomness import generator_for
 
 
@@ -76,7 +76,7 @@ class ConcreteMerging(MergedEncoder):
     def merged_weights(self) -> dict[str, Tensor]:
         """theta_0k + m_k / mean(m_k) * sum_i lambda_ki tau_ki."""
         state, masks = self.encoder.state_dict(), self.masks()
-        merged = {}
+        merged = {name: state[name] for name in merged_names(state)}
         for name, delta in self.inner.deltas().items():
             mask = masks[name].to(delta.dtype)
             merged[name] = (state[name].to(delta.dtype) + mask / mask.mean() * delta).to(state[name].dtype)

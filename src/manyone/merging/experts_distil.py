@@ -23,14 +23,15 @@ _UNKNOWN = -1
 
 
 @torch.no_grad()
-def teacher_features(images: Tensor, settings: DistilledPretraining, batch_size: int = 64) -> Tensor:
+def teacher_features(images: Tensor, settings: DistilledPretraining, batch_size: int = 32) -> Tensor:
     """The teacher's features [n, 1280] of ``images`` (uint8 [n, 3, H, W]), centred over the data, of unit length."""
     teacher = efficientnet_teacher(settings.asset)
+    teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = (settings.teacher_size, settings.teacher_size)
     parts = []
     for part in images.split(batch_size):
         enlarged = F.interpolate(scaled(part), size=size, mode="bilinear", align_corners=False, antialias=True)
-        parts.append(teacher.features(enlarged.clamp(0, 1)))
+        parts.append(teacher.features(enlarged.clamp(0, 1).contiguous(memory_format=torch.channels_last)))
     found = torch.cat(parts)
     return F.normalize(found - found.mean(0), dim=-1)
 

@@ -132,7 +132,11 @@ class Surgery(_Surgery):
 
     def forward(self, inputs: Inputs, task: str | Sequence[str]) -> Tensor:
         """Corrected features [B, width] of inputs of one task, or of B inputs with one task name each."""
-        return self.corrections[0](call(self.merged, inputs), self.groups(task))
+        return self.correct(call(self.merged, inputs), task)
+
+    def correct(self, feature: Tensor, task: str | Sequence[str]) -> Tensor:
+        """The merged model's features [B, width], corrected; one task for all or one a row."""
+        return self.corrections[0](feature, self.groups(task))
 
 
 class SurgeryV2(_Surgery):

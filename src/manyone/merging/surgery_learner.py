@@ -54,6 +54,7 @@ class SurgeryLearner:
         encoder: the module that expert weights belong to; by default the merged model inside ``model``.
         evaluate: called with the model; its metrics join those of :meth:`evaluate`.
         expert_features: per task the experts' features of ``inputs``, where they are known already (Surgery).
+        merged_features: likewise those of the merged model (SurgeryV2 takes the first ``bias_samples`` of them).
         bias_samples: inputs a task on which the feature bias is measured (SurgeryV2; Surgery uses all).
         seed: names the random stream of the batch order.
     """
@@ -76,6 +77,7 @@ class SurgeryLearner:
         encoder: nn.Module | None = None,
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         expert_features: Mapping[str, Tensor] | None = None,
+        merged_features: Mapping[str, Tensor] | None = None,
         bias_samples: int = 256,
         seed: int = 0,
     ) -> None:
@@ -103,7 +105,8 @@ class SurgeryLearner:
         self.expert_means: list[list[Tensor]] = []
         self.cache: FirstBlockCache | None = None
         if expert_features is not None and isinstance(model, Surgery):
-            self.expert_features = [_rows(expert_features, t, n).to(self.device) for t, n in zip(self.tasks, sizes)]
+            known = [_rows("expert_features", expert_features, t, n) for t, n in zip(self.tasks, sizes)]
+            self.expert_features = [v.to(self.device) for v in known]
         else:
             self._represent_experts(experts, encoder)
         if isinstance(model, SurgeryV2):
@@ -111,8 +114,11 @@ class SurgeryLearner:
             rows = self._bias_samples
         else:
             rows = max(sizes)
-        self.merged_features = [features(model.merged, take(inputs[t], slice(0, rows))) for t in self.tasks]
-        self.merged_features = [v.to(self.device) for v in self.merged_features]
+        if merged_features is not None:
+            found = [_rows("merged_features", merged_features, t, n)[:rows] for t, n in zip(self.tasks, sizes)]
+        else:
+            found = [features(model.merged, take(inputs[t], slice(0, rows))) for t in self.tasks]
+        self.merged_features = [v.to(self.device) for v in found]
         self.bias_before = self._biases(self.merged_features)
 
         alike = len({o.batch_size for o in self.orders}) == 1 and not (online and len(set(sizes)) > 1)
@@ -279,11 +285,11 @@ def _run(module: nn.Module, weights: Mapping[str, Tensor], inputs: Inputs, task:
     return functional_call(module, dict(weights), (), dict(inputs))
 
 
-def _rows(values: Mapping[str, Tensor], task: str, count: int) -> Tensor:
+def _rows(argument: str, values: Mapping[str, Tensor], task: str, count: int) -> Tensor:
     """The given features of ``task``, one for each of its ``count`` inputs."""
     if task not in values or len(values[task]) != count:
         have = len(values[task]) if task in values else 0
-        raise ManyoneError(f"expert_features of task {task!r} has {have} rows, but the task has {count} inputs")
+        raise ManyoneError(f"{argument} of task {task!r} has {have} rows, but the task has {count} inputs")
     return values[task]
 
 

@@ -137,6 +137,8 @@ def measure(s: SeedStudy, entry: Entry) -> Row:
     try:
         if "mixed" in words:
             scores = mixed_accuracies(model, s.problem.heads, s.test, batch_size=64, seed=s.seed)
+        elif "batch" not in words:
+            scores = s.scores(model)
         else:
             scores = accuracies(model, s.problem.heads, s.test, batch_size=64)
         first = next(iter(s.test))

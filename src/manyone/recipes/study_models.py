@@ -31,6 +31,7 @@ class SeedStudy:
         self.curves: dict[str, list[dict[str, float]]] = {}
         self._splits: dict[tuple[str, str], Split] = {}
         self._costs: list[tuple[weakref.ref[Any], float]] = []
+        self._features: list[tuple[weakref.ref[Any], dict[tuple[str, str], Tensor]]] = []
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
@@ -142,6 +143,7 @@ class SeedStudy:
             lr=lr,
             steps=steps,
             batch_size=self.settings.batch_size,
+            monitor_samples=self.settings.monitor_samples,
             seed=self.seed,
             expert_logits=self.expert_logits if objective == "expert-kl" else None,
         )
@@ -222,6 +224,7 @@ class SeedStudy:
             iterations=iterations,
             batch_size=s.batch_size,
             expert_features=self.taught if version == 1 else None,
+            merged_features={t: self.features(merged, t, s.adapt_split) for t in self.merged},
             seed=self.seed,
         )
         before = {f"before/{k}": v for k, v in learner.bias_before.items()}
@@ -251,6 +254,35 @@ class SeedStudy:
         return self.static("regmean", grams=collected)
 
     # -- what is read off models --------------------------------------------------------------------------------------
+
+    def features(self, model: Any, task: str, split: str) -> Tensor:
+        """Features [n, d] of this study's samples of a split, computed once for each model.
+
+        The model must be finished, and route by sample if it routes. Its rows, and surgery on top of it, share them.
+        """
+        from manyone.merging.measures import features
+
+        known = next((found for made, found in self._features if made() is model), None)
+        if known is None:
+            known = {}
+            self._features.append((weakref.ref(model), known))
+        if (task, split) not in known:
+            known[task, split] = features(model, self._limited(task, split).inputs, task, batch_size=64)
+        return known[task, split]
+
+    def scores(self, model: Any) -> dict[str, float]:
+        """Accuracy on every task of :attr:`test`, with what :meth:`features` knows already."""
+        from manyone.merging.measures import share_right
+        from manyone.merging.surgery import Surgery
+
+        result = {}
+        for task, split in self.test.items():
+            if isinstance(model, Surgery):
+                feature = model.correct(self.features(model.merged, task, "test"), task)
+            else:
+                feature = self.features(model, task, "test")
+            result[task] = share_right(self.problem.heads[task], feature, split.labels)
+        return result
 
     def expert_features(self, inputs: Inputs, task: str) -> Tensor:
         """The features of ``task``'s own expert."""

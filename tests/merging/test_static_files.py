@@ -308,3 +308,56 @@ def test_anonymous_memory_does_not_grow_with_the_experts(large, tmp_path, method
         used[count] = float(done.stdout.split()[-1])
     assert used[8] <= 100, used
     assert used[8] - used[2] <= 25, used  # a chunk of each expert is in memory, 1 MB; an expert is 100 MB
+
+
+WITHOUT_TORCH = """
+import sys
+from manyone.cli.main import run
+code = run(sys.argv[1:])
+sys.exit(code or ("PyTorch was imported" if "torch" in sys.modules else 0))
+"""
+
+
+@pytest.mark.parametrize("method", ["average", "task-arithmetic"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums_of_wide_floats_need_no_pytorch(tmp_path, method, dtype):
+    g = torch.Generator().manual_seed(3)
+    models = []
+    for name in ("base", "a", "b"):
+        models.append({"w": torch.randn(300, 400, generator=g, dtype=dtype), "ids": torch.arange(4)})
+        save_file(models[-1], tmp_path / f"{name}.safetensors")
+    paths = [str(tmp_path / f"{name}.safetensors") for name in ("base", "a", "b")]
+    run = ["run", method, "--base", paths[0], "--experts", *paths[1:], "--out", str(tmp_path / "out")]
+    for command in ([*run, "--dry-run"], run):
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_TORCH, *command], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    merged = load_file(tmp_path / "out" / "model" / "model.safetensors")
+    in_memory = static.merge(method, models[0], models[1:])
+    assert all(torch.equal(merged[n], v) for n, v in in_memory.items())
+    assert merged["w"].dtype == dtype
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
+)
+def test_every_float_type_is_read_rounded_and_copied(tmp_path, dtype):
+    g = torch.Generator().manual_seed(4)
+    base = {
+        "w": torch.randn(70, 1000, generator=g).to(dtype),
+        "kept": torch.randn(9, generator=g).to(dtype),
+        "phase": torch.randn(3, generator=g, dtype=torch.complex64),
+        "odd": torch.tensor([1, 2, 3], dtype=torch.uint8),
+    }
+    expert = {n: (v.float() + 0.25).to(dtype) if n in ("w", "kept") else v for n, v in base.items()}
+    save_file(base, tmp_path / "base.safetensors")
+    save_file(expert, tmp_path / "expert.safetensors")
+    for source in ((base, [expert]), (tmp_path / "base.safetensors", [tmp_path / "expert.safetensors"])):
+        merged = static.merge("task-arithmetic", *source, scale=0.5, exclude=["kept"])
+        work = torch.float64 if dtype == torch.float64 else torch.float32
+        expected = (0.5 * base["w"].to(work) + 0.5 * expert["w"].to(work)).to(dtype)
+        assert torch.equal(merged["w"].to(work), expected.to(work))
+        for name in ("kept", "phase", "odd"):
+            assert merged[name].dtype == base[name].dtype
+            assert torch.equal(merged[name].view(torch.uint8), base[name].view(torch.uint8)), name

@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -14,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from manyone.errors import ManyoneError
 from manyone.weights.checkpoint import as_checkpoint, open_checkpoint
-from manyone.weights.safetensors_file import SafetensorsWriter, TensorInfo, parse_size, read_header
+from manyone.weights.safetensors_file import SafetensorsWriter, parse_size, read_header
+from manyone.weights.tensor_info import DTYPES, TensorInfo, stored_form
 
 
 def tensors():
@@ -33,7 +35,8 @@ def tensors():
 def equal(checkpoint, expected):
     assert set(checkpoint) == set(expected)
     for name, value in expected.items():
-        assert checkpoint.info(name) == (value.dtype, tuple(value.shape))
+        assert checkpoint.info(name) == TensorInfo.of(value)
+        assert checkpoint.info(name).dtype.torch == value.dtype
         assert torch.equal(checkpoint[name], value), name
         n = value.numel()
         assert torch.equal(checkpoint.read_flat(name, n // 3, n), value.reshape(-1)[n // 3 :])
@@ -76,12 +79,12 @@ def test_reads_a_torch_file_and_nested_state_dicts(tmp_path):
 def test_writer_makes_files_that_others_read(tmp_path):
     values = tensors()
     writer = SafetensorsWriter(
-        tmp_path / "out", {n: TensorInfo(v.dtype, tuple(v.shape)) for n, v in values.items()}, metadata={"format": "pt"}
+        tmp_path / "out", {n: TensorInfo.of(v) for n, v in values.items()}, metadata={"format": "pt"}
     )
     for name, value in values.items():
         flat = value.reshape(-1)
         for start in range(0, len(flat), 2):
-            writer.write(name, start, flat[start : start + 2])
+            writer.write(name, start, stored_form(flat[start : start + 2]))
     assert not list((tmp_path / "out").glob("*.safetensors"))  # no name before everything is there
     paths = writer.commit()
     assert [p.name for p in paths] == ["model.safetensors"]
@@ -95,10 +98,10 @@ def test_writer_makes_files_that_others_read(tmp_path):
 
 def test_writer_shards_and_index(tmp_path):
     values = {f"l{i}": torch.full((10,), float(i)) for i in range(7)}
-    infos = {n: TensorInfo(v.dtype, tuple(v.shape)) for n, v in values.items()}
+    infos = {n: TensorInfo.of(v) for n, v in values.items()}
     writer = SafetensorsWriter(tmp_path, infos, max_shard_size=100)
     for name, value in values.items():
-        writer.write(name, 0, value)
+        writer.write(name, 0, value.numpy())
     names = sorted(p.name for p in writer.commit())
     assert names == [*(f"model-{i:05d}-of-00004.safetensors" for i in range(1, 5)), "model.safetensors.index.json"]
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
@@ -110,21 +113,21 @@ def test_writer_shards_and_index(tmp_path):
 
 
 def test_writer_that_is_aborted_leaves_nothing(tmp_path):
-    writer = SafetensorsWriter(tmp_path, {"x": TensorInfo(torch.float32, (4,))})
-    writer.write("x", 0, torch.ones(4))
+    writer = SafetensorsWriter(tmp_path, {"x": TensorInfo(DTYPES["F32"], (4,))})
+    writer.write("x", 0, np.ones(4, np.float32))
     writer.abort()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_writer_reports_a_full_disk(tmp_path):
     with pytest.raises(ManyoneError, match=r"needs .* GB on disk and only"):
-        SafetensorsWriter(tmp_path, {"x": TensorInfo(torch.float32, (1 << 50,))})
-    writer = SafetensorsWriter(tmp_path, {"x": TensorInfo(torch.float32, (4,))})
+        SafetensorsWriter(tmp_path, {"x": TensorInfo(DTYPES["F32"], (1 << 50,))})
+    writer = SafetensorsWriter(tmp_path, {"x": TensorInfo(DTYPES["F32"], (4,))})
     info = writer._places["x"][2]
     full = os.open("/dev/full", os.O_WRONLY)
     writer._places["x"] = (full, 0, info)
     with pytest.raises(ManyoneError, match="the disk is full"):
-        writer.write("x", 0, torch.ones(4))
+        writer.write("x", 0, np.ones(4, np.float32))
     os.close(full)
     writer.abort()
     assert list(tmp_path.iterdir()) == []

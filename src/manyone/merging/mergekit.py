@@ -19,14 +19,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from manyone.errors import ManyoneError
-from manyone.merging.static_elementwise import FromGram, Linear, SignElection, model_stock_rule, slerp_rule
+from manyone.merging.static_elementwise import FromGram, SignElection, model_stock_rule, slerp_rule
+from manyone.merging.static_linear import Linear
 from manyone.merging.static_plan import Plan, make_plan
 from manyone.merging.static_roles import TABLE
 from manyone.merging.static_stream import Method
 from manyone.weights.checkpoint import Checkpoint, open_checkpoint
+from manyone.weights.tensor_info import DType, dtype_of
 
 _TOP = {"merge_method", "base_model", "models", "slices", "parameters", "dtype", "out_dtype", "name"}
 _PARAMETERS = {
@@ -39,7 +39,7 @@ _PARAMETERS = {
     "model_stock": set(),
 }
 _IGNORED = {"int8_mask"}  # how mergekit stores a mask: no effect on the result
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+_DTYPES = ("float32", "float16", "bfloat16", "float64")
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
 
 
@@ -251,7 +251,7 @@ def _check_layers(path: Path, recipe: Mapping[str, Any], plan: Plan) -> None:
             )
 
 
-def _dtype(path: Path, recipe: Mapping[str, Any], base: Checkpoint) -> tuple[torch.dtype | None, dict[str, Any]]:
+def _dtype(path: Path, recipe: Mapping[str, Any], base: Checkpoint) -> tuple[DType | None, dict[str, Any]]:
     """The output's dtype and what config.json has to say about it."""
     name = recipe.get("out_dtype") or recipe.get("dtype")
     if name is None:
@@ -260,9 +260,9 @@ def _dtype(path: Path, recipe: Mapping[str, Any], base: Checkpoint) -> tuple[tor
         raise ManyoneError(f"{path}: dtype {name!r} is not supported; use {', '.join(_DTYPES)}")
     file = base.folder / "config.json" if base.folder else None
     if file is None:
-        return _DTYPES[name], {}
+        return dtype_of(name), {}
     key = "dtype" if "dtype" in json.loads(file.read_text()) else "torch_dtype"
-    return _DTYPES[name], {key: name}
+    return dtype_of(name), {key: name}
 
 
 def _open(recipe: Path, name: str) -> Checkpoint:

@@ -15,29 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from manyone.errors import ManyoneError
-from manyone.merging.static_elementwise import (
-    FromGram,
-    Linear,
-    SignElection,
-    model_stock_rule,
-    on_task_vectors,
-    slerp_rule,
-    task_arithmetic_coefficients,
-)
 from manyone.merging.static_files import model_folder
-from manyone.merging.static_fisher import Fisher
-from manyone.merging.static_matrix import TSVM, IsoC, IsoCTS, RegMean
+from manyone.merging.static_linear import Linear, task_arithmetic_coefficients
 from manyone.merging.static_plan import Plan, make_plan
 from manyone.merging.static_stream import MemorySink, Method, Progress, run_merge
 from manyone.weights.checkpoint import Checkpoint, Weights, as_checkpoint, open_checkpoint
 
-Model = Weights | str | Path
-Models = Sequence[Model]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Model: TypeAlias = "Weights | str | Path"
+Models: TypeAlias = "Sequence[Model]"
 
 
 def _average(count: int) -> Method:
@@ -55,6 +46,8 @@ def _ties(
     merge: Literal["sum", "mean"] = "sum",
     scope: Literal["model", "tensor"] = "model",
 ) -> Method:
+    from manyone.merging.static_elementwise import SignElection
+
     _within("density", density, 0 < density <= 1, "in (0, 1]")
     _within("merge", merge, merge in ("sum", "mean"), "sum or mean")
     _within("scope", scope, scope in ("model", "tensor"), "model or tensor")
@@ -71,6 +64,8 @@ def _dare(
     merge: Literal["sum", "mean"] = "sum",
     seed: int = 0,
 ) -> Method:
+    from manyone.merging.static_elementwise import SignElection
+
     _within("drop", drop, 0 <= drop < 1, "in [0, 1)")
     _within("then", then, then in ("task-arithmetic", "ties"), "task-arithmetic or ties")
     _within("density", density, 0 < density <= 1, "in (0, 1]")
@@ -89,6 +84,8 @@ def _dare(
 def _slerp(
     count: int, t: float = 0.5, space: Literal["weights", "task-vectors"] = "weights", scale: float = 1.0
 ) -> Method:
+    from manyone.merging.static_elementwise import FromGram, on_task_vectors, slerp_rule
+
     _within("experts", count, count >= 2, "at least 2 for SLERP")
     _within("space", space, space in ("weights", "task-vectors"), "weights or task-vectors")
     _within("scale", scale, scale == 1.0 or space == "task-vectors", "1 unless space is task-vectors")
@@ -97,29 +94,41 @@ def _slerp(
 
 
 def _fisher(count: int, fishers: Models, floor: float = 1e-6, normalize: bool = True) -> Method:
+    from manyone.merging.static_fisher import Fisher
+
     _within("floor", floor, floor > 0, "positive")
     return Fisher(_open_all(fishers, None, "Fisher"), floor, normalize)
 
 
 def _regmean(count: int, grams: Models, ratio: float = 0.95, device: str = "cpu") -> Method:
+    from manyone.merging.static_matrix import RegMean
+
     _within("ratio", ratio, 0 <= ratio <= 1, "in [0, 1]")
     return RegMean(_open_all(grams, None, "Gram matrices"), ratio, device)
 
 
 def _model_stock(count: int) -> Method:
+    from manyone.merging.static_elementwise import FromGram, model_stock_rule
+
     _within("experts", count, count >= 2, "at least 2 for Model Stock")
     return FromGram(model_stock_rule, "task-vectors")
 
 
 def _tsv_m(count: int, scale: float = 1.0, device: str = "cpu") -> Method:
+    from manyone.merging.static_matrix import TSVM
+
     return TSVM(scale, device)
 
 
 def _iso_c(count: int, scale: float = 1.0, device: str = "cpu") -> Method:
+    from manyone.merging.static_matrix import IsoC
+
     return IsoC(scale, device)
 
 
 def _iso_cts(count: int, scale: float = 1.0, common: float = 0.8, device: str = "cpu") -> Method:
+    from manyone.merging.static_matrix import IsoCTS
+
     _within("common", common, 0 < common <= 1, "in (0, 1]")
     return IsoCTS(scale, common, device)
 

@@ -1,8 +1,8 @@
-"""Static methods that treat every element by itself (after a pass for thresholds or norms where they need one).
+"""Static methods that treat every element by itself after a pass for thresholds or norms.
 
 With tau_i = theta_i - theta_0:
-- linear combinations c_0 theta_0 + sum_i c_i theta_i: averaging, task arithmetic (Ilharco et al., 2023), and, with
-  coefficients per tensor from the experts' Gram matrix, SLERP (Shoemake, 1985) and Model Stock (Jang et al., 2024);
+- linear combinations c_0 theta_0 + sum_i c_i theta_i whose coefficients per tensor come from the experts' Gram matrix:
+  SLERP (Shoemake, 1985) and Model Stock (Jang et al., 2024);
 - TIES (Yadav et al., 2023): trim each tau_i to its largest entries over the whole model, elect a sign per element, keep
   what agrees; DARE (Yu et al., 2024): drop entries of tau_i at random and rescale the rest, then add or run TIES.
 """
@@ -20,37 +20,16 @@ import torch
 from torch import Tensor
 
 from manyone.errors import ManyoneError
+from manyone.merging.static_linear import Linear
 from manyone.merging.static_plan import Plan
 from manyone.merging.static_stream import Buffers, Elementwise, blame, finite, over_chunks, working_dtype
 from manyone.randomness import generator_for
 from manyone.weights.checkpoint import Checkpoint
 from manyone.weights.select import MagnitudeSelector
 
-Coefficients = Callable[[str], tuple[float, Sequence[float]]]
 PerTensor = Callable[[str], float]
 _GROUP = 8  # experts whose thresholds are sought together
 _MASK_BLOCK = 1 << 16  # elements of a tensor that share one random stream; part of what a seed means
-
-
-class Linear(Elementwise):
-    """c_0 theta_0 + sum_i c_i theta_i with coefficients that may differ by tensor: ``coefficients(name)``."""
-
-    def __init__(self, coefficients: Coefficients) -> None:
-        self.coefficients = coefficients
-
-    def chunk(self, plan: Plan, name: str, start: int, stop: int, buffers: Buffers) -> Tensor:
-        dtype = working_dtype(plan.info(name).dtype)
-        first, others = self.coefficients(name)
-        out = buffers.get("sum", stop - start, dtype)
-        torch.mul(buffers.read(plan.base, name, start, stop, dtype, "base"), first, out=out)
-        for expert, weight in zip(plan.experts, others, strict=True):
-            out.add_(buffers.read(expert, name, start, stop, dtype, "expert"), alpha=weight)
-        return out
-
-
-def task_arithmetic_coefficients(experts: int, scale: float) -> Coefficients:
-    """theta_0 + scale sum_i tau_i without task vectors: (1 - N scale) theta_0 + scale sum_i theta_i."""
-    return lambda name: (1 - experts * scale, [scale] * experts)
 
 
 class FromGram(Linear):
@@ -248,7 +227,7 @@ class SignElection(Elementwise):
         dtype = working_dtype(plan.info(name).dtype)
         base = buffers.read(plan.base, name, start, stop, dtype, "base")
         expert = buffers.read(plan.experts[i], name, start, stop, dtype, "expert")
-        tau = torch.sub(expert, base, out=buffers.get("tau", stop - start, dtype))
+        tau = torch.from_numpy(np.subtract(expert, base, out=buffers.get("tau", stop - start, dtype)))
         if self.drop is not None:
             p = self.drop(name)[i]
             if not finite(tau.sum()):
@@ -269,13 +248,15 @@ class SignElection(Elementwise):
 
     # -- merging ----------------------------------------------------------------------------------------------------
 
-    def chunk(self, plan: Plan, name: str, start: int, stop: int, buffers: Buffers) -> Tensor:
+    def chunk(self, plan: Plan, name: str, start: int, stop: int, buffers: Buffers) -> np.ndarray:
         length, dtype = stop - start, working_dtype(plan.info(name).dtype)
-        total = buffers.get("sum", length, dtype).zero_()
-        positive = buffers.get("positive", length, dtype).zero_()
-        part = buffers.get("part", length, dtype)
+
+        def buffer(key: str) -> Tensor:
+            return torch.from_numpy(buffers.get(key, length, dtype))
+
+        total, positive, part = buffer("sum").zero_(), buffer("positive").zero_(), buffer("part")
         counting = self.merge == "mean" or self.normalize
-        shares = [buffers.get(key, length, dtype).zero_() for key in ("up", "down")] if counting else []
+        shares = [buffer(key).zero_() for key in ("up", "down")] if counting else []
         for i in range(len(plan.experts)):
             tau = self._kept(plan, i, name, start, stop, buffers)
             total += tau
@@ -297,8 +278,9 @@ class SignElection(Elementwise):
         if counting:
             share = shares[-1] if self.elect else shares[0]
             total /= torch.where(share.abs() < 1e-8, 1.0, share)
+        total *= self.scale(name)
         base = buffers.read(plan.base, name, start, stop, dtype, "base")
-        return torch.add(base, total, alpha=self.scale(name), out=total)
+        return np.add(base, total.numpy(), out=total.numpy())
 
     def _elected(self, total: Tensor, positive: Tensor, name: str, start: int, stop: int) -> np.ndarray:
         """Where the elected sign is +. An exact zero follows the majority of all signs, which is known at the end only:

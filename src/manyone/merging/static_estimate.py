@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from manyone.merging.static_plan import CHUNK, Plan
 from manyone.merging.static_stream import Method, WholeTensors, default_threads
@@ -53,9 +53,9 @@ def _read_rate(plan: Plan) -> float:
     expert, left = plan.experts[-1], _PROBE
     began = time.perf_counter()
     for name, start, stop in plan.chunks():
-        values = expert.read_flat(name, start, stop)
-        values.view(torch.uint8)[::4096].sum()  # one byte of every page makes the system fetch it
-        left -= values.numel() * values.element_size()
+        values = expert.entries[name].array(start, stop)
+        values.view(np.uint8)[::4096].sum()  # one byte of every page makes the system fetch it
+        left -= values.nbytes
         if left <= 0:
             break
     return (_PROBE - left) / max(time.perf_counter() - began, 1e-6)
@@ -63,17 +63,19 @@ def _read_rate(plan: Plan) -> float:
 
 def _seconds_per_element() -> float:
     """Time of the handful of vector operations that a method spends on one element of one expert."""
-    a, b, out = torch.zeros(CHUNK), torch.zeros(CHUNK), torch.empty(CHUNK)
+    a, b, out = (np.zeros(CHUNK, np.float32) for _ in range(3))
     began = time.perf_counter()
     for _ in range(50):
-        torch.sub(a, b, out=out)
-        out.abs_()
-        out.add_(a)
-        out.clamp_min_(0)
+        np.subtract(a, b, out=out)
+        np.abs(out, out=out)
+        np.add(out, a, out=out)
+        np.maximum(out, 0, out=out)
     return (time.perf_counter() - began) / 50 / CHUNK
 
 
 def _factorisation_seconds(size: int) -> float:
+    import torch
+
     matrix = torch.eye(size) + torch.arange(size * size, dtype=torch.float32).sin().view(size, size)
     torch.linalg.svd(matrix)
     began = time.perf_counter()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from torch import Tensor
+import numpy as np
 
 from manyone.errors import ManyoneError
-from manyone.merging.static_elementwise import Linear
+from manyone.merging.static_linear import Linear
 from manyone.merging.static_plan import Plan
 from manyone.merging.static_stream import Buffers, Elementwise, finite, over_chunks, working_dtype
 from manyone.weights.checkpoint import Checkpoint
@@ -45,7 +45,7 @@ class Fisher(Elementwise):
 
         def add(name: str, start: int, stop: int, buffers: Buffers) -> None:
             for i, fisher in enumerate(self.fishers):
-                values = fisher.read_flat(name, start, stop).double()
+                values = fisher.floats(name, start, stop, buffers.get("fisher", stop - start, np.dtype(np.float64)))
                 square = float(values @ values)
                 if not finite(square) or float(values.min()) < 0:
                     raise ManyoneError(f"{fisher.label}: NaN, Inf or a negative value in the Fisher of tensor {name!r}")
@@ -56,16 +56,19 @@ class Fisher(Elementwise):
             self._factors = [1 / math.sqrt(s) if s > 0 else 1.0 for s in squares]
         self._covered = set(self._names)
 
-    def chunk(self, plan: Plan, name: str, start: int, stop: int, buffers: Buffers) -> Tensor:
+    def chunk(self, plan: Plan, name: str, start: int, stop: int, buffers: Buffers) -> np.ndarray:
         dtype = working_dtype(plan.info(name).dtype)
         if name not in self._covered:
             count = len(plan.experts)
             return Linear(lambda _: (0.0, [1 / count] * count)).chunk(plan, name, start, stop, buffers)
-        top = buffers.get("sum", stop - start, dtype).zero_()
-        bottom = buffers.get("positive", stop - start, dtype).zero_()
-        weight = buffers.get("part", stop - start, dtype)
+        top, bottom, weight = (buffers.get(key, stop - start, dtype) for key in ("sum", "positive", "part"))
+        top.fill(0)
+        bottom.fill(0)
         for expert, fisher, factor in zip(plan.experts, self.fishers, self._factors, strict=True):
-            weight.copy_(fisher.read_flat(name, start, stop)).mul_(factor).clamp_min_(self.floor)
+            np.multiply(buffers.read(fisher, name, start, stop, dtype, "fisher"), factor, out=weight)
+            np.maximum(weight, self.floor, out=weight)
             bottom += weight
-            top.addcmul_(weight, buffers.read(expert, name, start, stop, dtype, "expert"))
-        return top.div_(bottom)
+            weight *= buffers.read(expert, name, start, stop, dtype, "expert")
+            top += weight
+        top /= bottom
+        return top

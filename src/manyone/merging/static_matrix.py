@@ -13,11 +13,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from manyone.errors import ManyoneError
-from manyone.merging.static_elementwise import Linear, task_arithmetic_coefficients
+from manyone.merging.static_linear import Linear, task_arithmetic_coefficients
 from manyone.merging.static_plan import Plan
 from manyone.merging.static_roles import is_linear, transposed_names
 from manyone.merging.static_stream import Buffers, Elementwise, working_dtype
@@ -33,7 +34,7 @@ class LayerMethod(Elementwise, ABC):
     def whole(self, plan: Plan, name: str) -> bool:
         return is_linear(name, plan.info(name))
 
-    def chunk(self, plan: Plan, name: str, start: int, stop: int, buffers: Buffers) -> Tensor:
+    def chunk(self, plan: Plan, name: str, start: int, stop: int, buffers: Buffers) -> np.ndarray:
         count = len(plan.experts)
         mean = Linear(task_arithmetic_coefficients(count, self.scale / count))
         return mean.chunk(plan, name, start, stop, buffers)
@@ -48,7 +49,8 @@ class LayerMethod(Elementwise, ABC):
 
     def _read(self, model: Checkpoint, plan: Plan, name: str) -> Tensor:
         info = plan.info(name)
-        value = model.read_flat(name, 0, info.numel).view(info.shape).to(self.device, working_dtype(info.dtype))
+        value = model.read_flat(name, 0, info.numel).view(info.shape)
+        value = value.to(self.device, torch.float64 if working_dtype(info.dtype) == np.float64 else torch.float32)
         if not torch.isfinite(value.sum()) and not torch.isfinite(value).all():
             raise ManyoneError(f"{model.label}: NaN or Inf in tensor {name!r}")
         return value

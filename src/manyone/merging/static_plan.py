@@ -11,12 +11,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from manyone.errors import ManyoneError
-from manyone.weights.arithmetic import difference, is_float
 from manyone.weights.checkpoint import Checkpoint
-from manyone.weights.safetensors_file import TensorInfo
+from manyone.weights.tensor_info import DType, TensorInfo, difference, is_float
 
 CHUNK = 1 << 16  # elements worked on at a time: 256 KB of float32, so that a few buffers stay in the cache
 
@@ -37,7 +34,7 @@ class Plan:
     aliases: dict[str, str] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    dtype: torch.dtype | None = None
+    dtype: DType | None = None
 
     def info(self, name: str) -> TensorInfo:
         """dtype and shape of an output tensor, which are the base's unless ``dtype`` says otherwise."""

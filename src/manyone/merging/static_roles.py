@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from manyone.weights.safetensors_file import TensorInfo
+from manyone.weights.tensor_info import TensorInfo
 
 # The owning module's own name: word_embeddings, position_embedding, embed_tokens, pos_embed, wte, shared, lm_head ...
 TABLE = re.compile(

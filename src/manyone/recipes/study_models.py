@@ -7,6 +7,7 @@ unless the settings say otherwise.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -122,9 +123,7 @@ class SeedStudy:
     @cached_property
     def taught(self) -> dict[str, Tensor]:
         """The experts' features of the unlabelled inputs: what surgery and the KL objective learn from."""
-        from manyone.merging.measures import features
-
-        return {t: features(m, self.unlabelled[t], t) for t, m in self.experts.items()}
+        return {t: self.features(self.each_expert, t, self.settings.adapt_split) for t in self.merged}
 
     @cached_property
     def expert_logits(self) -> dict[str, Tensor]:
@@ -284,11 +283,12 @@ class SeedStudy:
             result[task] = share_right(self.problem.heads[task], feature, split.labels)
         return result
 
-    def expert_features(self, inputs: Inputs, task: str) -> Tensor:
-        """The features of ``task``'s own expert."""
+    @cached_property
+    def each_expert(self) -> Callable[[Inputs, str], Tensor]:
+        """The experts as one model that is told the task: features by the task's own expert."""
         from manyone.nets import call
 
-        return call(self.experts[task], inputs)
+        return lambda inputs, task: call(self.experts[task], inputs)
 
     def cost_of(self, model: object, seconds: float) -> float:
         """CPU seconds that making ``model`` took, also when an earlier row has made it already."""

@@ -13,28 +13,9 @@ from torch import Tensor
 
 from manyone.errors import ManyoneError
 from manyone.weights.checkpoint import Checkpoint, Weights, as_checkpoint
-from manyone.weights.safetensors_file import TensorInfo
+from manyone.weights.tensor_info import difference, is_float
 
 _SLICE = 1 << 20  # elements looked at together when values are checked
-
-
-def is_float(info: TensorInfo) -> bool:
-    """Whether the tensor takes part in arithmetic (counters, masks and position ids do not)."""
-    return info.dtype.is_floating_point
-
-
-def kind(dtype: torch.dtype) -> str:
-    """``float``, ``bool`` or ``integer``: what two models must agree on; the float precision may differ."""
-    return "float" if dtype.is_floating_point else "bool" if dtype == torch.bool else "integer"
-
-
-def difference(base: TensorInfo, expert: TensorInfo) -> str | None:
-    """Why ``expert`` cannot be combined with ``base``, in words; ``None`` when it can."""
-    if base.shape != expert.shape:
-        return f"has shape {list(expert.shape)}, the base has {list(base.shape)}"
-    if kind(base.dtype) != kind(expert.dtype):
-        return f"is {kind(expert.dtype)} ({expert.dtype}), the base is {kind(base.dtype)} ({base.dtype})"
-    return None
 
 
 def check_finite(weights: Weights, names: Iterable[str] | None = None, label: str = "weights") -> None:

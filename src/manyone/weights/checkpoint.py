@@ -8,17 +8,25 @@ A ``Checkpoint`` is also a ``Mapping[str, Tensor]``, so it goes wherever a state
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from manyone.errors import ManyoneError
-from manyone.weights.safetensors_file import TensorInfo, map_file, read_header
+from manyone.weights.safetensors_file import map_file, read_header
+from manyone.weights.tensor_info import TensorInfo, stored_form, wide
 
-Weights = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    _Tensors = Mapping[str, Tensor]
+else:
+    _Tensors = Mapping
+
+Weights: TypeAlias = "Mapping[str, Tensor]"
 
 
 class Entry(Protocol):
@@ -30,38 +38,56 @@ class Entry(Protocol):
         """Elements ``start`` to ``stop`` in row-major order; only to be read, never written to."""
         ...
 
+    def array(self, start: int, stop: int) -> np.ndarray:
+        """The same in the stored form of their dtype (see :mod:`manyone.weights.tensor_info`)."""
+        ...
+
 
 class MappedEntry:
-    """A tensor inside a memory-mapped file."""
+    """A tensor inside a memory-mapped file; ``data`` are its bytes."""
 
-    def __init__(self, info: TensorInfo, data: Tensor) -> None:
-        self.info = info
-        aligned = (
-            data.data_ptr() % max(info.dtype.itemsize, 1) == 0 and data.storage_offset() % info.dtype.itemsize == 0
-        )
-        self._values = data.view(info.dtype) if aligned else None
-        self._bytes = data
+    def __init__(self, info: TensorInfo, data: np.ndarray) -> None:
+        self.info, self._data = info, data
+        self._tensor: Tensor | None = None
 
     def flat(self, start: int, stop: int) -> Tensor:
-        if self._values is not None:
-            return self._values[start:stop]
         size = self.info.dtype.itemsize
-        return self._bytes[start * size : stop * size].clone().view(self.info.dtype)
+        if self._data.ctypes.data % size:  # PyTorch wants aligned numbers
+            return _tensor_on(self._data[start * size : stop * size].copy()).view(self.info.dtype.torch)
+        if self._tensor is None:
+            self._tensor = _tensor_on(self._data).view(self.info.dtype.torch)
+        return self._tensor[start:stop]
+
+    def array(self, start: int, stop: int) -> np.ndarray:
+        size = self.info.dtype.itemsize
+        return self._data[start * size : stop * size].view(self.info.dtype.stored)
+
+
+def _tensor_on(data: np.ndarray) -> Tensor:
+    """The bytes as a tensor on the same memory; where that is a map, writing to it is a crash: never hand it out."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # PyTorch warns that the array is read-only, which is wanted
+        return torch.from_numpy(data)
 
 
 class TensorEntry:
     """A tensor in memory (any device; slices arrive on the CPU)."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.info = TensorInfo(tensor.dtype, tuple(tensor.shape))
+        self.info = TensorInfo.of(tensor)
         self.tensor = tensor
         self._flat = tensor.detach().reshape(-1)
 
     def flat(self, start: int, stop: int) -> Tensor:
         return self._flat[start:stop].cpu()
 
+    def array(self, start: int, stop: int) -> np.ndarray:
+        return stored_form(self.flat(start, stop))
 
-class Checkpoint(Mapping[str, Tensor]):
+
+class Checkpoint(_Tensors):
     """Named tensors with lazy access. ``label`` names it in messages; ``folder`` holds config files, if any.
 
     ``aliases`` maps the further names of a tied tensor to the name under which it is kept.
@@ -98,9 +124,11 @@ class Checkpoint(Mapping[str, Tensor]):
 
     def read(self, name: str) -> Tensor:
         """The tensor in memory of its own, in its stored dtype."""
+        import torch
+
         info = self.info(name)
         flat = self.read_flat(name, 0, info.numel)
-        return torch.empty(info.shape, dtype=info.dtype).copy_(flat.view(info.shape))
+        return torch.empty(info.shape, dtype=info.dtype.torch).copy_(flat.view(info.shape))
 
     def read_flat(self, name: str, start: int, stop: int) -> Tensor:
         """Elements ``start`` to ``stop`` in row-major order, without a copy where possible: do not write to them.
@@ -108,6 +136,23 @@ class Checkpoint(Mapping[str, Tensor]):
         A merged LoRA weight arrives in float32, not rounded to the stored dtype.
         """
         return self.entries[name].flat(start, stop)
+
+    def floats(self, name: str, start: int, stop: int, out: np.ndarray) -> np.ndarray:
+        """Elements ``start`` to ``stop`` as the float32 or float64 numbers of ``out``.
+
+        Where they are stored so this is a view of them that must not be written to; otherwise they come in ``out``.
+        """
+        entry = self.entries[name]
+        values = entry.array(start, stop)
+        if values.dtype == out.dtype:
+            return values
+        if wide(values):
+            np.copyto(out, values, casting="same_kind")
+        else:
+            import torch
+
+            torch.from_numpy(out).copy_(entry.flat(start, stop))
+        return out
 
     @property
     def nbytes(self) -> int:
@@ -138,8 +183,6 @@ def as_checkpoint(weights: Weights, label: str = "weights") -> Checkpoint:
 
 def open_checkpoint(path: str | Path, base: Checkpoint | str | Path | None = None) -> Checkpoint:
     """Opens a file or folder (see the module's first lines); ``base`` is what a LoRA adapter is merged into."""
-    from manyone.weights.lora import open_adapter
-
     given, path = path, Path(path).expanduser()
     if not path.exists():
         path = _from_hub_cache(str(given))
@@ -148,6 +191,8 @@ def open_checkpoint(path: str | Path, base: Checkpoint | str | Path | None = Non
             return _open_index(path)
         return _open_file(path)
     if (path / "adapter_config.json").is_file():
+        from manyone.weights.lora import open_adapter
+
         return open_adapter(path, base)
     for name in (
         "model.safetensors",
@@ -213,6 +258,8 @@ def _torch_entries(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     import pickle
     import zipfile
 
+    import torch
+
     try:
         new_format = zipfile.is_zipfile(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=new_format)
@@ -226,7 +273,7 @@ def _torch_entries(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
+    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
         raise ManyoneError(f"{path}: holds no state dict (a mapping of names to tensors)")
     inner = as_checkpoint(loaded, str(path))
     return inner.entries, inner.aliases

@@ -12,11 +12,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from manyone.errors import ManyoneError
-from manyone.weights.safetensors_file import TensorInfo
+from manyone.weights.tensor_info import TensorInfo
 
 if TYPE_CHECKING:
     from manyone.weights.checkpoint import Checkpoint, Entry
@@ -42,6 +43,9 @@ class LoraEntry:
         return (
             self._base.flat(start, stop).float() + self._scale * delta[start - first * columns : stop - first * columns]
         )
+
+    def array(self, start: int, stop: int) -> np.ndarray:
+        return self.flat(start, stop).numpy()
 
 
 def open_adapter(folder: Path, base: Checkpoint | str | Path | None = None) -> Checkpoint:

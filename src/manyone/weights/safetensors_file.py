@@ -2,7 +2,7 @@
 
 A file is: 8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets}}, the raw data.
 Reading costs no anonymous memory; a writer needs the names and shapes first and takes the values in pieces.
-Public names: ``read_header``, ``map_file``, ``SafetensorsWriter``, ``parse_size``, ``TensorInfo``.
+Public names: ``read_header``, ``map_file``, ``SafetensorsWriter``, ``parse_size``.
 """
 
 from __future__ import annotations
@@ -10,57 +10,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import math
 import mmap
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from manyone.errors import ManyoneError
+from manyone.weights.tensor_info import DTYPES, TensorInfo
 
-DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _LONGEST_HEADER = 100 << 20  # bytes; the reference implementation has the same limit
-
-
-class TensorInfo(NamedTuple):
-    """dtype and shape of a stored tensor."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def numel(self) -> int:
-        """Number of elements (1 for a scalar)."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the data in bytes."""
-        return self.numel * self.dtype.itemsize
 
 
 class Stored(NamedTuple):
@@ -116,11 +79,10 @@ def _entry(value: dict[str, Any], offset: int) -> Stored:
     return Stored(TensorInfo(DTYPES[value["dtype"]], shape), offset + int(start), offset + int(stop))
 
 
-def map_file(path: Path) -> Tensor:
-    """The file's bytes as a read-only uint8 tensor on a memory map; writing to it is a crash, so never hand it out."""
-    with path.open("rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch warns that the buffer is read-only, which is wanted
-        return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=torch.uint8)
+def map_file(path: Path) -> np.ndarray:
+    """The file's bytes as a read-only array on a memory map."""
+    with path.open("rb") as file:
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
 
 
 def parse_size(text: str | int | None) -> int | None:
@@ -186,7 +148,7 @@ class SafetensorsWriter:
         position = 0
         for name, info in tensors.items():
             offsets = [position, position + info.nbytes]
-            header[name] = {"dtype": NAMES[info.dtype], "shape": list(info.shape), "data_offsets": offsets}
+            header[name] = {"dtype": info.dtype.code, "shape": list(info.shape), "data_offsets": offsets}
             position += info.nbytes
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 64)  # data that starts on a cache line can be mapped and used in place
@@ -200,23 +162,16 @@ class SafetensorsWriter:
         for name, info in tensors.items():
             self._places[name] = (descriptor, start + header[name]["data_offsets"][0], info)
 
-    def write(self, name: str, start: int, values: Tensor) -> None:
-        """Puts the flat ``values`` (of the tensor's dtype, on the CPU) at element ``start`` of tensor ``name``."""
+    def write(self, name: str, start: int, values: np.ndarray) -> None:
+        """Puts flat ``values``, in the stored form of the tensor's dtype, at element ``start`` of tensor ``name``."""
         descriptor, offset, info = self._places[name]
-        if values.dtype != info.dtype or start + values.numel() > info.numel:
-            raise ValueError(f"{name}: piece of {values.numel()} {values.dtype} at {start} does not fit {info}")
-        if not values.numel():
+        if values.dtype != info.dtype.stored or start + values.size > info.numel:
+            raise ValueError(f"{name}: piece of {values.size} {values.dtype} at {start} does not fit {info}")
+        if not values.size:
             return
-        data = memoryview(values.contiguous().view(-1).view(torch.uint8).numpy().data)
+        data = memoryview(np.ascontiguousarray(values).view(np.uint8).data)
         with self._named():
             _write_all(descriptor, data, offset + start * info.dtype.itemsize)
-
-    def read(self, name: str, start: int, stop: int) -> Tensor:
-        """What was written at elements ``start`` to ``stop`` of tensor ``name`` (a copy)."""
-        descriptor, offset, info = self._places[name]
-        size = info.dtype.itemsize
-        data = bytearray(os.pread(descriptor, (stop - start) * size, offset + start * size))
-        return torch.frombuffer(data, dtype=info.dtype) if data else torch.empty(0, dtype=info.dtype)
 
     def commit(self) -> list[Path]:
         """Makes the files durable and gives them their names (the index last); returns the paths."""

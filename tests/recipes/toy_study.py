@@ -34,8 +34,8 @@ def settings(scale, suite):
 
 
 def run_job(scale, suite, seed, part, folder):
-    order = (folder / "order").read_text() if (folder / "order").exists() else ""
-    (folder / "order").write_text(order + f"{os.getpid()} {suite} {seed} {part} {os.environ['OMP_NUM_THREADS']}\n")
+    with (folder / "order").open("a") as order:  # appended: two processes write here
+        order.write(f"{os.getpid()} {suite} {seed} {part} {os.environ['OMP_NUM_THREADS']}\n")
     path = Path(folder) / f"{suite}-{seed}-{part}.jsonl"
     done = {r.key for r in load_rows(path)} if path.exists() else set()
     condition = "clean" if part == "first" else "shifted"

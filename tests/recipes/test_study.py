@@ -63,3 +63,5 @@ def test_features_that_are_known_give_the_scores_of_a_pass_of_their_own(monkeypa
     for model in (merged, surgery, study.average):
         assert study.scores(model) == accuracies(model, study.problem.heads, study.test, batch_size=64)
     assert study.features(merged, "shoes", "test") is study.features(merged, "shoes", "test")
+    _, again = study.surgery(merged, 1)
+    assert again["shared_cpu_s"] > 0, "passes that another row has paid for belong to the cost"

@@ -6,8 +6,10 @@ unless the settings say otherwise.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,14 @@ if TYPE_CHECKING:
 ENTROPIES = ("entropy", "marginal_entropy")
 
 
+@dataclass
+class _Features:
+    """Features of one model by task and split, and the CPU seconds that they took."""
+
+    values: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
 class SeedStudy:
     """All methods for one (suite, seed, condition). Models that several rows share are made once."""
 
@@ -32,7 +42,7 @@ class SeedStudy:
         self.curves: dict[str, list[dict[str, float]]] = {}
         self._splits: dict[tuple[str, str], Split] = {}
         self._costs: list[tuple[weakref.ref[Any], float]] = []
-        self._features: list[tuple[weakref.ref[Any], dict[tuple[str, str], Tensor]]] = []
+        self._features: list[tuple[weakref.ref[Any], _Features]] = []
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
@@ -202,12 +212,13 @@ class SeedStudy:
         return self.make_wemoe("entropy", efficient=True)
 
     def surgery(self, merged: nn.Module, version: int) -> tuple[nn.Module, dict[str, float]]:
-        """Trained corrections on top of ``merged``."""
+        """Trained corrections on top of ``merged``; ``shared_cpu_s`` of the metrics is the time of earlier passes."""
         from manyone.merging.surgery import Surgery, SurgeryV2
         from manyone.merging.surgery_learner import SurgeryLearner
         from manyone.recipes.surgery import feature_width, hidden_width
 
         s = self.settings
+        shared = self._known(merged).seconds + (self._known(self.each_expert).seconds if version == 1 else 0.0)
         width = feature_width(self.problem)
         model: nn.Module
         if version == 1:
@@ -229,7 +240,7 @@ class SeedStudy:
         before = {f"before/{k}": v for k, v in learner.bias_before.items()}
         for _ in range(iterations):
             learner.step()
-        return model, before | dict(learner.evaluate())
+        return model, before | dict(learner.evaluate()) | {"shared_cpu_s": shared}
 
     def make_fisher(self) -> nn.Module:
         """Fisher merging, from labelled training examples."""
@@ -261,13 +272,20 @@ class SeedStudy:
         """
         from manyone.merging.measures import features
 
+        known = self._known(model)
+        if (task, split) not in known.values:
+            started = time.process_time()
+            inputs = self._limited(task, split).inputs
+            known.values[task, split] = features(model, inputs, task, batch_size=64)
+            known.seconds += time.process_time() - started
+        return known.values[task, split]
+
+    def _known(self, model: Any) -> _Features:
         known = next((found for made, found in self._features if made() is model), None)
         if known is None:
-            known = {}
+            known = _Features()
             self._features.append((weakref.ref(model), known))
-        if (task, split) not in known:
-            known[task, split] = features(model, self._limited(task, split).inputs, task, batch_size=64)
-        return known[task, split]
+        return known
 
     def scores(self, model: Any) -> dict[str, float]:
         """Accuracy on every task of :attr:`test`, with what :meth:`features` knows already."""

@@ -33,7 +33,7 @@ from manyone.merging.experts_training import ExpertTraining, JointBase, accuracy
 from manyone.merging.heads import Head
 from manyone.nets import build_encoder
 
-EVALUATED = 500
+EVALUATED = 250
 """Test samples per task behind the accuracies that a bundle records."""
 
 

@@ -138,7 +138,7 @@ PROTOCOLS: dict[str, Protocol] = {
         base=PretrainedText(),
         heads=LogisticHeads(samples=600, scale=16.0, c=0.1),
         fine_tuning=FineTuning(
-            lr=1e-4, schedule="linear", warm_up=20, batch_size=16, steps=200, frozen=("embeddings.",)
+            lr=1e-4, schedule="linear", warm_up=15, batch_size=16, steps=150, frozen=("embeddings.",)
         ),
     ),
 }

@@ -314,7 +314,7 @@ class SeedStudy:
         self._costs.append((weakref.ref(model), max(seconds, known)))
         return max(seconds, known)
 
-    def mean_routing(self, model: Any, samples: int = 128) -> dict[str, list[list[float]]]:
+    def mean_routing(self, model: Any, samples: int = 48) -> dict[str, list[list[float]]]:
         """Mean routing weights (blocks x experts) on the test inputs of every task."""
         from manyone.data.tasks import count, take
 

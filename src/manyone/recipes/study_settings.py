@@ -48,11 +48,11 @@ SETTINGS: dict[str, Settings] = {
     "images": Settings(
         test_limit=300, val_limit=100, ada_steps=100, moe_steps=60, v2_iterations=100, concrete_steps=60,
         corrupted_tasks=("fashion", "animal", "satellite", "emoji-noto"),
-        unseen=("mnist", "emoji-twemoji"), objectives=("expert-kl",), extras=False, monitor_samples=128,
+        unseen=("mnist", "emoji-twemoji"), objectives=(), extras=False, monitor_samples=128,
     ),
     "text": Settings(
         test_limit=150, val_limit=40, scales=(0.1, 0.2, 0.3, 0.4, 0.6), batch_size=8, ada_steps=50, moe_steps=30,
-        v2_iterations=40, corruptions=(), unseen=("bbc",), objectives=("expert-kl",), extras=False,
+        v2_iterations=32, corruptions=(), unseen=("bbc",), objectives=("expert-kl",), extras=False,
         monitor_samples=64,
     ),
 }  # fmt: skip

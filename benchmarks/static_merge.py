@@ -27,12 +27,17 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from _peers import peer_python
 
 TORCH = "torch==2.13.0"
 PEERS = {"mergekit": "mergekit==0.1.5", "fusion-bench": "fusion-bench==0.2.33"}
+
+METHODS = ("task-arithmetic", "ties")
+LOADS = {"task-arithmetic": "", "ties": "import manyone.merging.static_elementwise"}
+"""What this project imports for a method only when it is chosen: TIES needs PyTorch, task arithmetic does not."""
 
 OURS = """
 import sys
@@ -175,7 +180,14 @@ def mergekit_recipe(folder: Path, method: str, experts: int) -> Path:
 
 
 def run(
-    experts: int, layers: int, threads: int, repeats: int, cap: float, peers: Path | None, only: list[str] | None = None
+    experts: int,
+    layers: int,
+    threads: int,
+    repeats: int,
+    cap: float,
+    peers: Path | None,
+    only: list[str] | None = None,
+    methods: Sequence[str] = METHODS,
 ) -> list[dict]:
     """All rows: one per method and tool (``only`` these), the fastest of ``repeats`` by CPU time."""
     rows = []
@@ -185,13 +197,13 @@ def run(
         print("making the models", file=sys.stderr)
         files = make_models(folder, experts, layers)
         joined = ",".join(map(str, files))
-        for method in ("task-arithmetic", "ties"):
+        for method in methods:
             out = folder / "out"
             count = str(experts)
             passes = "2" if method == "ties" else "1"
             tools = {
                 "floor": ([sys.executable, "-c", FLOOR], [passes, str(out), joined]),
-                "manyone": ([sys.executable, "-c", OURS], [str(folder), method, count, str(out)]),
+                "manyone": ([sys.executable, "-c", LOADS[method] + OURS], [str(folder), method, count, str(out)]),
             }
             if "mergekit" in pythons:
                 script = str(pythons["mergekit"].with_name("mergekit-pytorch"))
@@ -269,11 +281,12 @@ def main() -> None:
     )
     parser.add_argument("--no-peers", action="store_true", help="measure this project and the floor alone")
     parser.add_argument("--tools", nargs="+", choices=["floor", *PEERS], help="measure only these beside this project")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     peers = None if options.no_peers else options.peers
     counts = (options.experts, options.layers, options.threads, options.repeats)
-    rows = run(*counts, options.memory_cap, peers, options.tools)
+    rows = run(*counts, options.memory_cap, peers, options.tools, options.methods)
     print(table(rows))
     if options.json:
         options.json.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -318,7 +318,7 @@ sys.exit(code or ("PyTorch was imported" if "torch" in sys.modules else 0))
 """
 
 
-@pytest.mark.parametrize("method", ["average", "task-arithmetic"])
+@pytest.mark.parametrize("method", ["average", "task-arithmetic", "fisher"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_sums_of_wide_floats_need_no_pytorch(tmp_path, method, dtype):
     g = torch.Generator().manual_seed(3)
@@ -328,13 +328,19 @@ def test_sums_of_wide_floats_need_no_pytorch(tmp_path, method, dtype):
         save_file(models[-1], tmp_path / f"{name}.safetensors")
     paths = [str(tmp_path / f"{name}.safetensors") for name in ("base", "a", "b")]
     run = ["run", method, "--base", paths[0], "--experts", *paths[1:], "--out", str(tmp_path / "out")]
+    options = {}
+    if method == "fisher":
+        options = {"fishers": [{"w": torch.rand(300, 400, generator=g, dtype=dtype)} for _ in models[1:]]}
+        for i, fisher in enumerate(options["fishers"]):
+            save_file(fisher, tmp_path / f"fisher{i}.safetensors")
+        run += ["--fishers", *(str(tmp_path / f"fisher{i}.safetensors") for i in range(2))]
     for command in ([*run, "--dry-run"], run):
         done = subprocess.run(
             [sys.executable, "-c", WITHOUT_TORCH, *command], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
     merged = load_file(tmp_path / "out" / "model" / "model.safetensors")
-    in_memory = static.merge(method, models[0], models[1:])
+    in_memory = static.merge(method, models[0], models[1:], **options)
     assert all(torch.equal(merged[n], v) for n, v in in_memory.items())
     assert merged["w"].dtype == dtype
 

@@ -3,7 +3,8 @@
 Importing PyTorch takes longer than merging models of ordinary size, so what only adds float32 or float64 numbers does
 without it. Values travel as flat numpy arrays in their stored form: as themselves where numpy has the type, as unsigned
 integers of the same width otherwise (bfloat16, 8-bit floats). PyTorch is loaded for narrow floats only.
-Public names: :class:`DType`, :data:`DTYPES`, :class:`TensorInfo`, :func:`is_float`, :func:`difference`, :func:`narrow`.
+Public names: :class:`DType`, :data:`DTYPES`, :func:`dtype_of`, :class:`TensorInfo`, :func:`is_float`,
+:func:`difference`, :func:`stored_form`, :func:`wide`, :func:`narrow`.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyone.teams.commformer import CommFormer
-from manyone.teams.transformer import AgentHeads, DecoderBlock, EncoderBlock
+from manyone.teams.network.commformer import CommFormer
+from manyone.teams.network.transformer import AgentHeads, DecoderBlock, EncoderBlock
 
 
 class PairAttention(nn.Module):

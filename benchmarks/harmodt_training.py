@@ -28,11 +28,11 @@ from typing import Any
 import torch
 from _published_harmodt import PlainNetwork, PublishedStep, Sampler, made_up_episodes, random_masks
 
-from manyone.data.trajectories import Trajectories
-from manyone.policies.learner import PolicyLearner
-from manyone.policies.learner_masks import exchange_masks
-from manyone.policies.learner_methods import build_model
-from manyone.policies.learner_steps import task_noise
+from manyone.data.trajectories.trajectories import Trajectories
+from manyone.policies.harmodt.learner import PolicyLearner
+from manyone.policies.harmodt.mask_updates import exchange_masks
+from manyone.policies.harmodt.steps import task_noise
+from manyone.policies.harmodt.variants import build_model
 from manyone.policies.tasks import PolicyData
 
 CONTEXT, PROMPT, BATCH, STEPS = 20, 5, 8, 1_000_000

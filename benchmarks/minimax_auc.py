@@ -62,10 +62,10 @@ def ours(train, test, seed: int, eta: float) -> list[tuple[float, float]]:
     """(CPU s, test AUC) along Local-SGDA."""
     import torch
 
-    from manyone.data.partitions import partition
+    from manyone.data.tables.partitions import partition
     from manyone.minimax import AUC, ClientData, Simulated, positive_rate
     from manyone.minimax.predict import build_network
-    from manyone.minimax.stability_measures import roc_auc
+    from manyone.minimax.stability.measures import roc_auc
 
     torch.set_num_threads(1)
     problem = AUC(positive_rate(train.signs), score=build_network([train.width, 64, 1]), form="aucm")
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
-    from manyone.data.tables import load_table, prepare
+    from manyone.data.tables.tables import load_table, prepare
 
     python = peer_python(options.peers / "libauc", LIBAUC, ["--no-deps", "libauc==2.0.1"])
     rows = []

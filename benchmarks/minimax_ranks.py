@@ -29,7 +29,7 @@ def rank(rounds: int, blocks: int, topology: str) -> None:
     import torch.distributed as dist
 
     from manyone.minimax import AUC, ClientData
-    from manyone.minimax.distributed import TorchDistributed
+    from manyone.minimax.ranks.distributed import TorchDistributed
 
     torch.set_num_threads(1)
     source = torch.Generator().manual_seed(0)

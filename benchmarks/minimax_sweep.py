@@ -35,9 +35,9 @@ def main() -> None:
 
     from manyone.minimax.client_data import ClientData
     from manyone.minimax.simulated import Simulated
-    from manyone.minimax.stability import Laboratory
-    from manyone.recipes.minimax_lab import problem_of
-    from manyone.recipes.minimax_settings import SETTINGS
+    from manyone.minimax.stability.laboratory import Laboratory
+    from manyone.minimax.study.laboratory import problem_of
+    from manyone.minimax.study.settings import SETTINGS
 
     torch.set_num_threads(1)
     problem, fields, labels = problem_of(SETTINGS["smoke"]["auc-linear"])

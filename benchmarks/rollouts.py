@@ -28,7 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyone.envs import build, metaworld
+from manyone.envs.single import make as build
+from manyone.envs.single import metaworld
 from manyone.evaluation.rollouts import Arena, Episode, paired_episodes
 from manyone.nets.decision import DecisionTransformer
 from manyone.policies.acting import SequencePolicy

@@ -36,13 +36,13 @@ TORCH = "torch==2.13.0"
 PEERS = {"mergekit": "mergekit==0.1.5", "fusion-bench": "fusion-bench==0.2.33"}
 
 METHODS = ("task-arithmetic", "ties")
-LOADS = {"task-arithmetic": "", "ties": "import manyone.merging.static_elementwise"}
+LOADS = {"task-arithmetic": "", "ties": "import manyone.merging.static.elementwise"}
 """What this project imports for a method only when it is chosen: TIES needs PyTorch, task arithmetic does not."""
 
 OURS = """
 import sys
 from pathlib import Path
-from manyone.merging.static import merge
+from manyone.merging.static.methods import merge
 if len(sys.argv) > 1:
     folder, method, count, out = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
     merge(method, folder / "base", [folder / f"e{i}" for i in range(count)], out=out)

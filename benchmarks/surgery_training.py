@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from manyone.merging.surgery import Surgery, SurgeryV2, token_mean
-from manyone.merging.surgery_learner import SurgeryLearner
+from manyone.merging.surgery.learner import SurgeryLearner
+from manyone.merging.surgery.model import Surgery, SurgeryV2, token_mean
 from manyone.nets import build_encoder
 
 Weights = Mapping[str, Tensor]

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from manyone.envs.team_adapters import make_adapter
+from manyone.envs.teams.adapters import make_adapter
 
 NAMES = [
     *("vmas:simple_spread@32", "vmas:simple_spread@256", "mpe:simple_spread_v3"),

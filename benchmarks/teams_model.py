@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from _published_commformer import PublishedCommFormer
 
-from manyone.envs.team_types import Observation, TeamSpec
-from manyone.teams.commformer import CommFormer
-from manyone.teams.graph import LearnedGraph, links_for, sample_noise
+from manyone.envs.teams.types import Observation, TeamSpec
+from manyone.teams.network.commformer import CommFormer
+from manyone.teams.network.graph import LearnedGraph, links_for, sample_noise
 
 SIZES = {3: 9, 10: 18, 27: 36}
 OBSERVATION, SAMPLES = 64, 320

@@ -92,7 +92,7 @@ class Clock:
 
 def end_to_end(task: str, batch: int, device: str, iterations: int) -> dict[str, Any]:
     """One row: environment steps a second, and shares of simulator, acting and update."""
-    from manyone.recipes.team_problem import build_team
+    from manyone.teams.recipes.problem import build_team
 
     team = build_team(
         "commformer", TASKS[task], batch=batch, seed=0, device=device, workers=0, iterations=1 + iterations,
@@ -116,7 +116,7 @@ def end_to_end(task: str, batch: int, device: str, iterations: int) -> dict[str,
 
 def mappo(batch: int, length: int, minibatches: int, iterations: int) -> dict[str, Any]:
     """This library's MAPPO: frames a processor second."""
-    from manyone.recipes.team_problem import build_team
+    from manyone.teams.recipes.problem import build_team
 
     team = build_team(
         "mappo", "vmas:simple_spread", batch=batch, seed=0, workers=0, iterations=1 + iterations, length=length,

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from manyone.merging.wemoe import WeightEnsemblingMoE
+from manyone.merging.moe.wemoe import WeightEnsemblingMoE
 
 WIDTH, HIDDEN, TOKENS, EXPERTS, HEADS = 768, 3072, 50, 8, 12
 

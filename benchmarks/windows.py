@@ -5,9 +5,9 @@
 A batch is a history of 20 steps and a prompt of 5 for every sample, at the published shapes (states of 39 numbers,
 actions of 4). ``published loop``: numpy, one sample at a time, returns-to-go summed by a Python loop over the rest of
 the episode, for the window and for the prompt. ``plain loop``: the same cut out of tensors with returns-to-go summed
-beforehand, still one sample at a time. ``gather``: ``manyone.data.trajectories.Windows``, for ``groups`` tasks at once.
-Repeats are interleaved, the figures are medians, in microseconds of one thread per sample; a batch of ``gather`` is
-checked to equal the plain loop's.
+beforehand, still one sample at a time. ``gather``: ``manyone.data.trajectories.trajectories.Windows``, for ``groups``
+tasks at once. Repeats are interleaved, the figures are medians, in microseconds of one thread per sample; a batch of
+``gather`` is checked to equal the plain loop's.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import torch
 from _published_harmodt import Sampler, made_up_episodes
 from torch import Tensor
 
-from manyone.data.trajectories import Trajectories
-from manyone.data.windows import Windows
+from manyone.data.trajectories.trajectories import Trajectories
+from manyone.data.trajectories.windows import Windows
 
 CONTEXT, PROMPT, SCALE = 20, 5, 1000.0
 

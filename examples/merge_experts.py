@@ -5,7 +5,7 @@ Runs in seconds on the small suite that is part of the repository:  python examp
 
 from manyone.data.suites import load_suite
 from manyone.merging import Surgery, SurgeryLearner, WeightEnsemblingMoE, task_arithmetic
-from manyone.merging.experts import make_bundle
+from manyone.merging.experts.bundle_learner import make_bundle
 from manyone.merging.measures import accuracies
 from manyone.nets import build_encoder
 

@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from manyone.data.partitions import partition
-from manyone.data.tables import load_table, prepare
+from manyone.data.tables.partitions import partition
+from manyone.data.tables.tables import load_table, prepare
 from manyone.minimax import ClientData, ModuleProblem, Simulated
-from manyone.minimax.projections import simplex
+from manyone.minimax.problems.projections import simplex
 
 
 def main() -> dict[str, float]:

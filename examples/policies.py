@@ -6,7 +6,7 @@ Train one first, e.g. `manyone run harmodt --suite metaworld-pairs4 --out runs/f
 
 import sys
 
-from manyone.envs.build import goals, make_env
+from manyone.envs.single.make import goals, make_env
 from manyone.policies.artefact import load_policy
 
 

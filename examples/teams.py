@@ -10,11 +10,11 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from pettingzoo import ParallelEnv
 
-from manyone.envs.teams import make_team
+from manyone.envs.teams.make import make_team
 from manyone.teams.artefact import load_team, save_team
-from manyone.teams.commformer import CommFormer
-from manyone.teams.graph import LearnedGraph
-from manyone.teams.learner import TeamLearner
+from manyone.teams.network.commformer import CommFormer
+from manyone.teams.network.graph import LearnedGraph
+from manyone.teams.ppo.learner import TeamLearner
 
 
 class Whisper(ParallelEnv):

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from manyone.data import sources
-from manyone.data.fixture import FILE, write_fixture
+from manyone.data.images.fixture import FILE, write_fixture
 from manyone.data.splits import stratified_order
 
 PER_TASK = 360

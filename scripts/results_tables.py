@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from manyone.report.numbers import with_interval
+from manyone.claims.numbers import with_interval
+from manyone.claims.study import Study
 from manyone.report.sections import MARKS, counts, entry_order
-from manyone.report.study import Study
 from manyone.report.terminal import measured_cell, published_cell
 
 

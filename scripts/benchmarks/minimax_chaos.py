@@ -25,11 +25,11 @@ from typing import Any
 
 import torch
 
-from manyone.data.partitions import partition
-from manyone.data.tables import Table, load_table, prepare
+from manyone.data.tables.partitions import partition
+from manyone.data.tables.tables import Table, load_table, prepare
 from manyone.minimax.client_data import ClientData
-from manyone.minimax.launch import launch
 from manyone.minimax.problems.auc import AUC, positive_rate
+from manyone.minimax.ranks.launch import launch
 from manyone.randomness import generator_for
 
 RANKS, CLIENTS = 4, 16
@@ -56,8 +56,8 @@ def test_auc(problem: AUC, z: torch.Tensor, test: Table) -> float:
 
 def rank_main(seed: int, rounds: int, topology: str, folder: Path) -> None:
     """One rank; tells its progress in a file, and the survivors save their model."""
-    from manyone.minimax.distributed import TorchDistributed
-    from manyone.minimax.failures import Membership
+    from manyone.minimax.ranks.distributed import TorchDistributed
+    from manyone.minimax.ranks.failures import Membership
 
     membership = Membership.join(timeout=30)
     rank = membership.rank

@@ -9,8 +9,8 @@ import pytest
 from manyone import __version__
 from manyone.cli.main import VERBS
 from manyone.engine.options import check_round_trip
-from manyone.recipes import RECIPES, options_class
-from manyone.recipes.common import CommonOptions
+from manyone.recipes.options import CommonOptions
+from manyone.recipes.table import RECIPES, options_class
 
 HEAVY = ("torch", "tyro", "matplotlib", "numpy", "transformers", "rich", "yaml", "sklearn", "lightning_fabric")
 
@@ -63,7 +63,7 @@ def test_every_verb_explains_itself_with_an_example(manyone, verb):
     ],
 )
 def test_wrong_words_are_one_line_with_code_2(manyone, monkeypatch, tmp_path, words, message):
-    monkeypatch.setitem(sys.modules, "manyone.recipes.datasets", types.ModuleType("datasets"))
+    monkeypatch.setitem(sys.modules, "manyone.cli.data_command", types.ModuleType("datasets"))
     assert manyone(*words) == (2, "", f"manyone: {message}\n")
     assert list(tmp_path.iterdir()) == []
 
@@ -94,14 +94,14 @@ def test_a_full_disk_anywhere_is_the_user_s_to_mend(manyone, monkeypatch):
 
 
 def fake(monkeypatch, name, **functions):
-    module = types.ModuleType(f"manyone.recipes.{name}")
+    module = types.ModuleType(name)
     module.__dict__.update(functions)
-    monkeypatch.setitem(sys.modules, f"manyone.recipes.{name}", module)
+    monkeypatch.setitem(sys.modules, name, module)
 
 
 def test_ls(manyone, monkeypatch):
-    fake(monkeypatch, "datasets", ls=lambda kind: [{"name": f"{kind} one", "bytes": 3}])
-    fake(monkeypatch, "reproduce", ls=list)
+    fake(monkeypatch, "manyone.cli.data_command", ls=lambda kind: [{"name": f"{kind} one", "bytes": 3}])
+    fake(monkeypatch, "manyone.reproduce.reproduce", ls=list)
     code, out, _ = manyone("ls")
     assert code == 0
     assert "toy" in out
@@ -132,7 +132,7 @@ def test_reproduce_report_and_bench_pass_their_words_on(manyone, monkeypatch, tm
         calls.append((claims, settings))
         return 1
 
-    fake(monkeypatch, "reproduce", reproduce=reproduce, STUDIES={"merging": ""})
+    fake(monkeypatch, "manyone.reproduce.reproduce", reproduce=reproduce, STUDIES={"merging": ""})
     assert manyone("reproduce", "a", "b", "--scale", "laptop", "--seeds", "3", "--out", "o", "--workers", "2")[0] == 1
     assert calls.pop() == (
         ["a", "b"],
@@ -145,11 +145,15 @@ def test_reproduce_report_and_bench_pass_their_words_on(manyone, monkeypatch, tm
 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("x")
-    fake(monkeypatch, "reporting", report=lambda runs, out: out or runs[0] / "report.html")
-    assert manyone("report", "run") == (0, "run/report.html\n", "")
-    assert manyone("report", "run", "run", "--out", "page.html") == (0, "page.html\n", "")
+    fake(monkeypatch, "manyone.report.html", run_report=lambda runs, out: out or runs[0] / "report.html")
+    assert manyone("report", "run") == (0, "report: run/report.html\n", "")
+    assert manyone("report", "run", "run", "--out", "page.html") == (0, "report: page.html\n", "")
 
-    fake(monkeypatch, "bench", run=lambda names: [{"name": n, "seconds": 0.25} for n in names or ["all"]])
+    fake(
+        monkeypatch,
+        "manyone.cli.bench_command",
+        run=lambda names: [{"name": n, "seconds": 0.25} for n in names or ["all"]],
+    )
     assert "0.25" in manyone("bench", "ta")[1]
     assert "all" in manyone("bench")[1]
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from manyone.recipes import RECIPES, Recipe
-from manyone.recipes.common import CommonOptions, check
+from manyone.recipes.options import CommonOptions, check
+from manyone.recipes.recipe import Recipe
+from manyone.recipes.table import RECIPES
 
-TOY = Recipe("toy_recipe", "tests", "linear regression with Adam")
+TOY = Recipe("toy_recipe:Options", "linear regression with Adam")
 
 
 @dataclass(kw_only=True)
@@ -51,7 +52,7 @@ class Options(CommonOptions):
             return
         if self.mode == "fancy":
             raise RuntimeError("no such\nthing")
-        from toy import Regression, seed_all
+        from tests.engine.toy import Regression, seed_all
 
         from manyone.engine.loop import train
 
@@ -67,7 +68,7 @@ class Options(CommonOptions):
         )
 
     def evaluate(self, run, split):
-        from toy import Regression
+        from tests.engine.toy import Regression
 
         from manyone.engine.checkpoint import load_newest
 

@@ -145,7 +145,7 @@ def _openclipart(rng):
 
 def _emoji(style):
     def make(rng):
-        from manyone.data.drawings import EMOJI
+        from manyone.data.images.drawings import EMOJI
 
         table, files = [], {}
         for i in range(90):

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from manyone.data import pixels
 from manyone.data.folders import hugging_face_parts, load_task, load_tasks
-from manyone.data.pixels import ImageFormat
+from manyone.data.images import pixels
+from manyone.data.images.pixels import ImageFormat
 from manyone.errors import ManyoneError
 
 

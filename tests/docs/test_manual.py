@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from manyone.recipes import RECIPES, options_class
+from manyone.recipes.table import RECIPES, options_class
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))

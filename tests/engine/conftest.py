@@ -3,8 +3,7 @@ import random
 import numpy as np
 import pytest
 import torch
-
-from .toy import seed_all
+from tests.engine.toy import seed_all
 
 
 @pytest.fixture(autouse=True)

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from tests.engine.toy import Regression, seed_all
 
 from manyone.engine import fabric
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
-
-from .toy import Regression, seed_all
 
 SOURCE = Path(__file__).parents[2] / "src"
 

@@ -3,13 +3,12 @@ import types
 from dataclasses import dataclass
 
 import pytest
+from tests.engine.toy import Regression
 
 from manyone.engine.loggers import check_loggers, make_loggers
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
-
-from .toy import Regression
 
 
 @dataclass(kw_only=True)

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from tests.engine.toy import Regression, seed_all
 
 from manyone.engine.learner import Learner
 from manyone.engine.loop import train
 from manyone.engine.progress import Progress
 from manyone.engine.run import RunFolder
 from manyone.errors import InterruptedRun, ManyoneError
-
-from .toy import Regression, seed_all
 
 
 @dataclass(kw_only=True)

@@ -19,8 +19,9 @@ pytest.importorskip("metaworld")
 
 from tests.reference.rollouts import play_one_by_one
 
-from manyone.envs import build, workers
-from manyone.envs.metaworld import EVAL_GOALS, expert_action
+from manyone.envs import workers
+from manyone.envs.single import make as build
+from manyone.envs.single.metaworld import EVAL_GOALS, expert_action
 from manyone.errors import ManyoneError
 from manyone.evaluation.rollouts import Arena, Episode, paired_episodes, rollout
 

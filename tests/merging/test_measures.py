@@ -12,7 +12,7 @@ from manyone.data.tasks import Split
 from manyone.errors import ManyoneError
 from manyone.merging import measures
 from manyone.merging.heads import Head
-from manyone.merging.surgery import Surgery, SurgeryV2
+from manyone.merging.surgery.model import Surgery, SurgeryV2
 
 HEAD = Head(torch.eye(3), None, 1.0, normalise=False)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from manyone.data.trajectories import Trajectories
+from manyone.data.trajectories.trajectories import Trajectories
 
 
 def make_tasks(count: int = 3, episodes: int = 12, steps: int = 14, states: int = 5, actions: int = 2) -> list:

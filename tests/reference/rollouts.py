@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from manyone.envs.build import make_env
+from manyone.envs.single.make import make_env
 from manyone.evaluation.rollouts import BatchedPolicy, Episode
 
 

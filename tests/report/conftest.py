@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from manyone.report.results import Row
-from manyone.report.study import Curve, Study, SuiteInfo, TaskInfo
+from manyone.claims.rows import Row
+from manyone.claims.study import Curve, Study, SuiteInfo, TaskInfo
 
-CLAIMS = Path(__file__).parents[2] / "src" / "manyone" / "recipes" / "claims" / "merging.toml"
+CLAIMS = Path(__file__).parents[2] / "src" / "manyone" / "merging" / "study" / "claims.toml"
 TASKS = {
     "images": ["mnist", "tops", "shoes", "animal", "optdigits", "satellite", "clip-art", "emoji-noto"],
     "text": ["newsgroups", "reuters", "bbc", "spam", "wordnet", "tweets"],

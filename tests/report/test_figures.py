@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manyone.claims.numbers import difference, minus, percent, points, quantity, significant, with_interval
 from manyone.evaluation.intervals import Interval, t_interval
 from manyone.report.figures import interval_bar, log_ticks, reach_of, spread, ticks
-from manyone.report.numbers import difference, minus, percent, points, quantity, significant, with_interval
 
 
 @settings(deadline=None)

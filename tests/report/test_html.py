@@ -6,10 +6,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from manyone.claims.rows import Row
+from manyone.claims.study import Curve, Study
 from manyone.errors import ManyoneError
 from manyone.report import html
-from manyone.report.results import Row
-from manyone.report.study import Curve, Study
 
 VOID = {"meta", "link", "br", "img", "hr", "input", "path", "circle", "line", "source"}
 

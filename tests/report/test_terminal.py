@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from manyone.report.study import Study
+from manyone.claims.study import Study
 from manyone.report.terminal import show
 
 

@@ -57,8 +57,8 @@ class Asset:
 
 
 _SOURCES = "manyone.data.sources"
-_DRAWINGS = "manyone.data.drawings"
-_TEXTS = "manyone.data.texts"
+_DRAWINGS = "manyone.data.images.drawings"
+_TEXTS = "manyone.data.texts.corpora"
 
 _RECORDS = (
     Asset(

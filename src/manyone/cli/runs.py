@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from manyone.cli.parser import Parser
 from manyone.errors import ManyoneError
-from manyone.recipes import RECIPES, options_class
+from manyone.recipes.table import RECIPES, options_class
 
 if TYPE_CHECKING:
     from manyone.engine.run import RunFolder
-    from manyone.recipes.common import CommonOptions
+    from manyone.recipes.options import CommonOptions
 
 
 def run(words: Sequence[str]) -> int:

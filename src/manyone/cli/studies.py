@@ -10,7 +10,8 @@ from types import ModuleType
 from manyone.cli.parser import Parser, one_of
 from manyone.cli.show import show
 from manyone.errors import ManyoneError
-from manyone.recipes import RECIPES
+from manyone.fields import FIELDS
+from manyone.recipes.table import RECIPES
 
 _LISTS = ("recipes", "data", "models", "claims")
 _DATA_VERBS = ("ls", "get", "make", "info", "clear")
@@ -26,9 +27,9 @@ def ls(words: Sequence[str]) -> int:
             rows = [{"recipe": n, "field": r.field, "what it does": r.summary} for n, r in RECIPES.items()]
             show(rows, "recipes")
         elif name == "claims":
-            show(_recipes("reproduce").ls(), "claims")
+            show(_load("manyone.reproduce.reproduce").ls(), "claims")
         else:
-            show(_recipes("datasets").ls(name), name)
+            show(_load("manyone.cli.data_command").ls(name), name)
     return 0
 
 
@@ -49,7 +50,8 @@ def report(words: Sequence[str]) -> int:
     for run in parsed.runs:
         if not (run / "config.yaml").is_file() and not (run / "study.json").is_file():
             raise ManyoneError(f"{run} is not a run folder: it has no config.yaml")
-    show(_recipes("reporting").report(parsed.runs, parsed.out))
+    written = _load("manyone.report.html").run_report(parsed.runs, parsed.out or parsed.runs[0] / "report.html")
+    print(f"report: {written}")
     return 0
 
 
@@ -66,8 +68,7 @@ def reproduce(words: Sequence[str]) -> int:
         metavar="F",
         action="append",
         default=[],
-        help=f"only the claims of a field, or of several with commas: {', '.join(_recipes('reproduce').STUDIES)} "
-        "(default: all)",
+        help=f"only the claims of a field, or of several with commas: {', '.join(FIELDS)} (default: all)",
     )
     parser.add_argument(
         "--scale",
@@ -86,7 +87,7 @@ def reproduce(words: Sequence[str]) -> int:
         value = getattr(parsed, option)
         if value is not None and value < 1:
             raise ManyoneError(f"--{option} {value}: must be at least 1")
-    module = _recipes("reproduce")
+    module = _load("manyone.reproduce.reproduce")
     code = module.reproduce(
         parsed.claims,
         fields=[f.strip() for words in parsed.field for f in words.split(",") if f.strip()],
@@ -120,7 +121,7 @@ def data(words: Sequence[str]) -> int:
     makes.add_argument("--source", metavar="DIR", type=Path, help="folder of the official episodes, for ...-expert")
     parsed = parser.parse(words)
     verb = one_of(parsed.verb, "verb of `manyone data`", _DATA_VERBS)
-    module = _recipes("datasets")
+    module = _load("manyone.cli.data_command")
     chosen = ("episodes", "steps", "seed", "workers", "source")
     options = {key: value for key in chosen if (value := getattr(parsed, key)) is not None}
     if options and verb != "make":
@@ -148,9 +149,9 @@ def bench(words: Sequence[str]) -> int:
     )
     parser.add_argument("names", metavar="NAME", nargs="*", help="what to measure (default: everything)")
     names = parser.parse(words).names
-    show(_recipes("bench").run(names), "bench")
+    show(_load("manyone.cli.bench_command").run(names), "bench")
     return 0
 
 
-def _recipes(name: str) -> ModuleType:
-    return importlib.import_module(f"manyone.recipes.{name}")
+def _load(name: str) -> ModuleType:
+    return importlib.import_module(name)

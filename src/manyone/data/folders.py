@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manyone.data.pixels import image_format, read_images
+from manyone.data.images.pixels import image_format, read_images
 from manyone.data.tasks import Inputs, Split, Suite, Task
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from manyone.envs import build
+from manyone.envs.single import make as build
 from manyone.errors import ManyoneError
 
 if TYPE_CHECKING:

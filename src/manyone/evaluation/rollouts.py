@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from manyone.envs import build
+from manyone.envs.single import make as build
 from manyone.envs.workers import KNOWN, SUCCESS, TERMINATED, TRUNCATED, UNSTABLE, Block, Died, Failure, Here, There
 from manyone.errors import ManyoneError
 from manyone.evaluation.lockstep import Clock, Queue, Timing

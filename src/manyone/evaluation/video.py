@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from manyone.envs import build
+from manyone.envs.single import make as build
 from manyone.errors import ManyoneError
 from manyone.evaluation.rollouts import Arena, BatchedPolicy, Episode, EpisodeResult
 

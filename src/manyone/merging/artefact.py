@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from manyone.data.tasks import Inputs
 from manyone.errors import ManyoneError
-from manyone.merging import surgery
-from manyone.merging.bundle import head_config, head_tensors, heads_from
+from manyone.merging.experts.bundle import head_config, head_tensors, heads_from
 from manyone.merging.heads import Head
-from manyone.merging.surgery import Surgery, SurgeryV2
-from manyone.merging.wemoe import WeightEnsemblingMoE
+from manyone.merging.moe.wemoe import WeightEnsemblingMoE
+from manyone.merging.surgery import model as surgery
+from manyone.merging.surgery.model import Surgery, SurgeryV2
 from manyone.nets import build_encoder, call
 
 _FORMAT = 1
@@ -120,7 +120,7 @@ def load(folder: str | Path, device: str = "cpu") -> MergedModel:
 
 def _encoder(spec: Mapping[str, Any]) -> nn.Module:
     if spec.get("kind") == "hf-classifier":
-        from manyone.merging.hf import build_encoder as build_classifier
+        from manyone.merging.experts.hf import build_encoder as build_classifier
 
         return build_classifier(spec)
     return build_encoder(spec)

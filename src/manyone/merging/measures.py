@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from manyone.data.tasks import Inputs, Split, concatenate, count, take
 from manyone.errors import ManyoneError
+from manyone.merging.adaptation.objectives import entropy, marginal_entropy
 from manyone.merging.heads import Head
-from manyone.merging.objectives import entropy, marginal_entropy
 from manyone.nets import call
 from manyone.randomness import generator_for
 

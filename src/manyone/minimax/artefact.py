@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from manyone.errors import ManyoneError
-from manyone.minimax.flat import FlatSpec
 from manyone.minimax.predict import Sampler, Scaling, ScoreClassifier, SoftmaxClassifier, _Network
+from manyone.minimax.problems.flat import FlatSpec
 
 _FORMAT = 1
 _README = """# {title}

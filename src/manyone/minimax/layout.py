@@ -16,8 +16,8 @@ from torch import Tensor
 from manyone.errors import ManyoneError
 from manyone.minimax.client_data import ClientData
 from manyone.minimax.local import Members
+from manyone.minimax.mixing.topology import Topology
 from manyone.minimax.schedules import StepSize, round_ends
-from manyone.minimax.topology import Topology
 
 _KEYS = ("eta", "eta_x", "eta_y", "steps", "rounds", "topology", "data")
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from manyone.errors import ManyoneError
-from manyone.minimax.gradients import Gradient
-from manyone.minimax.problem import Problem
+from manyone.minimax.problems.gradients import Gradient
+from manyone.minimax.problems.problem import Problem
 from manyone.minimax.sampling import sample_indices, sample_normals
 from manyone.minimax.schedules import StepSize, step_size
 from manyone.minimax.steps import Buffers, LocalStep

@@ -22,12 +22,12 @@ from manyone.errors import ManyoneError
 from manyone.minimax.client_data import ClientData
 from manyone.minimax.layout import Point, lay_out, resolve_points
 from manyone.minimax.local import BatchSize, LocalSteps, Rates
-from manyone.minimax.participation import Participation
-from manyone.minimax.problem import Problem
-from manyone.minimax.rounds import Mixture, Round, StepCounts, Uptime, round_of
+from manyone.minimax.mixing.participation import Participation
+from manyone.minimax.mixing.rounds import Mixture, Round, StepCounts, Uptime, round_of
+from manyone.minimax.mixing.topology import Topology
+from manyone.minimax.problems.problem import Problem
 from manyone.minimax.schedules import LocalStepCount, StepSize
 from manyone.minimax.steps import LocalStep, OuterStep, local_step
-from manyone.minimax.topology import Topology
 from manyone.randomness import seed_for
 
 Callback = Callable[["Simulated", int, int], None]

@@ -3,7 +3,8 @@
 A sequence policy whose "tasks" are the groups. All groups have the same state statistics, target and scale of returns,
 there is no prompt and no task token, so nothing but the agent's own steps can tell it what it is to do. At every step
 the gate reads the last K_g of them, log q is averaged exponentially, the group changes only for a clear gain
-(:class:`~manyone.policies.gate.Belief`), and the step is taken under theta * M_g. ``selection`` gives the whole ladder:
+(:class:`~manyone.policies.g_harmodt.gate.Belief`), and the step is taken under theta * M_g. ``selection`` gives the
+whole ladder:
 
 - ``gate``: as above; ``soft``: theta * sum_g q_g M_g with the averaged q instead of one group;
 - ``oracle``: the true group (reads the task's name); ``random``: one group for the episode by lot;
@@ -27,7 +28,7 @@ from manyone.errors import ManyoneError
 from manyone.nets.decision import DecisionTransformer
 from manyone.policies.acting import EpisodeLike, SequencePolicy
 from manyone.policies.artefact import Policy, save_policy
-from manyone.policies.gate import Belief, Gate, confusion_by_phase, previous_actions
+from manyone.policies.g_harmodt.gate import Belief, Gate, confusion_by_phase, previous_actions
 from manyone.policies.masks import TaskMasks
 from manyone.policies.tasks import TaskTable
 from manyone.randomness import generator_for

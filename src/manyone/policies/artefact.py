@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from manyone.errors import ManyoneError
 from manyone.nets.decision import DecisionTransformer
 from manyone.policies.acting import SequencePolicy
+from manyone.policies.baselines.mtbc import CloningNetwork, CloningPolicy
 from manyone.policies.masks import TaskMasks
-from manyone.policies.mtbc import CloningNetwork, CloningPolicy
 from manyone.policies.tasks import TaskTable
 
 _FORMAT = 1

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyone.data.trajectories import Trajectories, pooled_statistics
-from manyone.data.windows import Windows, gather
+from manyone.data.trajectories.trajectories import Trajectories, pooled_statistics
+from manyone.data.trajectories.windows import Windows, gather
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from manyone.report.numbers import minus, significant
+from manyone.claims.numbers import minus, significant
 
 WIDTH = 360.0
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from manyone import __version__
+from manyone.claims.numbers import after
+from manyone.claims.study import Report, Study
 from manyone.errors import ManyoneError
 from manyone.report import sections, sections_figures, sections_models
-from manyone.report.numbers import after
 from manyone.report.runs import runs_context
-from manyone.report.study import Report, Study
 
 _TOC = {
     "claims": "Claims",
@@ -111,7 +111,7 @@ def write(path: Path, study: Study | Report) -> Path:
 def run_report(run_folders: Sequence[Path], out: Path) -> Path:
     """Writes one page for one or more ordinary runs: results side by side, curves, configuration.
 
-    The folder of a study (see :mod:`manyone.report.study`) gives that study's page again; it stands alone.
+    The folder of a study (see :mod:`manyone.claims.study`) gives that study's page again; it stands alone.
     """
     studies = [f for f in run_folders if (f / "study.json").is_file()]
     if studies and len(run_folders) > 1:

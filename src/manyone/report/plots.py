@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from manyone.claims.numbers import minus, plain
 from manyone.report.figures import WIDTH, log_ticks, pos, svg, text, tick_label, ticks
-from manyone.report.numbers import minus, plain
 
 
 class _Axis:

@@ -1,6 +1,6 @@
 """Ordinary run folders as a page: final metrics side by side, curves, configurations and where they differ.
 
-A run that wrote ``figures.json`` (:func:`manyone.report.figure.save_figures`) has its figures on the page as well.
+A run that wrote ``figures.json`` (:func:`manyone.claims.figure.save_figures`) has its figures on the page as well.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from manyone.claims.figure import Figure, load_figures
+from manyone.claims.numbers import significant
 from manyone.errors import ManyoneError
 from manyone.report import figures
-from manyone.report.figure import Figure, load_figures
-from manyone.report.numbers import significant
 from manyone.report.sections import flatten
 from manyone.report.sections_figures import figure_sections
 

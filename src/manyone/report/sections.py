@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from manyone.claims.claims import Claim, Finding, Published
+from manyone.claims.numbers import after, difference, plain, with_interval
+from manyone.claims.study import Study
 from manyone.evaluation.intervals import paired_difference, t_interval
 from manyone.report import figures
-from manyone.report.claims import Claim, Finding, Published
-from manyone.report.numbers import after, difference, plain, with_interval
-from manyone.report.study import Study
 
 MARKS = {"holds": "✓", "within noise": "≈", "does not hold": "✗", "not tested": "–"}
 CSS = {"holds": "good", "within noise": "unsure", "does not hold": "bad", "not tested": "none"}

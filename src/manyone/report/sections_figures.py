@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from manyone.claims.figure import Figure, mime
+from manyone.claims.numbers import after, plain, with_interval
+from manyone.claims.study import Study
 from manyone.report import plots
-from manyone.report.figure import Figure, mime
-from manyone.report.numbers import after, plain, with_interval
 from manyone.report.sections import entry_order, words
-from manyone.report.study import Study
 
 WIDE = ("matrix", "table")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from manyone.claims.numbers import COSTS, LABELS, minus, plain, unit_of, with_interval
+from manyone.claims.rows import Row
+from manyone.claims.study import Curve, Study
 from manyone.evaluation.intervals import Interval
 from manyone.report import figures
-from manyone.report.numbers import COSTS, LABELS, minus, plain, unit_of, with_interval
-from manyone.report.results import Row
 from manyone.report.sections import entry_order, is_bound
-from manyone.report.study import Curve, Study
 
 
 def routing_grids(study: Study) -> list[dict[str, Any]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from manyone.report.claims import Claim, Finding
-from manyone.report.numbers import after, difference, plain, points, with_interval
+from manyone.claims.claims import Claim, Finding
+from manyone.claims.numbers import after, difference, plain, points, with_interval
+from manyone.claims.study import Study
 from manyone.report.sections import MARKS, counts, entry_order, is_bound
-from manyone.report.study import Study
 
 if TYPE_CHECKING:
     from rich.console import Console

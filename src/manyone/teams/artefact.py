@@ -30,8 +30,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import manyone
-from manyone.envs.team_frames import FrameMemory, frames_of
-from manyone.envs.team_types import Observation, TeamSpec
+from manyone.envs.teams.frames import FrameMemory, frames_of
+from manyone.envs.teams.types import Observation, TeamSpec
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
 from manyone.teams.exported import export_policy, program_inputs
@@ -294,8 +294,8 @@ def build_policy(config: Mapping[str, Any], weights: Path | str) -> nn.Module:
 
 
 def _kinds() -> dict[str, Any]:
-    from manyone.teams.actor_critic import ActorCritic
-    from manyone.teams.commformer import CommFormer
+    from manyone.teams.network.actor_critic import ActorCritic
+    from manyone.teams.network.commformer import CommFormer
 
     return {"commformer": CommFormer, "actor-critic": ActorCritic}
 
@@ -370,7 +370,7 @@ actions = team.act(observations)        # numpy [{n}, {d}], or [B, {n}, {d}]
 With every agent in a process of its own:
 
 ```python
-from manyone.teams.executor import Decentralised
+from manyone.teams.processes.executor import Decentralised
 
 with Decentralised(".") as team:
     actions = team.act(observations)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manyone.envs.team_types import Observation
+from manyone.envs.teams.types import Observation
 from manyone.errors import ManyoneError
 
 

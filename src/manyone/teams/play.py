@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyone.envs.team_types import Observation, TeamEnv
+from manyone.envs.teams.types import Observation, TeamEnv
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
-from manyone.teams.gate import GateMode
-from manyone.teams.graph import LearnedGraph
-from manyone.teams.rollout import action_noise, message_noise, steady
+from manyone.teams.network.gate import GateMode
+from manyone.teams.network.graph import LearnedGraph
+from manyone.teams.ppo.rollout import action_noise, message_noise, steady
 
 
 @dataclass(frozen=True)

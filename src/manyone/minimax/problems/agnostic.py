@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from manyone.errors import ManyoneError
-from manyone.minimax.problem import Batch, Problem
-from manyone.minimax.projections import simplex
+from manyone.minimax.problems.problem import Batch, Problem
+from manyone.minimax.problems.projections import simplex
 from manyone.minimax.scores import Buffers, Model
 from manyone.weights.checkpoint import Weights
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
-from manyone.minimax.problem import Batch, Problem
+from manyone.minimax.problems.problem import Batch, Problem
 from manyone.minimax.scores import Model
 from manyone.weights.checkpoint import Weights
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
-from manyone.minimax.problem import Batch
 from manyone.minimax.problems.module import ModuleProblem
-from manyone.minimax.projections import box, nonnegative
+from manyone.minimax.problems.problem import Batch
+from manyone.minimax.problems.projections import box, nonnegative
 from manyone.minimax.scores import Buffers
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from manyone.errors import ManyoneError
-from manyone.minimax.problem import Batch, Loss, Problem
+from manyone.minimax.problems.problem import Batch, Loss, Problem
 from manyone.minimax.scores import Buffers, Model
 from manyone.weights.checkpoint import Weights
 

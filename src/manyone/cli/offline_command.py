@@ -1,0 +1,115 @@
+"""What ``manyone data`` shows and does for offline data sets: overview, description, making, removal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from manyone.data.trajectories.offline import (
+    EXPERT_LICENCE,
+    LICENCE,
+    QUALITIES,
+    SUITES,
+    OfflineName,
+    forget_offline,
+    is_offline,
+    offline_names,
+    parse_offline,
+)
+from manyone.data.trajectories.trajectories import Trajectories
+
+__all__ = ["clear", "describe", "is_offline", "make", "offline_names", "overview"]
+
+
+def overview() -> Table:
+    """One row a suite: what it is, its qualities, and which are made at the default size."""
+    table = Table(title="offline data sets: SUITE-QUALITY or SUITE-QUALITY@EPISODESxSTEPS", title_justify="left")
+    for heading in ("suite", "what it is", "qualities", "made (default size, seed 0)"):
+        table.add_column(heading)
+    for suite, text in SUITES.items():
+        named = [name.removeprefix(f"{suite}-") for name in offline_names() if name.startswith(f"{suite}-")]
+        made = [] if "TASK" in suite else [q for q in named if parse_offline(f"{suite}-{q}").made()]
+        table.add_row(suite, text, ", ".join(named), ", ".join(made) or "no")
+    return table
+
+
+def describe(name: str) -> Table:
+    """What the data set is, where it lies, and its tasks once it is made."""
+    from manyone.envs.single.collect import set_tasks
+
+    wanted = parse_offline(name)
+    tasks = set_tasks(wanted)
+    made = [task for task in tasks if wanted.folder(task).is_dir()]
+    table = Table(show_header=False, title=str(wanted), title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    size = f"{wanted.episodes} episodes of {wanted.steps} steps a task" if wanted.size else "as in its source"
+    rows = {
+        "what it is": SUITES.get(wanted.suite, SUITES["metaworld-mt1:TASK"] if "mt1" in wanted.suite else wanted.suite),
+        "quality": QUALITIES[wanted.quality],
+        "size": size,
+        "tasks": f"{len(tasks)}: {', '.join(tasks)}",
+        "licence": EXPERT_LICENCE if wanted.quality == "expert" else LICENCE,
+        "made": f"{len(made)} of {len(tasks)} tasks",
+        "memory-mapped arrays": str(wanted.folder(tasks[0]).parents[1] / "TASK" / wanted.key),
+        "Minari data sets": wanted.minari_id("TASK"),
+    }
+    for key, value in rows.items():
+        table.add_row(key, value)
+    for task in made:
+        data = Trajectories.open(wanted.folder(task))
+        table.add_row(task, _figures(data))
+    return table
+
+
+def make(
+    name: str,
+    *,
+    episodes: int | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    source: Path | None = None,
+) -> None:
+    """Makes what is missing of the data set, with progress, and prints its tasks."""
+    from manyone.engine.progress import Progress
+    from manyone.envs.single.collect import make_offline
+
+    wanted: OfflineName = parse_offline(name, episodes=episodes, steps=steps, seed=seed)
+    with Progress(str(wanted), 0, 0) as bar:
+
+        def tell(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done, {})
+
+        data = make_offline(
+            name, episodes=episodes, steps=steps, seed=seed, workers=workers, source=source, progress=tell
+        )
+    table = Table(title=f"{wanted} (seed {wanted.seed})", title_justify="left")
+    for heading in ("task", "episodes", "steps", "return (min, median, max)", "success"):
+        table.add_column(heading, justify="left" if heading == "task" else "right", no_wrap=heading == "task")
+    for one in data:
+        low, middle, high = _quartiles(one)
+        success = "" if one.successes is None else f"{one.successes.mean():.2f}"
+        table.add_row(one.name, str(one.episodes), str(len(one)), f"{low:.4g}, {middle:.4g}, {high:.4g}", success)
+    console = Console()
+    console.print(table)
+    console.print(f"in {wanted.folder(data[0].name).parents[1]}", markup=False, highlight=False, soft_wrap=True)
+
+
+def clear(name: str) -> int:
+    """Removes the data of all tasks of the set (other sets that share them lose them too); the freed bytes."""
+    return forget_offline(parse_offline(name))
+
+
+def _quartiles(data: Trajectories) -> tuple[float, float, float]:
+    returns = sorted(data.returns.tolist())
+    return returns[0], returns[len(returns) // 2], returns[-1]
+
+
+def _figures(data: Trajectories) -> str:
+    low, middle, high = _quartiles(data)
+    text = f"{data.episodes} episodes, {len(data)} steps, return {low:.4g} to {high:.4g} (median {middle:.4g})"
+    return text if data.successes is None else f"{text}, success {data.successes.mean():.2f}"

@@ -1,0 +1,168 @@
+"""Makes the offline data sets: scripted Meta-World episodes, official experts, locomotion by random search.
+
+The work of a task is cut into pieces that depend on (seed, task, episode) alone, so any number of worker processes
+makes the same bytes. A finished task is kept at once and never made again: an interrupted ``make`` goes on where it
+stopped.
+
+Public names: ``make_offline``, ``set_tasks``, ``EXPERT_VARIABLE``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import os
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from manyone.assets.cache import locked
+from manyone.data.trajectories.files import from_npz_file, from_npz_folder
+from manyone.data.trajectories.offline import (
+    EXPERT_LICENCE,
+    LICENCE,
+    OfflineName,
+    keep_list,
+    keep_task,
+    load_offline,
+    parse_offline,
+)
+from manyone.data.trajectories.trajectories import Trajectories
+from manyone.envs.single import linear, scripted, search
+from manyone.envs.single import make as build
+from manyone.envs.single.pieces import Runner, runner
+from manyone.errors import ManyoneError
+from manyone.randomness import seed_for
+
+EXPERT_VARIABLE = "MANYONE_METAWORLD_EXPERT"
+"""Environment variable with the folder of the official expert episodes."""
+
+_PIECE = 15  # episodes that a worker plays before it answers: about two seconds
+Report = Callable[[int, int], None]
+
+
+def make_offline(
+    name: str,
+    *,
+    episodes: int | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    source: Path | str | None = None,
+    progress: Report | None = None,
+) -> list[Trajectories]:
+    """Makes what is missing of the data set ``name`` and returns all of it, one :class:`Trajectories` a task.
+
+    ``workers`` processes share the work (default and upper limit: the processors that this process may use).
+    ``source`` is the folder of the official expert episodes, for ``...-expert`` alone (default: the environment
+    variable ``MANYONE_METAWORLD_EXPERT``). ``progress(done, total)`` is told environment steps. Processes are spawned:
+    a script that calls this needs the usual ``if __name__ == "__main__":``.
+    """
+    wanted = parse_offline(name, episodes=episodes, steps=steps, seed=seed)
+    tasks = set_tasks(wanted)
+    if source is not None and wanted.quality != "expert":
+        raise ManyoneError(f"--source {source}: only expert data are read from a folder; {wanted} is made")
+    with locked(f"offline-{wanted.suite.replace(':', '-')}-{wanted.key}"):
+        missing = [task for task in tasks if not wanted.folder(task).is_dir()]
+        if missing and wanted.quality == "expert":
+            _copy_experts(wanted, missing, source)
+        elif missing:
+            with runner(workers) as run:
+                maker = _play_scripted if wanted.suite.startswith("metaworld") else _play_searched
+                maker(wanted, missing, run, progress or (lambda done, total: None))
+        keep_list(wanted, tasks)
+    return load_offline(name, episodes=episodes, steps=steps, seed=wanted.seed)
+
+
+def set_tasks(wanted: OfflineName) -> list[str]:
+    """The tasks of a parsed name; a locomotion family alone means its training tasks."""
+    if wanted.suite.startswith("metaworld") or ":" in wanted.suite:
+        return build.suite_tasks(wanted.suite)
+    return build.suite_tasks(f"{wanted.suite}:train")
+
+
+def _play_scripted(wanted: OfflineName, tasks: list[str], run: Runner, progress: Report) -> None:
+    starts, total = range(0, wanted.episodes, _PIECE), len(tasks) * wanted.episodes * wanted.steps
+    calls = {}
+    for task, start in itertools.product(tasks, starts):
+        numbers = range(start, min(start + _PIECE, wanted.episodes))
+        seeds = [seed_for(wanted.seed, "collect", task, wanted.quality, number) for number in numbers]
+        calls[task, start] = functools.partial(
+            scripted.play, task, wanted.quality, numbers, seeds, episodes=wanted.episodes, steps=wanted.steps
+        )
+    played: dict[str, dict[int, list[dict[str, Any]]]] = {task: {} for task in tasks}
+    done = 0
+    for (task, start), piece in run(calls):
+        played[task][start] = piece
+        done += len(piece) * wanted.steps
+        progress(done, total)
+        if len(played[task]) == len(starts):
+            pieces = played.pop(task)
+            whole = [episode for start in starts for episode in pieces[start]]
+            policy = f"scripted policy of metaworld {version('metaworld')}, with noise"
+            keep_task(wanted, task, Trajectories.from_episodes(task, whole, meta=_meta(wanted, policy)))
+
+
+def _play_searched(wanted: OfflineName, tasks: list[str], run: Runner, progress: Report) -> None:
+    settings = search.SETTINGS[wanted.suite.partition(":")[0]]
+    total = len(tasks) * (settings.steps + wanted.episodes * wanted.steps)
+    done = 0
+
+    def tell(steps: int) -> None:
+        nonlocal done
+        done += steps
+        progress(done, total)
+
+    for task in tasks:
+        file = wanted.folder(task).parent / f"search-seed{wanted.seed}.npz"
+        found = search.teachers(file, task, settings, wanted.seed, run, tell)
+        qualities = [number / max(1, wanted.episodes - 1) for number in range(wanted.episodes)]
+        chosen, noise = zip(*(search.choose(found, wanted.quality, q) for q in qualities), strict=True)
+        seeds = [seed_for(wanted.seed, "collect", task, wanted.quality, number) for number in range(wanted.episodes)]
+        calls = {}
+        for start in range(0, wanted.episodes, _PIECE):
+            part = slice(start, start + _PIECE)
+            picked = list(chosen[part])
+            policy = (found.weights[picked], found.means[picked], found.deviations[picked])
+            calls[start] = functools.partial(
+                linear.episodes, task, *policy, seeds[part], wanted.steps, noise=noise[part]
+            )
+        pieces = {}
+        for start, piece in run(calls):
+            pieces[start] = piece
+            tell(len(piece) * wanted.steps)
+        whole = [episode for start in sorted(pieces) for episode in pieces[start]]
+        policy_text = f"linear policies of an augmented random search ({settings.steps} steps), with noise"
+        keep_task(wanted, task, Trajectories.from_episodes(task, whole, meta=_meta(wanted, policy_text)))
+
+
+def _copy_experts(wanted: OfflineName, tasks: list[str], source: Path | str | None) -> None:
+    place = source if source is not None else os.environ.get(EXPERT_VARIABLE)
+    if not place:
+        raise ManyoneError(
+            f"{wanted}: the official episodes are not fetched by manyone; give their folder (TASK.npz files, or "
+            f"folders TASK-v2 of 0.npz, 1.npz, ...) by --source or {EXPERT_VARIABLE}"
+        )
+    folder = Path(place).expanduser()
+    for task in tasks:
+        short = task.removesuffix("-v3")
+        found = [p for p in (folder / f"{short}.npz", folder / f"{short}-v2", folder / short) if p.exists()]
+        if not found:
+            raise ManyoneError(f"{folder}: has no episodes of {task}: expected {short}.npz, {short}-v2/ or {short}/")
+        data = (from_npz_folder if found[0].is_dir() else from_npz_file)(found[0], task)
+        meta = {**_meta(wanted, "SAC experts of MTDiff on Meta-World v2, actions clipped"), "licence": EXPERT_LICENCE}
+        keep_task(wanted, task, dataclasses.replace(data, meta={**data.meta, **meta}))
+
+
+def _meta(wanted: OfflineName, policy: str) -> dict[str, Any]:
+    packages = ("metaworld", "mujoco", "gymnasium", "numpy")
+    return {
+        "description": f"{wanted}: {policy}",
+        "policy": policy,
+        "quality": wanted.quality,
+        "seed": wanted.seed,
+        "licence": LICENCE,
+        "made_with": {package: version(package) for package in packages},
+    }

@@ -1,0 +1,100 @@
+"""Linear policies rolled out side by side: n environments in lock-step, one batched matrix product a step.
+
+The policy is a = clip(M (s - mean) / deviation + noise, -1, 1). Every roll-out depends on its own weights and seed
+alone, so a batch may be cut into any pieces. This module imports no torch: worker processes start fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from manyone.envs.single import make as build
+
+_environments: dict[str, list[Any]] = {}
+
+
+def returns(
+    task: str, weights: np.ndarray, mean: np.ndarray, deviation: np.ndarray, seeds: Sequence[int], horizon: int
+) -> dict[str, np.ndarray]:
+    """Return (without the bonus for survival) and the sums of the states of each roll-out.
+
+    ``weights`` [n, A, S], ``mean`` and ``deviation`` [S], ``seeds`` n. Gives ``returns`` [n], ``counts`` [n], ``sums``
+    and ``squares`` [n, S] over the states visited, float64.
+    """
+    played = episodes(task, weights, mean, deviation, seeds, horizon)
+    states = [one["observations"][:-1].astype(np.float64) for one in played]
+    return {
+        # what is paid for staying alive would reward standing still (Mania et al., section 4.1)
+        "returns": np.array([one["rewards"].sum() - one["survival"] for one in played]),
+        "counts": np.array([float(len(s)) for s in states]),
+        "sums": np.stack([s.sum(axis=0) for s in states]),
+        "squares": np.stack([(s**2).sum(axis=0) for s in states]),
+    }
+
+
+def episodes(
+    task: str,
+    weights: np.ndarray,
+    mean: np.ndarray,
+    deviation: np.ndarray,
+    seeds: Sequence[int],
+    horizon: int,
+    noise: Sequence[float] | None = None,
+) -> list[dict[str, Any]]:
+    """One episode per row of ``weights`` [n, A, S], as trajectories take them; ``survival`` is the bonus received.
+
+    ``mean`` and ``deviation`` are [S], or [n, S] with one row per policy. Roll-out i starts from ``seeds[i]`` and adds
+    ``noise[i]`` times standard normal numbers to its actions.
+    """
+    count, action_dim, state_dim = weights.shape
+    envs = _built(task, count, horizon)
+    observations = np.zeros((count, horizon + 1, state_dim))
+    actions = np.zeros((count, horizon, action_dim), np.float32)
+    rewards = np.zeros((count, horizon))
+    survival, lengths = np.zeros(count), np.zeros(count, np.int64)
+    terminated = np.zeros(count, bool)
+    jitter = np.zeros((count, horizon, action_dim))
+    if noise is not None:
+        for i, (seed, level) in enumerate(zip(seeds, noise, strict=True)):
+            jitter[i] = level * np.random.Generator(np.random.Philox(seed)).standard_normal((horizon, action_dim))
+    for i, seed in enumerate(seeds):
+        observations[i, 0], _ = envs[i].reset(seed=seed)
+    running = list(range(count))
+    for t in range(horizon):
+        scaled = (observations[:, t] - mean) / deviation
+        # the action that is stored is the one that is played
+        actions[:, t] = np.clip(np.matmul(weights, scaled[..., None])[..., 0] + jitter[:, t], -1, 1)
+        for i in running:
+            state, reward, ended, _, info = envs[i].step(actions[i, t])
+            observations[i, t + 1], rewards[i, t] = state, reward
+            survival[i] += info.get("reward_survive", 0.0)
+            terminated[i], lengths[i] = ended, t + 1
+        running = [i for i in running if not terminated[i]]
+        if not running:
+            break
+    return [
+        {
+            "observations": observations[i, : n + 1],
+            "actions": actions[i, :n],
+            "rewards": rewards[i, :n],
+            "terminated": bool(terminated[i]),
+            "goal": 0,
+            "survival": float(survival[i]),
+        }
+        for i, n in enumerate(lengths)
+    ]
+
+
+def _built(task: str, count: int, horizon: int) -> list[Any]:
+    """``count`` environments of ``task``; those of another task are closed."""
+    key = f"{task}/{horizon}"
+    for other in [k for k in _environments if k != key]:
+        for env in _environments.pop(other):
+            env.close()
+    envs = _environments.setdefault(key, [])
+    while len(envs) < count:
+        envs.append(build.make_env(task, horizon=horizon))
+    return envs[:count]

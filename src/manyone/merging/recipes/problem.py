@@ -1,0 +1,145 @@
+"""What a merging recipe works on: an encoder, its experts, their heads and the tasks' data.
+
+A problem comes from one of the real suites (experts are trained once and cached) or from a user's own Hugging Face
+folders with a data folder for each task.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manyone.errors import ManyoneError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from manyone.data.tasks import Inputs, Task
+    from manyone.merging.heads import Head
+
+
+@dataclass(frozen=True)
+class Problem:
+    """``encoder`` holds the base weights; ``experts`` are state dicts with its names; ``spec`` rebuilds it."""
+
+    name: str
+    spec: dict[str, Any]
+    encoder: nn.Module
+    experts: Mapping[str, Mapping[str, Tensor]]
+    heads: Mapping[str, Head]
+    tasks: Mapping[str, Task]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def expert_list(self) -> list[Mapping[str, Tensor]]:
+        """The experts in merging order."""
+        return list(self.experts.values())
+
+    def inputs(self, split: str) -> dict[str, Inputs]:
+        """Unlabelled inputs of every merged task."""
+        return {name: self.tasks[name].split(split).inputs for name in self.experts}
+
+    def expert(self, task: str) -> nn.Module:
+        """A copy of the encoder with the weights of ``task``'s expert."""
+        return self.with_weights(self.experts[task])
+
+    def with_weights(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """A frozen copy of the encoder that holds ``weights``."""
+        module = copy.deepcopy(self.encoder)
+        module.load_state_dict(dict(weights))
+        return module.eval().requires_grad_(False)
+
+    def merged(self, method: str, **options: Any) -> nn.Module:
+        """A frozen copy of the encoder with statically merged weights (see :mod:`manyone.merging.static.methods`)."""
+        from manyone.merging.static.methods import merge
+
+        weights = merge(method, self.encoder.state_dict(), self.expert_list, **options)
+        assert weights is not None  # only a merge into a folder returns none
+        return self.with_weights(weights)
+
+    def only(self, seen: Sequence[str]) -> Problem:
+        """The same problem with only the experts of ``seen``; data and heads of all tasks stay."""
+        return replace(self, experts={t: self.experts[t] for t in seen})
+
+
+TA8 = {"ta8": "clip-vit-b32", "ta8-b16": "clip-vit-b16", "ta8-l14": "clip-vit-l14"}
+"""The papers' setting by backbone."""
+
+
+def _from_hub(suite: str, seed: int) -> Problem:
+    """CLIP's vision tower, the published experts and zero-shot heads from class names and prompts."""
+    from manyone.assets.cache import cache_folder
+    from manyone.data.images import ta8
+    from manyone.data.suites import load_suite
+    from manyone.merging.experts.hf import load_experts
+    from manyone.merging.experts.zero_shot import zero_shot_heads
+
+    model = ta8.models()[TA8[suite]]
+    data = load_suite("ta8", seed=seed)
+    listed = {t.name: t for t in ta8.tasks()}
+    loaded = load_experts(model.base, {t.name: model.expert(listed[t.name]) for t in data.tasks})
+    classes = {t.name: t.classes for t in data.tasks}
+    templates = {name: listed[name].templates for name in classes}
+    heads = zero_shot_heads(model.base, classes, templates, cache=cache_folder("heads"))
+    tasks = {t.name: t for t in data.tasks}
+    return Problem(suite, loaded.spec, loaded.encoder, loaded.experts, heads, tasks, loaded.notes)
+
+
+def from_suite(suite: str, seed: int) -> Problem:
+    """The problem of a suite of real tasks, with experts trained (or read from the cache) for ``seed``.
+
+    ``ta8`` takes CLIP ViT-B/32 and its published experts from the hub; ``ta8-b16`` and ``ta8-l14`` the larger towers.
+    """
+    if suite in TA8:
+        return _from_hub(suite, seed)
+    from manyone.merging.experts.bundle_learner import bundle, suite_for
+    from manyone.nets import build_encoder
+
+    data = suite_for(suite, seed)
+    experts = bundle(data, seed)
+    encoder = build_encoder(experts.encoder)
+    encoder.load_state_dict(dict(experts.base))
+    return Problem(
+        name=suite,
+        spec=experts.encoder,
+        encoder=encoder.eval().requires_grad_(False),
+        experts=experts.experts,
+        heads=experts.heads,
+        tasks={t.name: t for t in data.tasks},
+        notes=data.notes,
+    )
+
+
+def from_folders(base: Path, experts: Sequence[Path], tasks: Sequence[str]) -> Problem:
+    """The problem of a user's own checkpoints; ``tasks`` are NAME=DATA, one for each expert in the same order."""
+    from manyone.data.folders import load_task
+    from manyone.merging.experts.hf import load_experts
+
+    named = dict(_split_task(t) for t in tasks)
+    if len(named) != len(experts):
+        raise ManyoneError(
+            f"--experts names {len(experts)} checkpoints but --tasks {len(named)} tasks: give one NAME=FOLDER for each"
+        )
+    loaded = load_experts(base, dict(zip(named, experts)))
+    data = {}
+    for name, source in named.items():
+        if name not in loaded.heads:
+            raise ManyoneError(f"{base}: a CLIP tower has no task heads of its own: use --suite ta8, or classifiers")
+        classes = loaded.classes.get(name) or None
+        data[name] = load_task(source, name=name, model=base, classes=classes)
+        if len(data[name].classes) != len(loaded.heads[name].weight):
+            raise ManyoneError(
+                f"--tasks {name}={source}: has {len(data[name].classes)} classes but its expert's head has "
+                f"{len(loaded.heads[name].weight)}"
+            )
+    return Problem("your tasks", loaded.spec, loaded.encoder, loaded.experts, loaded.heads, data, loaded.notes)
+
+
+def _split_task(text: str) -> tuple[str, str]:
+    name, equals, source = text.partition("=")
+    if not equals or not name or not source:
+        raise ManyoneError(f"--tasks {text!r}: write NAME=FOLDER, for example pets=data/pets")
+    return name, source

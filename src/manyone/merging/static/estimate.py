@@ -1,0 +1,95 @@
+"""What a merge will read, write, need and take, measured on a small piece of it before anything is written."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from manyone.merging.static.plan import CHUNK, Plan
+from manyone.merging.static.stream import Method, WholeTensors, default_threads
+
+_PROBE = 64 << 20  # bytes read to measure the speed of the storage (or of the page cache, if the files are in it)
+
+
+def describe(plan: Plan, method: Method, out: Path) -> str:
+    """The plan as text: tensors, bytes, memory and an estimate of the time."""
+    whole = [name for name in plan.merged if isinstance(method, WholeTensors) and method.whole(plan, name)]
+    largest = max((plan.info(name).numel * 4 for name in whole), default=0)
+    threads = default_threads()
+    memory = threads * 10 * CHUNK * 4 + 6 * largest
+    lines = [
+        f"base      {plan.base.label}",
+        *[f"expert    {expert.label}" for expert in plan.experts],
+        f"tensors   {len(plan.merged)} merged ({plan.elements:,} elements"
+        + (f", {len(whole)} linear layers factored), " if whole else "), ")
+        + f"{len(plan.copied)} copied from the base, {len(plan.dropped)} of the experts left out",
+        f"read      {_size(plan.read_bytes * method.passes)}" + (f" in {method.passes} passes" * (method.passes > 1)),
+        f"write     {_size(plan.written_bytes)} to {out}",
+        f"memory    about {_size(memory)} besides the mapped files",
+        f"time      about {_seconds(estimate_seconds(plan, method, whole))} on this machine",
+        *[f"note      {note}" for note in plan.notes],
+    ]
+    return "\n".join(lines)
+
+
+def estimate_seconds(plan: Plan, method: Method, whole: list[str]) -> float:
+    """Reading at the measured bandwidth, arithmetic by a sample's time per element, factorisations by a small one's."""
+    rate = _read_rate(plan)
+    threads = default_threads()
+    arithmetic = plan.elements * len(plan.experts) * method.passes * _seconds_per_element() / threads
+    factoring = 0.0
+    if whole:
+        unit = _factorisation_seconds(256)
+        for name in whole:
+            rows, columns = plan.info(name).shape
+            factoring += unit * min(rows, columns) ** 2 * max(rows, columns) / 256**3 * (len(plan.experts) + 1)
+    return plan.read_bytes * method.passes / rate + arithmetic + plan.written_bytes / rate + factoring
+
+
+def _read_rate(plan: Plan) -> float:
+    """Bytes per second of reading a sample of one expert."""
+    expert, left = plan.experts[-1], _PROBE
+    began = time.perf_counter()
+    for name, start, stop in plan.chunks():
+        values = expert.entries[name].array(start, stop)
+        values.view(np.uint8)[::4096].sum()  # one byte of every page makes the system fetch it
+        left -= values.nbytes
+        if left <= 0:
+            break
+    return (_PROBE - left) / max(time.perf_counter() - began, 1e-6)
+
+
+def _seconds_per_element() -> float:
+    """Time of the handful of vector operations that a method spends on one element of one expert."""
+    a, b, out = (np.zeros(CHUNK, np.float32) for _ in range(3))
+    began = time.perf_counter()
+    for _ in range(50):
+        np.subtract(a, b, out=out)
+        np.abs(out, out=out)
+        np.add(out, a, out=out)
+        np.maximum(out, 0, out=out)
+    return (time.perf_counter() - began) / 50 / CHUNK
+
+
+def _factorisation_seconds(size: int) -> float:
+    import torch
+
+    matrix = torch.eye(size) + torch.arange(size * size, dtype=torch.float32).sin().view(size, size)
+    torch.linalg.svd(matrix)
+    began = time.perf_counter()
+    torch.linalg.svd(matrix)
+    return time.perf_counter() - began
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,224 @@
+"""The merging study: every method on one suite and one seed, one result row each.
+
+``manyone reproduce`` runs it for several seeds, in processes side by side, and judges the claims by its rows. A study
+that was interrupted goes on with the rows that are missing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from manyone.merging.recipes.problem import Problem, from_suite
+from manyone.merging.study.models import SeedStudy
+from manyone.merging.study.settings import SETTINGS, Settings
+from manyone.reproduce.processes import Job
+
+if TYPE_CHECKING:
+    from manyone.claims.rows import Row
+    from manyone.claims.study import SuiteInfo
+
+TITLE = "Many into one: the claims of model merging"
+NOTES = [
+    "Scaling coefficients are chosen on the validation split. Adaptation sees the unlabelled test inputs, as in the "
+    "papers (the transductive setting).",
+    "Intervals are over seeds: experts and adaptation are drawn anew for each seed, and so are base and data split on "
+    "mini6. On images all seeds share one base, like a public checkpoint, and with it its data split.",
+]
+SEEDS = {"smoke": 3, "laptop": 3, "paper": 3}
+PARTS = ("clean", "shifted")
+"""A seed's work in two jobs: the clean tests, and the corrupted and unseen ones. They share only the experts."""
+
+SLOWEST = ("ta8", "text")
+"""Suites whose jobs take longest: begun last, they would leave workers idle at the end."""
+
+Made = tuple[Any, dict[str, float]]
+
+
+class Entry(NamedTuple):
+    """One row to be measured: ``make`` gives the model and what its training reported."""
+
+    method: str
+    variant: str
+    make: Callable[[], Made]
+
+
+def _plain(make: Callable[[], Any]) -> Callable[[], Made]:
+    return lambda: (make(), {})
+
+
+def extra_entries(s: SeedStudy) -> Iterator[Entry]:
+    """Rows that no claim asks for: further baselines, and AdaMerging and E-WEMoE on unseen tasks."""
+    if s.condition == "unseen":
+        yield Entry("adamerging", "", lambda: s.adamerging)
+        yield Entry("e-wemoe", "", lambda: s.e_wemoe)
+        yield Entry("e-wemoe", "batch", lambda: s.e_wemoe)
+    if s.condition != "clean":
+        return
+    yield Entry("dare", "", _plain(lambda: s.static("dare", scale=0.3, drop=0.5, seed=s.seed)))
+    yield Entry("model-stock", "", _plain(lambda: s.static("model-stock")))
+    yield Entry("iso-cts", "", _plain(lambda: s.static("iso-cts")))
+    yield Entry("fisher", "", _plain(s.make_fisher))
+    yield Entry("regmean", "", _plain(s.make_regmean))
+    yield Entry("adamerging", "task", lambda: s.make_adamerging(granularity="task"))
+    yield Entry("adamerging", "plus-plus", lambda: s.make_adamerging(plus_plus=True))
+    yield Entry("concrete-task-arithmetic", "", lambda: s.make_concrete(adamerging=False))
+
+
+def entries(s: SeedStudy) -> Iterator[Entry]:
+    """Every row that claims need, cheap and shared models first."""
+    clean, unseen = s.condition == "clean", s.condition == "unseen"
+
+    def tuned(name: str) -> Callable[[], Made]:
+        def make() -> Made:
+            model, scale = getattr(s, name)
+            return model, {"scale": scale}
+
+        return make
+
+    yield Entry("pretrained", "", _plain(lambda: s.problem.encoder))
+    if not unseen:
+        yield Entry("expert", "", _plain(lambda: s.each_expert))
+    yield Entry("average", "", _plain(lambda: s.average))
+    yield Entry("task-arithmetic", "", _plain(lambda: s.task_arithmetic))
+    yield Entry("task-arithmetic", "tuned", tuned("task_arithmetic_tuned"))
+    if clean or unseen:
+        yield Entry("ties", "", _plain(lambda: s.ties))
+        yield Entry("ties", "tuned", tuned("ties_tuned"))
+    if clean:
+        yield Entry("tsv-m", "", _plain(lambda: s.static("tsv-m")))
+        yield Entry("iso-c", "", _plain(lambda: s.static("iso-c")))
+    if clean:
+        yield Entry("adamerging", "", lambda: s.adamerging)
+    yield Entry("wemoe", "", lambda: s.wemoe)
+    if clean or unseen:
+        yield Entry("wemoe", "batch", lambda: s.wemoe)
+    if clean:
+        yield Entry("e-wemoe", "", lambda: s.e_wemoe)
+        yield Entry("e-wemoe", "batch", lambda: s.e_wemoe)
+    if clean:
+        yield Entry("wemoe", "batch+mixed", lambda: s.wemoe)
+        for objective in s.settings.objectives:
+            yield Entry("wemoe", objective, lambda o=objective: s.make_wemoe(o, efficient=False))  # type: ignore[misc]
+    if not unseen:
+        yield Entry("surgery", "task-arithmetic", lambda: s.surgery(s.task_arithmetic, 1))
+    if clean:
+        yield Entry("surgery", "average", lambda: s.surgery(s.average, 1))
+        yield Entry("surgery", "ties", lambda: s.surgery(s.ties, 1))
+        yield Entry("surgery", "adamerging", lambda: s.surgery(s.adamerging[0], 1))
+        yield Entry("surgery", "wemoe", lambda: s.surgery(s.wemoe[0], 1))
+        yield Entry("surgery-v2", "task-arithmetic", lambda: s.surgery(s.task_arithmetic, 2))
+
+
+def conditions(problem: Problem, seed: int, settings: Settings) -> Iterator[SeedStudy]:
+    """The clean study, the one whose unseen tasks are left out of the merge, and the corrupted ones."""
+    yield SeedStudy(problem, seed, settings)
+    seen = [t for t in problem.experts if t not in settings.unseen]
+    if len(seen) not in (0, len(problem.experts)):
+        yield SeedStudy(problem.only(seen), seed, settings, "unseen")
+    corrupted = problem.only([t for t in settings.corrupted_tasks if t in problem.experts] or list(problem.experts))
+    for kind in settings.corruptions:
+        yield SeedStudy(corrupted, seed, settings, kind)
+
+
+def measure(s: SeedStudy, entry: Entry) -> Row:
+    """Makes the model of ``entry`` and scores it."""
+    from manyone.claims.rows import Row
+    from manyone.merging.measures import accuracies, cost, mixed_accuracies
+
+    started = time.process_time()
+    model, reported = entry.make()
+    seconds = time.process_time() - started + reported.get("shared_cpu_s", 0.0)
+    metrics = {"cpu_s": s.cost_of(model, seconds)}
+    words = entry.variant.split("+")
+    if "batch" in words:
+        model.routing = "batch"
+    try:
+        if "mixed" in words:
+            scores = mixed_accuracies(model, s.problem.heads, s.test, batch_size=64, seed=s.seed)
+        elif "batch" not in words:
+            scores = s.scores(model)
+        else:
+            scores = accuracies(model, s.problem.heads, s.test, batch_size=64)
+        first = next(iter(s.test))
+        if s.condition == "clean":
+            inputs = s.test[first].take(slice(0, 32)).inputs
+            metrics["ms_per_sample"] = cost(model, inputs, first, batch_size=16, repeats=2)["ms_per_sample"]
+    finally:
+        if "batch" in words:
+            model.routing = "sample"
+    metrics |= s.sizes(model, entry.method)
+    metrics |= {k: v for k, v in reported.items() if k in ("scale", "criterion", "criterion_at_start", "fell_back")}
+    bias = {}
+    if any(k.startswith("bias/") for k in reported):
+        bias = {
+            "before": {t: reported[f"before/bias/{t}"] for t in s.merged},
+            "after": {t: reported[f"bias/{t}"] for t in s.merged},
+        }
+    routing = {}
+    if entry.method in ("wemoe", "e-wemoe") and not entry.variant and s.condition in ("clean", "unseen"):
+        routing = s.mean_routing(model)
+    return Row(s.problem.name, s.seed, entry.method, entry.variant, s.condition, scores, metrics, routing, bias)
+
+
+def prepare(scale: str, suite: str) -> SuiteInfo:
+    """Fetches and decodes a suite; what it is made of."""
+    from manyone.claims.study import SuiteInfo
+    from manyone.data.suites import load_suite
+
+    return SuiteInfo.of(load_suite(suite, seed=0))
+
+
+def jobs(scale: str, suites: Sequence[str], seeds: Sequence[int]) -> list[Job]:
+    """The long jobs, which also train the experts, before the short ones, and of those the longest first."""
+    slowest_first = sorted(suites, key=lambda suite: suite not in SLOWEST)
+    return [Job(suite, seed, part) for part in PARTS for suite in slowest_first for seed in seeds]
+
+
+def settings(scale: str, suite: str) -> dict[str, Any]:
+    """How much of everything ``suite`` gets."""
+    return asdict(SETTINGS.get(suite, Settings()))
+
+
+@lru_cache(maxsize=1)
+def _problem(suite: str, seed: int) -> Problem:
+    """The problem that this process had last: a seed's second part finds data and experts in memory."""
+    return from_suite(suite, seed)
+
+
+def run_job(scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
+    """Measures every missing row of (suite, seed, part); appends it to ``folder/<suite>-<seed>-<part>.jsonl``."""
+    import torch
+
+    from manyone.claims.rows import append_rows, keys_in
+
+    torch.set_num_threads(1)
+    path = folder / f"{suite}-{seed}-{part}.jsonl"
+    done = keys_in(path)
+    amounts = SETTINGS.get(suite, Settings())
+    problem = _problem(suite, seed)
+    studies = [s for s in conditions(problem, seed, amounts) if (s.condition == "clean") == (part == "clean")]
+    for rows in (entries, extra_entries) if amounts.extras else (entries,):
+        for study in studies:
+            for entry in rows(study):
+                if (suite, seed, entry.method, entry.variant, study.condition) not in done:
+                    append_rows(path, [measure(study, entry)])
+            if study.condition == "clean" and study.curves:
+                (folder / f"{suite}-{seed}.curves.json").write_text(json.dumps(study.curves))
+
+
+def count_rows(scale: str, suite: str, part: str) -> int:
+    """How many rows one part of a seed of ``suite`` has, without making any model."""
+    amounts = SETTINGS.get(suite, Settings())
+    fake = Problem(suite, {}, None, {"a": {}, "b": {}}, {}, {})  # type: ignore[arg-type]
+    total = 0
+    shifted = [*amounts.corruptions, *(["unseen"] if amounts.unseen else [])]
+    for condition in ["clean"] if part == "clean" else shifted:
+        study = SeedStudy(fake, 0, amounts, condition)
+        total += sum(1 for _ in entries(study)) + (sum(1 for _ in extra_entries(study)) if amounts.extras else 0)
+    return total

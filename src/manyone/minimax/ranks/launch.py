@@ -1,0 +1,138 @@
+"""Starts the ranks of a distributed run and lets the survivors go on when one of them dies.
+
+    python -m manyone.minimax.launch --ranks 4 train.py --rounds 100
+    python -m manyone.minimax.launch --ranks 4 -m manyone run local-dsgda --topology ring --clients 16
+
+The launcher hosts the store, starts one process per rank with torchrun's variables (RANK, LOCAL_RANK, WORLD_SIZE,
+MASTER_ADDR, MASTER_PORT), and writes into the store which ranks have died, so that the others need not wait for a
+timeout. Unlike torchrun it stops nobody when a rank dies; only a hanging rank that the others have left is ended. It
+ends when all have ended, with code 0 if at least ``--quorum`` ranks ended well. On several machines: the same command
+on each, with ``--nodes``, ``--node`` (0, 1, ...) and ``--store HOST:PORT`` of node 0, whose launcher must live.
+Public: ``launch``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from manyone.errors import ManyoneError
+from manyone.minimax.ranks.failures import SURVIVE
+
+_LOOK = 0.02
+
+
+def launch(
+    command: Sequence[str],
+    ranks: int,
+    *,
+    quorum: int = 1,
+    nodes: int = 1,
+    node: int = 0,
+    address: str | None = None,
+    on_start: Callable[[list[int]], None] | None = None,
+) -> dict[int, int]:
+    """Runs ``command`` (program and arguments) as ``ranks`` processes on this machine; rank -> exit code.
+
+    A code below 0 is the signal that ended the rank. ``address`` (HOST:PORT of node 0) is needed with several
+    ``nodes``. ``on_start`` gets the process ids in the order of the ranks. All processes are stopped when the launcher
+    is interrupted. Raises :class:`ManyoneError` when fewer than ``quorum`` of them ended well.
+    """
+    if ranks < 1 or not 1 <= quorum <= ranks or not 0 <= node < nodes:
+        raise ManyoneError(f"ranks = {ranks}, quorum = {quorum}, node {node} of {nodes}: need 1 <= quorum <= ranks")
+    host, port = _address(address, nodes)
+    store = dist.TCPStore(host, port, is_master=node == 0, wait_for_workers=False, timeout=timedelta(seconds=60))
+    common = os.environ | {
+        "MASTER_ADDR": host,
+        "MASTER_PORT": str(store.port),
+        "WORLD_SIZE": str(ranks * nodes),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        SURVIVE: "1",
+    }
+    common.setdefault("OMP_NUM_THREADS", "1")
+    running: dict[int, subprocess.Popen[bytes]] = {}
+    codes: dict[int, int] = {}
+    looks = 0
+    try:
+        for local in range(ranks):
+            own = {"RANK": str(node * ranks + local), "LOCAL_RANK": str(local)}
+            running[node * ranks + local] = subprocess.Popen(list(command), env=common | own)
+        if on_start is not None:
+            on_start([process.pid for process in running.values()])
+        while running:
+            for rank, process in list(running.items()):
+                if (code := process.poll()) is None:
+                    continue
+                codes[rank] = code
+                del running[rank]
+                if code:
+                    store.set(f"dead/{rank}", str(code))
+                    print(f"rank {rank} ended with {_words(code)}", file=sys.stderr, flush=True)
+            looks += 1
+            for rank in [r for r in running if looks % 20 == 0 and store.check([f"lost/{r}"])]:
+                running[rank].kill()  # it hangs, and the others have gone on without it
+            time.sleep(_LOOK)
+    finally:
+        for process in running.values():
+            process.kill()
+        for process in running.values():
+            process.wait()
+    well = sum(code == 0 for code in codes.values())
+    if well < quorum:
+        raise ManyoneError(f"{well} of {ranks} ranks ended well, at least {quorum} must: see their errors above")
+    return dict(sorted(codes.items()))
+
+
+def _address(address: str | None, nodes: int) -> tuple[str, int]:
+    if address is None:
+        if nodes > 1:
+            raise ManyoneError(f"{nodes} nodes need --store HOST:PORT, where node 0 can be reached")
+        return "127.0.0.1", 0
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ManyoneError(f"--store {address!r}: expected HOST:PORT")
+    return host, int(port)
+
+
+def _words(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m manyone.minimax.launch",
+        description="Starts the ranks of a distributed run; survivors go on when one dies.",
+    )
+    parser.add_argument("--ranks", type=int, required=True, help="processes on this machine")
+    parser.add_argument(
+        "--quorum", type=int, default=1, help="ranks here that must end well for exit code 0 (default 1)"
+    )
+    parser.add_argument("--nodes", type=int, default=1, help="machines (default 1)")
+    parser.add_argument("--node", type=int, default=0, help="number of this machine, from 0")
+    parser.add_argument("--store", metavar="HOST:PORT", help="where node 0 listens (needed with several machines)")
+    parser.add_argument("-m", dest="module", action="store_true", help="the next word is a module, as in python -m")
+    parser.add_argument("script", help="script or module")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help="its arguments")
+    given = parser.parse_args(arguments)
+    command = [sys.executable, *(["-m"] if given.module else []), given.script, *given.rest]
+    try:
+        launch(command, given.ranks, quorum=given.quorum, nodes=given.nodes, node=given.node, address=given.store)
+    except ManyoneError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Multi-task behaviour cloning: an MLP on the state and a one-hot task number, trained by mean squared error.
+
+The plain baseline beside sequence models: (state, id) -> 256 -> 256 -> 256 -> tanh action.
+Public names: :class:`CloningNetwork`, :class:`CloningLearner`, :class:`CloningPolicy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from manyone.errors import ManyoneError
+from manyone.policies.acting import EpisodeLike
+from manyone.policies.optimiser import learning_rate
+from manyone.policies.tasks import PolicyData, TaskTable
+from manyone.randomness import generator_for
+
+
+class CloningNetwork(nn.Module):
+    """Actions [..., A] in (-1, 1) from normalised states [..., S] and task numbers [...]."""
+
+    def __init__(
+        self, state_dim: int, action_dim: int, tasks: int, *, width: int = 256, layers: int = 3, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.state_dim, self.action_dim, self.tasks, self.width, self.depth = (
+            state_dim,
+            action_dim,
+            tasks,
+            width,
+            layers,
+        )
+        sizes = [state_dim + tasks] + [width] * layers + [action_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        with torch.no_grad():
+            for name, value in self.named_parameters():
+                bound = self.get_parameter(f"{name.rpartition('.')[0]}.weight").shape[1] ** -0.5
+                value.uniform_(-bound, bound, generator=generator_for(seed, "cloning", name))
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, JSON-able."""
+        return {"state_dim": self.state_dim, "action_dim": self.action_dim, "tasks": self.tasks, "width": self.width,
+                "layers": self.depth}  # fmt: skip
+
+    def forward(self, states: Tensor, tasks: Tensor) -> Tensor:
+        x = torch.cat((states, F.one_hot(tasks, self.tasks).to(states.dtype)), -1)
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return torch.tanh(self.layers[-1](x))
+
+
+class CloningLearner:
+    """Trains a :class:`CloningNetwork`; a step takes ``batch_size`` steps of every task."""
+
+    def __init__(
+        self,
+        network: CloningNetwork,
+        data: PolicyData,
+        *,
+        steps: int,
+        seed: int = 0,
+        batch_size: int = 32,
+        lr: float = 3e-4,
+        weight_decay: float = 1e-4,
+        warmup: int = 0,
+        schedule: str = "constant",
+        evaluate: Callable[[CloningLearner], Mapping[str, Any]] | None = None,
+    ) -> None:
+        if (network.state_dim, network.action_dim, network.tasks) != (data.state_dim, data.action_dim, len(data)):
+            raise ManyoneError("the cloning network was built for other widths or another number of tasks")
+        self.network, self.data, self.seed, self.batch_size = network, data, seed, batch_size
+        self.steps_planned, self.lr, self.warmup, self.schedule = steps, lr, warmup, schedule
+        self.evaluator, self.iteration, self.best = evaluate, 0, {}  # type: ignore[var-annotated]
+        self._adamw = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
+
+    def step(self) -> dict[str, float]:
+        """One step on all tasks."""
+        batch = self.data.batch(
+            range(len(self.data)), self.iteration, self.seed, batch_size=self.batch_size, purpose="cloning"
+        )
+        rate = learning_rate(self.iteration, self.lr, self.warmup, self.schedule, self.steps_planned)
+        first = batch.steps["valid"].int().argmax(-1, keepdim=True)  # the drawn row: uniform over the data
+        states, actions = (
+            batch.steps[k].gather(2, first.unsqueeze(-1).expand(-1, -1, 1, batch.steps[k].shape[-1])).squeeze(2)
+            for k in ("observations", "actions")
+        )
+        tasks = batch.tasks.to(states.device).unsqueeze(1).expand(-1, states.shape[1])
+        loss = F.mse_loss(self.network(states, tasks), actions)
+        for group in self._adamw.param_groups:
+            group["lr"] = rate
+        self._adamw.zero_grad()
+        loss.backward()
+        self._adamw.step()
+        self.iteration += 1
+        return {"loss": float(loss.detach()), "learning_rate": rate}
+
+    def evaluate(self) -> dict[str, Any]:
+        """What the ``evaluate`` given at the start says, and the best "success" so far as "success_best"."""
+        metrics = dict(self.evaluator(self)) if self.evaluator else {}
+        if "success" in metrics:
+            self.best["success"] = max(float(metrics["success"]), self.best.get("success", float("-inf")))
+            metrics["success_best"] = self.best["success"]
+        return metrics
+
+    def policy(self) -> CloningPolicy:
+        """The policy as it is now."""
+        return CloningPolicy(self.network, self.data.table)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later steps depend on."""
+        return {"network": self.network.state_dict(), "optimiser": self._adamw.state_dict(),
+                "iteration": self.iteration, "best": dict(self.best)}  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what :meth:`state_dict` returned."""
+        self.network.load_state_dict(state["network"])
+        self._adamw.load_state_dict(state["optimiser"])
+        self.iteration, self.best = int(state["iteration"]), dict(state["best"])
+
+    def export(self, folder: Path) -> None:
+        """Writes the standard artefact."""
+        from manyone.policies.artefact import save_policy
+
+        info = {"method": "mtbc", "seed": self.seed, "steps": self.iteration}
+        save_policy(folder, self.network, self.data.table, info=info)
+
+
+class CloningPolicy:
+    """A cloning network that acts in many episodes at once (the roll-outs' ``BatchedPolicy``); it has no memory."""
+
+    def __init__(self, network: CloningNetwork, table: TaskTable) -> None:
+        parameter = next(network.parameters())
+        self.network, self.table = network, table.to(parameter.device, parameter.dtype)
+
+    def start(self, episodes: Sequence[EpisodeLike]) -> None:
+        """Begins new episodes."""
+        self.tasks = torch.tensor([self.table.index(e.task) for e in episodes])
+
+    @torch.no_grad()
+    def act(self, slots: Any, observations: Any) -> np.ndarray:
+        """Actions float32 [b, A] for ``observations`` [b, S] of the episodes ``slots`` [b]."""
+        tasks = self.tasks[torch.from_numpy(np.array(slots, dtype=np.int64))].to(self.table.mean.device)
+        states = torch.from_numpy(np.array(observations)).to(self.table.mean)
+        states = (states - self.table.mean[tasks]) / self.table.deviation[tasks]
+        return self.network(states, tasks).float().cpu().numpy()
+
+    def reward(self, slots: Any, rewards: Any) -> None:
+        """Nothing depends on rewards here."""

@@ -1,0 +1,287 @@
+"""``manyone reproduce``: runs what tests the papers' claims, then prints and writes the verdicts.
+
+Every field has a claims file (``study/claims.toml``) and a study module (``study/study.py``), which knows how its
+claims are tested; this module plans their jobs, runs them side by side and puts all fields on one page. Rows that exist
+are not measured again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from manyone.errors import ManyoneError
+from manyone.fields import FIELDS
+from manyone.reproduce.processes import Job, Work, processors, run_all, worker_pool
+
+if TYPE_CHECKING:
+    from manyone.claims.claims import Claims
+    from manyone.claims.figure import Figure
+    from manyone.claims.study import Report, Study, SuiteInfo
+
+STUDIES = {field: f"manyone.{field}.study.study" for field in FIELDS}
+"""Field (the ``field`` of a claims file) to study module, in the order of the page's chapters."""
+
+
+class StudyModule(Protocol):
+    """What a study module has. Importing it must be cheap: anything heavy is imported inside its functions.
+
+    It may also have ``overview(scale, suites, seeds, folder)``: figures drawn of what all its jobs wrote together.
+    """
+
+    TITLE: str
+    """The chapter's title, without the scale."""
+    NOTES: Sequence[str]
+    """What a reader must know before the figures."""
+    SEEDS: Mapping[str, int]
+    """How many seeds each scale has unless ``--seeds`` says otherwise."""
+
+    def prepare(self, scale: str, suite: str) -> SuiteInfo:
+        """Fetches or makes the suite's data once, in the main process, where progress can be seen."""
+
+    def jobs(self, scale: str, suites: Sequence[str], seeds: Sequence[int]) -> list[Job]:
+        """Everything to be run, in starting order; names of suites are unique over all fields."""
+
+    def count_rows(self, scale: str, suite: str, part: str) -> int:
+        """How many rows a job has, without computing anything."""
+
+    def run_job(self, scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
+        """Appends the rows that are missing to ``folder/<suite>-<seed>-<part>.jsonl``; runs in a worker process.
+
+        It may also write ``<suite>-<seed>-<part>.figures.json`` (:func:`manyone.claims.figure.save_figures`) and
+        ``<suite>-<seed>.curves.json`` (``{"method variant": [{"step": ..., "entropy": ...}]}``).
+        """
+
+    def settings(self, scale: str, suite: str) -> Mapping[str, Any]:
+        """The configuration that the page shows."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one field contributes to this run; ``only`` names the claims when not all are tested."""
+
+    claims: Claims
+    study: StudyModule
+    only: tuple[str, ...]
+    suites: tuple[str, ...]
+    seeds: int
+    jobs: tuple[Job, ...]
+
+    @property
+    def field(self) -> str:
+        """The field's name."""
+        return self.claims.field
+
+
+def ls() -> list[dict[str, str]]:
+    """All claims, for ``manyone ls claims``."""
+    return [
+        {"claim": c.id, "field": claims.field, "statement": c.statement}
+        for claims in all_claims().values()
+        for c in claims.claims
+    ]
+
+
+def claims_file(field: str) -> Path:
+    """The claims of ``field``: ``study/claims.toml`` in its package."""
+    return Path(__file__).parents[1] / field / "study" / "claims.toml"
+
+
+def all_claims() -> dict[str, Claims]:
+    """The claims files of the fields in :data:`STUDIES`."""
+    from manyone.claims.file import load_claims
+
+    return {field: load_claims(claims_file(field)) for field in STUDIES}
+
+
+def plan(names: Sequence[str], fields: Sequence[str], scale: str, seeds: int | None) -> list[Plan]:
+    """What the claims called ``names`` (all by default) of ``fields`` (all by default) need at ``scale``."""
+    for field in fields:
+        if field not in STUDIES:
+            raise ManyoneError(f"--field {field}: unknown field, use {', '.join(STUDIES)}")
+    known = all_claims()
+    home = {c.id: field for field, claims in known.items() for c in claims.claims}
+    for name in names:
+        if name not in home:
+            raise ManyoneError(f"unknown claim {name!r}: see `manyone ls claims`")
+        if fields and home[name] not in fields:
+            raise ManyoneError(f"claim {name!r} belongs to {home[name]}, which --field {','.join(fields)} leaves out")
+    plans = []
+    for field in [f for f in STUDIES if not fields or f in fields]:
+        chosen = [c for c in known[field].claims if not names or c.id in names]
+        suites = tuple(dict.fromkeys(s for c in chosen for s in c.tests.get(scale, ())))
+        if not suites:
+            continue
+        study: Any = importlib.import_module(STUDIES[field])
+        count = seeds or study.SEEDS[scale]
+        jobs = tuple(study.jobs(scale, suites, range(count)))
+        only = tuple(c.id for c in chosen) if names else ()
+        plans.append(Plan(known[field], study, only, suites, count, jobs))
+    if not plans:
+        raise ManyoneError(f"no claim chosen is tested at scale {scale!r}: try another --scale")
+    return plans
+
+
+def reproduce(
+    names: Sequence[str] = (),
+    *,
+    fields: Sequence[str] = (),
+    scale: str = "smoke",
+    seeds: int | None = None,
+    out: Path | None = None,
+    workers: int | None = None,
+) -> int:
+    """Tests the claims called ``names`` of ``fields`` (all by default) at ``scale``; prints the path of the report.
+
+    Fields that an earlier run into the same folder has tested stay on the page.
+    """
+    from manyone.report.html import write
+    from manyone.report.terminal import show
+
+    started = time.time()
+    plans = plan(names, fields, scale, seeds)
+    folder = out or Path("runs") / f"reproduce-{scale}"
+    rows = folder / "rows"
+    try:
+        rows.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ManyoneError(f"{rows}: cannot be made: {error.strerror}; choose another folder with --out") from error
+    work = [Work(STUDIES[p.field], scale, job) for p in plans for job in p.jobs]
+    with worker_pool(rows, min(workers or processors(), len(work))) as pool:
+        suites = {p.field: [_prepare(p.study, scale, s) for s in p.suites] for p in plans}
+        _measure(plans, scale, rows, work, pool)
+    seconds = time.time() - started
+    command = f"manyone reproduce {' '.join(names)}{' ' if names else ''}--scale {scale}"
+    command += f" --field {','.join(fields)}" if fields else ""
+    command += f" --seeds {seeds}" if seeds else ""
+    studies = [_study(p, suites[p.field], rows, scale, command, seconds) for p in plans]
+    report = _beside_earlier(studies, folder, scale)
+    report.save(folder)
+    page = write(folder / "report.html", report)
+    for study in studies:
+        show(study)
+    print(f"wall time: {time.time() - started:.0f} s on {processors()} processors")
+    print(f"report: {page.resolve()}")
+    return 0
+
+
+def _prepare(study: StudyModule, scale: str, suite: str) -> SuiteInfo:
+    info = study.prepare(scale, suite)
+    for note in info.notes:
+        print(f"{suite}: {note}")
+    return info
+
+
+def _measure(plans: Sequence[Plan], scale: str, folder: Path, work: Sequence[Work], pool: Sequence[Any]) -> None:
+    """Runs all jobs in ``pool``, with one progress bar over the rows of all of them."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    total = sum(p.study.count_rows(scale, job.suite, job.part) for p in plans for job in p.jobs)
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=console.is_terminal) as bar:
+        shown = bar.add_task("measuring", total=total)
+
+        def watch(running: Sequence[Job]) -> None:
+            done = sum(_lines(folder, job) for p in plans for job in p.jobs)
+            bar.update(shown, completed=done, description="; ".join(str(job) for job in running) or "done")
+
+        run_all(work, pool, watch)
+        watch([])
+
+
+def _lines(folder: Path, job: Job) -> int:
+    path = folder / f"{job.file}.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _study(plan: Plan, suites: Sequence[SuiteInfo], folder: Path, scale: str, command: str, seconds: float) -> Study:
+    """Everything that the field's chapter shows."""
+    import platform
+    from importlib import metadata
+
+    from manyone import __version__
+    from manyone.claims.figure import load_figures
+    from manyone.claims.rows import load_rows
+    from manyone.claims.study import Study
+
+    files = [folder / f"{job.file}.jsonl" for job in plan.jobs]
+    drawn = [folder / f"{job.file}.figures.json" for job in plan.jobs]
+    return Study(
+        title=f"{plan.study.TITLE}, tested at scale {scale}",
+        scale=scale,
+        field=plan.field,
+        rows=[row for path in files if path.exists() for row in load_rows(path)],
+        claims_text=_only(claims_file(plan.field).read_text(encoding="utf-8"), plan.only),
+        suites=suites,
+        curves=list(_curves(plan.jobs, folder)),
+        figures=[*_overview(plan, scale, folder), *(f for path in drawn if path.exists() for f in load_figures(path))],
+        configs={s: dict(plan.study.settings(scale, s)) for s in plan.suites},
+        commands=[command],
+        environment={
+            "manyone": __version__,
+            "python": platform.python_version(),
+            "torch": metadata.version("torch"),
+            "machine": f"{processors()} processors, {platform.machine()}, {platform.system()}",
+            "wall time": f"{seconds:.0f} s",
+        },
+        notes=list(plan.study.NOTES),
+        made=time.strftime("%Y-%m-%d"),
+    )
+
+
+def _overview(plan: Plan, scale: str, folder: Path) -> list[Figure]:
+    """What the study draws of all its jobs together, where it does."""
+    draw = getattr(plan.study, "overview", None)
+    return list(draw(scale, plan.suites, range(plan.seeds), folder)) if draw else []
+
+
+def _beside_earlier(studies: Sequence[Study], folder: Path, scale: str) -> Report:
+    """The new studies, with those of other fields that the folder holds, in the order of :data:`STUDIES`."""
+    from manyone.claims.study import Report
+
+    known = {}
+    if (folder / "study.json").is_file():
+        known = {s.field: s for s in Report.load(folder).studies if s.scale == scale and s.field in STUDIES}
+    known |= {s.field: s for s in studies}
+    title = f"Many into one: the papers' claims, tested at scale {scale}"
+    return Report(title, tuple(known[field] for field in STUDIES if field in known))
+
+
+def _only(text: str, names: Sequence[str]) -> str:
+    """The claims file with only the claims called ``names``."""
+    if not names:
+        return text
+    head, *blocks = text.split("[[claims]]")
+    return "[[claims]]".join([head, *(b for b in blocks if any(f'id = "{n}"' in b for n in names))])
+
+
+def _curves(jobs: Sequence[Job], folder: Path) -> Iterator[Any]:
+    """What the jobs recorded of adaptation, one file a suite and seed."""
+    from manyone.claims.study import Curve
+
+    for suite, seed in dict.fromkeys((job.suite, job.seed) for job in jobs):
+        path = folder / f"{suite}-{seed}.curves.json"
+        if path.exists():
+            for name, points in json.loads(path.read_text(encoding="utf-8")).items():
+                method, _, variant = name.partition(" ")
+                yield Curve(suite, seed, method, tuple(points), variant)

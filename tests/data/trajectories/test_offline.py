@@ -1,0 +1,101 @@
+"""Names of offline data sets, and how made ones are kept."""
+
+import numpy as np
+import pytest
+
+from manyone.data.trajectories.files import from_minari
+from manyone.data.trajectories.offline import (
+    forget_offline,
+    keep_list,
+    keep_task,
+    load_offline,
+    offline_names,
+    parse_offline,
+)
+from manyone.data.trajectories.trajectories import Trajectories
+from manyone.errors import ManyoneError
+
+
+@pytest.fixture(autouse=True)
+def private(monkeypatch, tmp_path):
+    monkeypatch.setenv("MANYONE_CACHE", str(tmp_path))
+
+
+def small(name, episodes=2):
+    rng = np.random.default_rng(0)
+    one = {"observations": rng.normal(size=(6, 3)), "actions": np.zeros((5, 2)), "rewards": np.ones(5), "goal": 1}
+    return Trajectories.from_episodes(name, [one] * episodes, meta={"quality": "near"})
+
+
+def test_names_and_sizes():
+    one = parse_offline("metaworld-pairs10-sub@60x200")
+    assert (one.suite, one.quality, one.episodes, one.steps) == ("metaworld-pairs10", "sub", 60, 200)
+    assert parse_offline("metaworld-pairs10-sub") == one
+    assert str(parse_offline("metaworld-mt1:door-open-v3-near", episodes=3)) == "metaworld-mt1:door-open-v3-near@3x200"
+    assert parse_offline("cheetah-vel:test-near", steps=50, seed=4).key == "near-60x50-seed4-v0"
+    assert parse_offline("metaworld-mt50-expert", seed=4).key == "expert-seed0-v0"
+    for name in offline_names():
+        assert str(parse_offline(name.replace("TASK", "door-open"))).startswith(name.replace("TASK", "door-open"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("metaworld-mt01-near", "unknown data set 'metaworld-mt01-near': did you mean metaworld-mt"),
+        ("metaworld-mt10", "did you mean metaworld-mt10-"),
+        ("metaworld-mt10-nearly", "did you mean metaworld-mt10-near"),
+        ("metaworld-mt1-near", "did you mean"),
+        ("metaworld-mt10:door-near", "did you mean"),
+        ("cheetah-dir-expert", "did you mean cheetah-dir-"),
+        ("cheetah-dir:test-near", "did you mean cheetah-dir-near"),
+        ("ant-dir:all-near", "did you mean ant-dir-near"),
+        ("metaworld-mt10-near@0x200", "0 episodes a task; must be 1 to 100000"),
+        ("metaworld-mt10-near@10x501", "501 steps a task; must be 1 to 500"),
+        ("metaworld-mt10-expert@10x500", "size of their source"),
+        ("metaworld-mt10-near@10", "did you mean metaworld-mt10-near"),
+        ("x", "known are metaworld-mt1"),
+    ],
+)
+def test_wrong_names_are_answered_with_the_nearest(name, message):
+    with pytest.raises(ManyoneError, match=message):
+        parse_offline(name)
+
+
+def test_what_is_kept_is_loaded_memory_mapped_and_is_also_a_minari_set(tmp_path):
+    wanted = parse_offline("metaworld-mt5-near@2x5")
+    with pytest.raises(ManyoneError, match=r"not made yet: manyone data make metaworld-mt5-near@2x5$"):
+        load_offline("metaworld-mt5-near@2x5")
+    with pytest.raises(ManyoneError, match=r"make metaworld-mt5-near@2x5 --seed 3$"):
+        load_offline("metaworld-mt5-near@2x5", seed=3)
+    for task in ("a-v3", "b:1"):
+        keep_task(wanted, task, small(task))
+    assert not wanted.made()
+    keep_list(wanted, ["b:1", "a-v3"])
+    loaded = load_offline("metaworld-mt5-near", episodes=2, steps=5)
+    assert [one.name for one in loaded] == ["b:1", "a-v3"]
+    assert isinstance(loaded[0].observations, np.memmap)
+    exported = from_minari(tmp_path / "minari/metaworld/b-1/near-2x5-seed0-v0")
+    np.testing.assert_array_equal(exported.observations, loaded[0].observations)
+    assert wanted.made()
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_a_stopped_keeper_is_repeated_and_forgetting_removes_everything(tmp_path):
+    wanted = parse_offline("metaworld-mt5-near@2x5")
+    keep_task(wanted, "a-v3", small("a-v3"))
+    (wanted.folder("a-v3") / "trajectories.json").unlink()  # as if stopped between Minari's copy and ours
+    keep_task(wanted, "a-v3", small("a-v3"))
+    keep_list(wanted, ["a-v3"])
+    assert load_offline("metaworld-mt5-near@2x5")[0].episodes == 2
+    assert forget_offline(wanted) > 1000
+    assert not list(tmp_path.rglob("*.npy"))
+    assert not list(tmp_path.rglob("*.hdf5"))
+    with pytest.raises(ManyoneError, match="not made yet"):
+        load_offline("metaworld-mt5-near@2x5")
+
+
+def test_a_cut_list_of_tasks_counts_as_not_made():
+    wanted = parse_offline("metaworld-mt5-near@2x5")
+    keep_list(wanted, ["a-v3"])
+    wanted._list().write_text('["a-')
+    assert wanted.tasks() is None

@@ -1,0 +1,139 @@
+"""Making offline data: the noise recipe, the same bytes for any number of workers, going on after a stop."""
+
+import numpy as np
+import pytest
+
+from manyone.data.trajectories.offline import load_offline, parse_offline
+from manyone.envs.single import collect, scripted
+from manyone.errors import ManyoneError
+from manyone.randomness import seed_for
+
+pytest.importorskip("metaworld")
+
+
+@pytest.fixture(autouse=True)
+def private(monkeypatch, tmp_path):
+    monkeypatch.setenv("MANYONE_CACHE", str(tmp_path))
+
+
+def test_noise_levels_end_clean_for_near_and_never_for_sub():
+    assert scripted.noise_levels("near", 0.0) == (0.3, 0.15)
+    assert scripted.noise_levels("near", 1.0) == (0.0, 0.0)
+    assert scripted.noise_levels("sub", 0.0) == (1.0, 0.6)
+    assert scripted.noise_levels("sub", 1.0) == (0.4, pytest.approx(0.25))
+
+
+def test_goals_of_data_are_never_those_of_evaluation():
+    from manyone.envs.single.metaworld import EVAL_GOALS
+
+    goals = {scripted.train_goal(e) for e in range(200)}
+    assert goals == set(range(40))
+    assert not goals & set(EVAL_GOALS)
+
+
+def contents(data):
+    keys = ("observations", "actions", "rewards", "final_observations", "successes", "goals")
+    return {(one.name, key): getattr(one, key).tobytes() for one in data for key in keys}
+
+
+def test_two_workers_make_the_same_bytes_as_one_and_the_last_episode_is_the_expert(monkeypatch, tmp_path):
+    name, seen = "metaworld-mt1:button-press-topdown-near@5x90", []
+    monkeypatch.setattr(collect, "_PIECE", 2)
+    one = collect.make_offline(name, workers=1, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(180, 450), (360, 450), (450, 450)]
+    assert one[0].lengths.tolist() == [90] * 5
+    assert one[0].goals.tolist() == [0, 1, 2, 3, 4]
+    assert one[0].successes[-1]
+    assert np.abs(one[0].actions).max() <= 1
+    assert one[0].meta["quality"] == "near"
+    first = contents(one)
+    for folder in (tmp_path / "offline", tmp_path / "minari"):
+        folder.rename(folder.with_suffix(".one"))
+    assert contents(collect.make_offline(name, workers=2)) == first
+
+
+def test_an_episode_depends_on_its_own_seed_alone_and_can_be_played_back():
+    seeds = [seed_for(0, "collect", "drawer-close-v3", "sub", e) for e in range(3)]
+    all_three = scripted.play("drawer-close-v3", "sub", range(3), seeds, episodes=3, steps=30)
+    alone = scripted.play("drawer-close-v3", "sub", [2], seeds[2:], episodes=3, steps=30)[0]
+    for key in ("observations", "actions", "rewards"):
+        np.testing.assert_array_equal(alone[key], all_three[2][key])
+    from manyone.envs.single.metaworld import make_env
+
+    env = make_env("drawer-close-v3", alone["goal"])
+    env.reset()
+    states = [env.step(action)[0] for action in alone["actions"]]
+    np.testing.assert_array_equal(np.float32(states), alone["observations"][1:])
+
+
+def play_zeros(task, quality, chosen, seeds, *, episodes, steps):
+    return [
+        {"observations": np.full((steps + 1, 39), e), "actions": np.zeros((steps, 4)), "rewards": np.ones(steps)}
+        for e in chosen
+    ]
+
+
+def test_a_finished_task_is_not_made_again_and_suites_share_tasks(monkeypatch):
+    played = []
+
+    def play(task, *arguments, **options):
+        if task == "button-press-v3" and "stop" in played:
+            raise KeyboardInterrupt
+        played.append(task)
+        return play_zeros(task, *arguments, **options)
+
+    monkeypatch.setattr(scripted, "play", play)
+    played.append("stop")
+    with pytest.raises(KeyboardInterrupt):
+        collect.make_offline("metaworld-mt5-near@4x3", workers=1)
+    with pytest.raises(ManyoneError, match="not made yet"):
+        load_offline("metaworld-mt5-near@4x3")
+    assert played == ["stop", "basketball-v3", "bin-picking-v3", "button-press-topdown-v3"]
+    played.clear()
+    data = collect.make_offline("metaworld-mt5-near@4x3", workers=1)
+    assert played == ["button-press-v3", "button-press-wall-v3"]
+    assert [one.name for one in data][:2] == ["basketball-v3", "bin-picking-v3"]
+    assert data[0].observations[::3, 0].tolist() == [0, 1, 2, 3]
+    played.clear()
+    collect.make_offline("metaworld-mt5-near@4x3", workers=1)
+    collect.make_offline("metaworld-mt1:basketball-near@4x3", workers=1)
+    assert not played
+    collect.make_offline("metaworld-mt1:basketball-near@4x3", workers=1, seed=1)
+    assert played == ["basketball-v3"]
+
+
+def test_official_episodes_come_from_the_given_folder(monkeypatch, tmp_path):
+    folder = tmp_path / "official"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    o, a, r = (rng.normal(size=s).astype(np.float32) for s in ((2, 7, 39), (2, 7, 4), (2, 7)))
+    np.savez(folder / "door-open.npz", o=o, a=3 * a, r=r)
+    name = "metaworld-mt1:door-open-expert"
+    with pytest.raises(ManyoneError, match=r"give their folder .* by --source or MANYONE_METAWORLD_EXPERT"):
+        collect.make_offline(name)
+    with pytest.raises(ManyoneError, match=r"has no episodes of drawer-open-v3: expected drawer-open\.npz"):
+        collect.make_offline("metaworld-mt1:drawer-open-expert", source=folder)
+    monkeypatch.setenv(collect.EXPERT_VARIABLE, str(folder))
+    data = collect.make_offline(name)[0]
+    assert data.name == "door-open-v3"
+    assert data.actions.max() == 1
+    assert data.meta["licence"].startswith("MIT")
+    np.testing.assert_array_equal(data.observations.reshape(2, 7, 39), o)
+    assert load_offline(name)[0].episodes == 2
+
+
+def test_wrong_options_are_refused(tmp_path):
+    with pytest.raises(ManyoneError, match="--workers 0: must be at least 1"):
+        collect.make_offline("metaworld-mt1:door-open-near@1x1", workers=0)
+    with pytest.raises(ManyoneError, match="only expert data are read from a folder"):
+        collect.make_offline("metaworld-mt1:door-open-near@1x1", source=tmp_path)
+    with pytest.raises(ManyoneError, match="did you mean door-open-v3"):
+        collect.make_offline("metaworld-mt1:door-opne-near@1x1")
+
+
+def test_families_alone_mean_their_training_tasks():
+    assert len(collect.set_tasks(parse_offline("cheetah-vel-near"))) == 35
+    held_out = collect.set_tasks(parse_offline("cheetah-vel:test-near"))
+    assert len(held_out) == 5
+    assert not set(held_out) & set(collect.set_tasks(parse_offline("cheetah-vel-near")))
+    assert collect.set_tasks(parse_offline("cheetah-dir-sub")) == ["cheetah-dir:0", "cheetah-dir:1"]

@@ -1,0 +1,169 @@
+"""Environments by name: cached goals equal Meta-World's own, resets forget the past, rewards are as documented."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("metaworld")
+
+from manyone.envs.single import locomotion, metaworld
+from manyone.envs.single import make as build
+from manyone.errors import ManyoneError
+
+TASK = "reach-v3"
+
+
+def test_task_lists_are_the_papers_prefixes_and_meta_worlds_own_mt10() -> None:
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS, MT10_V3
+
+    assert sorted(metaworld.TASKS50) == sorted(ALL_V3_ENVIRONMENTS)
+    assert metaworld.suite_tasks("metaworld-mt10") == list(MT10_V3)
+    assert metaworld.suite_tasks("metaworld-mt5") == list(metaworld.TASKS50[:5])
+    assert metaworld.suite_tasks("metaworld-mt30")[-1] == "push-v3"
+    assert metaworld.suite_tasks("metaworld-mt50")[:2] == ["basketball-v3", "bin-picking-v3"]
+    assert metaworld.suite_tasks("metaworld-mt1:door-open") == ["door-open-v3"]
+    pairs = metaworld.suite_tasks("metaworld-pairs10")
+    assert len(set(pairs)) == 10
+    assert {"door-open-v3", "door-close-v3"} < set(pairs)
+
+
+def test_goals_from_the_cache_start_episodes_as_the_benchmark_itself_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import metaworld as library
+
+    monkeypatch.setenv("MANYONE_CACHE", str(tmp_path))
+    metaworld.goal_vectors.cache_clear()
+    metaworld.prepare([TASK])
+    (file,) = tmp_path.rglob("reach-v3.json")
+    assert len(json.loads(file.read_text())) == 50
+    metaworld.goal_vectors.cache_clear()
+    with monkeypatch.context() as patch:  # from here on only the file can answer
+        patch.setattr(library, "MT1", None)
+        ours = metaworld.make_env(TASK, 41)
+        starts = {}
+        for goal in (41, 3):
+            metaworld.set_goal(ours, goal)
+            starts[goal], _ = ours.reset(seed=7)
+    benchmark = library.MT1(TASK, seed=metaworld.BENCHMARK_SEED)
+    theirs = benchmark.train_classes[TASK]()
+    for goal, start in starts.items():
+        theirs.set_task(benchmark.train_tasks[goal])
+        np.testing.assert_array_equal(theirs.reset()[0], start)
+    assert not np.array_equal(starts[41][-3:], starts[3][-3:])
+    assert np.abs(starts[41][-3:]).min() > 0  # the goal is visible
+    file.write_text("[[0.1, 0.2")  # cut short: drawn anew
+    metaworld.goal_vectors.cache_clear()
+    np.testing.assert_array_equal(metaworld.make_env(TASK, 41).reset()[0], starts[41])
+    metaworld.goal_vectors.cache_clear()
+
+
+@pytest.mark.parametrize("task", ["reach-v3", "cheetah-vel:3", "ant-dir:1"])
+def test_an_episode_does_not_depend_on_what_the_environment_did_before(task: str) -> None:
+    goal, other = (40, 41) if build.kind(task) == "metaworld" else (0, 0)
+
+    def episode(env, goal: int, seed: int, steps: int) -> np.ndarray:
+        build.set_goal(env, task, goal)
+        observation, _ = env.reset(seed=seed)
+        seen = [observation]
+        generator = np.random.default_rng(seed)
+        for _ in range(steps):
+            action = generator.uniform(-1, 1, env.action_space.shape).astype(np.float32)
+            observation, reward, *_ = env.step(action)
+            seen += [observation, [reward]]
+        return np.concatenate(seen)
+
+    used, fresh = build.make_env(task, other), build.make_env(task, goal)
+    episode(used, other, 1, 15)
+    np.testing.assert_array_equal(episode(used, goal, 2, 6), episode(fresh, goal, 2, 6))
+
+
+def test_spaces_match_the_environments_and_horizon_cuts_episodes() -> None:
+    for task in ("reach-v3", "cheetah-dir:1", "ant-dir:49", "gym:Pendulum-v1"):
+        env = build.make_env(task, 0, horizon=2)
+        states, actions, horizon = build.spaces(task)
+        observation, _ = env.reset(seed=0)
+        assert observation.shape == env.observation_space.shape == (states,)
+        assert env.action_space.shape == (actions,)
+        still = np.zeros(actions, np.float32)
+        assert not env.step(still)[3]
+        assert env.step(still)[3]
+        assert horizon in (200, 500)
+        env.close()
+
+
+def test_the_scripted_expert_reaches() -> None:
+    env = metaworld.make_env(TASK, 40)
+    observation, _ = env.reset()
+    success = 0.0
+    for _ in range(80):
+        action = np.clip(metaworld.expert_action(TASK, observation), -1, 1)
+        observation, _, _, _, info = env.step(action)
+        success = max(success, info["success"])
+    assert success == 1.0
+
+
+def test_locomotion_rewards_and_splits() -> None:
+    assert locomotion.suite_tasks("cheetah-vel:test") == [f"cheetah-vel:{i}" for i in (2, 7, 15, 23, 26)]
+    assert locomotion.suite_tasks("ant-dir:test") == [f"ant-dir:{i}" for i in (6, 17, 23, 30, 41)]
+    assert len(locomotion.suite_tasks("cheetah-vel:train")) == 35
+    assert locomotion.suite_tasks("cheetah-dir:train") == locomotion.suite_tasks("cheetah-dir:test")
+    np.testing.assert_allclose([locomotion.target(f"cheetah-vel:{i}") for i in range(40)], np.linspace(0.075, 3, 40))
+    assert locomotion.target("ant-dir:25") == pytest.approx(math.pi)
+    rewards = {}
+    for task in ("cheetah-dir:0", "cheetah-dir:1", "cheetah-vel:9"):
+        env = build.make_env(task, seed=1)
+        env.reset(seed=1)
+        before = env.unwrapped.data.qpos[0]
+        action = np.linspace(-1, 1, 6, dtype=np.float32)
+        observation, rewards[task], terminated, _, info = env.step(action)
+        velocity = (env.unwrapped.data.qpos[0] - before) / 0.05
+        assert info["velocity"] == pytest.approx(velocity)
+        assert not terminated
+        assert "success" not in info
+        np.testing.assert_array_equal(observation[-3:], env.unwrapped.data.body("torso").xpos)
+    control = 0.05 * float(np.square(action).sum())
+    assert rewards["cheetah-dir:0"] == pytest.approx(velocity - control)
+    assert rewards["cheetah-dir:1"] == pytest.approx(-velocity - control)
+    assert rewards["cheetah-vel:9"] == pytest.approx(-abs(velocity - 0.75) - control)
+
+
+def test_ant_is_paid_for_its_velocity_along_the_direction() -> None:
+    env = build.make_env("ant-dir:10")
+    env.reset(seed=3)
+    before = env.unwrapped.data.body("torso").xpos[:2].copy()
+    action = np.full(8, 0.5, np.float32)
+    _, reward, _, _, info = env.step(action)
+    moved = (env.unwrapped.data.body("torso").xpos[:2] - before) / env.unwrapped.dt
+    angle = 2 * math.pi * 10 / 50
+    along = float(moved @ [math.cos(angle), math.sin(angle)])
+    assert reward == pytest.approx(along - 0.5 * 8 * 0.25 + info["reward_contact"] + 1.0)
+    assert -0.05 < info["reward_contact"] <= 0
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: build.make_env("door-opn-v3"), "did you mean door-open-v3"),
+        (lambda: build.make_env("door-open-v2"), "not a Meta-World v3 task"),
+        (lambda: build.make_env("reach-v3", 50), "0 to 49"),
+        (lambda: build.make_env("reach-v3", 0, horizon=501), "1 to 500"),
+        (lambda: build.make_env("cheetah-vel:40"), "0 to 39"),
+        (lambda: build.make_env("ant-dir:x"), "0 to 49"),
+        (lambda: build.make_env("cheetah-vel:1", 3), "goal must be 0"),
+        (lambda: build.make_env("walker-dir:1"), "unknown task"),
+        (lambda: build.make_env("gym:NoSuch-v0"), "cannot make"),
+        (lambda: build.make_env("gym:CartPole-v1"), "only flat Box spaces"),
+        (lambda: build.suite_tasks("metaworld-mt7"), "metaworld-mt10"),
+        (lambda: locomotion.suite_tasks("ant-dir:all"), "ant-dir[:train|:test]"),
+    ],
+)
+def test_wrong_names_say_what_is_allowed(call, words: str) -> None:
+    with pytest.raises(ManyoneError, match=words.replace("[", r"\[").replace("|", r"\|")) as caught:
+        call()
+    assert "\n" not in str(caught.value)

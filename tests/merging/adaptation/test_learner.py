@@ -1,0 +1,271 @@
+"""Test-time adaptation: objective limits, reproducibility, resume, guards, fallback, loaders, export."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.reference.toy import Toy, digest, perturbed
+from torch import Tensor, nn
+
+from manyone.errors import ManyoneError
+from manyone.merging.adaptation.adamerging import AdaMerging
+from manyone.merging.adaptation.concrete import ConcreteMerging
+from manyone.merging.adaptation.learner import AdaptationLearner
+from manyone.merging.adaptation.objectives import entropy
+from manyone.merging.heads import Head
+from manyone.merging.moe.wemoe import WeightEnsemblingMoE
+
+TASKS = ("a", "b", "c")
+NETWORK = Toy(hidden=20)
+EXPERTS = perturbed(NETWORK, 3)
+HEADS = {t: Head(torch.randn(5, 8, generator=torch.Generator().manual_seed(i)), scale=4.0) for i, t in enumerate(TASKS)}
+INPUTS = {t: torch.randn(40, 3, 6, generator=torch.Generator().manual_seed(10 + i)) for i, t in enumerate(TASKS)}
+EXPERT_LOGITS = {t: torch.randn(40, 5, generator=torch.Generator().manual_seed(20 + i)) for i, t in enumerate(TASKS)}
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "wemoe": lambda: WeightEnsemblingMoE(NETWORK, EXPERTS),
+    "e-wemoe": lambda: WeightEnsemblingMoE(NETWORK, EXPERTS, prune_ratio=0.9, shared_router=True, strategy="sparse"),
+    "wemoe-0": lambda: WeightEnsemblingMoE(NETWORK, EXPERTS, router_layers=0),
+    "adamerging": lambda: AdaMerging(NETWORK, EXPERTS),
+    "concrete": lambda: ConcreteMerging(NETWORK, EXPERTS, adamerging=True),
+}
+
+
+def learner_of(model: nn.Module, **options: Any) -> AdaptationLearner:
+    settings: dict[str, Any] = {"lr": 3e-3, "steps": 12, "batch_size": 8, "schedule": "cosine", "guard_every": 5}
+    return AdaptationLearner(model, HEADS, INPUTS, **(settings | options))
+
+
+def test_entropy_is_exact_at_its_limits() -> None:
+    for scale in (1e4, -1e4):
+        logits = torch.zeros(3, 5)
+        logits[:, 1] = scale
+        logits.requires_grad_()
+        value = entropy(logits)
+        value.backward()
+        assert value.item() == pytest.approx(0.0 if scale > 0 else math.log(4), abs=1e-5)
+        assert logits.grad is not None
+        assert logits.grad.isfinite().all()
+    assert entropy(torch.full((2, 7), 3.0)).item() == pytest.approx(math.log(7), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("objective", ["entropy", "information-maximisation", "expert-kl"])
+def test_the_objective_falls(name: str, objective: str) -> None:
+    logits = EXPERT_LOGITS if objective == "expert-kl" else None
+    learner = learner_of(MODELS[name](), objective=objective, expert_logits=logits, criterion=objective, steps=25)
+    before = learner.evaluate()["criterion"]
+    for _ in range(25):
+        learner.step()
+    assert learner.evaluate()["criterion"] < before
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_equal_seeds_give_equal_bits_and_other_seeds_others(name: str) -> None:
+    def run(seed: int) -> tuple[dict[str, bytes], list[dict[str, float]]]:
+        torch.manual_seed(torch.seed())  # the global stream must not matter
+        model = MODELS[name]()
+        learner = learner_of(model, seed=seed)
+        metrics = [learner.step() for _ in range(6)]
+        return digest({n: p for n, p in model.named_parameters() if p.requires_grad}), metrics
+
+    first, second, other = run(0), run(0), run(1)
+    assert first == second
+    assert first != other
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("stop", [1, 5, 11])
+def test_resuming_equals_never_having_stopped(name: str, stop: int) -> None:
+    def result(learner: AdaptationLearner, steps: int) -> Any:
+        metrics = [learner.step() for _ in range(steps)]
+        return metrics, learner.evaluate(), digest(learner.state_dict()["trainable"])
+
+    whole = learner_of(MODELS[name](), steps=12)
+    for _ in range(stop):
+        whole.step()
+    wanted = result(whole, 12 - stop)
+    first = learner_of(MODELS[name](), steps=12)
+    for _ in range(stop):
+        first.step()
+    tensors: dict[str, Tensor] = {}
+    saved = json.loads(json.dumps(_without_tensors(first.state_dict(), tensors)))
+    second = learner_of(MODELS[name](), steps=12)
+    second.load_state_dict(_with_tensors(saved, tensors))
+    assert result(second, 12 - stop) == wanted
+
+
+def _without_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """What a checkpoint does to a state: tensors aside, the rest as JSON."""
+    if isinstance(value, Tensor):
+        tensors[key := f"#{len(tensors)}"] = value.clone()
+        return key
+    if isinstance(value, dict):
+        assert all(isinstance(k, str) for k in value)
+        return {k: _without_tensors(v, tensors) for k, v in value.items()}
+    return [_without_tensors(v, tensors) for v in value] if isinstance(value, list) else value
+
+
+def _with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, str) and value in tensors:
+        return tensors[value]
+    if isinstance(value, dict):
+        return {k: _with_tensors(v, tensors) for k, v in value.items()}
+    return [_with_tensors(v, tensors) for v in value] if isinstance(value, list) else value
+
+
+def test_a_step_is_adam_on_the_summed_entropies() -> None:
+    model, twin = MODELS["wemoe"](), MODELS["wemoe"]()
+    learner = learner_of(model, schedule="constant")
+    optimiser = torch.optim.Adam([p for p in twin.parameters() if p.requires_grad], lr=3e-3)
+    for k in range(3):
+        optimiser.zero_grad()
+        losses = [entropy(HEADS[t](twin(INPUTS[t][learner.sources[t].order.batch(k)]))) for t in TASKS]
+        torch.stack(losses).sum().backward()
+        optimiser.step()
+        assert learner.step()["loss"] == pytest.approx(sum(v.item() for v in losses), rel=1e-5)
+    for p, q in zip(model.parameters(), twin.parameters()):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+
+
+def test_the_cosine_schedule_ends_at_zero() -> None:
+    learner = learner_of(MODELS["wemoe"](), steps=10)
+    rates = [learner.step()["lr"] for _ in range(10)]
+    assert rates[0] == 3e-3
+    assert rates[5] == pytest.approx(1.5e-3)
+    assert rates[-1] == pytest.approx(0.5 * 3e-3 * (1 + math.cos(0.9 * math.pi)))
+
+
+def test_a_model_that_ends_worse_falls_back_and_says_so() -> None:
+    model = MODELS["wemoe"]()
+    start = digest({n: p for n, p in model.named_parameters() if p.requires_grad})
+    learner = learner_of(model, lr=3.0, steps=6, schedule="constant", guard=None)
+    metrics = [learner.step() for _ in range(6)]
+    assert "fell_back" not in metrics[4]
+    assert metrics[5]["fell_back"] == 1.0
+    assert digest({n: p for n, p in model.named_parameters() if p.requires_grad}) == start
+    final = learner.evaluate()
+    assert final["fell_back"] == 1.0
+    assert final["criterion"] == final["criterion_at_start"]
+    without = learner_of(MODELS["wemoe"](), lr=3.0, steps=6, schedule="constant", fallback=False, guard=None)
+    for _ in range(6):
+        metrics.append(without.step())
+    assert "fell_back" not in metrics[-1]
+    assert without.evaluate()["criterion"] > final["criterion"]
+
+
+def test_a_task_whose_predictions_collapse_is_paused_until_it_recovers() -> None:
+    learner = learner_of(MODELS["wemoe"](), guard_every=1, guard=0.5)
+    learner.step()
+    monitors = learner._monitors()
+    assert learner.initial_monitors is not None
+    healthy = dict(learner.initial_monitors)
+    learner._guard({**monitors, "monitor/marginal_entropy/b": 0.4 * healthy["monitor/marginal_entropy/b"]})
+    assert learner.paused == {"b"}
+    assert "entropy/b" not in learner_step_without_guard(learner)
+    assert learner.state_dict()["paused"] == ["b"]
+    learner._guard(healthy)
+    assert learner.paused == set()
+    learner._guard(dict.fromkeys(healthy, 0.0))
+    assert learner.paused == set()  # if all collapse at once, the fallback decides
+
+
+def learner_step_without_guard(learner: AdaptationLearner) -> dict[str, float]:
+    learner.guard_every = 10**6
+    return learner.step()
+
+
+def test_the_fixed_subset_does_not_change_with_steps_or_seeds_of_torch() -> None:
+    learner = learner_of(MODELS["wemoe"](), monitor_samples=7)
+    first = learner.sources["a"].fixed.tolist()
+    learner.step()
+    assert len(first) == 7
+    assert learner_of(MODELS["wemoe"](), monitor_samples=7).sources["a"].fixed.tolist() == first
+
+
+def test_adapt_takes_tensors_and_loaders_of_plain_pytorch() -> None:
+    model = WeightEnsemblingMoE(NETWORK, EXPERTS)
+    start = digest(dict(model.routers.named_parameters()))
+    loaders: dict[str, Any] = {
+        "a": torch.utils.data.DataLoader(torch.utils.data.TensorDataset(INPUTS["a"], torch.zeros(40)), batch_size=8),
+        "b": [INPUTS["b"][:8], INPUTS["b"][8:16]],
+        "c": INPUTS["c"],
+    }
+    assert model.adapt(loaders, HEADS, steps=7, lr=1e-3, fallback=False) is model
+    assert digest(dict(model.routers.named_parameters())) != start
+    modules = {t: nn.Linear(8, 5).requires_grad_(False) for t in TASKS}
+    model.adapt(INPUTS, modules, steps=2, objective="information-maximisation")
+
+
+def test_only_trainable_parameters_move_and_heads_stay() -> None:
+    model = WeightEnsemblingMoE(NETWORK, EXPERTS)
+    before = digest(dict(model.encoder.state_dict())), {t: digest({"w": h.weight}) for t, h in HEADS.items()}
+    learner = learner_of(model, fallback=False)
+    for _ in range(12):
+        learner.step()
+    after = digest(dict(model.encoder.state_dict())), {t: digest({"w": h.weight}) for t, h in HEADS.items()}
+    assert after == before
+
+
+def test_export_writes_what_rebuilds_the_model(tmp_path: Path) -> None:
+    model = WeightEnsemblingMoE(NETWORK, EXPERTS, prune_ratio=0.9)
+    learner = learner_of(model, evaluate=lambda m: {"answer": float(m(INPUTS["a"][:1]).shape[1])})
+    learner.step()
+    assert learner.evaluate()["answer"] == 8.0
+    learner.export(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    rebuilt = WeightEnsemblingMoE.from_artefact(
+        Toy(hidden=20, seed=3), load_file(tmp_path / "model" / "model.safetensors"), config
+    )
+    torch.testing.assert_close(rebuilt(INPUTS["a"]), model(INPUTS["a"]), rtol=1e-6, atol=1e-6)
+    written = []
+    learner_of(model, exporter=lambda m, folder: written.append((m, folder))).export(tmp_path / "other")
+    assert written == [(model, tmp_path / "other")]
+
+
+def test_bad_arguments_are_named() -> None:
+    model = MODELS["adamerging"]()
+    with pytest.raises(ManyoneError, match="no head"):
+        AdaptationLearner(model, {"a": HEADS["a"]}, INPUTS)
+    with pytest.raises(ManyoneError, match="'entropie'"):
+        learner_of(model, objective="entropie")
+    with pytest.raises(ManyoneError, match="expert_logits"):
+        learner_of(model, objective="expert-kl")
+    with pytest.raises(ManyoneError, match="schedule"):
+        learner_of(model, schedule="linear")
+    with pytest.raises(ManyoneError, match="steps"):
+        learner_of(model, steps=0)
+    with pytest.raises(ManyoneError, match="nothing to adapt"):
+        learner_of(nn.Linear(6, 8).requires_grad_(False))
+    with pytest.raises(ManyoneError, match="at least one task"):
+        AdaptationLearner(model, HEADS, {})
+    with pytest.raises(ManyoneError, match="disagree"):
+        learner_of(MODELS["wemoe"]()).load_state_dict(learner_of(model).state_dict())
+    with pytest.raises(ManyoneError, match="empty"):
+        AdaptationLearner(model, HEADS, {"a": []})
+
+
+def test_a_single_rank_fabric_changes_nothing() -> None:
+    fabric_module = pytest.importorskip("lightning_fabric")
+    fabric = fabric_module.Fabric(accelerator="cpu", devices=1, precision="32-true")
+    plain, wrapped = learner_of(MODELS["wemoe"]()), learner_of(MODELS["wemoe"](), fabric=fabric)
+    for _ in range(3):
+        assert plain.step() == wrapped.step()
+
+
+@pytest.mark.parametrize(("criterion", "fell_back"), [("entropy", 0.0), ("information-maximisation", 1.0)])
+def test_monitors_at_the_end_are_those_of_the_model_that_is_kept(criterion: str, fell_back: float) -> None:
+    """They are computed for the fallback and not again for the evaluation; after a fallback they are the first ones."""
+    learner = learner_of(MODELS["adamerging"](), criterion=criterion)
+    for _ in range(12):
+        learner.step()
+    found = learner.evaluate()
+    assert found["fell_back"] == fell_back
+    fresh = learner_of(MODELS["adamerging"](), criterion=criterion)
+    fresh.load_state_dict(learner.state_dict())
+    assert fresh.evaluate() == found

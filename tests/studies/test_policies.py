@@ -1,0 +1,97 @@
+"""The policies study on two MuJoCo tasks with tiny data: rows, figures, going on where it stopped."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from manyone.claims.figure import load_figures
+from manyone.claims.file import load_claims
+from manyone.claims.rows import load_rows
+from manyone.data.trajectories.trajectories import Trajectories
+from manyone.policies.recipes.problem import PolicyProblem
+from manyone.policies.study import study
+from manyone.policies.study.settings import ENTRIES, SETTINGS, UNSEEN, Settings
+from manyone.reproduce.reproduce import CLAIMS
+
+TINY = {
+    "horizon": 10, "episodes": 4, "context": 4, "prompt": 2, "width": 16, "layers": 1, "heads": 2, "batch_size": 3,
+    "steps": 12, "warmup": 2, "tasks_per_step": 2, "mask_every": 3, "eta_max": 9, "group_after": 4, "groups": "2",
+    "full_episodes": True,
+}  # fmt: skip
+
+
+def made(task: str) -> Trajectories:
+    """Four episodes of noise."""
+    draws = np.random.Generator(np.random.Philox(len(task)))
+    episodes = [
+        {
+            "observations": draws.standard_normal((20, 20)),
+            "actions": draws.uniform(-1, 1, (20, 6)),
+            "rewards": draws.standard_normal(20),
+        }
+        for _ in range(4)
+    ]
+    return Trajectories.from_episodes(task, episodes)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A suite called tiny at scale smoke: both directions of HalfCheetah, one velocity unseen."""
+    settings = Settings("cheetah-dir", unseen=("cheetah-vel",), eval_episodes=1, options=TINY, cloning={"width": 16})
+    monkeypatch.setitem(SETTINGS, "smoke", SETTINGS["smoke"] | {"tiny": settings})
+    data = {t: made(t) for t in ("cheetah-dir:0", "cheetah-dir:1", "cheetah-vel:7")}
+    seen = PolicyProblem("tiny", (data["cheetah-dir:0"], data["cheetah-dir:1"]), 10)
+    unseen = PolicyProblem("unseen", (data["cheetah-vel:7"],), 10)
+    monkeypatch.setattr(study, "_problem", lambda scale, suite: seen)
+    monkeypatch.setattr(study, "_unseen_problem", lambda scale, suite: unseen)
+    return settings
+
+
+def test_every_part_gives_its_rows_once_and_goes_on_where_it_stopped(tiny, tmp_path):
+    for job in study.jobs("smoke", ["tiny"], range(1)):
+        study.run_job("smoke", job.suite, job.seed, job.part, tmp_path)
+        path = tmp_path / f"{job.file}.jsonl"
+        rows = load_rows(path)
+        assert len(rows) == study.count_rows("smoke", "tiny", job.part) == path.read_text().count("\n")
+        entry = ENTRIES[job.part]
+        conditions = [entry.condition] * len(entry.variants) + ["unseen"] * (job.part in UNSEEN)
+        assert [r.condition for r in rows] == conditions
+        assert all("return" in r.metrics for r in rows)
+        if job.part in ("g-harmodt", "harmodt"):
+            path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+            study.run_job("smoke", job.suite, job.seed, job.part, tmp_path)
+            again = load_rows(path)
+            assert again[:-1] == rows[:-1]
+            assert again[-1].metrics["return"] == rows[-1].metrics["return"]
+        study.run_job("smoke", job.suite, job.seed, job.part, tmp_path)
+        assert len(load_rows(path)) == len(rows)
+    drawn = [f for path in sorted(tmp_path.glob("*.figures.json")) for f in load_figures(path)]
+    assert {f.title for f in drawn} == {
+        *("tiny: overlap of the masks", "tiny: agreement of the tasks"),
+        *("tiny: the gate's choices", "tiny: groups of tasks"),
+    }
+
+
+def test_every_row_that_a_claim_needs_is_measured_at_its_scale():
+    claims = load_claims(CLAIMS / "policies.toml")
+    for claim in claims.claims:
+        for scale, suites in claim.tests.items():
+            for suite in suites:
+                settings = SETTINGS[scale][suite]
+                made = {
+                    (ENTRIES[p].method, v, ENTRIES[p].condition) for p in settings.parts for v in ENTRIES[p].variants
+                }
+                made |= {(ENTRIES[p].method, "", "unseen") for p in settings.parts if settings.unseen and p in UNSEEN}
+                for side in (claim.left, *claim.right):
+                    assert (side.method, side.variant, side.condition or claim.condition) in made, (claim.id, suite)
+
+
+def test_every_setting_is_made_of_options_that_some_recipe_has():
+    for scale, suites in SETTINGS.items():
+        for suite, settings in suites.items():
+            names = set()
+            for part in settings.parts:
+                options = study._options(settings, part, 0)
+                names |= set(vars(options))
+            assert set(settings.options) <= names, (scale, suite)

@@ -30,6 +30,7 @@ _HOME = {
     "QuadraticGame": "problems.quadratic",
     "RandomFailures": "mixing.participation",
     "RandomStepCounts": "mixing.participation",
+    "Scaling": "predict",
     "Simulated": "simulated",
     "Topology": "mixing.topology",
     "TorchDistributed": "ranks.distributed",

@@ -99,7 +99,7 @@ class LocalSteps:
         self.device, self.dtype = z.device, z.dtype
         self.fields = {
             name: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
-            for name, value in fields.items()
+            for name, value in problem.prepare(fields).items()
         }
         self.gradient, self.chunk = Gradient(problem, backend), chunk
         self.buffers: Buffers = dict(step.buffers(z, problem.spec.p))

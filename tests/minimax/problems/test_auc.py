@@ -146,8 +146,12 @@ def test_running_p_counts_each_clients_own_samples(kind):
 def test_errors():
     with pytest.raises(ManyoneError, match="both classes"):
         positive_rate(torch.ones(3))
-    with pytest.raises(ManyoneError, match=r"labels \+1 and -1"):
-        positive_rate(torch.tensor([0.0, 1.0]))
+    with pytest.raises(ManyoneError, match=r"two classes are needed, these labels hold 3: 0, 1, 2"):
+        positive_rate([0, 1, 2, 1])
+    with pytest.raises(ManyoneError, match="these labels are all yes"):
+        positive_rate(["yes", "yes"])
+    with pytest.raises(ManyoneError, match=r"AUC needs the fields 'features' and 'labels', this data has \['x'\]"):
+        Simulated(AUC(0.3, dim=2), ClientData.of_parts({"x": [[1.0, 2.0]]}, [[0]]))
     with pytest.raises(ManyoneError, match="one of them"):
         AUC(0.3)
     with pytest.raises(ManyoneError, match="in \\(0, 1\\)"):

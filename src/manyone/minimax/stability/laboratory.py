@@ -27,6 +27,7 @@ from torch import Tensor
 from manyone.data.tables.partitions import Kind
 from manyone.errors import ManyoneError
 from manyone.evaluation.intervals import Interval, t_interval
+from manyone.minimax.fields import as_field
 from manyone.minimax.method import DistributedSGDA, resolve_method
 from manyone.minimax.mixing.topology import Topology
 from manyone.minimax.problems.problem import Problem
@@ -111,8 +112,8 @@ class Laboratory:
     def __init__(
         self,
         problem: Problem,
-        fields: Mapping[str, Tensor],
-        labels: Tensor,
+        fields: Mapping[str, Any],
+        labels: Any,
         points: Sequence[Mapping[str, Any]] = ({},),
         *,
         method: DistributedSGDA | None = None,
@@ -134,6 +135,7 @@ class Laboratory:
         method = resolve_method(method, old, "Laboratory")
         if replicas < 1:
             raise ManyoneError(f"replicas = {replicas}: must be at least 1")
+        fields, labels = problem.prepare({n: as_field(v) for n, v in fields.items()}), as_field(labels)
         base = {"clients": clients, "samples": samples, "partition": partition, "alpha": alpha}
         self.problem, self.seed, self.method = problem, seed, method
         self.twins: list[Twins] = []

@@ -61,7 +61,13 @@ def laboratory(setting: Setting, entries: Sequence[Entry], seed: int, **words: A
             distinct[key] = len(points)
             points.append(whole)
         where.append(distinct[key])
-    options = {"method": DistributedSGDA(batch=setting.batch), "test": setting.test, "replicas": setting.replicas, "seed": seed, **words}
+    options = {
+        "method": DistributedSGDA(batch=setting.batch),
+        "test": setting.test,
+        "replicas": setting.replicas,
+        "seed": seed,
+        **words,
+    }
     return Laboratory(problem, fields, labels, points, **options), where
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from manyone.engine.run import RunFolder
@@ -225,6 +227,22 @@ def test_a_stability_run_reports_trends_plots_and_every_replica(manyone, tmp_pat
     assert all(len(p["final"]["delta_mean"]) == 3 for p in points)
     same = [p["final"] for p in points if p["variant"] in ("m4", "n20", "eta0.1")]
     assert same[0] == same[1] == same[2]  # one grid point, computed once
+
+
+def test_a_run_of_version_0_1_goes_on_although_it_left_options_open(manyone, tmp_path):
+    words = ("--problem", "gan", "--test", 100, "--replicas", 2, "--clients", 4, "--samples", 20, "--rounds", 2,
+             "--sweep-samples", "--sweep-clients", "--sweep-topology", "--sweep-eta")  # fmt: skip
+    assert manyone("run", "stability", *words, "--out", "s")[0] == 0
+    config = yaml.safe_load((tmp_path / "s/config.yaml").read_text())
+    options = config["options"] | dict.fromkeys(("data", "eta", "batch", "sweep_steps"))
+    for name in ("scale", "hidden", "latent", "topology", "partition", "sweep_partition"):
+        del options[name]  # not an option then
+    (tmp_path / "s/config.yaml").write_text(yaml.safe_dump(config | {"options": options}))
+    points = (tmp_path / "s/model/points.json").read_bytes()
+    shutil.rmtree(tmp_path / "s/checkpoints/step-00000100")
+    (tmp_path / "s/done").unlink()
+    assert manyone("resume", "s")[0] == 0
+    assert (tmp_path / "s/model/points.json").read_bytes() == points
 
 
 def test_the_control_of_a_stability_run_is_exactly_zero(manyone, tmp_path):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.minimax.artefact import load
+from manyone.minimax.method import DistributedSGDA
 from manyone.minimax.predict import Scaling, build_network
 from manyone.minimax.recipes.local_sgda import DecentralisedOptions, Options, RoundLearner
 
@@ -172,8 +173,9 @@ def test_a_distributed_state_fits_any_number_of_ranks_and_refuses_another_run(tm
     try:
 
         def make(**words):
-            return TorchDistributed(case.problem, case.data(), "ring", rounds=6, dtype=torch.float64,
-                                    local_step="heavy-ball", membership=membership, **words)  # fmt: skip
+            method = DistributedSGDA(topology="ring", rounds=6, local_step="heavy-ball")
+            return TorchDistributed(case.problem, case.data(), method, dtype=torch.float64, membership=membership,
+                                    **words)  # fmt: skip
 
         whole, first, second = make(), make(), make()
         whole.run()

@@ -1,19 +1,30 @@
 """Who takes part in a round, who fails, and who does fewer local steps.
 
 All draws are functions of (seed, replica, round), so every rank of a real run knows them without asking.
-Public: ``Participation``, ``RandomFailures``, ``FailureTrace``, ``RandomStepCounts``, ``normalise_steps``.
+Public: ``Participation``, ``Uptime``, ``RandomFailures``, ``FailureTrace``, ``StepCounts``, ``RandomStepCounts``,
+``normalise_steps``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
+
+StepCounts = Callable[[int, int, int], Tensor]
+"""Round, number of clients, replica -> local steps of every client, int64 [m]."""
+
+
+class Uptime(Protocol):
+    """Who is up in a round."""
+
+    def alive(self, t: int, m: int, replica: int = 0) -> Tensor: ...
 
 
 @dataclass(frozen=True)

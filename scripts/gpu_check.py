@@ -103,16 +103,20 @@ def gap(one: Path, other: Path) -> float:
     return max(float((x - y).abs().max() / x.abs().max().clamp_min(1e-12)) for x, y in pairs if x.numel())
 
 
-def figures_of(run: Path, device: str) -> dict[str, float]:
-    """What evaluating ``run`` on ``device`` measures: its final figures, made anew by a resumed last step."""
-    copy = run.with_name(f"{run.name}-on-{device.replace(':', '-')}")
+def figures_of(run: Path) -> dict[str, float]:
+    """The figures that ``manyone eval`` prints of ``run``."""
+    words = (line.split() for line in finish(manyone(run.parent, "eval", run.name)).splitlines())
+    return {pair[0]: float(pair[1]) for pair in words if len(pair) == 2 and is_number(pair[1])}
+
+
+def moved_to(run: Path, device: str) -> Path:
+    """A copy of ``run`` that computes on ``device``."""
+    copy = run.with_name(f"{run.name}-moved")
     shutil.copytree(run, copy)
     config = yaml.safe_load((copy / "config.yaml").read_text())
     config["options"]["device"] = device
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
-    out = finish(manyone(run.parent, "eval", copy.name))
-    words = (line.split() for line in out.splitlines())
-    return {pair[0]: float(pair[1]) for pair in words if len(pair) == 2 and is_number(pair[1])}
+    return copy
 
 
 def is_number(word: str) -> bool:
@@ -167,7 +171,7 @@ def check_field(field: str, device: str, folder: Path) -> list[Line]:
     resumed = gap(folder / "whole", folder / "cut")
     lines = [Line(f"{field}: killed and resumed, largest difference of a weight", f"{resumed:.1e}", resumed <= 1e-5)]
 
-    there, here = figures_of(folder / "whole", device), figures_of(folder / "whole", "cpu")
+    there, here = figures_of(folder / "whole"), figures_of(moved_to(folder / "whole", "cpu"))
     apart = max((abs(there[k] - here[k]) / max(1.0, abs(here[k])) for k in here), default=float("nan"))
     lines.append(Line(f"{field}: {len(here)} figures of eval, {device} against cpu", f"{apart:.1e}", apart <= 1e-2))
 

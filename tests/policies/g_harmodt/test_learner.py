@@ -12,12 +12,12 @@ from manyone.data.trajectories.trajectories import Trajectories
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
-from manyone.policies.artefact import load_policy
 from manyone.policies.g_harmodt.groups import group_means, population_mean
 from manyone.policies.g_harmodt.learner import GroupedLearner, _matched
 from manyone.policies.harmodt.harmony import agreement, exchange, harmony
 from manyone.policies.harmodt.learner import PolicyLearner
 from manyone.policies.harmodt.variants import build_model
+from manyone.policies.loading import load_policy
 from manyone.policies.tasks import PolicyData
 
 SHAPE = {"width": 16, "layers": 2, "heads": 2, "dropout": 0.1}

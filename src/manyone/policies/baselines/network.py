@@ -1,0 +1,40 @@
+"""The network of behaviour cloning: (state, one-hot task number) -> 256 -> 256 -> 256 -> tanh action."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from manyone.randomness import generator_for
+
+
+class CloningNetwork(nn.Module):
+    """Actions [..., A] in (-1, 1) from normalised states [..., S] and task numbers [...]."""
+
+    def __init__(
+        self, state_dim: int, action_dim: int, tasks: int, *, width: int = 256, layers: int = 3, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.state_dim, self.action_dim, self.tasks, self.width = state_dim, action_dim, tasks, width
+        self.depth = layers
+        sizes = [state_dim + tasks] + [width] * layers + [action_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        with torch.no_grad():
+            for name, value in self.named_parameters():
+                bound = self.get_parameter(f"{name.rpartition('.')[0]}.weight").shape[1] ** -0.5
+                value.uniform_(-bound, bound, generator=generator_for(seed, "cloning", name))
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, JSON-able."""
+        return {"state_dim": self.state_dim, "action_dim": self.action_dim, "tasks": self.tasks, "width": self.width,
+                "layers": self.depth}  # fmt: skip
+
+    def forward(self, states: Tensor, tasks: Tensor) -> Tensor:
+        x = torch.cat((states, F.one_hot(tasks, self.tasks).to(states.dtype)), -1)
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return torch.tanh(self.layers[-1](x))

@@ -13,8 +13,8 @@ import torch
 from manyone.errors import ManyoneError
 from manyone.policies.acting import SequencePolicy
 from manyone.policies.artefact import save_policy
+from manyone.policies.baselines.cloning import CloningNetwork
 from manyone.policies.baselines.mtbc import CloningLearner
-from manyone.policies.baselines.network import CloningNetwork
 from manyone.policies.harmodt.learner import PolicyLearner
 from manyone.policies.harmodt.variants import build_model
 from manyone.policies.loading import load_policy

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
 from manyone.nets.decision import DecisionTransformer
-from manyone.policies.baselines.network import CloningNetwork
+from manyone.policies.baselines.cloning import CloningNetwork
 from manyone.policies.masks import TaskMasks
 from manyone.policies.tasks import TaskTable
 

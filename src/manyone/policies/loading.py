@@ -20,8 +20,7 @@ from manyone.nets.decision import DecisionTransformer
 from manyone.policies.acting import SequencePolicy
 from manyone.policies.agnostic import AgnosticPolicy
 from manyone.policies.artefact import SavedPolicy, read_policy
-from manyone.policies.baselines.mtbc import CloningPolicy
-from manyone.policies.baselines.network import CloningNetwork
+from manyone.policies.baselines.cloning import CloningNetwork, CloningPolicy
 from manyone.policies.g_harmodt.gate import Gate
 
 

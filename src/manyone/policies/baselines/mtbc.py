@@ -1,24 +1,24 @@
 """Multi-task behaviour cloning: an MLP on the state and a one-hot task number, trained by mean squared error.
 
-The plain baseline beside sequence models. Public names: :class:`CloningLearner`, :class:`CloningPolicy`.
+The plain baseline beside sequence models. Public names: :class:`CloningLearner`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
+from manyone.claims.figure import Figure
 from manyone.errors import ManyoneError
-from manyone.policies.acting import EpisodeLike
 from manyone.policies.artefact import save_policy
-from manyone.policies.baselines.network import CloningNetwork
+from manyone.policies.baselines.cloning import CloningNetwork, CloningPolicy
 from manyone.policies.optimiser import learning_rate
-from manyone.policies.tasks import PolicyData, TaskTable
+from manyone.policies.protocol import History, sizes_of
+from manyone.policies.tasks import PolicyData
 
 
 class CloningLearner:
@@ -74,9 +74,17 @@ class CloningLearner:
             metrics["success_best"] = self.best["success"]
         return metrics
 
-    def policy(self) -> CloningPolicy:
+    def policy(self, variant: Literal[""] = "") -> CloningPolicy:
         """The policy as it is now."""
         return CloningPolicy(self.network, self.data.table)
+
+    def sizes(self) -> dict[str, float]:
+        """The network's parameters."""
+        return sizes_of([self.network])
+
+    def figures(self, policy: Any, history: History) -> Iterator[Figure]:
+        """None: there is neither mask nor group."""
+        return iter(())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later steps depend on."""
@@ -93,26 +101,3 @@ class CloningLearner:
         """Writes the standard artefact."""
         info = {"method": "mtbc", "seed": self.seed, "steps": self.iteration}
         save_policy(folder, self.network, self.data.table, info=info)
-
-
-class CloningPolicy:
-    """A cloning network that acts in many episodes at once (the roll-outs' ``BatchedPolicy``); it has no memory."""
-
-    def __init__(self, network: CloningNetwork, table: TaskTable) -> None:
-        parameter = next(network.parameters())
-        self.network, self.table = network, table.to(parameter.device, parameter.dtype)
-
-    def start(self, episodes: Sequence[EpisodeLike]) -> None:
-        """Begins new episodes."""
-        self.tasks = torch.tensor([self.table.index(e.task) for e in episodes])
-
-    @torch.no_grad()
-    def act(self, slots: Any, observations: Any) -> np.ndarray:
-        """Actions float32 [b, A] for ``observations`` [b, S] of the episodes ``slots`` [b]."""
-        tasks = self.tasks[torch.from_numpy(np.array(slots, dtype=np.int64))].to(self.table.mean.device)
-        states = torch.from_numpy(np.array(observations)).to(self.table.mean)
-        states = (states - self.table.mean[tasks]) / self.table.deviation[tasks]
-        return self.network(states, tasks).float().cpu().numpy()
-
-    def reward(self, slots: Any, rewards: Any) -> None:
-        """Nothing depends on rewards here."""

@@ -96,7 +96,7 @@ def end_to_end(task: str, batch: int, device: str, iterations: int) -> dict[str,
 
     team = build_team(
         "commformer", TASKS[task], batch=batch, seed=0, device=device, workers=0, iterations=1 + iterations,
-        length=LENGTH, epochs=EPOCHS, lr=1e-3, clip=0.2, commit=None,
+        length=LENGTH, epochs=EPOCHS, lr=1e-3, clip=0.2, commit=0.0,
     )  # fmt: skip
     team.learner.step()
     whole, collecting, simulating = Clock(device), Clock(device), Clock(device)

@@ -74,8 +74,8 @@ class CommFormer(nn.Module):
     """The policy and its critic.
 
     ``scale``, ``decoder_mask``, ``relation`` and ``diagonal`` have settings that follow the published code; see
-    ``attention.py``. ``decode`` ("cached", "full", "fixed-point") chooses how ``act`` runs through the agents; all
-    three give the same actions. ``gate``, ``send_gate``: whether agents decide to receive, and to send.
+    ``attention.py``. The attribute ``decode`` ("cached", "full", "fixed-point") chooses how ``act`` runs through the
+    agents; all three give the same actions. ``gate``, ``send_gate``: whether agents decide to receive, and to send.
     ``dynamic_links`` (None: the graph is as given): k, and at every step each agent hears the k best of those that the
     graph lets it hear.
     """
@@ -96,11 +96,8 @@ class CommFormer(nn.Module):
         diagonal: Diagonal = "excluded",
         dropout: float = 0.0,
         gate: bool = False,
-        gate_tau: float = 1.0,
         send_gate: bool = False,
         dynamic_links: int | None = None,
-        value_width: int | None = None,
-        decode: Decode = "cached",
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "spec", "__class__")}
         super().__init__()
@@ -110,7 +107,6 @@ class CommFormer(nn.Module):
         _check_choice("decoder_mask", decoder_mask, ("aligned", "official"))
         _check_choice("relation", relation, ("receiver", "transposed"))
         _check_choice("diagonal", diagonal, ("excluded", "official"))
-        _check_choice("decode", decode, ("cached", "full", "fixed-point"))
         if width < 1 or layers < 1 or heads < 1 or width % heads:
             raise ManyoneError(f"width {width}, layers {layers}, heads {heads}: positive, and heads must divide width")
         if not 0 <= dropout < 1:
@@ -122,7 +118,8 @@ class CommFormer(nn.Module):
                 )
             if relation != "receiver" or diagonal != "excluded":
                 raise ManyoneError("a dynamic graph takes relation 'receiver' and diagonal 'excluded' only")
-        self.spec, self.width, self.decode = spec, width, decode
+        self.spec, self.width = spec, width
+        self.decode: Decode = "cached"
         self.decoder_mask: DecoderMask = decoder_mask
         self.relation: Relation = relation
         self.diagonal: Diagonal = diagonal
@@ -131,8 +128,8 @@ class CommFormer(nn.Module):
         self.encoder = Encoder(
             spec.observation_dim, width, layers, heads, related=edge_types, scale=scale, dropout=dropout
         )
-        self.critic = Critic(width, value_width or width)
-        self.receive_gate = ReceiveGate(width, gate_tau) if gate else None
+        self.critic = Critic(width)
+        self.receive_gate = ReceiveGate(width) if gate else None
         self.actions = ActionEmbedding(outputs + spec.discrete, width) if autoregressive else None
         self.decoder = nn.ModuleList(
             DecoderBlock(width, heads, related=edge_types, scale=scale) for _ in range(layers if autoregressive else 0)
@@ -141,7 +138,7 @@ class CommFormer(nn.Module):
             SharedHead(width, outputs) if decoder_heads == "shared" else AgentHeads(spec.agents, width, outputs)
         )
         self.log_std = None if spec.discrete else nn.Parameter(torch.ones(outputs))
-        self.send_gate = SendGate(width, gate_tau) if send_gate else None
+        self.send_gate = SendGate(width) if send_gate else None
         self.link_scorer = None if dynamic_links is None else LinkScorer(width, spec.agents, dynamic_links)
         self.kept: dict[bool, decoding.Cached] | None = None
 

@@ -100,13 +100,10 @@ class Encoder(nn.Module):
 class Critic(nn.Module):
     """A value for each agent from its representation."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.hidden, self.norm, self.out = (
-            linear(width, hidden, ACTIVATED),
-            nn.LayerNorm(hidden),
-            linear(hidden, 1, LAST),
-        )
+        self.hidden, self.norm = linear(width, width, ACTIVATED), nn.LayerNorm(width)
+        self.out = linear(width, 1, LAST)
 
     def forward(self, rep: Tensor) -> Tensor:
         """[B, n]."""

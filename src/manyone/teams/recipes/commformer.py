@@ -77,7 +77,7 @@ class Options(EdgeOptions):
         words = super().training_words()
         if self.graph == "learned":
             names = ("graph_rollout", "warmup", "edge_lr", "upper_every", "upper_data")
-            words |= {name: getattr(self, name) for name in names} | {"commit": self.commit or None}
+            words |= {name: getattr(self, name) for name in names} | {"commit": self.commit}
         return words
 
 

@@ -262,5 +262,5 @@ class EdgeOptions(AttentionOptions):
 
     def training_words(self) -> dict[str, Any]:
         names = ("gate_loss", "gate_weight", "gate_open", "gate_ramp")
-        words = {n: getattr(self, n) for n in names} | {"gate_rate": self.gate_target}
+        words = {n: getattr(self, n) for n in names} | {"gate_target": self.gate_target}
         return super().training_words() | (words if self.gated else {})

@@ -150,6 +150,7 @@ def build_team(
     """
     from manyone.envs.teams.make import make_team
     from manyone.teams.ppo.learner import TeamLearner
+    from manyone.teams.ppo.training import Training
 
     copies = make_team(env, batch, device=device, workers=workers, frames=frames)
     policy = build_policy(
@@ -158,5 +159,6 @@ def build_team(
     )  # fmt: skip
     diagonal = (network or {}).get("diagonal", "excluded")
     links = build_graph(method, copies.spec, graph=graph, density=density, diagonal=diagonal, seed=seed, device=device)
-    learner = TeamLearner(copies, policy, graph=links, seed=seed, **training)
+    evaluate = training.pop("evaluate", None)
+    learner = TeamLearner(copies, policy, Training(**training), graph=links, seed=seed, evaluate=evaluate)
     return Team(copies, policy, links, learner)

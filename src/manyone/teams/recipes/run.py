@@ -171,7 +171,7 @@ def draw(options: TeamOptions, run: RunFolder, learner: Any, evaluator: TeamEval
         return
     spec, policy, graph, played = evaluator.env.spec, learner.policy, learner.exact_graph(), evaluator.played
     assert played is not None
-    lines, steps = run.metrics(), learner.env.batch * learner.collector.length
+    lines, steps = run.metrics(), learner.env.batch * learner.training.length
     curves = [("return", "Return", "return of an episode")]
     curves += [("episode_length", "Steps to the end", "steps")] * (spec.horizon > 1)
     curves += [("success", "Success", "share of episodes")] * spec.reports_success

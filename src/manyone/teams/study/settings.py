@@ -39,7 +39,7 @@ ARMS: dict[str, Arm] = {
     "s0.6": Arm("commformer", "s0.6", words={"density": 0.6}),
     "s0.8": Arm("commformer", "s0.8", words={"density": 0.8}),
     "official": Arm("commformer", "official", words={"graph_rollout": "official"}),
-    "resampled": Arm("commformer", "resampled", words={"commit": None}),
+    "resampled": Arm("commformer", "resampled", words={"commit": 0.0}),
     "frozen": Arm("commformer", "frozen", words={"upper_every": 1000}),
     "heldout": Arm("commformer", "heldout", words={"upper_data": "heldout"}),
     "slow-edges": Arm("commformer", "slow-edges", words={"edge_lr": 1e-4}),
@@ -94,7 +94,7 @@ _BASELINES = ("mappo", "ippo")
 _PPO = {"epochs": 5, "minibatches": 1, "lr": 1e-3, "edge_lr": 5e-2, "clip": 0.2, "commit": 0.4, "warmup": 10}
 _RELAY = {**_PPO, "iterations": 100, "length": 1, "lr": 2e-3}
 _GRID = {**_PPO, "iterations": 80, "length": 20, "minibatches": 2}
-_GATE = {"gate_loss": "ratio", "gate_rate": 0.5, "gate_weight": 0.2, "gate_open": 0.6, "gate_ramp": 0.15}
+_GATE = {"gate_loss": "ratio", "gate_target": 0.5, "gate_weight": 0.2, "gate_open": 0.6, "gate_ramp": 0.15}
 _SMALL = {"width": 32}
 _ALIKE = {"width": 32, "decoder_heads": "shared"}  # a head for each of several like agents sees a fraction of the data
 _SHORT = ("commformer", "commformer-fc", "no-comm")
@@ -140,7 +140,6 @@ def _robots(env: str, arms: tuple[str, ...], iterations: int) -> Setting:
 def _published(preset: str, env: str = "") -> Setting:
     """A task with the published hyper-parameters, on an accelerator where there is one."""
     values = {"env": preset, **SCRIPTS, **PUBLISHED[preset]}
-    values["commit"] = values["commit"] or None
     network = {name: values[name] for name in ("dropout", "decoder_heads", "edge_types")}
     names = ("length", "epochs", "clip", "lr", "edge_lr", "grad_clip", "commit", "warmup")
     training = {name: values[name] for name in names} | {"minibatches": 1}

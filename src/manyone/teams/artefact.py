@@ -35,9 +35,13 @@ from manyone.envs.teams.types import Observation, TeamSpec
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
 from manyone.teams.exported import export_policy, program_inputs
+from manyone.teams.network.actor_critic import ActorCritic
+from manyone.teams.network.commformer import CommFormer
 
 _FORMAT = 1
+_RETIRED = ("gate_tau", "value_width", "decode")  # options in artefacts of before, which nothing could set
 WEIGHTS, CONFIG, PROGRAM = "model.safetensors", "config.json", "policy.pt2"
+KINDS: dict[str, Any] = {"commformer": CommFormer, "actor-critic": ActorCritic}
 
 
 def check_observations(
@@ -268,9 +272,9 @@ def load_team(folder: Path | str, device: str | torch.device = "cpu") -> Team:
 
 def build_policy(config: Mapping[str, Any], weights: Path | str) -> nn.Module:
     """The policy that ``config`` (kind, options, spec) describes, with a safetensors file's weights, for acting."""
-    kinds = _kinds()
-    if config["kind"] not in kinds:
-        raise ManyoneError(f"policy of kind {config['kind']!r}: this version knows {', '.join(kinds)}")
+    if config["kind"] not in KINDS:
+        raise ManyoneError(f"policy of kind {config['kind']!r}: this version knows {', '.join(KINDS)}")
+    options = {name: value for name, value in config["options"].items() if name not in _RETIRED}
     spec = _spec_from(config["spec"])
     try:
         tensors = load_file(weights)
@@ -280,7 +284,7 @@ def build_policy(config: Mapping[str, Any], weights: Path | str) -> nn.Module:
         if not bool(torch.isfinite(value).all()):
             raise ManyoneError(f"{weights}: {name} holds NaN or infinity: save the team again from a sound state")
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn and thrown away: no caller's stream moves
-        policy = kinds[config["kind"]](spec, **config["options"])
+        policy = KINDS[config["kind"]](spec, **options)
     expected = {name: list(value.shape) for name, value in policy.state_dict().items()}
     for name in sorted({*expected, *tensors}):
         found = list(tensors[name].shape) if name in tensors else "missing"
@@ -293,15 +297,8 @@ def build_policy(config: Mapping[str, Any], weights: Path | str) -> nn.Module:
     return policy.eval().requires_grad_(False)
 
 
-def _kinds() -> dict[str, Any]:
-    from manyone.teams.network.actor_critic import ActorCritic
-    from manyone.teams.network.commformer import CommFormer
-
-    return {"commformer": CommFormer, "actor-critic": ActorCritic}
-
-
 def _kind_of(policy: nn.Module) -> tuple[str, dict[str, Any]]:
-    for kind, made in _kinds().items():
+    for kind, made in KINDS.items():
         if type(policy) is made:
             names = [name for name in signature(made.__init__).parameters if name not in ("self", "spec")]
             options = getattr(policy, "options", None) or {name: getattr(policy, name) for name in names}

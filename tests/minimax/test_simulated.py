@@ -201,8 +201,8 @@ def test_unequal_local_steps_are_normalised():
     z = torch.tensor([[[3.0], [5.0], [7.0]]])
     found = normalise_steps(torch.ones_like(z), z, torch.tensor([[2, 4, 0]]))
     assert found.flatten().tolist() == [1 + 3 * 2 / 2, 1 + 3 * 4 / 4, 1.0]
-    found = normalise_steps(torch.ones_like(z), z, torch.tensor([[2, 4, 3]]), torch.tensor([[True, True, False]]), 4)
-    assert found.flatten().tolist() == [1 + 4 * 2 / 2, 1 + 4 * 4 / 4, 1.0]
+    found = normalise_steps(torch.ones_like(z), z, torch.tensor([[2, 4, 3]]), torch.tensor([[True, True, False]]))
+    assert found.flatten().tolist() == [1 + 3 * 2 / 2, 1 + 3 * 4 / 4, 1.0]
 
 
 def test_clients_make_exactly_their_number_of_steps():

@@ -120,13 +120,13 @@ class ClientData:
         twin[r, 0, i, j] = new
         return ClientData(self.fields, torch.cat([self.table, twin], 1), self.sizes)
 
-    def shard(self, client: int, replica: int = 0, twin: int = 0) -> dict[str, Tensor]:
-        """All samples of one client (a copy)."""
-        rows = self.table[replica, twin, client, : int(self.sizes[client])]
+    def shard(self, client: int) -> dict[str, Tensor]:
+        """All samples of one client (a copy; of the first replica and twin)."""
+        rows = self.table[0, 0, client, : int(self.sizes[client])]
         return {name: value[rows] for name, value in self.fields.items()}
 
-    def pooled(self, replica: int = 0, twin: int = 0) -> dict[str, Tensor]:
-        """The samples of all clients (a copy), client after client."""
-        table = self.table[replica, twin]
+    def pooled(self, replica: int = 0) -> dict[str, Tensor]:
+        """The samples of all clients (a copy; of the first twin), client after client."""
+        table = self.table[replica, 0]
         rows = torch.cat([table[i, :n] for i, n in enumerate(self.sizes.tolist())])
         return {name: value[rows] for name, value in self.fields.items()}

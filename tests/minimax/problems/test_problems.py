@@ -57,7 +57,6 @@ def test_gan_losses_are_the_logarithms_and_stay_finite():
     y = {name: 1e4 * tensor for name, tensor in y.items()}
     assert bool(torch.isfinite(zero_sum.loss(x, y, {"features": u}, v)))
     assert zero_sum.samples(zero_sum.start(0), v).shape == (6, 3)
-    assert float(GAN(generator, discriminator, 2, init_std=0.1).start(0).std()) == pytest.approx(0.1, rel=0.4)
     with pytest.raises(ManyoneError, match="latent noise"):
         zero_sum.loss(x, y, {"features": u})
 

@@ -14,7 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from manyone.errors import ManyoneError
-from manyone.weights.checkpoint import as_checkpoint, open_checkpoint
+from manyone.weights.checkpoint import as_checkpoint
+from manyone.weights.open import open_checkpoint
 from manyone.weights.safetensors_file import SafetensorsWriter, parse_size, read_header
 from manyone.weights.tensor_info import DTYPES, TensorInfo, stored_form
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from manyone.errors import ManyoneError
 from manyone.merging.static import methods as static
-from manyone.weights.checkpoint import open_checkpoint
+from manyone.weights.open import open_checkpoint
 
 transformers = pytest.importorskip("transformers")
 

@@ -21,8 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 from manyone.errors import ManyoneError
-from manyone.merging.moe.critical import work_dtype
-from manyone.weights.arithmetic import check_compatible
+from manyone.weights.arithmetic import check_compatible, work_dtype
 
 Weights = Mapping[str, Tensor]
 

@@ -25,7 +25,8 @@ from manyone.merging.static.layers import TABLE
 from manyone.merging.static.linear import Linear
 from manyone.merging.static.plan import Plan, make_plan
 from manyone.merging.static.stream import Method
-from manyone.weights.checkpoint import Checkpoint, open_checkpoint
+from manyone.weights.checkpoint import Checkpoint
+from manyone.weights.open import open_checkpoint
 from manyone.weights.tensor_info import DType, dtype_of
 
 _TOP = {"merge_method", "base_model", "models", "slices", "parameters", "dtype", "out_dtype", "name"}

@@ -6,7 +6,7 @@ theta_0 is the common base, theta_i the experts, tau_i = theta_i - theta_0. Ever
     merged = task_arithmetic(base, [expert_1, expert_2], scale=0.3)                     # state dicts in, state dict out
     merge("ties", "base/", ["a/", "b/"], out=Path("merged"), density=0.2, scale=0.3)    # folders in, folder out
 
-Models may be state dicts, ``Checkpoint`` objects or paths (see :func:`manyone.weights.checkpoint.open_checkpoint`).
+Models may be state dicts, ``Checkpoint`` objects or paths (see :func:`manyone.weights.open.open_checkpoint`).
 The output has the base's names, shapes and dtypes. ``exclude`` takes regular expressions of tensors that stay as they
 are in the base, such as classifier heads.
 """
@@ -22,7 +22,8 @@ from manyone.merging.static.files import model_folder
 from manyone.merging.static.linear import Linear, task_arithmetic_coefficients
 from manyone.merging.static.plan import Plan, make_plan
 from manyone.merging.static.stream import MemorySink, Method, Progress, run_merge
-from manyone.weights.checkpoint import Checkpoint, Weights, as_checkpoint, open_checkpoint
+from manyone.weights.checkpoint import Checkpoint, Weights, as_checkpoint
+from manyone.weights.open import open_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,11 +13,14 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from manyone.errors import ManyoneError
 from manyone.weights.checkpoint import Checkpoint, Entry, MappedEntry, as_checkpoint
 from manyone.weights.lora import adapter_config, merge_adapter
 from manyone.weights.safetensors_file import map_file, read_header
+
+StrPath: TypeAlias = "str | os.PathLike[str]"
 
 _WEIGHTS = (
     "model.safetensors",
@@ -27,9 +30,7 @@ _WEIGHTS = (
 )
 
 
-def open_checkpoint(
-    path: str | os.PathLike[str], base: Checkpoint | str | os.PathLike[str] | None = None
-) -> Checkpoint:
+def open_checkpoint(path: StrPath, base: Checkpoint | StrPath | None = None) -> Checkpoint:
     """Opens a file or folder (see the module's first lines); ``base`` is what a LoRA adapter is merged into."""
     given, path = os.fspath(path), Path(path).expanduser()
     if not path.exists():
@@ -54,7 +55,7 @@ def open_checkpoint(
     raise ManyoneError(f"{path}: not a model folder ({what}); name the file itself")
 
 
-def _open_adapter(folder: Path, base: Checkpoint | str | os.PathLike[str] | None) -> Checkpoint:
+def _open_adapter(folder: Path, base: Checkpoint | StrPath | None) -> Checkpoint:
     """The base with the LoRA adapter in ``folder`` merged in; without ``base`` the one that the adapter names."""
     config = adapter_config(folder)
     if base is None:

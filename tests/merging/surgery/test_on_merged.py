@@ -102,8 +102,8 @@ def test_a_saved_surgery_on_wemoe_gives_equal_logits(version: int, tmp_path) -> 
     for _ in range(3):
         learner.step()
     heads = {t: measures.Head(torch.randn(3, 16), normalise=False) for t in TASKS}
-    artefact.save(tmp_path, model, SPECS["vit"], heads)
-    loaded = artefact.load(tmp_path)
+    artefact.save(str(tmp_path), model, SPECS["vit"], heads)
+    loaded = artefact.load(str(tmp_path))
     for task in TASKS:
         wanted = heads[task](measures.features(model, inputs[task], task))
         with torch.no_grad():

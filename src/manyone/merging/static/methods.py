@@ -4,7 +4,7 @@ theta_0 is the common base, theta_i the experts, tau_i = theta_i - theta_0. Ever
 (streamed, a few megabytes of memory whatever the size and number of the models) and on state dicts::
 
     merged = task_arithmetic(base, [expert_1, expert_2], scale=0.3)                     # state dicts in, state dict out
-    merge("ties", "base/", ["a/", "b/"], out=Path("merged"), density=0.2, scale=0.3)    # folders in, folder out
+    merge("ties", "base/", ["a/", "b/"], out="merged", density=0.2, scale=0.3)    # folders in, folder out
 
 Models may be state dicts, ``Checkpoint`` objects or paths (see :func:`manyone.weights.open.open_checkpoint`).
 The output has the base's names, shapes and dtypes. ``exclude`` takes regular expressions of tensors that stay as they
@@ -13,8 +13,8 @@ are in the base, such as classifier heads.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from manyone.errors import ManyoneError
@@ -23,12 +23,12 @@ from manyone.merging.static.linear import Linear, task_arithmetic_coefficients
 from manyone.merging.static.plan import Plan, make_plan
 from manyone.merging.static.stream import MemorySink, Method, Progress, run_merge
 from manyone.weights.checkpoint import Checkpoint, Weights, as_checkpoint
-from manyone.weights.open import open_checkpoint
+from manyone.weights.open import StrPath, open_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Model: TypeAlias = "Weights | str | Path"
+Model: TypeAlias = "Weights | StrPath"
 Models: TypeAlias = "Sequence[Model]"
 
 
@@ -165,7 +165,7 @@ def merge(
     base: Model,
     experts: Models,
     *,
-    out: Path | None = None,
+    out: StrPath | None = None,
     exclude: Sequence[str] = (),
     max_shard_size: str | int | None = None,
     threads: int | None = None,
@@ -186,7 +186,7 @@ def execute(
     plan: Plan,
     method: Method,
     *,
-    out: Path | None = None,
+    out: StrPath | None = None,
     max_shard_size: str | int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -212,7 +212,7 @@ def open_model(model: Model, label: str, base: Checkpoint | None = None) -> Chec
 
 
 def _open_all(models: Models, base: Checkpoint | None, word: str) -> list[Checkpoint]:
-    if isinstance(models, str | Path | Mapping):
+    if isinstance(models, str | os.PathLike | Mapping):
         raise ManyoneError(f"{word}: give a list of models, not a single one")
     return [open_model(model, f"{word} {i + 1}", base) for i, model in enumerate(models)]
 

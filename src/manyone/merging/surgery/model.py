@@ -36,6 +36,7 @@ from manyone.data.tasks import Inputs
 from manyone.errors import ManyoneError
 from manyone.nets import call
 from manyone.randomness import generator_for
+from manyone.weights.open import StrPath
 
 _BLOCK_LISTS = re.compile(r"(?:^|\.)(?:blocks?|layers?|h|resblocks)$")
 
@@ -302,15 +303,17 @@ def _outputs_through(modules: Sequence[nn.Module], function: Callable[[int, Tens
             handle.remove()
 
 
-def save(model: Surgery | SurgeryV2, folder: Path) -> None:
+def save(model: Surgery | SurgeryV2, folder: StrPath) -> None:
     """Writes ``surgery.safetensors`` and ``surgery.json`` into ``folder``: the corrections without the merged model."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({n: v.cpu().contiguous() for n, v in model.correction_state().items()}, folder / "surgery.safetensors")
     (folder / "surgery.json").write_text(json.dumps(model.config(), indent=1))
 
 
-def load(merged: nn.Module, folder: Path) -> Surgery | SurgeryV2:
+def load(merged: nn.Module, folder: StrPath) -> Surgery | SurgeryV2:
     """Puts the corrections that :func:`save` wrote into ``folder`` on top of the merged model they were trained for."""
+    folder = Path(folder)
     if not (folder / "surgery.json").is_file():
         raise ManyoneError(f"{folder}: no surgery.json, so this folder holds no surgery")
     config = json.loads((folder / "surgery.json").read_text())

@@ -115,7 +115,7 @@ def test_ls(manyone, monkeypatch):
 def test_data_verbs(manyone, monkeypatch):
     fake(
         monkeypatch,
-        "datasets",
+        "manyone.cli.data_command",
         get=lambda name: Path("/cache") / name,
         info=lambda name: {"licence": "CC0", "bytes": 5, "name": name},
         clear=lambda name: None,

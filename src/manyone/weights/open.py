@@ -11,16 +11,18 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from manyone.errors import ManyoneError
-from manyone.weights.checkpoint import Checkpoint, Entry, MappedEntry, as_checkpoint
+from manyone.weights.checkpoint import Checkpoint, Entry, MappedEntry, Weights, as_checkpoint
 from manyone.weights.lora import adapter_config, merge_adapter
 from manyone.weights.safetensors_file import map_file, read_header
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
+Model: TypeAlias = "Weights | StrPath"
+Models: TypeAlias = "Sequence[Model]"
 
 _WEIGHTS = (
     "model.safetensors",
@@ -53,6 +55,18 @@ def open_checkpoint(path: StrPath, base: Checkpoint | StrPath | None = None) -> 
         else "no model.safetensors, index or adapter_config.json"
     )
     raise ManyoneError(f"{path}: not a model folder ({what}); name the file itself")
+
+
+def open_model(model: Model, label: str, base: Checkpoint | None = None) -> Checkpoint:
+    """A path, state dict or ``Checkpoint`` as a ``Checkpoint``; LoRA adapters are merged into ``base``."""
+    return as_checkpoint(model, label) if isinstance(model, Mapping) else open_checkpoint(model, base)
+
+
+def open_models(models: Models, word: str, base: Checkpoint | None = None) -> list[Checkpoint]:
+    """:func:`open_model` for each of ``models``; messages call the first one in memory "``word`` 1"."""
+    if isinstance(models, str | os.PathLike | Mapping):
+        raise ManyoneError(f"{word}: give a list of models, not a single one")
+    return [open_model(model, f"{word} {i + 1}", base) for i, model in enumerate(models)]
 
 
 def _open_adapter(folder: Path, base: Checkpoint | StrPath | None) -> Checkpoint:

@@ -35,6 +35,11 @@ class Problem:
     notes: tuple[str, ...] = ()
 
     @property
+    def width(self) -> int:
+        """d, the size of the feature that the heads read."""
+        return next(iter(self.heads.values())).weight.shape[1]
+
+    @property
     def expert_list(self) -> list[Mapping[str, Tensor]]:
         """The experts in merging order."""
         return list(self.experts.values())

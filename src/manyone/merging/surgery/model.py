@@ -12,8 +12,8 @@ U_t starts at zero, so a wrapped model starts as the merged model, bit for bit. 
 maps inputs to features [B, d]: it is held by reference and never written; SurgeryV2 puts its hooks on it for the
 length of one forward pass. Training is :class:`manyone.merging.surgery.learner.SurgeryLearner`.
 
-Public names: :class:`Surgery`, :class:`SurgeryV2`, :func:`find_block_modules`, :func:`represent`, :func:`save`,
-:func:`load`, :func:`from_artefact`.
+Public names: :class:`Surgery`, :class:`SurgeryV2`, :func:`find_block_modules`, :func:`hidden_widths`,
+:func:`represent`, :func:`save`, :func:`load`, :func:`from_artefact`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from manyone.data.tasks import Inputs
+from manyone.data.tasks import Inputs, take
 from manyone.errors import ManyoneError
+from manyone.merging.measures import device_of, to_device
 from manyone.nets import call
 from manyone.randomness import generator_for
 from manyone.weights.open import StrPath
@@ -226,6 +227,20 @@ def find_block_modules(model: nn.Module, pattern: str | None = None) -> dict[str
         raise ManyoneError(f"{type(model).__name__} has {problem}; name them with blocks=<regular expression>")
     children = chosen[largest[0]].named_children()
     return {f"{largest[0]}.{n}" if largest[0] else n: m for n, m in children}
+
+
+@torch.no_grad()
+def hidden_widths(model: nn.Module, inputs: Inputs, pattern: str | None = None) -> list[int]:
+    """h of every block (see :func:`find_block_modules`), seen in a forward pass of the first of ``inputs``."""
+    widths: list[int] = []
+
+    def note(_: int, x: Tensor) -> Tensor:
+        widths.append(x.shape[-1])
+        return x
+
+    with _outputs_through(list(find_block_modules(model, pattern).values()), note):
+        call(model, to_device(take(inputs, slice(0, 1)), device_of(model)))
+    return widths
 
 
 def _size(module: nn.Module) -> int:

@@ -129,9 +129,10 @@ def test_writer_reports_a_full_disk(tmp_path, monkeypatch):
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(ManyoneError, match="the disk is full"):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", full)
-        writer.write("x", 0, np.ones(4, np.float32))
+        with pytest.raises(ManyoneError, match="the disk is full"):
+            writer.write("x", 0, np.ones(4, np.float32))
     writer.abort()
     assert list(tmp_path.iterdir()) == []
 

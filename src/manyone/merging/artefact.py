@@ -27,6 +27,7 @@ from manyone.merging.moe.wemoe import WeightEnsemblingMoE
 from manyone.merging.surgery import model as surgery
 from manyone.merging.surgery.model import Surgery, SurgeryV2
 from manyone.nets import build_encoder, call
+from manyone.weights.open import StrPath
 
 _FORMAT = 1
 
@@ -67,7 +68,7 @@ class MergedModel(nn.Module):
 
 
 def save(
-    folder: Path,
+    folder: StrPath,
     network: nn.Module,
     encoder: Mapping[str, Any],
     heads: Mapping[str, Head],
@@ -77,6 +78,7 @@ def save(
 
     ``encoder`` is the specification that :func:`manyone.nets.build_encoder` understands; ``info`` is free JSON data.
     """
+    folder = Path(folder)
     tensors, parts = _describe(network)
     tensors |= {f"head.{name}": value for name, value in head_tensors(heads).items()}
     config = {
@@ -92,7 +94,7 @@ def save(
     (folder / "README.md").write_text(_readme(parts[-1]["method"], list(heads)))
 
 
-def load(folder: str | Path, device: str = "cpu") -> MergedModel:
+def load(folder: StrPath, device: str = "cpu") -> MergedModel:
     """The model that :func:`save` wrote, frozen, in evaluation mode."""
     folder = Path(folder)
     path = folder / "config.json"

@@ -8,9 +8,8 @@ are not measured again.
 from __future__ import annotations
 
 import importlib
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -53,8 +52,8 @@ class StudyModule(Protocol):
     def run_job(self, scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
         """Appends the rows that are missing to ``folder/<suite>-<seed>-<part>.jsonl``; runs in a worker process.
 
-        It may also write ``<suite>-<seed>-<part>.figures.json`` (:func:`manyone.claims.figure.save_figures`) and
-        ``<suite>-<seed>.curves.json`` (``{"method variant": [{"step": ..., "entropy": ...}]}``).
+        It may also write ``<suite>-<seed>-<part>.figures.json`` (:func:`manyone.claims.figure.save_figures`), and what
+        ``overview`` reads.
         """
 
     def settings(self, scale: str, suite: str) -> Mapping[str, Any]:
@@ -233,7 +232,6 @@ def _study(plan: Plan, suites: Sequence[SuiteInfo], folder: Path, scale: str, co
         rows=[row for path in files if path.exists() for row in load_rows(path)],
         claims_text=_only(claims_file(plan.field).read_text(encoding="utf-8"), plan.only),
         suites=suites,
-        curves=list(_curves(plan.jobs, folder)),
         figures=[*_overview(plan, scale, folder), *(f for path in drawn if path.exists() for f in load_figures(path))],
         configs={s: dict(plan.study.settings(scale, s)) for s in plan.suites},
         commands=[command],
@@ -273,15 +271,3 @@ def _only(text: str, names: Sequence[str]) -> str:
         return text
     head, *blocks = text.split("[[claims]]")
     return "[[claims]]".join([head, *(b for b in blocks if any(f'id = "{n}"' in b for n in names))])
-
-
-def _curves(jobs: Sequence[Job], folder: Path) -> Iterator[Any]:
-    """What the jobs recorded of adaptation, one file a suite and seed."""
-    from manyone.claims.study import Curve
-
-    for suite, seed in dict.fromkeys((job.suite, job.seed) for job in jobs):
-        path = folder / f"{suite}-{seed}.curves.json"
-        if path.exists():
-            for name, points in json.loads(path.read_text(encoding="utf-8")).items():
-                method, _, variant = name.partition(" ")
-                yield Curve(suite, seed, method, tuple(points), variant)

@@ -6,7 +6,7 @@ import zlib
 from dataclasses import replace
 
 import pytest
-from test_html import Page
+from tests.report.test_html import Page
 
 from manyone.claims.figure import Figure, image_of, load_figures, mime, save_figures
 from manyone.claims.rows import Row

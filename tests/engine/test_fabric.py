@@ -21,7 +21,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from toy import Regression, seed_all
+from tests.engine.toy import Regression, seed_all
 from manyone.engine import fabric
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
@@ -66,7 +66,7 @@ def torchrun(folder, script):
     (folder / "worker.py").write_text(script)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "worker.py"]
     return subprocess.run(
-        [*command, str(Path(__file__).parent)],
+        [*command, str(Path(__file__).parents[2])],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"},
         capture_output=True,

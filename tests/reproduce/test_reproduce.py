@@ -173,7 +173,7 @@ def test_a_signal_ends_the_workers(toys, sent):
     rows.mkdir(parents=True)
     (rows / "trouble").write_text("wait")
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += "from pathlib import Path; from manyone.recipes import reproduce\n"
+    code += "from pathlib import Path; from manyone.reproduce import reproduce\n"
     code += f"reproduce.claims_file = lambda field: Path({str(toys / 'claims')!r}) / (field + '.toml')\n"
     code += "reproduce.STUDIES = {'tin': 'toy_study'}\n"
     code += "if __name__ == '__main__': reproduce.reproduce(out=Path('r'), workers=2)"

@@ -12,7 +12,7 @@ from manyone.errors import ManyoneError
 from manyone.minimax.study import settings as minimax_settings
 from manyone.minimax.study import study as minimax_study
 from manyone.minimax.study.laboratory import laboratory, rows_of
-from manyone.reproduce.reproduce import CLAIMS
+from manyone.reproduce.reproduce import claims_file
 
 TINY = {
     "base": {"clients": 4, "samples": 10, "steps": 2, "rounds": 4, "eta": 0.1, "topology": "server"},
@@ -32,7 +32,7 @@ def tiny(monkeypatch):
 
 
 def test_every_claim_compares_rows_that_its_scales_make():
-    claims = load_claims(CLAIMS / "minimax.toml")
+    claims = load_claims(claims_file("minimax"))
     assert {s for c in claims.claims for s in c.tests.get("smoke", ())} == {"auc-linear", "auc-mlp", "gan"}
     for claim in claims.claims:
         assert len(claim.short) <= 25, claim.id

@@ -12,7 +12,7 @@ from manyone.data.trajectories.trajectories import Trajectories
 from manyone.policies.recipes.problem import PolicyProblem
 from manyone.policies.study import study
 from manyone.policies.study.settings import ENTRIES, SETTINGS, UNSEEN, Settings
-from manyone.reproduce.reproduce import CLAIMS
+from manyone.reproduce.reproduce import claims_file
 
 TINY = {
     "horizon": 10, "episodes": 4, "context": 4, "prompt": 2, "width": 16, "layers": 1, "heads": 2, "batch_size": 3,
@@ -74,7 +74,7 @@ def test_every_part_gives_its_rows_once_and_goes_on_where_it_stopped(tiny, tmp_p
 
 
 def test_every_row_that_a_claim_needs_is_measured_at_its_scale():
-    claims = load_claims(CLAIMS / "policies.toml")
+    claims = load_claims(claims_file("policies"))
     for claim in claims.claims:
         for scale, suites in claim.tests.items():
             for suite in suites:

@@ -10,7 +10,7 @@ from manyone.claims.figure import load_figures
 from manyone.claims.file import load_claims
 from manyone.claims.rows import load_rows
 from manyone.errors import ManyoneError
-from manyone.reproduce.reproduce import CLAIMS, STUDIES, plan
+from manyone.reproduce.reproduce import STUDIES, claims_file, plan
 from manyone.teams.recipes.problem import METHODS
 from manyone.teams.study import figures as teams_study_figures
 from manyone.teams.study import study as teams_study
@@ -34,7 +34,7 @@ def tiny(monkeypatch):
 
 
 def test_every_claim_compares_rows_that_its_scales_make():
-    claims = load_claims(CLAIMS / "teams.toml")
+    claims = load_claims(claims_file("teams"))
     assert STUDIES["teams"] == "manyone.teams.study.study"
     tested = {scale: {s for c in claims.claims for s in c.tests.get(scale, ())} for scale in SCALES}
     assert tested["smoke"] == set(SETTINGS["smoke"])

@@ -143,7 +143,7 @@ def relay(graph=None, *, need=1.0, batch=256, iterations=80, model=None, **optio
 
 
 def test_relay_the_learned_graph_finds_all_six_senders():
-    accuracy, right, *_ = relay()
+    accuracy, right, *_ = relay(iterations=100)  # at 80 it depends on the processor whether it has settled
     assert accuracy >= 0.98
     assert right == 6
 

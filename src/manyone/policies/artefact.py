@@ -8,23 +8,20 @@ Public names: :func:`save_policy`, :func:`read_policy`, :class:`SavedPolicy`.
 from __future__ import annotations
 
 import importlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from manyone.engine.artefact import CONFIG, WEIGHTS, below, load_weights, made_of, read_model, write_model
 from manyone.errors import ManyoneError
 from manyone.nets.decision import DecisionTransformer
 from manyone.policies.baselines.cloning import CloningNetwork
 from manyone.policies.masks import TaskMasks
 from manyone.policies.tasks import TaskTable
 
-_FORMAT = 1
 _KINDS: dict[str, type[nn.Module]] = {"decision-transformer": DecisionTransformer, "cloning": CloningNetwork}
 
 
@@ -60,7 +57,6 @@ def save_policy(
     ``info["acts_with"]`` names how the policy acts where that is not by the task's mask; ``info["task_free"]`` says
     that it needs no task.
     """
-    folder = Path(folder)
     kind = next((k for k, c in _KINDS.items() if isinstance(model, c)), None)
     if kind is None:
         raise ManyoneError(f"cannot save a {type(model).__name__}: it must be one of {', '.join(_KINDS)}")
@@ -70,55 +66,33 @@ def save_policy(
     if masks is not None:
         tensors["masks.bits"] = masks.bits
     config = {
-        "manyone_format": _FORMAT,
         "policy": {"kind": kind, "config": model.config()},  # type: ignore[operator]
         "tasks": list(table.names),
         "masks": None if masks is None else {n: list(s) for n, s in masks.shapes.items()},
         "assignment": list(range(len(table.names))) if assignment is None else list(assignment),
         "info": dict(info or {}),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    (folder / "README.md").write_text(_readme(config))
+    write_model(folder, tensors, config, _card(config))
 
 
 def read_policy(folder: str | os.PathLike[str], device: str = "cpu") -> SavedPolicy:
     """What :func:`save_policy` wrote, with the network on ``device``."""
-    folder = Path(folder)
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ManyoneError(f"{folder}: no config.json, so this is not a policy of manyone")
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ManyoneError(f"{path}: damaged: {error}") from None
-    if not isinstance(config, dict) or config.get("manyone_format") != _FORMAT or "policy" not in config:
-        raise ManyoneError(f"{path}: not a policy that this version of manyone wrote")
-    try:
-        tensors = load_file(folder / "model.safetensors", device=device)
-    except (SafetensorError, OSError) as error:
-        raise ManyoneError(f"{folder / 'model.safetensors'}: cannot be read: {error}") from error
-    kind = config["policy"]["kind"]
-    if kind not in _KINDS:
-        raise ManyoneError(f"{path}: kind {kind!r}: must be one of {', '.join(_KINDS)}")
-    own = _below(tensors, "model.")
-    model = _KINDS[kind](**config["policy"]["config"]).to(device, next(iter(own.values())).dtype)
-    try:
-        model.load_state_dict(own)
-        table = TaskTable.from_tensors(config["tasks"], _below(tensors, "table."))
-    except (RuntimeError, KeyError) as error:
-        raise ManyoneError(f"{folder}: config.json and model.safetensors do not belong together: {error}") from None
-    masks = None if config["masks"] is None else TaskMasks(config["masks"], tensors["masks.bits"])
-    model.eval().requires_grad_(False)
-    return SavedPolicy(model, table, masks, config["assignment"], _below(tensors, "extra."), config["info"])
+    config, tensors = read_model(folder, "a policy", ("policy", "tasks"), device)
+    path = Path(folder) / CONFIG
+    with made_of(path):
+        kind = config["policy"]["kind"]
+        if kind not in _KINDS:
+            raise ManyoneError(f"{path}: kind {kind!r}: must be one of {', '.join(_KINDS)}")
+        own = below(tensors, "model.")
+        model = _KINDS[kind](**config["policy"]["config"]).to(device, next(iter(own.values())).dtype)
+        load_weights(model, own, Path(folder) / WEIGHTS)
+        table = TaskTable.from_tensors(config["tasks"], below(tensors, "table."))
+        masks = None if config["masks"] is None else TaskMasks(config["masks"], tensors["masks.bits"])
+        model.eval().requires_grad_(False)
+        return SavedPolicy(model, table, masks, config["assignment"], below(tensors, "extra."), config["info"])
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _readme(config: Mapping[str, Any]) -> str:
+def _card(config: Mapping[str, Any]) -> str:
     free = config["info"].get("task_free")
     return (
         f"# A policy ({config['info'].get('method', 'unnamed')})\n\nOne policy for {len(config['tasks'])} tasks: "

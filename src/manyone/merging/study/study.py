@@ -14,10 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from manyone.claims.study import Job
 from manyone.merging.recipes.problem import Problem, from_suite
 from manyone.merging.study.models import SeedStudy
 from manyone.merging.study.settings import SETTINGS, Settings
-from manyone.reproduce.processes import Job
 
 if TYPE_CHECKING:
     from manyone.claims.rows import Row

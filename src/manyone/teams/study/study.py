@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manyone.claims.study import Job
 from manyone.errors import ManyoneError
-from manyone.reproduce.processes import Job
 from manyone.teams.study.settings import ARMS, LEFT_OUT, SETTINGS, Arm, Setting
 
 if TYPE_CHECKING:

@@ -227,8 +227,6 @@ def roll_outs(device: str, folder: Path, small: bool) -> Iterator[Line]:
         ratio = one["ms"] / many["ms"]
         bound = None if small else ratio >= 10
         yield Line(f"roll-outs {name}, one at a time / {many['method']}", f"{ratio:.1f}x", bound)
-            f"roll-outs {name}, one at a time / {many['method']}", f"{ratio:.1f}x", None if small else ratio >= 10
-        )
 
 
 def vmas_team(device: str, folder: Path, small: bool) -> Iterator[Line]:

@@ -14,10 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manyone.claims.study import Job
 from manyone.errors import ManyoneError
 from manyone.policies.recipes.problem import PolicyProblem, from_suite, label
 from manyone.policies.study.settings import ENTRIES, SETTINGS, UNSEEN, Settings
-from manyone.reproduce.processes import Job
 
 if TYPE_CHECKING:
     from manyone.claims.rows import Row

@@ -61,7 +61,9 @@ class Block:
             return self.text
         pattern = "|".join(map(re.escape, sorted(table, key=len, reverse=True)))
         text = re.sub(pattern, lambda found: table[found[0]], self.text)
-        return re.sub(r"\{([\w-]+)\}", lambda found: WORDS.get(found[1], found[0]), text)
+        for name, value in WORDS.items():
+            text = text.replace(f"{{{name}}}", value)
+        return text
 
     def commands(self) -> Iterator[tuple[int, list[str]]]:
         """Line number and words of every command, shrunk."""

@@ -2,9 +2,10 @@
 
 import shutil
 
-import numpy as np
 from tests.docs.pages import ROOT
 
+from manyone.envs.teams.make import make_team
+
 shutil.copy(ROOT / "examples/teams.py", "my_module.py")
-observations = np.random.default_rng(0).random((2, 42), dtype=np.float32)
+observations = make_team("predator-prey:size=3,predators=2", 1).reset(seed=0).observations.numpy()
 ended = [0]

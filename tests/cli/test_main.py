@@ -10,7 +10,7 @@ from manyone import __version__
 from manyone.cli.main import VERBS
 from manyone.engine.options import check_round_trip
 from manyone.recipes.options import CommonOptions
-from manyone.recipes.table import RECIPES, options_class
+from manyone.recipes.table import RECIPES, options_class, runner
 
 HEAVY = ("torch", "tyro", "matplotlib", "numpy", "transformers", "rich", "yaml", "sklearn", "lightning_fabric")
 
@@ -85,11 +85,11 @@ def test_unexpected_errors_are_one_line_with_code_1_and_a_traceback_with_debug(m
 
 
 def test_a_full_disk_anywhere_is_the_user_s_to_mend(manyone, monkeypatch):
-    def full(self, run):
+    def full(options, build, folder):
         raise OSError(28, "No space left on device", "/data/big")
 
     manyone("ls", "recipes")
-    monkeypatch.setattr(options_class("toy"), "run", full)
+    monkeypatch.setattr(runner("toy"), "run", full)
     assert manyone("run", "toy") == (2, "", "manyone: /data/big: the disk is full: free some space\n")
 
 

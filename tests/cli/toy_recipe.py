@@ -3,15 +3,19 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from manyone.recipes.options import CommonOptions, check
+from tests.engine.toy import Regression, seed_all
+
+from manyone.engine.loop import train
+from manyone.recipes.options import CommonOptions, Range
 from manyone.recipes.recipe import Recipe
+from manyone.recipes.running import restore
 from manyone.recipes.table import RECIPES
 
-TOY = Recipe("toy_recipe:Options", "linear regression with Adam")
+TOY = Recipe("toy_recipe:Options", "toy_recipe:learner", "linear regression with Adam", "toy_recipe")
 
 
 @dataclass(kw_only=True)
@@ -30,8 +34,8 @@ class Options(CommonOptions):
 
     steps: int = 60
     """Optimisation steps, 0 or more."""
-    rate: float = 0.05
-    """Adam's learning rate, above 0."""
+    rate: Annotated[float, Range(0, closed="neither")] = 0.05
+    """Adam's learning rate."""
     pause: float = 0.0
     """Seconds to wait in each step, 0 or more."""
     nan_at: int | None = None
@@ -42,39 +46,33 @@ class Options(CommonOptions):
     """How to fit."""
     schedule: Schedule = field(default_factory=Schedule)
 
-    def __post_init__(self):
-        super().__post_init__()
-        check("rate", self.rate, self.rate > 0, "above 0")
 
-    def run(self, run):
-        if self.dry_run:
-            print(f"plan: {self.steps} steps, {len(self.inputs)} inputs")
-            return
-        if self.mode == "fancy":
-            raise RuntimeError("no such\nthing")
-        from tests.engine.toy import Regression, seed_all
+def run(options, build, folder):
+    if options.dry_run:
+        print(f"plan: {options.steps} steps, {len(options.inputs)} inputs")
+        return
+    if options.mode == "fancy":
+        raise RuntimeError("no such\nthing")
+    seed_all(options.seed)
+    folder.log(0, "plan", {"steps": options.steps})
+    train(
+        build(options),
+        folder,
+        steps=options.steps,
+        evaluate_every=options.schedule.evaluate_every,
+        checkpoint_every=options.schedule.checkpoint_every,
+        loggers=options.logger,
+    )
 
-        from manyone.engine.loop import train
 
-        seed_all(self.seed)
-        run.log(0, "plan", {"steps": self.steps})
-        train(
-            Regression(lr=self.rate, pause=self.pause, loss_at={self.nan_at: float("nan")}),
-            run,
-            steps=self.steps,
-            evaluate_every=self.schedule.evaluate_every,
-            checkpoint_every=self.schedule.checkpoint_every,
-            loggers=self.logger,
-        )
+def evaluate(options, build, folder, split):
+    learner = build(options)
+    restore(learner, folder)
+    return {"split": split, "step": learner.count, "error": learner.evaluate()["error"]}
 
-    def evaluate(self, run, split):
-        from tests.engine.toy import Regression
 
-        from manyone.engine.checkpoint import load_newest
-
-        learner = Regression()
-        learner.load_state_dict(load_newest(run.checkpoints)[1]["learner"])
-        return {"split": split, "step": learner.count, "error": learner.evaluate()["error"]}
+def learner(options):
+    return Regression(lr=options.rate, pause=options.pause, loss_at={options.nan_at: float("nan")})
 
 
 if __name__ == "__main__":

@@ -8,12 +8,18 @@ import io
 import re
 import sys
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+import docstring_parser
+import tyro
+import yaml
 
 from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
+from manyone.recipes.options import defaults, ranges, with_preset
+from manyone.recipes.words import flags, typed, words_of
 
 T = TypeVar("T")
 
@@ -25,14 +31,58 @@ _RULE = re.compile(r"^[─╰╯-]{3,}$")
 def parse_options(cls: type[T], recipe: str, words: Sequence[str]) -> T:
     """The options ``cls`` of ``recipe`` from ``words``; ``--help`` prints all of them and exits.
 
-    ``--config FILE.yaml`` gives options from a file; what the command line says wins. Wrong input raises
-    ``ManyoneError`` that names the option.
+    ``--config FILE.yaml`` gives options from a file; what the command line says wins. What nobody gave comes from the
+    preset. Wrong input raises ``ManyoneError`` that names the option.
     """
-    import tyro
-
     words, config = _take_config(words)
     if config is not None:
         words = [*_words_from_yaml(config, cls, recipe), *words]
+    asked = [word for word in words if word not in ("-h", "--help")]
+    if len(asked) < len(words):
+        given: dict[str, Any] = {}
+        with contextlib.suppress(ManyoneError):  # whoever asks for help need not have typed all of it yet
+            given = _given(cls, recipe, asked)
+        _ask_tyro(_plain(cls, given), cls, recipe, ["--help"])
+    return with_preset(cls, _given(cls, recipe, words))
+
+
+def _given(cls: type[Any], recipe: str, words: Sequence[str]) -> dict[str, Any]:
+    """What ``words`` give, converted to the types of the fields; their values are not checked yet."""
+    values = _ask_tyro(_plain(cls, {}), cls, recipe, words)
+    return {name: getattr(values, name) for name in typed(words, cls)}
+
+
+def _plain(cls: type[Any], given: Mapping[str, Any]) -> type[Any]:
+    """A dataclass with the fields of ``cls``, without its checks: help with ranges, defaults of the preset."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    texts, allowed, preset = _docstrings(cls), ranges(cls), defaults(cls, given)
+    fields: list[Any] = []
+    for field in dataclasses.fields(cls):
+        text = texts.get(field.name, "")
+        if field.name in allowed:
+            text = f"{text.rstrip('.')}; {allowed[field.name]}."
+        hint = Annotated[hints[field.name], tyro.conf.arg(help=text)] if text else hints[field.name]
+        if field.name in preset:
+            fields.append((field.name, hint, dataclasses.field(default=preset[field.name])))
+        elif field.default_factory is not dataclasses.MISSING:
+            fields.append((field.name, hint, dataclasses.field(default_factory=field.default_factory)))
+        else:
+            fields.append((field.name, hint))
+    return dataclasses.make_dataclass(cls.__name__, fields, kw_only=True)
+
+
+def _docstrings(cls: type[Any]) -> dict[str, str]:
+    """Field -> the text below it, a subclass's before its base's."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if dataclasses.is_dataclass(base):
+            parsed = docstring_parser.parse_from_object(base)
+            found |= {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params if p.description}
+    return found
+
+
+def _ask_tyro(plain: type[Any], cls: type[Any], recipe: str, words: Sequence[str]) -> Any:
+    """What tyro makes of ``words``; its complaints become one line."""
     complaint = io.StringIO()
     description = (cls.__doc__ or "").strip() + (
         f"\n\nOptions can also come from a file: `manyone run {recipe} --config FILE.yaml` takes `option: value` lines "
@@ -40,27 +90,13 @@ def parse_options(cls: type[T], recipe: str, words: Sequence[str]) -> T:
     )
     try:
         with contextlib.redirect_stderr(complaint):
-            options = tyro.cli(cls, prog=f"manyone run {recipe}", description=description, args=words)
+            values = tyro.cli(plain, prog=f"manyone run {recipe}", description=description, args=words)
     except SystemExit as leaving:
         if leaving.code in (0, None):
             raise
         raise ManyoneError(_one_line(complaint.getvalue(), cls, recipe, words)) from None
     sys.stderr.write(complaint.getvalue())
-    return options
-
-
-def flags(cls: Any, prefix: str = "") -> Iterator[str]:
-    """The option names of the dataclass ``cls`` as typed, e.g. ``--learning-rate``, ``--router.layers``."""
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        name = prefix + field.name.replace("_", "-")
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from flags(hints[field.name], name + ".")
-        else:
-            yield f"--{name}"
-            if hints[field.name] is bool:
-                head, dot, last = name.rpartition(".")
-                yield f"--{head}{dot}no-{last}"
+    return values
 
 
 def _one_line(complaint: str, cls: Any, recipe: str, words: Sequence[str]) -> str:
@@ -100,8 +136,6 @@ def _take_config(words: Sequence[str]) -> tuple[list[str], Path | None]:
 
 def _words_from_yaml(file: Path, cls: Any, recipe: str) -> list[str]:
     """The options in ``file`` as command-line words, so that they are checked like any others."""
-    import yaml
-
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -116,39 +150,4 @@ def _words_from_yaml(file: Path, cls: Any, recipe: str) -> list[str]:
         content = {k: v for k, v in content["options"].items() if k not in ("out", "overwrite")}
     if not isinstance(content, Mapping):
         raise ManyoneError(f"--config {file}: expected lines of `option: value`")
-    return list(_words(content, set(flags(cls)), "--", file))
-
-
-def _words(content: Mapping[str, Any], known: set[str], prefix: str, file: Path) -> Iterator[str]:
-    for key, value in content.items():
-        name = prefix + str(key).replace("_", "-")
-        if isinstance(value, Mapping) and name not in known:
-            if not any(flag.startswith(name + ".") for flag in known):
-                raise ManyoneError(f"--config {file}: unknown option '{key}'; {suggestion(name, known)}")
-            yield from _words(value, known, name + ".", file)
-        elif name not in known:
-            raise ManyoneError(f"--config {file}: unknown option '{key}'; {suggestion(name, known)}")
-        elif isinstance(value, bool):
-            head, dot, last = name.removeprefix("--").rpartition(".")
-            negative = f"--{head}{dot}no-{last}"
-            if negative not in known:
-                yield f"{name}={value}"
-            else:
-                yield name if value else negative
-        elif isinstance(value, Mapping):
-            yield name
-            for pair in value.items():
-                yield from map(str, pair)
-        elif isinstance(value, list):
-            yield name
-            yield from map(str, _flat(value))
-        else:
-            yield f"{name}={value}"
-
-
-def _flat(values: list[Any]) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, list):
-            yield from _flat(value)
-        else:
-            yield value
+    return words_of(content, cls, f"--config {file}")

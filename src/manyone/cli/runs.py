@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manyone.cli.parser import Parser
+from manyone.cli.show import show
+from manyone.engine.fabric import is_writer
 from manyone.errors import ManyoneError
-from manyone.recipes.table import RECIPES, options_class
+from manyone.recipes.table import RECIPES, builder, options_class, runner
 
 if TYPE_CHECKING:
     from manyone.engine.run import RunFolder
@@ -27,12 +29,11 @@ def run(words: Sequence[str]) -> int:
     )
     parser.add_argument("recipe", metavar="RECIPE", help="what to run (manyone ls recipes)")
     recipe = parser.parse(words[:1]).recipe
-    cls = options_class(recipe)
-
+    # here, so that the help of the verb answers at once
     from manyone.cli.options import parse_options
     from manyone.engine.run import RunFolder
 
-    options = parse_options(cls, recipe, words[1:])
+    options = parse_options(options_class(recipe), recipe, words[1:])
     folder = RunFolder.create(options.out or _default_folder(recipe), recipe, options, options.overwrite)
     return _go(options, folder)
 
@@ -56,9 +57,6 @@ def resume(words: Sequence[str]) -> int:
 
 def evaluate(words: Sequence[str]) -> int:
     """``manyone eval RUN [--split test|val|train]``."""
-    from manyone.cli.show import show
-    from manyone.engine.fabric import is_writer
-
     parser = Parser(
         "eval",
         "Evaluates what a run holds, finished or not, and prints the metrics.",
@@ -70,7 +68,7 @@ def evaluate(words: Sequence[str]) -> int:
     )
     parsed = parser.parse(words)
     folder, options = _reopen(parsed.run)
-    metrics = options.evaluate(folder, parsed.split)
+    metrics = runner(folder.recipe).evaluate(options, builder(folder.recipe), folder, parsed.split)
     if is_writer():
         show(metrics, f"{folder.path} on {parsed.split}")
     return 0
@@ -88,7 +86,10 @@ def _reopen(path: Path) -> tuple[RunFolder, CommonOptions]:
 
 
 def _go(options: CommonOptions, folder: RunFolder) -> int:
-    options.run(folder)
+    from manyone.engine.loggers import check_loggers
+
+    check_loggers(options.logger)
+    runner(folder.recipe).run(options, builder(folder.recipe), folder)
     if options.dry_run and not folder.exists:
         return 0
     folder.finish()
@@ -98,8 +99,6 @@ def _go(options: CommonOptions, folder: RunFolder) -> int:
 
 
 def _say(text: str) -> None:
-    from manyone.engine.fabric import is_writer
-
     if is_writer():
         print(text)
 

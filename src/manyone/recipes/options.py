@@ -1,33 +1,62 @@
-"""What every recipe's options share, and the checks of their ranges."""
+"""What the options of all recipes share: their common fields, ranges said once in the type, and presets.
+
+An options class is data: fields, ranges, defaults. ``Annotated[float, Range(0, 1, closed="left")]`` is all there is to
+say about a range: the check, its message and the help come from it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import math
+import typing
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from manyone.errors import ManyoneError
 
-if TYPE_CHECKING:
-    from manyone.engine.run import RunFolder
-
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"]
 Split = Literal["test", "val", "train"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Range:
+    """The finite numbers from ``low`` to ``high`` (None: no bound); ``closed`` says which ends belong to it."""
+
+    low: float | None = None
+    high: float | None = None
+    closed: Literal["both", "left", "right", "neither"] = "both"
+
+    def __contains__(self, value: float) -> bool:
+        above = self.low is None or value > self.low or (value == self.low and self.closed in ("both", "left"))
+        below = self.high is None or value < self.high or (value == self.high and self.closed in ("both", "right"))
+        return above and below and math.isfinite(value)
+
+    def __str__(self) -> str:
+        """In words, as help and messages show it: "0 or more", "from 0 to below 1"."""
+        left, right = self.closed in ("both", "left"), self.closed in ("both", "right")
+        if self.high is None:
+            return f"{self.low:g} or more" if left else f"above {self.low:g}"
+        end = f"{self.high:g}" if right else f"below {self.high:g}"
+        if self.low is None:
+            return f"at most {end}" if right else end
+        return f"from {self.low:g} to {end}" if left else f"above {self.low:g}, {'at most ' * right}{end}"
 
 
 @dataclass(kw_only=True)
 class CommonOptions:
     """Options that every recipe has.
 
-    A subclass adds its own fields, each with a docstring that gives meaning, unit and range; checks their ranges in
-    ``__post_init__`` (calling this class's) with ``check``; and overrides ``run``, and ``evaluate`` if it can.
+    A subclass adds its own fields, each with a docstring that gives meaning and unit and with its range in the type.
+    Only checks that tie options together stand in ``__post_init__`` (which calls this class's).
     """
 
     out: Path | None = None
     """Folder of the run; made by the run. Default: runs/RECIPE-TIME."""
-    seed: int = 0
-    """Seed of everything that is drawn at random; 0 or more."""
+    seed: Annotated[int, Range(0)] = 0
+    """Seed of everything that is drawn at random."""
     overwrite: bool = False
     """Replace the run that is in the folder already."""
     device: str = "auto"
@@ -39,20 +68,54 @@ class CommonOptions:
     dry_run: bool = False
     """Print the plan (what is read, written and needed) and stop; nothing is written."""
 
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Values of options by the name of ``--preset``, where a recipe has one."""
+
     def __post_init__(self) -> None:
-        check("seed", self.seed, self.seed >= 0, "0 or more")
-        if self.logger:
-            from manyone.engine.loggers import check_loggers
+        for name, allowed in ranges(type(self)).items():
+            for value in _numbers(getattr(self, name)):
+                check(name, value, value in allowed, str(allowed))
 
-            check_loggers(self.logger)
+    @classmethod
+    def preset_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the options that are not ``given`` are set to, where that differs from their defaults."""
+        if not cls.PRESETS:
+            return {}
+        name = given.get("preset", next(iter(cls.PRESETS)))
+        check("preset", name, name in cls.PRESETS, f"one of {', '.join(cls.PRESETS)}")
+        return cls.PRESETS[name]
 
-    def run(self, run: RunFolder) -> None:
-        """Does the work and writes it into ``run``. After an interruption it is called again with the same run."""
-        raise NotImplementedError(f"{type(self).__qualname__} has no run method")
 
-    def evaluate(self, run: RunFolder, split: Split) -> Mapping[str, float]:
-        """The metrics on ``split`` of what ``run`` holds, finished or not."""
-        raise ManyoneError(f"recipe '{run.recipe}' has nothing to evaluate")
+def with_preset(cls: type[T], given: Mapping[str, Any]) -> T:
+    """Complete options of class ``cls``: what is ``given``, the preset's values for what is not, else the defaults."""
+    return cls(**{**_preset_fields(cls, given), **given})
+
+
+def defaults(cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``with_preset`` gives to every option that has a default; default factories are left out."""
+    own = {f.name: f.default for f in dataclasses.fields(cls) if f.init and f.default is not dataclasses.MISSING}
+    return own | _preset_fields(cls, given)
+
+
+def _preset_fields(cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    names = {f.name for f in dataclasses.fields(cls) if f.init}
+    return {n: v for n, v in cls.preset_values(given).items() if n in names and n not in given}
+
+
+def ranges(cls: type[Any]) -> dict[str, Range]:
+    """Field -> its range, for the fields of the dataclass ``cls`` that have one."""
+    hints = typing.get_type_hints(cls, include_extras=True).items()
+    noted = ((name, note) for name, hint in hints if get_origin(hint) is Annotated for note in get_args(hint)[1:])
+    return {name: note for name, note in noted if isinstance(note, Range)}
+
+
+def _numbers(value: Any) -> Iterator[Any]:
+    """``value`` itself or, of a sequence, its items; None is no number."""
+    if isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _numbers(item)
+    elif value is not None:
+        yield value
 
 
 def check(option: str, value: object, holds: bool, allowed: str) -> None:

@@ -6,9 +6,18 @@ from typing import NamedTuple
 
 
 class Recipe(NamedTuple):
-    """``options``: "module:Class" in the field's ``recipes`` package; ``summary``: one line; ``field`` is set by the
-    joined table (:mod:`manyone.recipes.table`)."""
+    """A recipe by its parts, which are imported when they are asked for (:mod:`manyone.recipes.table`).
+
+    Modules are named within the field's ``recipes`` package.
+    """
 
     options: str
+    """``"module:Class"``, the options as data."""
+    build: str
+    """``"module:function"``: makes what the options describe; empty where the runner needs no builder."""
     summary: str
+    """One line for ``manyone ls``."""
+    runner: str = "run"
+    """Module with ``run(options, build, folder)`` and ``evaluate(options, build, folder, split)``."""
     field: str = ""
+    """Set by the joined table."""

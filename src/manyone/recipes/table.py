@@ -1,17 +1,31 @@
-"""The fields' tables of recipes, joined."""
+"""The fields' tables of recipes joined into one, and what a recipe's row names."""
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
 
 if TYPE_CHECKING:
-    from manyone.recipes.options import CommonOptions
+    from manyone.engine.run import RunFolder
+    from manyone.recipes.options import CommonOptions, Split
     from manyone.recipes.recipe import Recipe
+
+Builder = Callable[..., Any]
+
+
+class Runner(Protocol):
+    """What carries a recipe out; a module usually. ``build`` is None for a recipe without a builder."""
+
+    def run(self, options: Any, build: Any, folder: RunFolder) -> None:
+        """Does the work and writes it into ``folder``. After an interruption it is called again with the same."""
+
+    def evaluate(self, options: Any, build: Any, folder: RunFolder, split: Split) -> Mapping[str, float]:
+        """The metrics on ``split`` of what ``folder`` holds, finished or not."""
 
 
 def _join() -> dict[str, Recipe]:
@@ -25,9 +39,41 @@ RECIPES: dict[str, Recipe] = _join()
 
 def options_class(name: str) -> type[CommonOptions]:
     """The options dataclass of recipe ``name``. Raises ``ManyoneError`` when there is no such recipe."""
+    return _part(name, _recipe(name).options)
+
+
+def builder(name: str) -> Builder | None:
+    """What makes the model (learner, team, ...) that recipe ``name`` trains; None where its runner needs none."""
+    build = _recipe(name).build
+    return _part(name, build) if build else None
+
+
+def runner(name: str) -> Runner:
+    """What runs and evaluates recipe ``name``."""
+    return _module(name, _recipe(name).runner) if _recipe(name).runner else _OwnMethods()
+
+
+class _OwnMethods:
+    """Options that still run themselves."""
+
+    def run(self, options: Any, build: Any, folder: RunFolder) -> None:
+        options.run(folder)
+
+    def evaluate(self, options: Any, build: Any, folder: RunFolder, split: Split) -> Mapping[str, float]:
+        return options.evaluate(folder, split)
+
+
+def _recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise ManyoneError(f"unknown recipe '{name}'; {suggestion(name, RECIPES)} (manyone ls recipes)")
-    recipe = RECIPES[name]
-    module, _, attribute = recipe.options.partition(":")
-    home = f"manyone.{recipe.field}.recipes." if recipe.field else ""
-    return getattr(importlib.import_module(home + module), attribute)
+    return RECIPES[name]
+
+
+def _part(name: str, place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(_module(name, module), attribute)
+
+
+def _module(name: str, module: str) -> Any:
+    field = RECIPES[name].field
+    return importlib.import_module(f"manyone.{field}.recipes.{module}" if field else module)

@@ -1,0 +1,53 @@
+"""What the runners of all fields share: taking up a run's newest checkpoint, and tables of scores for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.table import Table
+
+from manyone.engine.checkpoint import load_newest
+from manyone.engine.run import RunFolder
+from manyone.errors import ManyoneError
+
+
+class Restorable(Protocol):
+    """What has a state."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """Takes the state over."""
+
+
+def restore(learner: Restorable, folder: RunFolder) -> None:
+    """Puts ``learner`` to the newest checkpoint of the run. Raises ``ManyoneError`` when it has none."""
+    learner.load_state_dict(newest_state(folder))
+
+
+def newest_state(folder: RunFolder) -> dict[str, Any]:
+    """The learner's state in the newest checkpoint of the run. Raises ``ManyoneError`` when it has none."""
+    found = load_newest(folder.checkpoints)
+    if found is None:
+        raise ManyoneError(f"{folder.path} has no checkpoint yet: manyone resume {folder.path}")
+    return found[1]["learner"]
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share in percent; a dash for None."""
+    return "–" if value is None else f"{100 * value:.{digits}f}"
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], last: Sequence[str] = ()) -> None:
+    """A table of scores on stdout; ``last`` is the bold line below it."""
+    table = Table(*columns, box=None)
+    for row in rows:
+        table.add_row(*row)
+    if last:
+        table.add_row(*last, style="bold")
+    Console().print(table)
+
+
+def by_task(metrics: Mapping[str, float], name: str) -> dict[str, float]:
+    """Task -> the metric ``name/task``."""
+    return {k.removeprefix(f"{name}/"): v for k, v in metrics.items() if k.startswith(f"{name}/")}

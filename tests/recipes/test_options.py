@@ -1,0 +1,101 @@
+"""Ranges, presets and words: what every recipe's options stand on."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import pytest
+
+from manyone.cli.options import parse_options
+from manyone.errors import ManyoneError
+from manyone.recipes.options import CommonOptions, Range, with_preset
+from manyone.recipes.words import typed, words_of
+
+
+@dataclass(kw_only=True)
+class Options(CommonOptions):
+    """Trains something."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "laptop": {},
+        "paper": {"steps": 1_000_000, "width": 256, "absent": 1},
+    }
+
+    preset: str = "laptop"
+    """Where values come from that nobody gave."""
+    steps: Annotated[int, Range(1)] = 3000
+    """Training steps."""
+    width: int = 64
+    """Width."""
+    share: Annotated[float, Range(0, 1, closed="left")] = 0.2
+    """Share that is left out."""
+    workers: Annotated[int | None, Range(0)] = None
+    """Processes; default: one a processor."""
+    rates: Annotated[tuple[float, ...], Range(0, closed="neither")] = (0.1, 0.2)
+    """Step sizes."""
+    film: bool = True
+    """Draw."""
+    files: tuple[Path, ...] = ()
+    """Files."""
+
+
+@pytest.mark.parametrize(
+    ("range_", "words", "inside", "outside"),
+    [
+        (Range(0), "0 or more", (0, 1e9), (-1e-9, float("nan"), float("inf"))),
+        (Range(0, closed="neither"), "above 0", (1e-9,), (0, -1)),
+        (Range(0, 1), "from 0 to 1", (0, 1), (-0.1, 1.1)),
+        (Range(0, 1, closed="left"), "from 0 to below 1", (0, 0.999), (1,)),
+        (Range(0, 1, closed="right"), "above 0, at most 1", (1e-9, 1), (0, 1.1)),
+        (Range(0, 1, closed="neither"), "above 0, below 1", (0.5,), (0, 1)),
+        (Range(high=5), "at most 5", (-9, 5), (6,)),
+        (Range(high=5, closed="left"), "below 5", (4,), (5,)),
+    ],
+)
+def test_a_range_says_and_holds_the_same(range_, words, inside, outside):
+    assert str(range_) == words
+    assert all(value in range_ for value in inside)
+    assert not any(value in range_ for value in outside)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"steps": 0}, "--steps 0: must be 1 or more"),
+        ({"share": 1.0}, "--share 1.0: must be from 0 to below 1"),
+        ({"workers": -1}, "--workers -1: must be 0 or more"),
+        ({"rates": (0.1, 0.0)}, "--rates 0.0: must be above 0"),
+        ({"seed": -1}, "--seed -1: must be 0 or more"),
+        ({"preset": "papre"}, "--preset papre: must be one of laptop, paper"),
+    ],
+)
+def test_what_is_out_of_range_is_named(given, message):
+    with pytest.raises(ManyoneError, match=re.escape(message)):
+        with_preset(Options, given)
+
+
+def test_a_preset_fills_what_is_not_given():
+    assert with_preset(Options, {}) == Options()
+    paper = with_preset(Options, {"preset": "paper", "width": 64})
+    assert (paper.steps, paper.width, paper.share) == (1_000_000, 64, 0.2), "given, though it is the default"
+    assert parse_options(Options, "x", ["--preset", "paper", "--width=64"]) == paper
+
+
+def test_the_help_shows_range_and_the_preset_s_defaults(capsys):
+    with pytest.raises(SystemExit):
+        parse_options(Options, "x", ["--preset", "paper", "--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "Training steps; 1 or more. (default: 1000000)" in text
+    assert "Share that is left out; from 0 to below 1. (default: 0.2)" in text
+
+
+def test_words_give_the_same_options():
+    given = {"steps": 5, "film": False, "rates": [0.5], "workers": None, "files": ["a b", "c"], "share": 1e-05}
+    words = words_of(given, Options, "test")
+    assert typed(words, Options) == set(given)
+    made = with_preset(Options, given | {"rates": (0.5,), "files": (Path("a b"), Path("c"))})
+    assert parse_options(Options, "x", words) == made
+    with pytest.raises(ManyoneError, match=r"test: unknown option 'stepz'; did you mean '--steps'\?"):
+        words_of({"stepz": 1}, Options, "test")

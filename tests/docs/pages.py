@@ -35,6 +35,8 @@ NOT_HERE = {
     "pre-commit": "changes the clone's git configuration",
 }
 """Commands that are never run, with the reason."""
+OWN_TEST = {"adding-a-method"}
+"""Pages that change the package: test_adding.py runs them."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def programs() -> dict[str, list[Block]]:
     """Name -> blocks that run: ``docs/teams.md`` is ``teams``; the README's section Teams is ``README-teams``."""
     found: dict[str, list[Block]] = {}
     for block in (block for page in PAGES for block in blocks(page)):
-        if not block.not_run and block.language in ("python", ""):
+        if not block.not_run and block.language in ("python", "") and block.page not in OWN_TEST:
             name = f"README-{block.section.lower()}" if block.page == "README" and block.section else block.page
             found.setdefault(name, []).append(block)
     return found

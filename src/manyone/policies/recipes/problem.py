@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manyone.engine.progress import Progress
 from manyone.errors import ManyoneError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def from_suite(
     if wanted.made():
         data = make_offline(name, **size)
     else:
-        with _Bar(f"making {wanted}") as bar:
+        with Progress(f"making {wanted}") as bar:
             data = make_offline(name, **size, workers=workers, progress=bar.update)
     longest = max(int(one.lengths.max()) for one in data)
     return PolicyProblem(str(wanted), tuple(data), horizon or longest)
@@ -94,27 +95,3 @@ def from_places(pairs: Sequence[str], *, horizon: int | None = None) -> PolicyPr
         data.append(replace(found, name=task))
     longest = max(int(one.lengths.max()) for one in data)
     return PolicyProblem("own data", tuple(data), horizon or longest)
-
-
-class _Bar:
-    """A progress bar of environment steps on stderr."""
-
-    def __init__(self, text: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, console=console, transient=console.is_terminal)
-        self.line = self.progress.add_task(text, total=None)
-
-    def update(self, done: int, total: int) -> None:
-        """So many of so many steps are simulated."""
-        self.progress.update(self.line, completed=done, total=total)
-
-    def __enter__(self) -> _Bar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *problem: object) -> None:
-        self.progress.stop()

@@ -20,8 +20,8 @@ name                               what                                         
 =================================  ===============================================================  ====================
 
 Settings follow the name, ``"predator-prey:size=10,predators=5"`` or ``"vmas:navigation:n_agents=4"`` (the grammar is
-that of ``manyone.engine.words.parse_settings``), or are given as keywords. ``frames=4`` shows the last four observations
-of any of them side by side (``manyone.envs.teams.frames``).
+that of ``manyone.engine.words.parse_settings``), or are given as keywords. ``frames=4`` shows the last four
+observations of any of them side by side (``manyone.envs.teams.frames``).
 Public: ``make_team``, ``team_names``.
 """
 

@@ -1,6 +1,5 @@
 """A study that computes nothing: rows by formula, a job that fails and one whose process dies (see test_reproduce)."""
 
-import json
 import os
 import signal
 import time
@@ -53,4 +52,3 @@ def run_job(scale, suite, seed, part, folder):
                 time.sleep(60)
     figure = Figure("bars", f"Levels of seed {seed}", {"names": list(METHODS), "values": list(METHODS.values())})
     save_figures(folder / f"{suite}-{seed}-{part}.figures.json", [figure] if seed == 0 and part == "first" else [])
-    (folder / f"{suite}-{seed}.curves.json").write_text(json.dumps({"clever": [{"step": 1, "entropy": 0.5}]}))

@@ -8,10 +8,9 @@ are not measured again.
 from __future__ import annotations
 
 import importlib
-import json
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +21,7 @@ from manyone.claims.claims import Claims
 from manyone.claims.figure import Figure, load_figures
 from manyone.claims.file import load_claims
 from manyone.claims.rows import load_rows
-from manyone.claims.study import Curve, Job, Report, Study, SuiteInfo
+from manyone.claims.study import Job, Report, Study, SuiteInfo
 from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
 from manyone.report.html import write
@@ -58,8 +57,8 @@ class StudyModule(Protocol):
     def run_job(self, scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
         """Appends the rows that are missing to ``folder/<suite>-<seed>-<part>.jsonl``; runs in a process of its own.
 
-        It may also write ``<suite>-<seed>-<part>.figures.json`` (:func:`manyone.claims.figure.save_figures`) and
-        ``<suite>-<seed>.curves.json`` (``{"method variant": [{"step": ..., "entropy": ...}]}``).
+        It may also write ``<suite>-<seed>-<part>.figures.json`` (:func:`manyone.claims.figure.save_figures`), and what
+        ``overview`` reads.
         """
 
     def settings(self, scale: str, suite: str) -> Mapping[str, Any]:
@@ -206,7 +205,6 @@ def _study(plan: Plan, suites: Sequence[SuiteInfo], folder: Path, scale: str, co
         rows=[row for path in files if path.exists() for row in load_rows(path)],
         claims_text=_only(claims_file(plan.field).read_text(encoding="utf-8"), plan.only),
         suites=suites,
-        curves=list(_curves(plan.jobs, folder)),
         figures=[*_overview(plan, scale, folder), *(f for path in drawn if path.exists() for f in load_figures(path))],
         configs={s: dict(plan.study.settings(scale, s)) for s in plan.suites},
         commands=[command],
@@ -244,13 +242,3 @@ def _only(text: str, names: Sequence[str]) -> str:
         return text
     head, *blocks = text.split("[[claims]]")
     return "[[claims]]".join([head, *(b for b in blocks if any(f'id = "{n}"' in b for n in names))])
-
-
-def _curves(jobs: Sequence[Job], folder: Path) -> Iterator[Any]:
-    """What the jobs recorded of adaptation, one file a suite and seed."""
-    for suite, seed in dict.fromkeys((job.suite, job.seed) for job in jobs):
-        path = folder / f"{suite}-{seed}.curves.json"
-        if path.exists():
-            for name, points in json.loads(path.read_text(encoding="utf-8")).items():
-                method, _, variant = name.partition(" ")
-                yield Curve(suite, seed, method, tuple(points), variant)

@@ -82,7 +82,8 @@ class CloningOptions(PolicyOptions):
     def learner(self, problem: PolicyProblem, evaluate: Any = None) -> CloningLearner:
         """The untrained learner; a step takes ``batch_size`` samples of every task."""
         from manyone.engine.fabric import make_fabric
-        from manyone.policies.baselines.mtbc import CloningLearner, CloningNetwork
+        from manyone.policies.baselines.cloning import CloningNetwork
+        from manyone.policies.baselines.mtbc import CloningLearner
         from manyone.policies.tasks import PolicyData
 
         device = make_fabric(self.device, self.precision).device

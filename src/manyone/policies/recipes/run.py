@@ -113,7 +113,7 @@ class Evaluator:
 
 def acts(learner: Any, selection: str = "gate") -> Any:
     """The policy that a run is judged by: without task names as soon as there is a gate, else with them."""
-    return learner.agnostic(selection) if getattr(learner, "gate", None) is not None else learner.policy()
+    return learner.policy(selection) if getattr(learner, "gate", None) is not None else learner.policy()
 
 
 def run_recipe(options: Any, run: RunFolder) -> None:

@@ -15,11 +15,13 @@ class Entry(NamedTuple):
     """The method of its rows (``claims/policies.toml``)."""
     variants: tuple[str, ...] = ("",)
     condition: str = "clean"
+    draws: bool = False
+    """Whether the first seed's figures are shown."""
 
 
 ENTRIES: dict[str, Entry] = {
-    "g-harmodt": Entry("g-harmodt", {}, "g-harmodt", ("", "soft", "oracle", "random"), "no-id"),
-    "harmodt": Entry("harmodt", {}, "harmodt"),
+    "g-harmodt": Entry("g-harmodt", {}, "g-harmodt", ("", "soft", "oracle", "random"), "no-id", True),
+    "harmodt": Entry("harmodt", {}, "harmodt", draws=True),
     "harmodt-r": Entry("harmodt-r", {}, "harmodt-r"),
     "prompt-dt": Entry("prompt-dt", {}, "prompt-dt"),
     "id-token-dt": Entry("id-token-dt", {}, "id-token-dt"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from manyone.policies.recipes.problem import PolicyProblem, from_suite, label
 from manyone.policies.study.settings import ENTRIES, SETTINGS, UNSEEN, Settings
 
 if TYPE_CHECKING:
-    from manyone.claims.figure import Figure
     from manyone.claims.rows import Row
     from manyone.claims.study import SuiteInfo
     from manyone.policies.recipes.run import Evaluator
@@ -93,14 +92,15 @@ def run_job(scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
         return
     found, entry = _settings(scale, suite), ENTRIES[part]
     options = _options(found, part, seed)
-    learner, cost, curves = _train(options, _problem(scale, suite))
-    cost |= _sizes(learner)
+    learner, cost, history = _train(options, _problem(scale, suite))
+    cost |= learner.sizes()
     for variant in entry.variants:
         row, policy = _measure(scale, suite, seed, part, variant, learner, cost)
         if row.key not in done:
             append_rows(path, [row])
         if seed == 0 and variant == entry.variants[0]:
-            figures = list(_figures(suite, part, learner, policy, curves))
+            drawn = learner.figures(policy, history) if entry.draws else ()
+            figures = [dataclasses.replace(f, title=f"{suite}: {f.title}") for f in drawn]
             save_figures(folder / f"{suite}-{seed}-{part}.figures.json", figures)
     if found.unseen and part in UNSEEN:
         row = _measure_unseen(scale, suite, seed, part, learner, options)
@@ -165,9 +165,9 @@ def _evaluator(tasks: tuple[str, ...], horizon: int, episodes: int, full: bool) 
 
 
 def _train(options: Any, problem: PolicyProblem) -> tuple[Any, dict[str, float], dict[str, list[tuple[int, float]]]]:
-    """(learner, what it cost, how far each task's gradient agreed with the mean at every mask update)."""
+    """(learner, what it cost, what the mask updates measured of each task)."""
     learner = options.learner(problem)
-    started, curves, swaps, last = time.process_time(), {}, 0.0, 0.0  # type: ignore[var-annotated]
+    started, history, swaps, last = time.process_time(), {}, 0.0, 0.0  # type: ignore[var-annotated]
     for step in range(1, options.steps + 1):
         metrics = learner.step()
         if not math.isfinite(metrics["loss"]):
@@ -175,24 +175,10 @@ def _train(options: Any, problem: PolicyProblem) -> tuple[Any, dict[str, float],
         swaps += metrics.get("swaps", 0.0)
         last = metrics["loss"] if last == 0.0 else 0.99 * last + 0.01 * metrics["loss"]
         for name, value in metrics.items():
-            if name.startswith("agreement/"):
-                curves.setdefault(label(name.removeprefix("agreement/")), []).append((step, value))
+            if "/" in name:
+                history.setdefault(name, []).append((step, value))
     seconds = time.process_time() - started
-    return learner, {"cpu_s": seconds, "steps_per_s": options.steps / seconds, "swaps": swaps, "loss": last}, curves
-
-
-def _sizes(learner: Any) -> dict[str, float]:
-    """Trained parameters and, with masks, their bytes and mean overlap."""
-    inner = getattr(learner, "learner", learner)
-    nets = [one.model for one in getattr(inner, "learners", [])] or [getattr(inner, "model", None) or inner.network]
-    found = {"trainable_parameters": float(sum(p.numel() for net in nets for p in net.parameters()))}
-    if getattr(inner, "masks", None):
-        overlap = inner.masks[0].overlap().double()
-        count = len(overlap)
-        found["mask_bytes"] = float(inner.masks[0].nbytes)
-        if count > 1:
-            found["mask_overlap"] = float((overlap.sum() - overlap.diagonal().sum()) / (count * (count - 1)))
-    return found
+    return learner, {"cpu_s": seconds, "steps_per_s": options.steps / seconds, "swaps": swaps, "loss": last}, history
 
 
 def _measure(
@@ -202,7 +188,7 @@ def _measure(
     from manyone.evaluation.scores import return_by_task, success_by_task
 
     found, problem, entry = _settings(scale, suite), _problem(scale, suite), ENTRIES[part]
-    policy = learner.agnostic(variant or "gate") if entry.recipe == "g-harmodt" else learner.policy()
+    policy = learner.policy(variant)
     full = bool(found.options.get("full_episodes"))
     results = _evaluator(tuple(problem.tasks), problem.horizon, found.eval_episodes, full).play(policy)
     metrics = dict(cost) if not variant else {}
@@ -212,8 +198,6 @@ def _measure(
     right = [r.info["group_right"] for r in results if "group_right" in r.info]
     if right and variant in ("", "soft"):
         metrics["gate_accuracy"] = _mean(right)
-    if entry.recipe == "g-harmodt" and not variant:
-        metrics["groups"] = float(learner.grouping.groups)
     return Row(suite, seed, entry.method, variant, entry.condition, scores, metrics), policy
 
 
@@ -224,7 +208,7 @@ def _measure_unseen(scale: str, suite: str, seed: int, part: str, learner: Any, 
 
     found, problem = _settings(scale, suite), _unseen_problem(scale, suite)
     assert problem is not None
-    masks = learner.masks[0] if learner.masked else None
+    masks = learner.masks[0] if learner.masks else None
     policy = unseen_policy(learner.model, options.policy_data(problem), masks, threshold=found.vote_threshold)
     full = bool(found.options.get("full_episodes"))
     results = _evaluator(tuple(problem.tasks), problem.horizon, found.eval_episodes, full).play(policy)
@@ -237,33 +221,3 @@ def _measure_unseen(scale: str, suite: str, seed: int, part: str, learner: Any, 
 def _mean(values: Any) -> float:
     values = list(values)
     return math.fsum(values) / len(values)
-
-
-def _figures(suite: str, part: str, learner: Any, policy: Any, curves: dict[str, Any]) -> Iterator[Figure]:
-    """What the first seed shows besides its scores."""
-    from manyone.claims.figure import Figure
-
-    section = "Masks and groups"
-    inner = getattr(learner, "learner", learner)
-    if part == "harmodt":
-        names = [label(t) for t in learner.data.names]
-        values = learner.masks[0].overlap().tolist()
-        caption = "Share of the weights of two tasks' masks that they have in common (intersection over union)."
-        data = {"rows": names, "columns": names, "values": values, "unit": "%"}
-        yield Figure("matrix", f"{suite}: overlap of the masks", data, caption, section)
-        if curves:
-            series = {t: {"x": [s for s, _ in c], "y": [v for _, v in c]} for t, c in curves.items()}
-            caption = "Cosine between a task's dense gradient and the mean over tasks, at each mask update."
-            data = {"series": series, "x_label": "step", "y_label": "agreement"}
-            yield Figure("lines", f"{suite}: agreement of the tasks", data, caption, section)
-    if part == "g-harmodt":
-        names = [f"group {g}" for g in range(learner.grouping.groups)]
-        counts = policy.confusion().sum(0).double()
-        shares = (counts / counts.sum(1, keepdim=True).clamp(min=1)).tolist()
-        caption = "Rows: the true group; columns: the group that the policy acted under; shares of steps."
-        data = {"rows": names, "columns": names, "values": shares, "unit": "%"}
-        yield Figure("matrix", f"{suite}: the gate's choices", data, caption, section)
-        rows = [[label(t), f"group {g}"] for t, g in zip(inner.data.names, inner.assignment)]
-        rows.sort(key=lambda row: row[1])
-        data = {"columns": ["task", "group"], "rows": rows}
-        yield Figure("table", f"{suite}: groups of tasks", data, "Clustered by their gradients.", section)

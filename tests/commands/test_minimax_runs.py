@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.minimax.artefact import load
+from manyone.minimax.method import DistributedSGDA
 from manyone.minimax.predict import Scaling, build_network
 from manyone.minimax.recipes.local_sgda import DecentralisedOptions, Options, RoundLearner
 
@@ -42,7 +43,7 @@ def test_the_defaults_learn_on_real_data_and_a_fresh_process_predicts(manyone, p
     script = (
         "import numpy, sys; from manyone.minimax.artefact import load; from sklearn.datasets import load_breast_cancer;"
         "m = load('r/model'); numpy.save('p.npy', m.predict_proba(load_breast_cancer().data));"
-        "assert 'manyone.engine' not in sys.modules"
+        "assert 'manyone.engine.loop' not in sys.modules"
     )
     assert process("-c", script).wait() == 0
     found = np.load(tmp_path / "p.npy")
@@ -172,8 +173,9 @@ def test_a_distributed_state_fits_any_number_of_ranks_and_refuses_another_run(tm
     try:
 
         def make(**words):
-            return TorchDistributed(case.problem, case.data(), "ring", rounds=6, dtype=torch.float64,
-                                    local_step="heavy-ball", membership=membership, **words)  # fmt: skip
+            method = DistributedSGDA(topology="ring", rounds=6, local_step="heavy-ball")
+            return TorchDistributed(case.problem, case.data(), method, dtype=torch.float64, membership=membership,
+                                    **words)  # fmt: skip
 
         whole, first, second = make(), make(), make()
         whole.run()
@@ -261,7 +263,7 @@ def test_bad_rows_and_damaged_models_are_named(manyone, tmp_path):
     rows[1, 4] = np.nan
     with pytest.raises(ManyoneError, match="row 1 holds NaN"):
         model.predict(rows)
-    with pytest.raises(ManyoneError, match="holds no model"):
+    with pytest.raises(ManyoneError, match=r"no config\.json, so this is not a minimax model"):
         load(tmp_path)
     (tmp_path / "r/model/config.json").write_text("{}")
     with pytest.raises(ManyoneError, match="not a minimax model"):

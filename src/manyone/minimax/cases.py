@@ -149,7 +149,7 @@ class AUCCase(Case):
         return {**found, "gap": found["test/primal_risk"] - found["train/primal_risk"]}
 
     def config(self, z: Tensor) -> dict[str, Any]:
-        from manyone.minimax.predict import platt
+        from manyone.minimax.calibration import platt
 
         slope, offset = platt(self._scores(z, self.train)[:_CALIBRATE], self.train.labels[:_CALIBRATE])
         linear = self.options.model == "linear"

@@ -190,38 +190,36 @@ class RoundLearner:
 
     def __init__(self, options: Options, recipe: str, case: Case) -> None:
         from manyone.minimax.cases import topology_of
+        from manyone.minimax.method import DistributedSGDA
         from manyone.minimax.mixing.participation import Participation, RandomFailures
         from manyone.minimax.schedules import decaying
 
         self.options, self.recipe, self.case = options, recipe, case
         self.real = int(os.environ.get("WORLD_SIZE", "1")) > 1
         o = options
-        words: dict[str, Any] = {
-            "steps": o.steps,
-            "rounds": o.rounds,
-            "batch": o.batch,
-            "eta_x": decaying(o.eta_x) if o.decay else o.eta_x,
-            "eta_y": decaying(o.eta_y) if o.decay else o.eta_y,
-            "local_step": o.local_step,
-            "seed": o.seed,
-            "weighting": o.weighting,
-            "dtype": case.dtype,
-            "device": _device(o.device),
-            "time_average": o.output == "time-average",
-            "participation": Participation(fraction=o.participation, seed=o.seed) if o.participation < 1 else None,
-            "failures": RandomFailures(o.failures, seed=o.seed) if o.failures else None,
-        }
+        method = DistributedSGDA(
+            topology=topology_of(o.topology),
+            steps=o.steps,
+            rounds=o.rounds,
+            batch=o.batch,
+            step_sizes=(decaying(o.eta_x), decaying(o.eta_y)) if o.decay else (o.eta_x, o.eta_y),
+            local_step=o.local_step,
+            weighting=o.weighting,
+            participation=Participation(fraction=o.participation, seed=o.seed) if o.participation < 1 else None,
+            failures=RandomFailures(o.failures, seed=o.seed) if o.failures else None,
+        )
+        words: dict[str, Any] = {"seed": o.seed, "dtype": case.dtype, "device": _device(o.device)}
+        words["time_average"] = o.output == "time-average"
         self._evaluated: Tensor | None = None
-        topology = topology_of(o.topology)
         self.sim: Any
         if self.real:
             from manyone.minimax.ranks.distributed import TorchDistributed
 
-            self.sim = TorchDistributed(case.problem, case.data(), topology, **words)
+            self.sim = TorchDistributed(case.problem, case.data(), method, **words)
         else:
             from manyone.minimax.simulated import Simulated
 
-            self.sim = Simulated(case.problem, case.data(), topology, **words)
+            self.sim = Simulated(case.problem, case.data(), method, **words)
 
     def model(self) -> Tensor:
         """The consensus model [P] (all ranks must call it)."""

@@ -46,6 +46,7 @@ def problem_of(setting: Setting, dtype: torch.dtype | None = None) -> tuple[Prob
 
 def laboratory(setting: Setting, entries: Sequence[Entry], seed: int, **words: Any) -> tuple[Laboratory, list[int]]:
     """One program for all ``entries``, and for each the number of its grid point: equal points are computed once."""
+    from manyone.minimax.method import DistributedSGDA
     from manyone.minimax.stability.laboratory import Laboratory
 
     problem, fields, labels = problem_of(setting)
@@ -60,7 +61,13 @@ def laboratory(setting: Setting, entries: Sequence[Entry], seed: int, **words: A
             distinct[key] = len(points)
             points.append(whole)
         where.append(distinct[key])
-    options = {"batch": setting.batch, "test": setting.test, "replicas": setting.replicas, "seed": seed, **words}
+    options = {
+        "method": DistributedSGDA(batch=setting.batch),
+        "test": setting.test,
+        "replicas": setting.replicas,
+        "seed": seed,
+        **words,
+    }
     return Laboratory(problem, fields, labels, points, **options), where
 
 

@@ -11,9 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manyone.claims.study import Job
 from manyone.errors import ManyoneError
 from manyone.minimax.study.settings import PARTS, SETTINGS, SUMMARIES, Entry, Setting
-from manyone.reproduce.processes import Job
 
 if TYPE_CHECKING:
     from manyone.claims.study import SuiteInfo

@@ -15,14 +15,13 @@ import torch
 
 from manyone.claims.figure import save_figures
 from manyone.claims.rows import append_rows, keys_in
-from manyone.claims.study import SuiteInfo, TaskInfo
+from manyone.claims.study import Job, SuiteInfo, TaskInfo
 from manyone.data.tables.tables import load_table
 from manyone.minimax.recipes.build import entries, rename
 from manyone.minimax.stability.figures import figures_of
 from manyone.minimax.stability.results import SLOPES, rows_of
 from manyone.minimax.stability.sweep import Entry
 from manyone.minimax.study.settings import PARTS, arms, setting_of
-from manyone.reproduce.processes import Job
 
 TITLE = "Many clients, one saddle point: the claims of distributed minimax optimisation"
 NOTES = [

@@ -1,6 +1,6 @@
 """The standard artefact of a team: one folder that a fresh process loads and acts with.
 
-    from manyone.teams.artefact import load_team
+    from manyone.teams import load_team
     team = load_team("runs/first/model")
     team.reset()
     actions = team.act(observations)                    # numpy [n, d] in, int64 [n] out; [B, n, d] for B copies
@@ -11,7 +11,7 @@ graph as one program that needs torch alone (see ``exported``). Nothing is pickl
 
 A team that was trained on several frames keeps them by itself: ``act`` takes what is seen now, ``reset`` (and
 ``forget``, for some copies of the task) begins an episode. The program takes the frames side by side.
-Public: ``save_team``, ``load_team``, ``Team``, ``Remembering``, ``check_observations``.
+Public: ``save`` and ``load`` (also ``save_team``, ``load_team``), ``Team``, ``Remembering``, ``check_observations``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 import manyone
@@ -193,7 +194,7 @@ class Team:
         return {"kind": kind, "options": options, "spec": asdict(self.spec), "gate": self.gate}
 
 
-def save_team(
+def save(
     folder: Path | str,
     policy: nn.Module,
     graph: Tensor | nn.Module,
@@ -236,7 +237,7 @@ def save_team(
         ) from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / WEIGHTS).write_bytes(save(tensors))
+        (folder / WEIGHTS).write_bytes(to_bytes(tensors))
         if program:
             export_policy(folder / PROGRAM, policy, team.graph, gate=gate)
         else:
@@ -249,8 +250,8 @@ def save_team(
         policy.train(was_training)
 
 
-def load_team(folder: Path | str, device: str | torch.device = "cpu") -> Team:
-    """The team that :func:`save_team` wrote; ``ManyoneError`` names the file that is missing or damaged."""
+def load(folder: Path | str, device: str | torch.device = "cpu") -> Team:
+    """The team that :func:`save` wrote; ``ManyoneError`` names the file that is missing or damaged."""
     folder = Path(folder)
     path = folder / CONFIG
     if not path.is_file():
@@ -268,6 +269,9 @@ def load_team(folder: Path | str, device: str | torch.device = "cpu") -> Team:
     except (KeyError, TypeError, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ManyoneError(f"{path}: damaged ({what}): save the team again") from None
+
+
+save_team, load_team = save, load  # the names in the READMEs of artefacts
 
 
 def build_policy(config: Mapping[str, Any], weights: Path | str) -> nn.Module:
@@ -357,7 +361,7 @@ newest first, zeros for what was before the episode's start.
 {n} agents, {links} links of {n * (n - 1)}; the graph is in `{CONFIG}` (row = receiver, column = sender){dynamic}.
 
 ```python
-from manyone.teams.artefact import load_team
+from manyone.teams import load_team
 
 team = load_team(".")                   # this folder
 team.reset()                            # at every start of an episode{memory}
@@ -367,7 +371,7 @@ actions = team.act(observations)        # numpy [{n}, {d}], or [B, {n}, {d}]
 With every agent in a process of its own:
 
 ```python
-from manyone.teams.processes.executor import Decentralised
+from manyone.teams import Decentralised
 
 with Decentralised(".") as team:
     actions = team.act(observations)

@@ -44,7 +44,7 @@ def test_a_gated_run_leaves_artefact_episodes_figures_and_a_film(manyone, proces
 
     script = (
         "import numpy as np, sys; from manyone.teams.artefact import load_team; team = load_team('r/model');"
-        "assert team.graph.sum() == 3; assert 'manyone.engine' not in sys.modules;"
+        "assert team.graph.sum() == 3; assert 'manyone.engine.loop' not in sys.modules;"
         "np.save('theirs.npy', team.act(np.load('seen.npy')))"
     )
     team = load_team(tmp_path / "r/model")

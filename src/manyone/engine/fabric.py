@@ -56,6 +56,11 @@ def make_fabric(device: str = "auto", precision: str = "32-true", ranks: int = 1
     return fabric
 
 
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def rank() -> int:
     """This process's rank: torch.distributed's once it runs, before that what the launcher says."""
     distributed = _distributed()

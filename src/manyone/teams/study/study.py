@@ -20,14 +20,13 @@ from torch import Tensor
 
 from manyone.claims.figure import Figure, image_of, save_figures
 from manyone.claims.rows import Row, append_rows, keys_in
-from manyone.claims.study import SuiteInfo, TaskInfo
+from manyone.claims.study import Job, SuiteInfo, TaskInfo
 from manyone.engine.files import write_atomic
 from manyone.envs.teams.make import make_team
 from manyone.envs.teams.types import TeamSpec
 from manyone.errors import ManyoneError
 from manyone.randomness import seed_for
 from manyone.recipes.arm import Arm
-from manyone.reproduce.processes import Job
 from manyone.teams.network.graph import links_for
 from manyone.teams.play import Played, play
 from manyone.teams.recipes.build import Team, team

@@ -289,6 +289,11 @@ class WeightEnsemblingMoE(nn.Module):
                 zeros += int((layer.bias_stack[1:] == 0).sum()) if layer.bias_stack.device.type != "meta" else 0
         return {"trainable": trainable, "stored": stored, "non_zero": stored - zeros}
 
+    def stored_expert_parameters(self) -> int:
+        """Non-zero entries of the critical layers' task vectors, without biases."""
+        counted = [layer.stack.member(i) for layer in self._layers() for i in range(1, layer.stack.shape[0])]
+        return sum(int(tau.count_nonzero()) for tau in counted)
+
     # -- artefact ----------------------------------------------------------------------------------------------------
 
     def state_for_artefact(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -291,7 +291,7 @@ class WeightEnsemblingMoE(nn.Module):
 
     def stored_expert_parameters(self) -> int:
         """Non-zero entries of the critical layers' task vectors, without biases."""
-        counted = [layer.stack.member(i) for layer in self._layers() for i in range(1, layer.stack.shape[0])]
+        counted = [layer.stack.member(i) for layer in self._layers() for i in range(1, layer.stack.shape[0] + 1)]
         return sum(int(tau.count_nonzero()) for tau in counted)
 
     # -- artefact ----------------------------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ pytest.importorskip("metaworld")
 
 from tests.reference.rollouts import play_one_by_one
 
-from manyone.envs import workers
 from manyone.envs.single import make as build
 from manyone.envs.single.metaworld import EVAL_GOALS, expert_action
+from manyone.envs.single.simulator import SPARE
 from manyone.errors import ManyoneError
 from manyone.evaluation.rollouts import Arena, Episode, paired_episodes, rollout
 
@@ -135,16 +135,25 @@ def test_environments_are_built_once_and_used_again(monkeypatch: pytest.MonkeyPa
     assert sorted(built) == sorted(CHEETAHS)
 
 
-def test_rows_that_change_their_task_keep_a_few_environments_only() -> None:
-    tasks = [f"cheetah-vel:{i}" for i in range(workers.SPARE + 3)]
+def test_rows_that_change_their_task_keep_a_few_environments_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = [f"cheetah-vel:{i}" for i in range(SPARE + 3)]
     episodes = paired_episodes(tasks, 1)
     wide = rollout(Wobble(6), episodes, horizon=3, workers=0)
+    make, held = build.make_env, set()
+
+    def counted(task: str, **options):
+        env = make(task, **options)
+        close, number = env.close, len(held) and max(held) + 1
+        held.add(number)
+        env.close = lambda: (held.discard(number), close())
+        return env
+
+    monkeypatch.setattr(build, "make_env", counted)
     with Arena(tasks, 1, 0, max_parallel=1) as arena:
         for _ in range(2):
             assert arena.rollout(Wobble(6), episodes, horizon=3) == wide
-        pool = arena._sides[0].pool
-        assert len(pool._spare) == workers.SPARE
-        assert len(pool._rows) == 1
+        assert len(held) == SPARE + 1
+    assert not held
 
 
 def test_paired_episodes_are_shared_by_lists_of_different_length() -> None:
@@ -199,7 +208,14 @@ def test_a_simulation_that_blows_up_ends_its_episode_alone(monkeypatch: pytest.M
 
 
 def test_a_simulator_that_raises_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers.Pool, "_step", lambda self, row: 1 / 0)
+    make = build.make_env
+
+    def broken(task: str, **options):
+        env = make(task, **options)
+        env.step = lambda action: 1 / 0
+        return env
+
+    monkeypatch.setattr(build, "make_env", broken)
     with pytest.raises(ManyoneError, match=r"episode 0 of cheetah-dir:0 .* failed to step: ZeroDivisionError"):
         rollout(Wobble(6), paired_episodes(CHEETAHS, 1), horizon=4, workers=0)
 
@@ -210,7 +226,8 @@ def test_a_worker_that_dies_is_reported_and_an_interrupt_leaves_no_process() -> 
 
         def act(self, slots: np.ndarray, observations: np.ndarray) -> np.ndarray:
             if self.steps.max() == 1 and self.trouble == "kill":
-                os.kill(arena._sides[1].process.pid, signal.SIGKILL)
+                (worker,) = [p for p in multiprocessing.active_children() if p.name == "rollout-1"]
+                os.kill(worker.pid, signal.SIGKILL)
             if self.steps.max() == 1 and self.trouble == "interrupt":
                 raise KeyboardInterrupt
             return super().act(slots, observations)
@@ -230,14 +247,14 @@ def test_workers_end_when_the_main_process_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "killed.py"
     script.write_text(
         """
-import os, signal
+import multiprocessing, os, signal
 import numpy as np
 from manyone.evaluation.rollouts import Arena, Episode
 
 class Killed:
     def start(self, episodes): pass
     def act(self, slots, observations):
-        print(arena._sides[0].process.pid, flush=True)
+        print(multiprocessing.active_children()[0].pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     def reward(self, slots, rewards): pass
 

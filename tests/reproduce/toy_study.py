@@ -7,8 +7,7 @@ from pathlib import Path
 
 from manyone.claims.figure import Figure, save_figures
 from manyone.claims.rows import Row, append_rows, load_rows
-from manyone.claims.study import SuiteInfo
-from manyone.reproduce.processes import Job
+from manyone.claims.study import Job, SuiteInfo
 
 TITLE = "Toys"
 NOTES = ["Nothing was measured."]

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from dataclasses import field as dataclass_field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from manyone.claims.claims import Claims, Finding, assess
 from manyone.claims.figure import Figure, read_json
@@ -22,7 +22,23 @@ from manyone.claims.rows import Results, Row, load_rows
 from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
 
-__all__ = ["Figure", "Report", "Study", "SuiteInfo", "TaskInfo"]
+__all__ = ["Figure", "Job", "Report", "Study", "SuiteInfo", "TaskInfo"]
+
+
+class Job(NamedTuple):
+    """One part of the work for one suite and seed; a study module says what its parts are."""
+
+    suite: str
+    seed: int
+    part: str
+
+    @property
+    def file(self) -> str:
+        """The stem of the job's files: ``<suite>-<seed>-<part>``."""
+        return f"{self.suite}-{self.seed}-{self.part}"
+
+    def __str__(self) -> str:
+        return f"{self.suite} seed {self.seed}, {self.part}"
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,14 @@ def write_problem(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def writing(path: Path, kept: str = "") -> Iterator[None]:
-    """Turns a refused write inside the block into one ``ManyoneError`` that names ``path`` and what is ``kept``."""
+    """Turns a refused write inside the block into one ``ManyoneError`` that names ``path`` and what is ``kept``.
+
+    Blocks may be nested: the outermost has the last word.
+    """
     try:
         yield
     except Exception as error:
-        advice = write_problem(error)
+        advice = write_problem(error.__cause__ if isinstance(error, ManyoneError) and error.__cause__ else error)
         if advice is None:
             raise
         raise ManyoneError(f"cannot write {path}: {advice}{'; ' + kept if kept else ''}") from error

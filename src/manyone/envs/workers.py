@@ -1,200 +1,65 @@
-"""The side of a roll-out that simulates: many environments behind rows of shared arrays, here or in a worker process.
+"""Simulators in worker processes, or in this one: the pool that single-agent roll-outs and team environments share.
 
-A :class:`Pool` holds the environments of some rows. ``reset`` starts episodes in rows, ``step`` reads the rows' actions
-and writes their observations, rewards and flags, all in place, so that a message between processes is a list of row
-numbers. :func:`serve` is the loop of a worker process; :class:`Here` and :class:`There` are what the main process
-holds of a pool in itself and of one in a worker. Nothing here imports torch: a worker starts in about a second.
+A *simulator* is an object with methods that take one argument and with ``close``; it reads and writes arrays that both
+sides share (:class:`SharedArrays`), so that a message between processes is little more than a method's name.
+:class:`Workers` holds one simulator in this process, or several in one process each. Nothing here imports torch: a
+worker starts in about a second.
+Public: ``Workers``, ``SharedArrays``, ``Failure``, ``worker_count``, ``words_of`` and the bits of an environment's
+flags.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import multiprocessing
 import signal
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from manyone.envs.single import make as build
+from manyone.engine.fabric import processors
 from manyone.errors import ManyoneError
 
-if TYPE_CHECKING:
-    import gymnasium
+TERMINATED, TRUNCATED, SUCCESS, KNOWN, UNSTABLE = 1, 2, 4, 8, 16  # KNOWN: the environment tells about success
 
-TERMINATED, TRUNCATED, KNOWN, SUCCESS, UNSTABLE = 1, 2, 4, 8, 16  # bits of ``Buffers.flags``
-SPARE = 8  # idle environments that a pool keeps for rows that change their task
-
-Start = tuple[int, str, int, int]  # row, task, goal, seed
+Shapes = Mapping[str, tuple[str, tuple[int, ...]]]  # dtype and shape by name
 
 
-@dataclass
-class Buffers:
-    """Arrays that both sides see; row r belongs to one running episode."""
+class Simulator(Protocol):
+    """What a worker holds; further methods are called by their names."""
 
-    observations: np.ndarray  # float32 [rows, S]
-    actions: np.ndarray  # float32 [rows, A]
-    rewards: np.ndarray  # float64 [rows]
-    flags: np.ndarray  # uint8 [rows]
-    seconds: np.ndarray  # float64 [pools, 2]: processor seconds spent in step and in reset
+    def close(self) -> None:
+        """Frees everything."""
 
 
-class Block:
-    """What :class:`Buffers` is made of: one piece of memory that spawned processes can be handed."""
+class SharedArrays:
+    """Named arrays in one piece of memory that spawned processes can be handed."""
 
-    def __init__(self, rows: int, states: int, actions: int, pools: int, *, shared: bool) -> None:
-        self.shape = (rows, states, actions, pools)
-        size = 4 * rows * (states + actions) + 9 * rows + 16 * pools + 3 * 8
+    def __init__(self, shapes: Shapes, *, shared: bool) -> None:
+        self.shapes = dict(shapes)
+        size = sum(8 + int(np.prod(shape)) * np.dtype(kind).itemsize for kind, shape in self.shapes.values())
         # No name in the file system: nothing is left behind, however the processes end.
         self.memory: Any = multiprocessing.get_context("spawn").RawArray("B", size) if shared else bytearray(size)
 
-    def buffers(self) -> Buffers:
-        """The arrays; both sides call this once."""
-        rows, states, actions, pools = self.shape
-        used = 0
-
-        def take(dtype: str, *shape: int) -> np.ndarray:
-            nonlocal used
+    def views(self) -> dict[str, np.ndarray]:
+        """The arrays by name; both sides call this once."""
+        found, used = {}, 0
+        for name, (kind, shape) in self.shapes.items():
             used = -(-used // 8) * 8
-            array = np.frombuffer(self.memory, dtype, int(np.prod(shape)), used).reshape(shape)
-            used += array.nbytes
-            return array
-
-        return Buffers(
-            rewards=take("f8", rows),
-            seconds=take("f8", pools, 2),
-            observations=take("f4", rows, states),
-            actions=take("f4", rows, actions),
-            flags=take("u1", rows),
-        )
+            found[name] = np.frombuffer(self.memory, kind, int(np.prod(shape)), used).reshape(shape)
+            used += found[name].nbytes
+        return found
 
 
 class Failure(Exception):
-    """Row ``row`` could not be reset or stepped."""
+    """Row (or slot) ``row`` of the shared arrays could not be simulated."""
 
     def __init__(self, row: int, message: str) -> None:
         super().__init__(message)
         self.row = row
-
-
-class Pool:
-    """The environments of some rows; they are built when first needed and used again for later episodes."""
-
-    def __init__(self, buffers: Buffers, number: int, simulator: Mapping[str, Any]) -> None:
-        self.buffers, self.number, self.simulator = buffers, number, dict(simulator)
-        self._rows: dict[int, tuple[str, gymnasium.Env]] = {}
-        self._spare: list[tuple[str, gymnasium.Env]] = []  # the longest idle first
-
-    def reset(self, starts: Sequence[Start]) -> None:
-        """Starts one episode in each of the rows; their first observations are written."""
-        began = time.process_time()
-        for row, task, goal, seed in sorted(starts, key=lambda start: (start[1], start[0])):
-            try:
-                env = self._environment(row, task)
-                build.set_goal(env, task, goal)
-                observation, _ = env.reset(seed=seed)
-                self.buffers.observations[row, : len(observation)] = observation
-                if not np.isfinite(observation).all():
-                    raise ValueError(f"the first observation is not finite: {observation.tolist()}")
-            except Exception as problem:
-                raise Failure(row, _words(problem)) from problem
-        self.buffers.seconds[self.number, 1] += time.process_time() - began
-
-    def step(self, rows: Sequence[int]) -> None:
-        """One step of each of the rows with its action, clipped to the action space."""
-        began = time.process_time()
-        for row in rows:
-            try:
-                self._step(row)
-            except Exception as problem:
-                raise Failure(row, _words(problem)) from problem
-        self.buffers.seconds[self.number, 0] += time.process_time() - began
-
-    def _step(self, row: int) -> None:
-        _, env = self._rows[row]
-        space: Any = env.action_space
-        action = np.clip(self.buffers.actions[row, : space.shape[0]], space.low, space.high)
-        observation, gained, terminated, truncated, info = env.step(action)
-        reward = float(gained)
-        flags = TERMINATED * bool(terminated) | TRUNCATED * bool(truncated)
-        if "success" in info:
-            flags |= KNOWN | SUCCESS * (float(info["success"]) > 0)
-        if not (np.isfinite(observation).all() and math.isfinite(reward)):
-            reward, flags = 0.0, flags | UNSTABLE  # the episode ends here; nobody acts on this observation
-        self.buffers.observations[row, : len(observation)] = observation
-        self.buffers.rewards[row] = reward
-        self.buffers.flags[row] = flags
-
-    def picture(self, row: int) -> np.ndarray:
-        """The row's environment now, uint8 [height, width, 3]; needs ``render_mode`` among the simulator's options."""
-        image: Any = self._rows[row][1].render()
-        return np.asarray(image)
-
-    def close(self) -> None:
-        """Closes every environment."""
-        for _, env in [*self._rows.values(), *self._spare]:
-            env.close()
-        self._rows, self._spare = {}, []
-
-    def _environment(self, row: int, task: str) -> gymnasium.Env:
-        held = self._rows.get(row)
-        if held is not None:
-            if held[0] == task:
-                return held[1]
-            self._spare.append(self._rows.pop(row))
-        place = next((i for i, (name, _) in enumerate(self._spare) if name == task), None)
-        env = build.make_env(task, **self.simulator) if place is None else self._spare.pop(place)[1]
-        while len(self._spare) > SPARE:
-            self._spare.pop(0)[1].close()
-        self._rows[row] = (task, env)
-        return env
-
-
-def serve(connection: Connection, block: Block, number: int, simulator: Mapping[str, Any]) -> None:
-    """A worker process: answers ``("reset", starts)`` and ``("step", rows)`` until the other side hangs up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what an interrupt means
-    pool = Pool(block.buffers(), number, simulator)
-    try:
-        while True:
-            what, argument = connection.recv()
-            if what == "close":
-                return
-            try:
-                getattr(pool, what)(argument)
-            except Failure as problem:
-                connection.send((problem.row, str(problem), traceback.format_exc()))
-            else:
-                connection.send(None)
-    except (EOFError, OSError):
-        return  # the main process is gone
-    finally:
-        pool.close()
-
-
-class Here:
-    """A pool in this process."""
-
-    def __init__(self, buffers: Buffers, simulator: Mapping[str, Any]) -> None:
-        self.pool = Pool(buffers, 0, simulator)
-
-    def send(self, what: str, part: Sequence[Any]) -> None:
-        """Does what is asked, at once."""
-        getattr(self.pool, what)(part)
-
-    def receive(self) -> None:
-        """Nothing is left to wait for."""
-
-    def hang_up(self) -> None:
-        """Nothing to tell anybody."""
-
-    def close(self) -> None:
-        """Closes the environments."""
-        self.pool.close()
 
 
 class Died(Exception):
@@ -204,69 +69,161 @@ class Died(Exception):
         super().__init__(how)
         self.number, self.how = number, how
 
+    def advice(self, doing: str, fewer: str) -> str:
+        """The message for users: what died while ``doing`` what, and what to do, e.g. take ``fewer``."""
+        return (
+            f"worker {self.number} died ({self.how}) {doing}; if memory was short use {fewer}, if this is a script put "
+            'its code under if __name__ == "__main__":, or use workers=0'
+        )
 
-class Remote:
-    """A worker process that answers messages over a pipe."""
 
-    def __init__(self, number: int, name: str, serve: Callable[..., None], *arguments: Any) -> None:
+def worker_count(asked: int | None, rows: int) -> int:
+    """How many processes step ``rows`` environments: what is ``asked``; one a processor where that is None.
+
+    None starts no process for fewer than four environments, nor inside a process that may not start others.
+    """
+    inside = multiprocessing.current_process().daemon
+    if asked is not None and asked < 0:
+        raise ManyoneError(f"workers {asked}: must be 0 (this process) or more")
+    if asked and inside:
+        raise ManyoneError(f"workers {asked}: this process is itself a worker and may not start others; use 0")
+    if asked is None:
+        asked = 0 if inside or rows < 4 else processors()
+    return min(asked, rows)
+
+
+class Workers:
+    """One simulator for each of ``parts``, made by ``make(*part)``: in a process each, or here where there is one part.
+
+    ``make`` and the parts must be picklable for ``processes``. Simulators are made when they are first asked.
+    """
+
+    def __init__(
+        self, name: str, make: Callable[..., Simulator], parts: Sequence[tuple[Any, ...]], *, processes: bool
+    ) -> None:
+        kind: type[_Process] | type[_Here] = _Process if processes else _Here
+        self._sides: list[_Process | _Here] = [kind(number, name, make, part) for number, part in enumerate(parts)]
+
+    def __len__(self) -> int:
+        return len(self._sides)
+
+    def ask(self, what: str, arguments: Mapping[int, Any]) -> list[Any]:
+        """Calls the method ``what`` of some simulators, each with its argument, at the same time; the answers in order.
+
+        A :class:`Failure` is raised where one raised it, :class:`Died` where its process ended; answers of others may
+        then be under way, so that nothing but ``close`` should follow.
+        """
+        for number, argument in arguments.items():
+            self._sides[number].send(what, argument)
+        return [self._sides[number].receive() for number in arguments]
+
+    def close(self) -> None:
+        """Ends the processes and closes the simulators."""
+        sides, self._sides = self._sides, []
+        for side in sides:
+            side.hang_up()
+        for side in sides:
+            side.close()
+
+
+class _Here:
+    """A simulator in this process."""
+
+    def __init__(self, number: int, name: str, make: Callable[..., Simulator], part: tuple[Any, ...]) -> None:
+        self._make: Callable[[], Simulator] = lambda: make(*part)
+        self._simulator: Simulator | None = None
+        self._answer: Any = None
+
+    def send(self, what: str, argument: Any) -> None:
+        """Does what is asked, at once."""
+        self._simulator = self._simulator or self._make()
+        self._answer = getattr(self._simulator, what)(argument)
+
+    def receive(self) -> Any:
+        return self._answer
+
+    def hang_up(self) -> None:
+        pass
+
+    def close(self) -> None:
+        if self._simulator is not None:
+            self._simulator.close()
+
+
+class _Process:
+    """A simulator in a worker process, which answers over a pipe."""
+
+    def __init__(self, number: int, name: str, make: Callable[..., Simulator], part: tuple[Any, ...]) -> None:
         context = multiprocessing.get_context("spawn")
-        self.number = number
-        self.connection, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, *arguments), daemon=True, name=f"{name}-{number}")
-        self.process.start()
+        self._number = number
+        self._connection, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, make, part), daemon=True, name=f"{name}-{number}")
+        self._process.start()
         other.close()
 
-    def send(self, what: str, argument: Any = None) -> None:
-        """Asks for ``what``; :class:`Died` when nobody is there."""
+    def send(self, what: str, argument: Any) -> None:
         try:
-            self.connection.send((what, argument))
+            self._connection.send((what, argument))
         except OSError:
             raise self._death() from None
 
-    def answer(self) -> Any:
-        """Waits for the answer; :class:`Died` when the process did."""
-        wait([self.connection, self.process.sentinel])
+    def receive(self) -> Any:
+        wait([self._connection, self._process.sentinel])
         try:
-            if not self.connection.poll():
+            if not self._connection.poll():
                 raise self._death()
-            return self.connection.recv()
+            reply = self._connection.recv()
         except (EOFError, OSError):
             raise self._death() from None
+        if len(reply) == 1:
+            return reply[0]
+        row, message, trace = reply
+        raise Failure(row, message) from RuntimeError(trace)
 
     def hang_up(self) -> None:
         """Asks the process to end."""
         with contextlib.suppress(OSError):  # it is gone already
-            self.connection.send(("close", None))
-        self.connection.close()
+            self._connection.send(("close", None))
+        self._connection.close()
 
     def close(self) -> None:
         """Waits for its end, and ends it by force when it does not come."""
-        self.process.join(2)
-        for end in (self.process.terminate, self.process.kill):
-            if self.process.is_alive():
+        self._process.join(2)
+        for end in (self._process.terminate, self._process.kill):
+            if self._process.is_alive():
                 end()
-                self.process.join(2)
-        self.process.close()
+                self._process.join(2)
+        self._process.close()
 
     def _death(self) -> Died:
-        self.process.join(2)
-        code = self.process.exitcode
-        return Died(self.number, f"signal {-code}" if code is not None and code < 0 else f"exit code {code}")
+        self._process.join(2)
+        code = self._process.exitcode
+        return Died(self._number, f"signal {-code}" if code is not None and code < 0 else f"exit code {code}")
 
 
-class There(Remote):
-    """A pool in a worker process."""
+def _serve(connection: Connection, make: Callable[..., Simulator], part: tuple[Any, ...]) -> None:
+    """A worker process: answers ``(method, argument)`` until the other side hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what an interrupt means
+    simulator: Simulator | None = None
+    try:
+        while True:
+            what, argument = connection.recv()
+            if what == "close":
+                return
+            try:
+                simulator = simulator or make(*part)
+                reply: tuple[Any, ...] = (getattr(simulator, what)(argument),)
+            except Failure as problem:
+                reply = (problem.row, str(problem), traceback.format_exc())
+            connection.send(reply)
+    except (EOFError, OSError):
+        return  # the main process is gone
+    finally:
+        if simulator is not None:
+            simulator.close()
 
-    def __init__(self, block: Block, number: int, simulator: Mapping[str, Any]) -> None:
-        super().__init__(number, "rollout", serve, block, number, simulator)
 
-    def receive(self) -> None:
-        """Waits until it is done; :class:`Failure` when it went wrong, :class:`Died` when the process did."""
-        if (reply := self.answer()) is not None:
-            row, message, trace = reply
-            raise Failure(row, message) from RuntimeError(trace)
-
-
-def _words(problem: Exception) -> str:
+def words_of(problem: Exception) -> str:
+    """``problem`` in one line, with its kind where it is not meant for users."""
     text = " ".join(str(problem).split())
     return text if isinstance(problem, ManyoneError) else f"{type(problem).__name__}: {text}"

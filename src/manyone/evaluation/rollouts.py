@@ -13,16 +13,26 @@ workers, none included. (``max_parallel`` decides who shares a batch, and batche
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
+from manyone.engine.progress import Progress
 from manyone.envs.single import make as build
-from manyone.envs.workers import KNOWN, SUCCESS, TERMINATED, TRUNCATED, UNSTABLE, Block, Died, Failure, Here, There
+from manyone.envs.single.simulator import Buffers, RowSimulator, buffer_memory
+from manyone.envs.workers import (
+    KNOWN,
+    SUCCESS,
+    TERMINATED,
+    TRUNCATED,
+    UNSTABLE,
+    Died,
+    Failure,
+    Workers,
+    worker_count,
+)
 from manyone.errors import ManyoneError
 from manyone.evaluation.lockstep import Clock, Queue, Timing
 from manyone.randomness import seed_for
@@ -146,17 +156,13 @@ class Arena:
             raise ManyoneError("an arena needs at least one task")
         if per_task < 1 or max_parallel < 1:
             raise ManyoneError(f"per_task {per_task}, max_parallel {max_parallel}: both must be at least 1")
-        if workers is not None and workers < 0:
-            raise ManyoneError(f"workers {workers}: must be 0 (this process) or more")
-        if workers and multiprocessing.current_process().daemon:
-            raise ManyoneError(f"workers {workers}: this process is itself a worker and may not start others; use 0")
         self.tasks = list(tasks)
         self.rows = min(len(self.tasks) * per_task, max_parallel)
-        self.workers = min(_default_workers(self.rows) if workers is None else workers, self.rows)
+        self.workers = worker_count(workers, self.rows)
         self.timing = Timing()
         self.simulator = dict(simulator or {})
         self._widths = {task: build.spaces(task) for task in self.tasks}
-        self._sides: list[Here | There] = []
+        self._pool: Workers | None = None
         build.prepare(self.tasks)
 
     def __enter__(self) -> Arena:
@@ -167,11 +173,9 @@ class Arena:
 
     def close(self) -> None:
         """Ends the processes and closes the environments; the arena starts them again when it is used again."""
-        sides, self._sides = self._sides, []
-        for side in sides:
-            side.hang_up()
-        for side in sides:
-            side.close()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
 
     def rollout(
         self,
@@ -186,18 +190,21 @@ class Arena:
 
         ``horizon`` ends episodes early (default: each task's own length). ``stop_at_success`` ends an episode at its
         first success, which is all that a success rate needs and about five times less simulation for a good policy
-        (returns are then those up to the success). ``progress(done, total)`` is called as episodes end.
+        (returns are then those up to the success). ``progress(done, total)`` is called as episodes end; without
+        it a long roll-out shows its own.
         """
         if horizon is not None and horizon < 1:
             raise ManyoneError(f"horizon {horizon}: must be at least 1")
         states, actions = self._check(episodes)
-        if not self._sides:
+        if self._pool is None:
             self._open()
         self.timing = Timing()
         clock = Clock(self.timing)
         before = self._buffers.seconds[:, 0].sum()
         try:
-            results = self._play(policy, episodes, states, actions, horizon, stop_at_success, progress, clock)
+            with Progress("roll-outs", len(episodes), unit="episodes") as bar:
+                tell = progress or bar.update
+                results = self._play(policy, episodes, states, actions, horizon, stop_at_success, tell, clock)
         except BaseException:
             self.close()  # replies may still be under way; fresh processes next time
             raise
@@ -205,11 +212,10 @@ class Arena:
         return results
 
     def picture(self) -> np.ndarray:
-        """The first row's environment, uint8 [height, width, 3]; for arenas without workers that can render."""
-        side = self._sides[0] if self._sides else None
-        if not isinstance(side, Here):
-            raise ManyoneError("pictures come from an arena with workers=0 while it plays")
-        return side.pool.picture(0)
+        """The first row's environment, uint8 [height, width, 3]; needs a simulator that can render."""
+        if self._pool is None:
+            raise ManyoneError("pictures come from an arena while it plays")
+        return self._pool.ask("picture", {0: 0})[0]
 
     def _play(
         self,
@@ -219,7 +225,7 @@ class Arena:
         actions: int,
         horizon: int | None,
         stop_at_success: bool,
-        progress: Callable[[int, int], None] | None,
+        progress: Callable[[int, int], None],
         clock: Clock,
     ) -> list[EpisodeResult]:
         buffers, total = self._buffers, len(episodes)
@@ -275,8 +281,7 @@ class Arena:
                 row_of[slot] = -1
             if over.any():
                 slots = np.sort(np.append(slots[~over], np.array(fresh, dtype=np.int64)))
-                if progress is not None:
-                    progress(len(results), total)
+                progress(len(results), total)
             clock.policy()
         return [results[slot] for slot in range(total)]
 
@@ -296,37 +301,29 @@ class Arena:
 
     def _open(self) -> None:
         states, actions = (max(w[i] for w in self._widths.values()) for i in (0, 1))
-        block = Block(self.rows, states, actions, max(self.workers, 1), shared=self.workers > 0)
-        self._buffers = block.buffers()
-        if self.workers == 0:
-            self._sides = [Here(self._buffers, self.simulator)]
-        else:
-            self._sides = [There(block, number, self.simulator) for number in range(self.workers)]
+        count = max(self.workers, 1)
+        memory = buffer_memory(self.rows, states, actions, count, shared=self.workers > 0)
+        self._buffers = Buffers(**memory.views())
+        parts = [(memory, number, self.simulator) for number in range(count)]
+        self._pool = Workers("rollout", RowSimulator, parts, processes=self.workers > 0)
 
     def _exchange(
         self, what: str, items: Sequence[Any], episodes: Sequence[Episode], row_of: np.ndarray, slots: np.ndarray
     ) -> None:
-        """Sends each side its part (row r belongs to side r mod sides) and waits for all of them."""
-        parts: list[list[Any]] = [[] for _ in self._sides]
+        """Has each simulator do its part: row r belongs to simulator r mod their number."""
+        assert self._pool is not None
+        parts: list[list[Any]] = [[] for _ in range(len(self._pool))]
         for item in items:
             parts[(item if what == "step" else item[0]) % len(parts)].append(item)
-        busy = [side for side, part in zip(self._sides, parts) if part]
         try:
-            for side, part in zip(self._sides, parts):
-                if part:
-                    side.send(what, part)
-            for side in busy:
-                side.receive()
+            self._pool.ask(what, {number: part for number, part in enumerate(parts) if part})
         except Failure as problem:
             episode = episodes[next(int(s) for s in slots if row_of[s] == problem.row)]
             raise ManyoneError(f"{episode} failed to {what}: {problem}") from problem
         except Died as problem:
             tasks = dict.fromkeys(episodes[int(s)].task for s in slots if row_of[s] % len(parts) == problem.number)
-            raise ManyoneError(
-                f"roll-out worker {problem.number} died ({problem.how}) while it simulated {', '.join(tasks)}; "
-                "if memory was short use fewer max_parallel, if this is a script put its code under "
-                'if __name__ == "__main__":, or use workers=0'
-            ) from None
+            doing = f"while it simulated {', '.join(tasks)}"
+            raise ManyoneError(problem.advice(doing, "fewer max_parallel")) from None
 
 
 def _checked(
@@ -352,9 +349,3 @@ def _checked(
 def _episode_info(policy: BatchedPolicy, slot: int) -> dict[str, Any]:
     tell = getattr(policy, "episode_info", None)
     return {} if tell is None else dict(tell(slot))
-
-
-def _default_workers(rows: int) -> int:
-    if rows < 4 or multiprocessing.current_process().daemon:
-        return 0
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,16 +10,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from manyone.data.tasks import Inputs
+from manyone.engine.artefact import CONFIG, WEIGHTS, below, load_weights, made_of, read_model, write_model
 from manyone.errors import ManyoneError
 from manyone.merging.experts.bundle import head_config, head_tensors, heads_from
 from manyone.merging.heads import Head
@@ -28,8 +26,6 @@ from manyone.merging.surgery import model as surgery
 from manyone.merging.surgery.model import Surgery, SurgeryV2
 from manyone.nets import build_encoder, call
 from manyone.weights.open import StrPath
-
-_FORMAT = 1
 
 
 class MergedModel(nn.Module):
@@ -82,42 +78,29 @@ def save(
     tensors, parts = _describe(network)
     tensors |= {f"head.{name}": value for name, value in head_tensors(heads).items()}
     config = {
-        "manyone_format": _FORMAT,
         "encoder": dict(encoder),
         "network": parts,
         "heads": head_config(heads),
         "info": dict(info or {}),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
-    (folder / "README.md").write_text(_readme(parts[-1]["method"], list(heads)))
+    write_model(folder, tensors, config, _card(parts[-1]["method"], list(heads)))
 
 
 def load(folder: StrPath, device: str = "cpu") -> MergedModel:
     """The model that :func:`save` wrote, frozen, in evaluation mode."""
-    folder = Path(folder)
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ManyoneError(f"{folder}: no config.json, so this is not a merged model of manyone")
-    config = json.loads(path.read_text())
-    if config.get("manyone_format") != _FORMAT:
-        raise ManyoneError(f"{path}: not a merged model of manyone (a Hugging Face folder opens with from_pretrained)")
-    try:
-        tensors = load_file(folder / "model.safetensors")
-    except (SafetensorError, OSError) as error:
-        raise ManyoneError(f"{folder / 'model.safetensors'}: cannot be read: {error}") from error
-    network: nn.Module = _encoder(config["encoder"])
-    for place, part in enumerate(config["network"]):
-        own = _below(tensors, f"part{place}.")
-        if part["method"] == "encoder":
-            network.load_state_dict(own)
-        elif part["method"] == "wemoe":
-            network = WeightEnsemblingMoE.from_artefact(network, own, part)
-        else:
-            network = surgery.from_artefact(network, part["surgery"], own)
-    heads = heads_from(_below(tensors, "head."), config["heads"])
-    return MergedModel(network.eval().requires_grad_(False), heads, config["info"]).to(device)
+    config, tensors = read_model(folder, "a merged model", ("encoder", "network", "heads"))
+    with made_of(Path(folder) / CONFIG):
+        network: nn.Module = _encoder(config["encoder"])
+        for place, part in enumerate(config["network"]):
+            own = below(tensors, f"part{place}.")
+            if part["method"] == "encoder":
+                load_weights(network, own, Path(folder) / WEIGHTS)
+            elif part["method"] == "wemoe":
+                network = WeightEnsemblingMoE.from_artefact(network, own, part)
+            else:
+                network = surgery.from_artefact(network, part["surgery"], own)
+        heads = heads_from(below(tensors, "head."), config["heads"])
+        return MergedModel(network.eval().requires_grad_(False), heads, config["info"]).to(device)
 
 
 def _encoder(spec: Mapping[str, Any]) -> nn.Module:
@@ -144,11 +127,7 @@ def _describe(network: nn.Module) -> tuple[dict[str, Tensor], list[dict[str, Any
     return tensors, [*parts, config]
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _readme(method: str, tasks: Sequence[str]) -> str:
+def _card(method: str, tasks: Sequence[str]) -> str:
     return (
         f"# A merged model ({method})\n\nOne model for {len(tasks)} tasks: {', '.join(tasks)}.\n\n"
         "```python\nfrom manyone.merging import load\n\n"

@@ -6,21 +6,19 @@ Public: ``save``, ``load``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from manyone.engine.artefact import CONFIG, below, made_of, read_model, write_model
 from manyone.errors import ManyoneError
 from manyone.minimax.predict import Sampler, Scaling, ScoreClassifier, SoftmaxClassifier, _Network
 from manyone.minimax.problems.flat import FlatSpec
 
-_FORMAT = 1
-_README = """# {title}
+_CARD = """# {title}
 
 ```python
 from manyone.minimax.artefact import load
@@ -35,7 +33,9 @@ _USE = {
 }
 
 
-def save(folder: Path, spec: FlatSpec, z: Tensor, scaling: Scaling | None, config: Mapping[str, Any]) -> None:
+def save(
+    folder: str | PathLike[str], spec: FlatSpec, z: Tensor, scaling: Scaling | None, config: Mapping[str, Any]
+) -> None:
     """Writes the flat state ``z`` [P] of ``spec``.
 
     ``config``: kind ("score", "softmax", "sampler"), network (widths, activation, output, prefix of its tensors in x),
@@ -45,35 +45,25 @@ def save(folder: Path, spec: FlatSpec, z: Tensor, scaling: Scaling | None, confi
     tensors = {f"x/{k}": v for k, v in x.items()} | {f"y/{k}": v for k, v in y.items()}
     if scaling is not None:
         tensors |= {"scaling/mean": scaling.mean, "scaling/std": scaling.std}
-    whole = {"format": _FORMAT, "unit_rows": scaling is not None and scaling.unit_rows, **config}
+    whole = {"unit_rows": scaling is not None and scaling.unit_rows, **config}
     width = 0 if scaling is None else len(scaling.mean)
-    text = _README.format(
+    card = _CARD.format(
         title=f"Consensus model of a {config.get('recipe', 'minimax')} run",
         folder="PATH/OF/THIS/FOLDER",
         use=_USE[config["kind"]].format(d=width),
     )
-    try:
-        save_file({k: v.contiguous().clone() for k, v in tensors.items()}, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(text, encoding="utf-8")
-    except OSError as problem:
-        raise ManyoneError(f"{folder}: cannot write the model: {problem.strerror or problem}") from problem
+    write_model(folder, tensors, whole, card)
 
 
-def load(folder: Path | str) -> ScoreClassifier | SoftmaxClassifier | Sampler:
+def load(folder: str | PathLike[str]) -> ScoreClassifier | SoftmaxClassifier | Sampler:
     """The classifier (or sampler) in ``folder``. Raises ``ManyoneError`` that names what is missing or damaged."""
-    folder = Path(folder)
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "model.safetensors")
-    except (OSError, ValueError, SafetensorError) as problem:
-        raise ManyoneError(f"{folder} holds no model of a minimax run: {problem}") from None
-    if config.get("format") != _FORMAT or config.get("kind") not in _USE:
-        raise ManyoneError(f"{folder / 'config.json'}: not a minimax model that this version knows")
-    try:
+    config, tensors = read_model(folder, "a minimax model", ("kind", "network"))
+    path = Path(folder) / CONFIG
+    if config["kind"] not in _USE:
+        raise ManyoneError(f"{path}: kind {config['kind']!r}: must be one of {', '.join(_USE)}")
+    with made_of(path):
         network = config["network"]
-        prefix = "x/" + network["prefix"]
-        weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        weights = below(tensors, "x/" + network["prefix"])
         words = {k: network[k] for k in ("activation", "output") if k in network}
         model = _Network(network["widths"], weights, **words)
         if config["kind"] == "sampler":
@@ -82,5 +72,3 @@ def load(folder: Path | str) -> ScoreClassifier | SoftmaxClassifier | Sampler:
         if config["kind"] == "score":
             return ScoreClassifier(model, scaling, config["classes"], config["slope"], config["offset"])
         return SoftmaxClassifier(model, scaling, config["classes"])
-    except KeyError as problem:
-        raise ManyoneError(f"{folder}: the model lacks {problem}") from None

@@ -8,20 +8,25 @@ are not measured again.
 from __future__ import annotations
 
 import importlib
+import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from manyone import __version__
+from manyone.claims.claims import Claims
+from manyone.claims.figure import Figure, load_figures
+from manyone.claims.file import load_claims
+from manyone.claims.rows import load_rows
+from manyone.claims.study import Job, Report, Study, SuiteInfo
 from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
-from manyone.reproduce.processes import Job, Work, processors, run_all, worker_pool
-
-if TYPE_CHECKING:
-    from manyone.claims.claims import Claims
-    from manyone.claims.figure import Figure
-    from manyone.claims.study import Report, Study, SuiteInfo
+from manyone.report.html import write
+from manyone.report.terminal import show
+from manyone.reproduce.processes import Runner, Task, cluster, processors, task_runner
 
 STUDIES = {field: f"manyone.{field}.study.study" for field in FIELDS}
 """Field (the ``field`` of a claims file) to study module, in the order of the page's chapters."""
@@ -50,7 +55,7 @@ class StudyModule(Protocol):
         """How many rows a job has, without computing anything."""
 
     def run_job(self, scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
-        """Appends the rows that are missing to ``folder/<suite>-<seed>-<part>.jsonl``; runs in a worker process.
+        """Appends the rows that are missing to ``folder/<suite>-<seed>-<part>.jsonl``; runs in a process of its own.
 
         It may also write ``<suite>-<seed>-<part>.figures.json`` (:func:`manyone.claims.figure.save_figures`), and what
         ``overview`` reads.
@@ -93,8 +98,6 @@ def claims_file(field: str) -> Path:
 
 def all_claims() -> dict[str, Claims]:
     """The claims files of the fields in :data:`STUDIES`."""
-    from manyone.claims.file import load_claims
-
     return {field: load_claims(claims_file(field)) for field in STUDIES}
 
 
@@ -134,26 +137,25 @@ def reproduce(
     seeds: int | None = None,
     out: Path | None = None,
     workers: int | None = None,
+    on: str | None = None,
 ) -> int:
     """Tests the claims called ``names`` of ``fields`` (all by default) at ``scale``; prints the path of the report.
 
+    ``on`` names a cluster (:func:`manyone.reproduce.processes.cluster`) that runs the jobs.
+
     Fields that an earlier run into the same folder has tested stay on the page.
     """
-    from manyone.report.html import write
-    from manyone.report.terminal import show
-
     started = time.time()
     plans = plan(names, fields, scale, seeds)
     folder = out or Path("runs") / f"reproduce-{scale}"
-    rows = folder / "rows"
+    rows = folder.absolute() / "rows"  # a job may run elsewhere
     try:
         rows.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ManyoneError(f"{rows}: cannot be made: {error.strerror}; choose another folder with --out") from error
-    work = [Work(STUDIES[p.field], scale, job) for p in plans for job in p.jobs]
-    with worker_pool(rows, min(workers or processors(), len(work))) as pool:
+    with cluster(on), task_runner(rows, workers, [STUDIES[p.field] for p in plans]) as runner:
         suites = {p.field: [_prepare(p.study, scale, s) for s in p.suites] for p in plans}
-        _measure(plans, scale, rows, work, pool)
+        _measure(plans, scale, rows, runner)
     seconds = time.time() - started
     command = f"manyone reproduce {' '.join(names)}{' ' if names else ''}--scale {scale}"
     command += f" --field {','.join(fields)}" if fields else ""
@@ -176,36 +178,15 @@ def _prepare(study: StudyModule, scale: str, suite: str) -> SuiteInfo:
     return info
 
 
-def _measure(plans: Sequence[Plan], scale: str, folder: Path, work: Sequence[Work], pool: Sequence[Any]) -> None:
-    """Runs all jobs in ``pool``, with one progress bar over the rows of all of them."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    total = sum(p.study.count_rows(scale, job.suite, job.part) for p in plans for job in p.jobs)
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=console.is_terminal) as bar:
-        shown = bar.add_task("measuring", total=total)
-
-        def watch(running: Sequence[Job]) -> None:
-            done = sum(_lines(folder, job) for p in plans for job in p.jobs)
-            bar.update(shown, completed=done, description="; ".join(str(job) for job in running) or "done")
-
-        run_all(work, pool, watch)
-        watch([])
+def _measure(plans: Sequence[Plan], scale: str, folder: Path, runner: Runner) -> None:
+    """Runs the jobs that lack rows, with one progress bar over the rows of all jobs."""
+    needed = [(p, job, p.study.count_rows(scale, job.suite, job.part)) for p in plans for job in p.jobs]
+    tasks = [
+        Task(str(job), folder / f"{job.file}.log", f"{STUDIES[p.field]}:run_job", (scale, *job, folder))
+        for p, job, rows in needed
+        if _lines(folder, job) < rows
+    ]
+    runner.run(tasks, sum(rows for _, _, rows in needed), lambda: sum(_lines(folder, job) for _, job, _ in needed))
 
 
 def _lines(folder: Path, job: Job) -> int:
@@ -215,14 +196,6 @@ def _lines(folder: Path, job: Job) -> int:
 
 def _study(plan: Plan, suites: Sequence[SuiteInfo], folder: Path, scale: str, command: str, seconds: float) -> Study:
     """Everything that the field's chapter shows."""
-    import platform
-    from importlib import metadata
-
-    from manyone import __version__
-    from manyone.claims.figure import load_figures
-    from manyone.claims.rows import load_rows
-    from manyone.claims.study import Study
-
     files = [folder / f"{job.file}.jsonl" for job in plan.jobs]
     drawn = [folder / f"{job.file}.figures.json" for job in plan.jobs]
     return Study(
@@ -255,8 +228,6 @@ def _overview(plan: Plan, scale: str, folder: Path) -> list[Figure]:
 
 def _beside_earlier(studies: Sequence[Study], folder: Path, scale: str) -> Report:
     """The new studies, with those of other fields that the folder holds, in the order of :data:`STUDIES`."""
-    from manyone.claims.study import Report
-
     known = {}
     if (folder / "study.json").is_file():
         known = {s.field: s for s in Report.load(folder).studies if s.scale == scale and s.field in STUDIES}

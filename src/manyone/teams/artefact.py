@@ -16,28 +16,31 @@ Public: ``save_team``, ``load_team``, ``Team``, ``Remembering``, ``check_observa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
+from functools import partial
 from inspect import signature
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import manyone
+from manyone.engine.artefact import CONFIG, WEIGHTS, load_weights, made_of, read_model, read_tensors, write_model
 from manyone.envs.teams.frames import FrameMemory, frames_of
 from manyone.envs.teams.types import Observation, TeamSpec
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
 from manyone.teams.exported import export_policy, program_inputs
+from manyone.teams.network.actor_critic import ActorCritic
+from manyone.teams.network.commformer import CommFormer
 
-_FORMAT = 1
-WEIGHTS, CONFIG, PROGRAM = "model.safetensors", "config.json", "policy.pt2"
+PROGRAM = "policy.pt2"
+_RETIRED = ("gate_tau", "value_width", "decode")  # options in artefacts of before, which nothing could set
+KINDS: dict[str, Any] = {"commformer": CommFormer, "actor-critic": ActorCritic}
 
 
 def check_observations(
@@ -190,7 +193,7 @@ class Team:
 
 
 def save_team(
-    folder: Path | str,
+    folder: str | PathLike[str],
     policy: nn.Module,
     graph: Tensor | nn.Module,
     spec: TeamSpec,
@@ -204,7 +207,6 @@ def save_team(
     ``extra``: free JSON data. ``gate``: "decided" or "open"; None decides where the policy has a gate. ``program``:
     whether ``policy.pt2`` is written too (some seconds).
     """
-    folder = Path(folder)
     links: Any = graph.exact() if isinstance(graph, nn.Module) else graph  # type: ignore[operator]
     if gate is None:
         gate = "decided" if getattr(policy, "gated", False) else "open"
@@ -212,96 +214,54 @@ def save_team(
         raise ManyoneError("gate decided: this policy has no gate; build it with gate=True or save it with gate='open'")
     was_training = policy.training
     team = Team(policy, links, spec, gate=gate, extra=extra)
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in policy.state_dict().items()}
+    tensors = policy.state_dict()
     if broken := [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]:
         raise ManyoneError(f"{folder}: not written: the weights {broken[0]} hold NaN or infinity; save a sound state")
     inputs = program_inputs(policy)
     config = {
-        "manyone_format": _FORMAT,
         "versions": {"manyone": manyone.__version__, "torch": torch.__version__},
         **team.description(),
         "graph": team.graph.int().tolist(),
         "program": {"file": PROGRAM, "inputs": inputs, "outputs": ["actions", "values"]} if program else None,
         "extra": team.extra,
     }
+    export = partial(export_policy, policy=policy, graph=team.graph, gate=gate)
     try:
-        text = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
-        raise ManyoneError(
-            f"{folder / CONFIG}: not written: spec.details and extra must be JSON data: {error}"
-        ) from None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / WEIGHTS).write_bytes(save(tensors))
-        if program:
-            export_policy(folder / PROGRAM, policy, team.graph, gate=gate)
-        else:
-            (folder / PROGRAM).unlink(missing_ok=True)  # of an earlier policy in this folder
-        (folder / "README.md").write_text(_readme(config), encoding="utf-8")
-        (folder / CONFIG).write_text(text, encoding="utf-8")
-    except OSError as problem:
-        raise ManyoneError(f"{folder}: cannot write the team: {problem.strerror or problem}") from problem
+        write_model(folder, tensors, config, _card(config), {PROGRAM: export if program else None})
     finally:
         policy.train(was_training)
 
 
-def load_team(folder: Path | str, device: str | torch.device = "cpu") -> Team:
+def load_team(folder: str | PathLike[str], device: str | torch.device = "cpu") -> Team:
     """The team that :func:`save_team` wrote; ``ManyoneError`` names the file that is missing or damaged."""
-    folder = Path(folder)
-    path = folder / CONFIG
-    if not path.is_file():
-        raise ManyoneError(f"{folder}: no {CONFIG}, so this is not a team of manyone: give the `model` folder of a run")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ManyoneError(f"{path}: damaged ({' '.join(str(error).split())}): save the team again") from None
-    if not isinstance(config, dict) or config.get("manyone_format") != _FORMAT or "graph" not in config:
-        raise ManyoneError(f"{path}: not a team that this version of manyone wrote: save it again with this version")
-    try:
-        policy = build_policy(config, folder / WEIGHTS).to(device)
+    config, tensors = read_model(folder, "a team", ("graph",))
+    with made_of(Path(folder) / CONFIG):
+        policy = _policy(config, tensors, Path(folder) / WEIGHTS).to(device)
         graph = torch.tensor(config["graph"], dtype=torch.float32)
         return Team(policy, graph, policy.spec, gate=config["gate"], extra=config["extra"])  # type: ignore[arg-type]
-    except (KeyError, TypeError, ValueError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise ManyoneError(f"{path}: damaged ({what}): save the team again") from None
 
 
-def build_policy(config: Mapping[str, Any], weights: Path | str) -> nn.Module:
+def build_policy(config: Mapping[str, Any], weights: str | PathLike[str]) -> nn.Module:
     """The policy that ``config`` (kind, options, spec) describes, with a safetensors file's weights, for acting."""
-    kinds = _kinds()
-    if config["kind"] not in kinds:
-        raise ManyoneError(f"policy of kind {config['kind']!r}: this version knows {', '.join(kinds)}")
+    return _policy(config, read_tensors(weights), weights)
+
+
+def _policy(config: Mapping[str, Any], tensors: Mapping[str, Tensor], weights: str | PathLike[str]) -> nn.Module:
+    if config["kind"] not in KINDS:
+        raise ManyoneError(f"policy of kind {config['kind']!r}: this version knows {', '.join(KINDS)}")
+    options = {name: value for name, value in config["options"].items() if name not in _RETIRED}
     spec = _spec_from(config["spec"])
-    try:
-        tensors = load_file(weights)
-    except (SafetensorError, OSError) as error:
-        raise ManyoneError(f"{weights}: cannot be read ({' '.join(str(error).split())}): save the team again") from None
     for name, value in tensors.items():
         if not bool(torch.isfinite(value).all()):
             raise ManyoneError(f"{weights}: {name} holds NaN or infinity: save the team again from a sound state")
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn and thrown away: no caller's stream moves
-        policy = kinds[config["kind"]](spec, **config["options"])
-    expected = {name: list(value.shape) for name, value in policy.state_dict().items()}
-    for name in sorted({*expected, *tensors}):
-        found = list(tensors[name].shape) if name in tensors else "missing"
-        if found != expected.get(name, "no such tensor"):
-            raise ManyoneError(
-                f"{weights}: {name} is {found}, {CONFIG} describes {expected.get(name, 'no such tensor')}: the two "
-                "files do not belong together; copy the whole folder again"
-            )
-    policy.load_state_dict(tensors, assign=True)
+        policy = KINDS[config["kind"]](spec, **options)
+    load_weights(policy, tensors, weights, assign=True)
     return policy.eval().requires_grad_(False)
 
 
-def _kinds() -> dict[str, Any]:
-    from manyone.teams.network.actor_critic import ActorCritic
-    from manyone.teams.network.commformer import CommFormer
-
-    return {"commformer": CommFormer, "actor-critic": ActorCritic}
-
-
 def _kind_of(policy: nn.Module) -> tuple[str, dict[str, Any]]:
-    for kind, made in _kinds().items():
+    for kind, made in KINDS.items():
         if type(policy) is made:
             names = [name for name in signature(made.__init__).parameters if name not in ("self", "spec")]
             options = getattr(policy, "options", None) or {name: getattr(policy, name) for name in names}
@@ -328,7 +288,7 @@ def _checked_graph(graph: Tensor, agents: int) -> Tensor:
     return graph
 
 
-def _readme(config: Mapping[str, Any]) -> str:
+def _card(config: Mapping[str, Any]) -> str:
     spec = config["spec"]
     frames = spec["details"].get("frames", 1)
     n, d = spec["agents"], spec["observation_dim"] // frames

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import subprocess
@@ -21,7 +22,7 @@ from tests.envs.teams.own_parallel import Countdown, Forgetful, Meet, Push
 from manyone.envs.teams.adapters import make_adapter
 from manyone.envs.teams.types import TeamEnv
 from manyone.errors import ManyoneError
-from manyone.randomness import generator_for
+from manyone.randomness import generator_for, seed_for
 
 
 def first_allowed(observation) -> torch.Tensor:
@@ -119,12 +120,13 @@ def test_cut_off_is_apart_from_terminated_and_a_limit_cuts_off() -> None:
 
 
 def test_padded_actions_are_refused_and_a_spaces_start_is_added() -> None:
-    env = make_adapter(Countdown, 2, workers=0)
+    made = []
+    env = make_adapter(lambda: made.append(Countdown()) or made[-1], 2, workers=0)
     env.reset(0)
     with pytest.raises(ManyoneError, match=r"slot 0, step 1: action 2 is not available to agent 'zero'"):
         env.step(torch.full((2, 3), 2))
     env.step(torch.tensor([[1, 2, 3]] * 2))
-    assert env._sides[0].pool.slots[0].copy.env.asked == [{"zero": 6, "one": 7, "two": 8}]
+    assert made[-1].asked == [{"zero": 6, "one": 7, "two": 8}]
     with pytest.raises(ManyoneError, match=r"shape \[2\]; \[2, 3\] is needed"):
         env.step(torch.zeros(2).long())
     with pytest.raises(ManyoneError, match="whole numbers"):
@@ -184,7 +186,8 @@ def test_a_loaded_state_goes_on_bit_for_bit() -> None:
         make_adapter(Countdown, 2, workers=0).load_state_dict(state)
 
 
-def test_an_environment_that_does_not_follow_its_seed_cannot_be_resumed() -> None:
+def test_an_environment_that_does_not_follow_its_seed_cannot_be_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Forgetful, "starts", 0)
     env = make_adapter(Forgetful, 1, workers=0)
     env.reset(0)
     env.step(torch.zeros(1, 2).long())
@@ -215,22 +218,23 @@ def test_bad_environments_are_refused_with_the_agent_named(spoil: str, words: st
 def test_a_failure_in_a_worker_is_told_in_the_same_words_and_leaves_no_process() -> None:
     env = make_adapter(Countdown, 2, workers=1, spoil="nan")
     seen = env.reset(0)
-    process = env._sides[0].process
+    (process,) = multiprocessing.active_children()
     with pytest.raises(ManyoneError, match="slot 0, step 1: agent 'one' observed"):
         env.step(first_allowed(seen))
+    assert multiprocessing.active_children() == []
     with pytest.raises(ValueError, match="closed"):
         process.is_alive()
 
 
 def test_workers_end_when_the_parent_is_killed() -> None:
     script = (
-        "import sys, time\n"
+        "import multiprocessing, time\n"
         "from tests.envs.teams.own_parallel import Meet\n"
         "from manyone.envs.teams.adapters import make_adapter\n"
         "if __name__ == '__main__':\n"
         "    env = make_adapter(Meet, 2, workers=1)\n"
         "    env.reset(0)\n"
-        "    print(env._sides[0].process.pid, flush=True)\n"
+        "    print(multiprocessing.active_children()[0].pid, flush=True)\n"
         "    time.sleep(60)\n"
     )
     paths = os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])
@@ -292,7 +296,7 @@ def test_mpe_agrees_with_stepping_it_directly() -> None:
     assert env.spec.horizon == 5
     seen = env.reset(3)
     bare = module.parallel_env(max_cycles=5)
-    wanted, _ = bare.reset(seed=int(env._sides[0].pool.slots[1].seed))
+    wanted, _ = bare.reset(seed=seed_for(3, "team episode", 1, 0) >> 32)
     for step in range(5):
         for agent, name in enumerate(env.spec.agent_names):
             np.testing.assert_array_equal(seen.observations[1, agent, : len(wanted[name])], wanted[name])

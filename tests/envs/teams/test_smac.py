@@ -161,7 +161,7 @@ def test_smacv2_draws_its_teams_from_the_seed(monkeypatch) -> None:
     first = env.reset(1)
     assert not torch.equal(first.observations[0], first.observations[1])
     assert torch.equal(make_adapter("smacv2:10gen_zerg", 2, workers=0).reset(1).observations, first.observations)
-    game = env._sides[0].pool.slots[0].copy.game
+    game = smacv2("10gen_zerg", 0, units=3, enemies=4)
     assert game.config["n_enemies"] == 4
     assert game.config["team_gen"]["unit_types"] == ["zergling", "baneling", "hydralisk"]
     with pytest.raises(ManyoneError, match="must end in one of terran, protoss, zerg"):

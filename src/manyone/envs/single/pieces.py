@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from manyone.engine.fabric import processors
 from manyone.errors import ManyoneError
 
 Key = TypeVar("Key")
 Runner = Callable[[Mapping[Any, Callable[[], Any]]], Iterator[tuple[Any, Any]]]
 """Takes calls by key and yields (key, result) as they finish, in any order."""
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -34,9 +33,7 @@ def runner(workers: int | None = None) -> Iterator[Runner]:
     if count == 1:
         yield lambda calls: ((key, call()) for key, call in calls.items())
         return
-    from multiprocessing import get_context
-
-    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin)
+    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
 
     def run(calls: Mapping[Any, Callable[[], Any]]) -> Iterator[tuple[Any, Any]]:
         futures = {pool.submit(call): key for key, call in calls.items()}
@@ -57,14 +54,10 @@ def runner(workers: int | None = None) -> Iterator[Runner]:
 
 def _begin() -> None:
     """A worker leaves interruptions to its parent, goes when the parent has gone, and computes in one thread."""
-    import signal
-    import threading
-    from multiprocessing import parent_process
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"
-    parent = parent_process()
+    parent = multiprocessing.parent_process()
 
     def watch() -> None:
         if parent is not None:

@@ -7,8 +7,6 @@ actions since each slot's episode began: loading repeats them and compares what 
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -17,21 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manyone.envs.teams.simulator import Copy, Layout, SlotSimulator, kept_streams, seed_streams, slot_arrays
 from manyone.envs.teams.types import Observation, Step, TeamSpec
-from manyone.envs.teams.workers import (
-    SUCCESS,
-    TERMINATED,
-    TRUNCATED,
-    Arrays,
-    Copy,
-    Here,
-    Layout,
-    There,
-    kept_streams,
-    seed_streams,
-    words_of,
-)
-from manyone.envs.workers import Died, Failure
+from manyone.envs.workers import SUCCESS, TERMINATED, TRUNCATED, Died, Failure, Workers, words_of, worker_count
 from manyone.errors import ManyoneError
 from manyone.randomness import seed_for
 
@@ -40,7 +26,8 @@ class TeamCopies:
     """``batch`` copies made by ``maker``; a :class:`~manyone.envs.teams.types.TeamEnv`.
 
     ``workers``: processes (None: one per processor from four slots on; 0: this process, as when ``maker`` cannot be
-    sent to another one). ``streams``: whether the environment may draw from global random streams (see ``Pool``).
+    sent to another one). ``streams``: whether the environment may draw from global random streams (see
+    ``SlotSimulator``).
     """
 
     def __init__(
@@ -58,12 +45,12 @@ class TeamCopies:
             raise ManyoneError(f"batch {batch}: must be at least 1")
         self.name, self.batch, self.device = name, batch, torch.device(device)
         self._maker, self._streams = maker, streams
-        self._workers = min(_workers(workers, batch, maker, name), batch)
+        self._processes = _process_count(workers, batch, maker, name)
         self.layout = _probe(name, maker, streams)
         self.spec = _spec(name, self.layout, details or {})
         self._low, self._high = self.layout.bounds()
         self._permitted = self.layout.permitted()
-        self._sides: list[Here | There] = []
+        self._workers: Workers | None = None
         self._seed: int | None = None
         self._log: np.ndarray = np.zeros(0)
 
@@ -82,7 +69,7 @@ class TeamCopies:
         self._log[self._steps, np.arange(self.batch)] = chosen
         self._steps += 1
         self._views["actions"][...] = chosen
-        self._exchange("step", None)
+        self._ask("step", dict.fromkeys(range(len(self._ends))))
         flags = self._views["flags"]
         over = np.flatnonzero(flags)
         final = None
@@ -108,21 +95,17 @@ class TeamCopies:
     def frame(self, slot: int = 0) -> np.ndarray:
         """A picture of one slot, uint8 [height, width, 3]."""
         self._need_start()
-        side = self._sides[int(np.searchsorted(self._ends, slot, side="right"))]
+        assert self._workers is not None
         try:
-            side.send("picture", slot)
-            return side.receive()
+            return self._workers.ask("picture", {int(np.searchsorted(self._ends, slot, side="right")): slot})[0]
         except Failure as problem:
             raise ManyoneError(f"{self.name} cannot be drawn: {problem}") from problem
 
     def close(self) -> None:
         """Ends the processes and closes the environments; ``reset`` starts them again."""
-        sides, self._sides = self._sides, []
-        self._seed = None
-        for side in sides:
-            side.hang_up()
-        for side in sides:
-            side.close()
+        workers, self._workers, self._seed = self._workers, None, None
+        if workers is not None:
+            workers.close()
 
     # -- saving -------------------------------------------------------------------------------------------------------
 
@@ -164,7 +147,7 @@ class TeamCopies:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _start(self, seed: int, episodes: np.ndarray, histories: list[np.ndarray]) -> Observation:
-        if not self._sides:
+        if self._workers is None:
             self._open()
         self._seed, self._episodes = seed, episodes
         self._steps = np.array([len(history) for history in histories], np.int64)
@@ -174,7 +157,8 @@ class TeamCopies:
         everything = np.arange(self.batch)
         self._plan(everything, episodes)
         starts = [0, *self._ends[:-1]]
-        self._exchange("reset", [dict(zip(range(a, b), histories[a:b])) for a, b in zip(starts, self._ends)])
+        parts = [dict(zip(range(a, b), histories[a:b])) for a, b in zip(starts, self._ends)]
+        self._ask("reset", dict(enumerate(parts)))
         self._plan(everything, episodes + 1)
         return self._seen()
 
@@ -185,33 +169,25 @@ class TeamCopies:
             self._views["seeds"][slot] = seed_for(self._seed, "team episode", slot, episode) >> 32
 
     def _open(self) -> None:
-        arrays = Arrays(self.layout, self.batch, shared=self._workers > 0)
+        arrays = slot_arrays(self.layout, self.batch, shared=self._processes > 0)
         self._views = arrays.views()
-        parts = np.array_split(np.arange(self.batch), max(self._workers, 1))
-        self._ends = [int(part[-1]) + 1 for part in parts]
-        rest = [(arrays, self.layout, self._maker, part.tolist(), self._streams) for part in parts]
-        if self._workers == 0:
-            self._sides = [Here(*rest[0])]
-        else:
-            self._sides = [There(number, *arguments) for number, arguments in enumerate(rest)]
+        slots = np.array_split(np.arange(self.batch), max(self._processes, 1))
+        self._ends = [int(part[-1]) + 1 for part in slots]
+        parts = [(arrays, self.layout, self._maker, part.tolist(), self._streams) for part in slots]
+        self._workers = Workers("team", SlotSimulator, parts, processes=self._processes > 0)
 
-    def _exchange(self, what: str, parts: list[Any] | None) -> None:
-        """Sends each side its part and waits for all of them."""
+    def _ask(self, what: str, arguments: dict[int, Any]) -> None:
+        """Has the simulators do ``what``; one that fails closes all."""
+        assert self._workers is not None
         try:
-            for number, side in enumerate(self._sides):
-                side.send(what, None if parts is None else parts[number])
-            for side in self._sides:
-                side.receive()
+            self._workers.ask(what, arguments)
         except Failure as problem:
             when = f", step {int(self._steps[problem.row])}" if what == "step" else ""
             self.close()  # replies may still be under way
             raise ManyoneError(f"{self.name}, slot {problem.row}{when}: {problem}") from problem
         except Died as problem:
             self.close()
-            raise ManyoneError(
-                f"{self.name}: worker {problem.number} died ({problem.how}); if memory was short use a smaller batch, "
-                'if this is a script put its code under if __name__ == "__main__":, or use workers=0'
-            ) from None
+            raise ManyoneError(problem.advice(f"while it simulated {self.name}", "a smaller batch")) from None
         except BaseException:
             self.close()
             raise
@@ -311,17 +287,12 @@ def _room(log: np.ndarray, rows: int) -> np.ndarray:
     return np.concatenate([log, np.zeros_like(log)])
 
 
-def _workers(asked: int | None, batch: int, maker: Any, name: str) -> int:
-    """How many processes to start."""
-    if asked is not None and asked < 0:
-        raise ManyoneError(f"workers {asked}: must be 0 (this process) or more")
-    inside = multiprocessing.current_process().daemon
-    if asked and inside:
-        raise ManyoneError(f"workers {asked}: this process is itself a worker and may not start others; use 0")
-    if asked == 0 or inside or (asked is None and batch < 4):
-        return 0
+def _process_count(asked: int | None, batch: int, maker: Any, name: str) -> int:
+    """How many processes to start; none where ``maker`` cannot be sent to them."""
+    count = worker_count(asked, batch)
     try:
-        pickle.dumps(maker)
+        if count:
+            pickle.dumps(maker)
     except (pickle.PicklingError, AttributeError, TypeError) as problem:
         if asked is None:
             return 0
@@ -329,6 +300,4 @@ def _workers(asked: int | None, batch: int, maker: Any, name: str) -> int:
             f"{name}: workers {asked} need a factory that another process can import, a function at the top of a "
             f"module ({problem}); or use workers=0"
         ) from None
-    if asked:
-        return asked
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return count

@@ -1,4 +1,4 @@
-"""PettingZoo's parallel API: one copy of any such environment as a :class:`~manyone.envs.teams.workers.Copy`.
+"""PettingZoo's parallel API: one copy of any such environment as a :class:`~manyone.envs.teams.simulator.Copy`.
 
 Public: :class:`PettingZooCopy`, and the makers that prefixes of names stand for. What the parallel API leaves open is
 settled here: agents that end while others go on have left (``alive`` False, zeros, one available action); an episode
@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from manyone.envs.teams.workers import SUCCESS, TERMINATED, TRUNCATED, Copy, Layout, Row
+from manyone.envs.teams.simulator import Copy, Layout, Row
+from manyone.envs.workers import SUCCESS, TERMINATED, TRUNCATED
 from manyone.errors import ManyoneError
 
 LIMIT = 1000  # steps, where the environment tells no limit of its own

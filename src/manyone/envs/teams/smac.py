@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from manyone.envs.teams.workers import SUCCESS, TERMINATED, TRUNCATED, Copy, Layout, Row
+from manyone.envs.teams.simulator import Copy, Layout, Row
+from manyone.envs.workers import SUCCESS, TERMINATED, TRUNCATED
 from manyone.errors import ManyoneError
 
 TOLD = ("n_agents", "n_actions", "obs_shape", "state_shape", "episode_limit")

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from manyone.envs.teams.pettingzoo import Decoder, Encoder, horizon_of
-from manyone.envs.teams.workers import SUCCESS, TERMINATED, TRUNCATED, Copy, Layout, Row
+from manyone.envs.teams.simulator import Copy, Layout, Row
+from manyone.envs.workers import SUCCESS, TERMINATED, TRUNCATED
 from manyone.errors import ManyoneError
 
 

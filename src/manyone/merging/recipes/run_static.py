@@ -33,14 +33,14 @@ def run(options: MergeOptions, build: None, folder: RunFolder) -> None:
         print(describe(plan, method, folder.path / "model"))
         return
     began = time.perf_counter()
-    with Progress(f"{options.method} (million parameters)", 0, round(plan.written / 1e6)) as bar:
+    with Progress(options.method, unit="parameters") as bar:
         execute(
             plan,
             method,
             out=folder.path / "model",
             max_shard_size=options.max_shard_size,
             threads=options.threads or None,
-            progress=lambda done, total: bar.update(round(done / 1e6), {}),
+            progress=bar.update,
             config=config,
             before=lambda: _make_room(folder),
         )

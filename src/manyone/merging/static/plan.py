@@ -53,11 +53,6 @@ class Plan:
         return sum(self.info(name).numel for name in self.merged)
 
     @property
-    def written(self) -> int:
-        """Number of elements of the output."""
-        return sum(self.info(name).numel for name in [*self.merged, *self.copied])
-
-    @property
     def read_bytes(self) -> int:
         """Bytes of one pass over what is merged, in base and experts."""
         return sum(model.info(name).nbytes for model in [self.base, *self.experts] for name in self.merged)

@@ -133,7 +133,7 @@ def run_merge(
     """Merges everything in ``plan`` into ``sink``. Raises ``ManyoneError`` at the first NaN, Inf or overflow."""
     threads = threads or default_threads()
     sizes = {name: plan.info(name).numel for name in [*plan.merged, *plan.copied]}
-    total, done, lock = plan.written, [0], threading.Lock()
+    total, done, lock = sum(sizes.values()), [0], threading.Lock()
 
     def advance(count: int) -> None:
         with lock:

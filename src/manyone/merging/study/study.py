@@ -21,14 +21,13 @@ from manyone.claims.claims import Claims
 from manyone.claims.figure import Figure
 from manyone.claims.file import load_claims
 from manyone.claims.rows import Results, Row, append_rows, keys_in, load_rows
-from manyone.claims.study import SuiteInfo
+from manyone.claims.study import Job, SuiteInfo
 from manyone.data.suites import load_suite
 from manyone.merging.measures import accuracies, cost, mixed_accuracies
 from manyone.merging.recipes.problem import Problem, from_suite
 from manyone.merging.study.figures import draw
 from manyone.merging.study.models import Made, SeedStudy
 from manyone.merging.study.settings import Setting, setting_of
-from manyone.reproduce.processes import Job
 
 TITLE = "Many into one: the claims of model merging"
 NOTES = [

@@ -1,33 +1,25 @@
 """The side of a team environment that simulates copies of somebody else's task, here or in worker processes.
 
 A *copy* is one running environment behind a small interface (:class:`Copy`): it writes what the agents see into rows
-of arrays that both sides share (:class:`Row`). A :class:`Pool` holds several copies, steps them all for one message and
-restarts those whose episode ended. :class:`Here` and :class:`There` are what the main process holds of a pool in
-itself and of one in a worker process. Nothing here imports torch: a worker starts quickly.
+of arrays that both sides share (:class:`Row`). A :class:`SlotSimulator` holds several copies, steps them all for one
+message and restarts those whose episode ended. Nothing here imports torch: a worker starts quickly.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import multiprocessing
 import random
-import signal
 import sys
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 import numpy as np
 
-from manyone.envs import workers
-from manyone.envs.workers import Failure
+from manyone.envs.workers import TERMINATED, TRUNCATED, Failure, SharedArrays, words_of
 from manyone.errors import ManyoneError
-
-TERMINATED, TRUNCATED, SUCCESS = 1, 2, 4  # bits of a row's flags
 
 
 @dataclass(frozen=True)
@@ -114,46 +106,28 @@ class Copy(ABC):
         """Called before a ``reset`` that does not follow the end of an episode."""
 
 
-class Arrays:
-    """The arrays of all slots in one piece of memory, which spawned processes can be handed when it is shared.
+def slot_arrays(layout: Layout, batch: int, *, shared: bool) -> SharedArrays:
+    """The arrays of all slots.
 
-    Fields: those of :class:`Row` with a leading slot axis; ``final_*``, what was seen before a restart; ``actions``;
+    They are those of :class:`Row` with a leading slot axis; ``final_*``, what was seen before a restart; ``actions``;
     ``flags`` uint8 [B]; ``seeds`` int64 [B], with which a slot's next episode starts.
     """
-
-    def __init__(self, layout: Layout, batch: int, *, shared: bool) -> None:
-        n, seen = layout.agents, {}
-        width = layout.actions if layout.masked else 0
-        parts = {
-            "observations": ("f4", (n, max(layout.widths))),
-            "state": ("f4", (layout.state_dim,)),
-            "alive": ("?", (n,)),
-            "available": ("?", (n, width)),
-        }
-        for name, (kind, shape) in parts.items():
-            seen[name] = seen[f"final_{name}"] = (kind, (batch, *shape))
-        acted = ("i8", (batch, n)) if layout.actions else ("f4", (batch, n, layout.action_dim))
-        rest = {
-            "seeds": ("i8", (batch,)),
-            "actions": acted,
-            "rewards": ("f4", (batch, n)),
-            "flags": ("u1", (batch,)),
-            "measures": ("f8", (batch, len(layout.measures))),
-        }
-        self.batch = batch
-        self.fields = {**seen, **rest}
-        size = sum(8 + int(np.prod(shape)) * np.dtype(kind).itemsize for kind, shape in self.fields.values())
-        # No name in the file system: nothing is left behind, however the processes end.
-        self.memory: Any = multiprocessing.get_context("spawn").RawArray("B", size) if shared else bytearray(size)
-
-    def views(self) -> dict[str, np.ndarray]:
-        """The arrays by name; both sides call this once."""
-        found, used = {}, 0
-        for name, (kind, shape) in self.fields.items():
-            used = -(-used // 8) * 8
-            found[name] = np.frombuffer(self.memory, kind, int(np.prod(shape)), used).reshape(shape)
-            used += found[name].nbytes
-        return found
+    n = layout.agents
+    parts: dict[str, tuple[str, tuple[int, ...]]] = {
+        "observations": ("f4", (n, max(layout.widths))),
+        "state": ("f4", (layout.state_dim,)),
+        "alive": ("?", (n,)),
+        "available": ("?", (n, layout.actions if layout.masked else 0)),
+    }
+    parts |= {f"final_{name}": part for name, part in parts.items()}
+    parts |= {
+        "seeds": ("i8", ()),
+        "actions": ("i8", (n,)) if layout.actions else ("f4", (n, layout.action_dim)),
+        "rewards": ("f4", (n,)),
+        "flags": ("u1", ()),
+        "measures": ("f8", (len(layout.measures),)),
+    }
+    return SharedArrays({name: (kind, (batch, *shape)) for name, (kind, shape) in parts.items()}, shared=shared)
 
 
 class _Slot:
@@ -169,12 +143,12 @@ class _Slot:
         ]
 
 
-class Pool:
+class SlotSimulator:
     """The copies of some slots. ``streams``: give each copy global random streams (random, numpy, torch) of its own,
     for environments that may draw from them."""
 
     def __init__(
-        self, arrays: Arrays, layout: Layout, maker: Callable[[], Copy], slots: Sequence[int], streams: bool
+        self, arrays: SharedArrays, layout: Layout, maker: Callable[[], Copy], slots: Sequence[int], streams: bool
     ) -> None:
         self.layout, self.streams = layout, streams
         self.slots: list[_Slot] = []
@@ -267,71 +241,6 @@ class Pool:
             slot.copy.close()
 
 
-def serve(
-    connection: Connection, arrays: Arrays, layout: Layout, maker: Any, slots: Sequence[int], streams: bool
-) -> None:
-    """A worker process: answers ``(method of Pool, argument)`` until the other side hangs up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what an interrupt means
-    pool: Pool | None = None
-    try:
-        while True:
-            what, argument = connection.recv()
-            if what == "close":
-                return
-            try:
-                pool = pool or Pool(arrays, layout, maker, slots, streams)
-                reply: Any = (getattr(pool, what)(argument),)
-            except Failure as problem:
-                reply = (problem.row, str(problem), traceback.format_exc())
-            connection.send(reply)
-    except (EOFError, OSError):
-        return  # the main process is gone
-    finally:
-        if pool is not None:
-            pool.close()
-
-
-class Here:
-    """A pool in this process."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self.arguments = arguments
-        self.pool: Pool | None = None
-        self.answer: Any = None
-
-    def send(self, what: str, argument: Any = None) -> None:
-        """Does what is asked, at once."""
-        self.pool = self.pool or Pool(*self.arguments)
-        self.answer = getattr(self.pool, what)(argument)
-
-    def receive(self) -> Any:
-        """What came of it."""
-        return self.answer
-
-    def hang_up(self) -> None:
-        """Nothing to tell anybody."""
-
-    def close(self) -> None:
-        """Closes the copies."""
-        if self.pool is not None:
-            self.pool.close()
-
-
-class There(workers.Remote):
-    """A pool in a worker process."""
-
-    def __init__(self, number: int, *arguments: Any) -> None:
-        super().__init__(number, "team", serve, *arguments)
-
-    def receive(self) -> Any:
-        """What a method of :class:`Pool` answered; ``Failure`` when it went wrong, ``Died`` when the process did."""
-        reply = self.answer()
-        if len(reply) == 1:
-            return reply[0]
-        slot, message, trace = reply
-        raise Failure(slot, message) from RuntimeError(trace)
-
-
 @contextlib.contextmanager
 def kept_streams(streams: bool) -> Iterator[None]:
     """Puts the global random streams back afterwards."""
@@ -360,8 +269,3 @@ def seed_streams(streams: bool, seed: int, step: int) -> None:
     np.random.seed(mixed)
     if torch := sys.modules.get("torch"):
         torch.default_generator.manual_seed(mixed)
-
-
-def words_of(problem: Exception) -> str:
-    text = " ".join(str(problem).split())
-    return text if isinstance(problem, ManyoneError) else f"{type(problem).__name__}: {text}"

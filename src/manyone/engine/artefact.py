@@ -1,0 +1,147 @@
+"""The model folder that every field writes and reads: what a fresh process needs to load a model, and nothing pickled.
+
+``model.safetensors`` holds the tensors, ``config.json`` the format's number and how the tensors belong together,
+``README.md`` is the model card. A field says what the configuration holds and makes its model of it; the files, their
+safe replacement and the messages about missing or damaged ones are here.
+Public: ``write_model``, ``read_model``, ``read_tensors``, ``plain_tensors``, ``below``, ``load_weights``, ``made_of``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from manyone.engine.files import sync_file, sync_folder, writing
+from manyone.errors import ManyoneError
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+_FORMAT = 1
+_LARGEST_CONFIG = 64 << 20  # bytes; what is larger is something else that has this name
+
+
+def write_model(
+    folder: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    card: str,
+    more: Mapping[str, Callable[[Path], None] | None] | None = None,
+) -> None:
+    """Writes the model folder; files of other names that are there stay.
+
+    ``config`` is JSON data. ``more``: further files by name, with the function that writes each to a path, or None
+    where one of an earlier model is to go. Everything is on the disk before the first file takes its place, the
+    configuration last: whatever stops the writing before, the model of before is whole.
+    """
+    folder = Path(folder)
+    try:
+        text = json.dumps({"manyone_format": _FORMAT, **config}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ManyoneError(f"{folder / CONFIG}: not written: what is saved must be JSON data: {error}") from None
+    temporary = folder / f".writing-{os.getpid()}"
+    with writing(folder):
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            save_file(plain_tensors(tensors), temporary / WEIGHTS)
+            (temporary / CARD).write_text(card, encoding="utf-8")
+            for name, write in (more or {}).items():
+                if write is not None:
+                    write(temporary / name)
+            (temporary / CONFIG).write_text(text, encoding="utf-8")
+            names = sorted((path.name for path in temporary.iterdir()), key=lambda name: name == CONFIG)
+            for name in names:
+                sync_file(temporary / name)
+            for name in (more or {}).keys() - set(names):
+                (folder / name).unlink(missing_ok=True)
+            for name in names:
+                (temporary / name).replace(folder / name)
+            sync_folder(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_model(
+    folder: str | os.PathLike[str], what: str, needs: Sequence[str], device: str | torch.device = "cpu"
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(configuration, tensors) of a model folder.
+
+    ``ManyoneError`` when it holds no ``what`` ("a policy"), whose configurations have the entries ``needs``, when a
+    file is missing or damaged, or when a later version wrote it.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise ManyoneError(f"{folder}: no {CONFIG}, so this is not {what} of manyone: give the `model` folder of a run")
+    try:
+        if path.stat().st_size > _LARGEST_CONFIG:
+            raise ValueError(f"{path.stat().st_size} bytes")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ManyoneError(f"{path}: damaged ({_line(error)}): save {what} again") from None
+    # models of minimax runs used to call the number "format"
+    number = config.get("manyone_format", config.get("format")) if isinstance(config, dict) else None
+    if isinstance(number, int) and number > _FORMAT:
+        raise ManyoneError(f"{path}: format {number}; this version of manyone knows {_FORMAT}: use a newer one")
+    if number != _FORMAT or any(name not in config for name in needs):
+        raise ManyoneError(f"{path}: not {what} that manyone wrote (a Hugging Face folder opens with from_pretrained)")
+    return config, read_tensors(path.with_name(WEIGHTS), device)
+
+
+def read_tensors(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """The tensors of a safetensors file; ``ManyoneError`` when it is missing or damaged."""
+    try:
+        return load_file(path, device=str(device))
+    except (SafetensorError, OSError) as error:
+        raise ManyoneError(f"{path}: cannot be read ({_line(error)}): save the model again") from None
+
+
+def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` as safetensors takes them: on the CPU, contiguous, none sharing memory with another."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+
+
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def load_weights(
+    module: nn.Module, tensors: Mapping[str, Tensor], path: str | os.PathLike[str], *, assign: bool = False
+) -> None:
+    """Puts ``tensors`` of the file ``path`` into ``module`` (``assign``: as they are, dtype included).
+
+    ``ManyoneError`` names the first that does not fit.
+    """
+    expected = {name: list(value.shape) for name, value in module.state_dict().items()}
+    for name in sorted({*expected, *tensors}):
+        found = list(tensors[name].shape) if name in tensors else "missing"
+        if found != expected.get(name, "no such tensor"):
+            raise ManyoneError(
+                f"{path}: {name} is {found}, {CONFIG} describes {expected.get(name, 'no such tensor')}: the two "
+                "files do not belong together; copy the whole folder again"
+            )
+    module.load_state_dict(dict(tensors), assign=assign)
+
+
+@contextlib.contextmanager
+def made_of(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Names the configuration ``path`` (or the model folder that holds it) when what is made of it inside fails."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        path = Path(path) / CONFIG if Path(path).is_dir() else path
+        what = f"{error} is missing" if isinstance(error, KeyError) else _line(error)
+        raise ManyoneError(f"{path}: damaged ({what}): save the model again") from error
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,121 @@
+"""Many single-agent environments behind rows of shared arrays: what a worker of a roll-out simulates.
+
+``reset`` starts episodes in rows, ``step`` reads the rows' actions and writes their observations, rewards and flags,
+all in place.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from manyone.envs.single import make as build
+from manyone.envs.workers import KNOWN, SUCCESS, TERMINATED, TRUNCATED, UNSTABLE, Failure, SharedArrays, words_of
+
+if TYPE_CHECKING:
+    import gymnasium
+
+SPARE = 8  # idle environments that a simulator keeps for rows that change their task
+
+Start = tuple[int, str, int, int]  # row, task, goal, seed
+
+
+@dataclass
+class Buffers:
+    """Arrays that both sides see; row r belongs to one running episode."""
+
+    observations: np.ndarray  # float32 [rows, S]
+    actions: np.ndarray  # float32 [rows, A]
+    rewards: np.ndarray  # float64 [rows]
+    flags: np.ndarray  # uint8 [rows]
+    seconds: np.ndarray  # float64 [simulators, 2]: processor seconds spent in step and in reset
+
+
+def buffer_memory(rows: int, states: int, actions: int, simulators: int, *, shared: bool) -> SharedArrays:
+    """The memory of :class:`Buffers`."""
+    shapes = {
+        "rewards": ("f8", (rows,)),
+        "seconds": ("f8", (simulators, 2)),
+        "observations": ("f4", (rows, states)),
+        "actions": ("f4", (rows, actions)),
+        "flags": ("u1", (rows,)),
+    }
+    return SharedArrays(shapes, shared=shared)
+
+
+class RowSimulator:
+    """The environments of some rows; they are built when first needed and used again for later episodes."""
+
+    def __init__(self, buffers: SharedArrays, number: int, options: Mapping[str, Any]) -> None:
+        self.buffers, self.number, self.options = Buffers(**buffers.views()), number, dict(options)
+        self._rows: dict[int, tuple[str, gymnasium.Env]] = {}
+        self._spare: list[tuple[str, gymnasium.Env]] = []  # the longest idle first
+
+    def reset(self, starts: Sequence[Start]) -> None:
+        """Starts one episode in each of the rows; their first observations are written."""
+        began = time.process_time()
+        for row, task, goal, seed in sorted(starts, key=lambda start: (start[1], start[0])):
+            try:
+                env = self._environment(row, task)
+                build.set_goal(env, task, goal)
+                observation, _ = env.reset(seed=seed)
+                self.buffers.observations[row, : len(observation)] = observation
+                if not np.isfinite(observation).all():
+                    raise ValueError(f"the first observation is not finite: {observation.tolist()}")
+            except Exception as problem:
+                raise Failure(row, words_of(problem)) from problem
+        self.buffers.seconds[self.number, 1] += time.process_time() - began
+
+    def step(self, rows: Sequence[int]) -> None:
+        """One step of each of the rows with its action, clipped to the action space."""
+        began = time.process_time()
+        for row in rows:
+            try:
+                self._step(row)
+            except Exception as problem:
+                raise Failure(row, words_of(problem)) from problem
+        self.buffers.seconds[self.number, 0] += time.process_time() - began
+
+    def _step(self, row: int) -> None:
+        _, env = self._rows[row]
+        space: Any = env.action_space
+        action = np.clip(self.buffers.actions[row, : space.shape[0]], space.low, space.high)
+        observation, gained, terminated, truncated, info = env.step(action)
+        reward = float(gained)
+        flags = TERMINATED * bool(terminated) | TRUNCATED * bool(truncated)
+        if "success" in info:
+            flags |= KNOWN | SUCCESS * (float(info["success"]) > 0)
+        if not (np.isfinite(observation).all() and math.isfinite(reward)):
+            reward, flags = 0.0, flags | UNSTABLE  # the episode ends here; nobody acts on this observation
+        self.buffers.observations[row, : len(observation)] = observation
+        self.buffers.rewards[row] = reward
+        self.buffers.flags[row] = flags
+
+    def picture(self, row: int) -> np.ndarray:
+        """The row's environment now, uint8 [height, width, 3]; needs ``render_mode`` among the options."""
+        image: Any = self._rows[row][1].render()
+        return np.asarray(image)
+
+    def close(self) -> None:
+        """Closes every environment."""
+        for _, env in [*self._rows.values(), *self._spare]:
+            env.close()
+        self._rows, self._spare = {}, []
+
+    def _environment(self, row: int, task: str) -> gymnasium.Env:
+        held = self._rows.get(row)
+        if held is not None:
+            if held[0] == task:
+                return held[1]
+            self._spare.append(self._rows.pop(row))
+        place = next((i for i, (name, _) in enumerate(self._spare) if name == task), None)
+        env = build.make_env(task, **self.options) if place is None else self._spare.pop(place)[1]
+        while len(self._spare) > SPARE:
+            self._spare.pop(0)[1].close()
+        self._rows[row] = (task, env)
+        return env

@@ -1,0 +1,99 @@
+"""The model folder of every field: what is written comes back, whole or not at all; damage is named in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from manyone.engine import artefact
+from manyone.engine.artefact import load_weights, made_of, read_model, write_model
+from manyone.engine.files import writing
+from manyone.errors import ManyoneError
+
+
+def write(folder: Path, value: float = 1.0, **more: object) -> None:
+    shared = torch.full((2, 3), value)
+    write_model(folder, {"a": shared, "b": shared.T}, {"kind": "toy", "note": "größer"}, "# A toy\n", **more)  # type: ignore[arg-type]
+
+
+def test_what_is_written_comes_back_and_other_files_stay(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("kept")
+    write(tmp_path, more={"more.bin": lambda path: path.write_bytes(b"x")})
+    config, tensors = read_model(tmp_path, "a toy", ("kind",))
+    assert config == {"manyone_format": 1, "kind": "toy", "note": "größer"}
+    assert torch.equal(tensors["a"].T, tensors["b"])
+    write(tmp_path, 2.0, more={"more.bin": None})
+    assert read_model(str(tmp_path), "a toy", ())[1]["a"][0, 0] == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["README.md", "config.json", "mine.txt", "model.safetensors"]
+
+
+def test_a_failure_leaves_the_model_of_before(tmp_path: Path) -> None:
+    write(tmp_path)
+
+    def full(path: Path) -> None:
+        raise OSError(28, os.strerror(28))
+
+    with pytest.raises(ManyoneError, match=r"cannot write .*the disk is full"):
+        write(tmp_path, 2.0, more={"more.bin": full})
+    with pytest.raises(ManyoneError, match=r"config\.json: not written: .*JSON data"):
+        write_model(tmp_path, {}, {"score": float("nan")}, "")
+    assert read_model(tmp_path, "a toy", ())[1]["a"][0, 0] == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    outer = pytest.raises(ManyoneError, match=r"cannot write place: the disk is full: free some space; all is well$")
+    with outer, writing(Path("place"), "all is well"):
+        write(tmp_path, 2.0, more={"more.bin": full})
+
+
+def test_damage_is_named_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
+
+    def refused(words: str) -> None:
+        with pytest.raises(ManyoneError, match=words) as caught:
+            read_model(tmp_path, "a toy", ("kind",))
+        assert "\n" not in str(caught.value)
+        write(tmp_path)
+
+    refused(r"no config\.json, so this is not a toy of manyone: give the `model` folder of a run")
+    for text in ("{", "[" * 100_000, "\ufeff"):
+        config.write_text(text, encoding="utf-8")
+        refused(r"config\.json: damaged \(.*\): save a toy again")
+    config.write_bytes(b"\xff\xfe\xff")
+    refused(r"config\.json: damaged")
+    for other in ({}, {"model_type": "bert"}, [1], {"manyone_format": 1}, {"manyone_format": "1", "kind": "toy"}):
+        config.write_text(json.dumps(other))
+        refused(r"config\.json: not a toy that manyone wrote")
+    config.write_text(json.dumps({"manyone_format": 2, "kind": "toy"}))
+    refused(r"config\.json: format 2; this version of manyone knows 1: use a newer one")
+    weights.unlink()
+    refused(r"model\.safetensors: cannot be read")
+    weights.write_bytes(weights.read_bytes()[:-4])
+    refused(r"model\.safetensors: cannot be read")
+    monkeypatch.setattr(artefact, "_LARGEST_CONFIG", 10)
+    refused(r"config\.json: damaged \(\d+ bytes\)")
+
+
+def test_the_number_had_another_name_in_models_of_minimax_runs(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"format": 1, "kind": "score"}))
+    assert read_model(tmp_path, "a minimax model", ("kind",))[0]["kind"] == "score"
+
+
+def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
+    layer = torch.nn.Linear(3, 2)
+    for wrong, words in (
+        ({"weight": torch.zeros(2, 4), "bias": torch.zeros(2)}, r"m: weight is \[2, 4\].*describes \[2, 3\].*belong"),
+        ({"weight": torch.zeros(2, 3)}, r"m: bias is missing, .*describes \[2\]"),
+        (layer.state_dict() | {"odd": torch.zeros(1)}, r"m: odd is \[1\], .*describes no such tensor"),
+    ):
+        with pytest.raises(ManyoneError, match=words):
+            load_weights(layer, wrong, "m")
+    load_weights(layer, {"weight": torch.ones(2, 3), "bias": torch.ones(2)}, "m")
+    assert layer.bias.tolist() == [1, 1]
+    with pytest.raises(ManyoneError, match=r"damaged \('kind' is missing\): save the model again"), made_of(tmp_path):
+        {}["kind"]
+    with pytest.raises(ManyoneError, match=r"^c\.json: damaged \(a b\)"), made_of("c.json"):
+        raise ValueError("a\nb")

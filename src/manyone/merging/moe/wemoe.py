@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
+from manyone.merging.adaptation.learner import AdaptationLearner
 from manyone.merging.adaptation.objectives import Objective
 from manyone.merging.moe.critical import (
     critical_layers,
@@ -249,8 +250,6 @@ class WeightEnsemblingMoE(nn.Module):
         (a DataLoader; of a tuple the first entry is the input). ``heads`` maps tasks to functions feature -> logits.
         Further options are those of :class:`manyone.merging.adaptation.learner.AdaptationLearner`.
         """
-        from manyone.merging.adaptation.learner import AdaptationLearner
-
         learner = AdaptationLearner(self, heads, loaders, objective=objective, lr=lr, steps=steps, **options)
         for _ in range(steps):
             learner.step()

@@ -1,0 +1,31 @@
+"""One run of a recipe: opened again from its folder, and carried out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from manyone.engine.loggers import check_loggers
+from manyone.engine.options import from_plain
+from manyone.engine.run import RunFolder
+from manyone.errors import ManyoneError
+from manyone.recipes.options import CommonOptions
+from manyone.recipes.table import RECIPES, builder, options_class, runner
+
+
+def reopen(path: Path) -> tuple[RunFolder, CommonOptions]:
+    """The run at ``path`` and its options, rebuilt from ``config.yaml``."""
+    folder = RunFolder.open(path)
+    if folder.recipe not in RECIPES:
+        raise ManyoneError(f"{path} is a run of '{folder.recipe}', a recipe that this version does not have")
+    return folder, from_plain(options_class(folder.recipe), folder.options, f"{path / 'config.yaml'}: options")
+
+
+def execute(options: CommonOptions, folder: RunFolder) -> bool:
+    """Does the work, or the rest of it, in ``folder``; False when only a plan was printed."""
+    check_loggers(options.logger)
+    runner(folder.recipe).run(options, builder(folder.recipe), folder)
+    if options.dry_run and not folder.exists:
+        return False
+    folder.finish()
+    folder.close()
+    return True

@@ -123,6 +123,10 @@ class PolicyData:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        self._preparation: dict[str, Any] = {
+            "context": context, "prompt": prompt, "normalisation": normalisation, "scale": scale, "target": target,
+            "target_quantile": target_quantile, "legacy_prompt": legacy_prompt, "device": device, "dtype": dtype,
+        }  # fmt: skip
         for name, value, least in (("context", context, 1), ("prompt", prompt, 0)):
             if value < least:
                 raise ManyoneError(f"{name} = {value}: must be at least {least}")
@@ -210,6 +214,10 @@ class PolicyData:
         if self.table.prompt is None:
             return None
         return {k: v[list(tasks)].to(self.device) for k, v in self.table.prompt.items()}
+
+    def like(self, trajectories: Sequence[Trajectories]) -> PolicyData:
+        """Data of other tasks, prepared in the same way."""
+        return PolicyData(trajectories, **self._preparation)
 
     def subset(self, tasks: Sequence[int]) -> PolicyData:
         """The tasks ``tasks`` alone, e.g. for a network of their own; their windows and prompts stay what they are."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from manyone.engine.loggers import check_loggers
-from manyone.engine.options import from_plain
+from manyone.engine.options import values_from_plain
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
-from manyone.recipes.options import CommonOptions
+from manyone.recipes.options import CommonOptions, with_preset
 from manyone.recipes.table import RECIPES, builder, options_class, runner
 
 
@@ -17,7 +19,13 @@ def reopen(path: Path) -> tuple[RunFolder, CommonOptions]:
     folder = RunFolder.open(path)
     if folder.recipe not in RECIPES:
         raise ManyoneError(f"{path} is a run of '{folder.recipe}', a recipe that this version does not have")
-    return folder, from_plain(options_class(folder.recipe), folder.options, f"{path / 'config.yaml'}: options")
+    return folder, options_from(folder.recipe, folder.options, f"{path / 'config.yaml'}: options")
+
+
+def options_from(recipe: str, plain: Mapping[str, Any], where: str) -> CommonOptions:
+    """The options of ``recipe`` from plain values, also those of an earlier version; ``where`` opens every message."""
+    cls = options_class(recipe)
+    return with_preset(cls, values_from_plain(cls, plain, where, True))
 
 
 def execute(options: CommonOptions, folder: RunFolder) -> bool:

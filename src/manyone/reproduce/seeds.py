@@ -12,16 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from manyone.engine.devices import device_of
 from manyone.engine.files import check_writable, write_atomic, writing
-from manyone.engine.options import check_round_trip, from_plain
+from manyone.engine.options import check_round_trip
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
-from manyone.recipes.execution import execute, reopen
+from manyone.recipes.execution import execute, options_from, reopen
 from manyone.recipes.options import CommonOptions
 from manyone.recipes.recipe import Recipe
-from manyone.recipes.table import RECIPES, options_class
+from manyone.recipes.table import RECIPES
 from manyone.report.runs import SEEDS, over_seeds, read_run
 from manyone.reproduce.processes import Task, cluster, processors, task_runner
 
@@ -51,7 +50,7 @@ class SeedRuns:
 
     def plan(self) -> None:
         """Prints what the first run would do, and how many there are."""
-        options = from_plain(options_class(self.recipe), self.options_of(self.seeds[0]))
+        options = options_from(self.recipe, self.options_of(self.seeds[0]), "options")
         execute(options, RunFolder.create(self.folder(self.seeds[0]), self.recipe, options, options.overwrite))
         print(
             f"as many runs as seeds, {len(self.seeds)}: {self.folder(self.seeds[0])} to {self.folder(self.seeds[-1])}"
@@ -63,7 +62,7 @@ class SeedRuns:
         By default as many run at a time as there are processors, on a GPU one. ``on`` names a cluster.
         """
         if workers is None and on is None:
-            workers = 1 if self.options["device"] != "cpu" and torch.cuda.is_available() else processors()
+            workers = 1 if device_of(self.options["device"]).type != "cpu" else processors()
         again = f"manyone resume {self.path} goes on"
         at_a_time = min(workers or processors(), len(self.seeds))
         tasks = [
@@ -134,6 +133,6 @@ def run_one(recipe: str, row: Recipe, options: Mapping[str, Any], path: Path) ->
         folder, chosen = reopen(path)
         folder.lock()
     else:
-        chosen = from_plain(options_class(recipe), options)
+        chosen = options_from(recipe, options, "options")
         folder = RunFolder.create(path, recipe, chosen, chosen.overwrite)
     execute(chosen, folder)

@@ -51,6 +51,13 @@ class _Mixture(Problem):
         outputs, labels = self.model(x, batch["features"]), batch["labels"]
         return cross_entropy(outputs.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
 
+    def value(self, z: Tensor, batch: Batch, parts: Sequence[Tensor]) -> Tensor:
+        """The objective at the flat state ``z`` [P]: the mixture of the mean losses on ``parts``, rows of ``batch``."""
+        x, y = self.spec.unpack(z)
+        losses = self.losses(x, batch)
+        means = torch.stack([losses[part].mean() for part in parts])
+        return (y["lam"] * means).sum() - self.penalty(y["lam"])
+
     def penalty(self, lam: Tensor) -> Tensor:
         """(rho/2) ||lam - 1/m||^2."""
         return 0.5 * self.rho * (lam - 1 / self.groups).square().sum(-1)

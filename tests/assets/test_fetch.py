@@ -145,9 +145,9 @@ def test_a_silent_client_is_passed_over_and_not_asked_again(use, client, monkeyp
     calls = client(program, "sleep 600")
     begin = time.monotonic()
     with pytest.raises(fetch.Unavailable, match="did not answer within"):
-        fetch.get("thing", progress=False)
+        fetch.get("thing")
     with pytest.raises(fetch.Unavailable, match="did not answer"):
-        fetch.get("other", progress=False)
+        fetch.get("other")
     assert time.monotonic() - begin < 30  # far below the client's own ten minutes
     assert len(calls.read_text().splitlines()) == 1
 
@@ -161,14 +161,14 @@ def test_another_process_believes_it_for_a_while_only(use, client, monkeypatch):
     use(record())
     calls = client("npm", "sleep 600")
     with pytest.raises(fetch.Unavailable):
-        fetch.get("thing", progress=False)
+        fetch.get("thing")
     fetch._silent.clear()  # what a new process knows
     with pytest.raises(fetch.Unavailable, match="a moment ago"):
-        fetch.get("thing", progress=False)
+        fetch.get("thing")
     assert len(calls.read_text().splitlines()) == 1
     monkeypatch.setattr(fetch, "REMEMBER", 0.0)
     with pytest.raises(fetch.Unavailable):
-        fetch.get("thing", progress=False)
+        fetch.get("thing")
     assert len(calls.read_text().splitlines()) == 2
 
 
@@ -177,7 +177,7 @@ def test_a_client_that_is_busy_without_bringing_anything_is_passed_over(use, cli
     use(record())
     client("npm", "while :; do :; done")
     with pytest.raises(fetch.Unavailable, match="did not answer"):
-        fetch.get("thing", progress=False)
+        fetch.get("thing")
 
 
 def test_what_the_client_started_is_ended_too(use, client, tmp_path, monkeypatch):
@@ -185,7 +185,7 @@ def test_what_the_client_started_is_ended_too(use, client, tmp_path, monkeypatch
     use(record())
     client("npm", f"sh -c 'echo $$ > \"{tmp_path}/child\"; exec sleep 600' & wait")
     with pytest.raises(fetch.Unavailable):
-        fetch.get("thing", progress=False)
+        fetch.get("thing")
     child = int((tmp_path / "child").read_text())
     for _ in range(50):
         state = _state(child)
@@ -211,9 +211,9 @@ def test_a_failing_client_gives_its_reason_and_the_registry_is_asked_for_other_a
     use(record(name="other"))
     calls = client("npm", "echo 'npm error code E404' >&2; echo 'npm error 404 Not Found - GET thing' >&2; exit 1")
     with pytest.raises(fetch.Unavailable, match="npm error 404 Not Found - GET thing"):
-        fetch.get("thing", progress=False)
+        fetch.get("thing")
     with pytest.raises(fetch.Unavailable):
-        fetch.get("other", progress=False)
+        fetch.get("other")
     assert len(calls.read_text().splitlines()) == 2
 
 
@@ -223,7 +223,7 @@ def test_an_unreachable_registry_is_asked_once(use, client):
     calls = client("npm", "echo 'npm error request failed, reason: connect ECONNREFUSED' >&2; exit 1")
     for name in ("thing", "other"):
         with pytest.raises(fetch.Unavailable, match="ECONNREFUSED"):
-            fetch.get(name, progress=False)
+            fetch.get(name)
     assert len(calls.read_text().splitlines()) == 1
 
 
@@ -231,7 +231,7 @@ def test_a_source_that_answered_and_faltered_gets_a_patient_second_run(use, clie
     use(record())
     part = f'case "$*" in *--fetch-retries=0*) head -c 20000 "{tmp_path}/served" > part; exit 1;; esac'
     calls = client("npm", f"{part}\n{brings(tmp_path, 'thing-1.0.tgz')}")
-    assert fetch.get("thing", progress=False).read_bytes() == CONTENT
+    assert fetch.get("thing").read_bytes() == CONTENT
     assert len(calls.read_text().splitlines()) == 2
 
 
@@ -250,7 +250,7 @@ def test_a_client_that_ends_well_but_brings_nothing_is_passed_over(use, client):
     use(record())
     client("npm", "exit 0")
     with pytest.raises(fetch.Unavailable, match="npm brought 0 files"):
-        fetch.get("thing", progress=False)
+        fetch.get("thing")
 
 
 def test_apt_reads_lists_into_a_folder_of_its_own_when_the_machine_has_none(use, client, tmp_path):
@@ -262,9 +262,9 @@ def test_apt_reads_lists_into_a_folder_of_its_own_when_the_machine_has_none(use,
       *) echo "E: Unable to locate package thing"; exit 100;;
     esac"""
     calls = client("apt-get", body)
-    assert fetch.get("thing", progress=False).read_bytes() == CONTENT
+    assert fetch.get("thing").read_bytes() == CONTENT
     use(record(name="second", registry="apt", filename="second_1.0_all.deb"))
-    fetch.get("second", progress=False)
+    fetch.get("second")
     words = [line.split()[0] for line in calls.read_text().splitlines()]
     assert words == ["download", "update", "download", "download", "download"]
 
@@ -279,7 +279,7 @@ def test_pip_itself_passes_over_an_index_that_accepts_and_says_nothing(use, monk
         use(record(registry="pypi", filename="thing-1.0-py3-none-any.whl"))
         begin = time.monotonic()
         with pytest.raises(fetch.Unavailable, match="pip"):
-            fetch.get("thing", progress=False)
+            fetch.get("thing")
         assert time.monotonic() - begin < 60  # pip's own defaults would wait for 15 s six times
     assert "pypi" in fetch._silent
 
@@ -288,7 +288,7 @@ def test_threads_and_processes_fetch_an_asset_once(use, client, tmp_path):
     use(record())
     calls = client("npm", f"sleep 0.3; {brings(tmp_path, 'thing-1.0.tgz')}")
     paths = []
-    workers = [threading.Thread(target=lambda: paths.append(fetch.get("thing", progress=False))) for _ in range(4)]
+    workers = [threading.Thread(target=lambda: paths.append(fetch.get("thing"))) for _ in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -335,7 +335,7 @@ def test_an_equal_online_source_comes_first_and_is_verified(use, client, tmp_pat
     use(record(online=online))
     calls = client("npm", brings(tmp_path, "thing-1.0.tgz"))
     monkeypatch.setattr(clients, "online", lambda asset, folder, watch: (folder / "a.txt").write_bytes(b"hello"))
-    path = fetch.get("thing", progress=False)
+    path = fetch.get("thing")
     assert path.is_dir()
     assert (path / "a.txt").read_bytes() == b"hello"
     assert fetch.materialise("thing") == path
@@ -346,7 +346,7 @@ def test_an_online_source_with_other_bytes_is_passed_over(use, client, tmp_path,
     use(record(online=Online("hub", "org/thing", {"a.txt": "0" * 64})))
     client("npm", brings(tmp_path, "thing-1.0.tgz"))
     monkeypatch.setattr(clients, "online", lambda asset, folder, watch: (folder / "a.txt").write_bytes(b"changed"))
-    assert fetch.get("thing", progress=False).read_bytes() == CONTENT
+    assert fetch.get("thing").read_bytes() == CONTENT
 
 
 def test_a_silent_hub_is_passed_over(use, client, tmp_path, monkeypatch):
@@ -358,7 +358,7 @@ def test_a_silent_hub_is_passed_over(use, client, tmp_path, monkeypatch):
     monkeypatch.setattr(clients.importlib.util, "find_spec", lambda name: object())
     use(record(online=Online("hub", "org/thing", {"a.txt": "0" * 64})))
     client("npm", brings(tmp_path, "thing-1.0.tgz"))
-    assert fetch.get("thing", progress=False).read_bytes() == CONTENT
+    assert fetch.get("thing").read_bytes() == CONTENT
     assert "huggingface_hub did not answer" in fetch._silent["hub"]
 
 

@@ -1,7 +1,6 @@
 import errno
 import math
 import signal
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from tests.engine.toy import Regression, seed_all
 
 from manyone.engine.learner import Learner
 from manyone.engine.loop import train
-from manyone.engine.progress import Progress
 from manyone.engine.run import RunFolder
 from manyone.errors import InterruptedRun, ManyoneError
 
@@ -255,40 +253,3 @@ def test_overwriting_does_not_resume_the_old_run(tmp_path):
     learner = Regression()
     train(learner, run, steps=3)
     assert [r["step"] for r in run.metrics()] == [1, 2, 3, 3]
-
-
-class FakeClock:
-    def __init__(self, monkeypatch):
-        self.now = 100.0
-        monkeypatch.setattr("time.monotonic", lambda: self.now)
-
-
-def test_progress_is_silent_when_short_and_plain_in_a_log(monkeypatch, capsys):
-    clock = FakeClock(monkeypatch)
-    with Progress("run", 0, 100) as bar:
-        for step in range(1, 101):
-            clock.now += 1.0
-            bar.update(step, {"loss": 0.5})
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "run: step 2/100  loss 0.5  1 steps/s  0:01:38 left"
-    assert [line.split()[2] for line in lines] == ["2/100", "32/100", "62/100", "92/100"]
-    with Progress("run", 0, 100, show=False) as bar:
-        clock.now += 50
-        bar.update(1, {"loss": 0.5})
-    assert capsys.readouterr().err == ""
-    with Progress("run", 0, 100, show=True) as bar:
-        bar.update(1, {"loss": 0.5})
-    assert capsys.readouterr().err.startswith("run: step 1/100")
-
-
-def test_progress_is_a_bar_on_a_terminal(monkeypatch, capsys):
-    clock = FakeClock(monkeypatch)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with Progress("run", 10, 100) as bar:
-        bar.update(11, {"loss": 0.25})
-        assert bar._bar is None
-        clock.now += 3
-        bar.update(12, {"loss": 0.25})
-        task = bar._bar.tasks[0]
-        assert (task.completed, task.total, task.fields["loss"]) == (12, 100, "loss 0.25")
-    assert "12/100" in capsys.readouterr().err

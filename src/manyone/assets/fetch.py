@@ -9,22 +9,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from manyone.assets import clients
 from manyone.assets.archives import open_archive
 from manyone.assets.cache import cache_folder, locked, sha256, verify, workspace
 from manyone.assets.registry import Asset, find_asset
+from manyone.engine.progress import Progress
 from manyone.errors import ManyoneError
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 REMEMBER = 60.0
 """Seconds for which other processes believe that a source does not answer."""
@@ -40,7 +38,7 @@ class Unavailable(ManyoneError):
         self.asset = asset
 
 
-def get(name: str, *, progress: bool = True) -> Path:
+def get(name: str) -> Path:
     """The verified file of asset ``name`` (or the folder that its online source filled).
 
     Raises :class:`Unavailable` when no source answers, :class:`ManyoneError` when the bytes are wrong.
@@ -55,7 +53,7 @@ def get(name: str, *, progress: bool = True) -> Path:
             f"(SHA-256 {asset.sha256}) into {cache_folder('assets')}",
         )
     with locked(f"asset-{name}"):
-        return cached(asset) or _fetch(asset, _progress if progress else _silently)
+        return cached(asset) or _fetch(asset, _watched)
 
 
 def get_all(names: Sequence[str]) -> None:
@@ -67,11 +65,11 @@ def get_all(names: Sequence[str]) -> None:
     if len(missing) < 2 or os.environ.get("MANYONE_OFFLINE", "0") not in ("", "0"):
         return
     stop = threading.Event()
-    with ThreadPoolExecutor(2) as pool, _bar() as bar:
+    with ThreadPoolExecutor(2) as pool:
 
         @contextmanager
         def shown(asset: Asset, origin: str) -> Iterator[clients.Watch]:
-            with _task(bar, asset, origin) as watch:
+            with _watched(asset, origin) as watch:
 
                 def both(size: int) -> None:
                     if stop.is_set():
@@ -205,38 +203,11 @@ def _from_registry(asset: Asset, progress: Show) -> Path:
 
 
 @contextmanager
-def _silently(asset: Asset, origin: str) -> Iterator[clients.Watch]:
-    yield lambda size: None
-
-
-@contextmanager
-def _progress(asset: Asset, origin: str) -> Iterator[clients.Watch]:
-    """One line that says what is fetched, and a bar while it runs when a person is looking."""
-    with _bar() as bar, _task(bar, asset, origin) as watch:
-        yield watch
-
-
-def _bar() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("  "), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-@contextmanager
-def _task(bar: Progress, asset: Asset, origin: str) -> Iterator[clients.Watch]:
-    bar.console.print(
-        f"fetching {asset.name}, {asset.megabytes}, licence: {asset.licence}, from {origin}",
-        markup=False,
-        soft_wrap=True,
-    )
-    task = bar.add_task(asset.name, total=asset.size)
-    try:
-        yield lambda size: bar.update(task, completed=min(size, asset.size))
-    finally:
-        bar.remove_task(task)
+def _watched(asset: Asset, origin: str) -> Iterator[clients.Watch]:
+    """One line that says what is fetched, and progress while it runs."""
+    print(f"fetching {asset.name}, {asset.megabytes}, licence: {asset.licence}, from {origin}", file=sys.stderr)
+    with Progress(asset.name, asset.size, unit="bytes") as bar:
+        yield lambda size: bar.update(min(size, asset.size))
 
 
 def _known_silent(source: str) -> str | None:

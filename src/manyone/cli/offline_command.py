@@ -19,6 +19,7 @@ from manyone.data.trajectories.offline import (
     parse_offline,
 )
 from manyone.data.trajectories.trajectories import Trajectories
+from manyone.engine.progress import Progress
 
 __all__ = ["clear", "describe", "is_offline", "make", "offline_names", "overview"]
 
@@ -74,18 +75,12 @@ def make(
     source: Path | None = None,
 ) -> None:
     """Makes what is missing of the data set, with progress, and prints its tasks."""
-    from manyone.engine.progress import Progress
     from manyone.envs.single.collect import make_offline
 
     wanted: OfflineName = parse_offline(name, episodes=episodes, steps=steps, seed=seed)
-    with Progress(str(wanted), 0, 0) as bar:
-
-        def tell(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done, {})
-
+    with Progress(str(wanted)) as bar:
         data = make_offline(
-            name, episodes=episodes, steps=steps, seed=seed, workers=workers, source=source, progress=tell
+            name, episodes=episodes, steps=steps, seed=seed, workers=workers, source=source, progress=bar.update
         )
     table = Table(title=f"{wanted} (seed {wanted.seed})", title_justify="left")
     for heading in ("task", "episodes", "steps", "return (min, median, max)", "success"):

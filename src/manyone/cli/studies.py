@@ -82,6 +82,9 @@ def reproduce(words: Sequence[str]) -> int:
     parser.add_argument(
         "--workers", metavar="N", type=int, help="processes at a time, at least 1 (default: by the CPUs)"
     )
+    parser.add_argument(
+        "--cluster", choices=("dask", "ray"), help="where to run the jobs instead of processes on this machine"
+    )
     parsed = parser.parse(words)
     for option in ("seeds", "workers"):
         value = getattr(parsed, option)
@@ -95,6 +98,7 @@ def reproduce(words: Sequence[str]) -> int:
         seeds=parsed.seeds,
         out=parsed.out,
         workers=parsed.workers,
+        on=parsed.cluster,
     )
     return int(code or 0)
 

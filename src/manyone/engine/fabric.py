@@ -21,8 +21,9 @@ def make_fabric(device: str = "auto", precision: str = "32-true", ranks: int = 1
     Under ``torchrun`` it joins the ranks that torchrun started, with data-parallel gradients (DDP); ``ranks`` above 1
     without torchrun is an error that says how to start them.
     """
-    import torch
     from lightning_fabric import Fabric
+
+    from manyone.engine.devices import known_device
 
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and started != ranks:
@@ -30,14 +31,8 @@ def make_fabric(device: str = "auto", precision: str = "32-true", ranks: int = 1
             f"{ranks} ranks were asked for and {started} run: start them with `torchrun --nproc-per-node {ranks} "
             "-m manyone ...`"
         )
-    kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdigit())):
-        raise ManyoneError(f"device '{device}' is unknown: use auto, cpu, cuda, cuda:N or mps")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise ManyoneError(f"device '{device}' is not there: torch sees {torch.cuda.device_count()} CUDA devices")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise ManyoneError("device 'mps' is not there: torch finds no Apple GPU")
-    devices: Any = [int(index)] if index else 1
+    kind, index = known_device(device)
+    devices: Any = 1 if index is None else [index]
     nodes = 1
     if started > 1:
         devices = int(os.environ.get("LOCAL_WORLD_SIZE", str(started)))

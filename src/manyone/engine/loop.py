@@ -69,7 +69,8 @@ def train(
         for outlet in outlets:
             stack.callback(outlet.close)
         stop = stack.enter_context(StopRequests())
-        bar = stack.enter_context(Progress(run.path.name, start, steps, progress if fabric.is_writer() else False))
+        shown = progress if fabric.is_writer() else False
+        bar = stack.enter_context(Progress(run.path.name, steps, start=start, show=shown))
 
         def record(step: int, kind: str, metrics: Mapping[str, Any]) -> None:
             run.log(step, kind, metrics)
@@ -92,7 +93,7 @@ def train(
                 saver.save(step)
             if stopping:
                 raise _interrupted(stop, run, f"at step {step} of {steps}; the state is saved")
-            bar.update(step, metrics)
+            bar.update(step, metrics=metrics)
 
         final = dict(learner.evaluate())
         record(steps, "final", final)

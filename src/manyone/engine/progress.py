@@ -1,79 +1,133 @@
-"""Progress with the time left: a rich bar on a terminal, a plain line now and then in a log. Always on stderr."""
+"""Progress with the time left: a bar on a terminal, a plain line now and then in a log. Always on stderr.
+
+    with Progress("roll-outs", total=50, unit="episodes") as bar:
+        for episode in range(50):
+            ...
+            bar.update(episode + 1)
+
+Any number of them may run at the same time, in any threads: they share one display.
+"""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
+    from rich.progress import Progress as Display
 
 _QUIET_SECONDS = 2.0
+_REDRAW_SECONDS = 0.1
 _LINE_SECONDS = 30.0
+_MILLIONS = {"bytes": "MB", "parameters": "million parameters"}  # units that are shown by the million
+
+_lock = threading.Lock()
+_display: Display | None = None  # while there are bars
 
 
 class Progress:
-    """Shows steps ``start`` to ``total``, once the work has lasted 2 s (``show=None``), at once (True) or never.
+    """Shows that ``start`` to ``total`` of some work is done, once it has lasted 2 s (``show=None``), at once (True)
+    or never.
 
-    As a context manager it removes the bar at the end, also after an error.
+    ``unit`` is what is counted, in the plural. As a context manager it removes the bar at the end, also after an error.
     """
 
-    def __init__(self, name: str, start: int, total: int, show: bool | None = None) -> None:
-        self.name, self.start, self.total = name, start, total
-        self.show = show
+    def __init__(
+        self, name: str, total: int = 0, *, start: int = 0, unit: str = "steps", show: bool | None = None
+    ) -> None:
+        self.name, self.total, self.start, self.unit, self.show = name, total, start, unit, show
         self._began = time.monotonic()
         self._next = self._began + (0.0 if show else _QUIET_SECONDS)
-        self._bar: RichProgress | None = None
+        self._task: int | None = None
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._task is not None:
+            _remove(self._task)
 
-    def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Tells that ``step`` is done and what it measured."""
+    def update(
+        self,
+        done: int,
+        total: int | None = None,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Tells how much is done; ``total`` and ``name`` may have changed, the loss among ``metrics`` is shown."""
+        self.total, self.name = self.total if total is None else total, self.name if name is None else name
         now = time.monotonic()
-        if self.show is False or (now < self._next and self._bar is None):
+        if self.show is False or now < self._next:
             return
-        loss = f"loss {metrics['loss']:.4g}" if "loss" in metrics else ""
+        loss = f"loss {metrics['loss']:.4g}" if metrics and "loss" in metrics else ""
         if sys.stderr.isatty():
-            if self._bar is None:
-                self._bar = self._make_bar()
-            task = self._bar.task_ids[0]
-            self._bar.update(task, completed=step, loss=loss)
-        else:
+            self._next = now + _REDRAW_SECONDS
+            self._task = _draw(self, done, loss)
+        elif done != self.total or self.show:
             self._next = now + _LINE_SECONDS
-            rate = (step - self.start) / max(now - self._began, 1e-9)
-            left = (self.total - step) / max(rate, 1e-9)
-            print(
-                f"{self.name}: step {step}/{self.total}  {loss}  {rate:.3g} steps/s  {_clock(left)} left",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"{self.name}: {self._line(done, now, loss)}", file=sys.stderr, flush=True)
 
-    def _make_bar(self) -> RichProgress:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as RichProgress
+    def count(self, done: int) -> str:
+        """How much is done, with what is counted."""
+        if self.unit in _MILLIONS:
+            return f"{done / 1e6:.1f}/{self.total / 1e6:.1f} {_MILLIONS[self.unit]}"
+        return f"{done}/{self.total} {self.unit}"
 
-        bar = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[loss]}"),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        bar.add_task(self.name, total=self.total, completed=self.start, loss="")
-        bar.start()
-        return bar
+    def _line(self, done: int, now: float, loss: str) -> str:
+        rate = (done - self.start) / max(now - self._began, 1e-9)
+        millions = _MILLIONS.get(self.unit)
+        speed = f"{rate:.3g} {self.unit}/s" if millions is None else f"{rate / 1e6:.3g} {millions}/s"
+        left = f"{_clock((self.total - done) / rate)} left" if rate > 0 else ""
+        return "  ".join(filter(None, (self.count(done), loss, speed, left)))
+
+
+def _draw(progress: Progress, done: int, loss: str) -> int:
+    """Draws a bar into the display, which is made for the first; the bar's number."""
+    global _display
+    with _lock:
+        if _display is None:
+            _display = _make_display()
+        task = progress._task
+        if task is None:
+            task = _display.add_task(progress.name, total=progress.total, completed=progress.start, count="", loss="")
+        text = {"description": progress.name, "count": progress.count(done), "loss": loss}
+        _display.update(task, completed=done, total=progress.total, **text)  # type: ignore[arg-type]
+        return task
+
+
+def _remove(task: int) -> None:
+    """Takes a bar out of the display, which ends with the last."""
+    global _display
+    with _lock:
+        if _display is not None:
+            _display.remove_task(task)  # type: ignore[arg-type]
+            if not _display.task_ids:
+                _display.stop()
+                _display = None
+
+
+def _make_display() -> Display:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Display
+
+    display = Display(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[count]}", markup=False),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    display.start()
+    return display
 
 
 def _clock(seconds: float) -> str:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from manyone.engine.progress import Progress
 from manyone.envs.single import make as build
 from manyone.envs.single.simulator import Buffers, RowSimulator, buffer_memory
 from manyone.envs.workers import (
@@ -189,7 +190,8 @@ class Arena:
 
         ``horizon`` ends episodes early (default: each task's own length). ``stop_at_success`` ends an episode at its
         first success, which is all that a success rate needs and about five times less simulation for a good policy
-        (returns are then those up to the success). ``progress(done, total)`` is called as episodes end.
+        (returns are then those up to the success). ``progress(done, total)`` is called as episodes end; without
+        it a long roll-out shows its own.
         """
         if horizon is not None and horizon < 1:
             raise ManyoneError(f"horizon {horizon}: must be at least 1")
@@ -200,7 +202,9 @@ class Arena:
         clock = Clock(self.timing)
         before = self._buffers.seconds[:, 0].sum()
         try:
-            results = self._play(policy, episodes, states, actions, horizon, stop_at_success, progress, clock)
+            with Progress("roll-outs", len(episodes), unit="episodes") as bar:
+                tell = progress or bar.update
+                results = self._play(policy, episodes, states, actions, horizon, stop_at_success, tell, clock)
         except BaseException:
             self.close()  # replies may still be under way; fresh processes next time
             raise
@@ -221,7 +225,7 @@ class Arena:
         actions: int,
         horizon: int | None,
         stop_at_success: bool,
-        progress: Callable[[int, int], None] | None,
+        progress: Callable[[int, int], None],
         clock: Clock,
     ) -> list[EpisodeResult]:
         buffers, total = self._buffers, len(episodes)
@@ -277,8 +281,7 @@ class Arena:
                 row_of[slot] = -1
             if over.any():
                 slots = np.sort(np.append(slots[~over], np.array(fresh, dtype=np.int64)))
-                if progress is not None:
-                    progress(len(results), total)
+                progress(len(results), total)
             clock.policy()
         return [results[slot] for slot in range(total)]
 

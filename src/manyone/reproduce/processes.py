@@ -30,6 +30,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import joblib
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from manyone.errors import InterruptedRun, ManyoneError
 
@@ -57,13 +59,13 @@ class Runner(NamedTuple):
     running: Path
     workers: int | None
 
-    def run(self, tasks: Sequence[Task], watch: Callable[[Sequence[str]], None]) -> None:
-        """Runs all ``tasks``, started in their order; ``watch`` is told a few times a second which are running.
+    def run(self, tasks: Sequence[Task], total: int, done: Callable[[], int]) -> None:
+        """Runs all ``tasks``, started in their order; a bar shows which are running and ``done()`` of ``total``.
 
         One that fails, or whose process dies, ends all with a :class:`ManyoneError` that names it and its log.
         """
         count = min(self.workers or joblib.effective_n_jobs(-1), len(tasks))
-        with _repeated(lambda: watch(self.names())):
+        with _bar(total, done, self.names):
             try:
                 joblib.Parallel(n_jobs=max(count, 1), prefer="threads", batch_size=1)(
                     joblib.delayed(supervise)(task, self.running) for task in tasks
@@ -111,6 +113,31 @@ def task_runner(folder: Path, workers: int | None = None, preload: Sequence[str]
         signal.signal(signal.SIGTERM, before)
 
 
+@contextlib.contextmanager
+def cluster(name: str | None) -> Iterator[None]:
+    """Tasks of this block run on a ``dask`` or ``ray`` cluster; None leaves joblib's choice as it is.
+
+    The address comes from where the cluster's own tools look (``DASK_SCHEDULER_ADDRESS``, ``RAY_ADDRESS``); without
+    one, a cluster is started on this machine.
+    """
+    if name is None:
+        yield
+        return
+    try:
+        if name == "dask":
+            distributed = importlib.import_module("dask.distributed")
+            importlib.import_module("dask").config.set({"distributed.worker.daemon": False})  # workers start processes
+            with distributed.Client(), joblib.parallel_config("dask"):
+                yield
+        else:
+            ray = importlib.import_module("ray")
+            importlib.import_module("ray.util.joblib").register_ray()
+            with ray.init(), joblib.parallel_config("ray"):
+                yield
+    except ModuleNotFoundError as error:
+        raise ManyoneError(f"--cluster {name} needs a package: pip install 'manyone[cluster]' ({error})") from error
+
+
 def processors() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -140,6 +167,8 @@ class _Worker:
     """A process that does the tasks of one thread, one after the other."""
 
     def __init__(self, running: Path) -> None:
+        if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+            multiprocessing.set_start_method(None, force=True)  # loky's, which a new process would not know
         self.running = running
         self.connection, theirs = _CONTEXT.Pipe()
         self.process = _CONTEXT.Process(target=_serve, args=(theirs, running), name=_NAME)
@@ -201,22 +230,33 @@ def _ending(code: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _repeated(look: Callable[[], None]) -> Iterator[None]:
-    """Calls ``look`` a few times a second, in a thread, and once at the end of the block."""
-    done = threading.Event()
+def _bar(total: int, done: Callable[[], int], names: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """A progress bar with the time left, redrawn by a thread of its own."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    over = threading.Event()
+    # the time left from everything seen so far: a row may take minutes
+    with Progress(*columns, console=console, transient=console.is_terminal, speed_estimate_period=1e9) as bar:
+        shown = bar.add_task("starting", total=total)
 
-    def loop() -> None:
-        while not done.wait(_LOOK_SECONDS):
-            look()
+        def look() -> None:
+            while not over.wait(_LOOK_SECONDS):
+                bar.update(shown, completed=done(), description="; ".join(names()))
 
-    thread = threading.Thread(target=loop, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-    look()
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        bar.update(shown, completed=done(), description="done")
 
 
 # --- in the process that does the tasks -------------------------------------------------------------------------------

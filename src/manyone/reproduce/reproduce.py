@@ -16,9 +16,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from manyone import __version__
 from manyone.claims.claims import Claims
 from manyone.claims.figure import Figure, load_figures
@@ -29,7 +26,7 @@ from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
 from manyone.report.html import write
 from manyone.report.terminal import show
-from manyone.reproduce.processes import Runner, Task, processors, task_runner
+from manyone.reproduce.processes import Runner, Task, cluster, processors, task_runner
 
 STUDIES = {field: f"manyone.{field}.study.study" for field in FIELDS}
 """Field (the ``field`` of a claims file) to study module, in the order of the page's chapters."""
@@ -38,8 +35,7 @@ STUDIES = {field: f"manyone.{field}.study.study" for field in FIELDS}
 class StudyModule(Protocol):
     """What a study module has. Importing it must be cheap: anything heavy is imported inside its functions.
 
-    It may also have ``overview(scale, suites, seeds, folder)``: figures drawn of what all its jobs wrote together, and
-    ``PRELOAD``, names of modules that its jobs need and that take long to import: they are imported once for all jobs.
+    It may also have ``overview(scale, suites, seeds, folder)``: figures drawn of what all its jobs wrote together.
     """
 
     TITLE: str
@@ -141,21 +137,23 @@ def reproduce(
     seeds: int | None = None,
     out: Path | None = None,
     workers: int | None = None,
+    on: str | None = None,
 ) -> int:
     """Tests the claims called ``names`` of ``fields`` (all by default) at ``scale``; prints the path of the report.
+
+    ``on`` names a cluster (:func:`manyone.reproduce.processes.cluster`) that runs the jobs.
 
     Fields that an earlier run into the same folder has tested stay on the page.
     """
     started = time.time()
     plans = plan(names, fields, scale, seeds)
     folder = out or Path("runs") / f"reproduce-{scale}"
-    rows = folder / "rows"
+    rows = folder.absolute() / "rows"  # a job may run elsewhere
     try:
         rows.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ManyoneError(f"{rows}: cannot be made: {error.strerror}; choose another folder with --out") from error
-    preload = [name for p in plans for name in (STUDIES[p.field], *getattr(p.study, "PRELOAD", ()))]
-    with task_runner(rows, workers, preload) as runner:
+    with cluster(on), task_runner(rows, workers, [STUDIES[p.field] for p in plans]) as runner:
         suites = {p.field: [_prepare(p.study, scale, s) for s in p.suites] for p in plans}
         _measure(plans, scale, rows, runner)
     seconds = time.time() - started
@@ -188,22 +186,7 @@ def _measure(plans: Sequence[Plan], scale: str, folder: Path, runner: Runner) ->
         for p, job, rows in needed
         if _lines(folder, job) < rows
     ]
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=console.is_terminal) as bar:
-        shown = bar.add_task("measuring", total=sum(rows for _, _, rows in needed))
-
-        def watch(running: Sequence[str]) -> None:
-            done = sum(_lines(folder, job) for _, job, _ in needed)
-            bar.update(shown, completed=done, description="; ".join(running) or "done")
-
-        runner.run(tasks, watch)
+    runner.run(tasks, sum(rows for _, _, rows in needed), lambda: sum(_lines(folder, job) for _, job, _ in needed))
 
 
 def _lines(folder: Path, job: Job) -> int:

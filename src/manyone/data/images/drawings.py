@@ -21,6 +21,7 @@ from torch import Tensor
 from manyone.assets.archives import Archive, open_archive
 from manyone.assets.fetch import get
 from manyone.data.decoded import decoded
+from manyone.engine.progress import Progress
 from manyone.errors import ManyoneError
 
 SIZE = 32
@@ -90,20 +91,17 @@ def decode_png(raw: bytes, size: int = SIZE) -> np.ndarray | None:
 
 def _decode_all(asset: str, archive: Archive, members: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
     """Tensors ``images`` and ``names`` (the names joined by newlines, as bytes) of (name, member) pairs."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
     images, names, skipped = [], [], 0
-    for name, member in track(
-        list(members), f"  {asset}", console=console, transient=True, disable=not console.is_terminal
-    ):
-        image = decode_png(archive.read(member))
-        if image is None:
-            skipped += 1
-            continue
-        images.append(image)
-        names.append(name)
+    chosen = list(members)
+    with Progress(f"decoding {asset}", len(chosen), unit="pictures") as bar:
+        for number, (name, member) in enumerate(chosen):
+            bar.update(number)
+            image = decode_png(archive.read(member))
+            if image is None:
+                skipped += 1
+                continue
+            images.append(image)
+            names.append(name)
     if not images:
         raise ManyoneError(f"{archive.path}: no picture could be decoded; remove the file and fetch it again")
     if skipped:

@@ -17,7 +17,6 @@ after so many steps; what an adapter does not know goes to the environment's own
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import importlib
 import io
@@ -28,6 +27,7 @@ from typing import Any
 
 import torch
 
+from manyone.engine.words import parse_settings, write_settings
 from manyone.envs.teams.types import TeamEnv
 from manyone.errors import ManyoneError
 
@@ -56,25 +56,11 @@ def make_adapter(
     if prefix not in PREFIXES or not rest:
         raise ManyoneError(f"environment {name!r}: write one of {', '.join(f'{p}:NAME' for p in PREFIXES)}")
     task, _, settings = rest.partition(":")
-    settled = {**parse_settings(settings, name), **options}
-    written = ",".join(f"{key}={value}" for key, value in sorted(settled.items()))
+    settled = parse_settings(settings, name, options)
+    written = write_settings(settled)
     env = PREFIXES[prefix](task, batch, device, workers, settled)
     env.spec = replace(env.spec, name=f"{prefix}:{task}:{written}" if written else f"{prefix}:{task}")
     return env
-
-
-def parse_settings(text: str, name: str) -> dict[str, Any]:
-    """``"a=1,b=x"`` as keywords; values are Python literals where they can be read as such, else text."""
-    found: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals or not key.strip().isidentifier():
-            raise ManyoneError(f"environment {name!r}: {part!r} is not a setting; write name=value,name=value")
-        try:
-            found[key.strip()] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
-            found[key.strip()] = {"true": True, "false": False}.get(value.strip(), value.strip())
-    return found
 
 
 def need(module: str, name: str, install: str = TEAMS) -> Any:

@@ -19,8 +19,9 @@ name                               what                                         
 ``smac:3m``, ``smacv2:...``        StarCraft II                                                     the installed game
 =================================  ===============================================================  ====================
 
-Settings follow the name, ``"predator-prey:size=10,predators=5"`` or ``"vmas:navigation:n_agents=4"``, or are given as
-keywords. ``frames=4`` shows the last four observations of any of them side by side (``manyone.envs.teams.frames``).
+Settings follow the name, ``"predator-prey:size=10,predators=5"`` or ``"vmas:navigation:n_agents=4"`` (the grammar is
+that of ``manyone.engine.words.parse_settings``), or are given as keywords. ``frames=4`` shows the last four
+observations of any of them side by side (``manyone.envs.teams.frames``).
 Public: ``make_team``, ``team_names``.
 """
 
@@ -33,6 +34,7 @@ from typing import Any, cast
 
 import torch
 
+from manyone.engine.words import parse_settings, write_settings
 from manyone.envs.teams.frames import stack_frames
 from manyone.envs.teams.grid import GridTeam
 from manyone.envs.teams.relay import Relay
@@ -90,42 +92,16 @@ def _own(name: str, batch: int, device: str | torch.device, options: dict[str, A
         raise ManyoneError(f"unknown team task {name!r}; allowed: {', '.join(team_names())}")
     kind, fixed, changed = _OWN[base]
     defaults = {key: value for key, value in _defaults(kind).items() if key not in fixed} | changed
-    given = _settings(name, rest)
-    for key, value in options.items():
-        if key in given:
-            raise ManyoneError(f"{name}: {key} is set in the name and as an option ({value}): give it once")
-        given[key] = value
+    given = parse_settings(rest, name, options)
     for key in given:
         if key not in defaults:
             raise ManyoneError(f"{base}: unknown setting {key!r}; allowed: {', '.join(sorted(defaults))}")
     env = kind(batch, device, **fixed, **(changed | given))
-    set_apart = [f"{key}={given[key]}" for key in sorted(given) if given[key] != defaults[key]]
-    env.spec = replace(env.spec, name=":".join([base, ",".join(set_apart)]) if set_apart else base)
+    written = write_settings({key: value for key, value in given.items() if value != defaults[key]})
+    env.spec = replace(env.spec, name=f"{base}:{written}" if written else base)
     return cast(TeamEnv, env)
 
 
 def _defaults(kind: Callable[..., Any]) -> dict[str, Any]:
     parameters = inspect.signature(kind).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-
-
-def _settings(name: str, text: str) -> dict[str, Any]:
-    """``"size=10,reward=mixed"`` as a mapping, numbers as numbers."""
-    settings: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or not key or not value:
-            raise ManyoneError(f"{name}: {part!r} is not a setting: write NAME:key=value,key=value")
-        if key in settings:
-            raise ManyoneError(f"{name}: {key} is set twice: give it once")
-        settings[key] = _value(value)
-    return settings
-
-
-def _value(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from manyone.assets.cache import locked
 from manyone.data.tasks import Suite, Task
+from manyone.engine.progress import Progress
 from manyone.errors import ManyoneError
 from manyone.merging.experts import cache
 from manyone.merging.experts.base import logistic_heads, pretrained_text
@@ -301,19 +302,7 @@ def _drive(learner: ExpertsLearner, progress: bool | None, only_base: bool = Fal
     """Steps ``learner`` to its end (or to the end of its base), with a bar on stderr where someone looks."""
     if learner.stage == "done":
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    shown = console.is_terminal if progress is None else progress
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
-        shown_task = bar.add_task("", total=learner.steps)
+    with Progress("experts", learner.steps, start=learner.position, show=progress) as bar:
         while learner.stage != "done" and not (only_base and learner.base is not None):
             learner_stage = f"{learner.suite.name} seed {learner.seed}: {learner.stage}"
             metrics = learner.step()
@@ -321,4 +310,4 @@ def _drive(learner: ExpertsLearner, progress: bool | None, only_base: bool = Fal
                 raise ManyoneError(
                     f"{learner_stage}: the loss is {metrics['loss']} at step {learner.position}; lower lr"
                 )
-            bar.update(shown_task, completed=learner.position, description=learner_stage)
+            bar.update(learner.position, metrics=metrics, name=learner_stage)

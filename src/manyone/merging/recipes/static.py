@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from manyone.engine.progress import Progress
 from manyone.errors import ManyoneError
 from manyone.recipes.options import CommonOptions, Split, check
 
@@ -87,7 +88,7 @@ class MergeOptions(CommonOptions):
             print(describe(plan, method, run.path / "model"))
             return
         began = time.perf_counter()
-        with _Bar(self.method) as bar:
+        with Progress(self.method, unit="parameters") as bar:
             execute(
                 plan,
                 method,
@@ -118,29 +119,6 @@ def _make_room(run: RunFolder) -> None:
     run.ensure()
     if (run.path / "model").exists():  # an earlier attempt of this same run that stopped before it was marked finished
         shutil.rmtree(run.path / "model")
-
-
-class _Bar:
-    """Progress in millions of elements, shown by the engine's bar when the merge takes long."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._bar: Any = None
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def update(self, done: int, total: int) -> None:
-        """Called with elements done and in all."""
-        from manyone.engine.progress import Progress
-
-        if self._bar is None:
-            self._bar = Progress(f"{self.name} (million parameters)", 0, round(total / 1e6))
-        self._bar.update(round(done / 1e6), {})
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.__exit__(*error)
 
 
 def _torch_device(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,15 +56,11 @@ def offline_name(options: PolicyOptions) -> OfflineName | None:
 
 def from_suite(wanted: OfflineName, *, horizon: int | None = None, workers: int | None = None) -> PolicyProblem:
     """The made data ``wanted`` from the cache; what is missing is made first, with progress on stderr."""
-    with ExitStack() as stack:
-        bar: Progress | None = None
-
-        def show(done: int, total: int) -> None:
-            nonlocal bar
-            bar = bar or stack.enter_context(Progress(f"making {wanted}", 0, total, show=True))
-            bar.update(done, {})
-
-        data = make_offline(str(wanted), seed=wanted.seed, workers=workers, progress=show)
+    if wanted.made():
+        data = make_offline(str(wanted), seed=wanted.seed)
+    else:
+        with Progress(f"making {wanted}") as bar:
+            data = make_offline(str(wanted), seed=wanted.seed, workers=workers, progress=bar.update)
     return _problem(str(wanted), data, horizon)
 
 

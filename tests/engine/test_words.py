@@ -1,0 +1,46 @@
+"""One grammar for settings after a name."""
+
+from __future__ import annotations
+
+import pytest
+
+from manyone.engine.words import parse_settings, suggestion, write_settings
+from manyone.errors import ManyoneError
+
+
+def test_values_are_what_they_look_like() -> None:
+    text = "a=10, b = 0.5,c=1e-3,d=true,e=False,f=None,g='10',h=mixed,i=-3,j=3m vs 3m,k=x=y,"
+    assert parse_settings(text, "toy") == {
+        "a": 10, "b": 0.5, "c": 1e-3, "d": True, "e": False, "f": None, "g": "10", "h": "mixed", "i": -3,
+        "j": "3m vs 3m", "k": "x=y",
+    }  # fmt: skip
+    assert parse_settings("", "toy") == {}
+    assert parse_settings("a=1", "toy", {"b": [2]}) == {"a": 1, "b": [2]}
+
+
+def test_what_is_written_is_read_again() -> None:
+    settings = {"size": 10, "half": 0.5, "on": True, "nothing": None, "reward": "mixed"}
+    assert write_settings(settings) == "half=0.5,nothing=None,on=True,reward=mixed,size=10"
+    assert parse_settings(write_settings(settings), "toy") == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("size", "toy: 'size' is not a setting: write NAME:key=value,key=value"),
+        ("a=1, 2x=3", "toy: '2x=3' is not a setting"),
+        ("a=", "toy: 'a=' is not a setting"),
+        ("=1", "toy: '=1' is not a setting"),
+        ("a=1,a=2", "toy: a is set twice: give it once"),
+        ("b=1", r"toy: b is set in the name and as an option \(5\): give it once"),
+    ],
+)
+def test_what_is_no_setting_is_named(text: str, words: str) -> None:
+    with pytest.raises(ManyoneError, match=words):
+        parse_settings(text, "toy", {"b": 5})
+
+
+def test_suggestions() -> None:
+    assert suggestion("stpes", ["steps", "seed"]) == "did you mean 'steps'?"
+    assert suggestion("zzz", ["b", "a"]) == "known: a, b"
+    assert suggestion("zzz", []) == "there is none"

@@ -44,7 +44,9 @@ def put(house: Path, text: str) -> str:
         path.write_text(re.sub(r"^from manyone", f"{text}from manyone", before, count=1, flags=re.M))
     else:
         name = place["where"].removeprefix("in ")
-        opened, count = re.subn(rf"^({name}\b[^\n]*= ?[\[({{])", lambda found: f"{found[1]}\n{text}", before, flags=re.M)
+        opened, count = re.subn(
+            rf"^({name}\b[^\n]*= ?[\[({{])", lambda found: f"{found[1]}\n{text}", before, flags=re.M
+        )
         assert count >= 1, f"{place['file']} has no {name}"
         path.write_text(opened)
     return place["file"]

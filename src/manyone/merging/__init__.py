@@ -30,7 +30,7 @@ _HOME = {
     "model_stock": "static.methods",
     "regmean": "static.methods",
     "save": "artefact",
-    "sensitivity": "sensitivity",
+    "sensitivity": "sensitivities",
     "slerp": "static.methods",
     "task_arithmetic": "static.methods",
     "ties": "static.methods",

@@ -10,7 +10,7 @@ from tests.reference.toy import Toy, perturbed
 
 from manyone.errors import ManyoneError
 from manyone.merging.roles import block_of, find_blocks, matches, role_of
-from manyone.merging.sensitivity import critical_groups, sensitivity
+from manyone.merging.sensitivities import critical_groups, sensitivity
 
 ROLES = {
     "vision_model.encoder.layers.3.mlp.fc1.weight": "mlp",

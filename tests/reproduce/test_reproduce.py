@@ -258,7 +258,7 @@ def test_joblib_s_own_choice_of_backend_counts(toys):
 
 def test_no_task_starts_no_process(tmp_path):
     with task_runner(tmp_path) as runner:
-        runner.run([], 0, lambda: 0)
+        runner.run([], "rows", 0, lambda: 0)
     assert list(tmp_path.iterdir()) == []
 
 

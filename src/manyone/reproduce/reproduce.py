@@ -179,14 +179,15 @@ def _prepare(study: StudyModule, scale: str, suite: str) -> SuiteInfo:
 
 
 def _measure(plans: Sequence[Plan], scale: str, folder: Path, runner: Runner) -> None:
-    """Runs the jobs that lack rows, with one progress bar over the rows of all jobs."""
+    """Runs the jobs that lack rows, with one bar over the rows of all jobs."""
     needed = [(p, job, p.study.count_rows(scale, job.suite, job.part)) for p in plans for job in p.jobs]
     tasks = [
         Task(str(job), folder / f"{job.file}.log", f"{STUDIES[p.field]}:run_job", (scale, *job, folder))
         for p, job, rows in needed
         if _lines(folder, job) < rows
     ]
-    runner.run(tasks, sum(rows for _, _, rows in needed), lambda: sum(_lines(folder, job) for _, job, _ in needed))
+    total = sum(rows for _, _, rows in needed)
+    runner.run(tasks, "rows", total, lambda: sum(_lines(folder, job) for _, job, _ in needed))
 
 
 def _lines(folder: Path, job: Job) -> int:

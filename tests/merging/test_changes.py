@@ -11,10 +11,6 @@ from tests.reference.toy import Toy, perturbed
 from manyone.errors import ManyoneError
 from manyone.merging.changes import critical_groups, sensitivity
 from manyone.merging.roles import block_of, find_blocks, matches, role_of
-<<<<<<<< HEAD:tests/merging/test_sensitivities.py
-from manyone.merging.sensitivities import critical_groups, sensitivity
-========
->>>>>>>> main:tests/merging/test_changes.py
 
 ROLES = {
     "vision_model.encoder.layers.3.mlp.fc1.weight": "mlp",

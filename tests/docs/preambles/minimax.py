@@ -15,4 +15,3 @@ loaders = [DataLoader(TensorDataset(torch.randn(40, 4), torch.randint(3, (40,)))
 def loss(x, y, batch, noise):
     costs = cross_entropy(x(batch["features"]), batch["labels"], reduction="none")
     return (3 * y["weights"][batch["labels"]] * costs).mean()
-

@@ -86,8 +86,15 @@ def test_what_is_not_run_imports_what_exists():
 
 
 def test_every_recipe_is_documented():
+<<<<<<< HEAD
     pages = [*DOCS.glob("methods-*.md"), *(DOCS / f"{field}.md" for field in FIELDS if field != "merging")]
     text = "\n".join(page.read_text() for page in pages)
+=======
+    text = "\n".join(
+        p.read_text()
+        for p in [*DOCS.glob("methods-*.md"), *(DOCS / f"{field}.md" for field in FIELDS if field != "merging")]
+    )
+>>>>>>> main
     headings = set(re.findall(r"[a-z0-9-]+", " ".join(re.findall(r"^## (.+)$", text, re.M))))
     assert set(RECIPES) - {"experts"} <= headings
 

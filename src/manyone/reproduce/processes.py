@@ -240,7 +240,7 @@ def _shown(bar: Progress, done: Callable[[], int], names: Callable[[], Sequence[
 
     def look() -> None:
         while not over.wait(_LOOK_SECONDS):
-            bar.update(done(), name="; ".join(names()))
+            bar.update(done(), name="; ".join(names()) or "starting")
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""``manyone run RECIPE --seeds N``: ordinary runs side by side, one table with intervals, going on with what is missing."""
+"""``manyone run RECIPE --seeds N``: runs side by side, one table with intervals, going on with what is missing."""
 
 import json
 import os

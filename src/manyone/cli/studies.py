@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from manyone.cli.parser import Parser, one_of
+from manyone.cli.parser import Parser, at_least_one, one_of
 from manyone.cli.show import show
 from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
@@ -90,10 +90,7 @@ def reproduce(words: Sequence[str]) -> int:
         "--cluster", choices=("dask", "ray"), help="where to run the jobs instead of processes on this machine"
     )
     parsed = parser.parse(words)
-    for option in ("seeds", "workers"):
-        value = getattr(parsed, option)
-        if value is not None and value < 1:
-            raise ManyoneError(f"--{option} {value}: must be at least 1")
+    at_least_one(parsed, "seeds", "workers")
     module = _load("manyone.reproduce.reproduce")
     code = module.reproduce(
         parsed.claims,

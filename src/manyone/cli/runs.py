@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 from manyone.cli.parser import Parser, at_least_one
 from manyone.cli.show import show
 from manyone.engine.fabric import is_writer
-from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
-from manyone.recipes.execution import execute, reopen
 from manyone.recipes.table import RECIPES, builder, options_class, runner
 
 if TYPE_CHECKING:
+    from manyone.engine.run import RunFolder
     from manyone.recipes.options import CommonOptions
     from manyone.reproduce.seeds import SeedRuns
 
@@ -37,6 +36,7 @@ def run(words: Sequence[str]) -> int:
     recipe = parser.parse(words[:1]).recipe
     # here, so that the help of the verb answers at once
     from manyone.cli.options import parse_options
+    from manyone.engine.run import RunFolder
 
     words, several = _take_seeds(words[1:])
     options = parse_options(options_class(recipe), recipe, words)
@@ -64,6 +64,8 @@ def resume(words: Sequence[str]) -> int:
     _add_side_by_side(parser)
     parsed = parser.parse(words)
     at_least_one(parsed, "workers")
+    from manyone.recipes.execution import reopen
+
     if (parsed.run / "seeds.json").is_file():
         from manyone.reproduce.seeds import reopen_seeds
 
@@ -90,6 +92,8 @@ def evaluate(words: Sequence[str]) -> int:
         "--split", choices=("test", "val", "train"), default="test", help="the samples to use (default: test)"
     )
     parsed = parser.parse(words)
+    from manyone.recipes.execution import reopen
+
     folder, options = reopen(parsed.run)
     metrics = runner(folder.recipe).evaluate(options, builder(folder.recipe), folder, parsed.split)
     if is_writer():
@@ -119,6 +123,8 @@ def _take_seeds(words: Sequence[str]) -> tuple[list[str], argparse.Namespace | N
 
 
 def _go(options: CommonOptions, folder: RunFolder) -> int:
+    from manyone.recipes.execution import execute
+
     if execute(options, folder):
         _say(f"run: {folder.path}\nnext: manyone report {folder.path}")
     return 0

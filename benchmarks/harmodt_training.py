@@ -16,12 +16,14 @@ when they come every 500 steps.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,9 @@ import torch
 from _published_harmodt import PlainNetwork, PublishedStep, Sampler, made_up_episodes, random_masks
 
 from manyone.data.trajectories.trajectories import Trajectories
+from manyone.nets.decision import DecisionTransformer
 from manyone.policies.harmodt.learner import PolicyLearner
 from manyone.policies.harmodt.mask_updates import exchange_masks
-from manyone.policies.harmodt.steps import task_noise
 from manyone.policies.harmodt.variants import build_model
 from manyone.policies.tasks import PolicyData
 
@@ -96,7 +98,7 @@ def at_published_size(options: argparse.Namespace) -> dict[str, float]:
 
     def own_network_alone() -> None:
         weights = {n: v.detach().requires_grad_() for n, v in masked.model.named_parameters()}
-        noise = task_noise(masked, [0])
+        noise = masked.losses.dropout([0], 0)
         found = masked.model.run(weights, drawn.steps, drawn.prompt, None, noise=noise)
         torch.autograd.grad((found - drawn.steps["actions"]).square().mean(), list(weights.values()), allow_unused=True)
 
@@ -122,18 +124,14 @@ def at_published_size(options: argparse.Namespace) -> dict[str, float]:
 
 def update_of(masked: PolicyLearner, tasks: int) -> None:
     """The mask update of the first ``tasks`` tasks alone: gradients, scores, exchange."""
-    part = object.__new__(PolicyLearner)
-    part.__dict__.update(masked.__dict__)
-    part.data = masked.data.subset(range(tasks))
-    part.assignment = masked.assignment[:tasks]
-    part.iteration = STEPS // 2  # where the most weights are exchanged
-    exchange_masks(part)
+    point = copy.copy(masked.point)
+    point.assignment = point.assignment[:tasks]
+    losses = replace(masked.losses, data=masked.data.subset(range(tasks)))
+    exchange_masks(point, losses, masked.update, STEPS // 2, masked.clip)  # where the most weights are exchanged
 
 
 def agree(plain: PlainNetwork, sampler: Sampler) -> None:
     """Both networks give the same actions with the same weights."""
-    from manyone.nets.decision import DecisionTransformer
-
     shape = {"width": plain.norm.weight.numel(), "layers": len(plain.blocks), "heads": plain.blocks[0].heads}
     own = DecisionTransformer(39, 4, context=CONTEXT, prompt=PROMPT, **shape).to(DEVICE)
     own.load_state_dict({n: v for n, v in plain.state_dict().items() if not n.startswith("head_")})

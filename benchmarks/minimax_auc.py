@@ -63,7 +63,7 @@ def ours(train, test, seed: int, eta: float) -> list[tuple[float, float]]:
     import torch
 
     from manyone.data.tables.partitions import partition
-    from manyone.minimax import AUC, ClientData, Simulated, positive_rate
+    from manyone.minimax import AUC, ClientData, DistributedSGDA, Simulated, positive_rate
     from manyone.minimax.predict import build_network
     from manyone.minimax.stability.measures import roc_auc
 
@@ -71,7 +71,8 @@ def ours(train, test, seed: int, eta: float) -> list[tuple[float, float]]:
     problem = AUC(positive_rate(train.signs), score=build_network([train.width, 64, 1]), form="aucm")
     parts = partition(train.labels, 16, seed=seed)
     data = ClientData.of_parts({"features": train.features, "labels": train.signs}, parts)
-    run = Simulated(problem, data, steps=5, rounds=STEPS // 5, batch=2, eta_x=eta, eta_y=eta, seed=seed)
+    method = DistributedSGDA(steps=5, rounds=STEPS // 5, batch=2, step_sizes=(eta, eta))
+    run = Simulated(problem, data, method, seed=seed)
     spent, curve = 0.0, []
     for look in range(LOOKS):
         began = time.process_time()

@@ -28,17 +28,20 @@ def rank(rounds: int, blocks: int, topology: str) -> None:
     import torch
     import torch.distributed as dist
 
-    from manyone.minimax import AUC, ClientData
-    from manyone.minimax.ranks.distributed import TorchDistributed
+    from manyone.minimax import AUC, ClientData, DistributedSGDA, TorchDistributed
 
     torch.set_num_threads(1)
     source = torch.Generator().manual_seed(0)
     x = torch.nn.functional.normalize(torch.randn(CLIENTS, SAMPLES, DIM, generator=source), dim=-1)
     y = torch.where(torch.rand(CLIENTS, SAMPLES, generator=source) < 0.4, 1.0, -1.0)
     data = ClientData.of_shards({"features": x, "labels": y})
-    words = {"steps": STEPS, "rounds": rounds * (blocks + 1), "batch": BATCH}
-    real = TorchDistributed(AUC(0.4, dim=DIM), data, topology, **words)
-    bare = TorchDistributed(AUC(0.4, dim=DIM), data, "server", **words)
+    real, bare = (
+        TorchDistributed(
+            AUC(0.4, dim=DIM), data,
+            DistributedSGDA(topology=name, steps=STEPS, rounds=rounds * (blocks + 1), batch=BATCH),
+        )
+        for name in (topology, "server")
+    )  # fmt: skip
     local, rows, step = bare.local, slice(0, len(bare.z)), 0
 
     @torch.no_grad()

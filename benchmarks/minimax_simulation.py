@@ -136,12 +136,12 @@ def shards(m: int):
 
 def ours(m: int, rounds: int, backend: str) -> float:
     """Client-steps per CPU-second of the simulation."""
-    from manyone.minimax import AUC, ClientData, Simulated
+    from manyone.minimax import AUC, ClientData, DistributedSGDA, Simulated
 
     x, y = shards(m)
     data = ClientData.of_shards({"features": x, "labels": y})
-    words = {"steps": STEPS, "batch": BATCH, "eta_x": ETA, "eta_y": ETA, "backend": backend}
-    run = Simulated(AUC(0.4, dim=DIM), data, "server", rounds=rounds + 3, **words)
+    method = DistributedSGDA(steps=STEPS, rounds=rounds + 3, batch=BATCH, step_sizes=(ETA, ETA))
+    run = Simulated(AUC(0.4, dim=DIM), data, method, backend=backend)
     run.advance(3 * STEPS)
     before = cpu()
     run.advance((rounds + 3) * STEPS)

@@ -32,11 +32,9 @@ def main() -> None:
     options = parser.parse_args()
 
     import torch
-
-    from manyone.minimax.client_data import ClientData
-    from manyone.minimax.simulated import Simulated
-    from manyone.minimax.stability.laboratory import Laboratory
     from manyone.minimax.study.laboratory import problem_of
+
+    from manyone.minimax import ClientData, DistributedSGDA, Laboratory, Simulated
     from manyone.minimax.study.settings import SETTINGS
 
     torch.set_num_threads(1)
@@ -44,7 +42,8 @@ def main() -> None:
     points = [{"steps": k, "eta": eta} for k in STEPS for eta in ETAS]
     together, apart, worst = [], [], 0.0
     for repeat in range(options.repeats):
-        lab = Laboratory(problem, fields, labels, points, replicas=REPLICAS, rounds=ROUNDS, seed=repeat, records=1)
+        method = DistributedSGDA(rounds=ROUNDS)
+        lab = Laboratory(problem, fields, labels, points, method=method, replicas=REPLICAS, seed=repeat, records=1)
         began = time.process_time()
         lab.simulated.run()
         together.append(time.process_time() - began)
@@ -54,8 +53,9 @@ def main() -> None:
             twins, ends = lab.twins[i], []
             for twin in (0, 1):
                 data = ClientData(fields, twins.data.table[:1, twin : twin + 1], twins.data.sizes)
-                run = Simulated(problem, data, steps=points[i]["steps"], rounds=ROUNDS, eta_x=points[i]["eta"],
-                                eta_y=points[i]["eta"], seed=repeat, dtype=torch.float64)  # fmt: skip
+                eta = points[i]["eta"]
+                alone = DistributedSGDA(steps=points[i]["steps"], rounds=ROUNDS, step_sizes=(eta, eta))
+                run = Simulated(problem, data, alone, seed=repeat, dtype=torch.float64)
                 began = time.process_time()
                 run.run()
                 cost[points[i]["steps"]].append(time.process_time() - began)

@@ -90,13 +90,20 @@ class Clock:
         return timed
 
 
+def make(recipe: str, **given: Any) -> Any:
+    """The team that the recipe trains."""
+    from manyone.recipes.options import with_preset
+    from manyone.recipes.table import builder, options_class
+    from manyone.teams.recipes.build import team
+
+    return team(with_preset(options_class(recipe), {"workers": 0, "epochs": EPOCHS, **given}), builder(recipe))
+
+
 def end_to_end(task: str, batch: int, device: str, iterations: int) -> dict[str, Any]:
     """One row: environment steps a second, and shares of simulator, acting and update."""
-    from manyone.teams.recipes.problem import build_team
-
-    team = build_team(
-        "commformer", TASKS[task], batch=batch, seed=0, device=device, workers=0, iterations=1 + iterations,
-        length=LENGTH, epochs=EPOCHS, lr=1e-3, clip=0.2, commit=None,
+    team = make(
+        "commformer", env=TASKS[task], envs=batch, device=device, iterations=1 + iterations, length=LENGTH,
+        minibatches=1, commit=0.0,
     )  # fmt: skip
     team.learner.step()
     whole, collecting, simulating = Clock(device), Clock(device), Clock(device)
@@ -116,11 +123,9 @@ def end_to_end(task: str, batch: int, device: str, iterations: int) -> dict[str,
 
 def mappo(batch: int, length: int, minibatches: int, iterations: int) -> dict[str, Any]:
     """This library's MAPPO: frames a processor second."""
-    from manyone.teams.recipes.problem import build_team
-
-    team = build_team(
-        "mappo", "vmas:simple_spread", batch=batch, seed=0, workers=0, iterations=1 + iterations, length=length,
-        epochs=EPOCHS, minibatches=minibatches, network={"width": 64, "layers": 1},
+    team = make(
+        "mappo", env="vmas:simple_spread", envs=batch, device="cpu", iterations=1 + iterations, length=length,
+        minibatches=minibatches, lr=5e-4, clip=0.05,
     )  # fmt: skip
     team.learner.step()
     began = time.process_time()

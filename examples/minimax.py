@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from manyone.data.tables.partitions import partition
 from manyone.data.tables.tables import load_table, prepare
-from manyone.minimax import ClientData, ModuleProblem, Simulated
+from manyone.minimax import ClientData, DistributedSGDA, ModuleProblem, Simulated
 from manyone.minimax.problems.projections import simplex
 
 
@@ -31,10 +31,10 @@ def main() -> dict[str, float]:
 
     result = {}
     for name, eta_y in (("plain average", 0.0), ("worst class", 0.01)):
-        run = Simulated(
-            problem, ClientData.of_loaders(loaders), "ring", steps=5, rounds=80, batch=16, eta_x=0.3, eta_y=eta_y
-        )
-        zbar = run.run()[0, 0]  # the consensus model, one flat vector
+        method = DistributedSGDA(topology="ring", steps=5, rounds=80, batch=16, step_sizes=(0.3, eta_y))
+        zbar = Simulated(problem, ClientData.of_loaders(loaders), method).run()[
+            0, 0
+        ]  # the consensus model, one flat vector
         x, _ = problem.spec.unpack(zbar)
         model.load_state_dict(x)  # back in the module, ready for use
         with torch.no_grad():

@@ -7,7 +7,7 @@ Train one first, e.g. `manyone run harmodt --suite metaworld-pairs4 --out runs/f
 import sys
 
 from manyone.envs.single.make import goals, make_env
-from manyone.policies.artefact import load_policy
+from manyone.policies import load_policy
 
 
 def main(folder: str, task: str, horizon: int = 200) -> float:

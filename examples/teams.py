@@ -15,6 +15,7 @@ from manyone.teams.artefact import load_team, save_team
 from manyone.teams.network.commformer import CommFormer
 from manyone.teams.network.graph import LearnedGraph
 from manyone.teams.ppo.learner import TeamLearner
+from manyone.teams.ppo.training import Training
 
 
 class Whisper(ParallelEnv):
@@ -47,9 +48,9 @@ def main() -> dict[str, float]:
     env = make_team(Whisper, batch=64, workers=0)
     policy = CommFormer(env.spec, width=32)
     graph = LearnedGraph(agents=3, links=1)  # every agent may hear one other
-    words = {"length": 1, "epochs": 5, "lr": 5e-3, "edge_lr": 0.1, "clip": 0.2, "iterations": 36}
-    learner = TeamLearner(env, policy, graph=graph, **words)
-    for _ in range(words["iterations"]):
+    training = Training(iterations=36, length=1, epochs=5, lr=5e-3, edge_lr=0.1, clip=0.2)
+    learner = TeamLearner(env, policy, training, graph=graph)
+    for _ in range(training.iterations):
         reward = learner.step()["return"]
 
     with tempfile.TemporaryDirectory() as folder:

@@ -27,23 +27,22 @@ import torch
 
 from manyone.data.tables.partitions import partition
 from manyone.data.tables.tables import Table, load_table, prepare
-from manyone.minimax.client_data import ClientData
-from manyone.minimax.problems.auc import AUC, positive_rate
-from manyone.minimax.ranks.launch import launch
+from manyone.minimax import AUC, ClientData, DistributedSGDA, Membership, Simulated, TorchDistributed, positive_rate
+from manyone.minimax.launch import launch
 from manyone.randomness import generator_for
 
 RANKS, CLIENTS = 4, 16
 TOPOLOGIES = ("ring", "complete", "exponential", "star")
 
 
-def job(seed: int, rounds: int) -> tuple[tuple[AUC, ClientData], dict[str, Any], Table]:
-    """Problem and data, options, test set: linear AUC on breast cancer, label-mixed Dirichlet shards."""
+def job(seed: int, rounds: int, topology: str) -> tuple[tuple[AUC, ClientData, DistributedSGDA], Table]:
+    """Problem, data and method; test set: linear AUC on breast cancer, label-mixed Dirichlet shards."""
     train, test = prepare(load_table("breast-cancer"), seed=seed)
     parts = partition(train.labels, CLIENTS, kind="dirichlet", alpha=0.5, per_client=28, seed=seed)
     rows = torch.cat(parts)
     data = ClientData.of_parts({"features": train.features, "labels": train.signs}, parts)
     problem = AUC(positive_rate(train.signs[rows]), dim=train.width)
-    return (problem, data), {"steps": 5, "rounds": rounds, "seed": seed, "eta_x": 0.1, "eta_y": 0.1}, test
+    return (problem, data, DistributedSGDA(topology=topology, steps=5, rounds=rounds)), test
 
 
 def test_auc(problem: AUC, z: torch.Tensor, test: Table) -> float:
@@ -56,13 +55,10 @@ def test_auc(problem: AUC, z: torch.Tensor, test: Table) -> float:
 
 def rank_main(seed: int, rounds: int, topology: str, folder: Path) -> None:
     """One rank; tells its progress in a file, and the survivors save their model."""
-    from manyone.minimax.ranks.distributed import TorchDistributed
-    from manyone.minimax.ranks.failures import Membership
-
     membership = Membership.join(timeout=30)
     rank = membership.rank
-    arguments, options, _ = job(seed, rounds)
-    run = TorchDistributed(*arguments, topology, membership=membership, **options)
+    arguments, _ = job(seed, rounds, topology)
+    run = TorchDistributed(*arguments, membership=membership, seed=seed)
     progress = folder / f"progress-{rank}"
     z = run.run(callback=lambda _, t: progress.write_text(str(t)))
     torch.save({"z": z[0, 0], "losses": run.losses, "clients": len(run.clients)}, folder / f"model-{rank}.pt")
@@ -93,7 +89,7 @@ def chaos(seed: int, rounds: int, folder: Path) -> dict[str, Any]:
         [*command, "--topology", topology, "--folder", str(folder)], RANKS, quorum=RANKS - 1, on_start=killer
     )
     models = [torch.load(file, weights_only=True) for file in sorted(folder.glob("model-*.pt"))]
-    arguments, _, test = job(seed, rounds)
+    arguments, test = job(seed, rounds, topology)
     return {
         "seed": seed,
         "topology": topology,
@@ -111,10 +107,8 @@ def chaos(seed: int, rounds: int, folder: Path) -> dict[str, Any]:
 
 def undisturbed(seed: int, rounds: int) -> float:
     """Test AUC of the same job without a loss."""
-    from manyone.minimax.simulated import Simulated
-
-    arguments, options, test = job(seed, rounds)
-    z = Simulated(*arguments, TOPOLOGIES[seed % len(TOPOLOGIES)], **options).run()
+    arguments, test = job(seed, rounds, TOPOLOGIES[seed % len(TOPOLOGIES)])
+    z = Simulated(*arguments, seed=seed).run()
     return test_auc(arguments[0], z[0, 0], test)
 
 

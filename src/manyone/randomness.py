@@ -1,18 +1,22 @@
 """Counter-based randomness: every draw depends on what it is for, never on what was drawn before.
 
 A client, task, worker, seed or step names its own stream, so the number of workers changes nothing and a resumed
-run draws what the uninterrupted one would have drawn.
+run draws what the uninterrupted one would have drawn. PyTorch is imported by what draws with it: who only needs seeds
+and words (intervals on a report's page) does without.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 _MASK = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
@@ -29,6 +33,8 @@ def seed_for(*names: str | int) -> int:
 
 def generator_for(*names: str | int, device: str | torch.device = "cpu") -> torch.Generator:
     """A fresh ``torch.Generator`` at the start of the stream called ``names``."""
+    import torch
+
     return torch.Generator(device=device).manual_seed(seed_for(*names))
 
 
@@ -81,6 +87,8 @@ class BatchOrder:
 
     def batch(self, k: int) -> Tensor:
         """Indices of batch ``k`` (int64, shape [batch_size])."""
+        import torch
+
         epoch, position = divmod(k, self.per_epoch)
         if self._cached is None or self._cached[0] != epoch:
             order = torch.randperm(self.length, generator=generator_for(*self.names, "epoch", epoch))

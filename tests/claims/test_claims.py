@@ -177,7 +177,10 @@ def test_metric_and_condition_of_a_side():
     text = CLAIM.replace('comparison = "greater"', 'comparison = "less"\nmetric = "bias.after"').replace(
         'right = { method = "b" }', 'right = { method = "a", metric = "bias.before" }'
     )
-    made = [Row("s", k, "a", bias={"before": {"t": 0.5, "u": 0.7}, "after": {"t": 0.2, "u": 0.3}}) for k in range(2)]
+    made = [
+        Row("s", k, "a", details={"bias": {"before": {"t": 0.5, "u": 0.7}, "after": {"t": 0.2, "u": 0.3}}})
+        for k in range(2)
+    ]
     (found,) = find(text, made)
     assert found.verdict == "holds"
     assert found.estimate is not None

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.minimax.artefact import load
+from manyone.minimax.method import DistributedSGDA
 from manyone.minimax.predict import Scaling, build_network
-from manyone.minimax.recipes.local_sgda import DecentralisedOptions, Options, RoundLearner
+from manyone.minimax.ranks.distributed import TorchDistributed
+from manyone.minimax.ranks.failures import Membership
+from manyone.minimax.recipes import run as runner
+from manyone.minimax.recipes.build import rounds
+from manyone.minimax.recipes.learner import RoundLearner
+from manyone.minimax.recipes.options import LocalDSGDAOptions, LocalSGDAOptions
+from manyone.minimax.recipes.problem import load_case
 
 QUICK = ("--rounds", 4, "--clients", 4, "--steps", 2)
 
@@ -118,7 +127,7 @@ def test_a_run_cut_in_the_middle_goes_on_bit_for_bit(manyone, tmp_path, monkeypa
     step = RoundLearner.step
 
     def fails(self):
-        if self.sim.rounds_done() == 7:
+        if self.rounds_done == 7:
             raise ManyoneError("the power is gone")
         return step(self)
 
@@ -163,17 +172,15 @@ def test_under_torchrun_the_ranks_follow_the_simulation_and_resume(manyone, tmp_
 
 def test_a_distributed_state_fits_any_number_of_ranks_and_refuses_another_run(tmp_path):
     """One rank in this process: the state of a TorchDistributed run restores bit for bit."""
-    from manyone.minimax.ranks.distributed import TorchDistributed
-    from manyone.minimax.ranks.failures import Membership
-
-    case = Options(clients=4, rounds=6, precision="64-true").case()
+    case = load_case(LocalSGDAOptions(clients=4, rounds=6, precision="64-true"))
     os.environ.update({"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"})
     membership = Membership.join()
     try:
 
         def make(**words):
-            return TorchDistributed(case.problem, case.data(), "ring", rounds=6, dtype=torch.float64,
-                                    local_step="heavy-ball", membership=membership, **words)  # fmt: skip
+            method = DistributedSGDA(topology="ring", rounds=6, local_step="heavy-ball")
+            return TorchDistributed(case.problem, case.data(), method, dtype=torch.float64, membership=membership,
+                                    **words)  # fmt: skip
 
         whole, first, second = make(), make(), make()
         whole.run()
@@ -222,6 +229,22 @@ def test_a_stability_run_reports_trends_plots_and_every_replica(manyone, tmp_pat
     assert same[0] == same[1] == same[2]  # one grid point, computed once
 
 
+def test_a_run_of_version_0_1_goes_on_although_it_left_options_open(manyone, tmp_path):
+    words = ("--problem", "gan", "--test", 100, "--replicas", 2, "--clients", 4, "--samples", 20, "--rounds", 2,
+             "--sweep-samples", "--sweep-clients", "--sweep-topology", "--sweep-eta")  # fmt: skip
+    assert manyone("run", "stability", *words, "--out", "s")[0] == 0
+    config = yaml.safe_load((tmp_path / "s/config.yaml").read_text())
+    options = config["options"] | dict.fromkeys(("data", "eta", "batch", "sweep_steps"))
+    for name in ("scale", "hidden", "latent", "topology", "partition", "sweep_partition"):
+        del options[name]  # not an option then
+    (tmp_path / "s/config.yaml").write_text(yaml.safe_dump(config | {"options": options}))
+    points = (tmp_path / "s/model/points.json").read_bytes()
+    shutil.rmtree(tmp_path / "s/checkpoints/step-00000100")
+    (tmp_path / "s/done").unlink()
+    assert manyone("resume", "s")[0] == 0
+    assert (tmp_path / "s/model/points.json").read_bytes() == points
+
+
 def test_the_control_of_a_stability_run_is_exactly_zero(manyone, tmp_path):
     assert manyone("run", "stability", *STABILITY, "--neighbour", "none", "--out", "s")[0] == 0
     for point in json.loads((tmp_path / "s/model/points.json").read_text())["points"]:
@@ -236,7 +259,7 @@ def test_the_control_of_a_stability_run_is_exactly_zero(manyone, tmp_path):
         (("--eta-x", 0), "--eta-x 0.0: must be above 0"),
         (("--topology", "rings"), "--topology rings: choose one of server"),
         (("--topology", "hierarchical"), "give the group size"),
-        (("--precision", "16-mixed"), "must be 32-true or 64-true"),
+        (("--precision", "16-mixed"), "Expected one of ('32-true', '64-true')"),
         (("--clients", 500), "take fewer clients"),
         (("--data", "missing.csv", "--label", "y"), "missing.csv"),
         (("--data", "digits"), "digits has 10 classes"),
@@ -283,14 +306,14 @@ def test_scaling_is_that_of_the_tables():
 
 def test_an_edge_list_is_a_topology(tmp_path):
     (tmp_path / "edges").write_text("0 1\n1 2\n2 3\n")
-    options = DecentralisedOptions(topology=str(tmp_path / "edges"), clients=4, rounds=3)
-    learner = RoundLearner(options, "local-dsgda", options.case())
+    options = LocalDSGDAOptions(topology=str(tmp_path / "edges"), clients=4, rounds=3)
+    learner = rounds(options, load_case(options), "local-dsgda")
     learner.step()
-    path = DecentralisedOptions(topology="path", clients=4, rounds=3)
-    same = RoundLearner(path, "local-dsgda", path.case())
+    path = LocalDSGDAOptions(topology="path", clients=4, rounds=3)
+    same = rounds(path, load_case(path), "local-dsgda")
     same.step()
     assert torch.equal(learner.model(), same.model())
     assert not learner.real
     run = RunFolder.create(tmp_path / "r", "local-dsgda", path)
     with pytest.raises(ManyoneError, match="no validation split"):
-        path.evaluate(run, "val")
+        runner.evaluate(path, rounds, run, "val")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from examples.policies import main
 from tests.commands.run_files import assert_kill_9_changes_nothing, lines
 
 from manyone.data.trajectories.trajectories import Trajectories
+from manyone.policies.recipes.options import CloningOptions, GroupedOptions, HarmoDTOptions
+from manyone.recipes.options import with_preset
 
 SMALL = (
     *("--horizon", 12, "--eval-episodes", 2, "--batch-size", 3, "--steps", 8),
@@ -50,7 +53,7 @@ def two_tasks(shared_cache):
 
 ACT = """
 import sys, torch
-from manyone.policies.artefact import load_policy
+from manyone.policies import load_policy
 states = torch.load('states.pt', weights_only=True).numpy()
 def actions(folder, task):
     policy = load_policy(folder)
@@ -104,6 +107,24 @@ def test_kill_9_in_the_middle_of_training_then_resume_is_bit_identical(manyone, 
     assert_kill_9_changes_nothing(manyone, process, tmp_path, words, after=30, records=["episodes.jsonl"])
 
 
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("harmodt", ("--update", "official", "--legacy-prompt", "--freeze-unmasked", "--mask-scope", "blocks")),
+        ("harmodt", ("--fisher-samples", "--mask-scope", "all", "--tasks-per-step", 2)),
+        ("g-harmodt", ("--gate-states-only", "--gate-returns", "--selection", "soft")),
+        ("g-harmodt", ("--no-gate",)),
+    ],
+)
+def test_what_the_published_program_does_and_other_controls_train_and_act(manyone, tmp_path, two_tasks, recipe, words):
+    words = (*two_tasks, *SMALL, *RECIPES[recipe], *words, "--workers", 1, "--out", "r")
+    code, _, err = manyone("run", recipe, *words)
+    assert code == 0, err
+    final = lines(tmp_path / "r/metrics.jsonl")[-1]
+    assert np.isfinite(final["return"])
+    assert ("gate_accuracy" in final) == (recipe == "g-harmodt" and "--no-gate" not in words)
+
+
 def test_the_number_of_workers_changes_nothing(manyone, tmp_path, two_tasks):
     for workers in (1, 2):
         words = (*two_tasks, *SMALL, *RECIPES["harmodt"], "--workers", workers, "--out", f"w{workers}")
@@ -132,6 +153,8 @@ def test_a_suite_makes_its_data_once(manyone, tmp_path):
         (("--suite", "metaworld-mt10", "--sparsity", 1.0), "from 0 to below 1"),
         (("--suite", "metaworld-mt10", "--eta-min", 9, "--eta-max", 3), "from 0 to --eta-max 3"),
         (("--suite", "metaworld-mt10", "--horizon", 501), "500"),
+        (("--suite", "metaworld-mt10", "--steps", 0), "--steps 0: must be 1 or more"),
+        (("--suite", "metaworld-mt10", "--importance", "none", "--fisher-samples"), "unless --importance is fisher"),
     ],
 )
 def test_wrong_options_give_one_line_with_the_fix(manyone, words, message):
@@ -142,8 +165,6 @@ def test_wrong_options_give_one_line_with_the_fix(manyone, words, message):
 
 
 def test_the_example_acts_in_gymnasium_with_an_artefact(manyone, tmp_path, two_tasks):
-    from examples.policies import main
-
     assert manyone("run", "harmodt", *two_tasks, *SMALL, *RECIPES["harmodt"], "--workers", 1, "--out", "r")[0] == 0
     total = main("r/model", "cheetah-dir:0", horizon=12)
     episode = lines(tmp_path / "r/episodes.jsonl")[0]
@@ -152,15 +173,13 @@ def test_the_example_acts_in_gymnasium_with_an_artefact(manyone, tmp_path, two_t
 
 
 def test_presets_fill_in_only_what_was_left_open():
-    from manyone.policies.recipes.harmodt import Options
-
-    paper = Options(suite="metaworld-mt50", preset="paper", width=128)
+    paper = with_preset(HarmoDTOptions, {"suite": "metaworld-mt50", "preset": "paper", "width": 128})
     assert (paper.width, paper.layers, paper.heads, paper.steps, paper.mask_every) == (128, 6, 8, 1_000_000, 500)
-    assert (paper.lr, paper.warmup, paper.schedule, paper.batch_size, paper.context) == (
-        1e-4,
-        10_000,
-        "constant",
-        8,
-        20,
-    )
-    assert Options(suite="metaworld-mt10").tasks_per_step == 1
+    assert (paper.lr, paper.warmup, paper.schedule, paper.batch_size) == (1e-4, 10_000, "constant", 8)
+    assert (paper.context, paper.tasks_per_step) == (20, 1)
+    cloning = with_preset(CloningOptions, {"suite": "metaworld-mt50", "preset": "paper"})
+    assert (cloning.width, cloning.layers, cloning.warmup, cloning.steps) == (256, 3, 0, 1_000_000)
+    for given, expected in (({}, (300, 10)), ({"steps": 50, "context": 4}, (5, 4)), ({"preset": "paper"}, (10**5, 10))):
+        grouped = with_preset(GroupedOptions, {"suite": "metaworld-mt10", **given})
+        assert (grouped.group_after, grouped.gate_context) == expected
+    assert with_preset(GroupedOptions, {"suite": "metaworld-mt10", "group_after": 7}).group_after == 7

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from manyone.envs.teams.make import make_team
-from manyone.recipes.table import options_class
+from manyone.recipes.options import with_preset
+from manyone.recipes.table import builder, options_class
 from manyone.teams.artefact import load_team
+from manyone.teams.recipes.build import team as make_whole
 
 GRID = "predator-prey:size=3,predators=3,vision=0,limit=7"
 
@@ -45,15 +47,19 @@ def test_a_run_with_frames_trains_films_and_leaves_a_team_that_remembers(manyone
     assert np.allclose([e["return"] for e in episodes[:4]], returns[:4], atol=1e-5)
 
 
+def make_learner(recipe, given):
+    return make_whole(with_preset(options_class(recipe), given), builder(recipe)).learner
+
+
 @pytest.mark.parametrize("recipe", ["commformer", "mappo"])
 def test_training_with_frames_goes_on_from_a_checkpoint_bit_for_bit(recipe):
     words = {"env": GRID, "envs": 6, "length": 5, "iterations": 6, "width": 16, "eval_episodes": 4, "frames": 3}
-    learner = options_class(recipe)(**words).team().learner
+    learner = make_learner(recipe, words)
     for _ in range(2):
         learner.step()
     state = copy.deepcopy(learner.state_dict())
     further = [learner.step() for _ in range(2)]
-    again = options_class(recipe)(**words).team().learner
+    again = make_learner(recipe, words)
     again.load_state_dict(state)
     assert [again.step() for _ in range(2)] == further
     for name, value in learner.policy.state_dict().items():
@@ -64,4 +70,4 @@ def test_training_with_frames_goes_on_from_a_checkpoint_bit_for_bit(recipe):
 def test_a_wrong_number_of_frames_gives_one_line(manyone, frames):
     code, _, err = manyone("run", "no-comm", "--frames", frames, "--out", "r")
     assert code == 2
-    assert err.strip() == f"manyone: --frames {frames}: must be 1 to 1000"
+    assert err.strip() == f"manyone: --frames {frames}: must be from 1 to 1000"

@@ -7,14 +7,26 @@ import pytest
 import torch
 from tests.commands.run_files import FILES, assert_kill_9_changes_nothing, lines
 
-from manyone.recipes.table import RECIPES, options_class
+from manyone.errors import ManyoneError
+from manyone.recipes.options import with_preset
+from manyone.recipes.table import RECIPES, builder, options_class
 from manyone.teams.artefact import load_team
-from manyone.teams.recipes.commformer import Options
+from manyone.teams.recipes import build
+from manyone.teams.recipes.options import CommFormerOptions
 from manyone.teams.recipes.presets import OFFICIAL, PUBLISHED, SCRIPTS
-from manyone.teams.recipes.run import open_evaluator, plan
+from manyone.teams.recipes.problem import open_evaluator
+from manyone.teams.recipes.run import plan
 
 GRID = ("--env", "predator-prey:size=3,predators=3,limit=5")
 TINY = ("--envs", 4, "--length", 5, "--width", 16, "--eval-episodes", 6, "--iterations", 4)
+
+
+def options_of(**given):
+    return with_preset(CommFormerOptions, given)
+
+
+def team_of(options, evaluate=None):
+    return build.team(options, build.commformer, evaluate)
 
 
 def test_a_gated_run_leaves_artefact_episodes_figures_and_a_film(manyone, process, tmp_path):
@@ -71,22 +83,20 @@ def test_kill_9_in_the_middle_of_training_then_resume_is_bit_identical(manyone, 
 @pytest.mark.parametrize("recipe", [name for name, r in RECIPES.items() if r.field == "teams"])
 def test_every_recipe_trains_on_relay_and_counts_its_messages(recipe):
     words = {"env": "relay:agents=4,symbols=3", "envs": 8, "iterations": 2, "width": 16, "eval_episodes": 8, "seed": 3}
-    options = options_class(recipe)(**words)
-    learner = options.team().learner
+    learner = build.team(with_preset(options_class(recipe), words), builder(recipe)).learner
     metrics = [learner.step() for _ in range(2)][-1]
     assert np.isfinite(metrics["loss"])
     assert metrics["env_steps"] == 16
     expected = {"commformer": 4, "no-comm": 0, "mappo": 0, "ippo": 0}.get(recipe, 12)
     assert metrics["links"] == expected
-    assert options.sends == (expected > 0)
+    assert bool(learner.exact_graph().any()) == (expected > 0)
 
 
 @pytest.mark.parametrize(
     ("graph", "links"), [("full", 12), ("none", 0), ("random", 4), ("ring", 4), ("star", 6), ("nearest", 4)]
 )
 def test_fixed_graphs_are_those_asked_for(graph, links):
-    options = Options(env="relay:agents=4", envs=8, iterations=1, width=16, graph=graph, density=0.25)
-    team = options.team()
+    team = team_of(options_of(env="relay:agents=4", envs=8, iterations=1, width=16, graph=graph, density=0.25))
     assert int(team.graph.sum()) == links
     assert float(team.graph.diagonal().sum()) == 0
     assert team.learner.step()["links"] == links
@@ -94,9 +104,9 @@ def test_fixed_graphs_are_those_asked_for(graph, links):
 
 def test_a_dynamic_graph_and_a_send_gate_are_options_and_the_best_links_are_those_used():
     words = {"env": "relay:agents=4,symbols=3", "envs": 8, "iterations": 2, "width": 16, "eval_episodes": 16}
-    options = Options(**words, graph="dynamic", density=0.5, send_gate=True, gate_open=0.5)
+    options = options_of(**words, graph="dynamic", density=0.5, send_gate=True, gate_open=0.5)
     with open_evaluator(options) as evaluator:
-        learner = options.team(evaluate=evaluator).learner
+        learner = team_of(options, evaluator).learner
         assert learner.step()["links"] == 8
         found = learner.evaluate()
         assert "send_probability" in learner.step()
@@ -105,13 +115,14 @@ def test_a_dynamic_graph_and_a_send_gate_are_options_and_the_best_links_are_thos
     best = evaluator.env.spec.details["best_senders"]
     assert found["best_links"] == pytest.approx(float(use[range(4), best].mean()))
     assert np.allclose(use.sum(-1), 2)
-    assert "4 agents" in plan(options, "commformer")[0]
-    assert plan(options, "commformer")[1] == "graph of every step: 8 of 12 links, gated"
+    told = plan(options, build.commformer, "commformer")
+    assert "4 agents" in told[0]
+    assert told[1] == "graph of every step: 8 of 12 links, gated"
 
 
 def test_the_seed_draws_weights_and_random_graph():
     words = {"env": "relay:agents=6", "envs": 4, "iterations": 1, "width": 16, "graph": "random"}
-    first, again, other = (Options(**words, seed=s).team() for s in (0, 0, 1))
+    first, again, other = (team_of(options_of(**words, seed=s)) for s in (0, 0, 1))
     weights = [torch.cat([p.flatten() for p in t.policy.parameters()]) for t in (first, again, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -120,26 +131,37 @@ def test_the_seed_draws_weights_and_random_graph():
 
 
 def test_official_means_the_authors_code_and_leaves_what_was_asked_for():
-    options = Options(env="relay", official=True, edge_lr=0.02)
+    options = options_of(env="relay", official=True, edge_lr=0.02)
     for name, value in OFFICIAL.items():
         assert getattr(options, name) == (0.02 if name == "edge_lr" else value), name
-    learner = Options(env="relay:agents=4", envs=8, iterations=3, width=16, official=True, warmup=1).team().learner
+    small = {"env": "relay:agents=4", "envs": 8, "iterations": 3, "width": 16}
+    learner = team_of(options_of(**small, official=True, warmup=1)).learner
     errors = [learner.step()["ratio_error"] for _ in range(3)]
     assert max(errors) > 1e-4  # it acts with another graph than it updates with
-    assert Options(env="relay:agents=4", envs=8, iterations=1, width=16).team().learner.step()["ratio_error"] < 1e-6
+    assert team_of(options_of(**small)).learner.step()["ratio_error"] < 1e-6
 
 
 def test_presets_fill_in_only_what_was_left_open():
-    options = Options(preset="smac:27m_vs_30m", lr=1e-3)
+    options = options_of(preset="smac:27m_vs_30m", lr=1e-3)
     assert (options.env, options.epochs, options.clip, options.commit, options.lr) == (
         "smac:27m_vs_30m", 5, 0.2, 0.5, 1e-3,
     )  # fmt: skip
     assert options.iterations * options.envs * options.length == 10_000_000
     assert (options.edge_lr, options.dropout, options.warmup) == (1e-4, 0.1, 10)
-    assert Options(preset="smac:3m", env="smax:3m").env == "smax:3m"
-    assert Options(preset="smac:1o_10b_vs_1r").edge_types is False
-    assert {name for row in PUBLISHED.values() for name in row} | set(SCRIPTS) <= set(Options.__dataclass_fields__)
-    assert Options(env="relay", env_steps=1000).iterations == 4  # of 256 copies, rounded up
+    assert options_of(preset="smac:3m", env="smax:3m").env == "smax:3m"
+    assert options_of(preset="smac:1o_10b_vs_1r").edge_types is False
+    assert {name for row in PUBLISHED.values() for name in row} | set(SCRIPTS) <= set(
+        CommFormerOptions.__dataclass_fields__
+    )
+    options = options_of(env="relay", env_steps=1000)
+    assert (options.iterations, options.evaluate_every) == (4, 10)  # of 256 copies, rounded up
+    assert options_of(env="relay", env_steps=1000, envs=100).iterations == 10
+    assert options_of(preset="smac:3m", iterations=3).iterations == 3
+    assert options_of(preset="smac:3m").evaluate_every == SCRIPTS["evaluate_every"]
+    assert options_of(env="relay:agents=3").evaluate_every == 10
+    assert options_of(env="vmas:navigation").evaluate_every == 15
+    with pytest.raises(ManyoneError, match="not both"):
+        CommFormerOptions(env_steps=1000)
 
 
 def test_dry_runs_tell_the_plan_and_write_nothing(manyone, tmp_path):
@@ -191,7 +213,7 @@ def test_a_users_module_in_the_current_folder_is_an_environment(manyone, tmp_pat
         (("--iterations", 3, "--env-steps", 10), "not both"),
         (("--graph", "dynamic", "--official"), "--graph dynamic: needs --relation receiver"),
         (("--epochs", 3), "fewer than --upper-every 5"),
-        (("--gate-target", 1.5), "--gate-target 1.5: must be 0 to 1"),
+        (("--gate-target", 1.5), "--gate-target 1.5: must be from 0 to 1"),
         (("--eval-episodes", 1), "2 or more"),
         (("--env", "pettingzoo:no_such_module_here"), "no_such_module_here"),
     ],

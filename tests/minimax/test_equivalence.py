@@ -9,6 +9,7 @@ from torch import nn
 
 from manyone.minimax.client_data import ClientData
 from manyone.minimax.local import LocalSteps, Members, Rates
+from manyone.minimax.method import DistributedSGDA
 from manyone.minimax.mixing.topology import Topology
 from manyone.minimax.problems.agnostic import AgnosticLearning, GroupDRO
 from manyone.minimax.problems.auc import AUC
@@ -118,7 +119,7 @@ def test_simulation_equals_the_plain_loop_for_every_problem_and_backend(name):
     make, values = PROBLEMS[name]
     problem = make()
     start = problem.start(3, F64) + 0.1
-    arguments = {"steps": K, "rounds": T, "batch": 2, "eta_x": 0.1, "eta_y": 0.2, "dtype": F64, "start": start}
+    method = DistributedSGDA(topology="ring", steps=K, rounds=T, batch=2, step_sizes=(0.1, 0.2))
     expected = local_sgda(
         problem, start, batches(problem, values, 2), lambda t: Topology("ring").weights(t, M), M, K, T, 0.1, 0.2
     )
@@ -126,7 +127,7 @@ def test_simulation_equals_the_plain_loop_for_every_problem_and_backend(name):
     if problem.stackable or name == "quadratic":
         ways += [{"backend": "stacked"}, {"backend": "stacked", "chunk": 2}]
     for way in ways:
-        run = Simulated(problem, ClientData.of_shards(values), "ring", **arguments, **way)
+        run = Simulated(problem, ClientData.of_shards(values), method, start=start, dtype=F64, **way)
         run.run()
         assert float((run.state()[0, 0] - expected).abs().max()) <= 1e-13, way
 
@@ -152,14 +153,9 @@ def test_simulation_equals_the_plain_loop_for_every_topology_and_order(topology,
     run = Simulated(
         problem,
         ClientData.of_shards(values),
-        topology,
-        steps=K,
-        rounds=T,
-        eta_x=0.1,
-        eta_y=0.2,
+        DistributedSGDA(topology=topology, steps=K, rounds=T, order=order, step_sizes=(0.1, 0.2)),
         dtype=F64,
         start=start,
-        order=order,
     )
     run.run()
     assert float((run.state()[0, 0] - expected).abs().max()) <= 1e-14
@@ -170,7 +166,11 @@ def test_one_step_rounds_at_the_server_are_centralised_sgda_with_the_concatenate
     problem, b, rounds = make(), 3, 12
     start = problem.start(0, F64)
     run = Simulated(
-        problem, ClientData.of_shards(values), "server", steps=1, rounds=rounds, batch=b, dtype=F64, start=start
+        problem,
+        ClientData.of_shards(values),
+        DistributedSGDA(topology="server", steps=1, rounds=rounds, batch=b),
+        dtype=F64,
+        start=start,
     )
 
     draws = sample_indices(0, 0, range(M), range(rounds), N, b)
@@ -188,7 +188,9 @@ def test_isolated_clients_are_independent_runs_and_one_client_is_sgda():
     make, values = PROBLEMS["auc"]
     problem = make()
     start = problem.start(0, F64)
-    run = Simulated(problem, ClientData.of_shards(values), "isolated", steps=K, rounds=T, dtype=F64)
+    run = Simulated(
+        problem, ClientData.of_shards(values), DistributedSGDA(topology="isolated", steps=K, rounds=T), dtype=F64
+    )
     run.run()
     batch_of, one = batches(problem, values, 1), torch.ones(1, 1, dtype=F64)
     for i in range(M):
@@ -196,7 +198,7 @@ def test_isolated_clients_are_independent_runs_and_one_client_is_sgda():
         assert float((run.state()[0, 0, i] - alone[0]).abs().max()) <= 1e-15
     single = ClientData.of_shards({name: value[:1] for name, value in values.items()})
     for topology in ("server", "ring", "exponential"):
-        sgda = Simulated(problem, single, topology, steps=K, rounds=T, dtype=F64).run()
+        sgda = Simulated(problem, single, DistributedSGDA(topology=topology, steps=K, rounds=T), dtype=F64).run()
         assert float((sgda[0, 0] - run.state()[0, 0, 0]).abs().max()) <= 1e-15
 
 
@@ -208,14 +210,20 @@ def test_one_step_gossip_rounds_are_d_sgda():
     for s in range(rounds):  # D-SGDA as a matrix recursion with the stacked closed-form gradient
         batch = {name: torch.stack([v[i][draws[s, i]] for i in range(M)]) for name, v in values.items()}
         z = w @ (z + 0.1 * sign * problem.stacked_gradient(z, batch))
-    run = Simulated(problem, ClientData.of_shards(values), "ring", steps=1, rounds=rounds, dtype=F64, backend="vmap")
+    run = Simulated(
+        problem,
+        ClientData.of_shards(values),
+        DistributedSGDA(topology="ring", steps=1, rounds=rounds),
+        dtype=F64,
+        backend="vmap",
+    )
     run.run()
     assert float((run.state()[0, 0] - z).abs().max()) <= 1e-15
 
 
 def test_the_server_leaves_all_clients_identical():
     make, values = PROBLEMS["aucm-mlp"]
-    run = Simulated(make(), ClientData.of_shards(values), "server", steps=K, rounds=T)
+    run = Simulated(make(), ClientData.of_shards(values), DistributedSGDA(topology="server", steps=K, rounds=T))
     for _ in range(T):
         run.round()
         assert float((run.state() - run.consensus()[:, :, None]).abs().max()) <= 1e-6
@@ -229,7 +237,12 @@ def test_identical_data_on_all_clients_equals_one_client(topology):
     one = {name: value[:1] for name, value in values.items()}
     problem = AUC(0.4, score=net(D, 3, 1))
     many, single = (
-        Simulated(problem, ClientData.of_shards(v), topology, steps=K, rounds=T, batch="full", dtype=F64)
+        Simulated(
+            problem,
+            ClientData.of_shards(v),
+            DistributedSGDA(topology=topology, steps=K, rounds=T, batch="full"),
+            dtype=F64,
+        )
         for v in (same, one)
     )
     many.run(), single.run()

@@ -5,6 +5,7 @@ import torch
 
 from manyone.errors import ManyoneError
 from manyone.minimax.client_data import ClientData
+from manyone.minimax.method import DistributedSGDA
 from manyone.minimax.mixing.participation import (
     FailureTrace,
     Participation,
@@ -43,12 +44,13 @@ def test_a_grid_is_the_same_numbers_as_its_points_alone():
         {"data": fewer, "eta": 0.3, "topology": "one-peer-exponential"},
         {"data": data(seed=1), "steps": 2},
     ]
-    common = {"data": shared, "rounds": 6, "replicas": 2, "seed": 4, "dtype": F64, "time_average": True, "batch": 2}
-    together = Simulated(auc(), points=points, **common)
+    method = DistributedSGDA(rounds=6, batch=2)
+    common = {"replicas": 2, "seed": 4, "dtype": F64, "time_average": True}
+    together = Simulated(auc(), shared, method, points=points, **common)
     ended: list[tuple[int, int]] = []
     together.run(lambda simulation, point, rounds: ended.append((point, rounds)))
     for i, point in enumerate(points):
-        alone = Simulated(auc(), points=[point], **common)
+        alone = Simulated(auc(), shared, method, points=[point], **common)
         alone.run()
         assert float((together.state(i) - alone.state()).abs().max()) <= 1e-14
         assert float((together.time_average(i) - alone.time_average()).abs().max()) <= 1e-14
@@ -62,14 +64,14 @@ def test_a_grid_is_the_same_numbers_as_its_points_alone():
 
 
 def test_replicas_are_runs_of_their_own_with_their_own_draws():
-    run = Simulated(auc(), data(), "ring", replicas=3, rounds=4, dtype=F64)
+    run = Simulated(auc(), data(), DistributedSGDA(topology="ring", rounds=4), replicas=3, dtype=F64)
     run.run()
     assert run.state().shape == (3, 1, 6, 6)
     assert not torch.allclose(run.consensus()[0], run.consensus()[1])
     assert run.records[-1]["consensus"].shape == (3, 1)
     spread = (run.state() - run.consensus()[:, :, None]).square().sum(-1).mean(-1).sqrt()
     assert torch.allclose(run.records[-1]["consensus"], spread)
-    first = Simulated(auc(), data(), "ring", rounds=4, dtype=F64).run()
+    first = Simulated(auc(), data(), DistributedSGDA(topology="ring", rounds=4), dtype=F64).run()
     assert float((first[0, 0] - run.consensus()[0, 0]).abs().max()) <= 1e-15
 
 
@@ -81,13 +83,13 @@ OPTIONS = {
         "client_steps": RandomStepCounts(1, 3),
         "outer": OuterStep(),
         "local_step": "adam",
-        "time_average": True,
     },
     "failing ring": {"topology": "ring", "failures": RandomFailures(0.3), "local_step": "optimistic"},
     "push-sum": {"topology": "exponential", "failures": RandomFailures(0.3), "push_sum": True},
     "combine first": {"topology": "ring", "order": "combine-then-adapt", "local_step": "sgda-plus"},
-    "unequal rounds": {"points": [{"steps": 2}, {"steps": 5, "topology": "ring"}], "local_step": "heavy-ball"},
+    "unequal rounds": {"local_step": "heavy-ball"},
 }
+POINTS = {"unequal rounds": [{"steps": 2}, {"steps": 5, "topology": "ring"}]}
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -95,7 +97,8 @@ OPTIONS = {
 def test_resume_at_any_step_is_bit_for_bit(name, at):
     def make() -> Simulated:
         problem = AUC(0.4, dim=3, running_p=True)
-        return Simulated(problem, data(), **{"steps": 3, "rounds": 6, **OPTIONS[name]})
+        method = DistributedSGDA(**{"steps": 3, "rounds": 6, **OPTIONS[name]})
+        return Simulated(problem, data(), method, points=POINTS.get(name), time_average="everything" in name)
 
     whole, first, second = make(), make(), make()
     whole.run()
@@ -112,8 +115,10 @@ def test_resume_at_any_step_is_bit_for_bit(name, at):
 
 def test_partial_participation_averages_the_chosen_and_overwrites_the_others():
     choice = Participation(fraction=0.5, seed=3)
-    run = Simulated(auc(), data(), "server", steps=2, rounds=5, participation=choice, dtype=F64, seed=1)
-    full = Simulated(auc(), data(), "isolated", steps=2, rounds=1, dtype=F64, seed=1)
+    run = Simulated(
+        auc(), data(), DistributedSGDA(topology="server", steps=2, rounds=5, participation=choice), dtype=F64, seed=1
+    )
+    full = Simulated(auc(), data(), DistributedSGDA(topology="isolated", steps=2, rounds=1), dtype=F64, seed=1)
     full.run()
     chosen = choice.taking_part(0, 6)
     assert int(chosen.sum()) == 3
@@ -128,8 +133,16 @@ def test_partial_participation_averages_the_chosen_and_overwrites_the_others():
 
 def test_failed_nodes_keep_their_state_and_the_others_mix_with_the_repaired_matrix():
     down = FailureTrace({0: [1, 4]})
-    run = Simulated(auc(), data(), "ring", steps=2, rounds=2, failures=down, dtype=F64, start=torch.ones(6))
-    alone = Simulated(auc(), data(), "isolated", steps=2, rounds=1, dtype=F64, start=torch.ones(6))
+    run = Simulated(
+        auc(),
+        data(),
+        DistributedSGDA(topology="ring", steps=2, rounds=2, failures=down),
+        dtype=F64,
+        start=torch.ones(6),
+    )
+    alone = Simulated(
+        auc(), data(), DistributedSGDA(topology="isolated", steps=2, rounds=1), dtype=F64, start=torch.ones(6)
+    )
     alone.run(), run.round()
     alive = down.alive(0, 6)
     before = torch.where(alive[:, None], alone.state()[0, 0], torch.ones(6, 6, dtype=F64))
@@ -145,13 +158,14 @@ def test_push_sum_keeps_the_average_exact_where_nothing_moves():
     run = Simulated(
         auc(),
         data(),
-        "exponential",
-        steps=1,
-        rounds=300,
-        eta_x=0.0,
-        eta_y=0.0,
-        failures=RandomFailures(0.2),
-        push_sum=True,
+        DistributedSGDA(
+            topology="exponential",
+            steps=1,
+            rounds=300,
+            failures=RandomFailures(0.2),
+            push_sum=True,
+            step_sizes=(0.0, 0.0),
+        ),
         dtype=F64,
         start=start,
     )
@@ -169,15 +183,16 @@ def test_unequal_local_steps_are_normalised():
         run = Simulated(
             game,
             shards,
-            "server",
-            steps=3,
-            rounds=150,
-            batch="full",
-            eta_x=0.03,
-            eta_y=0.03,
+            DistributedSGDA(
+                topology="server",
+                steps=3,
+                rounds=150,
+                batch="full",
+                client_steps=counts,
+                normalise=normalise,
+                step_sizes=(0.03, 0.03),
+            ),
             dtype=F64,
-            client_steps=counts,
-            normalise=normalise,
         )
         return run.run()[0, 0]
 
@@ -186,15 +201,20 @@ def test_unequal_local_steps_are_normalised():
     z = torch.tensor([[[3.0], [5.0], [7.0]]])
     found = normalise_steps(torch.ones_like(z), z, torch.tensor([[2, 4, 0]]))
     assert found.flatten().tolist() == [1 + 3 * 2 / 2, 1 + 3 * 4 / 4, 1.0]
-    found = normalise_steps(torch.ones_like(z), z, torch.tensor([[2, 4, 3]]), torch.tensor([[True, True, False]]), 4)
-    assert found.flatten().tolist() == [1 + 4 * 2 / 2, 1 + 4 * 4 / 4, 1.0]
+    found = normalise_steps(torch.ones_like(z), z, torch.tensor([[2, 4, 3]]), torch.tensor([[True, True, False]]))
+    assert found.flatten().tolist() == [1 + 3 * 2 / 2, 1 + 3 * 4 / 4, 1.0]
 
 
 def test_clients_make_exactly_their_number_of_steps():
-    run = Simulated(auc(), data(2), "isolated", steps=3, rounds=1, client_steps=[1, 3], normalise=False, dtype=F64)
+    run = Simulated(
+        auc(),
+        data(2),
+        DistributedSGDA(topology="isolated", steps=3, rounds=1, client_steps=[1, 3], normalise=False),
+        dtype=F64,
+    )
     run.run()
     for i, steps in ((0, 1), (1, 3)):
-        alone = Simulated(auc(), data(2), "isolated", steps=steps, rounds=1, dtype=F64)
+        alone = Simulated(auc(), data(2), DistributedSGDA(topology="isolated", steps=steps, rounds=1), dtype=F64)
         alone.run()
         assert torch.equal(run.state()[0, 0, i], alone.state()[0, 0, i])
 
@@ -206,16 +226,26 @@ def test_unequal_shards_weighted_by_their_size_have_the_pooled_saddle(weighting)
     g = torch.tensor([[-1.0, 0.0]] * 1 + [[-4.0, 0.0]] * 3, dtype=F64)
     shards = ClientData.of_parts({"g": g}, [[0], [1, 2, 3]])
     run = Simulated(
-        game, shards, "server", steps=1, rounds=500, batch="full", eta_x=0.1, eta_y=0.1, dtype=F64, weighting=weighting
+        game,
+        shards,
+        DistributedSGDA(
+            topology="server", steps=1, rounds=500, batch="full", weighting=weighting, step_sizes=(0.1, 0.1)
+        ),
+        dtype=F64,
     )
     assert float(run.run()[0, 0, 0]) == pytest.approx(13 / 4, abs=1e-12)
-    uniform = Simulated(game, shards, "server", steps=1, rounds=500, batch="full", eta_x=0.1, eta_y=0.1, dtype=F64)
+    uniform = Simulated(
+        game,
+        shards,
+        DistributedSGDA(topology="server", steps=1, rounds=500, batch="full", step_sizes=(0.1, 0.1)),
+        dtype=F64,
+    )
     assert float(uniform.run()[0, 0, 0]) == pytest.approx(5 / 2, abs=1e-12)
 
 
 def test_local_y_mixes_x_alone():
-    run = Simulated(auc(), data(), "server", steps=2, rounds=1, local_y=True, dtype=F64)
-    alone = Simulated(auc(), data(), "isolated", steps=2, rounds=1, dtype=F64)
+    run = Simulated(auc(), data(), DistributedSGDA(topology="server", steps=2, rounds=1, local_y=True), dtype=F64)
+    alone = Simulated(auc(), data(), DistributedSGDA(topology="isolated", steps=2, rounds=1), dtype=F64)
     run.run(), alone.run()
     z, own = run.state()[0, 0], alone.state()[0, 0]
     assert torch.allclose(z[:, :-1], own[:, :-1].mean(0).expand(6, -1), atol=1e-15)
@@ -226,7 +256,9 @@ def test_schedules():
     assert [step_size(decaying(2.0), s) for s in (0, 1, 3)] == [2.0, 1.0, 0.5]
     assert round_ends(lambda t: t + 1, 4) == [1, 3, 6, 10]
     game = QuadraticGame(torch.ones(1, 1), torch.zeros(1, 1), torch.ones(1, 1), (torch.ones(1), torch.ones(1)))
-    run = Simulated(game, None, steps=3, rounds=2, eta_x=lambda s: 0.1 * (s + 1), eta_y=0.5, dtype=F64)
+    run = Simulated(
+        game, None, DistributedSGDA(steps=3, rounds=2, step_sizes=(lambda s: 0.1 * (s + 1), 0.5)), dtype=F64
+    )
     x, y = run.run()[0, 0].tolist()
     assert x == pytest.approx(0.9 * 0.8 * 0.7 * 0.6 * 0.5 * 0.4)
     assert y == pytest.approx(0.5**6)
@@ -269,15 +301,26 @@ def test_client_data():
         ({"order": "both"}, "order = 'both'"),
         ({"push_sum": True}, "for gossip"),
         ({"batch": 0}, "batch = 0"),
+        ({"client_steps": [9] * 6}, "from 0 to 5"),
+        ({"steps": 0}, "steps = 0"),
+        ({"step_sizes": (-0.1, 0.1)}, "eta_x = -0.1"),
+        ({"step_sizes": 0.1}, "give two"),
+    ],
+)
+def test_errors_of_the_method(options, message):
+    with pytest.raises(ManyoneError, match=message):
+        Simulated(auc(), data(), DistributedSGDA(**{"rounds": 2, **options})).run()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         ({"backend": "numpy"}, "backend = 'numpy'"),
         ({"chunk": 0}, "chunk = 0"),
         ({"points": [{"lr": 1}]}, "option 'lr'"),
-        ({"client_steps": [9] * 6}, "from 0 to 5"),
         ({"start": torch.zeros(3)}, "start is"),
-        ({"steps": 0}, "steps = 0"),
-        ({"eta_x": -0.1}, "eta_x = -0.1"),
     ],
 )
-def test_errors(options, message):
+def test_errors_of_the_run(options, message):
     with pytest.raises(ManyoneError, match=message):
-        Simulated(auc(), data(), **{"rounds": 2, **options}).run()
+        Simulated(auc(), data(), **options)

@@ -5,6 +5,7 @@ import torch
 
 from manyone.errors import ManyoneError
 from manyone.minimax.client_data import ClientData
+from manyone.minimax.method import DistributedSGDA
 from manyone.minimax.problems.auc import AUC
 from manyone.minimax.problems.quadratic import QuadraticGame
 from manyone.minimax.sampling import sample_indices
@@ -35,8 +36,9 @@ def data() -> ClientData:
 
 
 def run(step, topology="isolated", steps=6, rounds=1, **more) -> torch.Tensor:
-    arguments = {"steps": steps, "rounds": rounds, "eta_x": ETA, "eta_y": 2 * ETA, "local_step": step, "dtype": F64}
-    simulation = Simulated(game(), data(), topology, start=torch.ones(4), **{**arguments, **more})
+    words = {"steps": steps, "rounds": rounds, "step_sizes": (ETA, 2 * ETA), "local_step": step, **more}
+    method = DistributedSGDA(topology=topology, **words)
+    simulation = Simulated(game(), data(), method, start=torch.ones(4), dtype=F64)
     simulation.run()
     return simulation.state()[0, 0]
 
@@ -174,7 +176,10 @@ def test_momentum_at_a_round_end():
     def velocity(sync: str, topology: str) -> torch.Tensor:
         plug_in = HeavyBall(0.9, 0.9, sync=sync)
         simulation = Simulated(
-            game(), data(), topology, steps=2, rounds=3, eta_x=ETA, eta_y=ETA, local_step=plug_in, dtype=F64
+            game(),
+            data(),
+            DistributedSGDA(topology=topology, steps=2, rounds=3, local_step=plug_in, step_sizes=(ETA, ETA)),
+            dtype=F64,
         )
         simulation.round()
         return simulation.local.buffers["velocity"]
@@ -198,10 +203,7 @@ def test_every_plug_in_projects_and_is_the_same_in_both_backends(name):
         simulation = Simulated(
             problem,
             shards,
-            "server",
-            steps=3,
-            rounds=4,
-            local_step=name,
+            DistributedSGDA(topology="server", steps=3, rounds=4, local_step=name),
             dtype=F64,
             backend=backend,
             points=[{"eta": 0.1}, {"eta_x": 0.05, "eta_y": lambda s: 0.2 / (s + 1)}],

@@ -12,10 +12,12 @@ import torch
 
 from manyone.errors import ManyoneError
 from manyone.policies.acting import SequencePolicy
-from manyone.policies.artefact import load_policy, save_policy
-from manyone.policies.baselines.mtbc import CloningLearner, CloningNetwork
+from manyone.policies.artefact import save_policy
+from manyone.policies.baselines.cloning import CloningNetwork
+from manyone.policies.baselines.mtbc import CloningLearner
 from manyone.policies.harmodt.learner import PolicyLearner
 from manyone.policies.harmodt.variants import build_model
+from manyone.policies.loading import load_policy
 from manyone.policies.masks import TaskMasks, maskable_shapes
 from manyone.policies.tasks import PolicyData
 from manyone.policies.unseen import unseen_policy
@@ -105,7 +107,7 @@ def test_a_saved_policy_acts_in_a_fresh_process_without_the_engine(tasks, tmp_pa
     np.savez(tmp_path / "play.npz", observations=observations[0], rewards=rewards[0])
     program = (
         "import sys, numpy as np\n"
-        "from manyone.policies.artefact import load_policy\n"
+        "from manyone.policies import load_policy\n"
         "play = np.load(sys.argv[2])\n"
         "policy = load_policy(sys.argv[1])\n"
         "policy.reset('task-1')\n"
@@ -122,7 +124,17 @@ def test_a_saved_policy_acts_in_a_fresh_process_without_the_engine(tasks, tmp_pa
     loaded = load_policy(tmp_path / "model")
     assert torch.equal(loaded.masks.bits, learner.masks[0].bits)
     assert loaded.info["method"] == "harmodt"
-    assert "policy.reset('task-0')" in (tmp_path / "model" / "README.md").read_text()
+    readme = (tmp_path / "model" / "README.md").read_text()
+    assert "from manyone.policies import load_policy" in readme
+    assert "policy.reset('task-0')" in readme
+
+
+def test_the_loader_that_earlier_artefacts_name_in_their_readme_is_still_there():
+    from manyone.policies import artefact
+
+    assert artefact.load_policy is load_policy
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        artefact.nothing  # noqa: B018
 
 
 def test_a_dense_policy_that_nothing_tells_its_task_acts_without_a_name(tasks, tmp_path):

@@ -12,8 +12,8 @@ from manyone.errors import ManyoneError
 from manyone.nets.decision import DecisionTransformer
 from manyone.policies.acting import SequencePolicy
 from manyone.policies.agnostic import AgnosticPolicy, leak_report, save_agnostic
-from manyone.policies.artefact import load_policy
 from manyone.policies.g_harmodt.gate import Gate
+from manyone.policies.loading import load_policy
 from manyone.policies.masks import TaskMasks, maskable_shapes
 from manyone.policies.tasks import PolicyData
 

@@ -146,7 +146,6 @@ def test_a_subset_draws_from_its_own_tasks(tasks):
         ({"scale": "none"}, "scale 'none'"),
         ({"normalisation": "no"}, "normalisation 'no'"),
         ({"target_quantile": 2}, "target_quantile = 2"),
-        ({"prompt_fraction": 0}, "must be above 0 and at most 1"),
     ],
 )
 def test_wrong_options_say_what_is_allowed(tasks, options, message):

@@ -121,14 +121,11 @@ class Adam:
         return new
 
 
-def inner_step(theta, mask, loss_of, adam, clip, restore=None, clip_after=False):
+def inner_step(theta, mask, loss_of, adam, clip, restore=None):
     """One task's step: (loss, new theta). ``restore``: the mask of what may move, if it is not ``mask``."""
     loss, gradient = dense_gradient(theta, mask, loss_of)
-    if not clip_after:
-        gradient = clipped(gradient, clip)
+    gradient = clipped(gradient, clip)
     gradient = {n: g * mask[n] if n in mask else g for n, g in gradient.items()}
-    if clip_after:
-        gradient = clipped(gradient, clip)
     return loss, adam.step(theta, gradient, mask if restore is None else restore)
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from manyone.claims.rows import Row
-from manyone.claims.study import Curve, Study, SuiteInfo, TaskInfo
+from manyone.claims.file import load_claims
+from manyone.claims.rows import Results, Row
+from manyone.claims.study import Study, SuiteInfo, TaskInfo
+from manyone.merging.study.study import former_figures
 
 CLAIMS = Path(__file__).parents[2] / "src" / "manyone" / "merging" / "study" / "claims.toml"
 TASKS = {
@@ -61,11 +63,12 @@ def made_up_study(seeds: int = 3) -> Study:
                     0.95, 1.05
                 )
                 metrics["cpu_s"] = 70.0 if "wemoe" in method else 6.0
+                metrics |= {"fell_back": 1.0} if (suite, method, variant) == ("text", "e-wemoe", "") else {}
                 if "wemoe" in method:
                     metrics["stored_expert_parameters"] = 453_353_472.0 * (0.1 if method == "e-wemoe" else 1.0)
-                routing, bias = {}, {}
+                details = {}
                 if "wemoe" in method and variant == "":
-                    routing = {
+                    details["routing"] = {
                         t: [
                             [
                                 0.3 + (0.5 if k == j else -0.15) * b / 5 + random_.gauss(0, 0.05)
@@ -78,8 +81,8 @@ def made_up_study(seeds: int = 3) -> Study:
                 if method.startswith("surgery"):
                     before = {t: random_.uniform(0.4, 0.6) for t in tasks}
                     part = 0.45 if method == "surgery" else 0.3
-                    bias = {"before": before, "after": {t: part * v for t, v in before.items()}}
-                rows.append(Row(suite, seed, method, variant, "clean", accuracy(), metrics, routing, bias))
+                    details["bias"] = {"before": before, "after": {t: part * v for t, v in before.items()}}
+                rows.append(Row(suite, seed, method, variant, "clean", accuracy(), metrics, details))
                 if suite == "images":
                     rows += [Row(suite, seed, method, variant, c, accuracy(d)) for c, d in CONDITIONS.items()]
                 if method in ("wemoe", "task-arithmetic", "adamerging"):
@@ -92,7 +95,7 @@ def made_up_study(seeds: int = 3) -> Study:
                     {"step": s, "entropy": 0.9 * 0.985**s + 0.05, "marginal_entropy": 2.0 - 0.001 * s * (seed + 1)}
                     for s in range(0, 201, 10)
                 )
-                curves.append(Curve(suite, seed, method, points, fell_back=(suite, method) == ("text", "e-wemoe")))
+                curves.append({"suite": suite, "seed": seed, "method": method, "points": points})
     suites = [
         SuiteInfo(
             s,
@@ -111,7 +114,7 @@ def made_up_study(seeds: int = 3) -> Study:
         rows=rows,
         claims_text=CLAIMS.read_text(encoding="utf-8"),
         suites=suites,
-        curves=curves,
+        figures=former_figures(Results(rows), load_claims(CLAIMS), curves),
         configs={"images: wemoe": {"steps": 200, "lr": 1e-4, "objective": "entropy", "split": {"adapt": "test"}}},
         commands=["pip install manyone", "manyone reproduce --scale laptop"],
         environment={"manyone": "0.1.0", "torch": "2.13.0", "processor": "made-up, 2 cores"},

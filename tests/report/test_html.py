@@ -1,14 +1,17 @@
 """The page: one valid file without outside resources, the same for equal studies, whole when parts are missing."""
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
-from manyone.claims.rows import Row
-from manyone.claims.study import Curve, Study
+from manyone.claims.claims import Claims
+from manyone.claims.rows import Results, Row
+from manyone.claims.study import Study
 from manyone.errors import ManyoneError
+from manyone.merging.study.study import former_figures
 from manyone.report import html
 
 VOID = {"meta", "link", "br", "img", "hr", "input", "path", "circle", "line", "source"}
@@ -167,7 +170,7 @@ def test_equal_studies_give_equal_pages(study, tmp_path):
     ("change", "gone"),
     [
         ({"claims_text": ""}, 'id="claims"'),
-        ({"curves": ()}, 'id="curves"'),
+        ({"figures": ()}, 'id="figures-adaptation"'),
         ({"suites": ()}, 'id="data"'),
         ({"configs": {}, "commands": (), "environment": {}}, 'id="repeat"'),
     ],
@@ -182,8 +185,8 @@ def test_missing_parts_leave_no_trace(study, change, gone):
 
 def test_rows_without_optional_parts(study):
     bare = [Row(r.suite, r.seed, r.method, r.variant, "clean", r.task) for r in study.rows if r.condition == "clean"]
-    text = html.render(replace(study, rows=bare, curves=()))
-    for gone in ("conditions", "routing", "bias", "cost", "curves"):
+    text = html.render(replace(study, rows=bare, figures=()))
+    for gone in ("conditions", "cost", "figures-adaptation"):
         assert f'id="{gone}"' not in text
     Page(text)
 
@@ -202,34 +205,38 @@ def test_one_seed_is_said():
 
 def test_what_users_name_is_escaped():
     evil = "<script>alert('x')</script>"
-    rows = [
-        Row(evil, k, evil, task={evil: 0.5}, metrics={"stored_parameters": 1.0 + k}, routing={evil: [[0.1]]})
-        for k in (0, 1)
-    ]
-    curves = [Curve(evil, 0, evil, ({"step": 0, "entropy": 1.0}, {"step": 1, "entropy": 0.5}))]
-    text = html.render(
-        Study(evil, "smoke", rows, curves=curves, configs={evil: {evil: evil}}, notes=[evil], commands=[evil])
-    )
+    details = {"routing": {evil: [[0.1]]}, "bias": {when: {evil: 0.5} for when in ("before", "after")}}
+    rows = [Row(evil, k, evil, "", "clean", {evil: 0.5}, {"stored_parameters": 1.0 + k}, details) for k in (0, 1)]
+    points = [{"step": 0, "entropy": 1.0}, {"step": 1, "entropy": 0.5}]
+    curves = [{"suite": evil, "seed": 0, "method": evil, "points": points}]
+    figures = former_figures(Results(rows), Claims(), curves)
+    assert len(figures) == 3
+    study = Study(evil, "smoke", rows, configs={evil: {evil: evil}}, notes=[evil], commands=[evil], figures=figures)
+    text = html.render(study)
     assert "<script" not in text
     Page(text)
 
 
 def test_diverging_and_flat_numbers():
-    curves = [Curve("s", 0, "m", tuple({"step": k, "entropy": 1.0, "marginal_entropy": 1.0} for k in range(3)))]
-    curves.append(Curve("s", 0, "n", ({"step": 0, "entropy": 1.0},)))
-    curves.append(Curve("s", 0, "empty", ()))
-    rows = [
-        Row(
-            "s",
-            0,
-            "m",
-            task={"a": 0.0},
-            metrics={"stored_parameters": 0.0},
-            bias={"before": {"a": 0.0}, "after": {"a": 0.0}},
-        )
-    ]
-    rows.append(Row("s", 0, "n", task={"a": 0.0}, routing={"a": [[0.0, 0.0]]}))
-    Page(html.render(Study("Flat", "smoke", rows, curves=curves)))
+    flat = [{"step": k, "entropy": 1.0, "marginal_entropy": 1.0} for k in range(3)]
+    points = {"m": flat, "n": flat[:1], "empty": []}
+    curves = [{"suite": "s", "seed": 0, "method": m, "points": p} for m, p in points.items()]
+    bias = {"bias": {"before": {"a": 0.0}, "after": {"a": 0.0}}}
+    rows = [Row("s", 0, "m", "", "clean", {"a": 0.0}, {"stored_parameters": 0.0}, bias)]
+    rows.append(Row("s", 0, "n", task={"a": 0.0}, details={"routing": {"a": [[0.0, 0.0]]}}))
+    Page(html.render(Study("Flat", "smoke", rows, figures=former_figures(Results(rows), Claims(), curves))))
+
+
+def test_a_study_saved_when_the_page_drew_these_pictures_still_shows_them(study, tmp_path):
+    study.save(tmp_path)
+    rest = json.loads((tmp_path / "study.json").read_text())
+    points = [{"step": 0, "entropy": 1.0}, {"step": 1, "entropy": 0.5}]
+    curve = {"suite": "images", "seed": 0, "method": "wemoe", "points": points, "variant": "", "fell_back": False}
+    rest |= {"format": 2, "figures": [], "curves": [curve], "field": "merging"}
+    (tmp_path / "study.json").write_text(json.dumps(rest))
+    sections = list(dict.fromkeys(f.section for f in Study.load(tmp_path).figures))
+    assert sections == list(dict.fromkeys(f.section for f in study.figures))
+    assert len(sections) == 4
 
 
 def test_write_names_the_problem(study, tmp_path):

@@ -1,6 +1,5 @@
 """A study that computes nothing: rows by formula, a job that fails and one whose process dies (see test_reproduce)."""
 
-import json
 import os
 import signal
 import time
@@ -8,8 +7,7 @@ from pathlib import Path
 
 from manyone.claims.figure import Figure, save_figures
 from manyone.claims.rows import Row, append_rows, load_rows
-from manyone.claims.study import SuiteInfo
-from manyone.reproduce.processes import Job
+from manyone.claims.study import Job, SuiteInfo
 
 TITLE = "Toys"
 NOTES = ["Nothing was measured."]
@@ -54,4 +52,3 @@ def run_job(scale, suite, seed, part, folder):
                 time.sleep(60)
     figure = Figure("bars", f"Levels of seed {seed}", {"names": list(METHODS), "values": list(METHODS.values())})
     save_figures(folder / f"{suite}-{seed}-{part}.figures.json", [figure] if seed == 0 and part == "first" else [])
-    (folder / f"{suite}-{seed}.curves.json").write_text(json.dumps({"clever": [{"step": 1, "entropy": 0.5}]}))

@@ -25,7 +25,7 @@ def test_a_study_measures_every_row_once_and_goes_on_where_it_stopped(tmp_path, 
     assert clean["e-wemoe", ""].metrics["stored_expert_parameters"] < (
         0.12 * clean["wemoe", ""].metrics["stored_expert_parameters"]
     )
-    surgery = clean["surgery", "task-arithmetic"].bias
+    surgery = clean["surgery", "task-arithmetic"].details["bias"]
     assert sum(surgery["after"].values()) < sum(surgery["before"].values())
     unseen = [r for r in load_rows(tmp_path / "fixture-0-shifted.jsonl") if r.condition == "unseen"]
     assert all(set(r.task) == {"shoes"} for r in unseen)

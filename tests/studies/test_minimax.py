@@ -1,6 +1,7 @@
 """The minimax study: its claims name rows that exist, its counts are right, and a small job runs whole."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -8,17 +9,20 @@ from manyone.claims.claims import SCALES
 from manyone.claims.figure import load_figures
 from manyone.claims.file import load_claims
 from manyone.claims.rows import load_rows
+from manyone.cli.options import parse_options
 from manyone.errors import ManyoneError
+from manyone.minimax.recipes.build import sweeps
+from manyone.minimax.recipes.options import StabilityOptions
+from manyone.minimax.stability.results import rows_of
 from manyone.minimax.study import settings as minimax_settings
 from manyone.minimax.study import study as minimax_study
-from manyone.minimax.study.laboratory import laboratory, rows_of
 from manyone.reproduce.reproduce import claims_file
 
 TINY = {
-    "base": {"clients": 4, "samples": 10, "steps": 2, "rounds": 4, "eta": 0.1, "topology": "server"},
-    "data": "breast-cancer", "test": 100, "replicas": 2, "local_steps": (1, 2), "clients": (2, 4, 8),
-    "samples": (5, 10, 20), "etas": (0.1, 0.3), "topologies": ("complete", "ring"), "topology_rounds": 4,
-    "budget": (1, 4), "budget_steps": 8, "trade_off": (1, 4),
+    "given": {"problem": "auc-linear", "data": "breast-cancer", "test": 100, "replicas": 2, "clients": 4, "samples": 10,
+              "steps": 2, "rounds": 4},
+    "local_steps": (1, 2), "clients": (2, 4, 8), "samples": (5, 10, 20), "etas": (0.1, 0.3),
+    "topologies": ("complete", "ring"), "topology_rounds": 4, "budget": (1, 4), "budget_steps": 8, "trade_off": (1, 4),
     "trade_off_point": {"clients": 2, "samples": 10, "rounds": 4, "eta": 0.1},
 }  # fmt: skip
 
@@ -38,8 +42,7 @@ def test_every_claim_compares_rows_that_its_scales_make():
         assert len(claim.short) <= 25, claim.id
         for scale, suites in claim.tests.items():
             for suite in suites:
-                setting = minimax_study.setting_of(scale, suite)
-                entries = [e for part in minimax_settings.PARTS for e in minimax_study.entries_of(setting, part)]
+                entries = [e for part in minimax_settings.PARTS for e in minimax_study.entries_of(scale, suite, part)]
                 made = {(e.method, e.variant, e.condition) for e in entries}
                 made |= {(m, "slope", "clean") for m in ("clients", "samples")}
                 made |= {("derived", m, "clean") for m in ("clients", "samples")} | {("trade-off", "chosen", "clean")}
@@ -53,9 +56,9 @@ def test_jobs_and_settings_of_every_scale(scale):
     assert len(jobs) == len(set(jobs))
     for job in jobs:
         assert minimax_study.count_rows(scale, job.suite, job.part) > 0
-        assert minimax_study.settings(scale, job.suite)["replicas"] >= 1
+        assert minimax_study.settings(scale, job.suite)["given"]["replicas"] >= 1
     with pytest.raises(ManyoneError, match="no suite"):
-        minimax_study.setting_of(scale, "none")
+        minimax_settings.arms(scale, "none")
 
 
 def test_a_job_writes_the_rows_it_counts_and_is_not_repeated(tiny, tmp_path):
@@ -77,15 +80,45 @@ def test_a_job_writes_the_rows_it_counts_and_is_not_repeated(tiny, tmp_path):
 
 
 def test_rows_are_means_over_replicas_and_do_not_depend_on_what_else_is_computed(tiny):
-    entries = minimax_study.entries_of(tiny, "sweeps")
-    lab, where = laboratory(tiny, entries, 3)
-    assert len(set(where)) < len(entries)  # equal points are computed once
-    found = lab.run()
-    rows = rows_of("auc-linear", 3, entries, [found[i] for i in where])
-    alone, at = laboratory(tiny, entries[3:4], 3)
-    (row,) = rows_of("auc-linear", 3, entries[3:4], [alone.run()[at[0]]])
-    assert rows[3].metrics.keys() == row.metrics.keys()
-    assert all(row.metrics[k] == pytest.approx(v, abs=1e-12) for k, v in rows[3].metrics.items())
+    around, trade_off = (arm.options(seed=3) for arm in minimax_settings.arms("tiny", "auc-linear", "sweeps"))
+    both = sweeps(around, trade_off, methods=["", "trade-off"])
+    assert len(set(both.where)) < len(both.entries)  # equal points are computed once
+    both.lab.run()
+    rows = {row.key: row.metrics for row in rows_of("auc-linear", 3, both.entries, both.results())}
+    alone = sweeps(trade_off, methods=["trade-off"])
+    alone.lab.run()
+    for row in rows_of("auc-linear", 3, alone.entries, alone.results()):
+        assert row.metrics.keys() == rows[row.key].keys()
+        assert all(rows[row.key][k] == pytest.approx(v, abs=1e-12) for k, v in row.metrics.items())
+    with pytest.raises(ManyoneError, match="cannot be stacked"):
+        sweeps(around, dataclasses.replace(trade_off, replicas=3))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_command_of_every_arm_has_its_options(scale):
+    for suite in minimax_settings.SETTINGS[scale]:
+        for arm in minimax_settings.arms(scale, suite):
+            verb, recipe, *words = arm.words(seed=3)
+            assert (verb, recipe) == ("run", "stability")
+            assert parse_options(StabilityOptions, recipe, words) == arm.options(seed=3)
+
+
+def test_the_command_of_every_arm_measures_what_the_study_measures(tiny, manyone, tmp_path):
+    for part in minimax_settings.PARTS:
+        chosen = minimax_settings.arms("tiny", "auc-linear", part)
+        together = sweeps(*(arm.options() for arm in chosen), methods=[arm.method for arm in chosen])
+        together.lab.run()
+        results = iter(zip(together.entries, together.results(), strict=True))
+        for i, arm in enumerate(chosen):
+            code, _, err = manyone(*arm.words(out=f"{part}{i}"))
+            assert code == 0, err
+            for point in json.loads((tmp_path / f"{part}{i}/model/points.json").read_text())["points"]:
+                entry, result = next(results)
+                assert (point["variant"], point["condition"]) == (entry.variant, entry.condition)
+                assert point["settings"] == result.settings
+                for name, values in result.final.items():
+                    assert values.tolist() == pytest.approx(point["final"][name], abs=1e-12), (arm, name)
+        assert next(results, None) is None
 
 
 def test_prepare_tells_where_the_data_come_from(tiny):

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
+
 import numpy as np
 import pytest
+import torch
 
 from manyone.claims.figure import load_figures
 from manyone.claims.file import load_claims
 from manyone.claims.rows import load_rows
+from manyone.cli.options import parse_options
 from manyone.data.trajectories.trajectories import Trajectories
 from manyone.policies.recipes.problem import PolicyProblem
 from manyone.policies.study import study
-from manyone.policies.study.settings import ENTRIES, SETTINGS, UNSEEN, Settings
+from manyone.policies.study.settings import PARTS, SETTINGS, UNSEEN, Setting
+from manyone.recipes.arm import Arm
+from manyone.recipes.table import options_class
 from manyone.reproduce.reproduce import claims_file
 
 TINY = {
@@ -38,13 +44,13 @@ def made(task: str) -> Trajectories:
 @pytest.fixture
 def tiny(monkeypatch):
     """A suite called tiny at scale smoke: both directions of HalfCheetah, one velocity unseen."""
-    settings = Settings("cheetah-dir", unseen=("cheetah-vel",), eval_episodes=1, options=TINY, cloning={"width": 16})
+    settings = Setting("cheetah-dir", unseen=("cheetah-vel",), eval_episodes=1, options=TINY, cloning={"width": 16})
     monkeypatch.setitem(SETTINGS, "smoke", SETTINGS["smoke"] | {"tiny": settings})
     data = {t: made(t) for t in ("cheetah-dir:0", "cheetah-dir:1", "cheetah-vel:7")}
     seen = PolicyProblem("tiny", (data["cheetah-dir:0"], data["cheetah-dir:1"]), 10)
     unseen = PolicyProblem("unseen", (data["cheetah-vel:7"],), 10)
-    monkeypatch.setattr(study, "_problem", lambda scale, suite: seen)
-    monkeypatch.setattr(study, "_unseen_problem", lambda scale, suite: unseen)
+    monkeypatch.setattr(study, "seen_problem", lambda scale, suite: seen)
+    monkeypatch.setattr(study, "unseen_problem", lambda scale, suite: unseen)
     return settings
 
 
@@ -54,7 +60,7 @@ def test_every_part_gives_its_rows_once_and_goes_on_where_it_stopped(tiny, tmp_p
         path = tmp_path / f"{job.file}.jsonl"
         rows = load_rows(path)
         assert len(rows) == study.count_rows("smoke", "tiny", job.part) == path.read_text().count("\n")
-        entry = ENTRIES[job.part]
+        entry = PARTS[job.part]
         conditions = [entry.condition] * len(entry.variants) + ["unseen"] * (job.part in UNSEEN)
         assert [r.condition for r in rows] == conditions
         assert all("return" in r.metrics for r in rows)
@@ -79,10 +85,8 @@ def test_every_row_that_a_claim_needs_is_measured_at_its_scale():
         for scale, suites in claim.tests.items():
             for suite in suites:
                 settings = SETTINGS[scale][suite]
-                made = {
-                    (ENTRIES[p].method, v, ENTRIES[p].condition) for p in settings.parts for v in ENTRIES[p].variants
-                }
-                made |= {(ENTRIES[p].method, "", "unseen") for p in settings.parts if settings.unseen and p in UNSEEN}
+                made = {(PARTS[p].method, v, PARTS[p].condition) for p in settings.parts for v in PARTS[p].variants}
+                made |= {(PARTS[p].method, "", "unseen") for p in settings.parts if settings.unseen and p in UNSEEN}
                 for side in (claim.left, *claim.right):
                     assert (side.method, side.variant, side.condition or claim.condition) in made, (claim.id, suite)
 
@@ -90,8 +94,36 @@ def test_every_row_that_a_claim_needs_is_measured_at_its_scale():
 def test_every_setting_is_made_of_options_that_some_recipe_has():
     for scale, suites in SETTINGS.items():
         for suite, settings in suites.items():
-            names = set()
-            for part in settings.parts:
-                options = study._options(settings, part, 0)
-                names |= set(vars(options))
+            names = {name for arm in study.arms(scale, suite) for name in vars(arm.options())}
             assert set(settings.options) <= names, (scale, suite)
+
+
+def as_typed(arm: Arm, **more):
+    """The options that the printed command gives."""
+    program, verb, recipe, *words = shlex.split(arm.command(**more))
+    assert (program, verb, recipe) == ("manyone", "run", arm.recipe)
+    return parse_options(options_class(recipe), recipe, words)
+
+
+@pytest.mark.parametrize(("scale", "suite"), [(scale, suite) for scale, suites in SETTINGS.items() for suite in suites])
+def test_the_command_of_every_arm_gives_the_options_of_the_study(scale, suite):
+    for arm in study.arms(scale, suite):
+        assert as_typed(arm, seed=3) == arm.options(seed=3), arm
+
+
+def test_the_command_of_every_arm_makes_the_weights_of_the_study(tiny):
+    for arm in study.arms("smoke", "tiny"):
+        problem = study.seen_problem("smoke", "tiny")
+        ours, theirs = (arm.build(options, problem) for options in (arm.options(seed=3), as_typed(arm, seed=3)))
+        for _ in range(5):
+            assert ours.step() == theirs.step(), arm
+        assert digest(ours.state_dict()) == digest(theirs.state_dict()), arm
+
+
+def digest(state) -> list:
+    """What a state holds, comparable."""
+    if isinstance(state, dict):
+        return [(key, digest(value)) for key, value in state.items()]
+    if isinstance(state, (list, tuple)):
+        return [digest(value) for value in state]
+    return state.tolist() if isinstance(state, torch.Tensor) else state

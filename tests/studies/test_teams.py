@@ -4,30 +4,35 @@ import dataclasses
 import json
 
 import pytest
+import torch
 
 from manyone.claims.claims import SCALES
 from manyone.claims.figure import load_figures
 from manyone.claims.file import load_claims
 from manyone.claims.rows import load_rows
+from manyone.cli.options import parse_options
 from manyone.errors import ManyoneError
+from manyone.recipes.table import options_class
 from manyone.reproduce.reproduce import STUDIES, claims_file, plan
-from manyone.teams.recipes.problem import METHODS
+from manyone.teams.artefact import load_team
+from manyone.teams.recipes.build import team
 from manyone.teams.study import figures as teams_study_figures
 from manyone.teams.study import study as teams_study
 from manyone.teams.study.settings import ARMS, LEFT_OUT, SETTINGS, Setting
 
-TINY = {"iterations": 3, "length": 1, "epochs": 5, "lr": 1e-3, "edge_lr": 0.05, "clip": 0.2, "commit": 0.4}
+TINY = {"iterations": 3, "lr": 1e-3, "width": 8, "device": "cpu", "workers": 0}
 GRID = "predator-prey-blind:size=3,predators=3,blind=1,vision=0,limit=4"
 
 
 @pytest.fixture
 def tiny(monkeypatch):
     """A scale that takes a second: a Relay with and without a gate, and a grid from which an agent is taken."""
-    small = {"width": 8}
-    relay = Setting("relay:agents=3,symbols=2", ("commformer", "random", "s0.8", "mat"), 8, TINY, small, episodes=16,
-                    bounds=(0.0, 1.0))  # fmt: skip
-    gated = dataclasses.replace(relay, env="relay-gate:agents=3,symbols=2", arms=("gate",), gate={"gate_open": 0.3})
-    grid = Setting(GRID, ("commformer", "no-comm", "mappo"), 4, {**TINY, "length": 5}, small, episodes=8, greedy=False,
+    given = {**TINY, "env": "relay:agents=3,symbols=2", "envs": 8}
+    relay = Setting(given, ("commformer", "random", "s0.8", "frozen", "mat"), episodes=16, bounds=(0.0, 1.0))
+    given = {**TINY, "env": "relay-gate:agents=3,symbols=2", "envs": 8, "gate_open": 0.3}
+    gated = dataclasses.replace(relay, given=given, arms=("gate",))
+    given = {**TINY, "env": GRID, "envs": 4, "length": 5, "minibatches": 1}
+    grid = Setting(given, ("commformer", "no-comm", "mappo"), episodes=8, greedy=False,
                    fewer=GRID.replace("predators=3", "predators=2"), film=True)  # fmt: skip
     monkeypatch.setitem(SETTINGS, "tiny", {"t-relay": relay, "t-gate": gated, "t-grid": grid})
     return SETTINGS["tiny"]
@@ -63,22 +68,47 @@ def test_jobs_and_settings_of_every_scale(scale):
     for suite in suites:
         shown = teams_study.settings(scale, suite)
         json.dumps(shown)
-        assert set(shown["changed by arms"]) <= set(shown["arms"])
-        assert SETTINGS[scale][suite].env_steps > 0
+        assert set(shown["commands"]) == set(shown["arms"])
     with pytest.raises(ManyoneError, match="no suite"):
         teams_study.setting_of(scale, "none")
 
 
 def test_published_settings_take_the_published_steps():
-    assert SETTINGS["paper"]["smac-3m"].env_steps == 499_200  # 156 whole iterations of 32 x 100 in 5e5 steps
-    assert SETTINGS["paper"]["smac-6h_vs_8z"].training["commit"] == 0.7
-    assert SETTINGS["paper"]["smac-1o_10b_vs_1r"].network["edge_types"] is False
-    assert SETTINGS["paper"]["smax-3m"].env == "smax:3m"
+    def options(suite, part="commformer"):
+        return SETTINGS["paper"][suite].arm(part).options()
+
+    # 157 whole iterations of 32 x 100 hold 5e5 steps
+    assert teams_study.env_steps(options("smac-3m")) == teams_study.env_steps(options("smac-3m", "mappo")) == 502_400
+    assert options("smac-6h_vs_8z").commit == 0.7
+    assert options("smac-MMM2", "released").warmup == 100
+    assert options("smac-1o_10b_vs_1r", "no-comm").edge_types is False
+    assert options("smax-3m").env == "smax:3m"
 
 
-def test_arms_are_methods_that_can_be_built():
-    for arm in ARMS.values():
-        assert (arm.build or arm.method) in METHODS
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_arm_is_a_command_with_the_same_options(scale):
+    for suite in SETTINGS[scale]:
+        for arm in teams_study.arms(scale, suite):
+            words = arm.words(seed=3)
+            assert words[:2] == ["run", arm.recipe]
+            assert parse_options(options_class(arm.recipe), arm.recipe, words[2:]) == arm.options(seed=3)
+
+
+@pytest.mark.parametrize(
+    ("suite", "part"),
+    [("t-relay", "commformer"), ("t-relay", "frozen"), ("t-relay", "mat"), ("t-gate", "gate"), ("t-grid", "no-comm"),
+     ("t-grid", "mappo")],
+)  # fmt: skip
+def test_the_command_of_an_arm_trains_the_team_that_the_study_judges(tiny, manyone, tmp_path, suite, part):
+    arm = tiny[suite].arm(part)
+    code, _, err = manyone(*arm.words(seed=1, eval_episodes=2, film=False, out="r"))
+    assert code == 0, err
+    made = team(arm.options(seed=1), arm.build)
+    teams_study.train(made, tiny[suite])
+    saved = load_team(tmp_path / "r/model")
+    assert torch.equal(saved.graph, made.learner.exact_graph())
+    for name, value in made.policy.state_dict().items():
+        assert torch.equal(saved.policy.state_dict()[name], value), name
 
 
 def test_jobs_write_the_rows_they_count_and_are_not_repeated(tiny, tmp_path):
@@ -93,7 +123,7 @@ def test_jobs_write_the_rows_they_count_and_are_not_repeated(tiny, tmp_path):
         assert all(0 <= row.task[job.suite] <= 1 for row in rows)
         setting = tiny[job.suite]
         for row in (r for r in rows if r.condition == "clean"):
-            assert row.metrics["env_steps"] == setting.env_steps
+            assert row.metrics["env_steps"] == teams_study.env_steps(setting.arm(job.part).options())
             assert row.metrics["return"] == pytest.approx(row.task[job.suite]) or setting.bounds is None
     by_key = {(r.suite, r.method, r.variant, r.condition): r.metrics for p in tmp_path.glob("*.jsonl")
               for r in load_rows(p)}  # fmt: skip
@@ -121,8 +151,8 @@ def test_jobs_write_the_rows_they_count_and_are_not_repeated(tiny, tmp_path):
 
 def test_a_job_is_a_function_of_its_seed(tiny):
     def graph_and_return(seed):
-        team = teams_study.build(tiny["t-relay"], ARMS["commformer"], seed)
-        record = teams_study.train(team, tiny["t-relay"])
+        arm = tiny["t-relay"].arm("commformer")
+        record = teams_study.train(team(arm.options(seed=seed), arm.build), tiny["t-relay"])
         return record["graph"], record["curves"]["return"]
 
     assert graph_and_return(3) == graph_and_return(3)
@@ -130,7 +160,7 @@ def test_a_job_is_a_function_of_its_seed(tiny):
 
 
 def test_scores_are_successes_or_returns_on_a_scale():
-    success = Setting("relay", (), 1, TINY)
+    success = Setting(TINY, ())
     scaled = dataclasses.replace(success, bounds=(-10.0, 0.0))
     assert teams_study.score_of(success, -3.0, 0.25) == 0.25
     assert teams_study.score_of(scaled, -2.5, None) == 0.75

@@ -17,7 +17,8 @@ from manyone.teams.network.actor_critic import ActorCritic
 from manyone.teams.network.commformer import CommFormer
 from manyone.teams.network.graph import fixed_graph
 from manyone.teams.play import play
-from manyone.teams.processes.executor import Decentralised, measure
+from manyone.teams.processes.executor import Decentralised
+from manyone.teams.processes.measure import measure
 
 torch.set_num_threads(1)
 TASK, FRAMES = "predator-prey:size=3,predators=3,vision=0,limit=6", 3

@@ -12,6 +12,7 @@ from manyone.teams.network.commformer import Acted, CommFormer
 from manyone.teams.network.graph import LearnedGraph, fixed_graph, links_for
 from manyone.teams.play import play
 from manyone.teams.ppo.learner import TeamLearner
+from manyone.teams.ppo.training import Training
 
 PREY = "predator-prey:predators=3,vision=1,limit=6"
 
@@ -131,9 +132,8 @@ def relay(graph=None, *, need=1.0, batch=256, iterations=80, model=None, **optio
     torch.manual_seed(0)
     policy = CommFormer(env.spec, **({"width": 32} | (model or {})))
     defaults = {"iterations": iterations, "length": 1, "epochs": 5, "lr": 4e-3, "edge_lr": 5e-2, "clip": 0.2}
-    learner = TeamLearner(
-        env, policy, graph=LearnedGraph(6, links_for(6, 0.4)) if graph is None else graph, **(defaults | options)
-    )
+    graph = LearnedGraph(6, links_for(6, 0.4)) if graph is None else graph
+    learner = TeamLearner(env, policy, Training(**(defaults | options)), graph=graph)
     for _ in range(iterations):
         learner.step()
     exact = learner.exact_graph()

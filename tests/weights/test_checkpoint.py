@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -14,7 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from manyone.errors import ManyoneError
-from manyone.weights.checkpoint import as_checkpoint, open_checkpoint
+from manyone.weights.checkpoint import as_checkpoint
+from manyone.weights.open import open_checkpoint
 from manyone.weights.safetensors_file import SafetensorsWriter, parse_size, read_header
 from manyone.weights.tensor_info import DTYPES, TensorInfo, stored_form
 
@@ -119,16 +121,18 @@ def test_writer_that_is_aborted_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_writer_reports_a_full_disk(tmp_path):
+def test_writer_reports_a_full_disk(tmp_path, monkeypatch):
     with pytest.raises(ManyoneError, match=r"needs .* GB on disk and only"):
         SafetensorsWriter(tmp_path, {"x": TensorInfo(DTYPES["F32"], (1 << 50,))})
     writer = SafetensorsWriter(tmp_path, {"x": TensorInfo(DTYPES["F32"], (4,))})
-    info = writer._places["x"][2]
-    full = os.open("/dev/full", os.O_WRONLY)
-    writer._places["x"] = (full, 0, info)
-    with pytest.raises(ManyoneError, match="the disk is full"):
-        writer.write("x", 0, np.ones(4, np.float32))
-    os.close(full)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(ManyoneError, match="the disk is full"):
+            writer.write("x", 0, np.ones(4, np.float32))
     writer.abort()
     assert list(tmp_path.iterdir()) == []
 

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from manyone.errors import ManyoneError
-from manyone.weights.checkpoint import as_checkpoint, open_checkpoint
+from manyone.weights.checkpoint import as_checkpoint
+from manyone.weights.open import open_checkpoint
 
 R, ALPHA = 3, 12.0
 

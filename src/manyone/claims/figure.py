@@ -2,10 +2,12 @@
 
 Five kinds, each with its own keys (all JSON data)::
 
-    matrix   rows, columns: names; values: rows x columns numbers (null leaves a cell empty); unit?
-    lines    series: {name: {x: [...], y: [...], low?: [...], high?: [...]}}; x_label?, y_label?, log_x?, log_y?,
-             marks?: [{x, y?, label}] (a point, or without y a vertical line)
-    bars     names, values; low?, high?: ends of intervals; unit?
+    matrix   rows, columns: names; values: rows x columns numbers (null leaves a cell empty); unit?; outlined?: a
+             column; reach?: the size with the full shade, where several figures share one scale
+    lines    series: {name: {x: [...], y: [...], low?: [...], high?: [...], group?}} (a group shares its look and its
+             entry in the key); x_label?, y_label?, log_x?, log_y?, marks?: [{x, y?, label}] (a point, or without y a
+             vertical line)
+    bars     names, values; low?, high?: ends of intervals; before?: earlier values, drawn hollow; unit?
     image    data: base64 of a PNG, GIF, JPEG or WebP file; width?: in pixels at most
     table    columns: names; rows: lists of texts and numbers
 
@@ -29,9 +31,9 @@ from manyone.errors import ManyoneError
 Kind = Literal["matrix", "lines", "bars", "image", "table"]
 SECTION = "Figures"
 _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "matrix": (("rows", "columns", "values"), ("unit",)),
+    "matrix": (("rows", "columns", "values"), ("unit", "outlined", "reach")),
     "lines": (("series",), ("x_label", "y_label", "log_x", "log_y", "marks")),
-    "bars": (("names", "values"), ("low", "high", "unit")),
+    "bars": (("names", "values"), ("low", "high", "before", "unit")),
     "image": (("data",), ("width",)),
     "table": (("columns", "rows"), ()),
 }
@@ -151,6 +153,9 @@ def _matrix(data: Mapping[str, Any], where: str) -> None:
         raise ManyoneError(f"{where}: values: must have a line for each of the {len(data['rows'])} rows")
     for name, line in zip(data["rows"], data["values"]):
         _numbers(line, len(data["columns"]), f"{where}: values of {name!r}", gaps=True)
+    if data.get("outlined", None) not in (None, *data["columns"]):
+        raise ManyoneError(f"{where}: outlined: {data['outlined']!r} is no column")
+    _numbers([data.get("reach", 1)], 1, f"{where}: reach")
 
 
 def _lines(data: Mapping[str, Any], where: str) -> None:
@@ -158,12 +163,13 @@ def _lines(data: Mapping[str, Any], where: str) -> None:
         raise ManyoneError(f"{where}: series: must be an object of name: {{x, y}}")
     for name, curve in data["series"].items():
         here = f"{where}: series {name!r}"
-        if not isinstance(curve, Mapping) or not {"x", "y"} <= set(curve) or set(curve) - {"x", "y", "low", "high"}:
-            raise ManyoneError(f"{here}: must have x and y, and at most low and high besides")
+        known = {"x", "y", "low", "high", "group"}
+        if not isinstance(curve, Mapping) or not {"x", "y"} <= set(curve) or set(curve) - known:
+            raise ManyoneError(f"{here}: must have x and y, and at most low, high and group besides")
         if ("low" in curve) != ("high" in curve):
             raise ManyoneError(f"{here}: low and high must be given together")
         _numbers(curve["x"], None, f"{here}: x")
-        for key in set(curve) - {"x"}:
+        for key in set(curve) - {"x", "group"}:
             _numbers(curve[key], len(curve["x"]), f"{here}: {key}")
         for key, log in (("x", "log_x"), ("y", "log_y")):
             if data.get(log) and any(v <= 0 for v in curve[key]):
@@ -181,8 +187,8 @@ def _bars(data: Mapping[str, Any], where: str) -> None:
     _names(data["names"], f"{where}: names")
     if ("low" in data) != ("high" in data):
         raise ManyoneError(f"{where}: low and high must be given together")
-    for key in {"values", "low", "high"} & set(data):
-        _numbers(data[key], len(data["names"]), f"{where}: {key}", gaps=key != "values")
+    for key in {"values", "low", "high", "before"} & set(data):
+        _numbers(data[key], len(data["names"]), f"{where}: {key}", gaps=key in ("low", "high"))
 
 
 def _image(data: Mapping[str, Any], where: str) -> None:

@@ -2,21 +2,21 @@
 
 One row is one method on one suite with one seed under one condition::
 
-    {"suite": "images", "seed": 0, "method": "wemoe", "variant": "batch", "condition": "clean",
+    {"suite": "images", "seed": 0, "method": "average", "variant": "", "condition": "clean",
      "task": {"mnist": 0.93, ...},              score per task, 0..1: accuracy, success rate; may be empty
      "metrics": {"trainable_parameters": 7160928, "ms_per_sample": 1.2, ...},
-     "routing": {"mnist": [[...], ...]},        optional: blocks x experts, mean routing weight
-     "bias": {"before": {"mnist": 0.51}, "after": {"mnist": 0.22}}}   optional: mean |merged - expert|
+     "distance": {"before": {"mnist": 0.51}, "after": {"mnist": 0.22}}}
 
 ``condition`` is ``clean``, the name of a corruption, or ``unseen`` (tasks that were not merged). ``variant`` is empty
-or words joined by ``+``; the word ``batch`` means that routing weights were averaged over the batch.
+or words joined by ``+``. Every further object (``distance`` here) is a *detail*: what the field's own figures are drawn
+from, under a name of the field's choice. Numbers by task in a detail are a metric, their mean: ``distance.before``.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ SCORE = "accuracy"
 """What the figures per task are, unless a claims file says otherwise."""
 
 Key = tuple[str, int, str, str, str]
-_KNOWN = {"suite", "seed", "method", "variant", "condition", "task", "metrics", "routing", "bias"}
+_KNOWN = {"suite", "seed", "method", "variant", "condition", "task", "metrics"}
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ class Row:
     condition: str = "clean"
     task: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
-    routing: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
-    bias: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
@@ -51,21 +50,18 @@ class Row:
         return (self.suite, self.seed, self.method, self.variant, self.condition)
 
     def to_json(self) -> dict[str, Any]:
-        """The row as JSON data, without its empty optional parts."""
+        """The row as JSON data."""
         data: dict[str, Any] = {"suite": self.suite, "seed": self.seed, "method": self.method, "variant": self.variant}
         data |= {"condition": self.condition, "task": dict(self.task), "metrics": dict(self.metrics)}
-        if self.routing:
-            data["routing"] = {t: [list(r) for r in m] for t, m in self.routing.items()}
-        if self.bias:
-            data["bias"] = {when: dict(values) for when, values in self.bias.items()}
-        return data
+        return data | {name: dict(detail) for name, detail in self.details.items()}
 
     @staticmethod
     def from_json(data: Any, where: str) -> Row:
         """Checks and reads one row; ``where`` (file and line) opens every error message."""
         if not isinstance(data, dict):
             raise ManyoneError(f"{where}: a result row must be a JSON object")
-        if unknown := sorted(set(data) - _KNOWN):
+        details = {k: v for k, v in data.items() if k not in _KNOWN and isinstance(v, dict)}
+        if unknown := sorted(set(data) - _KNOWN - set(details)):
             raise ManyoneError(f"{where}: unknown key {unknown[0]!r} (known: {', '.join(sorted(_KNOWN))})")
         for name, kind in (("suite", str), ("seed", int), ("method", str)):
             if not isinstance(data.get(name), kind) or isinstance(data.get(name), bool):
@@ -78,17 +74,11 @@ class Row:
             condition=data.get("condition") or "clean",
             task=_numbers(data.get("task"), f"{where}: task"),
             metrics=_numbers(data.get("metrics"), f"{where}: metrics"),
-            routing=data.get("routing") or {},
-            bias={k: _numbers(v, f"{where}: bias.{k}") for k, v in (data.get("bias") or {}).items()},
+            details=details,
         )
         for task, value in row.task.items():
             if not 0.0 <= value <= 1.0:
                 raise ManyoneError(f"{where}: the score of {task!r} is {value}, but it must lie in 0..1")
-        if unknown := sorted(set(row.bias) - {"before", "after"}):
-            raise ManyoneError(f"{where}: bias has {unknown[0]!r}, but only 'before' and 'after' are known")
-        for task, matrix in row.routing.items():
-            if not matrix or len({len(r) for r in matrix}) != 1:
-                raise ManyoneError(f"{where}: routing of {task!r} must be a matrix blocks x experts")
         return row
 
 
@@ -159,16 +149,16 @@ def mean_over_tasks(row: Row) -> float:
 def metric_value(row: Row, metric: str, score: str = SCORE) -> float | None:
     """The row's value of ``metric``, or None when the row does not carry it.
 
-    With ``score`` "accuracy", ``accuracy`` is the mean over tasks and ``accuracy.TASK`` one task. ``bias.before`` and
-    ``bias.after`` are means over tasks; everything else is looked up in ``metrics``.
+    With ``score`` "accuracy", ``accuracy`` is the mean over tasks and ``accuracy.TASK`` one task. ``DETAIL.NAME`` is
+    the mean over tasks of a detail's numbers; everything else is looked up in ``metrics``.
     """
     if metric == score:
         return mean_over_tasks(row) if row.task else None
     head, _, tail = metric.partition(".")
     if head == score:
         return row.task.get(tail)
-    if head == "bias":
-        values = row.bias.get(tail)
+    if head in row.details:
+        values = _numbers(row.details[head].get(tail), f"the row {row.key}: {metric}")
         return math.fsum(values.values()) / len(values) if values else None
     return row.metrics.get(metric)
 

@@ -6,21 +6,39 @@ Folder of a study: ``results.jsonl`` (rows), ``claims.toml`` (a copy of the clai
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from dataclasses import field as dataclass_field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from manyone.claims.claims import Claims, Finding, assess
 from manyone.claims.figure import Figure, read_json
 from manyone.claims.file import parse_claims
 from manyone.claims.rows import Results, Row, load_rows
 from manyone.errors import ManyoneError
+from manyone.fields import FIELDS
 
-__all__ = ["Curve", "Figure", "Report", "Study", "SuiteInfo", "TaskInfo"]
+__all__ = ["Figure", "Job", "Report", "Study", "SuiteInfo", "TaskInfo"]
+
+
+class Job(NamedTuple):
+    """One part of the work for one suite and seed; a study module says what its parts are."""
+
+    suite: str
+    seed: int
+    part: str
+
+    @property
+    def file(self) -> str:
+        """The stem of the job's files: ``<suite>-<seed>-<part>``."""
+        return f"{self.suite}-{self.seed}-{self.part}"
+
+    def __str__(self) -> str:
+        return f"{self.suite} seed {self.seed}, {self.part}"
 
 
 @dataclass(frozen=True)
@@ -57,18 +75,6 @@ class SuiteInfo:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """What test-time adaptation saw: points {"step", "entropy", "marginal_entropy", ...}, entropies in nats."""
-
-    suite: str
-    seed: int
-    method: str
-    points: tuple[Mapping[str, float], ...]
-    variant: str = ""
-    fell_back: bool = False
-
-
-@dataclass(frozen=True)
 class Study:
     """One field's content of a report page; empty parts leave no trace on the page."""
 
@@ -77,7 +83,6 @@ class Study:
     rows: Sequence[Row]
     claims_text: str = ""
     suites: Sequence[SuiteInfo] = ()
-    curves: Sequence[Curve] = ()
     configs: Mapping[str, Any] = dataclass_field(default_factory=dict)
     commands: Sequence[str] = ()
     environment: Mapping[str, str] = dataclass_field(default_factory=dict)
@@ -103,11 +108,10 @@ class Study:
     def save(self, folder: Path) -> None:
         """Writes ``study.json``, ``claims.toml`` and ``results.jsonl``."""
         rest = {
-            "format": 2,
+            "format": 3,
             "title": self.title,
             "scale": self.scale,
             "suites": [asdict(s) for s in self.suites],
-            "curves": [asdict(c) for c in self.curves],
             "configs": dict(self.configs),
             "commands": list(self.commands),
             "environment": dict(self.environment),
@@ -139,7 +143,7 @@ class Study:
         except OSError as error:
             raise ManyoneError(f"{error.filename}: cannot read the study: {error.strerror}") from error
         try:
-            return Study(
+            study = Study(
                 title=rest["title"],
                 scale=rest["scale"],
                 rows=load_rows(folder / "results.jsonl"),
@@ -148,7 +152,6 @@ class Study:
                     SuiteInfo(s["name"], s["kind"], tuple(TaskInfo(**t) for t in s["tasks"]), tuple(s["notes"]))
                     for s in rest["suites"]
                 ],
-                curves=[Curve(**(c | {"points": tuple(c["points"])})) for c in rest["curves"]],
                 configs=rest["configs"],
                 commands=rest["commands"],
                 environment=rest["environment"],
@@ -157,6 +160,7 @@ class Study:
                 field=rest.get("field", "merging"),  # format 1 knew one field
                 figures=[Figure.from_json(f, str(path)) for f in rest.get("figures", ())],
             )
+            return study if rest.get("format", 1) >= 3 else _with_former_figures(study, rest.get("curves", ()))
         except (KeyError, TypeError) as error:
             raise ManyoneError(f"{path}: not a study of this version: {error}") from error
 
@@ -186,6 +190,15 @@ class Report:
             study = Study.load(folder)
             return Report(study.title, (study,))
         return Report(rest["title"], tuple(Study.load(folder / field) for field in rest["fields"]))
+
+
+def _with_former_figures(study: Study, curves: Sequence[Mapping[str, Any]]) -> Study:
+    """A study of format 1 or 2 with what the page then drew of its rows and ``curves``, as the field draws it."""
+    module = importlib.import_module(f"manyone.{study.field}.study.study") if study.field in FIELDS else None
+    draw = getattr(module, "former_figures", None)
+    return (
+        study if draw is None else replace(study, figures=[*draw(study.results, study.claims, curves), *study.figures])
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -76,13 +76,15 @@ def evaluate(words: Sequence[str]) -> int:
 
 def _reopen(path: Path) -> tuple[RunFolder, CommonOptions]:
     """The run at ``path`` and its options, rebuilt from ``config.yaml``."""
-    from manyone.engine.options import from_plain
+    from manyone.engine.options import values_from_plain
     from manyone.engine.run import RunFolder
+    from manyone.recipes.options import with_preset
 
     folder = RunFolder.open(path)
     if folder.recipe not in RECIPES:
         raise ManyoneError(f"{path} is a run of '{folder.recipe}', a recipe that this version does not have")
-    return folder, from_plain(options_class(folder.recipe), folder.options, f"{path / 'config.yaml'}: options")
+    cls = options_class(folder.recipe)
+    return folder, with_preset(cls, values_from_plain(cls, folder.options, f"{path / 'config.yaml'}: options", True))
 
 
 def _go(options: CommonOptions, folder: RunFolder) -> int:

@@ -38,20 +38,33 @@ def to_plain(value: Any) -> Any:
 def from_plain(cls: type[T], plain: Mapping[str, Any], where: str = "options") -> T:
     """Rebuilds the dataclass ``cls`` from what ``to_plain`` made of it; absent fields take their defaults.
 
-    Raises ``ManyoneError`` that names ``where`` and the field for an unknown field, a missing one or a wrong type.
+    Raises as ``values_from_plain`` does, and for a field that is missing.
+    """
+    values = values_from_plain(cls, plain, where)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.init and field.name not in values and field.default is field.default_factory is dataclasses.MISSING:
+            raise ManyoneError(f"{where}: option '{field.name}' is missing")
+    return cls(**values)
+
+
+def values_from_plain(
+    cls: type[Any], plain: Mapping[str, Any], where: str = "options", open_: bool = False
+) -> dict[str, Any]:
+    """The fields of ``cls`` that ``plain`` gives a value, as ``to_plain`` made them.
+
+    ``open_``: null, where a field takes none, gives no value (run folders of version 0.1 have it where an option was
+    left to the preset). Raises ``ManyoneError`` that names ``where`` and the field for an unknown field and a wrong
+    type.
     """
     if not isinstance(plain, Mapping):
         raise ManyoneError(f"{where}: expected a mapping of options, got {plain!r}")
     hints = typing.get_type_hints(cls, include_extras=True)
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    names = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for name in plain:
-        if name not in fields:
-            raise ManyoneError(f"{where}: unknown option '{name}'; {suggestion(str(name), fields)}")
-    values = {name: _build(hints[name], value, f"{where}.{name}") for name, value in plain.items()}
-    for name, field in fields.items():
-        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
-            raise ManyoneError(f"{where}: option '{name}' is missing")
-    return cls(**values)
+        if name not in names:
+            raise ManyoneError(f"{where}: unknown option '{name}'; {suggestion(str(name), names)}")
+    given = {n: v for n, v in plain.items() if v is not None or not open_ or _takes_none(hints[n])}
+    return {name: _build(hints[name], value, f"{where}.{name}") for name, value in given.items()}
 
 
 def check_round_trip(options: Any) -> dict[str, Any]:
@@ -151,6 +164,12 @@ def _convert_scalar(hint: type, value: Any) -> Any:
     if hint in (int, str) and isinstance(value, hint) and not isinstance(value, bool):
         return value
     raise _Mismatch(f"{value!r} is not a {_name(hint)}")
+
+
+def _takes_none(hint: Any) -> bool:
+    if get_origin(hint) is Annotated:
+        return _takes_none(get_args(hint)[0])
+    return hint in (Any, None, type(None)) or type(None) in get_args(hint)
 
 
 def _name(hint: Any) -> str:

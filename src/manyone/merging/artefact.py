@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from manyone.merging.moe.wemoe import WeightEnsemblingMoE
 from manyone.merging.surgery import model as surgery
 from manyone.merging.surgery.model import Surgery, SurgeryV2
 from manyone.nets import build_encoder, call
+from manyone.weights.open import StrPath
 
 
 class MergedModel(nn.Module):
@@ -64,7 +64,7 @@ class MergedModel(nn.Module):
 
 
 def save(
-    folder: str | PathLike[str],
+    folder: StrPath,
     network: nn.Module,
     encoder: Mapping[str, Any],
     heads: Mapping[str, Head],
@@ -74,6 +74,7 @@ def save(
 
     ``encoder`` is the specification that :func:`manyone.nets.build_encoder` understands; ``info`` is free JSON data.
     """
+    folder = Path(folder)
     tensors, parts = _describe(network)
     tensors |= {f"head.{name}": value for name, value in head_tensors(heads).items()}
     config = {
@@ -85,7 +86,7 @@ def save(
     write_model(folder, tensors, config, _card(parts[-1]["method"], list(heads)))
 
 
-def load(folder: str | PathLike[str], device: str = "cpu") -> MergedModel:
+def load(folder: StrPath, device: str = "cpu") -> MergedModel:
     """The model that :func:`save` wrote, frozen, in evaluation mode."""
     config, tensors = read_model(folder, "a merged model", ("encoder", "network", "heads"))
     with made_of(Path(folder) / CONFIG):

@@ -1,9 +1,10 @@
 """Minimax: many clients, one saddle point (local and decentralised gradient descent ascent), and its stability.
 
-from manyone.minimax import AUC, ClientData, Simulated
+from manyone.minimax import AUC, ClientData, DistributedSGDA, Simulated, positive_rate
 
 data = ClientData.of_parts({"features": x, "labels": y}, parts)   # parts: one array of row numbers a client
-model = Simulated(AUC(p=0.1, dim=x.shape[1]), data, "ring", steps=5, rounds=100).run()
+method = DistributedSGDA(topology="ring", steps=5, rounds=100)
+zbar = Simulated(AUC(positive_rate(y), dim=x.shape[1]), data, method).run()
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ _HOME = {
     "AgnosticLearning": "problems.agnostic",
     "ClientData": "client_data",
     "Constrained": "problems.constrained",
+    "DistributedSGDA": "method",
     "FailureTrace": "mixing.participation",
     "GAN": "problems.gan",
     "GroupDRO": "problems.agnostic",
+    "Laboratory": "stability.laboratory",
     "Membership": "ranks.failures",
     "ModuleProblem": "problems.module",
     "OuterStep": "steps",
@@ -27,6 +30,7 @@ _HOME = {
     "QuadraticGame": "problems.quadratic",
     "RandomFailures": "mixing.participation",
     "RandomStepCounts": "mixing.participation",
+    "Scaling": "predict",
     "Simulated": "simulated",
     "Topology": "mixing.topology",
     "TorchDistributed": "ranks.distributed",

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from manyone.errors import ManyoneError
+from manyone.minimax.fields import as_field
 
 
 @dataclass(frozen=True)
 class ClientData:
-    """``fields``: name -> pool [N, ...]; ``table``: rows of the pool, int64 [replicas, twins, m, n_max] (unused
-    places hold 0); ``sizes``: n_i, int64 [m].
+    """``fields``: name -> pool [N, ...] (class names become class numbers, in sorted order); ``table``: rows of the
+    pool, int64 [replicas, twins, m, n_max] (unused places hold 0); ``sizes``: n_i, int64 [m].
 
     Replicas are independent repetitions; twins run on neighbouring data sets with the same draws (same
     ``sample_indices``). Both axes have length 1 for an ordinary run.
@@ -48,18 +49,18 @@ class ClientData:
 
     @classmethod
     def of_parts(cls, fields: Mapping[str, Any], parts: Sequence[Any]) -> ClientData:
-        """From one array of pool rows per client (a partition); fields may be arrays or tensors [N, ...]."""
+        """From one array of pool rows per client (a partition); fields are what ``fields.as_field`` takes, [N, ...]."""
         rows = [torch.as_tensor(part, dtype=torch.int64).flatten() for part in parts]
         sizes = torch.tensor([len(r) for r in rows])
         table = torch.zeros(len(rows), max(1, int(sizes.max())) if len(rows) else 1, dtype=torch.int64)
         for i, r in enumerate(rows):
             table[i, : len(r)] = r
-        return cls({name: torch.as_tensor(value) for name, value in fields.items()}, table[None, None], sizes)
+        return cls({name: as_field(value) for name, value in fields.items()}, table[None, None], sizes)
 
     @classmethod
     def of_shards(cls, fields: Mapping[str, Any]) -> ClientData:
         """From fields [m, n, ...]: client i holds row i."""
-        tensors = {name: torch.as_tensor(value) for name, value in fields.items()}
+        tensors = {name: as_field(value) for name, value in fields.items()}
         m, n = next(iter(tensors.values())).shape[:2]
         table = torch.arange(m * n).view(m, n)
         return cls({k: v.flatten(0, 1) for k, v in tensors.items()}, table[None, None], torch.full((m,), n))
@@ -119,13 +120,13 @@ class ClientData:
         twin[r, 0, i, j] = new
         return ClientData(self.fields, torch.cat([self.table, twin], 1), self.sizes)
 
-    def shard(self, client: int, replica: int = 0, twin: int = 0) -> dict[str, Tensor]:
-        """All samples of one client (a copy)."""
-        rows = self.table[replica, twin, client, : int(self.sizes[client])]
+    def shard(self, client: int) -> dict[str, Tensor]:
+        """All samples of one client (a copy; of the first replica and twin)."""
+        rows = self.table[0, 0, client, : int(self.sizes[client])]
         return {name: value[rows] for name, value in self.fields.items()}
 
-    def pooled(self, replica: int = 0, twin: int = 0) -> dict[str, Tensor]:
-        """The samples of all clients (a copy), client after client."""
-        table = self.table[replica, twin]
+    def pooled(self, replica: int = 0) -> dict[str, Tensor]:
+        """The samples of all clients (a copy; of the first twin), client after client."""
+        table = self.table[replica, 0]
         rows = torch.cat([table[i, :n] for i, n in enumerate(self.sizes.tolist())])
         return {name: value[rows] for name, value in self.fields.items()}

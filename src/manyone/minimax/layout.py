@@ -16,6 +16,7 @@ from torch import Tensor
 from manyone.errors import ManyoneError
 from manyone.minimax.client_data import ClientData
 from manyone.minimax.local import Members
+from manyone.minimax.method import DistributedSGDA
 from manyone.minimax.mixing.topology import Topology
 from manyone.minimax.schedules import StepSize, round_ends
 
@@ -51,8 +52,12 @@ class Layout:
     twins: int
 
 
-def resolve_points(base: Mapping[str, Any], points: Sequence[Mapping[str, Any]], replicas: int | None) -> list[Point]:
-    """Grid points from ``base`` settings and the overrides of each."""
+def resolve_points(
+    method: DistributedSGDA, data: ClientData, points: Sequence[Mapping[str, Any]], replicas: int | None
+) -> list[Point]:
+    """Grid points from the method's settings and the overrides of each."""
+    eta_x, eta_y = method.step_sizes
+    base = {"topology": method.topology, "steps": method.steps, "rounds": method.rounds, "data": data}
     resolved = []
     for overrides in points:
         unknown = set(overrides) - set(_KEYS)
@@ -61,7 +66,7 @@ def resolve_points(base: Mapping[str, Any], points: Sequence[Mapping[str, Any]],
         own = dict(overrides)
         if "eta" in own:
             own = {"eta_x": own["eta"], "eta_y": own.pop("eta"), **own}
-        now = {**base, **own}
+        now = {"eta_x": eta_x, "eta_y": eta_y, **base, **own}
         data = now["data"] if replicas is None else now["data"].repeated(replicas)
         topology = Topology.of(now["topology"])
         topology.weights(0, data.clients)  # raises here when they do not fit
@@ -73,10 +78,8 @@ def resolve_points(base: Mapping[str, Any], points: Sequence[Mapping[str, Any]],
     return resolved
 
 
-def lay_out(points: Sequence[Point], weighting: str, seed: int) -> Layout:
+def lay_out(points: Sequence[Point], weighting: str) -> Layout:
     """The rows of all points. ``weighting`` "loss" gives client i the loss weight m n_i / sum n."""
-    if weighting not in ("uniform", "loss", "average"):
-        raise ManyoneError(f"weighting = {weighting!r}: choose 'uniform', 'loss' or 'average'")
     order = sorted(range(len(points)), key=lambda i: (-points[i].ends[-1], points[i].clients))
     replicas, twins = points[0].data.replicas, points[0].data.twins
     pools, offsets = _pools(points)

@@ -3,27 +3,27 @@
 A member is one row of Z [members, P]: one client of one run (grid point, replica, twin). ``Members`` says who every
 row is; ``LocalSteps`` holds Z and the plug-in's buffers and advances any contiguous range of rows by one step. What a
 member computes depends on (seed, replica, client, global step) and its own row alone.
-Public: ``Members``, ``Rates``, ``LocalSteps``.
+Public: ``Members``, ``Rates``, ``LocalSteps``, ``starting_rows``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from manyone.errors import ManyoneError
+from manyone.minimax.method import BatchSize
 from manyone.minimax.problems.gradients import Gradient
 from manyone.minimax.problems.problem import Problem
 from manyone.minimax.sampling import sample_indices, sample_normals
 from manyone.minimax.schedules import StepSize, step_size
 from manyone.minimax.steps import Buffers, LocalStep
+from manyone.randomness import seed_for
 
 _DRAWS_AHEAD = 1 << 20  # sample positions generated at a time
-BatchSize = int | Literal["full"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,14 @@ class Members:
 
     def __len__(self) -> int:
         return len(self.client)
+
+
+def starting_rows(
+    problem: Problem, members: Members, replicas: int, seed: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The rows [rows, P] at which ``members`` begin: the problem's start under each replica's own seed."""
+    starts = [problem.start(seed_for(seed, "start", r), dtype) for r in range(replicas)]
+    return torch.stack(starts).to(device)[members.replica.to(device)]
 
 
 class Rates:
@@ -84,8 +92,6 @@ class LocalSteps:
         backend: str = "auto",
         chunk: int | None = None,
     ) -> None:
-        if batch != "full" and (not isinstance(batch, int) or batch < 1):
-            raise ManyoneError(f"batch = {batch!r}: a number of samples of at least 1, or 'full'")
         if chunk is not None and chunk < 1:
             raise ManyoneError(f"chunk = {chunk} members: must be at least 1")
         self.problem, self.members, self.z, self.rates, self.plug_in = problem, members, z, rates, step
@@ -93,7 +99,7 @@ class LocalSteps:
         self.device, self.dtype = z.device, z.dtype
         self.fields = {
             name: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
-            for name, value in fields.items()
+            for name, value in problem.prepare(fields).items()
         }
         self.gradient, self.chunk = Gradient(problem, backend), chunk
         self.buffers: Buffers = dict(step.buffers(z, problem.spec.p))
@@ -108,7 +114,13 @@ class LocalSteps:
         self._sign_y = 1.0 if problem.zero_sum else -1.0
         self._table = members.table.to(self.device)
         self._row_numbers = torch.arange(len(members), device=self.device)
-        self._weight = None if members.weight is None else members.weight.to(self.device, self.dtype)[:, None]
+        self.weight: Tensor | None = None
+        if members.weight is not None:
+            self.weigh(members.weight)
+
+    def weigh(self, weight: Tensor) -> None:
+        """From now on the members' losses count ``weight`` [M] times."""
+        self.weight = weight.to(self.device, self.dtype)[:, None]
 
     def view(self, s: int, rows: slice, average: Callable[[Tensor], Tensor] | None = None) -> View:
         """The members ``rows`` at global step ``s``, as plug-ins see them."""
@@ -301,5 +313,5 @@ class View:
             self.z.copy_(local.problem.project(self.z, eta_x, eta_y))
 
     def _weighted(self, gradient: Tensor) -> Tensor:
-        weight = self._local._weight
+        weight = self._local.weight
         return gradient if weight is None else gradient.mul_(weight[self._rows])

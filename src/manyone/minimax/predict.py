@@ -34,9 +34,9 @@ class Scaling:
     unit_rows: bool
 
     @classmethod
-    def fit(cls, features: Tensor, scale: str) -> Scaling:
+    def fit(cls, features: ArrayLike | Tensor, scale: str) -> Scaling:
         """From training rows [N, d]; ``scale``: none, standard, rows or standard-rows (see ``data.tables.prepare``)."""
-        wide = features.double()
+        wide = torch.as_tensor(features).double()
         mean, std = torch.zeros(wide.shape[1], dtype=torch.float64), torch.ones(wide.shape[1], dtype=torch.float64)
         if scale.startswith("standard"):
             mean, std = wide.mean(0), wide.std(0, correction=0)
@@ -158,12 +158,3 @@ class Sampler:
         """[count, d] new samples, in the units the discriminator saw."""
         noise = torch.randn(count, self.latent, generator=generator_for(seed, "made samples"), dtype=torch.float64)
         return self.network(noise).double().numpy()
-
-
-def platt(scores: Tensor, labels: Tensor) -> tuple[float, float]:
-    """(slope, offset) of the logistic regression of labels (> 0: positive) on ``scores`` [N]."""
-    from sklearn.linear_model import LogisticRegression
-
-    spread = float(scores.double().std(correction=0)) or 1.0  # the fit is done in units of the scores' spread
-    fit = LogisticRegression(C=1e6).fit((scores.double() / spread).cpu().numpy()[:, None], (labels > 0).cpu().numpy())
-    return float(fit.coef_[0, 0]) / spread, float(fit.intercept_[0])

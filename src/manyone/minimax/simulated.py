@@ -11,27 +11,25 @@ Public: ``Simulated``.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from manyone.errors import ManyoneError
 from manyone.minimax.client_data import ClientData
+from manyone.minimax.divergence import check_finite, has_grown
 from manyone.minimax.layout import Point, lay_out, resolve_points
-from manyone.minimax.local import BatchSize, LocalSteps, Rates
-from manyone.minimax.mixing.participation import Participation
-from manyone.minimax.mixing.rounds import Mixture, Round, StepCounts, Uptime, round_of
+from manyone.minimax.local import LocalSteps, Members, Rates, starting_rows
+from manyone.minimax.method import DistributedSGDA, resolve_method
+from manyone.minimax.mixing.rounds import Round
 from manyone.minimax.mixing.topology import Topology
 from manyone.minimax.problems.problem import Problem
-from manyone.minimax.schedules import LocalStepCount, StepSize
-from manyone.minimax.steps import LocalStep, OuterStep, local_step
-from manyone.randomness import seed_for
+from manyone.minimax.schedules import step_size
+from manyone.minimax.steps import local_step
 
 Callback = Callable[["Simulated", int, int], None]
-_GROWTH = 1e3
 
 
 class Simulated:
@@ -39,23 +37,16 @@ class Simulated:
 
     Args:
         problem, data: what is solved, and the clients' samples (``data`` None: a deterministic game of ``clients``).
-        topology: a name of ``TOPOLOGIES`` or a ``Topology``.
-        steps: K, local steps a round (a number or a function of t); rounds: T; batch: samples a step or "full".
-        eta_x, eta_y: step sizes, each a number, ``decaying(c0)`` or a function of the global local step.
-        local_step: a name of ``STEPS`` or a plug-in; outer: the server's step on a round's displacement.
+        method: the algorithm, see ``DistributedSGDA``.
         points: grid points as mappings that override eta (both), eta_x, eta_y, steps, rounds, topology, data; all are
             computed together. Replicas come from the data's replica axis or from ``replicas``.
-        order: "adapt-then-combine", Z+ = W Z^K, or "combine-then-adapt", Z+ = W Z^0 + (Z^K - Z^0).
-        participation: server only, who takes part; failures: ``alive(t, m, replica)``, who is up (gossip repairs W).
-        client_steps: K_i as numbers or a function (t, m, replica) -> int64 [m], at most K; normalise: then correct
-            the displacements for the unequal K_i.
-        weighting: "uniform"; "loss", client i's loss times m n_i / sum n; "average", the server's mean weighted by n_i.
-        push_sum: mass-corrected mixing for directed graphs with failures.
-        local_y: only x is mixed; every client keeps its own y (adversarial perturbations of its own samples).
         backend: "stacked", "vmap" or "auto", see ``Gradient``; chunk: members whose batches and activations exist at
             a time (None: all).
         start: the initial flat state, [P] or [rows, P], instead of ``problem.init``.
         time_average: keeps the mean of the consensus model over rounds.
+        old: a topology instead of ``method``, and its fields as single keywords, are deprecated.
+
+    Raises ``ManyoneError`` when the state is no longer finite.
 
     Attributes: ``z`` [rows, P] (in internal order: use ``state``), ``step`` (global step reached), ``points``,
     ``records`` (one dict per recorded round: point, round, consensus and norm [replicas, twins]).
@@ -65,60 +56,42 @@ class Simulated:
         self,
         problem: Problem,
         data: ClientData | None = None,
-        topology: Topology | str = "server",
+        method: DistributedSGDA | Topology | str | None = None,
         *,
-        steps: LocalStepCount = 5,
-        rounds: int = 100,
-        batch: BatchSize = 1,
-        eta_x: StepSize = 0.1,
-        eta_y: StepSize = 0.1,
-        local_step: LocalStep | str = "simultaneous",
-        outer: OuterStep | None = None,
         points: Sequence[Mapping[str, Any]] | None = None,
         clients: int = 1,
         replicas: int | None = None,
         seed: int = 0,
-        order: Literal["adapt-then-combine", "combine-then-adapt"] = "adapt-then-combine",
-        participation: Participation | None = None,
-        failures: Uptime | None = None,
-        client_steps: Sequence[int] | StepCounts | None = None,
-        normalise: bool = True,
-        weighting: Literal["uniform", "loss", "average"] = "uniform",
-        push_sum: bool = False,
-        local_y: bool = False,
         backend: str = "auto",
         chunk: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
         start: Tensor | None = None,
         time_average: bool = False,
+        **old: Any,
     ) -> None:
-        plug_in = _plug_in(local_step)
-        base = {"eta_x": eta_x, "eta_y": eta_y, "steps": steps, "rounds": rounds, "topology": topology,
-                "data": data if data is not None else ClientData.empty(clients)}  # fmt: skip
-        self.problem, self.seed, self.dtype, self.device = problem, seed, dtype, torch.device(device)
-        self.points: list[Point] = resolve_points(base, points or [{}], replicas)
-        layout = lay_out(self.points, weighting, seed)
+        method = resolve_method(method, old, "Simulated")
+        data = data if data is not None else ClientData.empty(clients)
+        self.problem, self.method, self.seed = problem, method, seed
+        self.dtype, self.device = dtype, torch.device(device)
+        self.points: list[Point] = resolve_points(method, data, points or [{}], replicas)
+        layout = lay_out(self.points, method.weighting)
         self.replicas, self.twins = layout.replicas, layout.twins
         self._rows, self._order = layout.rows, layout.order
         self._totals = [self.points[i].ends[-1] for i in self._order]
-        z = self._initial(start, layout.members)
         parts = [(self._width(i), self.points[i].eta_x, self.points[i].eta_y) for i in self._order]
         self.local = LocalSteps(
-            problem, layout.fields, layout.members, z, Rates(parts, dtype, str(self.device)), plug_in,
-            batch=batch, seed=seed, backend=backend, chunk=chunk,
+            problem, layout.fields, layout.members, self._initial(start, layout.members),
+            Rates(parts, dtype, str(self.device)), local_step(method.local_step),
+            batch=method.batch, seed=seed, backend=backend, chunk=chunk,
         )  # fmt: skip
-        mixture = Mixture(
-            order=order, participation=participation, failures=failures, client_steps=client_steps,
-            normalise=normalise, weighting=weighting, push_sum=push_sum, outer=outer, local_y=local_y,
-        )  # fmt: skip
-        self._rounds: list[Round] = [
-            round_of(self.points[i], self._rows[i], self.local, mixture, self.replicas, self.twins)
-            for i in range(len(self.points))
+        replica = [r for r in range(self.replicas) for _ in range(self.twins)]
+        self._rounds = [
+            Round(point, rows, self.local, method, replica) for point, rows in zip(self.points, self._rows, strict=True)
         ]
         self.step = 0
         self.records: list[dict[str, Any]] = []
-        self._first_norm = [r.norm() for r in self._rounds]
+        self._first_norm = [float(r.norm().max()) for r in self._rounds]
         self._warned = False
         self._average_of: list[Tensor] | None = None
         if time_average:
@@ -225,14 +198,13 @@ class Simulated:
         rows = self._rows[point]
         return rows.stop - rows.start
 
-    def _initial(self, start: Tensor | None, members: Any) -> Tensor:
-        spec = self.problem.spec
+    def _initial(self, start: Tensor | None, members: Members) -> Tensor:
         if start is None:
-            starts = [self.problem.start(seed_for(self.seed, "start", r), self.dtype) for r in range(self.replicas)]
-            return torch.stack(starts).to(self.device)[members.replica.to(self.device)]
+            return starting_rows(self.problem, members, self.replicas, self.seed, self.dtype, self.device)
+        size = self.problem.spec.size
         z = start.to(self.device, self.dtype)
-        if z.shape not in ((spec.size,), (len(members), spec.size)):
-            raise ManyoneError(f"start is {list(z.shape)}: needs [{spec.size}] or [{len(members)}, {spec.size}]")
+        if z.shape not in ((size,), (len(members), size)):
+            raise ManyoneError(f"start is {list(z.shape)}: needs [{size}] or [{len(members)}, {size}]")
         return z.expand(len(members), -1).clone()
 
     def _mask(self, s: int, rows: slice) -> Tensor | None:
@@ -244,23 +216,15 @@ class Simulated:
         return torch.cat(full)
 
     def _after_round(self, i: int, t: int, every: int) -> None:
+        state, point = self.state(i), self.points[i]
+        at = f" of grid point {i}" if len(self.points) > 1 else ""
+        etas = step_size(point.eta_x, self.step - 1), step_size(point.eta_y, self.step - 1)
+        check_finite(state, t + 1, etas, self.local.fields, at)
         if self._average_of is not None:
             self._average_of[i] += (self.consensus(i) - self._average_of[i]) / (t + 1)
-        if (t + 1) % every and t + 1 < len(self.points[i].ends):
+        if (t + 1) % every and t + 1 < len(point.ends):
             return
-        state = self.state(i)
         spread = (state - state.mean(2, keepdim=True)).square().sum(-1).mean(-1).sqrt()
         norm = self._rounds[i].norm().view(self.replicas, self.twins)
         self.records.append({"point": i, "round": t + 1, "consensus": spread, "norm": norm})
-        worst = float(norm.max())
-        if not self._warned and not worst <= _GROWTH * (1.0 + float(self._first_norm[i].max())):
-            self._warned = True
-            warnings.warn(
-                f"||z|| has grown to {worst:.3g} by round {t + 1} of grid point {i}: simultaneous steps diverge on "
-                "games without curvature; try local_step='extragradient' or a smaller step size",
-                stacklevel=3,
-            )
-
-
-def _plug_in(value: LocalStep | str) -> LocalStep:
-    return local_step(value)
+        self._warned = self._warned or has_grown(float(norm.max()), self._first_norm[i], t + 1, at)

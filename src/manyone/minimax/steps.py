@@ -32,6 +32,7 @@ from manyone.errors import ManyoneError
 
 Sync = Literal["auto", "keep", "reset", "average"]
 Buffers = dict[str, Tensor]
+_ADAM_EPS = 1e-8
 
 
 class LocalView(Protocol):
@@ -161,7 +162,6 @@ class Adam(LocalStep):
 
     betas_x: tuple[float, float] = (0.9, 0.999)
     betas_y: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
     sync: Sync = "auto"
     carried: tuple[str, ...] = ("first", "second", "count")
 
@@ -181,7 +181,7 @@ class Adam(LocalStep):
             part, m, v = g[:, block], at.buffers["first"][:, block], at.buffers["second"][:, block]
             m.mul_(b1).add_(part, alpha=1 - b1)
             v.mul_(b2).addcmul_(part, part, value=1 - b2)
-            denominator = (v / (1 - b2**count)).sqrt_().add_(self.eps)
+            denominator = (v / (1 - b2**count)).sqrt_().add_(_ADAM_EPS)
             direction[:, block] = m / (1 - b1**count) / denominator
         at.move(direction)
 

@@ -11,13 +11,13 @@ whole ladder:
 - ``dense``: no masks.
 
 Paper: Task-Aware Harmony Multi-Task Decision Transformer (G-HarmoDT), arXiv 2411.01146 (its abstract; details are our
-reading). Public names: ``AgnosticPolicy``, ``leak_report``, ``save_agnostic``, ``from_artefact``.
+reading). Public names: ``AgnosticPolicy``, ``leak_report``, ``save_agnostic``.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ from torch import Tensor
 from manyone.errors import ManyoneError
 from manyone.nets.decision import DecisionTransformer
 from manyone.policies.acting import EpisodeLike, SequencePolicy
-from manyone.policies.artefact import Policy, save_policy
+from manyone.policies.artefact import save_policy
 from manyone.policies.g_harmodt.gate import Belief, Gate, confusion_by_phase, previous_actions
 from manyone.policies.masks import TaskMasks
 from manyone.policies.tasks import TaskTable
@@ -214,7 +214,7 @@ class AgnosticPolicy(SequencePolicy):
 
 
 def save_agnostic(
-    folder: Path | str,
+    folder: str | os.PathLike[str],
     model: DecisionTransformer,
     table: TaskTable,
     masks: TaskMasks | None = None,
@@ -236,28 +236,6 @@ def save_agnostic(
         more["gate"] = gate.config()
     extra = {} if gate is None else {f"gate.{name}": value for name, value in gate.state_dict().items()}
     save_policy(folder, model, table, masks, assignment=assignment, extra=extra, info={**(info or {}), **more})
-
-
-def from_artefact(policy: Policy) -> AgnosticPolicy:
-    """The acting part of a loaded artefact that :func:`save_agnostic` wrote."""
-    assert isinstance(policy.model, DecisionTransformer)
-    gate = None
-    if "gate" in policy.info:
-        gate = Gate(**policy.info["gate"])
-        weights = {n.removeprefix("gate."): v for n, v in policy.extra.items() if n.startswith("gate.")}
-        try:
-            gate.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ManyoneError(f"the saved gate does not fit its description: {str(error).splitlines()[0]}") from None
-        gate.requires_grad_(False)
-    return AgnosticPolicy(
-        policy.model,
-        policy.table,
-        policy.masks,
-        assignment=policy.assignment,
-        gate=gate,
-        selection=policy.info["selection"],
-    )
 
 
 def _same(rows: Tensor) -> bool:

@@ -13,9 +13,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from scipy.optimize import minimize
 from torch import Tensor
 
-from manyone.errors import ManyoneError
+CAGRAD_C = 0.4  # the authors' value
+GRADNORM_ALPHA, GRADNORM_LR = 1.5, 0.025  # alpha of equation 2; the rate is in units of the mean norm
 
 
 def pcgrad(gradients: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -35,16 +37,12 @@ def pcgrad(gradients: Tensor, generator: torch.Generator | None = None) -> Tenso
     return coefficients.mean(0).to(gradients) @ gradients
 
 
-def cagrad(gradients: Tensor, c: float = 0.4, *, rescale: bool = True) -> Tensor:
+def cagrad(gradients: Tensor, c: float = CAGRAD_C) -> Tensor:
     """[d] from [N, d]: the direction within c ||g0|| of the mean g0 that serves the worst-off task best.
 
-    min over w in the simplex of g_w . g0 + c ||g0|| ||g_w||; then g0 + c ||g0|| g_w / ||g_w||, divided by 1 + c^2 with
-    ``rescale`` as in the authors' program. ``c`` in [0, 1); 0 gives the mean.
+    min over w in the simplex of g_w . g0 + c ||g0|| ||g_w||; then (g0 + c ||g0|| g_w / ||g_w||) / (1 + c^2), the
+    division as in the authors' program. ``c`` in [0, 1); 0 gives the mean.
     """
-    if not 0 <= c < 1:
-        raise ManyoneError(f"cagrad: c = {c}: must be in [0, 1)")
-    from scipy.optimize import minimize
-
     gram = (gradients @ gradients.T).double().cpu().numpy()
     count = len(gram)
     even = np.full(count, 1 / count)
@@ -62,7 +60,7 @@ def cagrad(gradients: Tensor, c: float = 0.4, *, rescale: bool = True) -> Tensor
         constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(count)},
     )  # fmt: skip
     length = np.sqrt(max(found.x @ gram @ found.x, 1e-16))
-    weights = (even + c * size / length * found.x) / ((1 + c**2) if rescale else 1)
+    weights = (even + c * size / length * found.x) / (1 + c**2)
     return torch.from_numpy(weights).to(gradients) @ gradients
 
 
@@ -75,9 +73,7 @@ class GradNorm:
     below 0.01 is set to it first. A task's first loss is that of the first step that took it.
     """
 
-    def __init__(self, count: int, alpha: float = 1.5, lr: float = 0.025) -> None:
-        if alpha < 0:
-            raise ManyoneError(f"gradnorm_alpha = {alpha}: must be 0 or more")
+    def __init__(self, count: int, alpha: float = GRADNORM_ALPHA, lr: float = GRADNORM_LR) -> None:
         self.alpha, self.lr = alpha, lr
         self.weights = torch.ones(count, dtype=torch.float64)
         self.first = torch.full((count,), torch.nan, dtype=torch.float64)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from manyone.errors import ManyoneError
 
+_BETAS, _EPS = (0.9, 0.999), 1e-8  # the paper's
+
 
 def learning_rate(step: int, lr: float, warmup: int, schedule: str, steps: int) -> float:
     """Linear warm-up over ``warmup`` steps, then constant, or a cosine that reaches 0 after ``steps``."""
@@ -24,23 +26,17 @@ def learning_rate(step: int, lr: float, warmup: int, schedule: str, steps: int) 
 
 
 class FlatAdamW:
-    """Loshchilov & Hutter's AdamW (arXiv 1711.05101) on ``point`` [S, P], in place, epsilon 1e-8.
+    """Loshchilov & Hutter's AdamW (arXiv 1711.05101) on ``point`` [S, P], in place.
 
     ``shared``: torch's own fused kernel; the moments of entries whose gradient a mask has zeroed decay.
     ``freeze_masked``: moments outside the mask stay as they are, with the bias correction of the common step count.
     """
 
-    def __init__(
-        self,
-        point: Tensor,
-        betas: tuple[float, float],
-        weight_decay: float,
-        moment_policy: Literal["shared", "freeze_masked"],
-    ) -> None:
+    def __init__(self, point: Tensor, weight_decay: float, moment_policy: Literal["shared", "freeze_masked"]) -> None:
         if moment_policy not in ("shared", "freeze_masked"):
             raise ManyoneError(f"moment_policy {moment_policy!r}: must be shared or freeze_masked")
         self.point, self.policy = point, moment_policy
-        self._adamw = torch.optim.AdamW([point], lr=1.0, betas=betas, eps=1e-8, weight_decay=weight_decay, fused=True)
+        self._adamw = torch.optim.AdamW([point], lr=1.0, betas=_BETAS, eps=_EPS, weight_decay=weight_decay, fused=True)
         self._adamw.state[point] = {
             "step": torch.zeros((), dtype=torch.float32, device=point.device),
             "exp_avg": torch.zeros_like(point, requires_grad=False),

@@ -5,7 +5,7 @@ length, then a start uniformly (Chen et al. 2021). States are standardised, retu
 from the data, per task or pooled. A prompt is the tail of a good trajectory without its last step (Xu et al. 2022).
 Prompts come from the best tenth of the episodes by return, which no training window then touches; ``legacy_prompt`` is
 the rule of the HarmoDT program instead. What is drawn depends on (seed, task, step) alone.
-Public names: :class:`PolicyData`, :class:`TaskBatch`, :class:`TaskTable`.
+Public names: :class:`PolicyData`, :class:`TaskBatch`, :class:`TaskTable`, :data:`POOLED`, :func:`label`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,14 @@ from manyone.randomness import generator_for
 
 Steps = dict[str, Tensor]
 Pool = Literal["task", "pooled"]
+PROMPT_FRACTION = 0.1  # of the episodes, the best by return, are prompts
+POOLED: dict[str, Any] = {"normalisation": "pooled", "scale": "pooled", "target": "pooled"}
+"""What :class:`PolicyData` takes so that neither states nor returns tell the task."""
+
+
+def label(task: str) -> str:
+    """A task's name in metrics and tables: ``door-open-v3`` -> ``door-open``; others as they are."""
+    return task.removesuffix("-v3")
 
 
 class TaskBatch(NamedTuple):
@@ -111,11 +119,14 @@ class PolicyData:
         scale: Pool | float = "task",
         target: Pool = "task",
         target_quantile: float = 0.9,
-        prompt_fraction: float = 0.1,
         legacy_prompt: bool = False,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        self._preparation: dict[str, Any] = {
+            "context": context, "prompt": prompt, "normalisation": normalisation, "scale": scale, "target": target,
+            "target_quantile": target_quantile, "legacy_prompt": legacy_prompt, "device": device, "dtype": dtype,
+        }  # fmt: skip
         for name, value, least in (("context", context, 1), ("prompt", prompt, 0)):
             if value < least:
                 raise ManyoneError(f"{name} = {value}: must be at least {least}")
@@ -135,7 +146,7 @@ class PolicyData:
         self.table = self._table(normalisation, scale, target, target_quantile)
         self.windows.normalise(self.table.mean.to(self.device), self.table.deviation.to(self.device))
         self._scale = self.table.scale.to(self.device)
-        self._split(prompt_fraction)
+        self._split()
         if prompt:
             best = [int(np.argmax(one.returns)) for one in self.trajectories]
             at = self._prompts(torch.arange(len(self)), torch.tensor(best))
@@ -204,6 +215,10 @@ class PolicyData:
             return None
         return {k: v[list(tasks)].to(self.device) for k, v in self.table.prompt.items()}
 
+    def like(self, trajectories: Sequence[Trajectories]) -> PolicyData:
+        """Data of other tasks, prepared in the same way."""
+        return PolicyData(trajectories, **self._preparation)
+
     def subset(self, tasks: Sequence[int]) -> PolicyData:
         """The tasks ``tasks`` alone, e.g. for a network of their own; their windows and prompts stay what they are."""
         chosen = object.__new__(PolicyData)
@@ -241,7 +256,7 @@ class PolicyData:
             prompt=None,
         )
 
-    def _split(self, fraction: float) -> None:
+    def _split(self) -> None:
         """Which episodes windows are cut from and which are prompts, as flat tables."""
         ends, last_rows, self._rows, firsts, self._choices, prompts = [], [], [], [], [], []
         total = 0
@@ -254,7 +269,7 @@ class PolicyData:
                     raise ManyoneError(
                         f"{one.name}: one episode cannot be prompt and training data: give two or more, or prompt=0"
                     )
-                held = one.best(fraction)[: one.episodes - 1]
+                held = one.best(PROMPT_FRACTION)[: one.episodes - 1]
                 train = np.setdiff1d(np.arange(one.episodes), held)
             lengths = one.lengths[train]
             first = int(self.windows.first_row[number])

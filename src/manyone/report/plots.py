@@ -41,7 +41,7 @@ class _Axis:
 
 
 def curves(
-    series: Mapping[str, Mapping[str, Sequence[float]]],
+    series: Mapping[str, Mapping[str, Any]],
     title: str,
     *,
     x_label: str = "",
@@ -68,16 +68,18 @@ def curves(
     def path(points: Sequence[tuple[float, float]]) -> str:
         return "L".join(f"{pos(across.at(x))} {pos(up.at(y))}" for x, y in points)
 
-    for k, (name, c) in enumerate(series.items()):
+    looks = styles(series)
+    for name, c in series.items():
+        style = looks[c.get("group", name)]
         if c.get("low") and len(c["x"]) > 1:
             around = [*zip(c["x"], c["high"]), *reversed(list(zip(c["x"], c["low"])))]
-            parts.append(f'<path class="band s{k % 6}" d="M{path(around)}Z"/>')
+            parts.append(f'<path class="band s{style}" d="M{path(around)}Z"/>')
         points = list(zip(c["x"], c["y"]))
         if len(points) > 1:
-            parts.append(f'<path class="line s{k % 6}" d="M{path(points)}"><title>{escape(name)}</title></path>')
+            parts.append(f'<path class="line s{style}" d="M{path(points)}"><title>{escape(name)}</title></path>')
         elif points:
             x, y = across.at(points[0][0]), up.at(points[0][1])
-            parts.append(f'<circle class="dot s{k % 6}" cx="{pos(x)}" cy="{pos(y)}" r="3"/>')
+            parts.append(f'<circle class="dot s{style}" cx="{pos(x)}" cy="{pos(y)}" r="3"/>')
     for mark in marks:
         x = across.at(mark["x"])
         anchor, side = ("end", -5) if x > (left + WIDTH - right) / 2 else ("start", 5)
@@ -91,6 +93,12 @@ def curves(
     return svg(height, title, parts)
 
 
+def styles(series: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """The style (colour and dash) of every group of series, or of a series by itself."""
+    groups = dict.fromkeys(str(c.get("group", name)) for name, c in series.items())
+    return {name: k % 6 for k, name in enumerate(groups)}
+
+
 def bars(
     names: Sequence[str],
     values: Sequence[float],
@@ -98,21 +106,28 @@ def bars(
     *,
     low: Sequence[float | None] | None = None,
     high: Sequence[float | None] | None = None,
+    before: Sequence[float] | None = None,
     unit: str = "",
 ) -> Markup:
-    """Horizontal bars from zero, each under its name and value; a whisker from low to high where both are given."""
+    """Horizontal bars from zero, each under its name and value; a whisker from low to high where both are given.
+
+    With ``before`` a hollow bar of the earlier value stands above each, and the change is said.
+    """
     line, left, right = 27.0, 2.0, 8.0
     ends = [v for side in (low or (), high or ()) for v in side if v is not None]
-    axis = _bar_axis([0.0, *values, *ends], left, WIDTH - right)
+    axis = _bar_axis([0.0, *values, *ends, *(before or ())], left, WIDTH - right)
     parts = []
     for k, (name, value) in enumerate(zip(names, values)):
         top = k * line
         parts.append(text(left, top + 11, name))
-        parts.append(text(WIDTH - right, top + 11, plain(unit, value), "end", "strong"))
-        a, b = sorted((axis(0.0), axis(value)))
-        parts.append(
-            f'<rect class="column" x="{pos(a)}" y="{pos(top + 15)}" width="{pos(max(b - a, 1.0))}" height="7"/>'
-        )
+        shown, place, height = plain(unit, value), top + 15, 7
+        if before is not None:
+            change = f" ({minus(f'{100 * (value / before[k] - 1):+.0f}')} %)" if before[k] else ""
+            shown = f"{plain(unit, before[k])} → {shown}{change}"
+            parts.append(_column("hollow", axis(0.0), axis(before[k]), top + 14.5, 4))
+            place, height = top + 19.5, 5
+        parts.append(text(WIDTH - right, top + 11, shown, "end", "strong"))
+        parts.append(_column("column", axis(0.0), axis(value), place, height))
         ends_here = (low[k], high[k]) if low is not None and high is not None else (None, None)
         if ends_here[0] is not None and ends_here[1] is not None:
             x0, x1, y = axis(ends_here[0]), axis(ends_here[1]), pos(top + 18.5)
@@ -121,6 +136,12 @@ def bars(
     zero = pos(axis(0.0))
     parts.append(f'<path class="grid" d="M{zero} 0V{pos(line * len(names))}"/>')
     return svg(max(line * len(names), 1.0), title, parts)
+
+
+def _column(css: str, zero: float, end: float, y: float, height: float) -> str:
+    left, right = sorted((zero, end))
+    width = pos(max(right - left, 1.0))
+    return f'<rect class="{css}" x="{pos(left)}" y="{pos(y)}" width="{width}" height="{height}"/>'
 
 
 def _bar_axis(values: Sequence[float], start: float, end: float) -> Callable[[float], float]:

@@ -9,7 +9,6 @@ from typing import Any
 from manyone.claims.claims import Claim, Finding, Published
 from manyone.claims.numbers import after, difference, plain, with_interval
 from manyone.claims.study import Study
-from manyone.evaluation.intervals import paired_difference, t_interval
 from manyone.report import figures
 
 MARKS = {"holds": "✓", "within noise": "≈", "does not hold": "✗", "not tested": "–"}
@@ -169,7 +168,6 @@ def summary(study: Study, found: Sequence[Finding]) -> dict[str, Any]:
         )
     failed = [f for f in found if f.verdict == "does not hold"]
     fallen = {(r.suite, r.method, r.variant) for r in study.results if r.metrics.get("fell_back")}
-    fallen |= {(c.suite, c.method, c.variant) for c in study.curves if c.fell_back}
     return {
         "suites": lines,
         "counts": counts(found),
@@ -254,41 +252,6 @@ def condition_tables(study: Study) -> list[dict[str, Any]]:
 def words(name: str) -> str:
     """A condition's name as words."""
     return name.replace("-", " ").replace("_", " ").replace("gaussian", "Gaussian").replace("jpeg", "JPEG")
-
-
-def granularity_tables(study: Study) -> list[dict[str, Any]]:
-    """Routing per sample beside routing per batch (of one task, and of mixed tasks), wherever both were measured."""
-    score, unit = study.claims.score, study.claims.unit
-    tables = []
-    for suite in study.results.suites():
-        rows = []
-        for method, base in entry_order(study, suite, None):
-            if "batch" in base.split("+"):
-                continue
-            for condition in study.results.conditions(suite):
-                sample = study.results.values(suite, method, base, score, condition)
-                cells = []
-                for kind in (("batch",), ("batch", "mixed")):
-                    variant = "+".join([*(w for w in base.split("+") if w), *kind])
-                    other = study.results.values(suite, method, variant, score, condition)
-                    cells.append(_beside(unit, sample, other))
-                if sample and any(cells):
-                    own = with_interval(unit, t_interval(list(sample.values())))
-                    name = study.claims.name(method, base)
-                    rows.append({"name": name, "condition": words(condition), "sample": own, "cells": cells})
-        if rows:
-            tables.append({"suite": suite, "rows": rows})
-    return tables
-
-
-def _beside(unit: str, sample: Mapping[int, float], other: Mapping[int, float]) -> str:
-    """Mean of ``other`` and its paired difference to ``sample``; empty when they share no seed."""
-    seeds = sorted(set(sample) & set(other))
-    if not seeds:
-        return ""
-    gap = paired_difference([other[s] for s in seeds], [sample[s] for s in seeds])
-    mean = with_interval(unit, t_interval(list(other.values())))
-    return f"{mean}; {difference(unit, gap)}".replace(" points", "")
 
 
 # --- configuration ----------------------------------------------------------------------------------------------------

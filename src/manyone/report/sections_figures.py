@@ -13,7 +13,7 @@ from manyone.claims.study import Study
 from manyone.report import plots
 from manyone.report.sections import entry_order, words
 
-WIDE = ("matrix", "table")
+NARROW = 12  # most columns of a matrix that shares its line with others
 
 
 def figure_sections(figures: Sequence[Figure]) -> list[dict[str, Any]]:
@@ -35,7 +35,7 @@ def figure_sections(figures: Sequence[Figure]) -> list[dict[str, Any]]:
 
 
 def _is_wide(figure: Figure) -> bool:
-    return figure.kind in WIDE
+    return figure.kind == "table" or (figure.kind == "matrix" and len(figure.data["columns"]) > NARROW)
 
 
 def _set(figure: Figure) -> dict[str, Any]:
@@ -46,18 +46,19 @@ def _set(figure: Figure) -> dict[str, Any]:
 def _matrix(data: Mapping[str, Any], figure: Figure) -> dict[str, Any]:
     unit = data.get("unit", "")
     known = [v for line in data["values"] for v in line if v is not None]
-    low, top = min(known, default=0.0), max((abs(v) for v in known), default=1.0) or 1.0
-    floor = low if low > 0 else 0.0  # all of one sign: the smallest has no shade
+    low, top = min(known, default=0.0), data.get("reach") or max((abs(v) for v in known), default=1.0) or 1.0
+    floor = low if low > 0 and "reach" not in data else 0.0  # all of one sign: the smallest has no shade
 
     def cell(v: float | None) -> dict[str, Any]:
         if v is None:
             return {"text": "", "shade": 0, "negative": False}
-        shade = round(60 * max(abs(v) - floor, 0.0) / ((top - floor) or 1.0))
+        shade = min(round(60 * max(abs(v) - floor, 0.0) / ((top - floor) or 1.0)), 60)
         return {"text": _short(unit, v), "shade": shade, "negative": v < 0}
 
     return {
         "columns": data["columns"],
         "rows": [(name, [cell(v) for v in line]) for name, line in zip(data["rows"], data["values"])],
+        "outlined": data["columns"].index(data["outlined"]) if data.get("outlined") else -1,
     }
 
 
@@ -72,14 +73,15 @@ def _lines(data: Mapping[str, Any], figure: Figure) -> dict[str, Any]:
     series = data["series"]
     said = "; ".join(plots.in_words(name, c["y"]) for name, c in series.items())
     options = {k: data[k] for k in ("x_label", "y_label", "log_x", "log_y", "marks") if k in data}
-    key = [(k % 6, name) for k, name in enumerate(series)] if len(series) > 1 else []
+    styles = plots.styles(series)
+    key = [(style, name) for name, style in styles.items()] if len(series) > 1 else []
     return {"plot": plots.curves(series, f"{figure.title}: {said}", **options), "key": key}
 
 
 def _bars(data: Mapping[str, Any], figure: Figure) -> dict[str, Any]:
     unit = data.get("unit", "")
     said = ", ".join(f"{n} {plain(unit, v)}{after(unit)}" for n, v in zip(data["names"], data["values"]))
-    options = {k: data[k] for k in ("low", "high", "unit") if k in data}
+    options = {k: data[k] for k in ("low", "high", "before", "unit") if k in data}
     return {"plot": plots.bars(data["names"], data["values"], f"{figure.title}: {said}", **options)}
 
 

@@ -1,7 +1,13 @@
-"""Warm worker processes: each imports what a study needs once and then runs one job after the other, with one thread.
+"""Tasks side by side through joblib, in processes beside this one, each with a log of its own, and with a clean stop.
 
-For networks of this size several processes with one thread are cheaper than threads inside one. What a job prints goes
-into a log of its own; what it raises comes back as one line.
+joblib decides when and where a task runs: in threads of this process unless ``joblib.parallel_config`` or
+:func:`cluster` names another backend (loky, Dask, Ray). There :func:`supervise` hands the task to a process that it has
+started and waits for the answer. So a process that is killed is known with its task, its exit status and its log, and
+takes no pool with it. On Linux these processes are forked from a server that has imported PyTorch and computed nothing:
+one starts within milliseconds, and does one task after the other, with the imports and the data of those before.
+
+Tasks share nothing with the process that planned them but the file system. A folder ``.running-*`` beside the logs
+holds a file for every task that runs, and the file ``stop`` when all have to end.
 """
 
 from __future__ import annotations
@@ -10,153 +16,176 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
+import tempfile
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import Connection, wait
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import joblib
 
 from manyone.errors import InterruptedRun, ManyoneError
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+_NAME = "manyone-worker"
+_STOP = "stop"
+_LOOK_SECONDS = 0.2
+_GRACE_SECONDS = 30.0  # a run writes its checkpoint before it leaves
+_EXIT_CODES = threading.Lock()  # starting a process reads the codes of the ended ones, which can be read only once
+_HERE = threading.local()  # .worker: the process of this thread
 
 
-class Job(NamedTuple):
-    """One part of the work for one suite and seed; a study module says what its parts are."""
+class Task(NamedTuple):
+    """``call`` ("module:function") with ``arguments``, in any process on any machine that has the file system."""
 
-    suite: str
-    seed: int
-    part: str
-
-    @property
-    def file(self) -> str:
-        """The stem of the job's files: ``<suite>-<seed>-<part>``."""
-        return f"{self.suite}-{self.seed}-{self.part}"
-
-    def __str__(self) -> str:
-        return f"{self.suite} seed {self.seed}, {self.part}"
+    name: str
+    log: Path
+    call: str
+    arguments: tuple[Any, ...]
 
 
-class Work(NamedTuple):
-    """A job with what runs it: ``run_job`` of the study called ``module``, at ``scale``."""
+class Runner(NamedTuple):
+    """Runs tasks whose logs are in one folder; made by :func:`task_runner`."""
 
-    module: str
-    scale: str
-    job: Job
+    running: Path
+    workers: int | None
 
+    def run(self, tasks: Sequence[Task], watch: Callable[[Sequence[str]], None]) -> None:
+        """Runs all ``tasks``, started in their order; ``watch`` is told a few times a second which are running.
 
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        One that fails, or whose process dies, ends all with a :class:`ManyoneError` that names it and its log.
+        """
+        count = min(self.workers or joblib.effective_n_jobs(-1), len(tasks))
+        with _repeated(lambda: watch(self.names())):
+            try:
+                joblib.Parallel(n_jobs=max(count, 1), prefer="threads", batch_size=1)(
+                    joblib.delayed(supervise)(task, self.running) for task in tasks
+                )
+            except ManyoneError:
+                raise
+            except Exception as error:  # a worker of another backend, and with it the supervisor, is gone
+                lost = "; ".join(self.names()) or "no task"
+                raise ManyoneError(f"the workers failed while there ran {lost}: {_line(error)}") from error
 
-
-def following(waiting: Sequence[Work], last: Work | None) -> int:
-    """Which of the ``waiting`` jobs suits a worker that did ``last``.
-
-    The order given counts by parts: among the jobs of the first one's study and part, the worker takes those of the
-    suite and seed that it has in memory, then those of the same suite, then the first.
-    """
-    first = waiting[0]
-
-    def rank(k: int) -> tuple[bool, bool]:
-        same = last is not None and waiting[k].module == last.module and waiting[k].job.suite == last.job.suite
-        return not same, not (same and last is not None and waiting[k].job.seed == last.job.seed)
-
-    alike = [k for k, w in enumerate(waiting) if w.module == first.module and w.job.part == first.job.part]
-    return min(alike, key=rank)
+    def names(self) -> list[str]:
+        """What is running now, on any machine."""
+        found = []
+        for path in sorted(self.running.glob("*.task")):
+            with contextlib.suppress(FileNotFoundError):  # it has ended since
+                found.append(path.read_text(encoding="utf-8"))
+        return found
 
 
 @contextlib.contextmanager
-def worker_pool(folder: Path, count: int) -> Iterator[list[_Worker]]:
-    """``count`` processes that import what every study needs while the caller makes the data ready.
+def task_runner(folder: Path, workers: int | None = None, preload: Sequence[str] = ()) -> Iterator[Runner]:
+    """A runner of ``workers`` tasks at a time (all processors by default) with its files in ``folder``.
 
-    Logs go into ``folder``. However the block is left, no worker outlives it; SIGTERM leaves it by
-    :class:`InterruptedRun`.
+    ``preload`` names modules that tasks need; they are imported once while the caller makes the data ready. However the
+    block is left, no task outlives it; SIGTERM and Ctrl-C leave it by :class:`InterruptedRun`.
     """
-    before = signal.signal(signal.SIGTERM, _leave)  # its default would leave the workers behind
-    pool: list[_Worker] = []
+    before = signal.signal(signal.SIGTERM, _leave)
+    running = Path(tempfile.mkdtemp(prefix=".running-", dir=folder))
+    runner = Runner(running, workers)
     try:
-        pool += (_Worker(folder) for _ in range(count))
-        yield pool
+        if _CONTEXT.get_start_method() == "forkserver":
+            _CONTEXT.set_forkserver_preload([f"{__package__}.warm", __name__, *preload])
+            forkserver.ensure_running()
+        yield runner
+    except KeyboardInterrupt:
+        raise _interruption(signal.SIGINT) from None
     finally:
-        for worker in pool:
-            worker.process.terminate()
-        for worker in pool:
-            worker.close()
+        (running / _STOP).touch()
+        deadline = time.monotonic() + _GRACE_SECONDS + 5
+        while time.monotonic() < deadline and (
+            runner.names() or any(child.name == _NAME for child in multiprocessing.active_children())
+        ):
+            time.sleep(0.02)
+        shutil.rmtree(running, ignore_errors=True)
         signal.signal(signal.SIGTERM, before)
 
 
-def run_all(work: Sequence[Work], pool: Sequence[_Worker], watch: Callable[[Sequence[Job]], None]) -> None:
-    """Runs every job of ``work`` in ``pool``; ``watch`` is told about five times a second what is running.
-
-    A job that fails, or whose process dies, ends all with a :class:`ManyoneError` that names it and its log.
-    """
-    waiting = list(work)
-    while waiting or any(w.now for w in pool):
-        for worker in pool:
-            if worker.now is None and waiting:
-                worker.start(waiting.pop(following(waiting, worker.last)))
-        watch([w.now.job for w in pool if w.now])
-        ready = wait([w.connection for w in pool if w.now], timeout=0.2)
-        for worker in pool:
-            if worker.connection in ready:
-                worker.finish()
-
-
-def _leave(number: int, _frame: object) -> None:
-    raise InterruptedRun("stopped by SIGTERM; what was measured is kept: the same command goes on", 128 + number)
+def supervise(task: Task, running: Path) -> None:
+    """Runs ``task`` in the process that belongs to this thread; raises what went wrong in one line."""
+    if _ended(running):
+        return
+    worker = getattr(_HERE, "worker", None)
+    if worker is None or worker.running != running:
+        worker = _HERE.worker = _Worker(running)
+    mark = running / f"{task.log.stem}.task"
+    try:
+        mark.write_text(task.name, encoding="utf-8")
+        problem = worker.do(task)
+    except BaseException:
+        worker.end()  # Ctrl-C, where this is the main thread
+        raise
+    finally:
+        mark.unlink(missing_ok=True)
+    if problem is not None:
+        raise ManyoneError(f"{task.name}: {problem} (log: {task.log}; what is done is kept: the same command goes on)")
 
 
 class _Worker:
-    """One process and the job that it has now."""
+    """A process that does the tasks of one thread, one after the other."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.now: Work | None = None
-        self.last: Work | None = None
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), name="manyone-worker")
-        with _one_thread():
+    def __init__(self, running: Path) -> None:
+        self.running = running
+        self.connection, theirs = _CONTEXT.Pipe()
+        self.process = _CONTEXT.Process(target=_serve, args=(theirs, running), name=_NAME)
+        with _EXIT_CODES:
             self.process.start()
         theirs.close()
 
-    def start(self, work: Work) -> None:
-        self.now = work
-        # A process that died before its first job is found dead where the answer is read.
-        with contextlib.suppress(OSError):
-            self.connection.send((work, self.log))
-
-    @property
-    def log(self) -> Path:
-        assert self.now is not None
-        return self.folder / f"{self.now.job.file}.log"
-
-    def finish(self) -> None:
-        """Reads the answer to the job; raises what went wrong."""
-        assert self.now is not None
-        rest = f"finished rows are kept in {self.folder}; all of the message: {self.log}"
+    def do(self, task: Task) -> str | None:
+        """None, or what went wrong in one line; the process ends when all have to."""
         try:
-            problem = self.connection.recv()
+            self.connection.send(task)
+            while not self.connection.poll(_LOOK_SECONDS):
+                if _ended(self.running):
+                    self.end()
+                    return None
+            return self.connection.recv()
         except (EOFError, OSError):
-            self.process.join(5)
-            raise ManyoneError(f"{self.now.job}: {_end(self.process.exitcode)} ({rest})") from None
-        if problem is not None:
-            raise ManyoneError(f"{self.now.job}: {problem} ({rest})")
-        self.last, self.now = self.now, None
+            with _EXIT_CODES:
+                self.process.join(5)
+            self.end()
+            return _ending(self.process.exitcode)
 
-    def close(self) -> None:
-        """Waits for the process, which was told to end; kills one that does not."""
-        self.process.join(5)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+    def end(self) -> None:
+        """Ends the process; this thread's next task gets a new one."""
+        _HERE.worker = None
+        self.process.terminate()
+        self.process.join(_GRACE_SECONDS)
+        self.process.kill()
+        self.process.join()
         self.connection.close()
 
 
-def _end(code: int | None) -> str:
+def _ended(running: Path) -> bool:
+    """Whether what runs tasks has stopped, or is gone."""
+    return (running / _STOP).exists() or not running.exists()
+
+
+def _interruption(number: int) -> InterruptedRun:
+    name = signal.Signals(number).name
+    return InterruptedRun(f"stopped by {name}; what is done is kept: the same command goes on", 128 + number)
+
+
+def _leave(number: int, _frame: object) -> None:
+    raise _interruption(number)
+
+
+def _line(error: BaseException) -> str:
+    return (f"{type(error).__name__}: {error}".splitlines() or ["an error without a message"])[0]
+
+
+def _ending(code: int | None) -> str:
     """How a process ended, in words."""
     if code is not None and code < 0:
         with contextlib.suppress(ValueError):
@@ -167,64 +196,66 @@ def _end(code: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Children started inside compute with one thread; libraries read this before any code of the child runs."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
+def _repeated(look: Callable[[], None]) -> Iterator[None]:
+    """Calls ``look`` a few times a second, in a thread, and once at the end of the block."""
+    done = threading.Event()
+
+    def loop() -> None:
+        while not done.wait(_LOOK_SECONDS):
+            look()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        done.set()
+        thread.join()
+    look()
 
 
-def _serve(connection: Connection) -> None:
-    """The life of a worker: jobs from ``connection`` until the other side is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends its workers
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    importlib.import_module("torch")  # seconds, which the main process needs for the data
-    while True:
-        try:
-            work, log = connection.recv()
-        except (EOFError, OSError):
-            return
-        problem = _attempt(work, log)
-        try:
-            connection.send(problem)
-        except OSError:
-            return
+# --- in the process that does the tasks -------------------------------------------------------------------------------
 
 
-def _attempt(work: Work, log: Path) -> str | None:
-    """Runs one job with its output in ``log``; None, or what went wrong in one line."""
-    with log.open("ab", buffering=0) as file, _output_to(file.fileno()):
-        try:
-            study = importlib.import_module(work.module)
-            study.run_job(work.scale, work.job.suite, work.job.seed, work.job.part, log.parent)
-        except ManyoneError as problem:
-            print(problem, file=sys.stderr)
-            return str(problem)
-        except Exception as problem:
-            traceback.print_exc()
-            return (f"{type(problem).__name__}: {problem}".splitlines() or ["an error without a message"])[0]
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+def _serve(connection: Connection, running: Path) -> None:
+    """The life of a process: tasks from ``connection``, each answered by None or what went wrong, until all end."""
+    os.setpgrp()  # Ctrl-C on a terminal is for the process that supervises, which ends this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    importlib.import_module(f"{__package__}.warm")
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            while not connection.poll(_LOOK_SECONDS):
+                if _ended(running):
+                    return
+            task = connection.recv()
+            with task.log.open("ab", buffering=0) as file:
+                for descriptor in (1, 2):  # what C libraries print too
+                    os.dup2(file.fileno(), descriptor)
+            connection.send(_attempt(task))
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that supervises is gone."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_SECONDS)
+    os._exit(1)
+
+
+def _attempt(task: Task) -> str | None:
+    """Runs the task; None, or what went wrong in one line, with all of it in the log."""
+    try:
+        module, _, function = task.call.partition(":")
+        getattr(importlib.import_module(module), function)(*task.arguments)
+    except ManyoneError as problem:
+        print(problem, file=sys.stderr)
+        return str(problem)
+    except Exception as problem:
+        traceback.print_exc()
+        return _line(problem)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
     return None
-
-
-@contextlib.contextmanager
-def _output_to(descriptor: int) -> Iterator[None]:
-    """Sends stdout and stderr of the process, C libraries included, to ``descriptor``."""
-    kept = os.dup(1), os.dup(2)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    try:
-        yield
-    finally:
-        for number, old in zip((1, 2), kept):
-            os.dup2(old, number)
-            os.close(old)

@@ -8,21 +8,27 @@ are not measured again.
 from __future__ import annotations
 
 import importlib
-import json
+import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from manyone import __version__
+from manyone.claims.claims import Claims
+from manyone.claims.figure import Figure, load_figures
+from manyone.claims.file import load_claims
+from manyone.claims.rows import load_rows
+from manyone.claims.study import Job, Report, Study, SuiteInfo
+from manyone.engine.fabric import processors
+from manyone.engine.progress import Progress
 from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
-from manyone.reproduce.processes import Job, Work, processors, run_all, worker_pool
-
-if TYPE_CHECKING:
-    from manyone.claims.claims import Claims
-    from manyone.claims.figure import Figure
-    from manyone.claims.study import Report, Study, SuiteInfo
+from manyone.report.html import write
+from manyone.report.terminal import show
+from manyone.reproduce.processes import Runner, Task, task_runner
 
 STUDIES = {field: f"manyone.{field}.study.study" for field in FIELDS}
 """Field (the ``field`` of a claims file) to study module, in the order of the page's chapters."""
@@ -31,7 +37,8 @@ STUDIES = {field: f"manyone.{field}.study.study" for field in FIELDS}
 class StudyModule(Protocol):
     """What a study module has. Importing it must be cheap: anything heavy is imported inside its functions.
 
-    It may also have ``overview(scale, suites, seeds, folder)``: figures drawn of what all its jobs wrote together.
+    It may also have ``overview(scale, suites, seeds, folder)``: figures drawn of what all its jobs wrote together, and
+    ``PRELOAD``, names of modules that its jobs need and that take long to import: they are imported once for all jobs.
     """
 
     TITLE: str
@@ -51,10 +58,10 @@ class StudyModule(Protocol):
         """How many rows a job has, without computing anything."""
 
     def run_job(self, scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
-        """Appends the rows that are missing to ``folder/<suite>-<seed>-<part>.jsonl``; runs in a worker process.
+        """Appends the rows that are missing to ``folder/<suite>-<seed>-<part>.jsonl``; runs in a process of its own.
 
-        It may also write ``<suite>-<seed>-<part>.figures.json`` (:func:`manyone.claims.figure.save_figures`) and
-        ``<suite>-<seed>.curves.json`` (``{"method variant": [{"step": ..., "entropy": ...}]}``).
+        It may also write ``<suite>-<seed>-<part>.figures.json`` (:func:`manyone.claims.figure.save_figures`), and what
+        ``overview`` reads.
         """
 
     def settings(self, scale: str, suite: str) -> Mapping[str, Any]:
@@ -94,8 +101,6 @@ def claims_file(field: str) -> Path:
 
 def all_claims() -> dict[str, Claims]:
     """The claims files of the fields in :data:`STUDIES`."""
-    from manyone.claims.file import load_claims
-
     return {field: load_claims(claims_file(field)) for field in STUDIES}
 
 
@@ -140,9 +145,6 @@ def reproduce(
 
     Fields that an earlier run into the same folder has tested stay on the page.
     """
-    from manyone.report.html import write
-    from manyone.report.terminal import show
-
     started = time.time()
     plans = plan(names, fields, scale, seeds)
     folder = out or Path("runs") / f"reproduce-{scale}"
@@ -151,10 +153,10 @@ def reproduce(
         rows.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ManyoneError(f"{rows}: cannot be made: {error.strerror}; choose another folder with --out") from error
-    work = [Work(STUDIES[p.field], scale, job) for p in plans for job in p.jobs]
-    with worker_pool(rows, min(workers or processors(), len(work))) as pool:
+    preload = [name for p in plans for name in (STUDIES[p.field], *getattr(p.study, "PRELOAD", ()))]
+    with task_runner(rows, workers, preload) as runner:
         suites = {p.field: [_prepare(p.study, scale, s) for s in p.suites] for p in plans}
-        _measure(plans, scale, rows, work, pool)
+        _measure(plans, scale, rows, runner)
     seconds = time.time() - started
     command = f"manyone reproduce {' '.join(names)}{' ' if names else ''}--scale {scale}"
     command += f" --field {','.join(fields)}" if fields else ""
@@ -177,36 +179,21 @@ def _prepare(study: StudyModule, scale: str, suite: str) -> SuiteInfo:
     return info
 
 
-def _measure(plans: Sequence[Plan], scale: str, folder: Path, work: Sequence[Work], pool: Sequence[Any]) -> None:
-    """Runs all jobs in ``pool``, with one progress bar over the rows of all of them."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+def _measure(plans: Sequence[Plan], scale: str, folder: Path, runner: Runner) -> None:
+    """Runs the jobs that lack rows, with one progress bar over the rows of all jobs."""
+    needed = [(p, job, p.study.count_rows(scale, job.suite, job.part)) for p in plans for job in p.jobs]
+    tasks = [
+        Task(str(job), folder / f"{job.file}.log", f"{STUDIES[p.field]}:run_job", (scale, *job, folder))
+        for p, job, rows in needed
+        if _lines(folder, job) < rows
+    ]
+    measured = sum(_lines(folder, job) for _, job, _ in needed)
+    with Progress("measuring", sum(rows for _, _, rows in needed), start=measured, unit="rows") as bar:
 
-    total = sum(p.study.count_rows(scale, job.suite, job.part) for p in plans for job in p.jobs)
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=console.is_terminal) as bar:
-        shown = bar.add_task("measuring", total=total)
+        def watch(running: Sequence[str]) -> None:
+            bar.update(sum(_lines(folder, job) for _, job, _ in needed), name="; ".join(running) or "done")
 
-        def watch(running: Sequence[Job]) -> None:
-            done = sum(_lines(folder, job) for p in plans for job in p.jobs)
-            bar.update(shown, completed=done, description="; ".join(str(job) for job in running) or "done")
-
-        run_all(work, pool, watch)
-        watch([])
+        runner.run(tasks, watch)
 
 
 def _lines(folder: Path, job: Job) -> int:
@@ -216,14 +203,6 @@ def _lines(folder: Path, job: Job) -> int:
 
 def _study(plan: Plan, suites: Sequence[SuiteInfo], folder: Path, scale: str, command: str, seconds: float) -> Study:
     """Everything that the field's chapter shows."""
-    import platform
-    from importlib import metadata
-
-    from manyone import __version__
-    from manyone.claims.figure import load_figures
-    from manyone.claims.rows import load_rows
-    from manyone.claims.study import Study
-
     files = [folder / f"{job.file}.jsonl" for job in plan.jobs]
     drawn = [folder / f"{job.file}.figures.json" for job in plan.jobs]
     return Study(
@@ -233,7 +212,6 @@ def _study(plan: Plan, suites: Sequence[SuiteInfo], folder: Path, scale: str, co
         rows=[row for path in files if path.exists() for row in load_rows(path)],
         claims_text=_only(claims_file(plan.field).read_text(encoding="utf-8"), plan.only),
         suites=suites,
-        curves=list(_curves(plan.jobs, folder)),
         figures=[*_overview(plan, scale, folder), *(f for path in drawn if path.exists() for f in load_figures(path))],
         configs={s: dict(plan.study.settings(scale, s)) for s in plan.suites},
         commands=[command],
@@ -257,8 +235,6 @@ def _overview(plan: Plan, scale: str, folder: Path) -> list[Figure]:
 
 def _beside_earlier(studies: Sequence[Study], folder: Path, scale: str) -> Report:
     """The new studies, with those of other fields that the folder holds, in the order of :data:`STUDIES`."""
-    from manyone.claims.study import Report
-
     known = {}
     if (folder / "study.json").is_file():
         known = {s.field: s for s in Report.load(folder).studies if s.scale == scale and s.field in STUDIES}
@@ -273,15 +249,3 @@ def _only(text: str, names: Sequence[str]) -> str:
         return text
     head, *blocks = text.split("[[claims]]")
     return "[[claims]]".join([head, *(b for b in blocks if any(f'id = "{n}"' in b for n in names))])
-
-
-def _curves(jobs: Sequence[Job], folder: Path) -> Iterator[Any]:
-    """What the jobs recorded of adaptation, one file a suite and seed."""
-    from manyone.claims.study import Curve
-
-    for suite, seed in dict.fromkeys((job.suite, job.seed) for job in jobs):
-        path = folder / f"{suite}-{seed}.curves.json"
-        if path.exists():
-            for name, points in json.loads(path.read_text(encoding="utf-8")).items():
-                method, _, variant = name.partition(" ")
-                yield Curve(suite, seed, method, tuple(points), variant)

@@ -35,8 +35,12 @@ from manyone.envs.teams.types import Observation, TeamSpec
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
 from manyone.teams.exported import export_policy, program_inputs
+from manyone.teams.network.actor_critic import ActorCritic
+from manyone.teams.network.commformer import CommFormer
 
 PROGRAM = "policy.pt2"
+_RETIRED = ("gate_tau", "value_width", "decode")  # options in artefacts of before, which nothing could set
+KINDS: dict[str, Any] = {"commformer": CommFormer, "actor-critic": ActorCritic}
 
 
 def check_observations(
@@ -243,28 +247,21 @@ def build_policy(config: Mapping[str, Any], weights: str | PathLike[str]) -> nn.
 
 
 def _policy(config: Mapping[str, Any], tensors: Mapping[str, Tensor], weights: str | PathLike[str]) -> nn.Module:
-    kinds = _kinds()
-    if config["kind"] not in kinds:
-        raise ManyoneError(f"policy of kind {config['kind']!r}: this version knows {', '.join(kinds)}")
+    if config["kind"] not in KINDS:
+        raise ManyoneError(f"policy of kind {config['kind']!r}: this version knows {', '.join(KINDS)}")
+    options = {name: value for name, value in config["options"].items() if name not in _RETIRED}
     spec = _spec_from(config["spec"])
     for name, value in tensors.items():
         if not bool(torch.isfinite(value).all()):
             raise ManyoneError(f"{weights}: {name} holds NaN or infinity: save the team again from a sound state")
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn and thrown away: no caller's stream moves
-        policy = kinds[config["kind"]](spec, **config["options"])
+        policy = KINDS[config["kind"]](spec, **options)
     load_weights(policy, tensors, weights, assign=True)
     return policy.eval().requires_grad_(False)
 
 
-def _kinds() -> dict[str, Any]:
-    from manyone.teams.network.actor_critic import ActorCritic
-    from manyone.teams.network.commformer import CommFormer
-
-    return {"commformer": CommFormer, "actor-critic": ActorCritic}
-
-
 def _kind_of(policy: nn.Module) -> tuple[str, dict[str, Any]]:
-    for kind, made in _kinds().items():
+    for kind, made in KINDS.items():
         if type(policy) is made:
             names = [name for name in signature(made.__init__).parameters if name not in ("self", "spec")]
             options = getattr(policy, "options", None) or {name: getattr(policy, name) for name in names}

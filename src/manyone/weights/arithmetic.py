@@ -56,6 +56,11 @@ def check_compatible(
             check_finite(model, wanted)
 
 
+def work_dtype(value: Tensor) -> torch.dtype:
+    """Half-precision differences would lose most of their bits, so float32 at least."""
+    return torch.float64 if value.dtype == torch.float64 else torch.float32
+
+
 def task_vector(base: Weights, expert: Weights) -> dict[str, Tensor]:
     """tau = expert - base, float32, floating-point tensors only."""
     return {

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from manyone.errors import ManyoneError
+from manyone.weights.checkpoint import Checkpoint, Entry
 from manyone.weights.tensor_info import TensorInfo
 
 if TYPE_CHECKING:
-    from manyone.weights.checkpoint import Checkpoint, Entry
+    from torch import Tensor
 
 _LORA = re.compile(
     r"^(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B)(\.(?!weight$)\w+)?(\.weight)?$"
@@ -48,22 +47,8 @@ class LoraEntry:
         return self.flat(start, stop).numpy()
 
 
-def open_adapter(folder: Path, base: Checkpoint | str | Path | None = None) -> Checkpoint:
-    """The base with the LoRA adapter in ``folder`` merged in; without ``base`` the one that the adapter names."""
-    from manyone.weights.checkpoint import Checkpoint, open_checkpoint
-
-    config = _config(folder)
-    if base is None:
-        named = config.get("base_model_name_or_path")
-        if not named:
-            raise ManyoneError(f"{folder}: a LoRA adapter without its base model; name the base with --base")
-        try:
-            base = open_checkpoint(named)
-        except ManyoneError as error:
-            raise ManyoneError(f"{folder}: its base model cannot be opened, name it with --base ({error})") from error
-    elif not isinstance(base, Checkpoint):
-        base = open_checkpoint(base)
-    adapter = _adapter_tensors(folder)
+def merge_adapter(folder: Path, config: dict[str, Any], adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
+    """``base`` with the ``adapter`` tensors of ``folder`` merged in; ``config`` is :func:`adapter_config`'s."""
     entries: dict[str, Entry] = dict(base.entries)
     pairs: dict[str, dict[str, Tensor]] = {}
     for name in adapter:
@@ -86,7 +71,8 @@ def open_adapter(folder: Path, base: Checkpoint | str | Path | None = None) -> C
     return Checkpoint(entries, label=str(folder), path=folder, folder=base.folder, aliases=base.aliases)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """The adapter's configuration; raises ``ManyoneError`` for kinds that are not supported."""
     path = folder / "adapter_config.json"
     try:
         config = json.loads(path.read_text())
@@ -97,15 +83,6 @@ def _config(folder: Path) -> dict[str, Any]:
     if config.get("use_dora"):
         raise ManyoneError(f"{path}: DoRA adapters are not supported; merge it with peft's merge_and_unload first")
     return config
-
-
-def _adapter_tensors(folder: Path) -> Checkpoint:
-    from manyone.weights.checkpoint import open_checkpoint
-
-    for name in ("adapter_model.safetensors", "adapter_model.bin"):
-        if (folder / name).is_file():
-            return open_checkpoint(folder / name)
-    raise ManyoneError(f"{folder}: has adapter_config.json and no adapter_model.safetensors")
 
 
 def _strip(name: str) -> str:
@@ -142,7 +119,7 @@ def _merged(folder: Path, config: dict[str, Any], module: str, parts: dict[str, 
             f"{folder}: LoRA matrices of {module} have shapes A {list(a.shape)}, B {list(b.shape)}; "
             f"they do not fit the base weight {list(shape)}"
         )
-    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+    if not (a.isfinite().all() and b.isfinite().all()):
         raise ManyoneError(f"{folder}: NaN or Inf in the LoRA matrices of {module}")
     return LoraEntry(entry, a, b, float(scale), transposed)
 

@@ -150,6 +150,6 @@ def test_bad_arguments_are_named(network: Toy, experts: list[dict[str, Tensor]])
     with pytest.raises(ManyoneError, match="granularity"):
         AdaMerging(network, experts, granularity="block")  # type: ignore[arg-type]
     with pytest.raises(ManyoneError, match="density"):
-        AdaMerging(network, experts, plus_plus=True, density=0.0)
+        ties_task_vectors({"x": torch.ones(2, 3)}, density=0.0)
     with pytest.raises(ManyoneError, match=r"norm\.weight"):
         AdaMerging(network, [{**experts[0], "blocks.0.norm.weight": torch.ones(3)}])

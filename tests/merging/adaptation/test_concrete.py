@@ -5,7 +5,6 @@ import torch
 from tests.reference.toy import Toy, perturbed
 from torch import Tensor
 
-from manyone.errors import ManyoneError
 from manyone.merging.adaptation.adamerging import AdaMerging
 from manyone.merging.adaptation.concrete import ConcreteMerging
 from manyone.merging.adaptation.learner import AdaptationLearner
@@ -45,7 +44,7 @@ def test_a_mask_scales_all_experts_alike_and_keeps_its_mean(network: Toy, expert
 def test_noise_is_a_function_of_seed_and_step(network: Toy, experts: list[dict[str, Tensor]]) -> None:
     def draw(seed: int, step: int) -> Tensor:
         model = ConcreteMerging(network, experts, seed=seed)
-        model._step = step
+        model.noise_step = step
         return torch.cat([m.flatten() for m in model.masks().values()])
 
     assert torch.equal(draw(0, 3), draw(0, 3))
@@ -76,8 +75,3 @@ def test_adaptation_learns_masks_and_coefficients_in_turn(
     assert (model.inner.coefficients != 0.3).any().item() is adamerging
     assert all(logit.abs().sum() > 0 for logit in model.logits)
     assert not any(p.requires_grad for p in model.encoder.parameters())
-
-
-def test_temperature_must_be_positive(network: Toy, experts: list[dict[str, Tensor]]) -> None:
-    with pytest.raises(ManyoneError, match="temperature"):
-        ConcreteMerging(network, experts, temperature=0.0)

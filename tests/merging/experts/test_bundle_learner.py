@@ -129,8 +129,8 @@ def test_resume_at_any_step_equals_the_uninterrupted_training(suite, stop):
 
 def test_bundle_round_trip(fixture_bundle, tmp_path):
     _, found = fixture_bundle
-    found.save(tmp_path)
-    again = Bundle.load(tmp_path)
+    found.save(str(tmp_path))
+    again = Bundle.load(str(tmp_path))
     assert equal(found, again)
     assert again.info == found.info
     assert again.encoder == found.encoder

@@ -43,7 +43,7 @@ def moved(model: WeightEnsemblingMoE, size: float = 0.3) -> WeightEnsemblingMoE:
 
 
 def routers_of(model: WeightEnsemblingMoE) -> list[dict[str, Tensor]]:
-    return [dict(model._router(k).named_parameters()) for k in range(len(model.blocks))]
+    return [dict(model.router(k).named_parameters()) for k in range(len(model.blocks))]
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> None:
@@ -164,7 +164,7 @@ def test_a_folded_model_equals_the_unfolded_and_layerwise_adamerging(
     with torch.no_grad():
         for k, name in enumerate(ada.names):
             if ".mlp." in name:
-                ada.coefficients[k] = model._router(int(name.split(".")[1])).bias
+                ada.coefficients[k] = model.router(int(name.split(".")[1])).bias
     close(ada(x), model(x))
     with pytest.raises(ManyoneError, match="routers without layers"):
         WeightEnsemblingMoE(network, experts).fold()

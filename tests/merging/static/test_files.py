@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from manyone.errors import ManyoneError
 from manyone.merging.static import methods as static
-from manyone.weights.checkpoint import open_checkpoint
+from manyone.weights.open import open_checkpoint
 
 transformers = pytest.importorskip("transformers")
 
@@ -75,6 +75,24 @@ def outputs(model, inputs):
     with torch.no_grad():
         out = model(**inputs)
     return out.logits if hasattr(out, "logits") else out.last_hidden_state
+
+
+def test_paths_may_be_strings_or_anything_with_a_path(tmp_path, monkeypatch):
+    class Place:
+        def __fspath__(self):
+            return "b.safetensors"
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        save_file({"fc.weight": torch.full((4, 4), float(ord(name)))}, f"{name}.safetensors")
+    static.merge("average", "a.safetensors", [Place(), Path("c.safetensors")], out="merged/")
+    merged = open_checkpoint("merged/")["fc.weight"]
+    assert (merged == (ord("b") + ord("c")) / 2).all()
+    assert torch.equal(
+        static.ties("a.safetensors", ["b.safetensors"], 1.0, 1.0)["fc.weight"], open_checkpoint(Place())["fc.weight"]
+    )
+    with pytest.raises(ManyoneError, match="list of models"):
+        static.average("a.safetensors", Place())
 
 
 @pytest.mark.parametrize("name", list(kinds()))

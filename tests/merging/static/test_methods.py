@@ -16,7 +16,8 @@ from manyone.merging.static import plan as static_plan
 from manyone.merging.static import stream as static_stream
 from manyone.merging.static.elementwise import SignElection, drop_at_random
 from manyone.merging.static.plan import make_plan
-from manyone.weights.checkpoint import as_checkpoint, open_checkpoint
+from manyone.weights.checkpoint import as_checkpoint
+from manyone.weights.open import open_checkpoint
 
 LINEAR = {"blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight", "head.weight"}
 seeds = st.integers(0, 2**31 - 1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from manyone.engine import checkpoint
 from manyone.errors import ManyoneError
 from manyone.merging.measures import features
+from manyone.merging.surgery import learner as surgery_learner
 from manyone.merging.surgery.learner import SurgeryLearner
 from manyone.merging.surgery.model import Surgery, SurgeryV2
 from manyone.randomness import BatchOrder
@@ -95,9 +96,9 @@ def test_loss_and_bias_fall(world: World, version: int) -> None:
 def test_v2_has_one_loss_term_more_than_blocks(world: World) -> None:
     learner = world.learner(2)
     terms = []
-    distance = learner._distance
-    learner._distance = lambda *args: terms.append(1) or distance(*args)
-    learner._losses([0], 0)
+    distance = learner.distance
+    learner.distance = lambda *args: terms.append(1) or distance(*args)
+    learner.losses([0], 0)
     assert len(terms) == 3 + 1
 
 
@@ -108,7 +109,7 @@ def test_training_one_task_leaves_the_others_alone(world: World, version: int) -
     model, x = learner.model, world.inputs["b"][:5]
     before, others = model(x, "b").detach(), model(x, "a").detach()
     for position in range(3):
-        learner._update(1, learner._losses([1], position))
+        learner.update(1, learner.losses([1], position))
     assert torch.equal(model(x, "a"), others)
     assert not torch.equal(model(x, "b"), before)
 
@@ -118,7 +119,7 @@ def test_stale_adam_moves_tasks_that_are_not_trained(world: World) -> None:
     learner.step()
     x = world.inputs["a"][:5]
     before = learner.model(x, "a").detach()
-    learner._update(0, learner._losses([1], 3))
+    learner.update(0, learner.losses([1], 3))
     assert not torch.equal(learner.model(x, "a"), before)
 
 
@@ -169,8 +170,8 @@ def test_online_uses_every_input_once(world: World) -> None:
     inputs = {"a": world.inputs["a"][:5], "b": world.inputs["b"][:7], "c": world.inputs["c"][:7]}
     learner = SurgeryLearner(world.surgery(1), dict(zip(TASKS, world.experts)), inputs, online=True)
     seen: dict[int, list[int]] = {0: [], 1: [], 2: []}
-    losses = learner._losses
-    learner._losses = lambda which, k: (
+    losses = learner.losses
+    learner.losses = lambda which, k: (
         [seen[t].extend(learner.orders[t].batch(k).tolist()) for t in which] and losses(which, k)
     )
     assert learner.steps == 7
@@ -179,7 +180,7 @@ def test_online_uses_every_input_once(world: World) -> None:
     assert [sorted(v) for v in seen.values()] == [list(range(5)), list(range(7)), list(range(7))]
 
 
-def test_first_block_is_stored_and_skipped(world: World) -> None:
+def test_first_block_is_stored_and_skipped(world: World, monkeypatch) -> None:
     learner = world.learner(2)
     cache, merged = learner.cache, learner.model.merged
     assert cache is not None
@@ -191,7 +192,8 @@ def test_first_block_is_stored_and_skipped(world: World) -> None:
     assert len(calls) == 2 * (3 if not learner.side_by_side else 1)
     handle.remove()
     stem.remove()
-    assert world.learner(2, cache_bytes=1000).cache is None
+    monkeypatch.setattr(surgery_learner, "CACHE_BYTES", 1000)
+    assert world.learner(2).cache is None
 
 
 def test_short_cut_is_dropped_where_later_blocks_read_the_embedding_again(world: World) -> None:
@@ -211,7 +213,7 @@ def test_short_cut_is_dropped_where_later_blocks_read_the_embedding_again(world:
 
 
 @pytest.mark.parametrize("side_by_side", [True, False])
-def test_padded_text(side_by_side: bool) -> None:
+def test_padded_text(side_by_side: bool, monkeypatch) -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = {}
     for task, width in zip("ab", (6, 9)):
@@ -225,13 +227,13 @@ def test_padded_text(side_by_side: bool) -> None:
             p.add_(0.1 * torch.randn(p.shape, generator=generator))
     runs = []
     for limit in (0, 1 << 20):
+        monkeypatch.setattr(surgery_learner, "CACHE_BYTES", limit)
         model = SurgeryV2(copy.deepcopy(merged), 8, 8, ("a", "b"), 4)
         learner = SurgeryLearner(
             model,
             {"a": expert, "b": expert.state_dict()},
             inputs,
             batch_size=8,
-            cache_bytes=limit,
             side_by_side=side_by_side,
         )
         assert (learner.cache is None) == (limit == 0)
@@ -274,7 +276,7 @@ def test_bad_arguments(world: World) -> None:
 
 def test_l2_and_export(world: World, tmp_path) -> None:
     learner = world.learner(1, loss="l2", side_by_side=False)
-    first = learner._losses([0], 0)
+    first = learner.losses([0], 0)
     rows = learner.orders[0].batch(0)
     gap = learner.merged_features[0][rows] - learner.expert_features[0][rows]
     assert torch.allclose(first, (gap**2).mean()[None])

@@ -217,8 +217,8 @@ def test_blocks_are_found_by_name() -> None:
 def test_saved_corrections_give_equal_features(version: int, tmp_path) -> None:
     merged = TinyBlocks()
     model = filled(Surgery(merged, 5, TASKS, rank=3) if version == 1 else SurgeryV2(merged, 5, 8, TASKS, rank=3))
-    save(model, tmp_path)
-    loaded = load(copy.deepcopy(merged), tmp_path)
+    save(model, str(tmp_path))
+    loaded = load(copy.deepcopy(merged), str(tmp_path))
     assert type(loaded) is type(model)
     for task in TASKS:
         assert torch.equal(loaded(images(), task), model(images(), task))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from manyone.merging import artefact, measures
 from manyone.merging.adaptation.adamerging import AdaMerging
 from manyone.merging.moe.wemoe import WeightEnsemblingMoE
+from manyone.merging.surgery import learner as surgery_learner
 from manyone.merging.surgery.learner import SurgeryLearner
 from manyone.merging.surgery.model import Surgery, SurgeryV2
 from manyone.nets import build_encoder
@@ -62,7 +63,7 @@ def merged_model(method: str, encoder: nn.Module, experts: list[dict[str, Tensor
 @pytest.mark.parametrize("kind", SPECS)
 @pytest.mark.parametrize("method", ["adamerging", "wemoe-sample", "wemoe-batch"])
 @pytest.mark.parametrize("version", [1, 2])
-def test_surgery_trains_on_top_of_any_merged_model(kind: str, method: str, version: int) -> None:
+def test_surgery_trains_on_top_of_any_merged_model(kind: str, method: str, version: int, monkeypatch) -> None:
     if kind == "bert":
         pytest.importorskip("transformers")
     encoder = build_encoder(SPECS[kind])
@@ -87,7 +88,8 @@ def test_surgery_trains_on_top_of_any_merged_model(kind: str, method: str, versi
         ]
         assert len(model.blocks) == 3
         whole = SurgeryV2(copy.deepcopy(merged), 16, 16, TASKS, 4)
-        plain = SurgeryLearner(whole, dict(zip(TASKS, experts)), inputs, cache_bytes=0, side_by_side=False, **options)
+        monkeypatch.setattr(surgery_learner, "CACHE_BYTES", 0)
+        plain = SurgeryLearner(whole, dict(zip(TASKS, experts)), inputs, side_by_side=False, **options)
         assert plain.cache is None
         assert plain.step()["loss"] == pytest.approx(first, abs=1e-4)
 
@@ -102,8 +104,8 @@ def test_a_saved_surgery_on_wemoe_gives_equal_logits(version: int, tmp_path) -> 
     for _ in range(3):
         learner.step()
     heads = {t: measures.Head(torch.randn(3, 16), normalise=False) for t in TASKS}
-    artefact.save(tmp_path, model, SPECS["vit"], heads)
-    loaded = artefact.load(tmp_path)
+    artefact.save(str(tmp_path), model, SPECS["vit"], heads)
+    loaded = artefact.load(str(tmp_path))
     for task in TASKS:
         wanted = heads[task](measures.features(model, inputs[task], task))
         with torch.no_grad():

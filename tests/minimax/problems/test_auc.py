@@ -4,6 +4,7 @@ from tests.reference.minimax import gradient, pairwise_square_loss
 
 from manyone.errors import ManyoneError
 from manyone.minimax.client_data import ClientData
+from manyone.minimax.method import DistributedSGDA
 from manyone.minimax.problems.auc import AUC, positive_rate
 from manyone.minimax.simulated import Simulated
 
@@ -66,7 +67,11 @@ def test_ascent_on_alpha_tends_to_its_best_response(form):
     problem = AUC(positive_rate(data["labels"]), dim=5, form=form)
     shards = ClientData.of_parts(data, [range(40)])
     run = Simulated(
-        problem, shards, steps=1, rounds=300, batch="full", eta_x=0.0, eta_y=0.5, dtype=F64, start=state(problem)
+        problem,
+        shards,
+        DistributedSGDA(steps=1, rounds=300, batch="full", step_sizes=(0.0, 0.5)),
+        dtype=F64,
+        start=state(problem),
     )
     z = run.run()[0, 0]
     assert float(z[-1]) == pytest.approx(float(problem.best_response_y(z, data)), abs=1e-12)
@@ -86,11 +91,7 @@ def test_the_exact_primal_dual_gap_is_zero_at_the_saddle_and_falls_along_the_run
     run = Simulated(
         problem,
         ClientData.of_parts(data, [range(40)]),
-        steps=1,
-        rounds=40,
-        batch="full",
-        eta_x=0.1,
-        eta_y=0.1,
+        DistributedSGDA(steps=1, rounds=40, batch="full", step_sizes=(0.1, 0.1)),
         dtype=F64,
     )
     gaps = [float(problem.pd_gap(run.round()[0, 0], data)) for _ in range(40)]
@@ -116,7 +117,7 @@ def test_a_client_with_one_class_is_fine_because_p_is_global():
     data = made()
     order = data["labels"].argsort()
     shards = ClientData.of_parts(data, order.view(4, 10))
-    run = Simulated(AUC(0.3, dim=5), shards, "ring", rounds=20, dtype=F64)
+    run = Simulated(AUC(0.3, dim=5), shards, DistributedSGDA(topology="ring", rounds=20), dtype=F64)
     assert bool(torch.isfinite(run.run()).all())
 
 
@@ -125,21 +126,32 @@ def test_running_p_counts_each_clients_own_samples(kind):
     data = made()
     shards = ClientData.of_parts(data, torch.arange(40).view(4, 10))
     problem = AUC(0.3, dim=5, running_p=True)
-    run = Simulated(problem, shards, "ring", steps=4, rounds=5, batch=2, dtype=F64, local_step=kind)
+    run = Simulated(
+        problem, shards, DistributedSGDA(topology="ring", steps=4, rounds=5, batch=2, local_step=kind), dtype=F64
+    )
     run.run()
     seen, positives = run.local.buffers["memory/seen"], run.local.buffers["memory/positives"]
     assert seen.tolist() == [40.0] * 4
     assert positives[0] == 40  # the first client holds positives only
     assert 0 <= float(positives.min()) < 40
-    fixed = Simulated(AUC(0.3, dim=5), shards, "ring", steps=4, rounds=5, batch=2, dtype=F64, local_step=kind).run()
+    fixed = Simulated(
+        AUC(0.3, dim=5),
+        shards,
+        DistributedSGDA(topology="ring", steps=4, rounds=5, batch=2, local_step=kind),
+        dtype=F64,
+    ).run()
     assert not torch.allclose(run.consensus(), fixed)
 
 
 def test_errors():
     with pytest.raises(ManyoneError, match="both classes"):
         positive_rate(torch.ones(3))
-    with pytest.raises(ManyoneError, match=r"labels \+1 and -1"):
-        positive_rate(torch.tensor([0.0, 1.0]))
+    with pytest.raises(ManyoneError, match=r"two classes are needed, these labels hold 3: 0, 1, 2"):
+        positive_rate([0, 1, 2, 1])
+    with pytest.raises(ManyoneError, match="these labels are all yes"):
+        positive_rate(["yes", "yes"])
+    with pytest.raises(ManyoneError, match=r"AUC needs the fields 'features' and 'labels', this data has \['x'\]"):
+        Simulated(AUC(0.3, dim=2), ClientData.of_parts({"x": [[1.0, 2.0]]}, [[0]]))
     with pytest.raises(ManyoneError, match="one of them"):
         AUC(0.3)
     with pytest.raises(ManyoneError, match="in \\(0, 1\\)"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from manyone.minimax.client_data import ClientData
+from manyone.minimax.method import DistributedSGDA
 from manyone.minimax.mixing.mixture import Mixer
 from manyone.minimax.mixing.topology import Topology
 from manyone.minimax.problems.auc import AUC, positive_rate
@@ -34,7 +35,12 @@ def test_twin_distance_of_the_common_jacobian_game_is_the_closed_form_for_every_
     g = torch.randn(m * n + 1, 5, generator=torch.Generator().manual_seed(1), dtype=F64)
     data = ClientData.of_parts({"g": g}, [range(i * n, (i + 1) * n) for i in range(m)]).with_twin([i0], [j0], [m * n])
     run = Simulated(
-        game, data, topology, steps=k, rounds=rounds, eta_x=eta, eta_y=eta, seed=seed, dtype=F64, backend="stacked"
+        game,
+        data,
+        DistributedSGDA(topology=topology, steps=k, rounds=rounds, step_sizes=(eta, eta)),
+        seed=seed,
+        dtype=F64,
+        backend="stacked",
     )
     run.run()
 
@@ -66,12 +72,20 @@ def test_twins_on_equal_data_stay_exactly_equal_and_twins_are_symmetric():
     score = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
     for problem in (AUC(0.5, dim=4), AUC(0.5, score=score)):
         for backend in ("stacked", "vmap"):
-            run = Simulated(problem, same, "ring", steps=3, rounds=5, eta_x=0.2, eta_y=0.2, backend=backend)
+            run = Simulated(
+                problem,
+                same,
+                DistributedSGDA(topology="ring", steps=3, rounds=5, step_sizes=(0.2, 0.2)),
+                backend=backend,
+            )
             run.run()
             assert torch.equal(run.state()[:, 0], run.state()[:, 1])
     forward = data.with_twin([1], [2], [m * n])
     backward = ClientData(fields, forward.table.flip(1), forward.sizes)
-    states = [Simulated(AUC(0.5, dim=4), d, "ring", steps=3, rounds=9, dtype=F64) for d in (forward, backward)]
+    states = [
+        Simulated(AUC(0.5, dim=4), d, DistributedSGDA(topology="ring", steps=3, rounds=9), dtype=F64)
+        for d in (forward, backward)
+    ]
     for run in states:
         run.run()
     assert not torch.equal(states[0].state()[:, 0], states[0].state()[:, 1])
@@ -120,11 +134,7 @@ def test_strongly_convex_concave_steps_without_a_hit_never_expand_the_twins():
     run = Simulated(
         problem,
         data.with_twin([1], [3], [399]),
-        "isolated",
-        steps=1,
-        rounds=rounds,
-        eta_x=eta,
-        eta_y=eta,
+        DistributedSGDA(topology="isolated", steps=1, rounds=rounds, step_sizes=(eta, eta)),
         dtype=F64,
         seed=2,
         start=0.1 * torch.randn(2 * m, 67, generator=torch.Generator().manual_seed(0)),
@@ -147,11 +157,13 @@ def test_bilinear_simultaneous_diverges_extragradient_converges_alternating_cons
     game, eta, steps = bilinear(torch.ones(1, 1, dtype=F64), start), 0.2, 200
 
     def end(kind: str, rounds: int = steps) -> torch.Tensor:
-        run = Simulated(game, None, steps=1, rounds=rounds, eta_x=eta, eta_y=eta, local_step=kind, dtype=F64)
+        run = Simulated(
+            game, None, DistributedSGDA(steps=1, rounds=rounds, local_step=kind, step_sizes=(eta, eta)), dtype=F64
+        )
         return run.run()[0, 0]
 
     with pytest.warns(UserWarning, match="extragradient"):  # it has grown a lot: the user is told
-        Simulated(game, None, steps=1, rounds=400, eta_x=eta, eta_y=eta, dtype=F64).run()
+        Simulated(game, None, DistributedSGDA(steps=1, rounds=400, step_sizes=(eta, eta)), dtype=F64).run()
     assert float(end("simultaneous").norm()) == pytest.approx((1 + eta**2) ** (steps / 2), rel=1e-12)
     assert float(end("extragradient").norm()) == pytest.approx((1 - eta**2 + eta**4) ** (steps / 2), rel=1e-12)
     assert float(end("optimistic").norm()) < 0.2
@@ -173,7 +185,12 @@ def test_heterogeneous_games_reach_the_fixed_point_of_local_steps(k, topology):
     game, g = heterogeneous(m)
     data = ClientData.of_shards({"g": g[:, None]})
     rounds = 400 if k == 1 else 80
-    run = Simulated(game, data, topology, steps=k, rounds=rounds, batch="full", eta_x=eta, eta_y=eta, dtype=F64)
+    run = Simulated(
+        game,
+        data,
+        DistributedSGDA(topology=topology, steps=k, rounds=rounds, batch="full", step_sizes=(eta, eta)),
+        dtype=F64,
+    )
     run.run()
     eye = torch.eye(4, dtype=F64)
     b = [eye - eta * game.jacobian(i) for i in range(m)]
@@ -195,14 +212,15 @@ def test_gradient_tracking_removes_the_bias_of_twenty_local_steps():
     run = Simulated(
         game,
         data,
-        "server",
-        steps=20,
-        rounds=80,
-        batch="full",
-        eta_x=0.02,
-        eta_y=0.02,
+        DistributedSGDA(
+            topology="server",
+            steps=20,
+            rounds=80,
+            batch="full",
+            local_step="gradient-tracking",
+            step_sizes=(0.02, 0.02),
+        ),
         dtype=F64,
-        local_step="gradient-tracking",
     )
     run.run()
     assert float((run.consensus()[0, 0] - game.saddle(g)).abs().max()) <= 1e-14
@@ -218,7 +236,13 @@ def test_the_distance_halves_when_clients_or_samples_double():
         return ClientData(pool, table, torch.full((m,), n)).with_twin([0], [1], [1])
 
     points = [{"data": data(m, n)} for m, n in ((2, 4), (4, 4), (2, 8))]
-    run = Simulated(game, None, "ring", points=points, steps=4, rounds=10, eta_x=0.1, eta_y=0.1, dtype=F64)
+    run = Simulated(
+        game,
+        None,
+        DistributedSGDA(topology="ring", steps=4, rounds=10, step_sizes=(0.1, 0.1)),
+        points=points,
+        dtype=F64,
+    )
     run.run(record_every=10)
     base, clients, samples = (
         float((run.consensus(i)[:, 0] - run.consensus(i)[:, 1]).norm(dim=-1).mean()) for i in range(3)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
 from manyone.minimax.client_data import ClientData
+from manyone.minimax.method import DistributedSGDA
 from manyone.minimax.mixing.participation import FailureTrace, Participation, RandomFailures, RandomStepCounts
 from manyone.minimax.problems.auc import AUC, positive_rate
 from manyone.minimax.ranks.distributed import TorchDistributed
@@ -35,7 +36,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "push-sum": ("exponential", {"failures": FailureTrace({1: [0, 5], 2: [3]}), "push_sum": True}),
     "stragglers": ("server", {"client_steps": RandomStepCounts(1, 3, seed=4)}),
     "outer step": ("server", {"outer": OuterStep()}),
-    "momentum, averaged": ("complete", {"local_step": HeavyBall(0.5, 0.5, sync="average"), "eta_x": 0.02}),
+    "momentum, averaged": ("complete", {"local_step": HeavyBall(0.5, 0.5, sync="average"), "step_sizes": (0.02, 0.1)}),
     "gradient tracking": ("server", {"local_step": "gradient-tracking"}),
     "replicas": ("star", {"replicas": 2, "time_average": True}),
     "local y": ("ring", {"local_y": True, "order": "combine-then-adapt"}),
@@ -80,7 +81,8 @@ def option_arguments(name: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     topology, extra = OPTIONS[name]
     extra = dict(extra)
     problem, data = auc_problem(uneven=True, running_p=extra.pop("running_p", False))
-    return (problem, data, topology), {"steps": 3, "rounds": 5, "batch": 2, **DOUBLE, **extra}
+    run = {key: extra.pop(key) for key in ("replicas", "time_average") if key in extra}
+    return (problem, data, DistributedSGDA(topology=topology, steps=3, rounds=5, batch=2, **extra)), {**DOUBLE, **run}
 
 
 def everything(folder: str) -> dict[Any, Any]:
@@ -90,10 +92,12 @@ def everything(folder: str) -> dict[Any, Any]:
     rank = world.rank
     for model in ("linear", "mlp"):
         for topology in TOPOLOGIES:
-            run = TorchDistributed(*auc_problem(model), topology, steps=5, rounds=10, membership=world, **DOUBLE)
+            run = TorchDistributed(
+                *auc_problem(model), DistributedSGDA(topology=topology, steps=5, rounds=10), membership=world, **DOUBLE
+            )
             run.run()
             out["float64", model, topology] = run.state()
-    run = TorchDistributed(*auc_problem("mlp"), "ring", steps=5, rounds=10, membership=world)
+    run = TorchDistributed(*auc_problem("mlp"), DistributedSGDA(topology="ring", steps=5, rounds=10), membership=world)
     run.run()
     out["float32"] = run.state()
     _checkpoints(out, world, Path(folder))
@@ -103,16 +107,26 @@ def everything(folder: str) -> dict[Any, Any]:
             continue
         part = Membership.of_group(group)
         for name in ("ring", "exponential"):
-            run = TorchDistributed(*auc_problem(), name, steps=3, rounds=6, membership=part, **DOUBLE)
+            run = TorchDistributed(
+                *auc_problem(), DistributedSGDA(topology=name, steps=3, rounds=6), membership=part, **DOUBLE
+            )
             run.run()
             out["layout", count, name] = run.state()
         if count == 4:
             run = TorchDistributed(
-                *auc_problem("mlp"), "ring", steps=2, rounds=6, membership=part, checkpoints=folder, **DOUBLE
+                *auc_problem("mlp"),
+                DistributedSGDA(topology="ring", steps=2, rounds=6),
+                membership=part,
+                checkpoints=folder,
+                **DOUBLE,
             )
             out["resumed on 4 ranks from"] = run.resume()
             run.run()
             out["resumed on 4 ranks"] = run.state()
+    try:
+        TorchDistributed(*auc_problem(), DistributedSGDA(step_sizes=(50, 50), rounds=200), membership=world).run()
+    except ManyoneError as problem_found:
+        out["diverged"] = str(problem_found)
     if rank < 2:
         _on_two(out, Membership.of_group(groups[2]))
     return out
@@ -122,10 +136,9 @@ def _checkpoints(out: dict[Any, Any], world: Membership, folder: Path) -> None:
     """Four rounds with a checkpoint every second, then a fresh object that resumes and goes to the end."""
 
     def make() -> TorchDistributed:
-        return TorchDistributed(
-            *auc_problem("mlp"), "ring", steps=2, rounds=6, membership=world, checkpoints=folder, checkpoint_every=2,
-            **DOUBLE,
-        )  # fmt: skip
+        method = DistributedSGDA(topology="ring", steps=2, rounds=6)
+        return TorchDistributed(*auc_problem("mlp"), method, membership=world, checkpoints=folder, checkpoint_every=2,
+                                **DOUBLE)  # fmt: skip
 
     straight = make()
     out["nothing to resume"] = straight.resume()
@@ -166,16 +179,23 @@ def _on_two(out: dict[Any, Any], pair: Membership) -> None:
     rows = torch.arange(sum(map(len, parts["labels"]))).split([len(x) for x in parts["labels"]])
     mine = ClientData.of_parts({k: torch.cat(v) for k, v in parts.items()}, rows)
     run = TorchDistributed(
-        problem, mine, "ring", own_data=True, membership=pair, steps=3, rounds=4, weighting="loss", **DOUBLE
+        problem,
+        mine,
+        DistributedSGDA(topology="ring", steps=3, rounds=4, weighting="loss"),
+        own_data=True,
+        membership=pair,
+        **DOUBLE,
     )
     run.run()
     out["own data"] = run.state()
     out["rows sent"] = {
-        name: TorchDistributed(*auc_problem(), name, membership=pair)._round.mixer.rows_per_round(0)
+        name: TorchDistributed(
+            *auc_problem(), DistributedSGDA(topology=name), membership=pair
+        )._round.mixer.rows_per_round(0)
         for name in ("ring", "star", "isolated", "exponential", "server")
     }
     try:
-        TorchDistributed(*auc_problem(), "ring", membership=pair, batch=1 + pair.rank)
+        TorchDistributed(*auc_problem(), DistributedSGDA(topology="ring", batch=1 + pair.rank), membership=pair)
     except ManyoneError as problem_found:
         out["other options"] = str(problem_found)
     out["averager"] = _model_averager(pair)
@@ -216,11 +236,10 @@ def _model_averager(pair: Membership) -> dict[int, Tensor]:
 def dies_once(folder: str) -> tuple[int, int, Tensor]:
     """Rank 1 is killed in round 5 of the first attempt; every attempt resumes what the last one saved."""
     first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-    run = TorchDistributed(
-        *auc_problem(), "ring", steps=3, rounds=8, membership=Membership.join(timeout=20), checkpoints=folder,
-        checkpoint_every=2, local_step=Doomed(14, signal.SIGKILL if first and os.environ["RANK"] == "1" else 0),
-        **DOUBLE,
-    )  # fmt: skip
+    fate = Doomed(14, signal.SIGKILL if first and os.environ["RANK"] == "1" else 0)
+    method = DistributedSGDA(topology="ring", steps=3, rounds=8, local_step=fate)
+    run = TorchDistributed(*auc_problem(), method, membership=Membership.join(timeout=20), checkpoints=folder,
+                           checkpoint_every=2, **DOUBLE)  # fmt: skip
     start = run.resume()
     run.run()
     return int(os.environ["TORCHELASTIC_RESTART_COUNT"]), start, run.state()

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from rank_programs import DOUBLE, Doomed, auc_problem
 
+from manyone.minimax.method import DistributedSGDA
 from manyone.minimax.ranks.distributed import TorchDistributed
 from manyone.minimax.ranks.failures import Membership
 
@@ -26,7 +27,11 @@ fate = {2: Doomed(3 * 3 + 1, signal.SIGKILL), 0: Doomed(6 * 3 + 2 + 1, signal.SI
 membership = Watched.join(timeout=5)
 membership.last = weakref.ref(membership.group)
 run = TorchDistributed(
-    *auc_problem(), sys.argv[1], steps=3, rounds=10, membership=membership, local_step=fate, time_average=True, **DOUBLE
+    *auc_problem(),
+    DistributedSGDA(topology=sys.argv[1], steps=3, rounds=10, local_step=fate),
+    membership=membership,
+    time_average=True,
+    **DOUBLE,
 )
 run.run(callback=lambda *_: setattr(membership, "last", weakref.ref(membership.group)))
 result = {"state": run.state(), "clients": run.clients, "losses": run.losses, "consensus": run.consensus()}

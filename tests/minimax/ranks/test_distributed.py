@@ -99,6 +99,11 @@ def test_ranks_started_with_different_options_are_told(eight):
         assert "rank 1 was started with other options or data than rank 0" in eight[rank]["other options"]
 
 
+def test_all_ranks_tell_that_a_run_diverged(eight):
+    assert len({result["diverged"] for result in eight.values()}) == 1
+    assert "no longer finite after round" in eight[0]["diverged"]
+
+
 def test_periodic_model_averager_with_warmup_k_minus_1_is_local_sgda(eight):
     expected = _simulated(*auc_problem(clients=2), "server", steps=5, rounds=4, **DOUBLE).state()[0, 0]
     found = eight[0]["averager"]

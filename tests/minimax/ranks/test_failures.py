@@ -11,6 +11,7 @@ import torch.distributed as dist
 from tests.minimax.ranks.rank_programs import DOUBLE, auc_problem
 
 from manyone.errors import ManyoneError
+from manyone.minimax.method import DistributedSGDA
 from manyone.minimax.mixing.topology import Topology, contraction
 from manyone.minimax.ranks.checkpoints import load_newest, save_rows
 from manyone.minimax.ranks.exchange import RankLayout, surviving_weights
@@ -34,11 +35,13 @@ def test_survivors_of_a_killed_and_of_a_hanging_rank_go_on_from_the_start_of_the
 
     # The same in one process: 3 rounds of the ring of 8; 3 rounds of what is left of it without clients 4 and 5 (a
     # path); then without 0 and 1 it falls apart, so that a ring of the last four is built anew.
-    expected = Simulated(*auc_problem(), "ring", steps=3, rounds=10, **DOUBLE)
+    expected = Simulated(*auc_problem(), DistributedSGDA(topology="ring", steps=3, rounds=10), **DOUBLE)
     for gone, until in (([], 3), ([4, 5], 6), ([4, 5, 0, 1], 10)):
         ring = Topology("ring")
         matrix = ring.weights(0, 8) if not gone else surviving_weights(ring, _mask(8, gone))(0)
-        then = Simulated(*auc_problem(), Topology.from_matrix(matrix), steps=3, rounds=10, **DOUBLE)
+        then = Simulated(
+            *auc_problem(), DistributedSGDA(topology=Topology.from_matrix(matrix), steps=3, rounds=10), **DOUBLE
+        )
         then.load_state_dict(expected.state_dict())
         then.round(until - 1)
         expected = then

@@ -1,5 +1,6 @@
 """The stability laboratory against the plain definitions: twins, distances, gaps, bounds."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from manyone.errors import ManyoneError
+from manyone.minimax.method import DistributedSGDA
 from manyone.minimax.mixing.topology import Topology
 from manyone.minimax.problems.auc import AUC, positive_rate
 from manyone.minimax.problems.gan import GAN
@@ -31,7 +33,7 @@ def auc(fields, **words):
     return AUC(positive_rate(fields["labels"]), dim=fields["features"].shape[1], **words)
 
 
-SMALL = {"clients": 4, "samples": 10, "rounds": 6, "steps": 3, "test": 100, "replicas": 3}
+SMALL = {"clients": 4, "samples": 10, "test": 100, "replicas": 3, "method": DistributedSGDA(rounds=6, steps=3)}
 
 
 def test_a_twin_with_equal_data_stays_exactly_equal_on_every_grid_point():
@@ -46,7 +48,13 @@ def test_a_twin_with_equal_data_stays_exactly_equal_on_every_grid_point():
 def test_a_gan_twin_with_equal_data_stays_exactly_equal_although_noise_is_drawn():
     fields, labels = pool()
     net = [torch.nn.Linear(3, 5), torch.nn.Linear(5, 1)]
-    lab = Laboratory(GAN(*net, 3), {"features": fields["features"]}, labels, neighbour="none", batch=4, **SMALL)
+    lab = Laboratory(
+        GAN(*net, 3),
+        {"features": fields["features"]},
+        labels,
+        neighbour="none",
+        **{**SMALL, "method": dataclasses.replace(SMALL["method"], batch=4)},
+    )
     (result,) = lab.run()
     assert float(result.final["delta_avg"].abs().max()) == 0
     assert {"frechet", "plain_gap"} <= set(result.final)
@@ -59,11 +67,11 @@ def test_the_laboratory_measures_what_two_separate_runs_differ_by(topology):
     lab = Laboratory(problem, fields, labels, [{"topology": topology}], seed=3, **SMALL)
     (result,) = lab.run()
     twins = lab.twins[0]
-    options = {"steps": 3, "rounds": 6, "seed": 3, "dtype": torch.float64}
+    method = dataclasses.replace(SMALL["method"], topology=topology)
     ends = []
     for twin in (0, 1):
         data = type(twins.data)(fields, twins.data.table[:, twin : twin + 1], twins.data.sizes)
-        run = Simulated(problem, data, topology, **options)
+        run = Simulated(problem, data, method, seed=3, dtype=torch.float64)
         run.run()
         ends.append(run.state()[:, 0])
     for r in range(3):
@@ -135,7 +143,7 @@ def test_replacing_one_sample_of_every_client_moves_the_mean_about_m_times_as_fa
     fields, labels = pool(2000)
     found = {}
     for neighbour in ("one", "per_client"):
-        options = {"clients": 8, "samples": 20, "rounds": 40, "steps": 5, "replicas": 12, "test": 100}
+        options = {"clients": 8, "samples": 20, "method": DistributedSGDA(rounds=40), "replicas": 12, "test": 100}
         (result,) = Laboratory(auc(fields), fields, labels, neighbour=neighbour, **options).run()
         found[neighbour] = result.summary("delta_mean").mean
     assert 2 < found["per_client"] / found["one"] < 12  # m times the expectation of a sum of 8 random directions
@@ -154,9 +162,10 @@ def quadratic_stability(m=4, n=6, mu=1.0, sigma=2.0, eta=0.1, steps=40, replicas
     one = torch.eye(1, dtype=torch.float64)
     game = QuadraticGame(mu * one, sigma * one, mu * one)
     g = torch.randn(500, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    options = {"clients": m, "samples": n, "replicas": replicas, "test": 50, "steps": 5, "rounds": steps // 5}
+    method = DistributedSGDA(topology=topology, rounds=steps // 5, step_sizes=(eta, eta))
+    options = {"clients": m, "samples": n, "replicas": replicas, "test": 50}
     labels = torch.zeros(500, dtype=torch.int64)
-    lab = Laboratory(game, {"g": g}, labels, [{"topology": topology}], eta_x=eta, eta_y=eta, **options)
+    lab = Laboratory(game, {"g": g}, labels, method=method, **options)
     (result,) = lab.run()
     jacobian = game.jacobian()
     radius = float(lab.simulated.z.norm(dim=1).max())
@@ -196,7 +205,8 @@ def test_the_own_factor_is_1_for_the_server_m_for_the_isolated_and_what_the_ring
     assert bounds.own_factor(Topology("isolated").weights(0, 8), 10) == pytest.approx(8)
     # with one step a round and no expansion at all, delta_own / delta_mean tends to the factor (mean over hits)
     zero, g = torch.zeros(1, 1, dtype=torch.float64), torch.randn(300, 2, dtype=torch.float64)
-    options = {"clients": 8, "samples": 4, "replicas": 300, "test": 20, "steps": 1, "rounds": 20, "topology": "ring"}
+    method = DistributedSGDA(steps=1, rounds=20, topology="ring")
+    options = {"clients": 8, "samples": 4, "replicas": 300, "test": 20, "method": method}
     lab = Laboratory(QuadraticGame(zero, zero, zero), {"g": g}, torch.zeros(300, dtype=torch.int64), **options)
     (result,) = lab.run()
     ratio = float(result.final["delta_own"].mean() / result.final["delta_mean"].mean())
@@ -206,7 +216,7 @@ def test_the_own_factor_is_1_for_the_server_m_for_the_isolated_and_what_the_ring
 def test_distances_fall_like_one_over_m():
     fields, labels = pool(3000)
     ms = (2, 4, 8, 16)
-    options = {"samples": 20, "rounds": 30, "replicas": 24, "test": 200}
+    options = {"samples": 20, "method": DistributedSGDA(rounds=30), "replicas": 24, "test": 200}
     results = Laboratory(auc(fields), fields, labels, [{"clients": m} for m in ms], **options).run()
     slope = log_slope(ms, torch.stack([r.final["delta_mean"] for r in results]))
     assert -1.3 < slope.value < -0.7
@@ -215,7 +225,14 @@ def test_distances_fall_like_one_over_m():
 def test_hits_are_counted_and_without_a_hit_nothing_differs():
     fields, labels = pool()
     (result,) = Laboratory(
-        auc(fields), fields, labels, clients=2, samples=30, steps=2, rounds=5, replicas=20, test=100
+        auc(fields),
+        fields,
+        labels,
+        method=DistributedSGDA(steps=2, rounds=5),
+        clients=2,
+        samples=30,
+        replicas=20,
+        test=100,
     ).run()
     hits = result.final["hits"]
     assert 0 < float(hits.sum()) < 20

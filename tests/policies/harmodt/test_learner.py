@@ -8,7 +8,7 @@ from tests.reference import harmodt
 
 from manyone.errors import ManyoneError
 from manyone.policies.harmodt.learner import PolicyLearner
-from manyone.policies.harmodt.steps import _step, all_task_gradients, point_gradients, task_losses
+from manyone.policies.harmodt.steps import clip_factor, one_mask, point_gradients, task_gradients
 from manyone.policies.harmodt.variants import METHODS, build_model
 from manyone.policies.masks import TaskMasks, maskable_shapes
 from manyone.policies.tasks import PolicyData
@@ -30,7 +30,7 @@ def sample(steps, m, b):
 
 
 def reference_loss(learner, batch, m, task):
-    b = range(learner.batch_size)
+    b = range(learner.losses.batch_size)
     prompts = [sample(batch.prompt, m, j) if learner.model.prompt else None for j in b]
     windows = [sample(batch.steps, m, j) for j in b]
     token = task if learner.model.id_tokens else None
@@ -53,7 +53,7 @@ def parameters(learner, member=0):
         ("id-token", {}),
         ("harmodt", {}),
         ("harmodt-m", {"moment_policy": "freeze_masked"}),
-        ("harmodt", {"mask_scope": "blocks", "clip_after_mask": True, "clip": 0.05}),
+        ("harmodt", {"mask_scope": "blocks", "clip": 0.05}),
         ("harmodt", {"assignment": [0, 1, 0]}),
     ],
 )
@@ -61,21 +61,18 @@ def test_training_agrees_with_the_plain_formulation(tasks, method, options):
     small = PolicyData(tasks(3), context=2, prompt=1, dtype=torch.float64)
     learner = make(tasks, method, data=small, mask_every=3, **options)
     data, theta = learner.data, parameters(learner)
-    masks = float_masks(learner) if learner.masked else [{}] * 3
-    names = learner.layout.first
+    masks = float_masks(learner) if learner.masks else [{}] * 3
+    names = learner.point.layout.first
     adam = harmodt.Adam(theta, 3e-3, 0.1, freeze=options.get("moment_policy") == "freeze_masked")
     for t in range(6):
         adam.lr = 3e-3 * min(1, (t + 1) / 2)
         task = t % 3
         batch = data.batch([task], t, 0, batch_size=3)
         mask = masks[learner.assignment[task]]
-        loss, theta = harmodt.inner_step(
-            theta, mask, reference_loss(learner, batch, 0, task), adam, learner.clip,
-            clip_after=options.get("clip_after_mask", False),
-        )  # fmt: skip
+        loss, theta = harmodt.inner_step(theta, mask, reference_loss(learner, batch, 0, task), adam, learner.clip)
         metrics = learner.step()
         assert metrics["loss"] == pytest.approx(float(loss), abs=1e-10)
-        if learner.masked and (t + 1) % 3 == 0:
+        if learner.masks and (t + 1) % 3 == 0:
             assert metrics["swaps"] == harmodt.swaps(t + 1, 12, 3, 9) > 0
             gradients = []
             for i in range(3):
@@ -126,7 +123,7 @@ def test_a_network_in_a_stack_of_seeds_trains_as_it_does_alone(tasks, method):
     for number, one in enumerate(alone):
         for name, value in parameters(one).items():
             torch.testing.assert_close(parameters(together, number)[name], value, atol=1e-10, rtol=0)
-        if one.masked:
+        if one.masks:
             assert torch.equal(together.masks[number].bits, one.masks[0].bits)
 
 
@@ -175,11 +172,11 @@ def test_a_step_does_not_move_masked_entries_despite_momentum_and_decay(tasks, o
     learner = make(tasks, mask_every=100, **options)
     learner.step()
     for t in range(1, 6):
-        before = learner.maskable_weights().clone()
+        before = learner.point.theta.clone()
         group = [(t * learner.tasks_per_step + j) % 3 for j in range(learner.tasks_per_step)]
-        frozen = ~learner.flat_masks(group).any(1)
+        frozen = ~learner.point.masks_of(group).any(1)
         learner.step()
-        after = learner.maskable_weights()
+        after = learner.point.theta
         assert bool(frozen.any())
         assert torch.equal(after[frozen], before[frozen])
         assert bool((after[~frozen] != before[~frozen]).float().mean() > 0.99)
@@ -187,12 +184,13 @@ def test_a_step_does_not_move_masked_entries_despite_momentum_and_decay(tasks, o
 
 def test_disjoint_masks_leave_the_other_task_alone(tasks):
     learner = make(tasks, "harmodt-r", count=2)
-    half = torch.arange(learner.layout.maskable) % 2 == 0
+    half = torch.arange(learner.point.layout.maskable) % 2 == 0
     learner.masks[0].set(0, half)
     learner.masks[0].set(1, ~half)
     learner.regroup([0, 1], learner.masks)
     batch = learner.data.batch([0], 5, batch_size=4)
-    keep = learner._point.detach().clone()
+    at = learner.point
+    keep = at.w.detach().clone()
 
     def outputs():
         weights = parameters(learner) | {n: parameters(learner)[n] * m for n, m in learner.masks[0].unpack(0).items()}
@@ -200,29 +198,27 @@ def test_disjoint_masks_leave_the_other_task_alone(tasks):
 
     before = outputs()
     for _ in range(3):
-        _step(learner, [1], learner.data.batch([1], learner.iteration, batch_size=3), 1e-2)
-        learner._point.data[:, learner.layout.maskable :] = keep[:, learner.layout.maskable :]  # the dense part frozen
+        direction = one_mask(at, learner.losses, [1], learner.iteration, learner.clip)
+        at.move(learner.optimiser, direction.gradient, 1e-2, direction.mask)
+        at.w.data[:, at.layout.maskable :] = keep[:, at.layout.maskable :]  # the dense part frozen
     assert torch.equal(outputs(), before)
-    assert not torch.equal(learner.maskable_weights(), keep[:, : learner.layout.maskable])
+    assert not torch.equal(at.theta, keep[:, : at.layout.maskable])
 
 
 def test_gradient_on_theta_is_the_dense_gradient_times_the_mask_and_masked_entries_do_not_matter(tasks):
     learner = make(tasks)
     batch, masks = learner.data.batch([1], 0, batch_size=3), learner.masks[0].unpack(1)
     theta = {n: p.requires_grad_() for n, p in parameters(learner).items()}
-    loss = task_losses(learner, theta | {n: theta[n] * m for n, m in masks.items()}, batch, None).sum()
+    loss = learner.losses(theta | {n: theta[n] * m for n, m in masks.items()}, batch).sum()
     through = torch.autograd.grad(loss, [theta[n] for n in masks])
-    dense = learner.masks[0].named(all_task_gradients(learner, [1], clip=False, purpose="train")[0, 0])
-    # the same batch: purpose "train 0" differs from "train", so take the gradient at that batch by hand
-    point = point_gradients(learner, [1], batch)[0][0, 0, : learner.layout.maskable]
+    point = point_gradients(learner.point, learner.losses, [1], batch)[0][0, 0, : learner.point.layout.maskable]
     for value, name in zip(through, masks):
         torch.testing.assert_close(value, learner.masks[0].named(point)[name] * masks[name], atol=1e-12, rtol=0)
-        assert dense[name].shape == value.shape
-    before = task_losses(learner, {n: (theta[n] * masks[n] if n in masks else theta[n]) for n in theta}, batch, None)
+    before = learner.losses({n: (theta[n] * masks[n] if n in masks else theta[n]) for n in theta}, batch)
     with torch.no_grad():
         for name, mask in masks.items():
             theta[name][~mask] += 1e3
-    after = task_losses(learner, {n: (theta[n] * masks[n] if n in masks else theta[n]) for n in theta}, batch, None)
+    after = learner.losses({n: (theta[n] * masks[n] if n in masks else theta[n]) for n in theta}, batch)
     assert torch.equal(before, after)
 
 
@@ -254,7 +250,7 @@ def test_groups_of_their_own_are_harmodt_and_one_dense_group_is_prompt_dt(tasks)
 
 
 def test_the_programs_quirk_freezes_dense_entries_that_a_mask_covers(tasks):
-    learner = make(tasks, "harmodt-official", legacy_freeze_unmasked=True, mask_scope="blocks", sparsity=0.5)
+    learner = make(tasks, "harmodt-official", freeze_unmasked=True, mask_scope="blocks", sparsity=0.5)
     covered = learner.masks[0].unpack(0)["embed.state.weight"]
     assert not bool(covered.all())
     before = parameters(learner)["embed.state.weight"]
@@ -268,7 +264,7 @@ def test_the_programs_quirk_freezes_dense_entries_that_a_mask_covers(tasks):
 
 def test_fisher_by_samples_is_the_mean_of_squared_sample_gradients(tasks):
     learner = make(tasks)
-    squares = all_task_gradients(learner, [0, 2], squares=True, clip=False)
+    squares = task_gradients(learner.point, learner.losses, [0, 2], 0, squares=True)
     batch = learner.data.batch([0, 2], 0, 0, batch_size=3, purpose="score 0")
     masks = float_masks(learner)
     for place, task in enumerate((0, 2)):
@@ -279,7 +275,7 @@ def test_fisher_by_samples_is_the_mean_of_squared_sample_gradients(tasks):
             _, g = harmodt.dense_gradient(
                 parameters(learner), masks[task], lambda w, a=window, b=prompt: harmodt.batch_loss(w, a, b, 2, 2)
             )
-            total = total + torch.cat([g[n].reshape(-1) for n in learner.layout.first]) ** 2 / 3
+            total = total + torch.cat([g[n].reshape(-1) for n in learner.point.layout.first]) ** 2 / 3
         torch.testing.assert_close(squares[0, place], total, atol=1e-12, rtol=0)
     make(tasks, fisher_samples=True, ema_decay=0.5, ranking="quota", mask_every=1).step()
     make(tasks, ranking="z-score", mask_every=1).step()
@@ -320,3 +316,22 @@ def test_a_network_that_does_not_fit_the_data_is_refused(tasks):
     longer = PolicyData(tasks(3), context=4, prompt=2)
     with pytest.raises(ManyoneError, match="same context and prompt"):
         PolicyLearner(build_model("harmodt", data, **SHAPE), longer, steps=5)
+
+
+def test_a_gradient_shorter_than_the_clip_keeps_its_length():
+    assert clip_factor(torch.tensor([0.01, 0.0]), 0.25).tolist() == [1.0]
+    assert clip_factor(torch.tensor([3.0, 4.0]), 0.25).item() == pytest.approx(0.05)
+
+
+def test_the_tasks_of_a_step_drop_different_entries(tasks):
+    learner = make(tasks, dropout=0.5, tasks_per_step=2)
+    noise = learner.losses.dropout([0, 0], 3)
+    noise.start(64)
+    first, second = noise.drop(torch.ones(2, 64))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("options", [{"mask_scope": "all"}, {"freeze_unmasked": True}])
+def test_masks_over_tensors_that_the_loss_does_not_use_train_stacked_too(tasks, options):
+    learner = make(tasks, tasks_per_step=2, **options)
+    assert all(0 < learner.step()["loss"] < 5 for _ in range(5))

@@ -67,10 +67,10 @@ def test_straight_through_gradient_is_that_of_the_soft_map_at_the_noise():
     logits = torch.randn(4, 4, dtype=torch.float64, requires_grad=True)
     noise = sample_noise(generator_for(3), 4).double()
     weight = torch.randn(4, 4, dtype=torch.float64)
-    (gradient,) = torch.autograd.grad((sampled_graph(logits, noise, 2, tau=0.7) * weight).sum(), logits)
+    (gradient,) = torch.autograd.grad((sampled_graph(logits, noise, 2) * weight).sum(), logits)
 
     def soft(values):
-        scores = ((values + noise) / 0.7).masked_fill(torch.eye(4, dtype=torch.bool), -torch.inf)
+        scores = (values + noise).masked_fill(torch.eye(4, dtype=torch.bool), -torch.inf)
         return (scores.softmax(-1) * weight).sum()
 
     step = 1e-6

@@ -17,6 +17,7 @@ from manyone.teams.network.gate import gate_noise
 from manyone.teams.network.graph import LearnedGraph, fixed_graph, sample_noise
 from manyone.teams.play import play
 from manyone.teams.ppo.learner import TeamLearner
+from manyone.teams.ppo.training import Training
 from manyone.teams.processes.executor import Decentralised
 
 N, WIDE, ACTIONS, BATCH, K = 5, 7, 6, 8, 2
@@ -211,10 +212,8 @@ def test_replayed_noise_gives_ratio_one_and_playing_counts_the_links(network):
     torch.manual_seed(0)
     policy = CommFormer(env.spec, width=16, **network)
     start = {name: value.detach().clone() for name, value in policy.named_parameters()}
-    learner = TeamLearner(
-        env, policy, graph=fixed_graph("full", 3), iterations=4, length=7, epochs=3, minibatches=2, gate_open=0.25,
-        clip=0.2, lr=3e-3,
-    )  # fmt: skip
+    training = Training(iterations=4, length=7, epochs=3, minibatches=2, gate_open=0.25, clip=0.2, lr=3e-3)
+    learner = TeamLearner(env, policy, training, graph=fixed_graph("full", 3))
     logs = [learner.step() for _ in range(3)]
     assert max(log["ratio_error"] for log in logs) <= 1e-6
     assert min(log["ratio_change"] for log in logs) > 1e-5

@@ -15,6 +15,7 @@ from manyone.teams.network.actor_critic import ActorCritic
 from manyone.teams.network.commformer import CommFormer
 from manyone.teams.network.graph import LearnedGraph, fixed_graph
 from manyone.teams.ppo.learner import TeamLearner
+from manyone.teams.ppo.training import Training
 
 PREY = "predator-prey:predators=3,vision=0,limit=6"
 
@@ -67,8 +68,8 @@ def make(kind="commformer", env=None, *, seed=0, gate=False, graph=None, network
     else:
         policy = ActorCritic(env.spec, critic="central" if kind == "mappo" else "local", width=16)
         graph = fixed_graph("none", n) if graph is None else graph
-    defaults = {"iterations": 10, "length": 7, "epochs": 5, "lr": 3e-3, "edge_lr": 5e-2, "clip": 0.2, "seed": seed}
-    return TeamLearner(env, policy, graph=graph, **(defaults | options))
+    defaults = {"iterations": 10, "length": 7, "epochs": 5, "lr": 3e-3, "edge_lr": 5e-2, "clip": 0.2}
+    return TeamLearner(env, policy, Training(**(defaults | options)), graph=graph, seed=seed)
 
 
 def weights(learner):
@@ -102,12 +103,12 @@ def test_the_official_schedule_updates_another_policy_than_the_one_that_acted():
 
 def test_a_pass_for_the_graph_leaves_the_network_bit_identical_and_the_other_way_round(monkeypatch):
     learner = make()
-    seen = {True: 0, False: 0}
-    plain = learner._descend
+    updates, seen = learner.updates, {True: 0, False: 0}
+    plain = learner.updates.descend
 
     def watched(batch, graph, goes_up, *rest):
         def snapshot():
-            adam = learner.optimiser.state_dict()["state"], learner.edge_optimiser.state_dict()["state"]
+            adam = [o.state_dict()["state"] for o in (updates.optimiser, updates.edge_optimiser)]
             return weights(learner), learner.graph.logits.detach().clone(), copy.deepcopy(adam)
 
         before = snapshot()
@@ -122,7 +123,7 @@ def test_a_pass_for_the_graph_leaves_the_network_bit_identical_and_the_other_way
         seen[goes_up] += 1
         return found
 
-    monkeypatch.setattr(learner, "_descend", watched)
+    monkeypatch.setattr(learner.updates, "descend", watched)
     learner.step()
     learner.step()
     assert seen == {True: 2, False: 8}
@@ -130,11 +131,17 @@ def test_a_pass_for_the_graph_leaves_the_network_bit_identical_and_the_other_way
 
 @pytest.mark.parametrize(("epochs", "upper"), [(4, 0), (5, 1), (11, 2)])
 def test_the_number_of_graph_steps_is_iterations_times_epochs_over_five(epochs, upper):
-    learner = make(epochs=epochs, commit=None)
+    learner = make(epochs=epochs, commit=0)
     for _ in range(3):
         metrics = learner.step()
     assert metrics["upper_steps"] == 3 * upper
-    assert learner.edge_optimiser.state_dict()["state"].get(0, {"step": 0})["step"] == 3 * upper
+    assert learner.updates.edge_optimiser.state_dict()["state"].get(0, {"step": 0})["step"] == 3 * upper
+
+
+def test_without_passes_for_the_graph_its_logits_stay_as_they_start():
+    learner = make(upper_every=0)
+    assert learner.step()["upper_steps"] == 0
+    assert torch.equal(learner.graph.logits.detach(), torch.ones(3, 3))
 
 
 @pytest.mark.parametrize("mode", ["replay", "official"])
@@ -172,13 +179,13 @@ def test_while_forced_open_the_gate_has_no_gradient_and_the_network_before_the_s
 def test_held_out_slots_train_the_graph_and_no_others_do(monkeypatch):
     learner = make(upper_data="heldout")
     sizes = []
-    plain = learner._descend
+    plain = learner.updates.descend
 
     def watched(batch, graph, goes_up, *rest):
         sizes.append((goes_up, len(batch.values)))
         return plain(batch, graph, goes_up, *rest)
 
-    monkeypatch.setattr(learner, "_descend", watched)
+    monkeypatch.setattr(learner.updates, "descend", watched)
     learner.step()
     assert sizes == [(False, 56)] * 4 + [(True, 14)]
 
@@ -186,8 +193,8 @@ def test_held_out_slots_train_the_graph_and_no_others_do(monkeypatch):
 def test_pieces_of_a_batch_give_the_gradient_of_the_batch(monkeypatch):
     logs = []
     for room in (40, 1 << 20):
-        monkeypatch.setattr("manyone.teams.ppo.learner._PIECE", room)
-        learner = make(env=Skirmish(6), commit=None)
+        monkeypatch.setattr("manyone.teams.ppo.update.PIECE", room)
+        learner = make(env=Skirmish(6), commit=0)
         metrics = [learner.step() for _ in range(2)]
         logs.append((metrics, weights(learner), learner.graph.logits.detach()))
     for a, b in zip(logs[0][0], logs[1][0]):

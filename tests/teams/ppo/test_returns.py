@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from manyone.teams.ppo import value_norm
 from manyone.teams.ppo.returns import bootstrapped, finished_episodes, gae
 from manyone.teams.ppo.value_norm import ValueNorm
 
@@ -87,7 +88,7 @@ def test_returns_and_lengths_of_episodes_that_run_over_several_buffers():
 
 
 def test_normalise_and_denormalise_are_inverse():
-    norm = ValueNorm(beta=0.9)
+    norm = ValueNorm()
     for seed in range(5):
         norm.update(3 + 2 * torch.randn(50, generator=torch.Generator().manual_seed(seed)))
     values = torch.linspace(-9, 9, 40)
@@ -107,8 +108,9 @@ def test_after_one_update_with_a_constant_the_mean_is_that_constant_and_the_vari
     assert float(deviation) == pytest.approx(0.1)
 
 
-def test_the_statistics_are_weighted_sums_without_bias():
-    norm, batches = ValueNorm(beta=0.8), torch.randn(3, 20, generator=torch.Generator().manual_seed(1)).double()
+def test_the_statistics_are_weighted_sums_without_bias(monkeypatch):
+    monkeypatch.setattr(value_norm, "BETA", 0.8)
+    norm, batches = ValueNorm(), torch.randn(3, 20, generator=torch.Generator().manual_seed(1)).double()
     for batch in batches:
         norm.update(batch)
     weights = torch.tensor([0.64, 0.8, 1.0], dtype=torch.float64) / 2.44

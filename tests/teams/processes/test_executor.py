@@ -23,7 +23,8 @@ from manyone.teams.network.actor_critic import ActorCritic
 from manyone.teams.network.commformer import Acted, CommFormer
 from manyone.teams.network.graph import fixed_graph
 from manyone.teams.play import play
-from manyone.teams.processes.executor import Decentralised, measure
+from manyone.teams.processes.executor import Decentralised
+from manyone.teams.processes.measure import measure
 from manyone.teams.processes.node import message_sizes
 from manyone.teams.processes.wire import Abandoned, LinkLost, exchange
 

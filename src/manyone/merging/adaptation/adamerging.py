@@ -21,8 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 from manyone.errors import ManyoneError
-from manyone.merging.moe.critical import work_dtype
-from manyone.weights.arithmetic import check_compatible
+from manyone.weights.arithmetic import check_compatible, work_dtype
 
 Weights = Mapping[str, Tensor]
 
@@ -98,7 +97,7 @@ class AdaMerging(MergedEncoder):
     K counts the float tensors that an expert changed (:attr:`names`); the others, such as frozen embeddings, stay
     theta_0's and cost nothing.
     ``encoder`` holds theta_0 and is copied; ``experts`` are state dicts with its names. ``plus_plus`` trims the task
-    vectors to the fraction ``density`` and drops entries against the elected sign. ``clamp`` restricts coefficients to
+    vectors to their largest fifth and drops entries against the elected sign. ``clamp`` restricts coefficients to
     [0, 1] in the forward pass as the official code does (outside, their gradient is zero).
     """
 
@@ -109,7 +108,6 @@ class AdaMerging(MergedEncoder):
         *,
         granularity: Literal["layer", "task"] = "layer",
         plus_plus: bool = False,
-        density: float = 0.2,
         scale: float = 0.3,
         clamp: bool = False,
     ) -> None:
@@ -124,7 +122,7 @@ class AdaMerging(MergedEncoder):
         check_compatible(state, experts)
         taus = task_vector_stacks(state, experts, merged_names(state))
         if plus_plus:
-            taus = ties_task_vectors(taus, density)
+            taus = ties_task_vectors(taus)
         self.names = [name for name, tau in taus.items() if tau.any()] or list(taus)
         self.taus = nn.Module()
         for k, name in enumerate(self.names):

@@ -16,16 +16,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from manyone.errors import ManyoneError
 from manyone.merging.adaptation.adamerging import AdaMerging, MergedEncoder, merged_names
 from manyone.randomness import generator_for
+
+_TEMPERATURE = 0.5  # T of the paper
 
 
 class ConcreteMerging(MergedEncoder):
     """Trainable ``logits``, one per merged parameter (initially 0), and with ``adamerging`` the coefficients.
 
-    Noise is drawn during adaptation steps only, as a function of (seed, step, tensor); elsewhere the mask is the
-    noise-free sigmoid(logit / T). The mean that rescales a mask is taken per tensor.
+    Noise is drawn during adaptation steps only, as a function of (seed, ``noise_step``, tensor); elsewhere the mask is
+    the noise-free sigmoid(logit / T). The mean that rescales a mask is taken per tensor.
     """
 
     def __init__(
@@ -36,21 +37,18 @@ class ConcreteMerging(MergedEncoder):
         adamerging: bool = False,
         granularity: Literal["layer", "task"] = "layer",
         scale: float = 0.3,
-        temperature: float = 0.5,
         clamp: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ManyoneError(f"temperature must be positive, got {temperature}")
-        self.temperature, self.seed, self.adamerging = temperature, seed, adamerging
+        self.seed, self.adamerging = seed, adamerging
         self.inner = AdaMerging(encoder, experts, granularity=granularity, scale=scale, clamp=clamp)
         self.inner.coefficients.requires_grad_(adamerging)
         state = self.inner.encoder.state_dict()
         self.logits = nn.ParameterList(
             torch.zeros(state[name].shape, dtype=torch.float32, device=state[name].device) for name in self.inner.names
         )
-        self._step: int | None = None
+        self.noise_step: int | None = None
 
     @property
     def encoder(self) -> nn.Module:  # type: ignore[override]
@@ -66,11 +64,11 @@ class ConcreteMerging(MergedEncoder):
         """The mask of every tensor, in (0, 1)."""
         masks = {}
         for k, (name, logit) in enumerate(zip(self.inner.names, self.logits)):
-            if self._step is not None:
-                u = torch.rand(logit.shape, generator=generator_for(self.seed, "concrete", self._step, k))
+            if self.noise_step is not None:
+                u = torch.rand(logit.shape, generator=generator_for(self.seed, "concrete", self.noise_step, k))
                 u = u.clamp(1e-7, 1 - 1e-7).to(logit.device)
                 logit = logit + (u.log() - (-u).log1p())
-            masks[name] = torch.sigmoid(logit / self.temperature)
+            masks[name] = torch.sigmoid(logit / _TEMPERATURE)
         return masks
 
     def merged_weights(self) -> dict[str, Tensor]:
@@ -85,9 +83,9 @@ class ConcreteMerging(MergedEncoder):
     @contextmanager
     def adaptation_step(self, step: int) -> Iterator[None]:
         """As for every merged encoder, with the mask noise of ``step``."""
-        self._step = step
+        self.noise_step = step
         try:
             with super().adaptation_step(step):
                 yield
         finally:
-            self._step = None
+            self.noise_step = None

@@ -28,6 +28,8 @@ from manyone.merging.adaptation.unlabelled import UnlabelledSource
 Schedule = Literal["constant", "cosine"]
 ONE_PASS = 1 << 18
 """Numbers in all tasks' batches up to which they go through the model together."""
+GUARD, GUARD_EVERY = 0.5, 100
+"""A task is paused while its marginal entropy is below this fraction of its initial value; looked at every so often."""
 OBJECTIVES: tuple[Objective, ...] = ("entropy", "information-maximisation", "expert-kl")
 
 
@@ -36,12 +38,12 @@ class AdaptationLearner:
 
     ``heads`` maps tasks to functions feature -> logits; ``inputs`` maps the same tasks to unlabelled inputs in memory,
     or to an iterable of batches (then a resumed run goes on with the iterable's next batch). ``expert_logits`` (rows as
-    in ``inputs``) serve ``objective="expert-kl"``. ``evaluate`` adds metrics to :meth:`evaluate`.
+    in ``inputs``) serve ``objective="expert-kl"``.
 
-    ``criterion`` is compared between the initialisation and the end on ``monitor_samples`` inputs per task: by default
-    the information-maximisation value (which sees collapse), or the KL to the experts for ``expert-kl``. ``fallback``
-    restores the initialisation when it ended worse. ``guard``: every ``guard_every`` steps a task whose marginal
-    entropy lies below this fraction of its initial value stops contributing until it recovers (None: off).
+    A criterion is compared between the initialisation and the end on ``monitor_samples`` inputs per task: the
+    information-maximisation value (which sees collapse), or the KL to the experts for ``expert-kl``. ``fallback``
+    restores the initialisation when it ended worse. Every :data:`GUARD_EVERY` steps a task whose marginal entropy lies
+    below the fraction :data:`GUARD` of its initial value stops contributing until it recovers.
 
     A model may define ``phases()`` (groups of parameters updated one after another within a step) and
     ``adaptation_step(k)`` (a context around the passes of step k). ``fabric`` gives device, precision and ranks.
@@ -60,23 +62,15 @@ class AdaptationLearner:
         seed: int = 0,
         schedule: Schedule = "constant",
         expert_logits: Mapping[str, Tensor] | None = None,
-        evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         fallback: bool = True,
-        criterion: Objective | None = None,
-        guard: float | None = 0.5,
-        guard_every: int = 100,
         monitor_samples: int = 256,
         fabric: Any = None,
-        exporter: Callable[[nn.Module, Path], None] | None = None,
     ) -> None:
-        _check_options(heads, inputs, objective, criterion, expert_logits, schedule, steps, lr)
+        _check_options(heads, inputs, objective, expert_logits, schedule, steps, lr)
         self.model, self.tasks, self.fabric = model, tuple(inputs), fabric
         self.objective, self.lr, self.steps, self.schedule = objective, lr, steps, schedule
-        self.criterion: Objective = criterion or (
-            "expert-kl" if objective == "expert-kl" else "information-maximisation"
-        )
-        self.fallback, self.guard, self.guard_every = fallback, guard, guard_every
-        self._evaluate, self._exporter = evaluate, exporter
+        self.criterion: Objective = "expert-kl" if objective == "expert-kl" else "information-maximisation"
+        self.fallback = fallback
         if fabric is not None:
             model.to(fabric.device)
         self.device = next(model.parameters()).device
@@ -113,7 +107,7 @@ class AdaptationLearner:
     def step(self) -> dict[str, float]:
         """One step on all tasks; the last one may fall back to the initialisation."""
         if self.initial_monitors is None:
-            self.initial_monitors = self._monitors()
+            self.initial_monitors = self.monitors()
         self.model.train()
         rate = self.lr
         if self.schedule == "cosine":
@@ -124,25 +118,22 @@ class AdaptationLearner:
             metrics = self._update(optimiser, batches, rate)
         self.step_count += 1
         metrics["lr"] = rate
-        if self.guard is not None and self.step_count % self.guard_every == 0 and self.step_count < self.steps:
-            self._guard(self._monitors())
+        if self.step_count % GUARD_EVERY == 0 and self.step_count < self.steps:
+            self.pause_collapsed(self.monitors())
         metrics |= {f"paused/{t}": 1.0 for t in sorted(self.paused)}
         if self.step_count == self.steps and self.fallback:
             metrics["fell_back"] = self._fall_back()
         return metrics
 
     def evaluate(self) -> dict[str, float]:
-        """Monitors on the fixed unlabelled subset, and the caller's own metrics."""
+        """Monitors on the fixed unlabelled subset."""
         known = self._final_monitors if self.step_count == self.steps else None
-        monitors = known or self._monitors()
+        monitors = known or self.monitors()
         if self.initial_monitors is None:
             self.initial_monitors = dict(monitors)
         metrics = dict(monitors) | {"criterion_at_start": self.initial_monitors["criterion"]}
         if self.step_count >= self.steps and self.fallback:
             metrics["fell_back"] = float(self.fell_back)
-        if self._evaluate is not None:
-            self.model.eval()
-            metrics |= dict(self._evaluate(self.model))
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
@@ -185,10 +176,7 @@ class AdaptationLearner:
         self.paused, self.fell_back = set(state["paused"]), bool(state["fell_back"])
 
     def export(self, folder: Path) -> None:
-        """Writes the adapted model: by the ``exporter``, or its artefact tensors and configuration."""
-        if self._exporter is not None:
-            self._exporter(self.model, folder)
-            return
+        """Writes the adapted model's artefact tensors and configuration."""
         tensors, config = cast(Any, self.model).state_for_artefact()
         folder.mkdir(parents=True, exist_ok=True)
         save_file(plain_tensors(tensors), folder / "model.safetensors")
@@ -251,7 +239,7 @@ class AdaptationLearner:
             loss.backward()
 
     @torch.no_grad()
-    def _monitors(self) -> dict[str, float]:
+    def monitors(self) -> dict[str, float]:
         """Entropy, marginal entropy and criterion of every task on its fixed subset, and the criterion's mean."""
         self.model.eval()
         metrics: dict[str, float] = {}
@@ -271,12 +259,12 @@ class AdaptationLearner:
         metrics["criterion"] = sum(criteria) / len(criteria)
         return metrics
 
-    def _guard(self, monitors: Mapping[str, float]) -> None:
+    def pause_collapsed(self, monitors: Mapping[str, float]) -> None:
+        """Pauses tasks whose marginal entropy has collapsed by ``monitors``; those that recovered go on."""
         assert self.initial_monitors is not None
-        assert self.guard is not None
         for task in self.tasks:
             key = f"monitor/marginal_entropy/{task}"
-            if monitors[key] < self.guard * self.initial_monitors[key]:
+            if monitors[key] < GUARD * self.initial_monitors[key]:
                 self.paused.add(task)
             else:
                 self.paused.discard(task)
@@ -286,7 +274,7 @@ class AdaptationLearner:
     def _fall_back(self) -> float:
         """Restores the initialisation when the criterion ended worse (or not finite); 1.0 if it did."""
         assert self.initial_monitors is not None
-        self._final_monitors = self._monitors()
+        self._final_monitors = self.monitors()
         if not self._final_monitors["criterion"] <= self.initial_monitors["criterion"]:
             with torch.no_grad():
                 for name, p in self.trainable.items():
@@ -304,7 +292,6 @@ def _check_options(
     heads: Mapping[str, Any],
     inputs: Mapping[str, Any],
     objective: str,
-    criterion: str | None,
     expert_logits: Mapping[str, Tensor] | None,
     schedule: str,
     steps: int,
@@ -315,11 +302,10 @@ def _check_options(
     for task in inputs:
         if task not in heads:
             raise ManyoneError(f"task {task!r} has inputs but no head; heads exist for {', '.join(heads) or 'none'}")
-    for name in (objective, criterion or objective):
-        if name not in OBJECTIVES:
-            raise ManyoneError(f"unknown objective {name!r}: use {', '.join(OBJECTIVES)}")
-        if name == "expert-kl" and (expert_logits is None or set(inputs) - set(expert_logits)):
-            raise ManyoneError("objective 'expert-kl' needs expert_logits for every task")
+    if objective not in OBJECTIVES:
+        raise ManyoneError(f"unknown objective {objective!r}: use {', '.join(OBJECTIVES)}")
+    if objective == "expert-kl" and (expert_logits is None or set(inputs) - set(expert_logits)):
+        raise ManyoneError("objective 'expert-kl' needs expert_logits for every task")
     if schedule not in ("constant", "cosine"):
         raise ManyoneError(f"unknown schedule {schedule!r}: use constant or cosine")
     if steps < 1 or lr <= 0:

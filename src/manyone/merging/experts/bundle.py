@@ -16,6 +16,7 @@ from torch import Tensor
 
 from manyone.errors import ManyoneError
 from manyone.merging.heads import Head
+from manyone.weights.open import StrPath
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class Bundle:
         """Task names in merging order."""
         return tuple(self.experts)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: StrPath) -> None:
         """Writes the bundle; ``bundle.json`` last, so that a folder with it is complete."""
+        folder = Path(folder)
         (folder / "experts").mkdir(parents=True, exist_ok=True)
         save_file(_plain(self.base), folder / "base.safetensors")
         for task, weights in self.experts.items():
@@ -50,8 +52,9 @@ class Bundle:
         (folder / "bundle.json").write_text(json.dumps(text, indent=1))
 
     @staticmethod
-    def load(folder: Path) -> Bundle:
+    def load(folder: StrPath) -> Bundle:
         """Reads a folder that :meth:`save` wrote."""
+        folder = Path(folder)
         path = folder / "bundle.json"
         if not path.is_file():
             raise ManyoneError(f"{folder}: no bundle.json, so this is not an expert bundle")

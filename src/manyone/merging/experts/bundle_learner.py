@@ -33,6 +33,7 @@ from manyone.merging.experts.protocol import (
 from manyone.merging.experts.training import ExpertTraining, JointBase, accuracy
 from manyone.merging.heads import Head
 from manyone.nets import build_encoder
+from manyone.weights.open import StrPath
 
 EVALUATED = 250
 """Test samples per task behind the accuracies that a bundle records."""
@@ -256,7 +257,7 @@ def bundle(
     *,
     protocol: Protocol | None = None,
     device: str = "cpu",
-    cache_folder: Path | None = None,
+    cache_folder: StrPath | None = None,
     progress: bool | None = None,
 ) -> Bundle:
     """The bundle of ``suite`` (a name: :func:`suite_for`) from the cache, trained first where it is not there.

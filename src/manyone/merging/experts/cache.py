@@ -27,14 +27,15 @@ from manyone.errors import ManyoneError
 from manyone.merging.experts.bundle import Bundle, head_config, head_tensors, heads_from
 from manyone.merging.experts.protocol import DistilledPretraining, Protocol
 from manyone.merging.heads import Head
+from manyone.weights.open import StrPath
 
 VERSION = 1
 """To be raised whenever the training code changes what it computes."""
 
 
-def root(folder: Path | None = None) -> Path:
+def root(folder: StrPath | None = None) -> Path:
     """``folder``, or the project's cache of experts."""
-    return folder if folder is not None else cache_folder("experts")
+    return Path(folder) if folder is not None else cache_folder("experts")
 
 
 def _tensors(inputs: Inputs) -> Iterator[Tensor]:
@@ -116,12 +117,12 @@ class Parts:
             path.unlink(missing_ok=True)
 
 
-def parts_folder(folder: Path | None = None) -> Path:
+def parts_folder(folder: StrPath | None = None) -> Path:
     """Where single finished bases and experts lie."""
     return root(folder) / "parts"
 
 
-def bundle_folder(suite: Suite, protocol: Protocol, seed: int, folder: Path | None = None) -> Path:
+def bundle_folder(suite: Suite, protocol: Protocol, seed: int, folder: StrPath | None = None) -> Path:
     """Where the bundle of this suite, protocol and seed is, or would be."""
     key = _key(protocol.as_dict(), [fingerprint(t) for t in suite.tasks], base_key(suite, protocol, seed), seed)
     return root(folder) / f"{suite.name}-seed{seed}-{key}"

@@ -29,6 +29,7 @@ from manyone.data.images.pixels import ImageFormat
 from manyone.errors import ManyoneError
 from manyone.merging.heads import Head
 from manyone.nets.images import normalised
+from manyone.weights.open import StrPath
 
 _CLASSIFIER = re.compile(r"(?:^|\.)(?:classifier|score|classification_head|head|out_proj)(?:\.|$)")
 _CLIP = ("CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection")
@@ -50,7 +51,7 @@ class LoadedExperts:
     notes: tuple[str, ...] = ()
 
 
-def load_experts(base: Path | str, experts: Mapping[str, Path | str] | Sequence[Path | str]) -> LoadedExperts:
+def load_experts(base: StrPath, experts: Mapping[str, StrPath] | Sequence[StrPath]) -> LoadedExperts:
     """Loads a base and experts that were fine-tuned from it.
 
     Args:
@@ -109,7 +110,7 @@ def load_experts(base: Path | str, experts: Mapping[str, Path | str] | Sequence[
     return LoadedExperts(encoder, weights, heads, classes, spec, notes)
 
 
-def find_classifier(model: nn.Module, path: Path | str = "the model") -> str:
+def find_classifier(model: nn.Module, path: StrPath = "the model") -> str:
     """The name of the last ``nn.Linear`` with ``config.num_labels`` outputs, rather one that is named a classifier."""
     labels = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
     found = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == labels]
@@ -187,7 +188,7 @@ def _transformers() -> Any:
     return transformers
 
 
-def _class_of(path: Path | str) -> type:
+def _class_of(path: StrPath) -> type:
     """The library's class for a checkpoint, from ``architectures`` in its configuration."""
     transformers = _transformers()
     try:
@@ -204,7 +205,7 @@ def _class_of(path: Path | str) -> type:
     return getattr(transformers, name)
 
 
-def _load(kind: Any, path: Path | str) -> tuple[Any, set[str]]:
+def _load(kind: Any, path: StrPath) -> tuple[Any, set[str]]:
     """The model in fp32, and the names of parameters that the checkpoint lacks."""
     logging = _transformers().logging
     level = logging.get_verbosity()
@@ -255,7 +256,7 @@ def _complete(
     return (f"the base lacks {', '.join(filled)}: the experts' mean stands in",) if filled else ()
 
 
-def _image_format(model: nn.Module, paths: Sequence[Path | str]) -> ImageFormat | None:
+def _image_format(model: nn.Module, paths: Sequence[StrPath]) -> ImageFormat | None:
     if not _reads_images(model):
         return None
     for path in paths:
@@ -266,14 +267,14 @@ def _image_format(model: nn.Module, paths: Sequence[Path | str]) -> ImageFormat 
     return ImageFormat()
 
 
-def _hub_format(path: Path | str) -> ImageFormat | None:
+def _hub_format(path: StrPath) -> ImageFormat | None:
     from transformers.utils.hub import cached_file
 
     file = cached_file(str(path), "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
     return None if file is None else ImageFormat.of_model(Path(file).parent)
 
 
-def _check_split(model: nn.Module, classifier: str, head: Head, path: Path | str) -> None:
+def _check_split(model: nn.Module, classifier: str, head: Head, path: StrPath) -> None:
     """Head and encoder must reproduce the model's logits on a probe."""
     encoder = encoder_of(copy.deepcopy(model), classifier)
     probe = _probe(model)

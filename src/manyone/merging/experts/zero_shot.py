@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,18 @@ from torch import Tensor
 
 from manyone.errors import ManyoneError
 from manyone.merging.heads import Head
+from manyone.weights.open import StrPath
 
 TEMPLATES = ("a photo of a {}.",)
 Tokenizer = Callable[..., Mapping[str, Tensor]]
 
 
 def zero_shot_heads(
-    model: Path | str | Any,
+    model: StrPath | Any,
     classes: Mapping[str, Sequence[str]],
     templates: Sequence[str] | Mapping[str, Sequence[str]] = TEMPLATES,
     *,
-    cache: Path | None = None,
+    cache: StrPath | None = None,
     tokenizer: Tokenizer | None = None,
     batch_size: int = 64,
 ) -> dict[str, Head]:
@@ -57,8 +59,8 @@ def zero_shot_heads(
         if not prompts or any("{}" not in p for p in prompts):
             raise ManyoneError(f"task {task!r}: every prompt template needs a {{}} for the class name")
         path = None
-        if cache is not None and isinstance(model, Path | str):
-            path = cache / f"{_key(model, names, prompts)}.safetensors"
+        if cache is not None and isinstance(model, str | os.PathLike):
+            path = Path(cache) / f"{_key(model, names, prompts)}.safetensors"
         found = None if path is None else _cached(path)
         if found is None:
             found = _embedded(*tower(), names, prompts, batch_size)
@@ -81,8 +83,8 @@ def _cached(path: Path) -> dict[str, Tensor] | None:
         return None
 
 
-def _tower(model: Path | str | Any, tokenizer: Tokenizer | None) -> tuple[Any, Tokenizer]:
-    if not isinstance(model, Path | str):
+def _tower(model: StrPath | Any, tokenizer: Tokenizer | None) -> tuple[Any, Tokenizer]:
+    if not isinstance(model, str | os.PathLike):
         if tokenizer is None:
             raise ManyoneError("a loaded CLIP model needs tokenizer= to make zero-shot heads")
         return model.eval(), tokenizer
@@ -111,7 +113,7 @@ def _embedded(
     return {"weight": F.normalize(mean, dim=-1).contiguous(), "scale": clip.logit_scale.detach().exp().reshape(1)}
 
 
-def _key(model: Path | str, names: Sequence[str], templates: Sequence[str]) -> str:
+def _key(model: StrPath, names: Sequence[str], templates: Sequence[str]) -> str:
     folder = Path(model)
     files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin")) if folder.is_dir() else []
     identity = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]

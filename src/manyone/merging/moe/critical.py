@@ -12,6 +12,7 @@ from manyone.errors import ManyoneError
 from manyone.merging.moe.mixed_linear import MixedLinear
 from manyone.merging.moe.stack import DenseStack, SparseStack, Stack, magnitude_prune
 from manyone.merging.roles import matches
+from manyone.weights.arithmetic import work_dtype
 
 Weights = Mapping[str, Tensor]
 
@@ -45,11 +46,6 @@ def forbid_fused_paths(encoder: nn.Module, parent: str) -> None:
 def store(weight: Tensor, strategy: str) -> Stack:
     """The stack [N + 1, out, in] kept as ``strategy`` wants it."""
     return SparseStack(weight) if strategy == "sparse" else DenseStack(weight)
-
-
-def work_dtype(value: Tensor) -> torch.dtype:
-    """Half-precision differences would lose most of their bits, so float32 at least."""
-    return torch.float64 if value.dtype == torch.float64 else torch.float32
 
 
 def stack_of(base: Weights, experts: Sequence[Weights], name: str, prune_ratio: float) -> Tensor:

@@ -261,7 +261,7 @@ class WeightEnsemblingMoE(nn.Module):
         if r is None:
             if self._options["router_layers"] != 0:
                 raise ManyoneError("only routers without layers can be folded; give the constant routing weights r")
-            r = torch.stack([self._router(k).bias.detach() for k in range(len(self.blocks))])
+            r = torch.stack([self.router(k).bias.detach() for k in range(len(self.blocks))])
         r = r.expand(len(self.blocks), self._options["experts"])
         plain = {id(layer): plain_layer(layer, r[layer.gate.index]) for layer in self._layers()}
         return copy.deepcopy(self.encoder, plain)  # the copy takes a plain layer wherever it meets a mixed one
@@ -373,5 +373,6 @@ class WeightEnsemblingMoE(nn.Module):
     def _layers(self) -> list[MixedLinear]:
         return [m for m in self.encoder.modules() if isinstance(m, MixedLinear)]
 
-    def _router(self, index: int) -> Router:
+    def router(self, index: int) -> Router:
+        """The router of block ``index``."""
         return self.routers[0 if len(self.routers) == 1 else index]  # type: ignore[return-value]

@@ -7,9 +7,9 @@ folders with a data folder for each task.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyone.errors import ManyoneError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from manyone.data.tasks import Inputs, Task
     from manyone.merging.heads import Head
+    from manyone.weights.open import StrPath
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Problem:
     heads: Mapping[str, Head]
     tasks: Mapping[str, Task]
     notes: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """d, the size of the feature that the heads read."""
+        return next(iter(self.heads.values())).weight.shape[1]
 
     @property
     def expert_list(self) -> list[Mapping[str, Tensor]]:
@@ -113,7 +119,7 @@ def from_suite(suite: str, seed: int) -> Problem:
     )
 
 
-def from_folders(base: Path, experts: Sequence[Path], tasks: Sequence[str]) -> Problem:
+def from_folders(base: StrPath, experts: Sequence[StrPath], tasks: Sequence[str]) -> Problem:
     """The problem of a user's own checkpoints; ``tasks`` are NAME=DATA, one for each expert in the same order."""
     from manyone.data.folders import load_task
     from manyone.merging.experts.hf import load_experts
@@ -129,7 +135,7 @@ def from_folders(base: Path, experts: Sequence[Path], tasks: Sequence[str]) -> P
         if name not in loaded.heads:
             raise ManyoneError(f"{base}: a CLIP tower has no task heads of its own: use --suite ta8, or classifiers")
         classes = loaded.classes.get(name) or None
-        data[name] = load_task(source, name=name, model=base, classes=classes)
+        data[name] = load_task(source, name=name, model=os.fspath(base), classes=classes)
         if len(data[name].classes) != len(loaded.heads[name].weight):
             raise ManyoneError(
                 f"--tasks {name}={source}: has {len(data[name].classes)} classes but its expert's head has "

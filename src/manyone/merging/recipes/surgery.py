@@ -70,7 +70,7 @@ class Options(AdaptiveOptions):
         """The untrained surgery on ``merged``."""
         from manyone.merging.surgery.model import Surgery
 
-        return Surgery(merged, feature_width(problem), list(problem.experts), rank=self.rank, seed=self.seed)
+        return Surgery(merged, problem.width, list(problem.experts), rank=self.rank, seed=self.seed)
 
     def learner(self, problem: Problem) -> tuple[Any, nn.Module]:
         from manyone.engine.fabric import make_fabric
@@ -103,43 +103,15 @@ class DeepOptions(Options):
     """Regular expression of the blocks' module names; by default the model's largest list of equal blocks."""
 
     def corrections(self, problem: Problem, merged: nn.Module) -> nn.Module:
-        from manyone.merging.surgery.model import SurgeryV2
+        from manyone.merging.surgery.model import SurgeryV2, hidden_widths
 
+        sample = next(iter(self.unlabelled(problem).values()))
         return SurgeryV2(
             merged,
-            feature_width(problem),
-            hidden_width(problem, merged, self.blocks),
+            problem.width,
+            hidden_widths(merged, sample, self.blocks),
             list(problem.experts),
             rank=self.rank,
             blocks=self.blocks,
             seed=self.seed,
         )
-
-
-def feature_width(problem: Problem) -> int:
-    """d, the size of the feature that the heads read."""
-    return next(iter(problem.heads.values())).weight.shape[1]
-
-
-def hidden_width(problem: Problem, merged: nn.Module, blocks: str | None = None) -> list[int]:
-    """h of every block, seen in one forward pass of one sample."""
-    import torch
-
-    from manyone.data.tasks import take
-    from manyone.merging.surgery.model import find_block_modules
-    from manyone.nets import call
-
-    widths: list[int] = []
-
-    def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        widths.append((output[0] if isinstance(output, tuple) else output).shape[-1])
-
-    handles = [m.register_forward_hook(note) for m in find_block_modules(merged, blocks).values()]
-    try:
-        first = next(iter(problem.experts))
-        with torch.no_grad():
-            call(merged, take(problem.tasks[first].test.inputs, slice(0, 1)))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return widths

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from manyone.errors import ManyoneError
 from manyone.merging.static.linear import Linear
-from manyone.merging.static.plan import Plan
+from manyone.merging.static.plan import Plan, within
 from manyone.merging.static.stream import Buffers, Elementwise, blame, finite, over_chunks, working_dtype
 from manyone.randomness import generator_for
 from manyone.weights.checkpoint import Checkpoint
@@ -328,3 +328,60 @@ def drop_at_random(tau: Tensor, p: float, seed: int, expert: int, name: str, sta
     tau.numpy()[drop] = 0.0
     if rescale and level < 65536:
         tau.mul_(1 / (1 - level / 65536))
+
+
+def ties(
+    count: int,
+    density: float = 0.2,
+    scale: float = 0.3,
+    merge: Literal["sum", "mean"] = "sum",
+    scope: Literal["model", "tensor"] = "model",
+) -> SignElection:
+    """Trim, elect signs, add or average what agrees."""
+    within("density", density, 0 < density <= 1, "in (0, 1]")
+    within("merge", merge, merge in ("sum", "mean"), "sum or mean")
+    within("scope", scope, scope in ("model", "tensor"), "model or tensor")
+    trim = (lambda name: [density] * count) if density < 1 else None
+    return SignElection(lambda name: scale, density=trim, scope=scope, merge=merge)
+
+
+def dare(
+    count: int,
+    drop: float = 0.5,
+    scale: float = 0.3,
+    then: Literal["task-arithmetic", "ties"] = "task-arithmetic",
+    density: float = 0.2,
+    merge: Literal["sum", "mean"] = "sum",
+    seed: int = 0,
+) -> SignElection:
+    """Drop at random and rescale, then task arithmetic or TIES (with ``density`` and ``merge``)."""
+    within("drop", drop, 0 <= drop < 1, "in [0, 1)")
+    within("then", then, then in ("task-arithmetic", "ties"), "task-arithmetic or ties")
+    within("density", density, 0 < density <= 1, "in (0, 1]")
+    within("merge", merge, merge in ("sum", "mean"), "sum or mean")
+    elect = then == "ties"
+    return SignElection(
+        lambda name: scale,
+        density=(lambda name: [density] * count) if elect and density < 1 else None,
+        drop=lambda name: [drop] * count,
+        elect=elect,
+        merge=merge if elect else "sum",
+        seed=seed,
+    )
+
+
+def slerp(
+    count: int, t: float = 0.5, space: Literal["weights", "task-vectors"] = "weights", scale: float = 1.0
+) -> FromGram:
+    """Spherical interpolation of weights or of task vectors."""
+    within("experts", count, count >= 2, "at least 2 for SLERP")
+    within("space", space, space in ("weights", "task-vectors"), "weights or task-vectors")
+    within("scale", scale, scale == 1.0 or space == "task-vectors", "1 unless space is task-vectors")
+    rule = slerp_rule(t)
+    return FromGram(on_task_vectors(rule, scale) if space == "task-vectors" else rule, space)
+
+
+def model_stock(count: int) -> FromGram:
+    """Model Stock."""
+    within("experts", count, count >= 2, "at least 2 for Model Stock")
+    return FromGram(model_stock_rule, "task-vectors")

@@ -12,6 +12,7 @@ from typing import Any
 
 from manyone.errors import ManyoneError
 from manyone.merging.static.plan import Plan
+from manyone.weights.open import StrPath
 from manyone.weights.safetensors_file import SafetensorsWriter, parse_size
 
 # Everything in a Hugging Face folder that is not weights: configurations, tokenizers, processors, model code.
@@ -22,7 +23,7 @@ _NOT = ("adapter_config.json", "training_args", "trainer_state", "requirements.t
 @contextlib.contextmanager
 def model_folder(
     plan: Plan,
-    out: Path,
+    out: StrPath,
     *,
     max_shard_size: str | int | None = None,
     config: Mapping[str, Any] | None = None,
@@ -34,7 +35,7 @@ def model_folder(
     hidden folder is removed if anything fails. ``out`` may exist only as an empty folder; ``before`` is called when the
     merge has succeeded and may make room for it.
     """
-    out = out.absolute()
+    out = Path(out).absolute()
     if before is None:
         _check_free(out)
     limit = parse_size(max_shard_size)

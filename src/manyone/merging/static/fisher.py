@@ -9,9 +9,10 @@ import numpy as np
 
 from manyone.errors import ManyoneError
 from manyone.merging.static.linear import Linear
-from manyone.merging.static.plan import Plan
+from manyone.merging.static.plan import Plan, within
 from manyone.merging.static.stream import Buffers, Elementwise, finite, over_chunks, working_dtype
 from manyone.weights.checkpoint import Checkpoint
+from manyone.weights.open import Models, open_models
 
 
 class Fisher(Elementwise):
@@ -20,7 +21,7 @@ class Fisher(Elementwise):
 
     passes = 1
 
-    def __init__(self, fishers: Sequence[Checkpoint], floor: float = 1e-6, normalize: bool = True) -> None:
+    def __init__(self, fishers: Sequence[Checkpoint], floor: float, normalize: bool) -> None:
         self.fishers, self.floor, self.normalize = fishers, floor, normalize
         self._factors = [1.0] * len(fishers)
 
@@ -72,3 +73,9 @@ class Fisher(Elementwise):
             top += weight
         top /= bottom
         return top
+
+
+def fisher(count: int, fishers: Models, floor: float = 1e-6, normalize: bool = True) -> Fisher:
+    """Fisher merging with one set of diagonal Fishers an expert."""
+    within("floor", floor, floor > 0, "positive")
+    return Fisher(open_models(fishers, "Fisher"), floor, normalize)

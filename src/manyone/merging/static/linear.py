@@ -32,6 +32,11 @@ class Linear(Elementwise):
         return out
 
 
-def task_arithmetic_coefficients(experts: int, scale: float) -> Coefficients:
+def average(count: int) -> Linear:
+    """1/N sum_i theta_i."""
+    return Linear(lambda name: (0.0, [1 / count] * count))
+
+
+def task_arithmetic(count: int, scale: float = 0.3) -> Linear:
     """theta_0 + scale sum_i tau_i without task vectors: (1 - N scale) theta_0 + scale sum_i theta_i."""
-    return lambda name: (1 - experts * scale, [scale] * experts)
+    return Linear(lambda name: (1 - count * scale, [scale] * count))

@@ -19,16 +19,17 @@ from torch import Tensor
 
 from manyone.errors import ManyoneError
 from manyone.merging.static.layers import is_linear, transposed_names
-from manyone.merging.static.linear import Linear, task_arithmetic_coefficients
-from manyone.merging.static.plan import Plan
+from manyone.merging.static.linear import task_arithmetic
+from manyone.merging.static.plan import Plan, within
 from manyone.merging.static.stream import Buffers, Elementwise, working_dtype
 from manyone.weights.checkpoint import Checkpoint
+from manyone.weights.open import Models, open_models
 
 
 class LayerMethod(Elementwise, ABC):
     """Merges linear layers with :meth:`layer` and averages the other tensors, both as theta_0 + scale * tau."""
 
-    def __init__(self, scale: float = 1.0, device: str = "cpu") -> None:
+    def __init__(self, scale: float, device: str) -> None:
         self.scale, self.device = scale, device
 
     def whole(self, plan: Plan, name: str) -> bool:
@@ -36,8 +37,7 @@ class LayerMethod(Elementwise, ABC):
 
     def chunk(self, plan: Plan, name: str, start: int, stop: int, buffers: Buffers) -> np.ndarray:
         count = len(plan.experts)
-        mean = Linear(task_arithmetic_coefficients(count, self.scale / count))
-        return mean.chunk(plan, name, start, stop, buffers)
+        return task_arithmetic(count, self.scale / count).chunk(plan, name, start, stop, buffers)
 
     def tensor(self, plan: Plan, name: str) -> Tensor:
         base = self._read(plan.base, plan, name)
@@ -98,7 +98,7 @@ class IsoCTS(LayerMethod):
     of every tau_i projected off the common left space; orthogonalised as in TSV-M, flat spectrum.
     """
 
-    def __init__(self, scale: float = 1.0, common: float = 0.8, device: str = "cpu") -> None:
+    def __init__(self, scale: float, common: float, device: str) -> None:
         super().__init__(scale, device)
         self.common = common
 
@@ -127,7 +127,7 @@ class RegMean(LayerMethod):
     experts) are averaged.
     """
 
-    def __init__(self, grams: Sequence[Checkpoint], ratio: float = 0.95, device: str = "cpu") -> None:
+    def __init__(self, grams: Sequence[Checkpoint], ratio: float, device: str) -> None:
         super().__init__(1.0, device)
         self.grams, self.ratio = grams, ratio
         self._transposed: set[str] = set()
@@ -190,3 +190,25 @@ def _solve(gram: Tensor, right: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(gram)
     keep = values > values.max() * len(values) * torch.finfo(values.dtype).eps
     return (vectors[:, keep] / values[keep]) @ (vectors[:, keep].T @ right)
+
+
+def regmean(count: int, grams: Models, ratio: float = 0.95, device: str = "cpu") -> RegMean:
+    """RegMean with one set of Gram matrices an expert."""
+    within("ratio", ratio, 0 <= ratio <= 1, "in [0, 1]")
+    return RegMean(open_models(grams, "Gram matrices"), ratio, device)
+
+
+def tsv_m(count: int, scale: float = 1.0, device: str = "cpu") -> TSVM:
+    """TSV-M."""
+    return TSVM(scale, device)
+
+
+def iso_c(count: int, scale: float = 1.0, device: str = "cpu") -> IsoC:
+    """Iso-C."""
+    return IsoC(scale, device)
+
+
+def iso_cts(count: int, scale: float = 1.0, common: float = 0.8, device: str = "cpu") -> IsoCTS:
+    """Iso-CTS."""
+    within("common", common, 0 < common <= 1, "in (0, 1]")
+    return IsoCTS(scale, common, device)

@@ -25,7 +25,8 @@ from manyone.merging.static.layers import TABLE
 from manyone.merging.static.linear import Linear
 from manyone.merging.static.plan import Plan, make_plan
 from manyone.merging.static.stream import Method
-from manyone.weights.checkpoint import Checkpoint, open_checkpoint
+from manyone.weights.checkpoint import Checkpoint
+from manyone.weights.open import StrPath, open_checkpoint
 from manyone.weights.tensor_info import DType, dtype_of
 
 _TOP = {"merge_method", "base_model", "models", "slices", "parameters", "dtype", "out_dtype", "name"}
@@ -43,8 +44,9 @@ _DTYPES = ("float32", "float16", "bfloat16", "float64")
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
 
 
-def prepare_recipe(path: Path, *, exclude: Sequence[str] = (), seed: int = 0) -> tuple[Plan, Method, dict[str, Any]]:
+def prepare_recipe(path: StrPath, *, exclude: Sequence[str] = (), seed: int = 0) -> tuple[Plan, Method, dict[str, Any]]:
     """The plan and method that the recipe at ``path`` describes, and the entries of config.json that it changes."""
+    path = Path(path)
     recipe = _load(path)
     method = recipe["merge_method"]
     sources = _sources(path, recipe, method)

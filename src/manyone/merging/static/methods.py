@@ -4,159 +4,61 @@ theta_0 is the common base, theta_i the experts, tau_i = theta_i - theta_0. Ever
 (streamed, a few megabytes of memory whatever the size and number of the models) and on state dicts::
 
     merged = task_arithmetic(base, [expert_1, expert_2], scale=0.3)                     # state dicts in, state dict out
-    merge("ties", "base/", ["a/", "b/"], out=Path("merged"), density=0.2, scale=0.3)    # folders in, folder out
+    merge("ties", "base/", ["a/", "b/"], out="merged", density=0.2, scale=0.3)    # folders in, folder out
 
-Models may be state dicts, ``Checkpoint`` objects or paths (see :func:`manyone.weights.checkpoint.open_checkpoint`).
+Models may be state dicts, ``Checkpoint`` objects or paths (see :func:`manyone.weights.open.open_checkpoint`).
 The output has the base's names, shapes and dtypes. ``exclude`` takes regular expressions of tensors that stay as they
 are in the base, such as classifier heads.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 from manyone.errors import ManyoneError
 from manyone.merging.static.files import model_folder
-from manyone.merging.static.linear import Linear, task_arithmetic_coefficients
 from manyone.merging.static.plan import Plan, make_plan
 from manyone.merging.static.stream import MemorySink, Method, Progress, run_merge
-from manyone.weights.checkpoint import Checkpoint, Weights, as_checkpoint, open_checkpoint
+from manyone.weights.open import Model, Models, StrPath, open_model, open_models
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Model: TypeAlias = "Weights | str | Path"
-Models: TypeAlias = "Sequence[Model]"
-
-
-def _average(count: int) -> Method:
-    return Linear(lambda name: (0.0, [1 / count] * count))
-
-
-def _task_arithmetic(count: int, scale: float = 0.3) -> Method:
-    return Linear(task_arithmetic_coefficients(count, scale))
-
-
-def _ties(
-    count: int,
-    density: float = 0.2,
-    scale: float = 0.3,
-    merge: Literal["sum", "mean"] = "sum",
-    scope: Literal["model", "tensor"] = "model",
-) -> Method:
-    from manyone.merging.static.elementwise import SignElection
-
-    _within("density", density, 0 < density <= 1, "in (0, 1]")
-    _within("merge", merge, merge in ("sum", "mean"), "sum or mean")
-    _within("scope", scope, scope in ("model", "tensor"), "model or tensor")
-    trim = (lambda name: [density] * count) if density < 1 else None
-    return SignElection(lambda name: scale, density=trim, scope=scope, merge=merge)
-
-
-def _dare(
-    count: int,
-    drop: float = 0.5,
-    scale: float = 0.3,
-    then: Literal["task-arithmetic", "ties"] = "task-arithmetic",
-    density: float = 0.2,
-    merge: Literal["sum", "mean"] = "sum",
-    seed: int = 0,
-) -> Method:
-    from manyone.merging.static.elementwise import SignElection
-
-    _within("drop", drop, 0 <= drop < 1, "in [0, 1)")
-    _within("then", then, then in ("task-arithmetic", "ties"), "task-arithmetic or ties")
-    _within("density", density, 0 < density <= 1, "in (0, 1]")
-    _within("merge", merge, merge in ("sum", "mean"), "sum or mean")
-    ties = then == "ties"
-    return SignElection(
-        lambda name: scale,
-        density=(lambda name: [density] * count) if ties and density < 1 else None,
-        drop=lambda name: [drop] * count,
-        elect=ties,
-        merge=merge if ties else "sum",
-        seed=seed,
-    )
-
-
-def _slerp(
-    count: int, t: float = 0.5, space: Literal["weights", "task-vectors"] = "weights", scale: float = 1.0
-) -> Method:
-    from manyone.merging.static.elementwise import FromGram, on_task_vectors, slerp_rule
-
-    _within("experts", count, count >= 2, "at least 2 for SLERP")
-    _within("space", space, space in ("weights", "task-vectors"), "weights or task-vectors")
-    _within("scale", scale, scale == 1.0 or space == "task-vectors", "1 unless space is task-vectors")
-    rule = slerp_rule(t)
-    return FromGram(on_task_vectors(rule, scale) if space == "task-vectors" else rule, space)
-
-
-def _fisher(count: int, fishers: Models, floor: float = 1e-6, normalize: bool = True) -> Method:
-    from manyone.merging.static.fisher import Fisher
-
-    _within("floor", floor, floor > 0, "positive")
-    return Fisher(_open_all(fishers, None, "Fisher"), floor, normalize)
-
-
-def _regmean(count: int, grams: Models, ratio: float = 0.95, device: str = "cpu") -> Method:
-    from manyone.merging.static.matrix import RegMean
-
-    _within("ratio", ratio, 0 <= ratio <= 1, "in [0, 1]")
-    return RegMean(_open_all(grams, None, "Gram matrices"), ratio, device)
-
-
-def _model_stock(count: int) -> Method:
-    from manyone.merging.static.elementwise import FromGram, model_stock_rule
-
-    _within("experts", count, count >= 2, "at least 2 for Model Stock")
-    return FromGram(model_stock_rule, "task-vectors")
-
-
-def _tsv_m(count: int, scale: float = 1.0, device: str = "cpu") -> Method:
-    from manyone.merging.static.matrix import TSVM
-
-    return TSVM(scale, device)
-
-
-def _iso_c(count: int, scale: float = 1.0, device: str = "cpu") -> Method:
-    from manyone.merging.static.matrix import IsoC
-
-    return IsoC(scale, device)
-
-
-def _iso_cts(count: int, scale: float = 1.0, common: float = 0.8, device: str = "cpu") -> Method:
-    from manyone.merging.static.matrix import IsoCTS
-
-    _within("common", common, 0 < common <= 1, "in (0, 1]")
-    return IsoCTS(scale, common, device)
-
-
-METHODS: dict[str, Callable[..., Method]] = {
-    "average": _average,
-    "task-arithmetic": _task_arithmetic,
-    "ties": _ties,
-    "dare": _dare,
-    "slerp": _slerp,
-    "fisher": _fisher,
-    "regmean": _regmean,
-    "model-stock": _model_stock,
-    "tsv-m": _tsv_m,
-    "iso-c": _iso_c,
-    "iso-cts": _iso_cts,
+METHODS = {
+    "average": "linear:average",
+    "task-arithmetic": "linear:task_arithmetic",
+    "ties": "elementwise:ties",
+    "dare": "elementwise:dare",
+    "slerp": "elementwise:slerp",
+    "model-stock": "elementwise:model_stock",
+    "fisher": "fisher:fisher",
+    "regmean": "matrix:regmean",
+    "tsv-m": "matrix:tsv_m",
+    "iso-c": "matrix:iso_c",
+    "iso-cts": "matrix:iso_cts",
 }
+"""Name -> where its rule is. A rule is a function whose parameters, after the number of experts, are the method's
+options. It is imported when it is asked for: some need PyTorch, which takes longer to import than many merges do."""
+
+
+def find_rule(method: str) -> Callable[..., Method]:
+    """The rule called ``method``."""
+    if method not in METHODS:
+        raise ManyoneError(f"unknown method {method!r}: use one of {', '.join(METHODS)}")
+    module, _, name = METHODS[method].partition(":")
+    return getattr(importlib.import_module(f"manyone.merging.static.{module}"), name)
 
 
 def prepare(
     method: str, base: Model, experts: Models, *, exclude: Sequence[str] = (), **options: Any
 ) -> tuple[Plan, Method]:
     """Opens the models, matches their tensors and checks the options: all that can fail before values are read."""
-    if method not in METHODS:
-        raise ManyoneError(f"unknown method {method!r}: use one of {', '.join(METHODS)}")
+    rule = find_rule(method)
     opened = open_model(base, "base")
-    plan = make_plan(opened, _open_all(experts, opened, "expert"), exclude)
-    return plan, METHODS[method](len(plan.experts), **options)
+    plan = make_plan(opened, open_models(experts, "expert", opened), exclude)
+    return plan, rule(len(plan.experts), **options)
 
 
 def merge(
@@ -164,7 +66,7 @@ def merge(
     base: Model,
     experts: Models,
     *,
-    out: Path | None = None,
+    out: StrPath | None = None,
     exclude: Sequence[str] = (),
     max_shard_size: str | int | None = None,
     threads: int | None = None,
@@ -185,7 +87,7 @@ def execute(
     plan: Plan,
     method: Method,
     *,
-    out: Path | None = None,
+    out: StrPath | None = None,
     max_shard_size: str | int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -203,22 +105,6 @@ def execute(
     with model_folder(plan, out, max_shard_size=max_shard_size, config=config, before=before) as writer:
         run_merge(plan, method, writer, threads=threads, progress=progress)
     return None
-
-
-def open_model(model: Model, label: str, base: Checkpoint | None = None) -> Checkpoint:
-    """A path, state dict or ``Checkpoint`` as a ``Checkpoint``; LoRA adapters are merged into ``base``."""
-    return as_checkpoint(model, label) if isinstance(model, Mapping) else open_checkpoint(model, base)
-
-
-def _open_all(models: Models, base: Checkpoint | None, word: str) -> list[Checkpoint]:
-    if isinstance(models, str | Path | Mapping):
-        raise ManyoneError(f"{word}: give a list of models, not a single one")
-    return [open_model(model, f"{word} {i + 1}", base) for i, model in enumerate(models)]
-
-
-def _within(option: str, value: object, holds: bool, allowed: str) -> None:
-    if not holds:
-        raise ManyoneError(f"{option} = {value}: must be {allowed}")
 
 
 def _merged(method: str, base: Model, experts: Models, exclude: Sequence[str], **options: Any) -> dict[str, Tensor]:

@@ -18,6 +18,12 @@ from manyone.weights.tensor_info import DType, TensorInfo, difference, is_float
 CHUNK = 1 << 16  # elements worked on at a time: 256 KB of float32, so that a few buffers stay in the cache
 
 
+def within(option: str, value: object, holds: bool, allowed: str) -> None:
+    """Raises ``ManyoneError`` that names the ``option``, its ``value`` and what is ``allowed``, unless ``holds``."""
+    if not holds:
+        raise ManyoneError(f"{option} = {value}: must be {allowed}")
+
+
 @dataclass(frozen=True)
 class Plan:
     """``base`` and ``experts`` under the base's names; ``merged`` and ``copied`` partition the output's tensors.

@@ -213,18 +213,17 @@ class SeedStudy:
 
     def surgery(self, merged: nn.Module, version: int) -> tuple[nn.Module, dict[str, float]]:
         """Trained corrections on top of ``merged``; ``shared_cpu_s`` of the metrics is the time of earlier passes."""
-        from manyone.merging.recipes.surgery import feature_width, hidden_width
         from manyone.merging.surgery.learner import SurgeryLearner
-        from manyone.merging.surgery.model import Surgery, SurgeryV2
+        from manyone.merging.surgery.model import Surgery, SurgeryV2, hidden_widths
 
         s = self.settings
         shared = self._known(merged).seconds + (self._known(self.each_expert).seconds if version == 1 else 0.0)
-        width = feature_width(self.problem)
+        width = self.problem.width
         model: nn.Module
         if version == 1:
             model, iterations = Surgery(merged, width, self.merged, rank=s.rank, seed=self.seed), s.surgery_iterations
         else:
-            hidden = hidden_width(self.problem, merged)
+            hidden = hidden_widths(merged, next(iter(self.unlabelled.values())))
             model = SurgeryV2(merged, width, hidden, self.merged, rank=s.rank, seed=self.seed)
             iterations = s.v2_iterations
         learner = SurgeryLearner(

@@ -6,22 +6,28 @@ that was interrupted goes on with the rows that are missing.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import torch
+
+from manyone.claims.claims import Claims
+from manyone.claims.figure import Figure
+from manyone.claims.file import load_claims
+from manyone.claims.rows import Results, Row, append_rows, keys_in, load_rows
+from manyone.claims.study import Job, SuiteInfo
+from manyone.data.suites import load_suite
+from manyone.merging.measures import accuracies, cost, mixed_accuracies
 from manyone.merging.recipes.problem import Problem, from_suite
+from manyone.merging.study.figures import draw
 from manyone.merging.study.models import SeedStudy
 from manyone.merging.study.settings import SETTINGS, Settings
-from manyone.reproduce.processes import Job
-
-if TYPE_CHECKING:
-    from manyone.claims.rows import Row
-    from manyone.claims.study import SuiteInfo
 
 TITLE = "Many into one: the claims of model merging"
 NOTES = [
@@ -128,9 +134,6 @@ def conditions(problem: Problem, seed: int, settings: Settings) -> Iterator[Seed
 
 def measure(s: SeedStudy, entry: Entry) -> Row:
     """Makes the model of ``entry`` and scores it."""
-    from manyone.claims.rows import Row
-    from manyone.merging.measures import accuracies, cost, mixed_accuracies
-
     started = time.process_time()
     model, reported = entry.make()
     seconds = time.process_time() - started + reported.get("shared_cpu_s", 0.0)
@@ -154,23 +157,19 @@ def measure(s: SeedStudy, entry: Entry) -> Row:
             model.routing = "sample"
     metrics |= s.sizes(model, entry.method)
     metrics |= {k: v for k, v in reported.items() if k in ("scale", "criterion", "criterion_at_start", "fell_back")}
-    bias = {}
+    details: dict[str, Any] = {}
+    if entry.method in ("wemoe", "e-wemoe") and not entry.variant and s.condition in ("clean", "unseen"):
+        details["routing"] = s.mean_routing(model)
     if any(k.startswith("bias/") for k in reported):
-        bias = {
+        details["bias"] = {
             "before": {t: reported[f"before/bias/{t}"] for t in s.merged},
             "after": {t: reported[f"bias/{t}"] for t in s.merged},
         }
-    routing = {}
-    if entry.method in ("wemoe", "e-wemoe") and not entry.variant and s.condition in ("clean", "unseen"):
-        routing = s.mean_routing(model)
-    return Row(s.problem.name, s.seed, entry.method, entry.variant, s.condition, scores, metrics, routing, bias)
+    return Row(s.problem.name, s.seed, entry.method, entry.variant, s.condition, scores, metrics, details)
 
 
 def prepare(scale: str, suite: str) -> SuiteInfo:
     """Fetches and decodes a suite; what it is made of."""
-    from manyone.claims.study import SuiteInfo
-    from manyone.data.suites import load_suite
-
     return SuiteInfo.of(load_suite(suite, seed=0))
 
 
@@ -193,10 +192,6 @@ def _problem(suite: str, seed: int) -> Problem:
 
 def run_job(scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
     """Measures every missing row of (suite, seed, part); appends it to ``folder/<suite>-<seed>-<part>.jsonl``."""
-    import torch
-
-    from manyone.claims.rows import append_rows, keys_in
-
     torch.set_num_threads(1)
     path = folder / f"{suite}-{seed}-{part}.jsonl"
     done = keys_in(path)
@@ -209,7 +204,9 @@ def run_job(scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
                 if (suite, seed, entry.method, entry.variant, study.condition) not in done:
                     append_rows(path, [measure(study, entry)])
             if study.condition == "clean" and study.curves:
-                (folder / f"{suite}-{seed}.curves.json").write_text(json.dumps(study.curves))
+                kept = folder / f"{suite}-{seed}.curves.json"
+                known = json.loads(kept.read_text()) if kept.exists() else {}
+                kept.write_text(json.dumps(known | study.curves))
 
 
 def count_rows(scale: str, suite: str, part: str) -> int:
@@ -222,3 +219,26 @@ def count_rows(scale: str, suite: str, part: str) -> int:
         study = SeedStudy(fake, 0, amounts, condition)
         total += sum(1 for _ in entries(study)) + (sum(1 for _ in extra_entries(study)) if amounts.extras else 0)
     return total
+
+
+def overview(scale: str, suites: Sequence[str], seeds: Sequence[int], folder: Path) -> list[Figure]:
+    """The pictures of all rows and curves that the jobs wrote."""
+    claims = load_claims(Path(__file__).with_name("claims.toml"))
+    rows, curves = [], []
+    for job in jobs(scale, suites, seeds):
+        path = folder / f"{job.file}.jsonl"
+        rows += load_rows(path) if path.exists() else []
+    for suite, seed in itertools.product(suites, seeds):
+        path = folder / f"{suite}-{seed}.curves.json"
+        for name, points in (json.loads(path.read_text()) if path.exists() else {}).items():
+            method, _, variant = name.partition(" ")
+            curves.append({"suite": suite, "seed": seed, "method": method, "variant": variant, "points": points})
+    return former_figures(Results(rows, claims.score), claims, curves)
+
+
+def former_figures(results: Results, claims: Claims, curves: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """The pictures of a study that was saved when the page drew them; ``curves`` as they were saved then."""
+    by_method: dict[tuple[str, str, str], dict[int, Any]] = {}
+    for c in curves:
+        by_method.setdefault((c["suite"], c["method"], c.get("variant", "")), {})[c["seed"]] = c["points"]
+    return draw(results, claims, by_method)

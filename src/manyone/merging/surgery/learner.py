@@ -12,7 +12,7 @@ Small tasks are stepped side by side in one pass (their parameters are disjoint,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,12 @@ from manyone.merging.surgery.model import Surgery, SurgeryV2, find_block_modules
 from manyone.randomness import BatchOrder
 
 Expert = nn.Module | Mapping[str, Tensor]
+BATCHES = 2
+"""Mini-batches, each an optimiser step, a task and iteration, as in the papers."""
+CACHE_BYTES = 1 << 30
+"""Most memory for stored first-block outputs (SurgeryV2); beyond it the whole network runs."""
+BIAS_SAMPLES = 256
+"""Inputs a task on which SurgeryV2 measures the feature bias; Surgery uses all."""
 
 
 class SurgeryLearner:
@@ -42,7 +48,6 @@ class SurgeryLearner:
         inputs: per task the unlabelled inputs.
         lr: Adam's step size (betas 0.9 and 0.999, no weight decay).
         iterations: the planned number of steps (:attr:`steps`); ``online`` overrides it.
-        batches: mini-batches, each an optimiser step, a task and iteration.
         batch_size: inputs in a mini-batch.
         loss: "l1" (the papers) or "l2" (mean squared error).
         shared_stale_adam: re-enacts the published script under PyTorch 1: one Adam for all tasks whose gradients are
@@ -50,12 +55,9 @@ class SurgeryLearner:
         online: one pass over each task's shuffled inputs, one input at a time, every input used once.
         side_by_side: run all tasks' mini-batches as one batch; by default where a mini-batch is small and the merged
             model does not route by batch.
-        cache_bytes: most memory for stored first-block outputs (SurgeryV2); beyond it the whole network runs.
         encoder: the module that expert weights belong to; by default the merged model inside ``model``.
-        evaluate: called with the model; its metrics join those of :meth:`evaluate`.
         expert_features: per task the experts' features of ``inputs``, where they are known already (Surgery).
-        merged_features: likewise those of the merged model (SurgeryV2 takes the first ``bias_samples`` of them).
-        bias_samples: inputs a task on which the feature bias is measured (SurgeryV2; Surgery uses all).
+        merged_features: likewise those of the merged model (SurgeryV2 takes the first :data:`BIAS_SAMPLES`).
         seed: names the random stream of the batch order.
     """
 
@@ -67,18 +69,14 @@ class SurgeryLearner:
         *,
         lr: float = 1e-3,
         iterations: int = 500,
-        batches: int = 2,
         batch_size: int = 16,
         loss: Literal["l1", "l2"] = "l1",
         shared_stale_adam: bool = False,
         online: bool = False,
         side_by_side: bool | None = None,
-        cache_bytes: int = 1 << 30,
         encoder: nn.Module | None = None,
-        evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         expert_features: Mapping[str, Tensor] | None = None,
         merged_features: Mapping[str, Tensor] | None = None,
-        bias_samples: int = 256,
         seed: int = 0,
     ) -> None:
         if loss not in ("l1", "l2"):
@@ -93,11 +91,10 @@ class SurgeryLearner:
         if min(sizes) == 0:
             raise ManyoneError(f"task {self.tasks[sizes.index(0)]!r} has no inputs for surgery to train on")
         self.online = online
-        self.batches = 1 if online else batches
+        self.batches = 1 if online else BATCHES
         size = 1 if online else batch_size
         self.orders = [BatchOrder(n, size, seed, "surgery", t) for n, t in zip(sizes, self.tasks)]
         self.steps = max(sizes) if online else iterations
-        self._callback, self._bias_samples = evaluate, bias_samples
         self.iteration = 0
 
         encoder = encoder if encoder is not None else model.merged
@@ -110,8 +107,8 @@ class SurgeryLearner:
         else:
             self._represent_experts(experts, encoder)
         if isinstance(model, SurgeryV2):
-            self.cache = FirstBlockCache.build(model, inputs, cache_bytes)
-            rows = self._bias_samples
+            self.cache = FirstBlockCache.build(model, inputs, CACHE_BYTES)
+            rows = BIAS_SAMPLES
         else:
             rows = max(sizes)
         if merged_features is not None:
@@ -182,8 +179,8 @@ class SurgeryLearner:
             if self.side_by_side:
                 for b in range(self.batches):
                     position = self.iteration * self.batches + b
-                    terms = self._losses(list(range(len(self.tasks))), position)
-                    self._update(0, terms)
+                    terms = self.losses(list(range(len(self.tasks))), position)
+                    self.update(0, terms)
                     for task, term in zip(self.tasks, terms.tolist()):
                         losses.setdefault(task, []).append(term)
             else:
@@ -192,38 +189,39 @@ class SurgeryLearner:
                         position = self.iteration * self.batches + b
                         if self.online and position >= self.orders[t].length:
                             continue
-                        terms = self._losses([t], position)
-                        self._update(0 if self._stale else t, terms)
+                        terms = self.losses([t], position)
+                        self.update(0 if self._stale else t, terms)
                         losses.setdefault(task, []).append(terms.item())
         self.iteration += 1
         result = {f"loss/{t}": sum(v) / len(v) for t, v in losses.items()}
         return {"loss": sum(result.values()) / max(len(result), 1)} | result
 
-    def _update(self, which: int, terms: Tensor) -> None:
+    def update(self, which: int, terms: Tensor) -> None:
+        """One step of optimiser ``which`` on the sum of ``terms``."""
         optimiser = self.optimisers[which]
         optimiser.zero_grad(set_to_none=not self._stale)
         terms.sum().backward()
         optimiser.step()
 
-    def _losses(self, which: list[int], position: int) -> Tensor:
+    def losses(self, which: list[int], position: int) -> Tensor:
         """The loss of each task in ``which`` on its mini-batch number ``position``."""
         rows = [self.orders[t].batch(position) for t in which]
         target = torch.cat([self.expert_features[t][r] for t, r in zip(which, rows)])
         if isinstance(self.model, Surgery):
             merged = torch.cat([self.merged_features[t][r] for t, r in zip(which, rows)])
-            return self._distance(self.model.corrections[0](merged, which), target, len(which))
+            return self.distance(self.model.corrections[0](merged, which), target, len(which))
         tasks = [self.tasks[t] for t in which]
         batch = concatenate([take(self.inputs[t], r) for t, r in zip(tasks, rows)])
         stored = nullcontext() if self.cache is None else self.cache.use(list(zip(tasks, rows)))
         with stored:
             means, feature = self.model.represent(to_device(batch, self.device), tasks)
-        result = self._distance(feature, target, len(which))
+        result = self.distance(feature, target, len(which))
         for place, mean in enumerate(means):
             wanted = torch.cat([self.expert_means[t][place][r] for t, r in zip(which, rows)])
-            result = result + self._distance(mean, wanted, len(which))
+            result = result + self.distance(mean, wanted, len(which))
         return result
 
-    def _distance(self, value: Tensor, target: Tensor, groups: int) -> Tensor:
+    def distance(self, value: Tensor, target: Tensor, groups: int) -> Tensor:
         """Mean L1 or L2 distance of each of ``groups`` equal runs of rows; [groups]."""
         compare = F.l1_loss if self.loss == "l1" else F.mse_loss
         return compare(value, target, reduction="none").view(groups, -1).mean(1)
@@ -231,15 +229,14 @@ class SurgeryLearner:
     # ---------------------------------------------------------------- what the loop asks for
 
     def evaluate(self) -> dict[str, float]:
-        """The callback's metrics, and the feature bias mean |v^_merged - v_expert|: ``bias`` and ``bias/<task>``."""
+        """The feature bias mean |v^_merged - v_expert|: ``bias`` and ``bias/<task>``."""
         with torch.no_grad(), frozen(self.model):
-            metrics = {} if self._callback is None else dict(self._callback(self.model))
             if isinstance(self.model, Surgery):
                 corrected = [self.model.corrections[0](v, [t]) for t, v in enumerate(self.merged_features)]
             else:
-                rows = slice(0, self._bias_samples)
+                rows = slice(0, BIAS_SAMPLES)
                 corrected = [features(self.model, take(self.inputs[t], rows), t) for t in self.tasks]
-        return metrics | self._biases(corrected)
+        return self._biases(corrected)
 
     def _biases(self, values: list[Tensor]) -> dict[str, float]:
         pairs = zip(self.tasks, values, self.expert_features)

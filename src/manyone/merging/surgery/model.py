@@ -12,8 +12,8 @@ U_t starts at zero, so a wrapped model starts as the merged model, bit for bit. 
 maps inputs to features [B, d]: it is held by reference and never written; SurgeryV2 puts its hooks on it for the
 length of one forward pass. Training is :class:`manyone.merging.surgery.learner.SurgeryLearner`.
 
-Public names: :class:`Surgery`, :class:`SurgeryV2`, :func:`find_block_modules`, :func:`represent`, :func:`save`,
-:func:`load`, :func:`from_artefact`.
+Public names: :class:`Surgery`, :class:`SurgeryV2`, :func:`find_block_modules`, :func:`hidden_widths`,
+:func:`represent`, :func:`save`, :func:`load`, :func:`from_artefact`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from manyone.data.tasks import Inputs
+from manyone.data.tasks import Inputs, take
 from manyone.errors import ManyoneError
+from manyone.merging.measures import device_of, to_device
 from manyone.nets import call
 from manyone.randomness import generator_for
+from manyone.weights.open import StrPath
 
 _BLOCK_LISTS = re.compile(r"(?:^|\.)(?:blocks?|layers?|h|resblocks)$")
 
@@ -227,6 +229,20 @@ def find_block_modules(model: nn.Module, pattern: str | None = None) -> dict[str
     return {f"{largest[0]}.{n}" if largest[0] else n: m for n, m in children}
 
 
+@torch.no_grad()
+def hidden_widths(model: nn.Module, inputs: Inputs, pattern: str | None = None) -> list[int]:
+    """h of every block (see :func:`find_block_modules`), seen in a forward pass of the first of ``inputs``."""
+    widths: list[int] = []
+
+    def note(_: int, x: Tensor) -> Tensor:
+        widths.append(x.shape[-1])
+        return x
+
+    with _outputs_through(list(find_block_modules(model, pattern).values()), note):
+        call(model, to_device(take(inputs, slice(0, 1)), device_of(model)))
+    return widths
+
+
 def _size(module: nn.Module) -> int:
     return sum(t.numel() for t in (*module.parameters(), *module.buffers()))
 
@@ -302,15 +318,17 @@ def _outputs_through(modules: Sequence[nn.Module], function: Callable[[int, Tens
             handle.remove()
 
 
-def save(model: Surgery | SurgeryV2, folder: Path) -> None:
+def save(model: Surgery | SurgeryV2, folder: StrPath) -> None:
     """Writes ``surgery.safetensors`` and ``surgery.json`` into ``folder``: the corrections without the merged model."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({n: v.cpu().contiguous() for n, v in model.correction_state().items()}, folder / "surgery.safetensors")
     (folder / "surgery.json").write_text(json.dumps(model.config(), indent=1))
 
 
-def load(merged: nn.Module, folder: Path) -> Surgery | SurgeryV2:
+def load(merged: nn.Module, folder: StrPath) -> Surgery | SurgeryV2:
     """Puts the corrections that :func:`save` wrote into ``folder`` on top of the merged model they were trained for."""
+    folder = Path(folder)
     if not (folder / "surgery.json").is_file():
         raise ManyoneError(f"{folder}: no surgery.json, so this folder holds no surgery")
     config = json.loads((folder / "surgery.json").read_text())

@@ -1,19 +1,30 @@
 """Who takes part in a round, who fails, and who does fewer local steps.
 
 All draws are functions of (seed, replica, round), so every rank of a real run knows them without asking.
-Public: ``Participation``, ``RandomFailures``, ``FailureTrace``, ``RandomStepCounts``, ``normalise_steps``.
+Public: ``Participation``, ``Uptime``, ``RandomFailures``, ``FailureTrace``, ``StepCounts``, ``RandomStepCounts``,
+``normalise_steps``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
+
+StepCounts = Callable[[int, int, int], Tensor]
+"""Round, number of clients, replica -> local steps of every client, int64 [m]."""
+
+
+class Uptime(Protocol):
+    """Who is up in a round."""
+
+    def alive(self, t: int, m: int, replica: int = 0) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -96,20 +107,14 @@ class RandomStepCounts:
         return torch.randint(self.low, self.high + 1, (m,), generator=source)
 
 
-def normalise_steps(
-    start: Tensor, z: Tensor, counts: Tensor, taking_part: Tensor | None = None, effective: float | None = None
-) -> Tensor:
+def normalise_steps(start: Tensor, z: Tensor, counts: Tensor, taking_part: Tensor | None = None) -> Tensor:
     """z^t + Keff (z_i - z^t) / K_i for [..., m, P] and counts K_i [..., m] (Sharma et al., TMLR 2023).
 
     Averaging the result optimises the clients' uniform (or n_i-weighted) objective although they did unequal numbers
-    of steps. ``effective`` is Keff; None: the mean K_i over the clients taking part. Clients with K_i = 0 stay.
+    of steps. Keff is the mean K_i over the clients taking part. Clients with K_i = 0 stay.
     """
     counted = counts > 0 if taking_part is None else (counts > 0) & taking_part
     k = counts.to(z.dtype)
-    if effective is None:
-        total = (k * counted).sum(-1, keepdim=True)
-        keff = total / counted.sum(-1, keepdim=True).clamp_min(1)
-    else:
-        keff = torch.full_like(k[..., :1], effective)
+    keff = (k * counted).sum(-1, keepdim=True) / counted.sum(-1, keepdim=True).clamp_min(1)
     scale = torch.where(counted, keff / k.clamp_min(1), torch.zeros_like(k))
     return start + scale[..., None] * (z - start)

@@ -1,14 +1,13 @@
 """The ends of a round: who takes part, how the clients' states are combined, what happens to momentum.
 
-Public: ``Mixture``, ``Round``, ``round_of``.
+Public: ``Round``.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,84 +15,26 @@ from torch import Tensor
 from manyone.errors import ManyoneError
 from manyone.minimax.layout import Point
 from manyone.minimax.local import LocalSteps
+from manyone.minimax.method import DistributedSGDA
 from manyone.minimax.mixing.mixture import Mixer, push_sum
-from manyone.minimax.mixing.participation import Participation, normalise_steps
-from manyone.minimax.steps import OuterStep
-
-StepCounts = Callable[[int, int, int], Tensor]
-
-
-class Uptime(Protocol):
-    """Who is up in a round."""
-
-    def alive(self, t: int, m: int, replica: int = 0) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """How a round ends; see ``Simulated`` for the options."""
-
-    order: str = "adapt-then-combine"
-    participation: Participation | None = None
-    failures: Uptime | None = None
-    client_steps: Sequence[int] | StepCounts | None = None
-    normalise: bool = True
-    weighting: str = "uniform"
-    push_sum: bool = False
-    outer: OuterStep | None = None
-    local_y: bool = False
-
-    def __post_init__(self) -> None:
-        if self.order not in ("adapt-then-combine", "combine-then-adapt"):
-            raise ManyoneError(f"order = {self.order!r}: choose 'adapt-then-combine' or 'combine-then-adapt'")
-        if self.push_sum and (self.order != "adapt-then-combine" or self.outer is not None):
-            raise ManyoneError("push_sum goes with order='adapt-then-combine' and without an outer step")
-        if self.local_y and (self.push_sum or self.outer is not None or self.participation is not None):
-            raise ManyoneError("local_y goes without push_sum, outer and participation")
-
-    def check(self, topology: Any, m: int, needs_average: bool) -> None:
-        """Raises when these options do not fit ``topology``."""
-        name, server = topology.name, topology.name == "server"
-        if self.participation is not None and not server:
-            raise ManyoneError(f"participation is for topology 'server', not {name!r}: use failures")
-        if self.weighting == "average" and not server:
-            raise ManyoneError(f"weighting='average' is for topology 'server', not {name!r}: use weighting='loss'")
-        if self.push_sum and server:
-            raise ManyoneError("push_sum is for gossip: choose a topology other than 'server'")
-        if self.failures is not None and not self.push_sum and not server and not topology.symmetric(m):
-            raise ManyoneError(f"topology {name!r} is directed: with failures it needs push_sum=True to keep the mean")
-        if needs_average and name not in ("server", "complete"):
-            raise ManyoneError(f"gradient tracking needs topology 'server' or 'complete', not {name!r}")
-
-    @property
-    def partial(self) -> bool:
-        """Whether some clients may do fewer steps than others."""
-        return self.participation is not None or self.failures is not None or self.client_steps is not None
-
-    @property
-    def needs_start(self) -> bool:
-        """Whether the state at the round's start is needed at its end."""
-        return (
-            self.order == "combine-then-adapt"
-            or self.push_sum
-            or self.outer is not None
-            or (self.client_steps is not None and self.normalise)
-        )
+from manyone.minimax.mixing.participation import normalise_steps
 
 
 class Round:
     """The rounds of one grid point: a contiguous range of rows of ``local``, seen as [runs, m, P]."""
 
-    def __init__(self, point: Point, rows: slice, local: LocalSteps, mixture: Mixture, replica: list[int]) -> None:
-        self.point, self.rows, self.local, self.mixture, self.replica = point, rows, local, mixture, replica
+    def __init__(
+        self, point: Point, rows: slice, local: LocalSteps, method: DistributedSGDA, replica: list[int]
+    ) -> None:
+        self.point, self.rows, self.local, self.method, self.replica = point, rows, local, method, replica
         self.m, self.runs = point.clients, len(replica)
-        mixture.check(point.topology, self.m, local.plug_in.needs_average)
+        method.check(point.topology, self.m, local.plug_in.needs_average)
         self.mixer = Mixer(point.topology, self.m, local.dtype, local.device)
         self.start: Tensor | None = None
         self.up: Tensor | None = None
         self.counts: Tensor | None = None
-        self.velocity = torch.zeros_like(self.z) if mixture.outer is not None else None
-        self.mass = torch.ones_like(self.z[..., :1]) if mixture.push_sum else None
+        self.velocity = torch.zeros_like(self.z) if method.outer is not None else None
+        self.mass = torch.ones_like(self.z[..., :1]) if method.push_sum else None
 
     @property
     def z(self) -> Tensor:
@@ -111,7 +52,7 @@ class Round:
         if s != (ends[t - 1] if t else 0):
             return
         self._draw(t)
-        if self.mixture.needs_start:
+        if self.method.needs_start:
             self.start = self.z.clone()
         self.local.plug_in.begin_round(self.local.view(s, self.rows, self._average), t)
 
@@ -129,9 +70,9 @@ class Round:
         if t == len(self.point.ends) or self.point.ends[t] != s:
             return None
         mixed = self._mixed(t)
-        if self.mixture.outer is not None and self.start is not None and self.velocity is not None:
-            mixed = self.mixture.outer(self.start, mixed, self.velocity)
-        if self.mixture.local_y:
+        if self.method.outer is not None and self.start is not None and self.velocity is not None:
+            mixed = self.method.outer(self.start, mixed, self.velocity)
+        if self.method.local_y:
             p = self.local.problem.spec.p
             mixed = torch.cat([mixed[..., :p], self.z[..., p:]], -1)
         self.z.copy_(self.local.problem.project(mixed))
@@ -151,23 +92,23 @@ class Round:
 
     def _draw(self, t: int) -> None:
         """Who is up in round ``t`` and how many steps each client makes."""
-        mixture, m = self.mixture, self.m
-        if not mixture.partial:
+        method, m = self.method, self.m
+        if not method.partial:
             return
         k = self.point.ends[t] - (self.point.ends[t - 1] if t else 0)
         up, counts = [], []
         for replica in self.replica:
             mask = torch.ones(m, dtype=torch.bool)
-            if mixture.failures is not None:
-                mask &= mixture.failures.alive(t, m, replica)
-            if mixture.participation is not None:
-                chosen = mask & mixture.participation.taking_part(t, m, replica)
+            if method.failures is not None:
+                mask &= method.failures.alive(t, m, replica)
+            if method.participation is not None:
+                chosen = mask & method.participation.taking_part(t, m, replica)
                 mask = chosen if chosen.any() else mask
             steps = torch.full((m,), k)
-            if callable(mixture.client_steps):
-                steps = mixture.client_steps(t, m, replica)
-            elif mixture.client_steps is not None:
-                steps = torch.as_tensor(mixture.client_steps)
+            if callable(method.client_steps):
+                steps = method.client_steps(t, m, replica)
+            elif method.client_steps is not None:
+                steps = torch.as_tensor(method.client_steps)
             if steps.shape != (m,) or int(steps.max()) > k or int(steps.min()) < 0:
                 raise ManyoneError(f"client_steps in round {t} must be {m} numbers from 0 to {k}, got {steps.tolist()}")
             mask &= steps > 0
@@ -179,13 +120,13 @@ class Round:
         self.counts = torch.stack(counts).to(self.local.device)
 
     def _mixed(self, t: int) -> Tensor:
-        mixture, z, start, up = self.mixture, self.z, self.start, self.up
-        if mixture.client_steps is not None and mixture.normalise and start is not None and self.counts is not None:
+        method, z, start, up = self.method, self.z, self.start, self.up
+        if method.client_steps is not None and method.normalise and start is not None and self.counts is not None:
             z = self._normalised(start, z, self.counts)
         if self.mass is not None and start is not None:
             mixed, self.mass = push_sum(self.mixer, start, z, self.mass, t, up)
             return mixed
-        if mixture.order == "combine-then-adapt" and start is not None:
+        if method.order == "combine-then-adapt" and start is not None:
             return self._combine(start, t) + (z - start)
         return self._combine(z, t)
 
@@ -199,7 +140,7 @@ class Round:
 
     def _average_rows(self, z: Tensor) -> Tensor:
         """The (weighted) mean over the clients that took part, in every client's row."""
-        weighted = self.mixture.weighting == "average"
+        weighted = self.method.weighting == "average"
         if self.up is None and not weighted:
             return z.mean(1, keepdim=True).expand_as(z)
         weight = torch.ones(self.runs, self.m, dtype=z.dtype, device=z.device)
@@ -226,8 +167,3 @@ class Round:
                 value.zero_()
             else:
                 value.copy_(self._average(value))
-
-
-def round_of(point: Point, rows: slice, local: LocalSteps, mixture: Mixture, replicas: int, twins: int) -> Round:
-    """The rounds of ``point``, whose runs are ordered (replica, twin)."""
-    return Round(point, rows, local, mixture, [r for r in range(replicas) for _ in range(twins)])

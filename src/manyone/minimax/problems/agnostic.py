@@ -9,8 +9,7 @@ Public: ``AgnosticLearning``, ``GroupDRO``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +21,6 @@ from manyone.minimax.problems.projections import simplex
 from manyone.minimax.scores import Buffers, Model
 from manyone.weights.checkpoint import Weights
 
-SampleLoss = Callable[[Tensor, Tensor], Tensor]
-
-
-def _cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Per sample, over leading axes: outputs [..., b, classes], labels [..., b]."""
-    return cross_entropy(outputs.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
-
 
 class _Mixture(Problem):
     """min over a model's weights, max over mixture weights in the simplex."""
@@ -38,19 +30,13 @@ class _Mixture(Problem):
         model: nn.Module,
         groups: int,
         rho: float,
-        sample_loss: SampleLoss | None,
-        project: Literal["step", "round"],
         redraw: bool,
         buffers: Buffers,
     ) -> None:
         if groups < 1 or rho < 0:
             raise ManyoneError(f"a mixture of {groups} parts with rho = {rho}: need at least 1 part and rho >= 0")
-        if project not in ("step", "round"):
-            raise ManyoneError(f"project = {project!r}: choose 'step' or 'round'")
         self.model, self.groups, self.rho, self.redraw = Model(model, buffers=buffers), groups, rho, redraw
-        self.sample_loss = sample_loss or _cross_entropy
-        self.prox_at = project
-        self.stackable = self.model.stackable and sample_loss is None
+        self.stackable = self.model.stackable
 
     def init(self, seed: int) -> tuple[Weights, Weights]:
         x = self.model.init(seed) if self.redraw else self.model.given()
@@ -61,8 +47,16 @@ class _Mixture(Problem):
         return simplex(y)
 
     def losses(self, x: Weights, batch: Batch) -> Tensor:
-        """The losses of the samples, [..., b]."""
-        return self.sample_loss(self.model(x, batch["features"]), batch["labels"])
+        """The cross-entropies of the samples, [..., b]."""
+        outputs, labels = self.model(x, batch["features"]), batch["labels"]
+        return cross_entropy(outputs.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
+
+    def value(self, z: Tensor, batch: Batch, parts: Sequence[Tensor]) -> Tensor:
+        """The objective at the flat state ``z`` [P]: the mixture of the mean losses on ``parts``, rows of ``batch``."""
+        x, y = self.spec.unpack(z)
+        losses = self.losses(x, batch)
+        means = torch.stack([losses[part].mean() for part in parts])
+        return (y["lam"] * means).sum() - self.penalty(y["lam"])
 
     def penalty(self, lam: Tensor) -> Tensor:
         """(rho/2) ||lam - 1/m||^2."""
@@ -72,11 +66,11 @@ class _Mixture(Problem):
 class AgnosticLearning(_Mixture):
     """Agnostic federated learning over ``clients`` = m clients: fields ``features`` and ``labels``.
 
-    ``sample_loss(outputs, labels)`` gives the losses [b] (default: cross-entropy). The model starts as given, or
-    from its layers' own initialisation under the run's seed with ``redraw``.
+    The model starts as given, or from its layers' own initialisation under the run's seed with ``redraw``.
     """
 
     uses_client = True
+    prox_at = "round"  # a client's dual gradient is one coordinate: the duals mix first
 
     def __init__(
         self,
@@ -84,12 +78,10 @@ class AgnosticLearning(_Mixture):
         clients: int,
         *,
         rho: float = 0.0,
-        sample_loss: SampleLoss | None = None,
-        project: Literal["step", "round"] = "round",
         redraw: bool = False,
         buffers: Buffers = "refuse",
     ) -> None:
-        super().__init__(model, clients, rho, sample_loss, project, redraw, buffers)
+        super().__init__(model, clients, rho, redraw, buffers)
 
     def loss(self, x: Weights, y: Weights, batch: Batch, noise: Tensor | None = None) -> Tensor:
         lam = y["lam"]
@@ -111,12 +103,10 @@ class GroupDRO(_Mixture):
         *,
         frequencies: Sequence[float] | None = None,
         rho: float = 0.0,
-        sample_loss: SampleLoss | None = None,
-        project: Literal["step", "round"] = "step",
         redraw: bool = False,
         buffers: Buffers = "refuse",
     ) -> None:
-        super().__init__(model, groups, rho, sample_loss, project, redraw, buffers)
+        super().__init__(model, groups, rho, redraw, buffers)
         self.frequencies = torch.tensor(frequencies if frequencies is not None else [1 / groups] * groups).double()
         if len(self.frequencies) != groups or not bool((self.frequencies > 0).all()):
             raise ManyoneError(f"group-DRO: frequencies must be {groups} positive numbers, got {frequencies}")

@@ -15,33 +15,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
+from manyone.minimax.fields import as_field, positives
 from manyone.minimax.problems.problem import Batch, Problem
 from manyone.minimax.scores import Model
 from manyone.weights.checkpoint import Weights
 
 
-def positive_rate(labels: Tensor) -> float:
-    """p of pooled labels (+1/-1); raises when a class is missing."""
-    if not bool(((labels == 1) | (labels == -1)).all()):
-        raise ManyoneError("AUC needs labels +1 and -1")
-    p = float((labels > 0).double().mean())
+def positive_rate(labels: Any) -> float:
+    """p of pooled labels of two classes, as ``fields.positives`` takes them (bool, 0/1, +1/-1, words, ...).
+
+    Raises when there are not two classes.
+    """
+    p = float(positives(labels).double().mean())
     if not 0 < p < 1:
-        raise ManyoneError("AUC needs samples of both classes, these labels are all alike")
+        one = labels.flatten()[0].item() if isinstance(labels, Tensor) else np.asarray(labels).flat[0]
+        raise ManyoneError(f"AUC needs samples of both classes, these labels are all {one}")
     return p
 
 
 class AUC(Problem):
     """AUC maximisation with a linear score (``dim`` features, no bias) or any module with one output a sample.
 
-    Fields of a sample: ``features`` [...], ``labels`` (+1/-1). ``p``: the positive rate of the pooled data, a constant
-    for all clients (a client may have one class only); ``running_p`` replaces it by each client's own rate of the
-    samples seen so far, as in SOLAM. The linear score starts at zero, a module at its layers' own initialisation.
+    Fields of a sample: ``features`` [...], ``labels`` of two classes (bool, 0/1, +1/-1, any two numbers or words; of
+    the two in sorted order the second is positive, scikit-learn's ``classes_[1]``). ``p``: the positive rate of the
+    pooled data, a constant for all clients (a client may have one class only); ``running_p`` replaces it by each
+    client's own rate of the samples seen so far, as in SOLAM. The linear score starts at zero, a module at its
+    layers' own initialisation.
     """
 
     def __init__(
@@ -71,6 +77,18 @@ class AUC(Problem):
     def init(self, seed: int) -> tuple[Weights, Weights]:
         w = {"w": torch.zeros(self.dim or 0)} if self.model is None else self.model.init(seed)
         return {**w, "a": torch.zeros(()), "b": torch.zeros(())}, {"alpha": torch.zeros(())}
+
+    def prepare(self, fields: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Labels +1/-1 (what is above 0 counts as positive from here on); numbers a linear score can multiply."""
+        if not {"features", "labels"} <= set(fields):
+            raise ManyoneError(f"AUC needs the fields 'features' and 'labels', this data has {sorted(fields)}")
+        labels, features = fields["labels"], fields["features"]
+        plus = positives(labels)
+        if not torch.equal(plus, labels > 0):
+            labels = torch.where(plus, 1, -1)
+        if self.dim is not None and not features.is_floating_point():
+            features = features.double()
+        return {**fields, "labels": labels, "features": features}
 
     def score(self, x: Weights, features: Tensor) -> Tensor:
         """Scores [..., b] of features [..., b, ...]; a leading member axis is allowed where ``stackable``."""
@@ -206,13 +224,15 @@ class AUC(Problem):
 
     def _moments(self, z: Tensor, data: Mapping[str, Tensor]) -> _Moments:
         flat = z.reshape(-1, z.shape[-1])
-        features = data["features"].to(flat) if data["features"].is_floating_point() else data["features"]
+        features = as_field(data["features"])
+        if self.dim is not None or features.is_floating_point():
+            features = features.to(flat)
         if self.model is None:
             h = flat[:, : self.dim] @ features.T
         else:
             x, _ = self.spec.unpack(flat)
             h = torch.stack([self.score({k: v[i] for k, v in x.items()}, features) for i in range(len(flat))])
-        plus = (data["labels"] > 0).to(flat)
+        plus = positives(data["labels"]).to(flat)
         n, lead = len(plus), z.shape[:-1]
         sums = [(h @ plus), (h @ (1 - plus)), (h.square() @ plus), (h.square() @ (1 - plus))]
         h_plus, h_minus, hh_plus, hh_minus = (s.view(lead) / n for s in sums)
@@ -222,8 +242,8 @@ class AUC(Problem):
         """(H, slope) with F(x, alpha) = x^T H x / 2 + lead slope^T x + terms of alpha, lead = 1 + alpha or alpha."""
         if self.dim is None:
             raise ManyoneError("the exact best x and primal-dual gap need a linear score (dim=...)")
-        features, p, d = data["features"], self.p, self.dim
-        plus = (data["labels"] > 0).to(features)
+        features, p, d = as_field(data["features"]), self.p, self.dim
+        plus = positives(data["labels"]).to(features)
         minus, n = 1 - plus, len(plus)
         h = features.new_zeros(d + 2, d + 2)
         h[:d, :d] = 2 * features.T @ (((1 - p) * plus + p * minus)[:, None] * features) / n

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
@@ -25,7 +24,6 @@ class GAN(Problem):
     """x: the generator (latent [b, latent] -> samples), y: the discriminator (samples -> one logit each).
 
     The field ``features`` holds the data. The latent numbers are explicit noise, so that twins share them.
-    ``init_std``: weights start as N(0, init_std) instead of the layers' own initialisation.
     """
 
     def __init__(
@@ -36,25 +34,18 @@ class GAN(Problem):
         *,
         form: Literal["zero-sum", "non-saturating"] = "zero-sum",
         buffers: Buffers = "refuse",
-        init_std: float | None = None,
     ) -> None:
         if form not in ("zero-sum", "non-saturating"):
             raise ManyoneError(f"GAN: form = {form!r}, choose 'zero-sum' or 'non-saturating'")
-        if latent < 1 or (init_std is not None and init_std <= 0):
-            raise ManyoneError(f"GAN: latent = {latent} must be at least 1, init_std = {init_std} positive")
+        if latent < 1:
+            raise ManyoneError(f"GAN: latent = {latent} must be at least 1")
         self.generator, self.discriminator = Model(generator, buffers=buffers), Model(discriminator, buffers=buffers)
-        self.latent, self.init_std = latent, init_std
+        self.latent = latent
         self.zero_sum = form == "zero-sum"
         self.stackable = self.generator.stackable and self.discriminator.stackable
 
     def init(self, seed: int) -> tuple[Weights, Weights]:
-        x, y = self.generator.init(seed), self.discriminator.init(seed + 1)
-        if self.init_std is not None:
-            source = torch.Generator().manual_seed(seed)
-            for values in (x, y):
-                for name, value in values.items():
-                    values[name] = torch.randn(value.shape, generator=source) * self.init_std
-        return x, y
+        return self.generator.init(seed), self.discriminator.init(seed + 1)
 
     def noise_shape(self, batch: int) -> tuple[int, ...]:
         return (batch, self.latent)

@@ -11,7 +11,7 @@ Public: ``ModuleProblem``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -48,13 +48,11 @@ class ModuleProblem(Problem):
         project_y: Callable[[Tensor], Tensor] | None = None,
         redraw: bool = False,
         buffers: Buffers = "refuse",
-        prox_at: Literal["step", "round"] = "step",
-        uses_client: bool = False,
     ) -> None:
         self._x, self._y = (_player(value, buffers) for value in (x, y))
         self._loss, self._noise_shape, self._redraw = loss, noise_shape, redraw
         self._project_x, self._project_y = project_x, project_y
-        self.zero_sum, self.prox_at, self.uses_client = zero_sum, prox_at, uses_client
+        self.zero_sum = zero_sum
 
     def init(self, seed: int) -> tuple[Weights, Weights]:
         return self._start(self._x, seed), self._start(self._y, seed + 1)

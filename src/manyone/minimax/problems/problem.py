@@ -66,6 +66,10 @@ class Problem(ABC):
         """
         return None
 
+    def prepare(self, fields: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The samples' fields (name -> [N, ...]) as ``loss`` wants them; called once, before a run."""
+        return fields
+
     def memory(self, members: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
         """Per-member state that depends on the samples seen so far (tensors [members, ...]); mostly none."""
         return {}

@@ -1,11 +1,9 @@
 """What a rank holds of the clients: their samples, sizes, weights and first rows.
 
-Public: ``own_clients``, ``all_sizes``, ``loss_weights``, ``members_of``, ``starting_rows``.
+Public: ``own_clients``, ``all_sizes``, ``loss_weights``, ``members_of``, ``given_rows``.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,10 +12,6 @@ from manyone.errors import ManyoneError
 from manyone.minimax.client_data import ClientData
 from manyone.minimax.local import Members
 from manyone.minimax.ranks.exchange import Channel, RankLayout
-from manyone.randomness import seed_for
-
-if TYPE_CHECKING:
-    from manyone.minimax.ranks.distributed import TorchDistributed
 
 
 def own_clients(data: ClientData, own: range) -> ClientData:
@@ -49,8 +43,6 @@ def loss_weights(sizes: Tensor, alive: Tensor | None = None) -> Tensor:
 def members_of(mine: ClientData, own: range, m: int, sizes: Tensor, weighting: str) -> Members:
     """The rows (replica, twin, client) of the clients ``own`` out of ``m``."""
     runs, count = mine.replicas * mine.twins, len(own)
-    if weighting not in ("uniform", "loss", "average"):
-        raise ManyoneError(f"weighting = {weighting!r}: choose 'uniform', 'loss' or 'average'")
     client = torch.arange(own.start, own.stop).repeat(runs)
     return Members(
         client=client,
@@ -62,16 +54,11 @@ def members_of(mine: ClientData, own: range, m: int, sizes: Tensor, weighting: s
     )
 
 
-def starting_rows(run: TorchDistributed, start: Tensor | None, members: Members) -> Tensor:
-    """The own rows [rows, P] that the run begins with, from ``start`` as ``TorchDistributed`` takes it."""
-    if start is None:
-        starts = [run.problem.start(seed_for(run.seed, "start", r), run.dtype) for r in range(run.replicas)]
-        return torch.stack(starts).to(run.device)[members.replica.to(run.device)]
-    size = run.problem.spec.size
-    z = start.to(run.device, run.dtype)
-    every = (run.replicas * run.twins * run.layout.clients, size)
-    if z.shape == every:
-        return z.view(-1, run.layout.clients, size)[:, members.client.unique()].flatten(0, 1).clone()
-    if z.shape != (size,):
-        raise ManyoneError(f"start is {list(z.shape)}: needs [{size}] or {list(every)}")
-    return z.expand(len(members), -1).clone()
+def given_rows(start: Tensor, members: Members, layout: RankLayout, runs: int, size: int) -> Tensor:
+    """The own rows [rows, P] of a ``start`` that is [P], or has a row for every client of every run."""
+    every = (runs * layout.clients, size)
+    if start.shape == every:
+        return start.view(-1, layout.clients, size)[:, members.client.unique()].flatten(0, 1).clone()
+    if start.shape != (size,):
+        raise ManyoneError(f"start is {list(start.shape)}: needs [{size}] or {list(every)}")
+    return start.expand(len(members), -1).clone()

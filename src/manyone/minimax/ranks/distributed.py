@@ -3,8 +3,8 @@
 
     torchrun --nproc-per-node 4 train.py            # or: python -m manyone.minimax.launch --ranks 4 train.py
 
-    run = TorchDistributed(problem, data, "ring", steps=5, rounds=100)     # in train.py, on every rank
-    zbar = run.run()                                                       # the consensus model, the same everywhere
+    run = TorchDistributed(problem, data, DistributedSGDA(topology="ring", steps=5))    # in train.py, on every rank
+    zbar = run.run()                                                  # the consensus model, the same everywhere
 
 A rank holds a consecutive block of the m clients and runs the stacked program of the simulation on their rows; between
 rounds it exchanges rows with other ranks (``exchange``). What a client computes depends on (seed, client, step) and
@@ -17,34 +17,30 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from manyone.errors import ManyoneError
 from manyone.minimax.client_data import ClientData
+from manyone.minimax.divergence import check_finite, has_grown
 from manyone.minimax.layout import resolve_points
-from manyone.minimax.local import BatchSize, LocalSteps, Rates
-from manyone.minimax.mixing.participation import Participation
-from manyone.minimax.mixing.rounds import Mixture, StepCounts, Uptime
+from manyone.minimax.local import LocalSteps, Rates, starting_rows
+from manyone.minimax.method import DistributedSGDA, resolve_method
 from manyone.minimax.mixing.topology import Topology
 from manyone.minimax.problems.problem import Problem
 from manyone.minimax.ranks.checkpoints import load_newest, save_rows
-from manyone.minimax.ranks.clients import all_sizes, loss_weights, members_of, own_clients, starting_rows
+from manyone.minimax.ranks.clients import all_sizes, given_rows, loss_weights, members_of, own_clients
 from manyone.minimax.ranks.exchange import Channel, PeerLost, RankLayout
 from manyone.minimax.ranks.failures import Membership
 from manyone.minimax.ranks.round import RankRound
-from manyone.minimax.schedules import LocalStepCount, StepSize
-from manyone.minimax.schedules import step_size as step_size_at
-from manyone.minimax.steps import LocalStep, OuterStep
-from manyone.minimax.steps import local_step as find_step
+from manyone.minimax.schedules import step_size
+from manyone.minimax.steps import local_step
 
 Callback = Callable[["TorchDistributed", int], None]
-_GROWTH = 1e3
 
 
 class TorchDistributed:
@@ -65,26 +61,11 @@ class TorchDistributed:
         self,
         problem: Problem,
         data: ClientData | None = None,
-        topology: Topology | str = "server",
+        method: DistributedSGDA | Topology | str | None = None,
         *,
-        steps: LocalStepCount = 5,
-        rounds: int = 100,
-        batch: BatchSize = 1,
-        eta_x: StepSize = 0.1,
-        eta_y: StepSize = 0.1,
-        local_step: LocalStep | str = "simultaneous",
-        outer: OuterStep | None = None,
         clients: int = 1,
         replicas: int | None = None,
         seed: int = 0,
-        order: Literal["adapt-then-combine", "combine-then-adapt"] = "adapt-then-combine",
-        participation: Participation | None = None,
-        failures: Uptime | None = None,
-        client_steps: Sequence[int] | StepCounts | None = None,
-        normalise: bool = True,
-        weighting: Literal["uniform", "loss", "average"] = "uniform",
-        push_sum: bool = False,
-        local_y: bool = False,
         backend: str = "auto",
         chunk: int | None = None,
         dtype: torch.dtype = torch.float32,
@@ -96,7 +77,10 @@ class TorchDistributed:
         membership: Membership | None = None,
         checkpoints: Path | str | None = None,
         checkpoint_every: int = 0,
+        **old: Any,
     ) -> None:
+        method = resolve_method(method, old, "TorchDistributed")
+        self.method = method
         self.problem, self.seed, self.dtype, self.device = problem, seed, dtype, torch.device(device)
         self.membership = membership or Membership.join(device=self.device)
         channel = self._channel()
@@ -113,22 +97,22 @@ class TorchDistributed:
         self.replicas, self.twins = data.replicas, data.twins
         mine = data if own_data else own_clients(data, own)
         sizes = all_sizes(mine, self.layout, channel) if own_data else data.sizes
-        base = {"eta_x": eta_x, "eta_y": eta_y, "steps": steps, "rounds": rounds, "topology": topology}
-        self.point = resolve_points(base | {"data": ClientData.empty(m)}, [{}], None)[0]
-        members = members_of(mine, own, m, sizes, weighting)
-        plug_in = find_step(local_step)
-        rates = Rates([(len(members), eta_x, eta_y)], dtype, str(self.device))
+        self.point = resolve_points(method, ClientData.empty(m), [{}], None)[0]
+        members = members_of(mine, own, m, sizes, method.weighting)
+        if start is None:
+            z = starting_rows(problem, members, self.replicas, seed, dtype, self.device)
+        else:
+            runs = self.replicas * self.twins
+            z = given_rows(start.to(self.device, dtype), members, self.layout, runs, problem.spec.size)
+        plug_in = local_step(method.local_step)
+        rates = Rates([(len(members), *method.step_sizes)], dtype, str(self.device))
         self.local = LocalSteps(
-            problem, mine.fields, members, starting_rows(self, start, members), rates, plug_in, batch=batch, seed=seed,
-            backend=backend, chunk=chunk,
-        )  # fmt: skip
-        mixture = Mixture(
-            order=order, participation=participation, failures=failures, client_steps=client_steps,
-            normalise=normalise, weighting=weighting, push_sum=push_sum, outer=outer, local_y=local_y,
+            problem, mine.fields, members, z, rates, plug_in, batch=method.batch, seed=seed, backend=backend,
+            chunk=chunk,
         )  # fmt: skip
         replica = [r for r in range(self.replicas) for _ in range(self.twins)]
-        self._round = RankRound(self.point, sizes, self.local, mixture, replica, self.layout, channel)
-        self._sizes, self._weighting = sizes, weighting
+        self._round = RankRound(self.point, sizes, self.local, method, replica, self.layout, channel)
+        self._sizes = sizes
         self.step, self.rounds_done = 0, 0
         self.records: list[dict[str, Any]] = []
         self.losses: list[dict[str, Any]] = []
@@ -139,10 +123,11 @@ class TorchDistributed:
         self.checkpoint_every = checkpoint_every
         self._history: dict[int, dict[str, Any]] = {}
         self._warned = False
-        etas = [step_size_at(e, s, "eta") for e in (eta_x, eta_y) for s in (0, 1, 1000)]
+        etas = [step_size(e, s, "eta") for e in method.step_sizes for s in (0, 1, 1000)]
         self._settings = _digest(
-            type(problem).__name__, problem.spec, self.point.topology, batch, etas, plug_in, seed, order, weighting,
-            push_sum, outer, local_y, participation, str(dtype), self.replicas, self.twins, sizes.tolist(),
+            type(problem).__name__, problem.spec, self.point.topology, method.batch, etas, plug_in, seed, method.order,
+            method.weighting, method.push_sum, method.outer, method.local_y, method.participation, str(dtype),
+            self.replicas, self.twins, sizes.tolist(),
         )  # fmt: skip
         self._first_norm = float(self._round.norm().max())
         self._same_everywhere()
@@ -195,7 +180,9 @@ class TorchDistributed:
                     lost = False
                 while self.rounds_done < target:
                     self._one_round(every, callback)
-                return self.consensus()
+                zbar = self.consensus()
+                self._check_finite(zbar, self.rounds_done)
+                return zbar
             except PeerLost:
                 if not self.membership.survives:
                     raise
@@ -312,9 +299,8 @@ class TorchDistributed:
                 value.copy_(kept["rows"][name])
             if self._sum is not None:
                 self._sum.copy_(kept["average"])
-        if self._weighting == "loss":
-            weight = loss_weights(self._sizes, alive)[self.local.members.client]
-            self.local._weight = weight.to(self.device, self.dtype)[:, None]
+        if self.method.weighting == "loss":
+            self.local.weigh(loss_weights(self._sizes, alive)[self.local.members.client])
         gone = sorted(set(before) - set(self.membership.ranks))
         self.losses.append({"round": t, "ranks": gone, "clients": int(alive.sum())})
         if self.membership.rank == self.membership.ranks[0]:
@@ -367,15 +353,16 @@ class TorchDistributed:
         norms = channel.gather(self._round.norm().tolist()).amax(0)
         shape = (self.replicas, self.twins)
         norm = norms.to(self.dtype).view(shape)
+        self._check_finite(norm, t)
         self.records.append({"point": 0, "round": t, "consensus": spread.sqrt().view(shape), "norm": norm})
-        if not self._warned and not float(norm.max()) <= _GROWTH * (1 + self._first_norm):
-            self._warned = True
-            if channel.rank == channel.ranks[0]:
-                warnings.warn(
-                    f"||z|| has grown to {float(norm.max()):.3g} by round {t}: simultaneous steps diverge on games "
-                    "without curvature; try local_step='extragradient' or a smaller step size",
-                    stacklevel=3,
-                )
+        self._warned = self._warned or (
+            channel.rank == channel.ranks[0] and has_grown(float(norm.max()), self._first_norm, t, "")
+        )
+
+    def _check_finite(self, values: Tensor, rounds: int) -> None:
+        """Raises, on all ranks alike, unless ``values``, which all ranks have, are finite."""
+        eta_x, eta_y = (step_size(eta, max(0, self.step - 1)) for eta in self.method.step_sizes)
+        check_finite(values, rounds, (eta_x, eta_y), self.local.fields, "")
 
     def _same_everywhere(self) -> None:
         """Raises when a rank was started with other options than the first."""

@@ -1,9 +1,9 @@
 """The same clients in Flower: a client runs K local steps on the flat vector, FedAvg averages, the numbers stay equal.
 
     from flwr.simulation import run_simulation
-    options = dict(steps=5, eta_x=0.1, eta_y=0.1, batch=1, seed=0)
-    run_simulation(server_app(problem, clients=16, rounds=100, seed=0, on_round=print_it),
-                   client_app(problem, data, **options), num_supernodes=16)
+    method = DistributedSGDA(steps=5, rounds=100, step_sizes=(0.1, 0.1))
+    run_simulation(server_app(problem, method, clients=16, on_round=print_it),
+                   client_app(problem, data, method), num_supernodes=16)
 
 Flower moves one array [P] = (x, y) per client and round, the server form of ``Simulated`` (topology "server"). Flower
 clients keep nothing between rounds, so that local steps whose buffers outlive a round are refused. In a deployment
@@ -15,7 +15,7 @@ Public: ``FlatClient``, ``client_app``, ``server_app``, ``numpy_client``, ``fed_
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,21 +24,20 @@ from torch import Tensor
 
 from manyone.errors import ManyoneError
 from manyone.minimax.client_data import ClientData
-from manyone.minimax.local import BatchSize, LocalSteps, Members, Rates
+from manyone.minimax.local import LocalSteps, Members, Rates
+from manyone.minimax.method import DistributedSGDA, resolve_method
+from manyone.minimax.mixing.topology import Topology
 from manyone.minimax.problems.problem import Problem
-from manyone.minimax.schedules import LocalStepCount, StepSize, round_ends
-from manyone.minimax.steps import LocalStep, SnapshotAscent
-from manyone.minimax.steps import local_step as find_step
+from manyone.minimax.schedules import round_ends
+from manyone.minimax.steps import SnapshotAscent, local_step
 from manyone.randomness import seed_for
-
-Weighting = Literal["uniform", "average"]
 
 
 class FlatClient:
     """Client ``number`` of ``clients``: ``round(z, t)`` are the local steps of round t from the server's vector z.
 
-    ``data`` holds the samples of this client alone. The other words are those of ``Simulated``; ``weighting`` says
-    whether the server's mean counts every client alike or by its number of samples (``examples``).
+    ``data`` holds the samples of this client alone. The other words are those of ``Simulated``; the method's
+    ``weighting`` says whether the server's mean counts every client alike or by its number of samples (``examples``).
     """
 
     def __init__(
@@ -47,24 +46,24 @@ class FlatClient:
         data: ClientData,
         number: int,
         clients: int,
+        method: DistributedSGDA | None = None,
         *,
-        steps: LocalStepCount = 5,
-        batch: BatchSize = 1,
-        eta_x: StepSize = 0.1,
-        eta_y: StepSize = 0.1,
-        local_step: LocalStep | str = "simultaneous",
         seed: int = 0,
-        weighting: Weighting = "uniform",
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
+        **old: Any,
     ) -> None:
-        plug_in = find_step(local_step)
+        method = resolve_method(method, old, "FlatClient")
+        plug_in = local_step(method.local_step)
         if data.clients != 1 or data.replicas != 1 or data.twins != 1:
             raise ManyoneError(f"a Flower client holds the samples of one client, this data has {data.clients}")
         if not 0 <= number < clients:
             raise ManyoneError(f"client {number} of {clients}: the number must be from 0 to {clients - 1}")
-        if weighting not in ("uniform", "average"):
-            raise ManyoneError(f"weighting = {weighting!r}: with Flower choose 'uniform' or 'average'")
+        if method.weighting == "loss":
+            raise ManyoneError("weighting = 'loss': with Flower choose 'uniform' or 'average'")
+        if method.partial or method.needs_start or method.local_y or Topology.of(method.topology).name != "server":
+            raise ManyoneError("Flower averages all clients at a server: give a topology, participation, failures, ... "
+                               "other than the default to Simulated or TorchDistributed")  # fmt: skip
         kept = plug_in.carried and plug_in.sync not in ("auto", "reset")
         if kept or plug_in.needs_average or (isinstance(plug_in, SnapshotAscent) and plug_in.every > 1):
             raise ManyoneError(
@@ -75,11 +74,11 @@ class FlatClient:
             raise ManyoneError(f"{type(problem).__name__} remembers earlier samples, which a Flower client cannot")
         n = data.sizes
         members = Members(torch.tensor([number]), torch.tensor([0]), torch.tensor([clients]), data.table[0, 0], n)
-        self.problem, self.steps, self.plug_in = problem, steps, plug_in
-        self.examples = int(n[0]) if weighting == "average" else 1
+        self.problem, self.method, self.plug_in = problem, method, plug_in
+        self.examples = int(n[0]) if method.weighting == "average" else 1
         z = torch.zeros(1, problem.spec.size, dtype=dtype, device=device)
-        rates = Rates([(1, eta_x, eta_y)], dtype, str(device))
-        self._local = LocalSteps(problem, data.fields, members, z, rates, plug_in, batch=batch, seed=seed)
+        rates = Rates([(1, *method.step_sizes)], dtype, str(device))
+        self._local = LocalSteps(problem, data.fields, members, z, rates, plug_in, batch=method.batch, seed=seed)
 
     @torch.no_grad()
     def round(self, z: NDArray[Any] | Tensor, t: int) -> Tensor:
@@ -91,7 +90,7 @@ class FlatClient:
         local.z.copy_(self.problem.project(start) if t else start)  # proximal maps act after averaging too
         for name, value in self.plug_in.buffers(local.z, p).items():
             local.buffers[name].copy_(value)
-        ends = round_ends(self.steps, t + 1)
+        ends = round_ends(self.method.steps, t + 1)
         first = ends[t - 1] if t else 0
         self.plug_in.begin_round(local.view(first, slice(0, 1)), t)
         for s in range(first, ends[t]):
@@ -99,18 +98,24 @@ class FlatClient:
         return local.z[0].clone()
 
 
-def client_app(problem: Problem, data: ClientData, *, own_data: bool = False, **options: Any) -> Any:
+def client_app(
+    problem: Problem, data: ClientData, method: DistributedSGDA | None = None, *, own_data: bool = False,
+    seed: int = 0, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu", **old: Any,
+) -> Any:  # fmt: skip
     """A ``flwr`` ClientApp whose node ``partition-id`` is that client of ``data``.
 
-    ``own_data``: ``data`` holds one client, the node's own. ``options`` are those of ``FlatClient``.
+    ``own_data``: ``data`` holds one client, the node's own.
     """
+    method = resolve_method(method, old, "client_app")
     _need_flower()
     from flwr.clientapp import ClientApp
 
     def client_fn(context: Any) -> Any:
         number, count = int(context.node_config["partition-id"]), int(context.node_config["num-partitions"])
         mine = data if own_data else one_client(data, number)
-        return numpy_client(FlatClient(problem, mine, number, count, **options)).to_client()
+        return numpy_client(
+            FlatClient(problem, mine, number, count, method, seed=seed, dtype=dtype, device=device)
+        ).to_client()
 
     return ClientApp(client_fn=client_fn)
 
@@ -128,8 +133,11 @@ def numpy_client(flat: FlatClient) -> Any:
     return Client()
 
 
-def server_app(problem: Problem, *, clients: int, rounds: int = 100, **options: Any) -> Any:
-    """A ``flwr`` ServerApp of ``rounds`` rounds; ``options`` are those of ``fed_avg``."""
+def server_app(
+    problem: Problem, method: DistributedSGDA | None = None, *, clients: int, rounds: int | None = None, **options: Any
+) -> Any:
+    """A ``flwr`` ServerApp of the method's rounds; ``options`` are those of ``fed_avg``. (``rounds`` is deprecated.)"""
+    method = resolve_method(method, {} if rounds is None else {"rounds": rounds}, "server_app")
     _need_flower()
     from flwr.server import ServerAppComponents, ServerConfig
     from flwr.serverapp import ServerApp
@@ -137,7 +145,7 @@ def server_app(problem: Problem, *, clients: int, rounds: int = 100, **options: 
     strategy = fed_avg(problem, clients=clients, **options)
 
     def server_fn(context: Any) -> Any:
-        return ServerAppComponents(strategy=strategy, config=ServerConfig(num_rounds=rounds))
+        return ServerAppComponents(strategy=strategy, config=ServerConfig(num_rounds=method.rounds))
 
     return ServerApp(server_fn=server_fn)
 

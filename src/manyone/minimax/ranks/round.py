@@ -10,8 +10,9 @@ from torch import Tensor
 
 from manyone.minimax.layout import Point
 from manyone.minimax.local import LocalSteps
+from manyone.minimax.method import DistributedSGDA
 from manyone.minimax.mixing.participation import normalise_steps
-from manyone.minimax.mixing.rounds import Mixture, Round
+from manyone.minimax.mixing.rounds import Round
 from manyone.minimax.ranks.exchange import Channel, RankLayout, RankMixer
 
 
@@ -19,12 +20,12 @@ class RankRound(Round):
     """The rounds of one run as one rank sees them: own rows [runs, own, P], masks and weights over all m clients."""
 
     def __init__(
-        self, point: Point, sizes: Tensor, local: LocalSteps, mixture: Mixture, replica: list[int], layout: RankLayout,
-        channel: Channel,
+        self, point: Point, sizes: Tensor, local: LocalSteps, method: DistributedSGDA, replica: list[int],
+        layout: RankLayout, channel: Channel,
     ) -> None:  # fmt: skip
         own = layout.rows(channel.rank)
         self.own, self.width, self.sizes, self.layout = slice(own.start, own.stop), len(own), sizes, layout
-        super().__init__(point, slice(0, len(replica) * len(own)), local, mixture, replica)
+        super().__init__(point, slice(0, len(replica) * len(own)), local, method, replica)
         self.alive: Tensor | None = None
         self.connect(channel)
 
@@ -57,13 +58,13 @@ class RankRound(Round):
         return start + scale[:, self.own] * (z - start)
 
     def _combine(self, z: Tensor, t: int) -> Tensor:
-        if not self.mixture.local_y:
+        if not self.method.local_y:
             return super()._combine(z, t)
         p = self.local.problem.spec.p  # a local y does not travel
         return torch.cat([super()._combine(z[..., :p].contiguous(), t), z[..., p:]], -1)
 
     def _average_rows(self, z: Tensor) -> Tensor:
-        weighted = self.mixture.weighting == "average"
+        weighted = self.method.weighting == "average"
         if self.up is None and not weighted and self.alive is None:
             return (self.channel.sum(z.sum(1, keepdim=True)) / self.m).expand_as(z)
         weight = torch.ones(self.runs, self.m, dtype=z.dtype, device=z.device)

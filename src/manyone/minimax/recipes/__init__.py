@@ -1,9 +1,14 @@
-"""The recipes of minimax: name -> where its options are, one line. Nothing is imported before it is asked for."""
+"""The recipes of minimax: name -> options, builder, one line. Nothing is imported before it is asked for."""
 
 from manyone.recipes.recipe import Recipe
 
 RECIPES = {
-    "local-sgda": Recipe("local_sgda:Options", "", "Local-SGDA: descent ascent on clients, a server averages", ""),
-    "local-dsgda": Recipe("local_sgda:DecentralisedOptions", "", "Local-DSGDA: the same by gossip on a graph", ""),
-    "stability": Recipe("stability:Options", "", "how stable Distributed-SGDA is: K, m, n, steps, topology", ""),
-}
+    "local-sgda": Recipe(
+        "options:LocalSGDAOptions", "build:rounds", "Local-SGDA: descent ascent on clients, a server averages"
+    ),
+    "local-dsgda": Recipe("options:LocalDSGDAOptions", "build:rounds", "Local-DSGDA: the same by gossip on a graph"),
+    "stability": Recipe(
+        "options:StabilityOptions", "build:sweeps", "how stable Distributed-SGDA is: K, m, n, steps, topology",
+        runner="stability",
+    ),
+}  # fmt: skip

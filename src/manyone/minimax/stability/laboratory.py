@@ -27,15 +27,14 @@ from torch import Tensor
 from manyone.data.tables.partitions import Kind
 from manyone.errors import ManyoneError
 from manyone.evaluation.intervals import Interval, t_interval
-from manyone.minimax.local import BatchSize
+from manyone.minimax.fields import as_field
+from manyone.minimax.method import DistributedSGDA, resolve_method
 from manyone.minimax.mixing.topology import Topology
 from manyone.minimax.problems.problem import Problem
 from manyone.minimax.sampling import sample_indices
-from manyone.minimax.schedules import LocalStepCount, StepSize
 from manyone.minimax.simulated import Simulated
 from manyone.minimax.stability.measures import measure
 from manyone.minimax.stability.twins import Neighbour, Twins, draw_twins
-from manyone.minimax.steps import LocalStep
 from manyone.randomness import seed_for
 
 DISTANCES = ("delta_mean", "delta_avg", "delta_own", "consensus")
@@ -103,8 +102,8 @@ class Laboratory:
     Args:
         problem: what is solved; fields, labels: the pool of samples [N, ...] and their class numbers int64 [N] (used
             to deal rows by class and to draw replacements).
-        points: mappings that override clients, samples, partition, alpha, topology, steps, rounds, eta (both), eta_x,
-            eta_y; the other arguments are their defaults.
+        points: mappings that override clients, samples, partition, alpha (whose defaults are the other arguments),
+            and topology, steps, rounds, eta (both), eta_x, eta_y of ``method``.
         replicas: R, each with its own split, replaced sample and draws, the same for all points (paired).
         neighbour: "one", "per_client" or "none", see ``stability_data``; test: unseen rows a replica.
         records: about how many rounds of each point the curves have.
@@ -113,10 +112,11 @@ class Laboratory:
     def __init__(
         self,
         problem: Problem,
-        fields: Mapping[str, Tensor],
-        labels: Tensor,
+        fields: Mapping[str, Any],
+        labels: Any,
         points: Sequence[Mapping[str, Any]] = ({},),
         *,
+        method: DistributedSGDA | None = None,
         replicas: int = 8,
         seed: int = 0,
         neighbour: Neighbour = "one",
@@ -125,23 +125,19 @@ class Laboratory:
         samples: int = 50,
         partition: Kind = "iid",
         alpha: float = 0.5,
-        topology: Topology | str = "server",
-        steps: LocalStepCount = 5,
-        rounds: int = 100,
-        batch: BatchSize = 1,
-        eta_x: StepSize = 0.1,
-        eta_y: StepSize = 0.1,
-        local_step: LocalStep | str = "simultaneous",
         records: int = 10,
         dtype: torch.dtype = torch.float64,
         device: str | torch.device = "cpu",
         backend: str = "auto",
         chunk: int | None = None,
+        **old: Any,
     ) -> None:
+        method = resolve_method(method, old, "Laboratory")
         if replicas < 1:
             raise ManyoneError(f"replicas = {replicas}: must be at least 1")
+        fields, labels = problem.prepare({n: as_field(v) for n, v in fields.items()}), as_field(labels)
         base = {"clients": clients, "samples": samples, "partition": partition, "alpha": alpha}
-        self.problem, self.seed, self.batch = problem, seed, batch
+        self.problem, self.seed, self.method = problem, seed, method
         self.twins: list[Twins] = []
         made: dict[tuple[Any, ...], Twins] = {}
         grid = []
@@ -156,17 +152,15 @@ class Laboratory:
             self.twins.append(made[key])
             grid.append({k: v for k, v in point.items() if k not in _DATA_KEYS} | {"data": made[key].data})
         self.simulated = Simulated(
-            problem, self.twins[0].data, topology, steps=steps, rounds=rounds, batch=batch, eta_x=eta_x, eta_y=eta_y,
-            local_step=local_step, points=grid, seed=seed, dtype=dtype, device=device, backend=backend, chunk=chunk,
+            problem, self.twins[0].data, method, points=grid, seed=seed, dtype=dtype, device=device, backend=backend,
+            chunk=chunk,
         )  # fmt: skip
         self._due = [_due(len(p.ends), records) for p in self.simulated.points]
         self._rounds: list[list[int]] = [[] for _ in points]
         self._curves: list[dict[str, list[Tensor]]] = [{name: [] for name in DISTANCES} for _ in points]
-        self.settings = [
-            {**base, "topology": Topology.of(topology).name, "steps": steps, "rounds": rounds, "eta_x": eta_x,
-             "eta_y": eta_y, **_expanded(point)}
-            for point in points
-        ]  # fmt: skip
+        common = {**base, "topology": Topology.of(method.topology).name, "steps": method.steps, "rounds": method.rounds,
+                  "eta_x": method.step_sizes[0], "eta_y": method.step_sizes[1]}  # fmt: skip
+        self.settings = [common | _expanded(point) for point in points]
 
     @property
     def members(self) -> int:
@@ -230,11 +224,11 @@ class Laboratory:
         """How often a replaced sample was drawn, [R]."""
         point_, twins = self.simulated.points[point], self.twins[point]
         counts = torch.zeros(self.simulated.replicas, dtype=torch.float64)
-        if self.batch == "full":
+        if self.method.batch == "full":
             return counts
         for r, i in twins.changed.nonzero().tolist():
             n = int(twins.data.sizes[i])
-            drawn = sample_indices(self.seed, r, [i], range(point_.ends[-1]), n, self.batch)
+            drawn = sample_indices(self.seed, r, [i], range(point_.ends[-1]), n, self.method.batch)
             counts[r] += float((drawn == twins.place[r, i]).sum())
         return counts
 

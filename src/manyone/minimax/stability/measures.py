@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from manyone.minimax.fields import positives
 from manyone.minimax.problems.auc import AUC
 from manyone.minimax.problems.gan import GAN
 from manyone.minimax.problems.problem import Problem
@@ -93,10 +95,8 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
 
 
 def roc_auc(scores: Tensor, labels: Tensor) -> float:
-    """The area under the ROC curve of ``scores`` [N] for labels of which the positive ones are > 0."""
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score((labels > 0).cpu().numpy(), scores.detach().double().cpu().numpy()))
+    """The area under the ROC curve of ``scores`` [N] for labels of two classes."""
+    return float(roc_auc_score(positives(labels).cpu().numpy(), scores.detach().double().cpu().numpy()))
 
 
 def _like(samples: Samples, z: Tensor) -> dict[str, Tensor]:

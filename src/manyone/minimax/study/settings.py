@@ -1,38 +1,27 @@
-"""The grid points of the stability study: what is varied, for which problem, and how much a scale gets."""
+"""What the stability study runs: for each part of a suite the arms, which are runs of the recipe ``stability``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from manyone.errors import ManyoneError
+from manyone.recipes.arm import Arm
 
 TOPOLOGIES = ("complete", "exponential", "torus", "grid", "ring", "star", "path", "isolated")
-
-
-class Entry(NamedTuple):
-    """One row of results: ``point`` is its grid point (see ``minimax.stability.Laboratory``)."""
-
-    method: str
-    variant: str
-    condition: str
-    point: Mapping[str, Any]
+_NO_SWEEP: Mapping[str, Any] = {f"sweep_{name}": () for name in ("steps", "clients", "samples", "eta", "topology")}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A problem on data, and the sweeps made of it. ``base`` holds the values where nothing is varied.
+    """What a scale gives to a suite. ``given``: options of the recipe that all arms share; then what they sweep.
 
-    ``data``: a table's name; ``scale``: how its rows are scaled; ``test``: unseen rows a replica; ``hidden``: widths of
-    an MLP score (none: linear), of the GAN's generator and, reversed, of its discriminator; ``label``: the column of a
-    user's file.
+    ``topology_rounds``: T where topologies are compared; ``budget``: K's compared at ``budget_steps`` local steps in
+    all; ``trade_off``: K's compared where the sample is small, at ``trade_off_point``.
     """
 
-    kind: str
-    data: str
-    replicas: int
-    base: Mapping[str, Any]
+    given: Mapping[str, Any]
     local_steps: tuple[int, ...] = ()
     clients: tuple[int, ...] = ()
     samples: tuple[int, ...] = ()
@@ -44,75 +33,69 @@ class Setting:
     budget_steps: int = 300
     trade_off: tuple[int, ...] = ()
     trade_off_point: Mapping[str, Any] | None = None
-    batch: int = 1
-    test: int = 1000
-    scale: str = "standard-rows"
-    hidden: tuple[int, ...] = ()
-    latent: int = 16
-    label: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("auc", "gan"):
-            raise ManyoneError(f"kind = {self.kind!r}: choose 'auc' or 'gan'")
 
 
-def sweep_entries(s: Setting) -> Iterator[Entry]:
-    """K, m, n and step size, one at a time around ``base``, and K where the sample is small (the trade-off)."""
-    for k in s.local_steps:
-        yield Entry("local-steps", f"k{k}", "clean", {"steps": k})
-    for m in s.clients:
-        yield Entry("clients", f"m{m}", "clean", {"clients": m})
-    for n in s.samples:
-        yield Entry("samples", f"n{n}", "clean", {"samples": n})
-    for eta in s.etas:
-        yield Entry("step-size", f"eta{eta}", "clean", {"eta": eta})
-    for k in s.trade_off:
-        yield Entry("trade-off", f"k{k}", "clean", {**(s.trade_off_point or {}), "steps": k})
+def setting_of(scale: str, suite: str) -> Setting:
+    """The setting of a suite at a scale."""
+    if suite not in SETTINGS.get(scale, {}):
+        raise ManyoneError(f"minimax study: no suite {suite!r} at scale {scale!r}")
+    return SETTINGS[scale][suite]
 
 
-def topology_entries(s: Setting) -> Iterator[Entry]:
+def arms(scale: str, suite: str, part: str | None = None) -> list[Arm]:
+    """The arms of one part of a suite, or of all. The arms of a part are computed as one stacked program."""
+    setting = setting_of(scale, suite)
+    return [arm for name in (PARTS if part is None else (part,)) for arm in PARTS[name](setting)]
+
+
+def _sweep_arms(s: Setting) -> Iterator[Arm]:
+    """K, m, n and step size, one at a time around ``given``; K where the sample is small (the trade-off)."""
+    swept = {"sweep_steps": s.local_steps, "sweep_clients": s.clients, "sweep_samples": s.samples, "sweep_eta": s.etas}
+    if any(swept.values()):
+        yield Arm("", "stability", {**s.given, **_NO_SWEEP, **swept}, "around")
+    if s.trade_off:
+        given = {**s.given, **(s.trade_off_point or {}), **_NO_SWEEP, "sweep_steps": s.trade_off}
+        yield Arm("trade-off", "stability", given)
+
+
+def _topology_arms(s: Setting) -> Iterator[Arm]:
     """Topologies on alike and on label-sorted clients; K at a fixed number of local steps."""
     for kind in s.partitions:
-        condition = "clean" if kind == "iid" else kind
-        for name in s.topologies:
-            yield Entry("topology", name, condition, {"topology": name, "partition": kind, "rounds": s.topology_rounds})
+        if s.topologies:
+            swept = {"sweep_topology": s.topologies, "sweep_partition": (kind,)}
+            given = {**s.given, "rounds": s.topology_rounds, **_NO_SWEEP, **swept}
+            yield Arm("topology", "stability", given, kind)
         for name in ("complete", "ring") if s.budget else ():
             for k in s.budget:
-                point = {"topology": name, "partition": kind, "steps": k, "rounds": s.budget_steps // k}
-                yield Entry(f"budget-{name}", f"k{k}", condition, point)
+                point = {"topology": name, "partition": kind, "rounds": s.budget_steps // k, "sweep_steps": (k,)}
+                yield Arm(f"budget-{name}", "stability", {**s.given, **_NO_SWEEP, **point}, f"k{k}, {kind}")
 
 
-PARTS = {"sweeps": sweep_entries, "topology": topology_entries}
-SUMMARIES = {"clients": "m", "samples": "n"}
-"""Sweeps that also get a row with the slope of log delta_mean: method -> the letter of its variants."""
-
-_LINEAR = {"clients": 16, "samples": 50, "steps": 5, "rounds": 100, "eta": 0.1, "topology": "server"}
-_SMALL = {"clients": 4, "samples": 25, "rounds": 60, "eta": 0.1}
-_MLP = {"clients": 16, "samples": 70, "steps": 5, "rounds": 60, "eta": 0.3, "topology": "server"}
-_GAN = {"clients": 8, "samples": 100, "steps": 5, "rounds": 200, "eta": 0.05, "topology": "server"}
+PARTS = {"sweeps": _sweep_arms, "topology": _topology_arms}
 
 
 def _linear(replicas: int, **words: Any) -> Setting:
     values: dict[str, Any] = {
         "local_steps": (1, 2, 5, 10, 20), "clients": (2, 4, 8, 16, 32, 64), "samples": (12, 25, 50, 100, 200),
         "etas": (0.01, 0.03, 0.1, 0.3), "topologies": TOPOLOGIES, "budget": (1, 5, 20, 100),
-        "trade_off": (1, 2, 5, 10, 20, 50, 100), "trade_off_point": _SMALL,
+        "trade_off": (1, 2, 5, 10, 20, 50, 100),
+        "trade_off_point": {"clients": 4, "samples": 25, "rounds": 60, "eta": 0.1},
     }  # fmt: skip
-    return Setting("auc", "spambase", replicas, _LINEAR, **{**values, **words})
+    return Setting({"problem": "auc-linear", "replicas": replicas}, **{**values, **words})
 
 
 def _mlp(replicas: int, **words: Any) -> Setting:
-    values: dict[str, Any] = {"local_steps": (1, 5, 20), "clients": (4, 16), "batch": 2, "test": 500, "hidden": (16,),
-                              "scale": "rows"}  # fmt: skip
-    return Setting("auc", "digits:8", replicas, _MLP, **{**values, **words})
+    values: dict[str, Any] = {"local_steps": (1, 5, 20), "clients": (4, 16)}
+    return Setting({"problem": "auc-mlp", "replicas": replicas}, **{**values, **words})
 
 
 def _gan(replicas: int, rounds: int = 200, **words: Any) -> Setting:
-    values: dict[str, Any] = {
-        "local_steps": (1, 5), "etas": (0.02, 0.05, 0.1), "batch": 16, "test": 500, "hidden": (32,), "scale": "none",
-    }  # fmt: skip
-    return Setting("gan", "digits", replicas, {**_GAN, "rounds": rounds}, **{**values, **words})
+    values: dict[str, Any] = {"local_steps": (1, 5), "etas": (0.02, 0.05, 0.1)}
+    return Setting({"problem": "gan", "replicas": replicas, "rounds": rounds}, **{**values, **words})
 
+
+_MNIST = {"problem": "gan", "data": "mnist", "replicas": 5, "rounds": 200, "samples": 500, "batch": 64, "test": 2000,
+          "hidden": (256, 512, 1024), "latent": 128}  # fmt: skip
 
 SETTINGS: dict[str, dict[str, Setting]] = {
     "smoke": {
@@ -126,8 +109,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "paper": {
         "auc-linear": _linear(20, local_steps=(1, 2, 5, 10, 20, 50, 100)),
         "auc-mlp": _mlp(20, local_steps=(1, 2, 5, 10, 20, 50), clients=(2, 4, 8, 16)),
-        "gan": Setting("gan", "mnist", 5, {**_GAN, "samples": 500}, local_steps=(1, 5, 20), etas=(0.01, 0.02, 0.05),
-                       batch=64, test=2000, hidden=(256, 512, 1024), scale="none", latent=128),
+        "gan": Setting(_MNIST, local_steps=(1, 5, 20), etas=(0.01, 0.02, 0.05)),
     },
 }  # fmt: skip
 """Scale -> suite -> setting."""

@@ -9,14 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from manyone.errors import ManyoneError
-from manyone.minimax.study.settings import PARTS, SETTINGS, SUMMARIES, Entry, Setting
-from manyone.reproduce.processes import Job
+import torch
 
-if TYPE_CHECKING:
-    from manyone.claims.study import SuiteInfo
+from manyone.claims.figure import save_figures
+from manyone.claims.rows import append_rows, keys_in
+from manyone.claims.study import Job, SuiteInfo, TaskInfo
+from manyone.data.tables.tables import load_table
+from manyone.minimax.recipes.build import entries, rename
+from manyone.minimax.stability.figures import figures_of
+from manyone.minimax.stability.results import SLOPES, rows_of
+from manyone.minimax.stability.sweep import Entry
+from manyone.minimax.study.settings import PARTS, arms, setting_of
 
 TITLE = "Many clients, one saddle point: the claims of distributed minimax optimisation"
 NOTES = [
@@ -32,49 +37,33 @@ NOTES = [
 SEEDS = {"smoke": 4, "laptop": 8, "paper": 20}
 
 
-def setting_of(scale: str, suite: str) -> Setting:
-    """The setting of a suite at a scale."""
-    if suite not in SETTINGS.get(scale, {}):
-        raise ManyoneError(f"minimax study: no suite {suite!r} at scale {scale!r}")
-    return SETTINGS[scale][suite]
-
-
-def entries_of(setting: Setting, part: str) -> list[Entry]:
+def entries_of(scale: str, suite: str, part: str) -> list[Entry]:
     """The rows of a part."""
-    return list(PARTS[part](setting))
+    return [row for arm in arms(scale, suite, part) for row in rename(entries(arm.options()), arm.method)]
 
 
 def prepare(scale: str, suite: str) -> SuiteInfo:
     """Fetches the suite's table; what it is made of."""
-    from manyone.claims.study import SuiteInfo, TaskInfo
-    from manyone.data.tables.tables import load_table
-
-    setting = setting_of(scale, suite)
-    table = load_table(setting.data)
-    used = max(e.point.get("clients", setting.base["clients"]) * e.point.get("samples", setting.base["samples"])
-               for part in PARTS for e in entries_of(setting, part) or [Entry("", "", "", {})])  # fmt: skip
-    task = TaskInfo(table.name, len(table.classes), used, 0, setting.test, table.source, table.licence)
-    kind = {"auc": "AUC maximisation", "gan": "GAN"}[setting.kind]
+    options = [arm.options() for arm in arms(scale, suite)]
+    points = [e.point for part in PARTS for e in entries_of(scale, suite, part)]
+    table = load_table(options[0].data)
+    used = max(p["clients"] * p["samples"] for p in points)
+    task = TaskInfo(table.name, len(table.classes), used, 0, options[0].test, table.source, table.licence)
+    kind = "GAN" if options[0].problem == "gan" else "AUC maximisation"
     return SuiteInfo(suite, f"{kind} on a table", (task,))
 
 
 def jobs(scale: str, suites: Sequence[str], seeds: Sequence[int]) -> list[Job]:
-    """Long parts first; parts without entries are left out."""
-    return [
-        Job(suite, seed, part)
-        for part in PARTS
-        for suite in suites
-        for seed in seeds
-        if entries_of(setting_of(scale, suite), part)
-    ]
+    """Long parts first; parts without arms are left out."""
+    return [Job(suite, seed, part) for part in PARTS for suite in suites for seed in seeds if arms(scale, suite, part)]
 
 
 def count_rows(scale: str, suite: str, part: str) -> int:
     """Rows of a job, with the slopes of sweeps and the choice of K."""
-    setting = setting_of(scale, suite)
-    entries = entries_of(setting, part)
-    slopes = sum(2 for method in SUMMARIES if sum(e.method == method for e in entries) >= 3)
-    return len(entries) + slopes + (any(e.method == "trade-off" for e in entries) and setting.replicas > 1)
+    rows = entries_of(scale, suite, part)
+    slopes = sum(2 for method in SLOPES if sum(e.method == method for e in rows) >= 3)
+    several = arms(scale, suite, part)[0].options().replicas > 1
+    return len(rows) + slopes + (several and any(e.method == "trade-off" for e in rows))
 
 
 def settings(scale: str, suite: str) -> dict[str, Any]:
@@ -83,24 +72,19 @@ def settings(scale: str, suite: str) -> dict[str, Any]:
 
 
 def run_job(scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
-    """One stacked program; appends the rows that are missing."""
-    import torch
-
-    from manyone.claims.figure import save_figures
-    from manyone.claims.rows import append_rows, keys_in
-    from manyone.minimax.study.laboratory import figures_of, laboratory, rows_of
-
+    """The arms of a part as one stacked program; appends the rows that are missing."""
     torch.set_num_threads(1)
     path = folder / f"{suite}-{seed}-{part}.jsonl"
     done = keys_in(path)
     if len(done) >= count_rows(scale, suite, part):
         return
-    setting = setting_of(scale, suite)
-    entries = entries_of(setting, part)
-    lab, where = laboratory(setting, entries, seed)
-    print(f"{lab.members} models at a time, {lab.client_steps} local steps")
-    found = lab.run()
-    results = [found[i] for i in where]
-    append_rows(path, [row for row in rows_of(suite, seed, entries, results) if row.key not in done])
+    first, *others = chosen = arms(scale, suite, part)
+    sweep = first.build(
+        first.options(seed=seed), *(arm.options(seed=seed) for arm in others), methods=[arm.method for arm in chosen]
+    )
+    print(f"{sweep.lab.members} models at a time, {sweep.lab.client_steps} local steps")
+    sweep.lab.run()
+    results = sweep.results()
+    append_rows(path, [row for row in rows_of(suite, seed, sweep.entries, results) if row.key not in done])
     if seed == 0:
-        save_figures(folder / f"{suite}-{seed}-{part}.figures.json", figures_of(suite, entries, results))
+        save_figures(folder / f"{suite}-{seed}-{part}.figures.json", figures_of(suite, sweep.entries, results))

@@ -5,15 +5,17 @@ Public names: :class:`EachTask`, :class:`ByTask`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from manyone.claims.figure import Figure
 from manyone.errors import ManyoneError
 from manyone.policies.acting import EpisodeLike
 from manyone.policies.harmodt.learner import PolicyLearner
+from manyone.policies.protocol import History, sizes_of
 
 
 class EachTask:
@@ -46,9 +48,17 @@ class EachTask:
         """What the ``evaluate`` given at the start says."""
         return dict(self.evaluator(self)) if self.evaluator else {}
 
-    def policy(self) -> ByTask:
+    def policy(self, variant: Literal[""] = "") -> ByTask:
         """The policies as they are now, as one."""
         return ByTask({one.data.names[0]: one.policy() for one in self.learners})
+
+    def sizes(self) -> dict[str, float]:
+        """Parameters of all networks."""
+        return sizes_of(one.model for one in self.learners)
+
+    def figures(self, policy: Any, history: History) -> Iterator[Figure]:
+        """None: nothing is shared."""
+        return iter(())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later steps depend on."""

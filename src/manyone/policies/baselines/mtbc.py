@@ -1,59 +1,24 @@
 """Multi-task behaviour cloning: an MLP on the state and a one-hot task number, trained by mean squared error.
 
-The plain baseline beside sequence models: (state, id) -> 256 -> 256 -> 256 -> tanh action.
-Public names: :class:`CloningNetwork`, :class:`CloningLearner`, :class:`CloningPolicy`.
+The plain baseline beside sequence models. Public names: :class:`CloningLearner`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
+from manyone.claims.figure import Figure
 from manyone.errors import ManyoneError
-from manyone.policies.acting import EpisodeLike
+from manyone.policies.artefact import save_policy
+from manyone.policies.baselines.cloning import CloningNetwork, CloningPolicy
 from manyone.policies.optimiser import learning_rate
-from manyone.policies.tasks import PolicyData, TaskTable
-from manyone.randomness import generator_for
-
-
-class CloningNetwork(nn.Module):
-    """Actions [..., A] in (-1, 1) from normalised states [..., S] and task numbers [...]."""
-
-    def __init__(
-        self, state_dim: int, action_dim: int, tasks: int, *, width: int = 256, layers: int = 3, seed: int = 0
-    ) -> None:
-        super().__init__()
-        self.state_dim, self.action_dim, self.tasks, self.width, self.depth = (
-            state_dim,
-            action_dim,
-            tasks,
-            width,
-            layers,
-        )
-        sizes = [state_dim + tasks] + [width] * layers + [action_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        with torch.no_grad():
-            for name, value in self.named_parameters():
-                bound = self.get_parameter(f"{name.rpartition('.')[0]}.weight").shape[1] ** -0.5
-                value.uniform_(-bound, bound, generator=generator_for(seed, "cloning", name))
-
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments, JSON-able."""
-        return {"state_dim": self.state_dim, "action_dim": self.action_dim, "tasks": self.tasks, "width": self.width,
-                "layers": self.depth}  # fmt: skip
-
-    def forward(self, states: Tensor, tasks: Tensor) -> Tensor:
-        x = torch.cat((states, F.one_hot(tasks, self.tasks).to(states.dtype)), -1)
-        for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
-        return torch.tanh(self.layers[-1](x))
+from manyone.policies.protocol import History, sizes_of
+from manyone.policies.tasks import PolicyData
 
 
 class CloningLearner:
@@ -109,9 +74,17 @@ class CloningLearner:
             metrics["success_best"] = self.best["success"]
         return metrics
 
-    def policy(self) -> CloningPolicy:
+    def policy(self, variant: Literal[""] = "") -> CloningPolicy:
         """The policy as it is now."""
         return CloningPolicy(self.network, self.data.table)
+
+    def sizes(self) -> dict[str, float]:
+        """The network's parameters."""
+        return sizes_of([self.network])
+
+    def figures(self, policy: Any, history: History) -> Iterator[Figure]:
+        """None: there is neither mask nor group."""
+        return iter(())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later steps depend on."""
@@ -126,30 +99,5 @@ class CloningLearner:
 
     def export(self, folder: Path) -> None:
         """Writes the standard artefact."""
-        from manyone.policies.artefact import save_policy
-
         info = {"method": "mtbc", "seed": self.seed, "steps": self.iteration}
         save_policy(folder, self.network, self.data.table, info=info)
-
-
-class CloningPolicy:
-    """A cloning network that acts in many episodes at once (the roll-outs' ``BatchedPolicy``); it has no memory."""
-
-    def __init__(self, network: CloningNetwork, table: TaskTable) -> None:
-        parameter = next(network.parameters())
-        self.network, self.table = network, table.to(parameter.device, parameter.dtype)
-
-    def start(self, episodes: Sequence[EpisodeLike]) -> None:
-        """Begins new episodes."""
-        self.tasks = torch.tensor([self.table.index(e.task) for e in episodes])
-
-    @torch.no_grad()
-    def act(self, slots: Any, observations: Any) -> np.ndarray:
-        """Actions float32 [b, A] for ``observations`` [b, S] of the episodes ``slots`` [b]."""
-        tasks = self.tasks[torch.from_numpy(np.array(slots, dtype=np.int64))].to(self.table.mean.device)
-        states = torch.from_numpy(np.array(observations)).to(self.table.mean)
-        states = (states - self.table.mean[tasks]) / self.table.deviation[tasks]
-        return self.network(states, tasks).float().cpu().numpy()
-
-    def reward(self, slots: Any, rewards: Any) -> None:
-        """Nothing depends on rewards here."""

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
 
+_WEIGHT_DECAY, _LABEL_SMOOTHING = 0.01, 0.05
+
 
 def previous_actions(actions: Tensor, valid: Tensor) -> Tensor:
     """a_prev of every step of left-padded windows: [..., K, A] -> [..., K, A]; zero where no step is known before."""
@@ -122,13 +124,11 @@ class Gate(nn.Module):
 
 
 class GateTrainer:
-    """Trains a gate by cross-entropy (label smoothing 0.05) with AdamW, one call a batch; its state resumes exactly."""
+    """Trains a gate by smoothed cross-entropy with AdamW, one call a batch; its state resumes exactly."""
 
-    def __init__(
-        self, gate: Gate, *, lr: float = 3e-4, weight_decay: float = 0.01, label_smoothing: float = 0.05, seed: int = 0
-    ) -> None:
-        self.gate, self.label_smoothing, self.seed, self.steps = gate, label_smoothing, seed, 0
-        self.optimiser = torch.optim.AdamW(gate.parameters(), lr=lr, weight_decay=weight_decay)
+    def __init__(self, gate: Gate, *, lr: float = 3e-4, seed: int = 0) -> None:
+        self.gate, self.seed, self.steps = gate, seed, 0
+        self.optimiser = torch.optim.AdamW(gate.parameters(), lr=lr, weight_decay=_WEIGHT_DECAY)
 
     def step(self, batch: Mapping[str, Tensor], groups: Tensor) -> dict[str, float]:
         """One step on windows ``batch`` (observations [..., K, S], actions [..., K, A], valid [..., K]); ``groups`` is
@@ -138,7 +138,7 @@ class GateTrainer:
         self.steps += 1
         with torch.enable_grad():  # the batch is data: no gradient can reach the policy
             logits, targets = self._examples(batch, groups)
-            loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+            loss = F.cross_entropy(logits, targets, label_smoothing=_LABEL_SMOOTHING)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             self.optimiser.step()

@@ -1,7 +1,7 @@
 """Groups of tasks from the direction of their gradients: G-HarmoDT's clustering.
 
 Tasks whose gradients point the same way may share a mask. The published description says no more than that tasks are
-clustered by gradient information; what follows is our reading of it, every step of which is an argument:
+clustered by gradient information; what follows is our reading of it:
 
 - *signature* of task i: the mean v_i of its dense gradients u_i over several batches on the maskable weights, brought
   down by a fixed sparse random projection (inner products keep their expectation), made a unit vector, centred over
@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from manyone.errors import ManyoneError
@@ -28,47 +30,45 @@ from manyone.randomness import generator_for
 
 Clustering = Literal["k-means", "agglomerative"]
 MOST_AUTO_GROUPS = 12
+SIGNATURE, SPREAD = 1024, 4  # entries of a projected gradient, and to how many of them each weight's gradient goes
+RESTARTS = 20  # runs of k-means++, of which the best counts
+_BLOCK = SIGNATURE // SPREAD
 
 
 class SparseProjection:
-    """A seeded sparse random projection of vectors of length ``inputs`` to ``outputs``, applied one vector at a time.
+    """A seeded sparse random projection of vectors of length ``inputs`` to 1024 entries, applied one vector at a time.
 
-    Every input coordinate is added to ``spread`` output coordinates, one in each of ``spread`` equal blocks, with a
-    random sign and the factor 1 / sqrt(spread) (Kane & Nelson, "Sparser Johnson-Lindenstrauss transforms"). So
-    E <Px, Py> = <x, y>, no coordinate is dropped, and a vector costs O(spread * inputs) with no matrix kept.
+    Every input coordinate is added to s = 4 output coordinates, one in each of s equal blocks, with a random sign and
+    the factor 1 / sqrt(s) (Kane & Nelson, "Sparser Johnson-Lindenstrauss transforms"). So E <Px, Py> = <x, y>, no
+    coordinate is dropped, and a vector costs O(s * inputs) with no matrix kept.
     """
 
-    def __init__(self, inputs: int, outputs: int = 1024, *, seed: int = 0, spread: int = 4) -> None:
-        if outputs % spread:
-            raise ValueError(f"SparseProjection needs outputs divisible by spread, got {outputs} and {spread}")
-        self.inputs, self.outputs, self.spread = inputs, outputs, spread
-        draws = generator_for(seed, "signature projection", inputs, outputs, spread)
-        block = outputs // spread
-        # bucket and sign in one number: a draw below `block` adds, one above subtracts
-        self._draws = torch.randint(2 * block, (spread, inputs), generator=draws, dtype=torch.int32)
+    def __init__(self, inputs: int, *, seed: int = 0) -> None:
+        draws = generator_for(seed, "signature projection", inputs, SIGNATURE, SPREAD)
+        # bucket and sign in one number: a draw below `_BLOCK` adds, one above subtracts
+        self._draws = torch.randint(2 * _BLOCK, (SPREAD, inputs), generator=draws, dtype=torch.int32)
 
     def __call__(self, vector: Tensor) -> Tensor:
-        """The projection of ``vector`` [inputs] -> float64 [outputs] on the CPU."""
+        """The projection of ``vector`` [inputs] -> float64 [1024] on the CPU."""
         vector = vector.detach().to("cpu", torch.float64)
-        block = self.outputs // self.spread
         parts = []
         for draws in self._draws:
-            both = torch.zeros(2 * block, dtype=torch.float64).index_add_(0, draws, vector)
-            parts.append(both[:block] - both[block:])
-        return torch.cat(parts) / self.spread**0.5
+            both = torch.zeros(2 * _BLOCK, dtype=torch.float64).index_add_(0, draws, vector)
+            parts.append(both[:_BLOCK] - both[_BLOCK:])
+        return torch.cat(parts) / SPREAD**0.5
 
 
-def signatures(vectors: Tensor, *, center: bool = True) -> Tensor:
+def signatures(vectors: Tensor) -> Tensor:
     """Unit signatures, float64 [N, p], of the tasks' (projected) mean gradients ``vectors`` [N, p].
 
-    Rows are made unit vectors, centred over the tasks if ``center``, and made unit vectors again; a zero row stays
-    zero. Invariant to a positive factor on any task's gradient. Raises ``ManyoneError`` when a gradient is not finite.
+    Rows are made unit vectors, centred over the tasks (if several), and made unit vectors again; a zero row stays zero.
+    Invariant to a positive factor on any task's gradient. Raises ``ManyoneError`` when a gradient is not finite.
     """
     bad = (~torch.isfinite(vectors).all(dim=1)).nonzero().flatten().tolist()
     if bad:
         raise ManyoneError(f"the gradients of tasks {bad} are not finite: train on with a smaller learning rate")
     unit = _unit(vectors.to(torch.float64))
-    return _unit(unit - unit.mean(dim=0)) if center and len(unit) > 1 else unit
+    return _unit(unit - unit.mean(dim=0)) if len(unit) > 1 else unit
 
 
 def _unit(rows: Tensor) -> Tensor:
@@ -102,11 +102,9 @@ class Grouping:
         return [self.assignment.count(g) for g in range(self.groups)]
 
     @classmethod
-    def of(
-        cls, vectors: Tensor, assignment: Sequence[int], silhouettes: dict[int, float], center: bool = True
-    ) -> Grouping:
+    def of(cls, vectors: Tensor, assignment: Sequence[int], silhouettes: dict[int, float]) -> Grouping:
         """A known grouping of the tasks with (projected) mean gradients ``vectors`` [N, p]."""
-        return cls(tuple(assignment), _cosines(signatures(vectors, center=center)), silhouettes)
+        return cls(tuple(assignment), _cosines(signatures(vectors)), silhouettes)
 
     def members(self, group: int) -> list[int]:
         """Tasks of ``group``."""
@@ -118,8 +116,6 @@ def cluster(
     groups: int | Literal["auto"],
     *,
     method: Clustering = "k-means",
-    center: bool = True,
-    restarts: int = 20,
     seed: int = 0,
 ) -> Grouping:
     """Clusters the tasks whose (projected) mean gradients are the rows of ``vectors`` [N, p].
@@ -132,7 +128,7 @@ def cluster(
         raise ManyoneError(f"groups = {groups}: must be auto or 1 to {count}, the number of tasks")
     if method not in ("k-means", "agglomerative"):
         raise ManyoneError(f"clustering method '{method}': must be k-means or agglomerative")
-    unit = signatures(vectors, center=center)
+    unit = signatures(vectors)
     order = _canonical_order(unit)
     cosines = _cosines(unit)
 
@@ -143,7 +139,7 @@ def cluster(
             labels = list(range(count))
         else:
             in_order = unit[order]
-            found = _k_means(in_order, number, restarts, seed) if method == "k-means" else _linkage(in_order, number)
+            found = _k_means(in_order, number, seed) if method == "k-means" else _linkage(in_order, number)
             labels = [0] * count
             for place, task in enumerate(order):
                 labels[task] = found[place]
@@ -185,8 +181,6 @@ def _renumbered(labels: Sequence[int]) -> list[int]:
 
 
 def _silhouettes(cosines: Tensor, labels: dict[int, list[int]]) -> dict[int, float]:
-    from sklearn.metrics import silhouette_score
-
     distances = (1.0 - cosines).clamp(min=0.0).fill_diagonal_(0.0).numpy()
     return {
         g: float(silhouette_score(distances, assigned, metric="precomputed"))
@@ -196,17 +190,15 @@ def _silhouettes(cosines: Tensor, labels: dict[int, list[int]]) -> dict[int, flo
 
 
 def _linkage(unit: Tensor, groups: int) -> list[int]:
-    from sklearn.cluster import AgglomerativeClustering
-
     distances = (1.0 - unit @ unit.T).clamp(min=0.0).fill_diagonal_(0.0)
     model = AgglomerativeClustering(n_clusters=groups, metric="precomputed", linkage="average")
     return model.fit_predict(distances.numpy()).tolist()
 
 
-def _k_means(unit: Tensor, groups: int, restarts: int, seed: int) -> list[int]:
-    """The best of ``restarts`` runs of spherical k-means++, by sum_i cos(v_i, centre) = sum_g |sum of g's vectors|."""
+def _k_means(unit: Tensor, groups: int, seed: int) -> list[int]:
+    """The best of several runs of spherical k-means++, by sum_i cos(v_i, centre) = sum_g |sum of g's vectors|."""
     best, best_value = None, -float("inf")
-    for restart in range(restarts):
+    for restart in range(RESTARTS):
         draws = generator_for(seed, "group centres", groups, restart)
         labels = _settle(unit, _plus_plus(unit, groups, draws), groups)
         value = float(_sums(unit, labels, groups).norm(dim=1).sum())

@@ -8,32 +8,35 @@ the mean over all tasks. Beside it the gate (:mod:`manyone.policies.g_harmodt.ga
 windows. As many groups as tasks and no warm-up is HarmoDT; one group at sparsity 0 is the dense method.
 
 Paper: Task-Aware Harmony Multi-Task Decision Transformer (G-HarmoDT), arXiv 2411.01146 (its abstract; details are our
-reading). Public names: ``GroupedLearner``, ``check_pooled``.
+reading). Public names: ``GroupedLearner``, ``check_pooled``, ``matched``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from manyone.claims.figure import Figure
 from manyone.errors import ManyoneError
 from manyone.nets.decision import DecisionTransformer
 from manyone.policies.acting import SequencePolicy
 from manyone.policies.agnostic import AgnosticPolicy, Selection, save_agnostic
 from manyone.policies.artefact import save_policy
 from manyone.policies.g_harmodt.gate import Gate, GateTrainer, confusion_by_phase, previous_actions
-from manyone.policies.g_harmodt.groups import Clustering, Grouping, SparseProjection, cluster
+from manyone.policies.g_harmodt.groups import SIGNATURE, Clustering, Grouping, SparseProjection, cluster
 from manyone.policies.harmodt.learner import PolicyLearner
-from manyone.policies.harmodt.variants import method as method_of
-from manyone.policies.masks import TaskMasks, maskable_shapes
-from manyone.policies.tasks import PolicyData, TaskTable
+from manyone.policies.masks import Scope, TaskMasks, maskable_shapes
+from manyone.policies.protocol import SECTION, History
+from manyone.policies.tasks import PolicyData, TaskTable, label
 
 _AT_ONCE = 16 << 20  # gradient entries that are held while signatures are taken
+_SIGNATURE_BATCHES = 16  # whose mean gradient is a task's signature
 
 
 class GroupedLearner:
@@ -41,17 +44,16 @@ class GroupedLearner:
 
     ``groups``: their number (1 to the number of tasks) or "auto"; ``group_after``: steps before the clustering (0 to
     ``steps`` - 1), in a ``first_phase`` that is "dense" or under "random-masks" (one frozen mask a task).
-    ``signature_batches``: batches whose mean gradient is a task's signature, projected to ``signature_dims``;
-    ``center``, ``clustering``, ``restarts``: see :func:`~manyone.policies.g_harmodt.groups.cluster`.
-    ``recluster_every``: mask updates between later clusterings (0: only the first), which keep the number of groups and
-    each group's mask.
+    ``clustering``: see :func:`~manyone.policies.g_harmodt.groups.cluster`. ``recluster_every``: mask updates between
+    later clusterings (0: only the first), which keep the number of groups and each group's mask.
 
     ``gate``: train one (needs pooled state statistics, since others tell the task); ``gate_context``: its K_g in steps;
     ``gate_width``, ``gate_lr``, ``gate_actions``, ``gate_returns``: see :class:`~manyone.policies.g_harmodt.gate.Gate`.
-    The gate takes a step whenever every task has had its turn, on all the windows of that round.
+    The gate takes a step whenever every task has had its turn, on all the windows of that round. ``selection``: how the
+    policy chooses the mask when nothing else is said.
 
-    ``sparsity``, ``mask_init``, ``seed`` and every argument in ``options`` are ``PolicyLearner``'s; ``evaluate`` is
-    called with this learner.
+    ``sparsity``, ``mask_init``, ``shared_init``, ``mask_scope``, ``seed`` and every argument in ``options`` are
+    ``PolicyLearner``'s; ``evaluate`` is called with this learner.
     """
 
     def __init__(
@@ -63,12 +65,7 @@ class GroupedLearner:
         groups: int | Literal["auto"] = "auto",
         group_after: int,
         first_phase: Literal["dense", "random-masks"] = "dense",
-        method: str = "harmodt",
-        signature_batches: int = 16,
-        signature_dims: int = 1024,
-        center: bool = True,
         clustering: Clustering = "k-means",
-        restarts: int = 20,
         recluster_every: int = 0,
         gate: bool = True,
         gate_context: int = 10,
@@ -76,9 +73,13 @@ class GroupedLearner:
         gate_lr: float = 3e-4,
         gate_actions: bool = True,
         gate_returns: bool = False,
+        selection: Selection = "gate",
         seed: int = 0,
         sparsity: float = 0.2,
         mask_init: Literal["erk", "uniform"] = "erk",
+        mask_scope: Scope = "blocks_weights_only",
+        shared_init: bool = False,
+        freeze_unmasked: bool = False,
         evaluate: Callable[[GroupedLearner], Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> None:
@@ -86,36 +87,31 @@ class GroupedLearner:
             ("groups", groups, groups == "auto" or 1 <= groups <= len(data), f"auto or 1..{len(data)}, the tasks"),
             ("group_after", group_after, 0 <= group_after < steps, f"0..{steps - 1}, below the number of steps"),
             ("first_phase", first_phase, first_phase in ("dense", "random-masks"), "dense or random-masks"),
-            ("signature_batches", signature_batches, signature_batches >= 1, "1 or more"),
-            ("signature_dims", signature_dims, signature_dims >= 4 and signature_dims % 4 == 0, "a multiple of 4"),
             ("recluster_every", recluster_every, recluster_every >= 0, "0 or more"),
             ("gate_context", gate_context, 1 <= gate_context <= data.context, f"1..{data.context}, the data's context"),
         ):
             if not holds:
                 raise ManyoneError(f"{name} = {value}: must be {allowed}")
-        if not method_of(method).masked:
-            raise ManyoneError(f"method {method!r} has no masks: groups need harmodt or one of its variants")
         if gate:
             check_pooled(data.table)
         self.model, self.data, self.seed = model, data, seed
         self.wanted_groups, self.group_after, self.recluster_every = groups, group_after, recluster_every
-        self.signature_batches, self.signature_dims = signature_batches, signature_dims
-        self._clustering: dict[str, Any] = {"method": clustering, "center": center, "restarts": restarts, "seed": seed}
-        shared = method_of(method).shared_init if options.get("shared_init") is None else options["shared_init"]
-        self._mask_options: dict[str, Any] = {"sparsity": sparsity, "init": mask_init, "shared": shared}
+        self.selection, self.clustering = selection, clustering
+        self._mask_options: dict[str, Any] = {"sparsity": sparsity, "init": mask_init, "shared": shared_init}
         self._with_gate = gate
         self._gate_options: dict[str, Any] = {
             "context": gate_context, "width": gate_width, "use_actions": gate_actions, "use_returns": gate_returns,
         }  # fmt: skip
         self._gate_lr = gate_lr
         tasks = len(data)
-        shapes = _shapes(model, options)
+        shapes = maskable_shapes(model, "all" if freeze_unmasked else mask_scope)
         if first_phase == "dense":
             masks, assignment = TaskMasks.ones(shapes, 1), [0] * tasks
         else:
             masks, assignment = TaskMasks.random(shapes, tasks, seed=seed, **self._mask_options), list(range(tasks))
         self.learner = PolicyLearner(
-            model, data, steps=steps, method=method, seed=seed, masks=masks, assignment=assignment,
+            model, data, steps=steps, method="harmodt", seed=seed, masks=masks, assignment=assignment,
+            mask_scope=mask_scope, freeze_unmasked=freeze_unmasked,
             evaluate=None if evaluate is None else lambda _: evaluate(self), **options,
         )  # fmt: skip
         self._update = self.learner.update
@@ -144,8 +140,8 @@ class GroupedLearner:
         metrics |= self.learner.step()
         if self.grouping is None:
             return metrics
-        updates, rest = divmod(self.iteration, self.learner.mask_every)
-        first = self.group_after // self.learner.mask_every
+        updates, rest = divmod(self.iteration, self._update.every)
+        first = self.group_after // self._update.every
         if self.recluster_every and rest == 0 and (updates - first) % self.recluster_every == 0:
             metrics |= self._group()
         if self.gate is not None and self.iteration % self._round == 0:
@@ -173,7 +169,7 @@ class GroupedLearner:
         if state["groups"] is None:
             self.learner.update = replace(self._update, rule="none")
             return
-        self._adopt(Grouping.of(self._vectors, state["groups"], dict(state["silhouettes"]), self._clustering["center"]))
+        self._adopt(Grouping.of(self._vectors, state["groups"], dict(state["silhouettes"])))
         if self.gate is not None:
             self.gate.load_state_dict(state["gate"])
 
@@ -187,16 +183,37 @@ class GroupedLearner:
         else:
             save_agnostic(*parts, assignment=self.learner.assignment, gate=gate, info=info)
 
-    def policy(self) -> SequencePolicy:
-        """With task names: the policy that gives every task the mask of its group."""
-        return self.learner.policy()
+    def policy(self, variant: Selection | Literal[""] = "") -> SequencePolicy:
+        """The policy as it is now: without task names as soon as there is a gate, before that and without one by them.
 
-    def agnostic(self, selection: Selection = "gate", **options: Any) -> AgnosticPolicy:
-        """Without task names: the policy as it is now; ``options`` are ``AgnosticPolicy``'s."""
+        ``variant``: how it chooses the mask (default: ``selection``).
+        """
+        gate = self._trained_gate()
+        if gate is None:
+            return self.learner.policy()
         return AgnosticPolicy(
-            self.model, self.data.table, self.learner.masks[0], assignment=self.learner.assignment,
-            gate=self._trained_gate(), selection=selection, **options,
+            self.model, self.data.table, self.learner.masks[0], assignment=self.learner.assignment, gate=gate,
+            selection=variant or self.selection,
         )  # fmt: skip
+
+    def sizes(self) -> dict[str, float]:
+        """Those of the policy, and the number of groups once there are some."""
+        groups = {} if self.grouping is None else {"groups": float(self.grouping.groups)}
+        return self.learner.sizes() | groups
+
+    def figures(self, policy: Any, history: History) -> Iterator[Figure]:
+        """The groups that ``policy`` acted under beside the true ones, and the tasks of each group."""
+        if self.grouping is None or not isinstance(policy, AgnosticPolicy):
+            return
+        names = [f"group {g}" for g in range(self.grouping.groups)]
+        counts = policy.confusion().sum(0).double()
+        shares = (counts / counts.sum(1, keepdim=True).clamp(min=1)).tolist()
+        caption = "Rows: the true group; columns: the group that the policy acted under; shares of steps."
+        data: dict[str, Any] = {"rows": names, "columns": names, "values": shares, "unit": "%"}
+        yield Figure("matrix", "the gate's choices", data, caption, SECTION)
+        rows = [[label(t), f"group {g}"] for t, g in zip(self.data.names, self.learner.assignment)]
+        data = {"columns": ["task", "group"], "rows": sorted(rows, key=lambda row: row[1])}
+        yield Figure("table", "groups of tasks", data, "Clustered by their gradients.", SECTION)
 
     @torch.no_grad()
     def gate_confusion(self, *, batches: int = 16, starts: tuple[int, ...] = (0, 1, 10, 50)) -> Tensor:
@@ -208,8 +225,9 @@ class GroupedLearner:
         groups = torch.tensor(self.learner.assignment)
         for number in range(batches):
             drawn = self.data.batch(
-                range(len(self.data)), number, self.seed, batch_size=self.learner.batch_size, purpose="gate confusion"
-            )
+                range(len(self.data)), number, self.seed, batch_size=self.learner.losses.batch_size,
+                purpose="gate confusion",
+            )  # fmt: skip
             steps, actual = drawn.steps, groups[drawn.tasks]
             valid = steps["valid"]
             longest = torch.full(valid.shape, gate.context, device=valid.device)
@@ -235,8 +253,9 @@ class GroupedLearner:
         """Clusters the tasks by their gradients as they are now, and gives the groups their masks."""
         before = None if self.grouping is None else list(self.grouping.assignment)
         self._vectors = self._signature_vectors()
-        found = self._cluster(self.wanted_groups if before is None else max(before) + 1)
-        labels = list(found.assignment) if before is None else _matched(found.assignment, before)
+        wanted = self.wanted_groups if before is None else max(before) + 1
+        found = cluster(self._vectors, wanted, method=self.clustering, seed=self.seed)
+        labels = list(found.assignment) if before is None else matched(found.assignment, before)
         if before is None:
             shapes = self.learner.masks[0].shapes
             masks = TaskMasks.random(shapes, found.groups, seed=self.seed, **self._mask_options)
@@ -258,19 +277,15 @@ class GroupedLearner:
             gate = Gate(*widths, grouping.groups, seed=self.seed, **self._gate_options)
             self.gate = GateTrainer(gate.to(self.data.device, self.data.dtype), lr=self._gate_lr, seed=self.seed)
 
-    def _cluster(self, groups: int | Literal["auto"]) -> Grouping:
-        assert self._vectors is not None
-        return cluster(self._vectors, groups, **self._clustering)
-
     def _signature_vectors(self) -> Tensor:
         """Mean gradients of the tasks on the maskable weights, projected, float64 [N, p]."""
-        width = self.learner.layout.maskable
-        project = SparseProjection(width, self.signature_dims, seed=self.seed) if width > self.signature_dims else None
+        width = self.learner.point.layout.maskable
+        project = SparseProjection(width, seed=self.seed) if width > SIGNATURE else None
         rows: list[Tensor] = []
         at_once = max(1, _AT_ONCE // width)
         for start in range(0, len(self.data), at_once):
             tasks = list(range(start, min(start + at_once, len(self.data))))
-            found = self.learner.task_gradients(tasks, batches=self.signature_batches, purpose="signature", clip=False)
+            found = self.learner.task_gradients(tasks, batches=_SIGNATURE_BATCHES, purpose="signature", clip=False)
             rows += [v.double().cpu() if project is None else project(v) for v in found]
         return torch.stack(rows)
 
@@ -280,7 +295,7 @@ class GroupedLearner:
         each, count = self.learner.tasks_per_step, len(self.data)
         for step in range(self.iteration - self._round, self.iteration):
             numbers = [(step * each + j) % count for j in range(each)]
-            drawn = self.data.batch(numbers, step, self.seed, batch_size=self.learner.batch_size)
+            drawn = self.data.batch(numbers, step, self.seed, batch_size=self.learner.losses.batch_size)
             parts.append(drawn.steps)
             tasks.append(drawn.tasks)
         steps = {key: torch.cat([p[key] for p in parts]) for key in parts[0]}
@@ -297,16 +312,8 @@ def check_pooled(table: TaskTable) -> None:
         )
 
 
-def _shapes(model: DecisionTransformer, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    if options.get("legacy_freeze_unmasked"):
-        return maskable_shapes(model, "all")
-    return maskable_shapes(model, options.get("mask_scope", "blocks_weights_only"))
-
-
-def _matched(new: tuple[int, ...], old: list[int]) -> list[int]:
+def matched(new: tuple[int, ...], old: list[int]) -> list[int]:
     """The labels ``new``, renamed so that as many tasks as possible keep their old group."""
-    from scipy.optimize import linear_sum_assignment
-
     groups = max(max(new), max(old)) + 1
     shared = torch.zeros(groups, groups)
     for a, b in zip(new, old):

@@ -1,9 +1,14 @@
-"""The learner's upper level: gradients of all tasks, scores, exchange of mask entries."""
+"""HarmoDT's upper level: when and how masks exchange entries, by the gradients of all tasks.
+
+For masks g with the mean gradient u_g of their tasks and U the mean over all tasks, scores and choice are those of
+:mod:`manyone.policies.harmodt.harmony`. Public names: :class:`MaskUpdate`, :func:`exchange_masks`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,27 +24,34 @@ from manyone.policies.harmodt.harmony import (
     official_exchange,
     swap_count,
 )
-from manyone.policies.harmodt.steps import all_task_gradients
+from manyone.policies.harmodt.losses import TaskLosses
+from manyone.policies.harmodt.point import MaskedPoint
+from manyone.policies.harmodt.steps import task_gradients
 from manyone.policies.harmodt.variants import Update
+from manyone.policies.masks import TaskMasks
 from manyone.randomness import generator_for
-
-if TYPE_CHECKING:
-    from manyone.policies.harmodt.learner import PolicyLearner
 
 
 @dataclass(frozen=True)
 class MaskUpdate:
-    """How masks change; see :class:`~manyone.policies.harmodt.learner.PolicyLearner` for the meanings."""
+    """When and how masks change."""
 
     rule: Update
+    """By dense gradients, at random, as the authors' program does it, or not at all."""
     importance: Importance
     gamma: float
+    every: int
+    """Steps between updates."""
+    steps: int
+    """Planned steps, over which the number of swaps is scheduled."""
     eta_min: float
     eta_max: float
     schedule: Literal["bump", "decay"]
     ranking: Ranking
     ema_decay: float
+    """Smoothing of the tasks' gradients over updates."""
     fisher_samples: bool
+    """Fisher scores from the squares of single samples' gradients."""
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -51,68 +63,71 @@ class MaskUpdate:
                 raise ManyoneError(f"{name} {value!r}: must be one of {', '.join(allowed)}")
         swap_count(0, 1, self.eta_min, self.eta_max, self.schedule)
 
+    def due(self, step: int) -> bool:
+        """Whether masks change after ``step`` steps."""
+        return self.rule != "none" and step % self.every == 0
+
 
 @torch.no_grad()
-def exchange_masks(learner: PolicyLearner) -> dict[str, float]:
-    """One mask update of all networks; metrics: swaps a mask, and how far the tasks agree with their mean.
+def exchange_masks(at: MaskedPoint, losses: TaskLosses, by: MaskUpdate, step: int, clip: float) -> dict[str, float]:
+    """One mask update of all networks after ``step`` steps; ``clip`` is that of the steps.
 
-    "agreement" is the mean over masks of the cosine of u_g and U, "agreement/<task>" that of the task's own gradient.
+    Metrics: swaps a mask, "agreement", the mean over tasks of the cosine of u_i and U, and "agreement/<task>".
     """
-    rule = learner.update
-    k = swap_count(learner.iteration, learner.steps_planned, rule.eta_min, rule.eta_max, rule.schedule)
-    if k == 0 or rule.rule == "random":
-        for number, seed in enumerate(learner.seeds):
-            _swap_at_random(learner, number, seed, k)
-        learner._unpacked = None
+    k = swap_count(step, by.steps, by.eta_min, by.eta_max, by.schedule)
+    if k == 0 or by.rule == "random":
+        if k:
+            for masks, seed in zip(at.masks, losses.seeds):
+                _swap_at_random(masks, by.ranking, seed, step, k)
+            at.masks_changed()
         return {"swaps": float(k)}
+    tasks = range(len(losses.data))
     with torch.enable_grad():
-        gradients = all_task_gradients(learner)  # [S, N, d]
-        squares = None
-        if rule.fisher_samples and rule.importance == "fisher":
-            squares = all_task_gradients(learner, squares=True, clip=False)
-    if rule.ema_decay:
-        old = learner._smooth
-        gradients = gradients if old is None else old.lerp(gradients, 1 - rule.ema_decay)
-        learner._smooth = gradients
-    cosines = [
-        _exchange(learner, number, gradients[number], None if squares is None else squares[number], k)
-        for number in range(len(learner.models))
-    ]
-    learner._unpacked = None
-    cosine = torch.stack(cosines).mean(0)
+        gradients = task_gradients(at, losses, tasks, step, clip=clip)  # [S, N, d]
+        squares: Tensor | list[None] = [None] * len(at.masks)
+        if by.fisher_samples and by.importance == "fisher":
+            squares = task_gradients(at, losses, tasks, step, squares=True)
+    if by.ema_decay:
+        gradients = gradients if at.smooth is None else at.smooth.lerp(gradients, 1 - by.ema_decay)
+        at.smooth = gradients
+    cosine = torch.stack([_exchange(at, number, by, gradients[number], squares[number], k)
+                          for number in range(len(at.masks))]).mean(0)  # fmt: skip
+    at.masks_changed()
     metrics = {"swaps": float(k), "agreement": float(cosine.mean())}
-    return metrics | {f"agreement/{name}": float(c) for name, c in zip(learner.data.names, cosine)}
+    return metrics | {f"agreement/{name}": float(c) for name, c in zip(losses.data.names, cosine)}
 
 
-def _exchange(learner: PolicyLearner, number: int, gradients: Tensor, squares: Tensor | None, k: int) -> Tensor:
+def _exchange(
+    at: MaskedPoint, number: int, by: MaskUpdate, gradients: Tensor, squares: Tensor | None, k: int
+) -> Tensor:
     """Exchanges the masks of one network by the gradients [N, d]; each task's cosine with the mean, [N]."""
-    rule, masks, weights = learner.update, learner.masks[number], learner.maskable_weights()[number]
+    masks, theta = at.masks[number], at.theta[number]
     mean = gradients.mean(0)  # a tensor of its own: accumulating into a task's gradient would falsify that task
     norms = torch.linalg.vector_norm(gradients, dim=1) * torch.linalg.vector_norm(mean)
     cosine = (gradients @ mean) / norms.clamp(min=1e-30)
-    if rule.rule == "official":
-        dense = torch.zeros_like(mean, dtype=torch.bool) if learner._dense is None else learner._dense
-        blind = torch.stack([torch.where(learner.flat_masks([t])[number, 0] | dense, gradients[t], 0)
-                             for t in range(len(gradients))])  # fmt: skip
-        blind[0] = blind.mean(0)
-        mean = blind[0]
-    grouped = _by_mask(gradients if rule.rule != "official" else blind, learner.assignment, len(masks))
-    grouped_squares = None if squares is None else _by_mask(squares, learner.assignment, len(masks))
+    if by.rule == "official":
+        dense = torch.zeros_like(mean, dtype=torch.bool) if at.dense is None else at.dense
+        gradients = torch.stack([torch.where(at.masks_of([t])[number, 0] | dense, u, 0)
+                                 for t, u in enumerate(gradients)])  # fmt: skip
+        gradients[0] = gradients.mean(0)
+        mean = gradients[0]
+    grouped = _by_mask(gradients, at.assignment, len(masks))
+    grouped_squares = {} if squares is None else _by_mask(squares, at.assignment, len(masks))
     agreed, scored = torch.empty_like(mean), torch.empty_like(mean)  # fresh memory costs as much as the arithmetic
     for index, u in grouped.items():
         mask = masks.flat(index)
-        if rule.rule == "official":
-            prune, recover = official_exchange(mask, u, mean, weights, k, rule.importance, rule.gamma, dense)
+        if by.rule == "official":
+            prune, recover = official_exchange(mask, u, mean, theta, k, by.importance, by.gamma, dense)
         else:
             a = agreement(u, mean, out=agreed)
-            square = None if grouped_squares is None else grouped_squares[index]
-            score = harmony(a, importance(rule.importance, u, weights, square, out=scored), rule.gamma, out=scored)
-            prune, recover = exchange(mask, score, a, k, ranking=rule.ranking, sizes=masks.sizes)
+            i = importance(by.importance, u, theta, grouped_squares.get(index), out=scored)
+            h = harmony(a, i, by.gamma, out=scored)
+            prune, recover = exchange(mask, h, a, k, ranking=by.ranking, sizes=masks.sizes)
         masks.flip(index, torch.cat((prune, recover)))
     return cosine
 
 
-def _by_mask(values: Tensor, assignment: list[int], count: int) -> dict[int, Tensor]:
+def _by_mask(values: Tensor, assignment: Sequence[int], count: int) -> dict[int, Tensor]:
     """u_g, the mean over the tasks that share mask g; masks that no task has are left out."""
     owners = torch.tensor(assignment, device=values.device)
     if sorted(assignment) == list(range(count)):
@@ -120,12 +135,9 @@ def _by_mask(values: Tensor, assignment: list[int], count: int) -> dict[int, Ten
     return {g: values[owners == g].mean(0) for g in sorted(set(assignment))}
 
 
-def _swap_at_random(learner: PolicyLearner, number: int, seed: int, k: int) -> None:
-    masks = learner.masks[number]
-    for index in range(len(masks)) if k else ():
-        draw = generator_for(seed, "random swap", index, learner.iteration)
+def _swap_at_random(masks: TaskMasks, ranking: Ranking, seed: int, step: int, k: int) -> None:
+    for index in range(len(masks)):
+        draw = generator_for(seed, "random swap", index, step)
         scores = torch.rand(2, masks.size, generator=draw).to(masks.bits.device)
-        prune, recover = exchange(
-            masks.flat(index), scores[0], scores[1], k, ranking=learner.update.ranking, sizes=masks.sizes
-        )
+        prune, recover = exchange(masks.flat(index), scores[0], scores[1], k, ranking=ranking, sizes=masks.sizes)
         masks.flip(index, torch.cat((prune, recover)))

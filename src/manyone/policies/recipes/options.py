@@ -1,4 +1,4 @@
-"""What all policy recipes share: the options of data, network, training and evaluation, and their two presets.
+"""The options of all policy recipes, as data.
 
 ``--preset laptop`` (the default) is sized for two processor cores and minutes; ``--preset paper`` has the published
 hyper-parameters. A preset only fills in what was left open.
@@ -6,30 +6,27 @@ hyper-parameters. A preset only fills in what was left open.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from manyone.errors import ManyoneError
-from manyone.recipes.options import CommonOptions, check
+from manyone.recipes.options import CommonOptions, Range, check, defaults
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "laptop": {
-        "episodes": 60, "horizon": 200, "context": 10, "width": 64, "layers": 2, "heads": 4, "batch_size": 16,
-        "tasks_per_step": 1, "steps": 3000, "lr": 1e-3, "weight_decay": 1e-4, "warmup": 100, "schedule": "cosine",
-        "mask_every": 100, "vote_threshold": 1,
-    },
-    "paper": {
-        "episodes": 2000, "horizon": 500, "context": 20, "width": 256, "layers": 6, "heads": 8, "batch_size": 8,
-        "tasks_per_step": 1, "steps": 1_000_000, "lr": 1e-4, "weight_decay": 1e-4, "warmup": 10_000,
-        "schedule": "constant", "mask_every": 500, "vote_threshold": 25,
-    },
-}  # fmt: skip
-"""What each preset gives to the options that were left open."""
+Natural = Annotated[int, Range(0)]
+Positive = Annotated[int, Range(1)]
+Importance = Literal["fisher", "magnitude", "none"]
 
 
 @dataclass(kw_only=True)
 class PolicyOptions(CommonOptions):
     """Data of many tasks in, one policy out; evaluated at goals that the data have not seen."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "laptop": {},
+        "paper": {"episodes": 2000, "horizon": 500, "steps": 1_000_000, "batch_size": 8, "lr": 1e-4,
+                  "schedule": "constant"},
+    }  # fmt: skip
 
     preset: Literal["laptop", "paper"] = "laptop"
     """Defaults of all options that are left open: laptop (minutes on two cores) or paper (the published values)."""
@@ -42,25 +39,29 @@ class PolicyOptions(CommonOptions):
     data: tuple[str, ...] = ()
     """Instead of --suite, own data as TASK=PLACE: PLACE is a Minari id, a D4RL HDF5 file or a folder of per-episode
     .npz files; TASK is the environment to act in (door-open-v3, cheetah-vel:7, gym:Hopper-v5)."""
-    data_seed: int = 0
+    data_seed: Natural = 0
     """Seed of made data; runs with different --seed share their data."""
-    episodes: int | None = None
-    """Episodes a task of made data, 1 or more. Preset: 60; paper 2000."""
-    horizon: int | None = None
-    """Steps of an episode, in made data and in evaluation; 1 to 500. Preset: 200; paper 500."""
-    steps: int | None = None
-    """Training steps, 1 or more; each takes a batch of --tasks-per-step tasks. Preset: 3000; paper 1,000,000."""
-    batch_size: int | None = None
-    """Samples a task and step; 1 or more. Preset: 16; paper 8."""
-    lr: float | None = None
-    """Peak learning rate of AdamW; above 0. Preset: 0.001; paper 0.0001."""
-    evaluate_every: int = 0
+    episodes: Positive = 60
+    """Episodes a task of made data (paper: 2000)."""
+    horizon: Positive = 200
+    """Steps of an episode, in made data (at most 500) and in evaluation (paper: 500)."""
+    steps: Positive = 3000
+    """Training steps; each takes a batch of --tasks-per-step tasks (paper: 1,000,000)."""
+    batch_size: Positive = 16
+    """Samples a task and step (paper: 8)."""
+    lr: Annotated[float, Range(0, closed="neither")] = 1e-3
+    """Peak learning rate of AdamW (paper: 0.0001)."""
+    weight_decay: Annotated[float, Range(0)] = 1e-4
+    """AdamW's weight decay."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up (paper: constant)."""
+    evaluate_every: Natural = 0
     """Steps between evaluations in the environments while training; 0: only at the end."""
-    checkpoint_every: int = 500
+    checkpoint_every: Natural = 500
     """Steps between checkpoints; 0: only at the end."""
-    eval_episodes: int = 10
-    """Evaluation episodes a task, at goals 40 to 49, which made data leave out; 1 or more."""
-    workers: int | None = None
+    eval_episodes: Positive = 10
+    """Evaluation episodes a task, at goals 40 to 49, which made data leave out."""
+    workers: Annotated[int | None, Range(1)] = None
     """Processes that step the environments and make data; default: one a processor. Results do not depend on it."""
     full_episodes: bool = False
     """Play evaluation episodes to their end. By default they end at the first success, five times quicker; returns are
@@ -70,62 +71,195 @@ class PolicyOptions(CommonOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value in PRESETS[self.preset].items():
-            if getattr(self, name, value) is None:
-                setattr(self, name, value)
-        for name in ("episodes", "horizon", "steps", "batch_size", "eval_episodes"):
-            check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
-        check("workers", self.workers, self.workers is None or self.workers >= 1, "1 or more")
-        check("lr", self.lr, self.lr is not None and self.lr > 0, "above 0")
         check("precision", self.precision, self.precision == "32-true", "32-true: policies are trained in float32")
-        for name in ("evaluate_every", "checkpoint_every", "data_seed"):
-            check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
         if (self.suite is None) == (not self.data):
             raise ManyoneError("give --suite NAME (metaworld-mt10, cheetah-vel, ...) or --data TASK=PLACE of your own")
+
+
+@dataclass(kw_only=True)
+class CloningOptions(PolicyOptions):
+    """MTBC: behaviour cloning with one multilayer perceptron on the state and a one-hot id."""
+
+    width: Positive = 256
+    """Width of the hidden layers."""
+    layers: Positive = 3
+    """Hidden layers."""
+    warmup: Natural = 0
+    """Steps of linear warm-up of the learning rate."""
 
 
 @dataclass(kw_only=True)
 class TransformerOptions(PolicyOptions):
     """Options of the decision transformer and of its training."""
 
-    context: int | None = None
-    """K, the steps of history that the network sees; 1 or more. Preset: 10; paper 20."""
-    prompt: int = 5
-    """K*, steps of the prompt where the method has one; 1 or more."""
-    width: int | None = None
-    """Width of the network, a multiple of --heads. Preset: 64; paper 256."""
-    layers: int | None = None
-    """Transformer blocks; 1 or more. Preset: 2; paper 6."""
-    heads: int | None = None
-    """Attention heads; 1 or more. Preset: 4; paper 8."""
-    dropout: float = 0.1
-    """Dropout of embeddings, attention and residuals; from 0 to below 1."""
-    tasks_per_step: int | None = None
-    """Tasks that one step takes, stacked; their gradients are averaged. 1 or more, at most all tasks are taken. Several
-    are quicker for small networks and batches. Preset: 1."""
-    weight_decay: float | None = None
-    """AdamW's weight decay; 0 or more. Preset: 0.0001."""
-    warmup: int | None = None
-    """Steps of linear warm-up of the learning rate; 0 or more. Preset: 100; paper 10,000."""
-    schedule: Literal["cosine", "constant"] | None = None
-    """Learning rate after the warm-up. Preset: cosine; paper constant."""
-    clip: float = 0.25
-    """Largest norm of the gradient; above 0."""
-    target_quantile: float = 0.9
-    """The return asked for: this quantile of the task's returns in the data; 0 to 1."""
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "laptop": {},
+        "paper": {**PolicyOptions.PRESETS["paper"], "context": 20, "width": 256, "layers": 6, "heads": 8,
+                  "warmup": 10_000, "mask_every": 500},
+    }  # fmt: skip
+
+    context: Positive = 10
+    """K, the steps of history that the network sees (paper: 20)."""
+    prompt: Positive = 5
+    """K*, steps of the prompt where the method has one."""
+    legacy_prompt: bool = False
+    """Choose prompts as the published HarmoDT code does: not only from the best episodes, and from training windows."""
+    width: Positive = 64
+    """Width of the network, a multiple of --heads (paper: 256)."""
+    layers: Positive = 2
+    """Transformer blocks (paper: 6)."""
+    heads: Positive = 4
+    """Attention heads (paper: 8)."""
+    dropout: Annotated[float, Range(0, 1, closed="left")] = 0.1
+    """Dropout of embeddings, attention and residuals."""
+    tasks_per_step: Positive = 1
+    """Tasks that one step takes, stacked; their gradients are averaged. At most all tasks are taken. Several are
+    quicker for small networks and batches."""
+    warmup: Natural = 100
+    """Steps of linear warm-up of the learning rate (paper: 10,000)."""
+    clip: Annotated[float, Range(0, closed="neither")] = 0.25
+    """Largest norm of the gradient."""
+    target_quantile: Annotated[float, Range(0, 1)] = 0.9
+    """The return asked for: this quantile of the task's returns in the data."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("context", "width", "layers", "heads", "prompt", "tasks_per_step"):
-            check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
-        fits = self.width is not None and self.heads is not None and self.width % self.heads == 0
-        check("width", self.width, fits, f"a multiple of --heads {self.heads}")
-        check("dropout", self.dropout, 0 <= self.dropout < 1, "from 0 to below 1")
-        check("clip", self.clip, self.clip > 0, "above 0")
-        check("target_quantile", self.target_quantile, 0 <= self.target_quantile <= 1, "from 0 to 1")
-        for name in ("warmup", "weight_decay"):
-            check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        check("width", self.width, self.width % self.heads == 0, f"a multiple of --heads {self.heads}")
 
-    def shape(self) -> dict[str, Any]:
-        """The network's size, as its constructor takes it."""
-        return {"width": self.width, "layers": self.layers, "heads": self.heads, "dropout": self.dropout}
+
+@dataclass(kw_only=True)
+class MultiTaskOptions(TransformerOptions):
+    """MT-DT: one dense decision transformer for all tasks, without prompt and without id."""
+
+    no_id: bool = False
+    """Nothing may tell the task: statistics of the states, scale and target of the returns are pooled over tasks."""
+
+
+@dataclass(kw_only=True)
+class PromptOptions(TransformerOptions):
+    """Prompt-DT (Xu et al., ICML 2022): MT-DT behind a prompt, the tail of one of the task's best episodes."""
+
+    surgery: Literal["none", "pcgrad", "cagrad", "gradnorm"] = "none"
+    """Combine the gradients of the tasks of a step by PCGrad, CAGrad or GradNorm's weights instead of their mean."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        several = self.surgery == "none" or self.tasks_per_step >= 2
+        check("tasks_per_step", self.tasks_per_step, several, f"2 or more with --surgery {self.surgery}")
+
+
+@dataclass(kw_only=True)
+class IdTokenOptions(TransformerOptions):
+    """MT-DT with a learned first token for each task: what knowing the task is worth without masks."""
+
+
+@dataclass(kw_only=True)
+class SingleTaskOptions(TransformerOptions):
+    """Per-task DT: one decision transformer a task, each trained with its share of the steps."""
+
+
+@dataclass(kw_only=True)
+class FrozenOptions(TransformerOptions):
+    """HarmoDT-R: a random mask a task, kept for ever."""
+
+    sparsity: Annotated[float, Range(0, 1, closed="left")] = 0.2
+    """Share of the maskable weights that a mask leaves out."""
+    mask_init: Literal["erk", "uniform"] = "erk"
+    """Density of each tensor in the random masks: by the Erdős–Rényi kernel, or the same for all."""
+    shared_init: bool = False
+    """Begin with one mask for all tasks."""
+    mask_scope: Literal["blocks_weights_only", "blocks", "all"] = "blocks_weights_only"
+    """Which tensors masks reach: the blocks' two-dimensional weights, all of the blocks' tensors, or all tensors."""
+    freeze_unmasked: bool = False
+    """Make masks for every tensor, as the published code does: outside --mask-scope they freeze weights that the
+    network still uses."""
+    moment_policy: Literal["shared", "freeze_masked"] = "shared"
+    """Adam moments of masked entries decay, as in the published code, or stay as they are."""
+
+
+@dataclass(kw_only=True)
+class HarmoDTOptions(FrozenOptions):
+    """HarmoDT-F (Hu et al., ICML 2024): task masks that exchange weights by gradient agreement and importance."""
+
+    mask_every: Positive = 100
+    """t_m, steps between mask updates (paper: 500)."""
+    eta_min: Natural = 0
+    """Fewest weights that a mask exchanges in an update."""
+    eta_max: int = 100
+    """Most weights that a mask exchanges in an update, at least --eta-min."""
+    swap_schedule: Literal["bump", "decay"] = "bump"
+    """Number exchanged over time: eta_min, eta_max, eta_min (the published code), or from eta_max to eta_min."""
+    importance: Importance = "fisher"
+    """Importance score: squared gradients (HarmoDT-F), weights' magnitude (HarmoDT-M), or none."""
+    fisher_samples: bool = False
+    """Square the gradients of single samples for --importance fisher, and not their mean."""
+    gamma: Annotated[float, Range(0)] = 10.0
+    """Weight of the agreement score in the harmony score."""
+    ranking: Literal["global", "quota", "z-score"] = "global"
+    """Compare scores over all maskable weights, within each tensor for its share, or standardised in each tensor."""
+    ema_decay: Annotated[float, Range(0, 1, closed="left")] = 0.0
+    """Smoothing of the tasks' gradients over mask updates."""
+    update: Literal["corrected", "random", "official"] = "corrected"
+    """Mask update: by dense gradients; at random, as a control; or as the published code does it, mistakes included."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("eta_min", self.eta_min, self.eta_min <= self.eta_max, f"from 0 to --eta-max {self.eta_max}")
+        fits = not self.fisher_samples or self.importance == "fisher"
+        check("fisher_samples", self.fisher_samples, fits, "off unless --importance is fisher")
+
+
+@dataclass(kw_only=True)
+class MagnitudeOptions(HarmoDTOptions):
+    """HarmoDT-M: HarmoDT with the weights' magnitude as importance."""
+
+    importance: Importance = "magnitude"
+    """Importance score: squared gradients (HarmoDT-F), weights' magnitude (HarmoDT-M), or none."""
+
+
+@dataclass(kw_only=True)
+class GroupedOptions(HarmoDTOptions):
+    """G-HarmoDT (2024): tasks grouped by their gradients share a mask, and a gate infers the group while acting.
+
+    Nothing tells the policy its task: statistics and target are pooled, there is no prompt. What the published
+    abstract leaves open is our reading.
+    """
+
+    groups: str = "auto"
+    """Number of groups, 1 to the number of tasks; tasks: a group each; auto: the number with the best silhouette."""
+    group_after: Natural = 300
+    """Steps before the tasks are grouped, below --steps; a tenth of them if not given."""
+    first_phase: Literal["dense", "random-masks"] = "dense"
+    """What is trained before: a dense network, or a frozen random mask a task."""
+    clustering: Literal["k-means", "agglomerative"] = "k-means"
+    """Spherical k-means++, or average linkage on 1 - cosine."""
+    recluster_every: Natural = 0
+    """Mask updates between later clusterings; 0: tasks are grouped once."""
+    no_gate: bool = False
+    """Train no gate: the policy must then be told its task, and gives it the mask of its group."""
+    gate_context: Positive = 10
+    """Steps that the gate sees, at most --context; that or 10 if not given."""
+    gate_width: Positive = 256
+    """Width of the gate's layers."""
+    gate_lr: Annotated[float, Range(0, closed="neither")] = 3e-4
+    """Learning rate of the gate."""
+    gate_states_only: bool = False
+    """Keep the agent's previous actions from the gate."""
+    gate_returns: bool = False
+    """Let the gate see returns-to-go, whose scale may tell the task."""
+    selection: Literal["gate", "soft", "oracle", "random"] = "gate"
+    """How the evaluation chooses the mask: the gate's best group, the gate's mixture of masks, the true group, or a
+    random one."""
+
+    @classmethod
+    def preset_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        known = defaults(HarmoDTOptions, given) | dict(given)
+        own = {"group_after": known["steps"] // 10, "gate_context": min(10, known["context"])}
+        return {**super().preset_values(given), **own}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fits = self.groups in ("auto", "tasks") or self.groups.isdigit()
+        check("groups", self.groups, fits, "auto, tasks or a number")
+        check("group_after", self.group_after, self.group_after < self.steps, f"from 0 to {self.steps - 1}")
+        check("gate_context", self.gate_context, self.gate_context <= self.context, f"from 1 to {self.context}")

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from manyone.data.trajectories import files
+from manyone.data.trajectories.offline import OfflineName, parse_offline
+from manyone.data.trajectories.trajectories import Trajectories
 from manyone.engine.progress import Progress
+from manyone.envs.single import make
+from manyone.envs.single.collect import make_offline
 from manyone.errors import ManyoneError
-
-if TYPE_CHECKING:
-    from manyone.data.trajectories.trajectories import Trajectories
+from manyone.policies.recipes.options import PolicyOptions
 
 
 @dataclass(frozen=True)
@@ -34,64 +36,51 @@ class PolicyProblem:
         return max(self.horizon, *(int(one.lengths.max()) for one in self.data))
 
 
-def label(task: str) -> str:
-    """A task's name in metrics and tables: ``door-open-v3`` -> ``door-open``; others as they are."""
-    return task.removesuffix("-v3")
+def load_problem(options: PolicyOptions) -> PolicyProblem:
+    """The data that ``options`` name, made if need be."""
+    wanted = offline_name(options)
+    if wanted is None:
+        return from_places(options.data, horizon=options.horizon)
+    return from_suite(wanted, horizon=options.horizon, workers=options.workers)
 
 
-def from_suite(
-    suite: str,
-    quality: str,
-    *,
-    episodes: int | None = None,
-    horizon: int | None = None,
-    seed: int = 0,
-    workers: int | None = None,
-) -> PolicyProblem:
-    """The made data of ``suite`` from the cache; what is missing is made first, with progress on stderr."""
-    from manyone.data.trajectories.offline import parse_offline
-    from manyone.envs.single.collect import make_offline
-
-    name, size = made_size(suite, quality, episodes, horizon, seed)
-    wanted = parse_offline(name, **size)
-    if wanted.made():
-        data = make_offline(name, **size)
-    else:
-        with Progress(f"making {wanted}") as bar:
-            data = make_offline(name, **size, workers=workers, progress=bar.update)
-    longest = max(int(one.lengths.max()) for one in data)
-    return PolicyProblem(str(wanted), tuple(data), horizon or longest)
+def offline_name(options: PolicyOptions) -> OfflineName | None:
+    """The made data that ``options`` name; None for own data. Expert episodes have a size of their own."""
+    if options.suite is None:
+        return None
+    name = f"{options.suite}-{options.quality}"
+    if options.quality == "expert":
+        return parse_offline(name)
+    return parse_offline(name, episodes=options.episodes, steps=options.horizon, seed=options.data_seed)
 
 
-def made_size(
-    suite: str, quality: str, episodes: int | None, horizon: int | None, seed: int
-) -> tuple[str, dict[str, Any]]:
-    """Name and size of made data as ``trajectories.offline`` takes them; expert episodes have a size of their own."""
-    name = f"{suite}-{quality}"
-    if quality == "expert":
-        return name, {}
-    return name, {"episodes": episodes, "steps": horizon, "seed": seed}
+def from_suite(wanted: OfflineName, *, horizon: int | None = None, workers: int | None = None) -> PolicyProblem:
+    """The made data ``wanted`` from the cache; what is missing is made first, with progress on stderr."""
+    with Progress(f"making {wanted}") as bar:
+        data = make_offline(str(wanted), seed=wanted.seed, workers=workers, progress=bar.update)
+    return _problem(str(wanted), data, horizon)
 
 
 def from_places(pairs: Sequence[str], *, horizon: int | None = None) -> PolicyProblem:
     """Own data, each as TASK=PLACE: a Minari id, a D4RL HDF5 file or a folder of per-episode .npz files."""
-    from manyone.data.trajectories import files
-    from manyone.envs.single import make as build
+    return _problem("own data", [_from_place(pair) for pair in pairs], horizon)
 
-    data = []
-    for pair in pairs:
-        task, equals, place = pair.partition("=")
-        if not equals or not place:
-            raise ManyoneError(f"--data {pair}: give TASK=PLACE, e.g. door-open-v3=data/door-open")
-        (task,) = build.suite_tasks(task)[:1]
-        path = Path(place)
-        found = files.from_folder(path) if path.exists() else files.from_minari(place)
-        states, actions, _ = build.spaces(task)
-        if (found.state_dim, found.action_dim) != (states, actions):
-            raise ManyoneError(
-                f"--data {pair}: the data have states and actions of width {found.state_dim} and {found.action_dim}, "
-                f"but {task} has {states} and {actions}"
-            )
-        data.append(replace(found, name=task))
-    longest = max(int(one.lengths.max()) for one in data)
-    return PolicyProblem("own data", tuple(data), horizon or longest)
+
+def _from_place(pair: str) -> Trajectories:
+    task, equals, place = pair.partition("=")
+    if not equals or not place:
+        raise ManyoneError(f"--data {pair}: give TASK=PLACE, e.g. door-open-v3=data/door-open")
+    (task,) = make.suite_tasks(task)[:1]
+    path = Path(place)
+    found = files.from_folder(path) if path.exists() else files.from_minari(place)
+    states, actions, _ = make.spaces(task)
+    if (found.state_dim, found.action_dim) != (states, actions):
+        raise ManyoneError(
+            f"--data {pair}: the data have states and actions of width {found.state_dim} and {found.action_dim}, "
+            f"but {task} has {states} and {actions}"
+        )
+    return replace(found, name=task)
+
+
+def _problem(name: str, data: Sequence[Trajectories], horizon: int | None) -> PolicyProblem:
+    return PolicyProblem(name, tuple(data), horizon or max(int(one.lengths.max()) for one in data))

@@ -1,7 +1,8 @@
 """The policies study: every method on one data set of many tasks and one seed, evaluated on the same episodes.
 
-``manyone reproduce`` runs it for several seeds, in processes side by side, and judges the claims by its rows. A study
-that was interrupted goes on with the rows that are missing.
+``manyone reproduce`` runs it for several seeds, in processes side by side, and judges the claims by its rows. Every
+method is trained with its recipe's options and builder (:func:`arms`). A study that was interrupted goes on with the
+rows that are missing.
 """
 
 from __future__ import annotations
@@ -9,21 +10,29 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from manyone.claims.figure import save_figures
+from manyone.claims.rows import Row, append_rows, keys_in
+from manyone.claims.study import Job, SuiteInfo, TaskInfo
+from manyone.data.trajectories.offline import parse_offline
+from manyone.envs.single import make
 from manyone.errors import ManyoneError
-from manyone.policies.recipes.problem import PolicyProblem, from_suite, label
-from manyone.policies.study.settings import ENTRIES, SETTINGS, UNSEEN, Settings
-from manyone.reproduce.processes import Job
-
-if TYPE_CHECKING:
-    from manyone.claims.figure import Figure
-    from manyone.claims.rows import Row
-    from manyone.claims.study import SuiteInfo
-    from manyone.policies.recipes.run import Evaluator
+from manyone.evaluation.rollouts import BatchedPolicy, EpisodeResult
+from manyone.evaluation.scores import return_by_task, success_by_task
+from manyone.policies.harmodt.learner import PolicyLearner
+from manyone.policies.protocol import PolicyTrainer
+from manyone.policies.recipes.problem import PolicyProblem, from_suite, load_problem
+from manyone.policies.recipes.run import Evaluator, shares_right
+from manyone.policies.study.settings import PARTS, UNSEEN, Setting, setting_of
+from manyone.policies.tasks import label
+from manyone.policies.unseen import unseen_policy
+from manyone.recipes.arm import Arm
 
 TITLE = "Many tasks into one policy: the claims of multi-task decision transformers"
 NOTES = [
@@ -36,20 +45,22 @@ NOTES = [
 SEEDS = {"smoke": 3, "laptop": 5, "paper": 3}
 
 
+def arms(scale: str, suite: str) -> list[Arm]:
+    """Everything that is measured on ``suite``; variants of a method are ways in which one trained model acts."""
+    setting = setting_of(scale, suite)
+    return [setting.arm(name, variant) for name in setting.parts for variant in PARTS[name].variants]
+
+
 def prepare(scale: str, suite: str) -> SuiteInfo:
     """Makes the data that the cache does not have, and the goals that the environments start from."""
-    from manyone.claims.study import SuiteInfo, TaskInfo
-    from manyone.envs.single import make as build
-
-    settings = _settings(scale, suite)
-    problem = _problem(scale, suite)
-    unseen = _unseen_problem(scale, suite)
-    build.prepare(problem.tasks + (unseen.tasks if unseen else []))
+    setting = setting_of(scale, suite)
+    problem, unseen = seen_problem(scale, suite), unseen_problem(scale, suite)
+    make.prepare(problem.tasks + (unseen.tasks if unseen else []))
     tasks = []
     for one in [*problem.data, *(unseen.data if unseen else ())]:
         source = "; ".join(str(one.meta[key]) for key in ("origin", "quality") if key in one.meta)
         licence = str(one.meta.get("licence", ""))
-        tasks.append(TaskInfo(label(one.name), 0, one.episodes, 0, settings.eval_episodes, source, licence))
+        tasks.append(TaskInfo(label(one.name), 0, one.episodes, 0, setting.eval_episodes, source, licence))
     notes = [f"{len(problem.data)} tasks, {sum(len(one) for one in problem.data):,} steps of data"]
     if unseen:
         notes.append(f"not trained, only evaluated: {', '.join(label(t) for t in unseen.tasks)}")
@@ -60,210 +71,131 @@ def jobs(scale: str, suites: Sequence[str], seeds: Sequence[int]) -> list[Job]:
     """One job a method, seed and data set, the longest methods first."""
     return [
         Job(suite, seed, part)
-        for part in ENTRIES
+        for part in PARTS
         for seed in seeds
         for suite in suites
-        if part in _settings(scale, suite).parts
+        if part in setting_of(scale, suite).parts
     ]
 
 
 def count_rows(scale: str, suite: str, part: str) -> int:
     """Rows of one job."""
-    return len(ENTRIES[part].variants) + bool(_settings(scale, suite).unseen and part in UNSEEN)
+    return len(PARTS[part].variants) + bool(setting_of(scale, suite).unseen and part in UNSEEN)
 
 
 def settings(scale: str, suite: str) -> dict[str, Any]:
     """The configuration of ``suite``: counts, and the complete options of HarmoDT."""
-    found = _settings(scale, suite)
-    shown = {k: v for k, v in dataclasses.asdict(found).items() if k not in ("options", "cloning")}
-    return shown | {"harmodt": _plain(_options(found, "harmodt", 0))}
+    setting = setting_of(scale, suite)
+    shown = {k: v for k, v in dataclasses.asdict(setting).items() if k not in ("options", "cloning")}
+    hidden = {"out", "seed", "overwrite", "device", "logger", "dry_run", "data", "workers", "video"}
+    options = dataclasses.asdict(setting.arm("harmodt").options())
+    return shown | {"harmodt": {k: v for k, v in options.items() if k not in hidden}}
 
 
 def run_job(scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
     """Trains ``part`` and appends its missing rows to ``folder/<suite>-<seed>-<part>.jsonl``."""
-    import torch
-
-    from manyone.claims.figure import save_figures
-    from manyone.claims.rows import append_rows, keys_in
-
     torch.set_num_threads(1)
     path = folder / f"{suite}-{seed}-{part}.jsonl"
     done = keys_in(path)
     if len(done) >= count_rows(scale, suite, part):
         return
-    found, entry = _settings(scale, suite), ENTRIES[part]
-    options = _options(found, part, seed)
-    learner, cost, curves = _train(options, _problem(scale, suite))
-    cost |= _sizes(learner)
-    for variant in entry.variants:
-        row, policy = _measure(scale, suite, seed, part, variant, learner, cost)
+    setting, this, problem = setting_of(scale, suite), PARTS[part], seen_problem(scale, suite)
+    arm = setting.arm(part)
+    options = arm.options(seed=seed)
+    learner = arm.build(options, problem)
+    cost, history = _train(learner, options.steps)
+    cost |= learner.sizes()
+
+    def keep(variant: str, condition: str, results: Sequence[EpisodeResult], metrics: dict[str, float]) -> None:
+        row = _row(suite, seed, this.method, variant, condition, results, metrics)
         if row.key not in done:
             append_rows(path, [row])
-        if seed == 0 and variant == entry.variants[0]:
-            figures = list(_figures(suite, part, learner, policy, curves))
+
+    for variant in this.variants:
+        policy = learner.policy(variant)
+        results = _play(policy, problem, setting)
+        metrics = dict(cost) if not variant else {}
+        if variant in ("", "soft") and (right := shares_right(results)):
+            metrics["gate_accuracy"] = _mean(right)
+        keep(variant, this.condition, results, metrics)
+        if seed == 0 and variant == this.variants[0]:
+            drawn = learner.figures(policy, history) if this.draws else ()
+            figures = [dataclasses.replace(f, title=f"{suite}: {f.title}") for f in drawn]
             save_figures(folder / f"{suite}-{seed}-{part}.figures.json", figures)
-    if found.unseen and part in UNSEEN:
-        row = _measure_unseen(scale, suite, seed, part, learner, options)
-        if row.key not in done:
-            append_rows(path, [row])
+    unseen = unseen_problem(scale, suite)
+    if unseen is not None and part in UNSEEN:
+        keep("", "unseen", _play(_unseen(learner, unseen, setting), unseen, setting), {})
 
 
 # --- what a job is made of --------------------------------------------------------------------------------------------
 
 
-def _settings(scale: str, suite: str) -> Settings:
-    try:
-        return SETTINGS[scale][suite]
-    except KeyError:
-        raise ManyoneError(f"the policies study has no suite {suite!r} at scale {scale!r}") from None
-
-
-def _options(settings: Settings, part: str, seed: int) -> Any:
-    """The recipe's options: preset, the suite's changes where the recipe has the option, the method's changes."""
-    from manyone.recipes.table import options_class
-
-    entry = ENTRIES[part]
-    cls: Any = options_class(entry.recipe)
-    names = {f.name for f in dataclasses.fields(cls)}
-    given = {k: v for k, v in settings.options.items() if k in names}
-    given |= settings.cloning if entry.recipe == "mtbc" else {}
-    given |= entry.changes | {"suite": settings.suite, "quality": settings.quality, "seed": seed}
-    return cls(**given, eval_episodes=settings.eval_episodes, device="cpu" if "preset" not in given else "auto")
-
-
-def _plain(options: Any) -> dict[str, Any]:
-    hidden = {"out", "seed", "overwrite", "device", "logger", "dry_run", "data", "workers", "video"}
-    return {k: v for k, v in dataclasses.asdict(options).items() if k not in hidden}
+@lru_cache(maxsize=2)
+def seen_problem(scale: str, suite: str) -> PolicyProblem:
+    """What all parts are trained and evaluated on."""
+    setting = setting_of(scale, suite)
+    return load_problem(setting.arm(setting.parts[0]).options())
 
 
 @lru_cache(maxsize=2)
-def _problem(scale: str, suite: str) -> PolicyProblem:
-    found = _settings(scale, suite)
-    options = _options(found, found.parts[0], 0)
-    return from_suite(found.suite, found.quality, episodes=options.episodes, horizon=options.horizon)
-
-
-@lru_cache(maxsize=2)
-def _unseen_problem(scale: str, suite: str) -> PolicyProblem | None:
-    found = _settings(scale, suite)
-    if not found.unseen:
+def unseen_problem(scale: str, suite: str) -> PolicyProblem | None:
+    """The tasks that are only evaluated."""
+    setting = setting_of(scale, suite)
+    if not setting.unseen:
         return None
-    horizon = _problem(scale, suite).horizon
-    parts = [
-        from_suite(s, found.quality, episodes=found.unseen_data_episodes, horizon=horizon, workers=1)
-        for s in found.unseen
+    horizon = seen_problem(scale, suite).horizon
+    names = [
+        parse_offline(f"{one}-{setting.quality}", episodes=setting.unseen_data_episodes, steps=horizon)
+        for one in setting.unseen
     ]
+    parts = [from_suite(name, horizon=horizon, workers=1) for name in names]
     return PolicyProblem(f"{suite}, unseen", tuple(one for p in parts for one in p.data), horizon)
 
 
 @lru_cache(maxsize=4)
 def _evaluator(tasks: tuple[str, ...], horizon: int, episodes: int, full: bool) -> Evaluator:
     """Environments in this process, kept for the jobs to come."""
-    from manyone.policies.recipes.run import Evaluator
-
     return Evaluator(tasks, horizon=horizon, episodes=episodes, stop_at_success=not full, workers=0)
 
 
-def _train(options: Any, problem: PolicyProblem) -> tuple[Any, dict[str, float], dict[str, list[tuple[int, float]]]]:
-    """(learner, what it cost, how far each task's gradient agreed with the mean at every mask update)."""
-    learner = options.learner(problem)
-    started, curves, swaps, last = time.process_time(), {}, 0.0, 0.0  # type: ignore[var-annotated]
-    for step in range(1, options.steps + 1):
+def _play(policy: BatchedPolicy, problem: PolicyProblem, setting: Setting) -> list[EpisodeResult]:
+    full = bool(setting.options.get("full_episodes"))
+    return _evaluator(tuple(problem.tasks), problem.horizon, setting.eval_episodes, full).play(policy)
+
+
+def _train(learner: PolicyTrainer, steps: int) -> tuple[dict[str, float], dict[str, list[tuple[int, float]]]]:
+    """What it cost, and what the mask updates measured of each task."""
+    history: dict[str, list[tuple[int, float]]] = {}
+    started, swaps, last = time.process_time(), 0.0, 0.0
+    for step in range(1, steps + 1):
         metrics = learner.step()
         if not math.isfinite(metrics["loss"]):
             raise ManyoneError(f"the loss is {metrics['loss']} at step {step}: try a smaller learning rate")
         swaps += metrics.get("swaps", 0.0)
         last = metrics["loss"] if last == 0.0 else 0.99 * last + 0.01 * metrics["loss"]
         for name, value in metrics.items():
-            if name.startswith("agreement/"):
-                curves.setdefault(label(name.removeprefix("agreement/")), []).append((step, value))
+            if "/" in name:
+                history.setdefault(name, []).append((step, value))
     seconds = time.process_time() - started
-    return learner, {"cpu_s": seconds, "steps_per_s": options.steps / seconds, "swaps": swaps, "loss": last}, curves
+    return {"cpu_s": seconds, "steps_per_s": steps / seconds, "swaps": swaps, "loss": last}, history
 
 
-def _sizes(learner: Any) -> dict[str, float]:
-    """Trained parameters and, with masks, their bytes and mean overlap."""
-    inner = getattr(learner, "learner", learner)
-    nets = [one.model for one in getattr(inner, "learners", [])] or [getattr(inner, "model", None) or inner.network]
-    found = {"trainable_parameters": float(sum(p.numel() for net in nets for p in net.parameters()))}
-    if getattr(inner, "masks", None):
-        overlap = inner.masks[0].overlap().double()
-        count = len(overlap)
-        found["mask_bytes"] = float(inner.masks[0].nbytes)
-        if count > 1:
-            found["mask_overlap"] = float((overlap.sum() - overlap.diagonal().sum()) / (count * (count - 1)))
-    return found
+def _unseen(learner: PolicyLearner, unseen: PolicyProblem, setting: Setting) -> BatchedPolicy:
+    """The trained network on tasks that it was not trained on."""
+    masks = learner.masks[0] if learner.masks else None
+    return unseen_policy(learner.model, learner.data.like(unseen.data), masks, threshold=setting.vote_threshold)
 
 
-def _measure(
-    scale: str, suite: str, seed: int, part: str, variant: str, learner: Any, cost: dict[str, float]
-) -> tuple[Row, Any]:
-    from manyone.claims.rows import Row
-    from manyone.evaluation.scores import return_by_task, success_by_task
-
-    found, problem, entry = _settings(scale, suite), _problem(scale, suite), ENTRIES[part]
-    policy = learner.agnostic(variant or "gate") if entry.recipe == "g-harmodt" else learner.policy()
-    full = bool(found.options.get("full_episodes"))
-    results = _evaluator(tuple(problem.tasks), problem.horizon, found.eval_episodes, full).play(policy)
-    metrics = dict(cost) if not variant else {}
-    metrics["return"] = _mean(return_by_task(results).values())
+def _row(
+    suite: str, seed: int, method: str, variant: str, condition: str, results: Sequence[EpisodeResult],
+    metrics: dict[str, float],
+) -> Row:  # fmt: skip
     known = all(r.success is not None for r in results)
     scores = {label(t): s for t, s in success_by_task(results).items()} if known else {}
-    right = [r.info["group_right"] for r in results if "group_right" in r.info]
-    if right and variant in ("", "soft"):
-        metrics["gate_accuracy"] = _mean(right)
-    if entry.recipe == "g-harmodt" and not variant:
-        metrics["groups"] = float(learner.grouping.groups)
-    return Row(suite, seed, entry.method, variant, entry.condition, scores, metrics), policy
+    return Row(
+        suite, seed, method, variant, condition, scores, metrics | {"return": _mean(return_by_task(results).values())}
+    )
 
 
-def _measure_unseen(scale: str, suite: str, seed: int, part: str, learner: Any, options: Any) -> Row:
-    from manyone.claims.rows import Row
-    from manyone.evaluation.scores import return_by_task, success_by_task
-    from manyone.policies.unseen import unseen_policy
-
-    found, problem = _settings(scale, suite), _unseen_problem(scale, suite)
-    assert problem is not None
-    masks = learner.masks[0] if learner.masked else None
-    policy = unseen_policy(learner.model, options.policy_data(problem), masks, threshold=found.vote_threshold)
-    full = bool(found.options.get("full_episodes"))
-    results = _evaluator(tuple(problem.tasks), problem.horizon, found.eval_episodes, full).play(policy)
-    known = all(r.success is not None for r in results)
-    scores = {label(t): s for t, s in success_by_task(results).items()} if known else {}
-    metrics = {"return": _mean(return_by_task(results).values())}
-    return Row(suite, seed, ENTRIES[part].method, "", "unseen", scores, metrics)
-
-
-def _mean(values: Any) -> float:
-    values = list(values)
+def _mean(values: Collection[float]) -> float:
     return math.fsum(values) / len(values)
-
-
-def _figures(suite: str, part: str, learner: Any, policy: Any, curves: dict[str, Any]) -> Iterator[Figure]:
-    """What the first seed shows besides its scores."""
-    from manyone.claims.figure import Figure
-
-    section = "Masks and groups"
-    inner = getattr(learner, "learner", learner)
-    if part == "harmodt":
-        names = [label(t) for t in learner.data.names]
-        values = learner.masks[0].overlap().tolist()
-        caption = "Share of the weights of two tasks' masks that they have in common (intersection over union)."
-        data = {"rows": names, "columns": names, "values": values, "unit": "%"}
-        yield Figure("matrix", f"{suite}: overlap of the masks", data, caption, section)
-        if curves:
-            series = {t: {"x": [s for s, _ in c], "y": [v for _, v in c]} for t, c in curves.items()}
-            caption = "Cosine between a task's dense gradient and the mean over tasks, at each mask update."
-            data = {"series": series, "x_label": "step", "y_label": "agreement"}
-            yield Figure("lines", f"{suite}: agreement of the tasks", data, caption, section)
-    if part == "g-harmodt":
-        names = [f"group {g}" for g in range(learner.grouping.groups)]
-        counts = policy.confusion().sum(0).double()
-        shares = (counts / counts.sum(1, keepdim=True).clamp(min=1)).tolist()
-        caption = "Rows: the true group; columns: the group that the policy acted under; shares of steps."
-        data = {"rows": names, "columns": names, "values": shares, "unit": "%"}
-        yield Figure("matrix", f"{suite}: the gate's choices", data, caption, section)
-        rows = [[label(t), f"group {g}"] for t, g in zip(inner.data.names, inner.assignment)]
-        rows.sort(key=lambda row: row[1])
-        data = {"columns": ["task", "group"], "rows": rows}
-        yield Figure("table", f"{suite}: groups of tasks", data, "Clustered by their gradients.", section)

@@ -28,6 +28,8 @@ from manyone.teams.network.transformer import ACTIVATED, LAST, linear
 class ActorCritic(nn.Module):
     """``critic``: ``central`` (MAPPO) or ``local`` (IPPO)."""
 
+    gated, link_scorer = False, None  # it has no messages
+
     def __init__(
         self, spec: TeamSpec, *, critic: Literal["central", "local"] = "central", width: int = 64, layers: int = 1
     ) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,8 @@ from torch.nn import functional as F
 
 from manyone.envs.teams.types import Observation, TeamSpec
 from manyone.errors import ManyoneError
-from manyone.teams.network import decode, distributions
+from manyone.teams.network import decode as decoding
+from manyone.teams.network import distributions
 from manyone.teams.network.attention import (
     DecoderMask,
     Diagonal,
@@ -35,7 +36,15 @@ from manyone.teams.network.attention import (
 )
 from manyone.teams.network.dynamic import LinkScorer
 from manyone.teams.network.gate import GateMode, ReceiveGate, SendGate
-from manyone.teams.network.transformer import ActionEmbedding, AgentHeads, Critic, DecoderBlock, Encoder, SharedHead
+from manyone.teams.network.transformer import (
+    ActionEmbedding,
+    AgentHeads,
+    Critic,
+    DecoderBlock,
+    Encoded,
+    Encoder,
+    SharedHead,
+)
 
 Decode = Literal["cached", "full", "fixed-point"]
 
@@ -61,27 +70,12 @@ class Evaluated(NamedTuple):
     send_probability: Tensor | None = None
 
 
-class Encoded(NamedTuple):
-    """The encoder's side of a forward pass. ``gate`` [B, n]: who receives; ``passing`` [B, n or 1, n or 1]: what gates
-    and a dynamic graph let through besides ``graph``; None where that is everything."""
-
-    rep: Tensor
-    values: Tensor
-    seen: Visibility
-    edges: Tensor | None
-    open_probability: Tensor | None
-    send_probability: Tensor | None
-    gate: Tensor | None
-    passing: Tensor | None
-    graph: Tensor
-
-
 class CommFormer(nn.Module):
     """The policy and its critic.
 
     ``scale``, ``decoder_mask``, ``relation`` and ``diagonal`` have settings that follow the published code; see
-    ``attention.py``. ``decode`` ("cached", "full", "fixed-point") chooses how ``act`` runs through the agents; all
-    three give the same actions. ``gate``, ``send_gate``: whether agents decide to receive, and to send.
+    ``attention.py``. The attribute ``decode`` ("cached", "full", "fixed-point") chooses how ``act`` runs through the
+    agents; all three give the same actions. ``gate``, ``send_gate``: whether agents decide to receive, and to send.
     ``dynamic_links`` (None: the graph is as given): k, and at every step each agent hears the k best of those that the
     graph lets it hear.
     """
@@ -102,11 +96,8 @@ class CommFormer(nn.Module):
         diagonal: Diagonal = "excluded",
         dropout: float = 0.0,
         gate: bool = False,
-        gate_tau: float = 1.0,
         send_gate: bool = False,
         dynamic_links: int | None = None,
-        value_width: int | None = None,
-        decode: Decode = "cached",
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "spec", "__class__")}
         super().__init__()
@@ -116,7 +107,6 @@ class CommFormer(nn.Module):
         _check_choice("decoder_mask", decoder_mask, ("aligned", "official"))
         _check_choice("relation", relation, ("receiver", "transposed"))
         _check_choice("diagonal", diagonal, ("excluded", "official"))
-        _check_choice("decode", decode, ("cached", "full", "fixed-point"))
         if width < 1 or layers < 1 or heads < 1 or width % heads:
             raise ManyoneError(f"width {width}, layers {layers}, heads {heads}: positive, and heads must divide width")
         if not 0 <= dropout < 1:
@@ -128,7 +118,8 @@ class CommFormer(nn.Module):
                 )
             if relation != "receiver" or diagonal != "excluded":
                 raise ManyoneError("a dynamic graph takes relation 'receiver' and diagonal 'excluded' only")
-        self.spec, self.width, self.decode = spec, width, decode
+        self.spec, self.width = spec, width
+        self.decode: Decode = "cached"
         self.decoder_mask: DecoderMask = decoder_mask
         self.relation: Relation = relation
         self.diagonal: Diagonal = diagonal
@@ -137,8 +128,8 @@ class CommFormer(nn.Module):
         self.encoder = Encoder(
             spec.observation_dim, width, layers, heads, related=edge_types, scale=scale, dropout=dropout
         )
-        self.critic = Critic(width, value_width or width)
-        self.receive_gate = ReceiveGate(width, gate_tau) if gate else None
+        self.critic = Critic(width)
+        self.receive_gate = ReceiveGate(width) if gate else None
         self.actions = ActionEmbedding(outputs + spec.discrete, width) if autoregressive else None
         self.decoder = nn.ModuleList(
             DecoderBlock(width, heads, related=edge_types, scale=scale) for _ in range(layers if autoregressive else 0)
@@ -147,9 +138,9 @@ class CommFormer(nn.Module):
             SharedHead(width, outputs) if decoder_heads == "shared" else AgentHeads(spec.agents, width, outputs)
         )
         self.log_std = None if spec.discrete else nn.Parameter(torch.ones(outputs))
-        self.send_gate = SendGate(width, gate_tau) if send_gate else None
+        self.send_gate = SendGate(width) if send_gate else None
         self.link_scorer = None if dynamic_links is None else LinkScorer(width, spec.agents, dynamic_links)
-        self.kept: dict[bool, Any] | None = None
+        self.kept: dict[bool, decoding.Cached] | None = None
 
     @contextmanager
     def steady(self) -> Iterator[None]:
@@ -187,7 +178,7 @@ class CommFormer(nn.Module):
         """
         with torch.no_grad():
             encoded = self.encode(obs, graph, gate=gate, drop=False, **drawn)
-            actions, log_probs = decode.decode(self, encoded, obs.available, None if greedy else noise)
+            actions, log_probs = self.draw(encoded, obs.available, None if greedy else noise)
             used = graph.detach() != 0
             used = used & ~torch.eye(len(graph), dtype=torch.bool, device=graph.device)
             passing = encoded.passing
@@ -255,6 +246,53 @@ class CommFormer(nn.Module):
         seen = agent_visibility(graph.to(x), passing, diagonal=self.diagonal, relation=self.relation)
         rep = self.encoder(x, seen, edges, drop)
         return Encoded(rep, self.critic(rep), seen, edges, receiving, sending, opened, passing, graph)
+
+    def draw(self, encoded: Encoded, available: Tensor | None, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(actions, log-probabilities [B, n]), agent after agent; ``noise`` None takes the likeliest actions."""
+
+        def choose(outputs: Tensor) -> Tensor:
+            return self.choose(outputs, available, noise)
+
+        rep, views = encoded.rep, self.decoder_views(encoded)
+        if not self.autoregressive:
+            outputs = self.heads(rep)
+            actions = choose(outputs)
+        elif self.decode == "cached":
+            actions, outputs = self._cached(self._general(encoded.graph))(rep, views, available, noise)
+        else:
+            draw = decoding.full if self.decode == "full" else decoding.fixed_point
+            shape, discrete = rep.shape[:2], self.spec.discrete
+            start = (
+                torch.zeros(shape, dtype=torch.long, device=rep.device)
+                if discrete
+                else rep.new_zeros(*shape, self.spec.action_dim)
+            )
+            actions, outputs = draw(start, lambda so_far: self.outputs(encoded, so_far, views), choose)
+        return actions, self.score(outputs, actions, available)[0]
+
+    def _general(self, graph: Tensor) -> bool:
+        """Whether relation types or weights can differ between links, or there are several heads."""
+        if cast(DecoderBlock, self.decoder[0]).own.heads > 1 or self.decoder_mask == "official":
+            return True
+        if self.relation == "transposed" and self.edges is not None:
+            return True
+        if self.diagonal == "official" and bool(graph.diagonal().any()):
+            return True
+        return not bool(((graph == 0) | (graph == 1)).all())
+
+    def _cached(self, general: bool) -> decoding.Cached:
+        """Folded weights, kept while :meth:`steady` says that weights do not change."""
+        if self.kept is not None and general in self.kept:
+            return self.kept[general]
+        assert self.actions is not None
+        edges = None if self.edges is None else self.edges.weight
+        blocks = cast(list[DecoderBlock], list(self.decoder))
+        made = decoding.Cached(
+            decoding.Decoder(self.spec, self.actions, blocks, self.heads, edges, self.std()), general
+        )
+        if self.kept is not None:
+            self.kept[general] = made
+        return made
 
     def decoder_views(self, encoded: Encoded) -> list[tuple[Visibility, Visibility]]:
         """What positions see in each decoder block, in self and in cross attention."""

@@ -7,68 +7,55 @@ projections of all possible actions are a table, and masks, noise and the querie
 for all agents at once. ``full``: the whole decoder once per agent, for tests. ``fixed-point``: with each agent's noise
 drawn beforehand, one parallel pass from a guess of all actions, again until nothing changes; agent i is right after i
 passes at the latest, and the fixed point is the sequential draw. It suits small batches of many agents.
-Public: ``decode``.
+Public: ``Decoder``, ``Cached``, ``full``, ``fixed_point``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from manyone.envs.teams.types import TeamSpec
 from manyone.teams.network.attention import RelationAttention, Visibility
-from manyone.teams.network.transformer import AgentHeads, DecoderBlock, SharedHead
+from manyone.teams.network.transformer import ActionEmbedding, AgentHeads, DecoderBlock, SharedHead
 
-if TYPE_CHECKING:
-    from manyone.teams.network.commformer import CommFormer, Encoded
-
-
-def decode(
-    policy: CommFormer, encoded: Encoded, available: Tensor | None, noise: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """(actions, log-probabilities [B, n]); ``noise`` None takes the likeliest actions."""
-    if not policy.autoregressive:
-        outputs = policy.heads(encoded.rep)
-        actions = policy.choose(outputs, available, noise)
-        return actions, policy.score(outputs, actions, available)[0]
-    if policy.decode == "cached":
-        return _cached(policy, encoded, available, noise)
-    return (_full if policy.decode == "full" else _fixed_point)(policy, encoded, available, noise)
+Map = Callable[[Tensor], Tensor]
 
 
-def _nothing_yet(policy: CommFormer, rep: Tensor) -> Tensor:
-    batch, agents = rep.shape[:2]
-    if policy.spec.discrete:
-        return torch.zeros(batch, agents, dtype=torch.long, device=rep.device)
-    return rep.new_zeros(batch, agents, policy.spec.action_dim)
+def full(actions: Tensor, outputs_of: Map, choose: Map) -> tuple[Tensor, Tensor]:
+    """(actions, outputs): one pass of the whole decoder for each agent; ``actions`` [B, n, ...] begins as zeros."""
+    for i in range(actions.shape[1]):
+        outputs = outputs_of(actions)
+        actions[:, i] = choose(outputs)[:, i]
+    return actions, outputs
 
 
-def _full(
-    policy: CommFormer, encoded: Encoded, available: Tensor | None, noise: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """One pass of the whole decoder for each agent."""
-    actions, views = _nothing_yet(policy, encoded.rep), policy.decoder_views(encoded)
-    for i in range(policy.spec.agents):
-        outputs = policy.outputs(encoded, actions, views)
-        actions[:, i] = policy.choose(outputs, available, noise)[:, i]
-    return actions, policy.score(outputs, actions, available)[0]
-
-
-def _fixed_point(
-    policy: CommFormer, encoded: Encoded, available: Tensor | None, noise: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Parallel passes until the actions repeat themselves, at most one per agent and one to see it."""
-    actions, views = _nothing_yet(policy, encoded.rep), policy.decoder_views(encoded)
-    for _ in range(policy.spec.agents + 1):
-        outputs = policy.outputs(encoded, actions, views)
-        found = policy.choose(outputs, available, noise)
+def fixed_point(actions: Tensor, outputs_of: Map, choose: Map) -> tuple[Tensor, Tensor]:
+    """The same by parallel passes until the actions repeat themselves, at most one per agent and one to see it."""
+    for _ in range(actions.shape[1] + 1):
+        outputs = outputs_of(actions)
+        found = choose(outputs)
         settled = torch.equal(found, actions)
         actions = found
         if settled:
             break
-    return actions, policy.score(outputs, actions, available)[0]
+    return actions, outputs
+
+
+class Decoder(NamedTuple):
+    """What acts once observations are encoded; ``edges``: embeddings of the relation types; ``std``: of continuous
+    actions."""
+
+    spec: TeamSpec
+    embed: ActionEmbedding
+    blocks: Sequence[DecoderBlock]
+    heads: SharedHead | AgentHeads
+    edges: Tensor | None
+    std: Tensor | None
 
 
 class _Fold(NamedTuple):
@@ -159,10 +146,9 @@ class _Memory:
 class _BlockWeights:
     """All of a decoder block that depends on weights alone, ready for single positions."""
 
-    def __init__(self, policy: CommFormer, number: int, general: bool) -> None:
-        block = cast(DecoderBlock, policy.decoder[number])
-        edges = None if policy.edges is None else policy.edges.weight
-        self.block, self.heads, d = block, block.own.heads, policy.width
+    def __init__(self, decoder: Decoder, number: int, general: bool) -> None:
+        block, edges = decoder.blocks[number], decoder.edges
+        self.block, self.heads, d = block, block.own.heads, block.own.width
         self.general, self.related = general, edges is not None
         own, cross = _fold(block.own, edges), _fold(block.cross, edges)
         self.own, self.cross = own, cross
@@ -178,8 +164,8 @@ class _BlockWeights:
         weight, bias, self.residual_bias = torch.cat(weights), torch.cat(biases), block.own.out.bias
         self.row_width = d + len(bias)
         self.table = None
-        if number == 0 and policy.spec.discrete and policy.actions is not None:
-            table = policy.actions.table()
+        if number == 0 and decoder.spec.discrete:
+            table = decoder.embed.table()
             self.table = torch.cat([table + self.residual_bias, F.linear(table, weight, bias)], -1)
         self.own_weight, self.own_bias = weight.T, bias - weight @ self.residual_bias
 
@@ -260,69 +246,6 @@ class _Block:
         memory.bias = memory.bias + first
 
 
-def _general(policy: CommFormer, encoded: Encoded) -> bool:
-    """Whether relation types or weights can differ between links, or there are several heads."""
-    if cast(DecoderBlock, policy.decoder[0]).own.heads > 1 or policy.decoder_mask == "official":
-        return True
-    if policy.relation == "transposed" and policy.edges is not None:
-        return True
-    graph = encoded.graph
-    if policy.diagonal == "official" and bool(graph.diagonal().any()):
-        return True
-    return not bool(((graph == 0) | (graph == 1)).all())
-
-
-def _prepared(policy: CommFormer, general: bool) -> tuple[list[_BlockWeights], _Head]:
-    """Folded weights, kept while ``policy.steady()`` says that weights do not change."""
-    if policy.kept is not None and general in policy.kept:
-        return policy.kept[general]
-    made = (
-        # after the first block position 0 is an agent's and the cross attention sees its own position: no special case
-        [_BlockWeights(policy, i, general or i > 0) for i in range(len(policy.decoder))],
-        _Head(policy.heads, policy.spec.agents),
-    )
-    if policy.kept is not None:
-        policy.kept[general] = made
-    return made
-
-
-def _cached(
-    policy: CommFormer, encoded: Encoded, available: Tensor | None, noise: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """One query per agent and block, over kept keys and values."""
-    rep, discrete = encoded.rep, policy.spec.discrete
-    batch, n, d = rep.shape
-    assert policy.actions is not None
-    weights, head = _prepared(policy, _general(policy, encoded))
-    blocks = [_Block(one, rep, seen) for one, seen in zip(weights, policy.decoder_views(encoded), strict=True)]
-    shifts: list[Tensor] = [one.block.norm.bias for one in weights]
-    for number, one in enumerate(weights[1:]):
-        shifts[number] = shifts[number] + one.residual_bias
-    inputs = head.noise(policy, batch, available, noise)
-    actions = rep.new_empty(n, batch, dtype=torch.long) if discrete else rep.new_empty(n, batch, head.outputs)
-    embed, features = policy.actions, []
-    for p in range(n):
-        before, x = None, None
-        if discrete:
-            before = actions[p - 1] if p else None
-        else:
-            token = actions[p - 1] if p else actions.new_zeros(batch, head.outputs)
-            hidden, norm = F.gelu(embed.input(token)), embed.norm
-            x = torch.layer_norm(hidden, (d,), norm.weight, norm.bias + weights[0].residual_bias, norm.eps)
-        for block, shift in zip(blocks, shifts, strict=True):
-            x = block.step(p, before, x, shift)
-        assert x is not None
-        feature = head.features(p, x)
-        features.append(feature)
-        if discrete:
-            torch.argmax(torch.addmm(inputs[p], feature, head.last(p)), -1, out=actions[p])
-        else:
-            torch.addmm(inputs[p], feature, head.last(p), out=actions[p])
-    outputs = head.finish(torch.stack(features))
-    actions = actions.transpose(0, 1).contiguous()
-    return actions, policy.score(outputs, actions, available)[0]
-
-
 class _Head:
     """The heads with their norms' scales and shifts folded into the layers after them."""
 
@@ -355,14 +278,13 @@ class _Head:
         """The last layer's weight [width, outputs]."""
         return self.per_agent[agent][-1][0]
 
-    def noise(self, policy: CommFormer, batch: int, available: Tensor | None, noise: Tensor | None) -> Tensor:
+    def noise(self, decoder: Decoder, batch: int, available: Tensor | None, noise: Tensor | None) -> Tensor:
         """What the last layer's product is added to, [n, B or 1, outputs]: bias and noise, -inf if not available."""
         n = len(self.per_agent)
         bias = self.biases[-1].expand(n, 1, -1) if self.shared else self.biases[-1]
         if noise is not None:
-            std = policy.std()
-            bias = bias + (noise if std is None else noise * std).to(bias).transpose(0, 1)
-        if available is not None and policy.spec.discrete:
+            bias = bias + (noise if decoder.std is None else noise * decoder.std).to(bias).transpose(0, 1)
+        if available is not None and decoder.spec.discrete:
             bias = bias.expand(n, batch, -1).masked_fill(~available.transpose(0, 1), -torch.inf)
         return bias.contiguous()
 
@@ -371,3 +293,53 @@ class _Head:
         if self.shared:
             return F.linear(features, self.weights[-1].T, self.biases[-1]).transpose(0, 1)
         return torch.baddbmm(self.biases[-1], features, self.weights[-1]).transpose(0, 1)
+
+
+class Cached:
+    """A decoder's folded weights, good while its weights do not change.
+
+    ``general``: whether relation types or weights can differ between links, or there are several heads.
+    """
+
+    def __init__(self, decoder: Decoder, general: bool) -> None:
+        self.decoder = decoder
+        # after the first block position 0 is an agent's and the cross attention sees its own position: no special case
+        self.weights = [_BlockWeights(decoder, i, general or i > 0) for i in range(len(decoder.blocks))]
+        self.head = _Head(decoder.heads, decoder.spec.agents)
+
+    def __call__(
+        self,
+        rep: Tensor,
+        views: Sequence[tuple[Visibility, Visibility]],
+        available: Tensor | None,
+        noise: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """(actions, outputs) with one query per agent and block, over kept keys and values; ``views``: what positions
+        see in each block."""
+        weights, head, embed, discrete = self.weights, self.head, self.decoder.embed, self.decoder.spec.discrete
+        batch, n, d = rep.shape
+        blocks = [_Block(one, rep, seen) for one, seen in zip(weights, views, strict=True)]
+        shifts: list[Tensor] = [one.block.norm.bias for one in weights]
+        for number, one in enumerate(weights[1:]):
+            shifts[number] = shifts[number] + one.residual_bias
+        inputs = head.noise(self.decoder, batch, available, noise)
+        actions = rep.new_empty(n, batch, dtype=torch.long) if discrete else rep.new_empty(n, batch, head.outputs)
+        features = []
+        for p in range(n):
+            before, x = None, None
+            if discrete:
+                before = actions[p - 1] if p else None
+            else:
+                token = actions[p - 1] if p else actions.new_zeros(batch, head.outputs)
+                hidden, norm = F.gelu(embed.input(token)), embed.norm
+                x = torch.layer_norm(hidden, (d,), norm.weight, norm.bias + weights[0].residual_bias, norm.eps)
+            for block, shift in zip(blocks, shifts, strict=True):
+                x = block.step(p, before, x, shift)
+            assert x is not None
+            feature = head.features(p, x)
+            features.append(feature)
+            if discrete:
+                torch.argmax(torch.addmm(inputs[p], feature, head.last(p)), -1, out=actions[p])
+            else:
+                torch.addmm(inputs[p], feature, head.last(p), out=actions[p])
+        return actions.transpose(0, 1).contiguous(), head.finish(torch.stack(features))

@@ -2,7 +2,7 @@
 
 The temporal gate of the CommFormer extension (arXiv 2411.00382). With x_i the agent's embedding before any attention:
     u_i = MLP(x_i);   in training g_i = 1[u_i + xi_i > 0] with xi_i ~ Logistic(0, 1), its gradient that of
-    sigmoid((u_i + xi_i) / tau);   when deployed g_i = 1[u_i > 0].
+    sigmoid(u_i + xi_i);   when deployed g_i = 1[u_i > 0].
 The gate multiplies row i of the graph, never the agent's view of itself. A budget loss holds the mean of sigmoid(u) at
 a target receive rate; it must not act before the policy uses messages, hence the schedule. The abstract fixes that the
 gate receives, per agent and step, from the current observation; network, relaxation, losses and schedule are this
@@ -32,9 +32,9 @@ Budget = Literal["ratio", "hinge", "cost"]
 class ReceiveGate(nn.Module):
     """u = MLP(x), width -> width -> 1; the last bias is +2, so that it starts open with probability .88."""
 
-    def __init__(self, width: int, tau: float = 1.0) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.hidden, self.out, self.tau = nn.Linear(width, width), nn.Linear(width, 1), tau
+        self.hidden, self.out = nn.Linear(width, width), nn.Linear(width, 1)
         nn.init.constant_(self.out.bias, 2.0)
 
     def forward(self, embedded: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class ReceiveGate(nn.Module):
     def sampled(self, u: Tensor, noise: Tensor) -> Tensor:
         """g [B, n] in {0, 1} for logistic ``noise`` [B, n], straight-through."""
         shifted = u + noise
-        soft = torch.sigmoid(shifted / self.tau)
+        soft = torch.sigmoid(shifted)
         return (shifted > 0).to(u.dtype) + (soft - soft.detach())
 
 

@@ -21,6 +21,7 @@ from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
 
 Diagonal = Literal["excluded", "official"]
+_TAU = 1.0  # of the soft map
 GRAPH_KINDS = ("full", "none", "random", "ring", "star", "nearest")
 
 
@@ -39,14 +40,12 @@ def sample_noise(generator: torch.Generator, agents: int) -> Tensor:
     return -draw.clamp_min(torch.finfo(draw.dtype).tiny).log()
 
 
-def sampled_graph(
-    logits: Tensor, noise: Tensor, links: int, tau: float = 1.0, *, diagonal: Diagonal = "excluded"
-) -> Tensor:
+def sampled_graph(logits: Tensor, noise: Tensor, links: int, *, diagonal: Diagonal = "excluded") -> Tensor:
     """A graph drawn with Gumbel ``noise`` [n, n]: k links a row without replacement, straight-through [n, n].
 
     The same noise gives the same graph and the gradient of the same soft map, whatever happened in between.
     """
-    scores = _without_diagonal((logits + noise.to(logits)) / tau, diagonal)
+    scores = _without_diagonal((logits + noise.to(logits)) / _TAU, diagonal)
     return _straight_through(scores, links, seed=0)
 
 
@@ -95,21 +94,17 @@ class LearnedGraph(nn.Module):
     ``frozen`` (saved with the state) marks a graph that is settled: then ``exact`` gives no gradient any more.
     """
 
-    def __init__(
-        self, agents: int, links: int, *, tau: float = 1.0, diagonal: Diagonal = "excluded", seed: int = 0
-    ) -> None:
+    def __init__(self, agents: int, links: int, *, diagonal: Diagonal = "excluded", seed: int = 0) -> None:
         super().__init__()
         most = agents - 1 if diagonal == "excluded" else agents
         if diagonal not in ("excluded", "official"):
             raise ManyoneError(f"diagonal {diagonal!r}: must be excluded or official")
         if not 0 <= links <= most:
             raise ManyoneError(f"links {links}: must be 0..{most} for {agents} agents")
-        if tau <= 0:
-            raise ManyoneError(f"tau {tau}: must be above 0")
         self.logits = nn.Parameter(torch.ones(agents, agents))
         self.register_buffer("settled", torch.zeros((), dtype=torch.bool))
         self.settled: Tensor
-        self.agents, self.links, self.tau, self.diagonal, self.seed = agents, links, tau, diagonal, seed
+        self.agents, self.links, self.diagonal, self.seed = agents, links, diagonal, seed
 
     @property
     def frozen(self) -> bool:
@@ -122,7 +117,7 @@ class LearnedGraph(nn.Module):
 
     def sample(self, noise: Tensor) -> Tensor:
         """The graph that ``noise`` [n, n] (see ``sample_noise``) draws, straight-through."""
-        return sampled_graph(self.logits, noise, self.links, self.tau, diagonal=self.diagonal)
+        return sampled_graph(self.logits, noise, self.links, diagonal=self.diagonal)
 
     def exact(self) -> Tensor:
         """The graph to act with: the k largest logits of each row, straight-through unless ``frozen``."""

@@ -4,12 +4,13 @@
     critic:  V_i = Linear(LN(GELU(Linear(x_i))))
     decoder: x = LN1(x + Attn1(x, x, x));  y = LN2(rep + Attn2(rep, x, x));  y = LN3(y + Lin(GELU(Lin(y))))
 Queries and residual of the decoder's cross attention come from the encoder, as in MAT (Wen et al., arXiv 2205.14953).
-Public: ``Encoder``, ``Critic``, ``ActionEmbedding``, ``DecoderBlock``, ``SharedHead``, ``AgentHeads``.
+Public: ``Encoded``, ``Encoder``, ``Critic``, ``ActionEmbedding``, ``DecoderBlock``, ``SharedHead``, ``AgentHeads``.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,21 @@ from torch.nn import functional as F
 from manyone.teams.network.attention import RelationAttention, Scale, Visibility
 
 ACTIVATED, LAST = math.sqrt(2.0), 0.01
+
+
+class Encoded(NamedTuple):
+    """The encoder's side of a forward pass. ``gate`` [B, n]: who receives; ``passing`` [B, n or 1, n or 1]: what gates
+    and a dynamic graph let through besides ``graph``; None where that is everything."""
+
+    rep: Tensor
+    values: Tensor
+    seen: Visibility
+    edges: Tensor | None
+    open_probability: Tensor | None
+    send_probability: Tensor | None
+    gate: Tensor | None
+    passing: Tensor | None
+    graph: Tensor
 
 
 def linear(inputs: int, outputs: int, gain: float, *, bias: bool = True) -> nn.Linear:
@@ -84,13 +100,10 @@ class Encoder(nn.Module):
 class Critic(nn.Module):
     """A value for each agent from its representation."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.hidden, self.norm, self.out = (
-            linear(width, hidden, ACTIVATED),
-            nn.LayerNorm(hidden),
-            linear(hidden, 1, LAST),
-        )
+        self.hidden, self.norm = linear(width, width, ACTIVATED), nn.LayerNorm(width)
+        self.out = linear(width, 1, LAST)
 
     def forward(self, rep: Tensor) -> Tensor:
         """[B, n]."""

@@ -16,35 +16,23 @@ Public name: :class:`GraphSchedule`.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from manyone.randomness import generator_for
 from manyone.teams.network.graph import LearnedGraph, sample_noise
-
-RollOut = Literal["replay", "official"]
+from manyone.teams.ppo.training import Training
 
 
 class GraphSchedule:
-    """The graphs of a training of ``iterations``; ``graph`` is learned, or a fixed one [n, n] (row = receiver).
+    """The graphs of a ``training``; ``graph`` is learned, or a fixed one [n, n] (row = receiver).
 
-    ``commit`` None: never. Draws depend on ``seed`` and the iteration alone.
+    Draws depend on ``seed`` and the iteration alone.
     """
 
-    def __init__(
-        self,
-        graph: LearnedGraph | Tensor,
-        *,
-        iterations: int,
-        mode: RollOut = "replay",
-        commit: float | None = 0.4,
-        warmup: int = 10,
-        seed: int = 0,
-    ) -> None:
-        self.graph, self.mode, self.warmup, self.seed = graph, mode, warmup, seed
-        self.last = iterations if commit is None else commit * iterations
+    def __init__(self, graph: LearnedGraph | Tensor, training: Training, *, seed: int) -> None:
+        self.graph, self.mode, self.warmup, self.seed = graph, training.graph_rollout, training.warmup, seed
+        self.last = (training.commit or 1) * training.iterations
         self.frozen = True
         self._noise: Tensor | None = None
 

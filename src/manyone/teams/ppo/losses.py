@@ -24,11 +24,11 @@ def masked_mean(values: Tensor, mask: Tensor | None = None, count: Tensor | int 
     return torch.where(mask, values, 0.0).sum() / (mask.sum().clamp(min=1) if count is None else count)
 
 
-def normalise_advantages(advantages: Tensor, mask: Tensor | None = None, epsilon: float = 1e-5) -> Tensor:
+def normalise_advantages(advantages: Tensor, mask: Tensor | None = None) -> Tensor:
     """Advantages with mean 0 and standard deviation 1 over the entries where ``mask`` is True."""
     mean = masked_mean(advantages, mask)
     deviation = masked_mean((advantages - mean).square(), mask).sqrt()
-    return (advantages - mean) / (deviation + epsilon)
+    return (advantages - mean) / (deviation + 1e-5)
 
 
 def policy_loss(

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from manyone.envs.teams.types import Observation, TeamEnv, TeamSpec
-from manyone.randomness import generator_for
+from manyone.randomness import generator_for, seed_for
 from manyone.teams.network.dynamic import link_noise
 from manyone.teams.network.gate import GateMode, gate_noise
 from manyone.teams.ppo.buffer import Buffer
 from manyone.teams.ppo.returns import bootstrapped, finished_episodes, gae
+from manyone.teams.ppo.training import Training
 from manyone.teams.ppo.value_norm import ValueNorm
 
 _CHUNK = 8192  # slots whose values are computed at a time
@@ -55,15 +56,16 @@ def steady(policy: Any) -> AbstractContextManager[None]:
 
 
 class Collector:
-    """Plays ``env`` with ``policy`` for ``length`` steps at a time; the episodes go on from one iteration to the next.
+    """Plays ``env`` with ``policy`` for ``training.length`` steps at a time; episodes go on in the next iteration.
 
     The environment stays on its own device, the buffer is on the policy's.
     """
 
-    def __init__(self, env: TeamEnv, policy: Any, *, length: int, gamma: float, lam: float, norm: ValueNorm | None,
-                 device: torch.device, seed: int, env_seed: int) -> None:  # fmt: skip
-        self.env, self.policy, self.length, self.norm = env, policy, length, norm
-        self.gamma, self.lam, self.device, self.seed, self.env_seed = gamma, lam, device, seed, env_seed
+    def __init__(
+        self, env: TeamEnv, policy: Any, training: Training, *, norm: ValueNorm, device: torch.device, seed: int
+    ) -> None:
+        self.env, self.policy, self.training, self.norm = env, policy, training, norm
+        self.device, self.seed = device, seed
         self.returns = torch.zeros(env.batch, device=device)
         self.lengths = torch.zeros(env.batch, device=device)
         self._buffer: Buffer | None = None
@@ -76,14 +78,14 @@ class Collector:
 
     def _collect(self, iteration: int, graph: Tensor, gate: GateMode) -> Buffer:
         if self._observation is None:
-            self._observation = self.env.reset(self.env_seed)
+            self._observation = self.env.reset(seed_for(self.seed, "environment"))
         if self._buffer is None:
-            self._buffer = Buffer(self.env.spec, self._observation, self.length, self.device)
+            self._buffer = Buffer(self.env.spec, self._observation, self.training.length, self.device)
         buffer, batch = self._buffer, self.env.batch
         generator = generator_for(self.seed, "act", iteration, device=self.device)
         cuts: list[Tensor] = []
         finals: list[Observation] = []
-        for t in range(self.length):
+        for t in range(self.training.length):
             seen = buffer.see(t, self._observation)
             noise = action_noise(self.env.spec, batch, generator)
             drawn = buffer.draw(t, message_noise(self.policy, generator, batch, gate))
@@ -134,14 +136,13 @@ class Collector:
                 drawn = {name: part[rows] for name, part in noise.items()}
                 piece = Observation(*(None if p is None else p[rows] for p in joined))  # type: ignore[arg-type]
                 values.append(self.policy.values(piece, graph, gate=gate, **drawn))
-            old, end = buffer.values, torch.cat(values)
-            if self.norm is not None:
-                old, end = self.norm.denormalise(old), self.norm.denormalise(end)
+            old, end = self.norm.denormalise(buffer.values), self.norm.denormalise(torch.cat(values))
             last, cut_values = end[: buffer.slots], end[buffer.slots :]
             places = torch.cat(cuts) if cuts else torch.empty(0, 2, dtype=torch.int64, device=self.device)
             following = bootstrapped(old, last, places, cut_values)
+            gamma, lam = self.training.gamma, self.training.lam
             advantages, returns = gae(
-                buffer.rewards, old, following, buffer.terminated, buffer.done, gamma=self.gamma, lam=self.lam
+                buffer.rewards, old, following, buffer.terminated, buffer.done, gamma=gamma, lam=lam
             )
             buffer.advantages.copy_(advantages)
             buffer.returns.copy_(returns)

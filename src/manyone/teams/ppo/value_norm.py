@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+BETA, LEAST_VARIANCE = 0.99999, 1e-2  # the published values
+
 
 class ValueNorm(nn.Module):
     """Mean and variance of the value targets, one number each for all agents; statistics are kept in double precision
@@ -21,9 +23,8 @@ class ValueNorm(nn.Module):
     square_sum: Tensor
     weight: Tensor
 
-    def __init__(self, beta: float = 0.99999, least_variance: float = 1e-2, device: str | torch.device = "cpu") -> None:
+    def __init__(self, device: str | torch.device = "cpu") -> None:
         super().__init__()
-        self.beta, self.least_variance = beta, least_variance
         dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
         for name in ("mean_sum", "square_sum", "weight"):
             self.register_buffer(name, torch.zeros((), dtype=dtype, device=device))
@@ -37,15 +38,15 @@ class ValueNorm(nn.Module):
         else:
             share = mask.to(self.weight.dtype) / mask.sum().clamp(min=1)
             means = (targets * share).sum(), (targets.square() * share).sum()
-        self.mean_sum.lerp_(means[0], 1 - self.beta)
-        self.square_sum.lerp_(means[1], 1 - self.beta)
-        self.weight.mul_(self.beta).add_(1 - self.beta)
+        self.mean_sum.lerp_(means[0], 1 - BETA)
+        self.square_sum.lerp_(means[1], 1 - BETA)
+        self.weight.mul_(BETA).add_(1 - BETA)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """(mean, standard deviation), scalars; (0, 1) before the first update."""
         weight = self.weight.clamp(min=1e-12)
         mean = self.mean_sum / weight
-        variance = (self.square_sum / weight - mean.square()).clamp(min=self.least_variance)
+        variance = (self.square_sum / weight - mean.square()).clamp(min=LEAST_VARIANCE)
         return mean, torch.where(self.weight > 0, variance.sqrt(), torch.ones_like(variance))
 
     def normalise(self, values: Tensor) -> Tensor:

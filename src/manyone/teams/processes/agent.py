@@ -13,8 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from manyone.errors import ManyoneError
+from manyone.teams.artefact import build_policy
+from manyone.teams.network.commformer import CommFormer
+from manyone.teams.processes.node import Node
 from manyone.teams.processes.wire import Abandoned, Closed, LinkLost, exchange, receive_frame, send_frame
 
 _Key = tuple[str, int]
@@ -112,12 +116,6 @@ class _Agent:
 
     def start(self) -> None:
         """All links are there: loads the weights."""
-        import torch
-
-        from manyone.teams.artefact import build_policy
-        from manyone.teams.network.commformer import CommFormer
-        from manyone.teams.processes.node import Node
-
         torch.set_num_threads(1)
         assert self.links is not None
         policy = build_policy(self.order, self.order["weights"])
@@ -127,8 +125,6 @@ class _Agent:
 
     def act(self, names: Sequence[str], arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """[action, log-probability, value, messages, bytes, requests, declines] of one step."""
-        import torch
-
         given = {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=True)}
         choice = self.node.step(
             given["observations"],

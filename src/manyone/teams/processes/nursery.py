@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from manyone.teams.processes.wire import Closed, receive_frame, send_frame
 
@@ -26,6 +26,7 @@ _GRACE = 2.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Forks agents until the coordinator hangs up; the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator decides what an interrupt means
+    from manyone.teams.processes.agent import serve  # takes seconds: all agents share what is imported here
 
     control = socket.socket(fileno=int((sys.argv[1:] if arguments is None else arguments)[0]))
     read, write = os.pipe()
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         if pid == 0:
                             for number in (control.detach(), read, write):
                                 os.close(number)
-                            _become_agent(fd)
+                            _become_agent(fd, serve)
                         os.close(fd)
                         agents[pid] = order["agent"]
                         send_frame(control, {"what": "born", "pid": pid})
@@ -66,15 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _become_agent(control: int) -> None:
+def _become_agent(control: int, serve: Callable[[int], int]) -> None:
     """Serves as an agent and ends; never returns."""
-    from manyone.teams.processes import agent as agent_process
-
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     code = 1
     try:
-        code = agent_process.serve(control)
+        code = serve(control)
     finally:
         sys.stderr.flush()
         os._exit(code)  # nothing of the nursery's is to be cleaned up here

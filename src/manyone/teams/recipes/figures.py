@@ -10,15 +10,18 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+from matplotlib.patches import Circle, FancyArrowPatch
+from PIL import Image
 
 from manyone.claims.figure import Figure, image_of
+from manyone.envs.teams.types import TeamSpec
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from manyone.envs.teams.types import TeamSpec
-
+_FRAMES_A_SECOND, _HOLD = 4.0, 1.5  # of a GIF; seconds that its last frame stays
 Line = Mapping[str, Any]
 """One line of metrics.jsonl."""
 
@@ -35,10 +38,6 @@ def draw_graph(links: np.ndarray, names: Sequence[str], strength: np.ndarray | N
     ``links`` [n, n], row = receiver; ``strength`` [n, n] in 0..1 sets the arrows' width. A node grows with
     the number of its listeners.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
-    from matplotlib.patches import Circle, FancyArrowPatch
-
     n = len(names)
     angle = [math.pi / 2 - 2 * math.pi * k / n for k in range(n)]
     at = [(math.cos(a), math.sin(a)) for a in angle]
@@ -200,10 +199,8 @@ def film_figure(path: Path) -> Figure:
     )
 
 
-def save_gif(frames: Sequence[np.ndarray], path: Path, *, per_second: float = 4.0, hold: float = 1.5) -> None:
-    """Writes frames [height, width, 3] as a looping GIF; the last one stays for ``hold`` seconds."""
-    from PIL import Image
-
+def save_gif(frames: Sequence[np.ndarray], path: Path) -> None:
+    """Writes frames [height, width, 3] as a looping GIF; the last one stays for a while."""
     wide = min(max(f.shape[1] for f in frames), 480)
     pictures = []
     for frame in frames:
@@ -211,7 +208,7 @@ def save_gif(frames: Sequence[np.ndarray], path: Path, *, per_second: float = 4.
         if frame.shape[1] > wide:
             picture = picture.resize((wide, round(frame.shape[0] * wide / frame.shape[1])))
         pictures.append(picture.quantize(64, dither=Image.Dither.NONE))
-    times = [round(1000 / per_second)] * (len(pictures) - 1) + [round(1000 * hold)]
+    times = [round(1000 / _FRAMES_A_SECOND)] * (len(pictures) - 1) + [round(1000 * _HOLD)]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.part.gif")
     pictures[0].save(partial, save_all=True, append_images=pictures[1:], duration=times, loop=0)

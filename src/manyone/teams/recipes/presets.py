@@ -1,8 +1,8 @@
 """Settings of team recipes as data: sized for minutes on two cores, and the published ones of every map.
 
-``laptop`` depends on the environment (its family is the name before the first colon); the published settings are those
-of the authors' scripts, which they say are the paper's appendix (Hu et al., ICLR 2024, arXiv 2405.08550). A preset
-only fills in what was left open.
+``laptop`` is the defaults of the options, with some for the environment's family (the name before the first colon); the
+published settings are those of the authors' scripts, which they say are the paper's appendix (Hu et al., ICLR 2024,
+arXiv 2405.08550). A preset only fills in what was left open.
 """
 
 from __future__ import annotations
@@ -13,14 +13,6 @@ from typing import Any
 from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
 
-LAPTOP: dict[str, Any] = {
-    "env": "predator-prey:predators=5,vision=1", "envs": 32, "length": 50, "iterations": 200, "epochs": 5,
-    "minibatches": 1, "clip": 0.2, "lr": 1e-3, "grad_clip": 10.0, "edge_lr": 5e-2, "dropout": 0.0, "commit": 0.4,
-    "warmup": 0, "decoder_heads": "per-agent", "edge_types": True,
-    "gate_weight": 0.2, "gate_open": 0.6, "gate_ramp": 0.15,
-}  # fmt: skip
-"""Defaults of any environment; the rows below replace some of them."""
-
 FAMILIES: dict[str, dict[str, Any]] = {
     "predator-prey": {"envs": 64, "length": 20, "iterations": 150, "minibatches": 2},
     "predator-prey-blind": {"envs": 64, "length": 20, "iterations": 220, "minibatches": 2},
@@ -30,9 +22,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "envs": 256, "length": 1, "iterations": 160, "lr": 2e-3, "gate_weight": 1.0, "gate_open": 0.4, "gate_ramp": 0.2,
     },
     "mpe": {"envs": 16, "length": 25, "iterations": 150},
-    "vmas": {"envs": 64, "length": 50, "iterations": 150},
-    "lbf": {"envs": 16, "length": 50, "iterations": 150},
+    "vmas": {"envs": 64, "iterations": 150},
+    "lbf": {"envs": 16, "iterations": 150},
 }  # fmt: skip
+"""What ``laptop`` changes for a family."""
 
 SCRIPTS: dict[str, Any] = {
     "epochs": 10, "minibatches": 1, "clip": 0.05, "lr": 5e-4, "edge_lr": 1e-4, "grad_clip": 10.0, "dropout": 0.1,
@@ -81,15 +74,13 @@ OFFICIAL: dict[str, Any] = {
 """``--official``: how the authors' code differs from the mathematics, for comparison runs."""
 
 
-def family(env: str) -> str:
-    """What stands before the first colon of an environment's name."""
-    return env.partition(":")[0]
-
-
-def values_of(preset: str, env: str | None) -> Mapping[str, Any]:
-    """What ``preset`` gives to the options that were left open, when ``env`` (None: its own) is played."""
+def values_of(preset: str, env: str, official: bool = False) -> Mapping[str, Any]:
+    """What ``preset`` gives to the options that are left open when ``env`` is played; ``official`` goes before it."""
     if preset == "laptop":
-        return LAPTOP | FAMILIES.get(family(env or LAPTOP["env"]), {})
-    if preset not in PUBLISHED:
-        raise ManyoneError(f"--preset {preset}: unknown; {suggestion(preset, ['laptop', *PUBLISHED])} (smac:MAP, ...)")
-    return {"env": preset} | SCRIPTS | PUBLISHED[preset]
+        values = FAMILIES.get(env.partition(":")[0], {})
+    elif preset in PUBLISHED:
+        values = {"env": preset} | SCRIPTS | PUBLISHED[preset]
+    else:
+        known = ["laptop", *PUBLISHED]
+        raise ManyoneError(f"--preset {preset}: unknown; {suggestion(preset, known)} (smac:MAP, ...)")
+    return values | OFFICIAL if official else values

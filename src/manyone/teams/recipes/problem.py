@@ -1,162 +1,114 @@
-"""From a method's name and plain values to environment, policy, graph and learner: shared by recipes and study.
-
-``METHODS`` says what each method is made of; everything that is not said there is the same for all of them, so that
-only the communication differs.
-"""
+"""What a team recipe plays: its environment, and the fresh episodes that judge it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-from manyone.errors import ManyoneError
+from torch import Tensor
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from manyone.engine.fabric import make_fabric
+from manyone.engine.files import write_atomic
+from manyone.engine.run import RunFolder
+from manyone.envs.teams.make import make_team
+from manyone.envs.teams.types import TeamEnv, TeamSpec
+from manyone.evaluation.intervals import t_interval, wilson_interval
+from manyone.teams.play import Played, play
+from manyone.teams.recipes.options import TeamOptions
 
-    from manyone.envs.teams.types import TeamEnv, TeamSpec
-    from manyone.teams.network.graph import LearnedGraph
-    from manyone.teams.ppo.learner import TeamLearner
-
-GRAPHS = ("learned", "dynamic", "full", "none", "random", "ring", "star", "nearest")
-"""Who may hear whom: learned with a budget of links, chosen anew at every step within that budget, everybody, nobody,
-or one of the fixed graphs."""
-
-
-class Method(NamedTuple):
-    """``network``: "commformer" (with ``words`` for its constructor), "mappo" or "ippo"; ``graph``: its usual graph."""
-
-    network: str
-    graph: str
-    words: Mapping[str, Any] = {}
+EVALUATION_SEED = 1_000_003
+"""Of the test episodes, the same for all methods and training seeds; training draws its episodes from other seeds."""
 
 
-_MAT = {"edge_types": False, "decoder_heads": "shared"}
-
-METHODS: dict[str, Method] = {
-    "commformer": Method("commformer", "learned"),
-    "commformer-fc": Method("commformer", "full"),
-    "mat": Method("commformer", "full", _MAT),
-    "mat-dec": Method("commformer", "full", {**_MAT, "autoregressive": False}),
-    "no-comm": Method("commformer", "none", {"autoregressive": False}),
-    "mappo": Method("mappo", "none"),
-    "ippo": Method("ippo", "none"),
-}
-"""Method to its parts."""
+def device_of(options: TeamOptions) -> str:
+    """The device that is computed on."""
+    return str(make_fabric(options.device, options.precision).device)
 
 
-class Team(NamedTuple):
-    """What a run trains, put together. ``graph`` is a ``LearnedGraph`` or a fixed float tensor [n, n]."""
+def open_env(options: TeamOptions, copies: int) -> TeamEnv:
+    """``copies`` of the environment that ``options`` name.
 
-    env: TeamEnv
-    policy: torch.nn.Module
-    graph: LearnedGraph | Tensor
-    learner: TeamLearner
-
-
-def build_policy(
-    method: str,
-    spec: TeamSpec,
-    *,
-    seed: int,
-    graph: str | None = None,
-    density: float = 0.4,
-    gate: bool = False,
-    send_gate: bool = False,
-    device: str = "cpu",
-    **network: Any,
-) -> torch.nn.Module:
-    """The untrained policy of ``method``; its start depends on ``seed`` alone. ``network``: width, layers, heads; what
-    ``graph`` "dynamic" needs is part of the policy, other graphs are not."""
-    import torch
-
-    from manyone.randomness import seed_for
-
-    if method not in METHODS:
-        raise ManyoneError(f"team method {method!r}: use one of {', '.join(METHODS)}")
-    found = METHODS[method]
-    dynamic = (graph or found.graph) == "dynamic"
-    for name, wanted in (("--gate", gate), ("--send-gate", send_gate), ("--graph dynamic", dynamic)):
-        if wanted and found.network != "commformer":
-            raise ManyoneError(f"{name}: {method} sends no messages; use commformer, commformer-fc, mat or mat-dec")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(seed, "team-policy"))
-        if found.network == "commformer":
-            from manyone.teams.network.commformer import CommFormer
-            from manyone.teams.network.graph import links_for
-
-            links = links_for(spec.agents, density) if dynamic else None
-            words = {**network, **found.words, "gate": gate, "send_gate": send_gate, "dynamic_links": links}
-            return CommFormer(spec, **words).to(device)
-        from manyone.teams.network.actor_critic import ActorCritic
-
-        sizes = {k: v for k, v in network.items() if k in ("width", "layers")}
-        return ActorCritic(spec, critic="central" if method == "mappo" else "local", **sizes).to(device)
-
-
-def build_graph(
-    method: str,
-    spec: TeamSpec,
-    *,
-    graph: str | None = None,
-    density: float = 0.4,
-    diagonal: Literal["excluded", "official"] = "excluded",
-    seed: int,
-    device: str = "cpu",
-) -> LearnedGraph | Tensor:
-    """The graph called ``graph`` (the method's usual one by default), with max(int(n * density), 1) links an agent.
-
-    ``nearest`` goes by the agents' places in ``spec.details["positions"]``, or by their order where there are none. Of
-    ``dynamic``, all links: the policy chooses among them.
+    ``pettingzoo:MODULE`` may be a module in the current folder, as for ``python`` itself.
     """
-    import torch
-
-    from manyone.teams.network.graph import LearnedGraph, fixed_graph, links_for
-
-    kind = graph or METHODS[method].graph
-    if kind not in GRAPHS:
-        raise ManyoneError(f"--graph {kind!r}: use one of {', '.join(GRAPHS)}")
-    links = links_for(spec.agents, density)
-    if kind == "dynamic":
-        kind = "full"
-    if kind == "learned":
-        return LearnedGraph(spec.agents, links, diagonal=diagonal, seed=seed).to(device)
-    places = torch.tensor(spec.details.get("positions", range(spec.agents)), dtype=torch.float32)
-    return fixed_graph(kind, spec.agents, links, seed=seed, positions=places.reshape(spec.agents, -1)).to(device)
+    here = str(Path.cwd())
+    if options.env.startswith("pettingzoo:") and here not in sys.path:
+        sys.path.insert(0, here)
+    return make_team(options.env, copies, device=device_of(options), workers=options.workers, frames=options.frames)
 
 
-def build_team(
-    method: str,
-    env: str | Callable[[], Any],
-    *,
-    batch: int,
-    seed: int,
-    graph: str | None = None,
-    density: float = 0.4,
-    gate: bool = False,
-    send_gate: bool = False,
-    device: str = "cpu",
-    workers: int | None = None,
-    frames: int = 1,
-    network: Mapping[str, Any] | None = None,
-    **training: Any,
-) -> Team:
-    """Everything that a run of ``method`` on ``env`` trains.
+class TeamEvaluator:
+    """Plays the same fresh episodes for every policy; keeps its environment, and the last episodes in ``played``.
 
-    ``env``: a name or factory for ``make_team``; ``batch``: copies of it; ``frames``: observations that an agent
-    sees side by side; ``network``: what the policy's constructor takes besides the method's own words; ``training``:
-    what ``TeamLearner`` takes (iterations, length, epochs, ...).
+    A gate decides for itself from the moment that its training begins; until then it is open.
     """
-    from manyone.envs.teams.make import make_team
-    from manyone.teams.ppo.learner import TeamLearner
 
-    copies = make_team(env, batch, device=device, workers=workers, frames=frames)
-    policy = build_policy(
-        method, copies.spec, seed=seed, graph=graph, density=density, gate=gate, send_gate=send_gate, device=device,
-        **(network or {}),
-    )  # fmt: skip
-    diagonal = (network or {}).get("diagonal", "excluded")
-    links = build_graph(method, copies.spec, graph=graph, density=density, diagonal=diagonal, seed=seed, device=device)
-    learner = TeamLearner(copies, policy, graph=links, seed=seed, **training)
-    return Team(copies, policy, links, learner)
+    def __init__(self, env: TeamEnv, episodes: int) -> None:
+        self.env, self.episodes = env, episodes
+        self.gate = "open"
+        self.played: Played | None = None
+
+    def __call__(self, learner: Any) -> dict[str, float]:
+        """The scores of what ``learner`` is now, under the graph that it would be exported with."""
+        self.gate = "decided" if learner.gate_stage()[0] == "sampled" else "open"
+        graph = learner.exact_graph()
+        self.played = self.play(learner.policy, graph)
+        if learner.policy.link_scorer is not None:
+            graph = self.played.link_use  # what was chosen from step to step
+        return scores(self.played, self.env.spec, graph)
+
+    def play(self, policy: Any, graph: Tensor, **words: Any) -> Played:
+        """Greedy episodes; ``words`` as :func:`manyone.teams.play.play` takes them."""
+        usual: dict[str, Any] = {"episodes": self.episodes, "gate": self.gate, "seed": EVALUATION_SEED}
+        return play(self.env, policy, graph, **(usual | words))
+
+    def save(self, folder: RunFolder) -> None:
+        """The episodes of the last evaluation, one line each, as ``episodes.jsonl``."""
+        played = self.played
+        assert played is not None
+        lines = []
+        for e in range(len(played.returns)):
+            line: dict[str, Any] = {"return": float(played.returns[e]), "length": int(played.lengths[e])}
+            if played.success is not None:
+                line["success"] = bool(played.success[e])
+            line |= {"links": float(played.links_per_step[e]), "receive_rate": float(played.receive_rate[e])}
+            line |= {name: float(values[e]) for name, values in played.measures.items()}
+            lines.append(json.dumps(line) + "\n")
+        write_atomic(folder.path / "episodes.jsonl", "".join(lines).encode())
+
+
+@contextmanager
+def open_evaluator(options: TeamOptions) -> Iterator[TeamEvaluator]:
+    """The evaluation that ``options`` ask for, in an environment of its own, which is closed afterwards."""
+    env = open_env(options, min(options.envs, options.eval_episodes))
+    try:
+        yield TeamEvaluator(env, options.eval_episodes)
+    finally:
+        env.close()
+
+
+def scores(played: Played, spec: TeamSpec, graph: Tensor) -> dict[str, float]:
+    """Means over episodes, with 95 % intervals: return, episode_length, success; links a step, receive_rate, measures.
+
+    Where the best graph is known ``best_links`` is the share of agents that hear the sender that they need; ``graph``
+    [n, n] may hold shares of steps.
+    """
+    metrics: dict[str, float] = {}
+
+    def add(name: str, found: Any) -> None:
+        metrics.update({name: found.value, f"{name}_low": found.low, f"{name}_high": found.high})
+
+    add("return", t_interval(played.returns.tolist()))
+    add("episode_length", t_interval(played.lengths.double().tolist()))
+    if played.success is not None:
+        add("success", wilson_interval(int(played.success.sum()), len(played.success)))
+    metrics["links"] = float(played.links_per_step.double().mean())
+    metrics["receive_rate"] = float(played.receive_rate.double().mean())
+    metrics |= {name: float(values.double().mean()) for name, values in played.measures.items()}
+    best = spec.details.get("best_senders")
+    if best is not None:
+        metrics["best_links"] = sum(float(graph[i, int(s)]) for i, s in enumerate(best)) / len(best)
+    return metrics

@@ -1,6 +1,6 @@
 """What the teams study draws of all its jobs together: learning curves, graphs, gates, messages against score, scores.
 
-Reads the records and rows that the jobs of ``teams_study`` wrote; draws what is there.
+Reads the records and rows that the study's jobs wrote; draws what is there.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from manyone.claims.figure import Figure
+from manyone.claims.rows import Row, load_rows
 from manyone.evaluation.intervals import t_interval
+from manyone.teams.recipes.figures import draw_graph
 from manyone.teams.study.settings import ARMS, SETTINGS
-
-if TYPE_CHECKING:
-    from manyone.claims.figure import Figure
-    from manyone.claims.rows import Row
 
 NAMES = {
     "commformer": "CommFormer",
@@ -53,7 +54,7 @@ def overview(scale: str, suites: Sequence[str], seeds: Sequence[int], folder: Pa
                     text = record.read_text(encoding="utf-8")
                     records.setdefault((suite, part), []).append(json.loads(text))
                 if found.exists():
-                    rows += _rows(found)
+                    rows += load_rows(found)
     figures = list(score_matrix(suites, rows))
     for suite in suites:
         figures += learning(scale, suite, records)
@@ -63,12 +64,6 @@ def overview(scale: str, suites: Sequence[str], seeds: Sequence[int], folder: Pa
     for suite in suites:
         figures += graphs(scale, suite, records)
     return figures
-
-
-def _rows(path: Path) -> list[Row]:
-    from manyone.claims.rows import load_rows
-
-    return load_rows(path)
 
 
 def label(part: str) -> str:
@@ -84,8 +79,6 @@ def label(part: str) -> str:
 
 def score_matrix(suites: Sequence[str], rows: Sequence[Row]) -> Iterator[Figure]:
     """Tasks x methods: mean scores over seeds."""
-    from manyone.claims.figure import Figure
-
     parts = [p for p in ARMS if p in NAMES or not ARMS[p].variant]
     means = {(s, p): _mean(_scores(s, p, rows)) for s in suites for p in parts}
     used = [p for p in parts if any(means[s, p] is not None for s in suites)]
@@ -112,8 +105,6 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def learning(scale: str, suite: str, records: Records) -> Iterator[Figure]:
     """Score and, where it is something else, return in training over environment steps, with intervals over seeds."""
-    from manyone.claims.figure import Figure
-
     parts = [p for p in DRAWN if (suite, p) in records][:COLOURS]
     for metric in ("score", "return"):
         series = {label(p): c for p in parts if (c := _curve(records[suite, p], metric))}
@@ -150,8 +141,6 @@ def _curve(records: Sequence[Mapping[str, Any]], metric: str) -> dict[str, list[
 
 def messages(suite: str, rows: Sequence[Row]) -> Iterator[Figure]:
     """Links used a step against the score: the sweep of densities as a line, everything else as marks."""
-    from manyone.claims.figure import Figure
-
     found = {p: (_scores(suite, p, rows, "links"), _scores(suite, p, rows)) for p in ARMS}
     points = {p: (_mean(x), t_interval(y)) for p, (x, y) in found.items() if x}
     swept = [p for p in SWEEP if p in points]
@@ -171,8 +160,6 @@ def messages(suite: str, rows: Sequence[Row]) -> Iterator[Figure]:
 
 def receiving(suite: str, records: Records) -> Iterator[Figure]:
     """The share of agents that receive, over training, with the gate."""
-    from manyone.claims.figure import Figure
-
     curve = _curve(records.get((suite, "gate"), []), "receive_rate")
     if curve:
         series = {label("gate"): curve}
@@ -186,11 +173,6 @@ def receiving(suite: str, records: Records) -> Iterator[Figure]:
 
 def graphs(scale: str, suite: str, records: Records) -> Iterator[Figure]:
     """How often each link is in the learned graph, over seeds, as a picture."""
-    import numpy as np
-
-    from manyone.claims.figure import Figure
-    from manyone.teams.recipes.figures import draw_graph
-
     found = [r["graph"] for r in records.get((suite, "commformer"), [])]
     if not found:
         return

@@ -2,49 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
+from manyone.recipes.arm import Arm
+from manyone.recipes.table import options_class
 from manyone.teams.recipes.presets import PUBLISHED, SCRIPTS
-
-
-class Arm(NamedTuple):
-    """A method of the study: method and variant of its rows, what is built, and what differs from the suite's words.
-
-    ``network`` goes to the policy's constructor, ``words`` to ``build_team``.
-    """
-
-    method: str
-    variant: str = ""
-    build: str = ""
-    words: Mapping[str, Any] = {}
-    network: Mapping[str, Any] = {}
-
 
 _AS_RELEASED = {"scale": "official", "decoder_mask": "official", "relation": "transposed", "diagonal": "official"}
 
 ARMS: dict[str, Arm] = {
-    "gate": Arm("commformer-gate", build="commformer", words={"gate": True}),
-    "commformer": Arm("commformer"),
-    "random": Arm("random", build="commformer", words={"graph": "random"}),
-    "commformer-fc": Arm("commformer-fc"),
-    "mat": Arm("mat"),
-    "no-comm": Arm("no-comm"),
-    "mappo": Arm("mappo"),
-    "ippo": Arm("ippo"),
-    "mat-dec": Arm("mat-dec"),
-    "ring": Arm("ring", build="commformer", words={"graph": "ring"}),
-    "s0.2": Arm("commformer", "s0.2", words={"density": 0.2}),
-    "s0.6": Arm("commformer", "s0.6", words={"density": 0.6}),
-    "s0.8": Arm("commformer", "s0.8", words={"density": 0.8}),
-    "official": Arm("commformer", "official", words={"graph_rollout": "official"}),
-    "resampled": Arm("commformer", "resampled", words={"commit": None}),
-    "frozen": Arm("commformer", "frozen", words={"upper_every": 1000}),
-    "heldout": Arm("commformer", "heldout", words={"upper_data": "heldout"}),
-    "slow-edges": Arm("commformer", "slow-edges", words={"edge_lr": 1e-4}),
-    "released": Arm("commformer", "released", words={"graph_rollout": "official"}, network=_AS_RELEASED),
-}  # fmt: skip
+    "gate": Arm("commformer-gate", "commformer", {"gate": True}),
+    "commformer": Arm("commformer", "commformer"),
+    "random": Arm("random", "commformer", {"graph": "random"}),
+    "commformer-fc": Arm("commformer-fc", "commformer-fc"),
+    "mat": Arm("mat", "mat"),
+    "no-comm": Arm("no-comm", "no-comm"),
+    "mappo": Arm("mappo", "mappo"),
+    "ippo": Arm("ippo", "ippo"),
+    "mat-dec": Arm("mat-dec", "mat-dec"),
+    "ring": Arm("ring", "commformer", {"graph": "ring"}),
+    "s0.2": Arm("commformer", "commformer", {"density": 0.2}, "s0.2"),
+    "s0.6": Arm("commformer", "commformer", {"density": 0.6}, "s0.6"),
+    "s0.8": Arm("commformer", "commformer", {"density": 0.8}, "s0.8"),
+    "official": Arm("commformer", "commformer", {"graph_rollout": "official"}, "official"),
+    "resampled": Arm("commformer", "commformer", {"commit": 0.0}, "resampled"),
+    "frozen": Arm("commformer", "commformer", {"upper_every": 0}, "frozen"),
+    "heldout": Arm("commformer", "commformer", {"upper_data": "heldout"}, "heldout"),
+    "slow-edges": Arm("commformer", "commformer", {"edge_lr": 1e-4}, "slow-edges"),
+    "released": Arm("commformer", "commformer", {"graph_rollout": "official", **_AS_RELEASED}, "released"),
+}
 """Parts of a seed's work: what the main claims compare first. A job is one arm of one suite with one seed.
 
 Variants of commformer: s is the density (0.4 otherwise); official: a new graph in every update while the exact one
@@ -60,97 +49,75 @@ LEFT_OUT = ("commformer", "commformer-fc", "random", "mat", "no-comm", "mappo")
 class Setting:
     """One task and what is trained on it; counts are per seed.
 
-    ``env``: for ``make_team``; ``batch``: copies of it; ``training``: what the learner takes; ``network``: what the
-    policy takes; ``gate``: what the learner takes besides when there is a gate; ``density``: S, the share of the team
-    that an agent may hear; ``episodes``: evaluation episodes, the same for every method; ``greedy``: evaluated at the
-    most probable actions instead of drawn ones; ``bounds``: returns that stand for a score of 0 and 1, None where an
-    episode succeeds or does not; ``fewer``: the same task with one agent less, for the evaluation of teams that lose
-    one; ``threshold``: score at which environment steps are counted; ``film``: whether an episode is filmed.
+    ``given``: options of all its ``arms``, of which each takes those that its recipe has; the rest is the preset's.
+    ``episodes``: evaluation episodes, the same for every method; ``greedy``: evaluated at the most probable actions
+    instead of drawn ones; ``bounds``: returns that stand for a score of 0 and 1, None where an episode succeeds or does
+    not; ``fewer``: the same task with one agent less, for the evaluation of teams that lose one; ``threshold``: score
+    at which environment steps are counted; ``film``: whether an episode is filmed.
     """
 
-    env: str
+    given: Mapping[str, Any]
     arms: tuple[str, ...]
-    batch: int
-    training: Mapping[str, Any]
-    network: Mapping[str, Any] = field(default_factory=dict)
-    gate: Mapping[str, Any] = field(default_factory=dict)
-    density: float = 0.4
     episodes: int = 256
     greedy: bool = True
     bounds: tuple[float, float] | None = None
     fewer: str = ""
     threshold: float = 0.9
     film: bool = False
-    device: str = "cpu"
 
-    @property
-    def env_steps(self) -> int:
-        """Environment steps of a run."""
-        return int(self.batch * self.training["iterations"] * self.training["length"])
+    def arm(self, part: str) -> Arm:
+        """The arm called ``part`` on this task."""
+        arm = ARMS[part]
+        known = {f.name for f in dataclasses.fields(options_class(arm.recipe))}
+        shared = {name: value for name, value in self.given.items() if name in known}
+        return dataclasses.replace(arm, given={**shared, **arm.given})
 
 
 _CORE = ("commformer", "random", "commformer-fc", "mat", "no-comm")
 _BASELINES = ("mappo", "ippo")
-_PPO = {"epochs": 5, "minibatches": 1, "lr": 1e-3, "edge_lr": 5e-2, "clip": 0.2, "commit": 0.4, "warmup": 10}
-_RELAY = {**_PPO, "iterations": 100, "length": 1, "lr": 2e-3}
-_GRID = {**_PPO, "iterations": 80, "length": 20, "minibatches": 2}
-_GATE = {"gate_loss": "ratio", "gate_rate": 0.5, "gate_weight": 0.2, "gate_open": 0.6, "gate_ramp": 0.15}
-_SMALL = {"width": 32}
-_ALIKE = {"width": 32, "decoder_heads": "shared"}  # a head for each of several like agents sees a fraction of the data
+_HERE = {"device": "cpu", "workers": 0, "width": 32}
+_ALIKE = {"decoder_heads": "shared"}  # a head for each of several like agents sees a fraction of the data
 _SHORT = ("commformer", "commformer-fc", "no-comm")
 _SCHEDULES = ("official", "resampled", "frozen", "heldout", "slow-edges", "released")
 _DENSITIES = ("s0.2", "s0.6", "s0.8")
 
 
-def _relay(agents: int, symbols: int, arms: tuple[str, ...], iterations: int, batch: int) -> Setting:
+def _relay(agents: int, symbols: int, arms: tuple[str, ...], iterations: int, envs: int) -> Setting:
     """Who must listen to whom is known: agents name the symbol of one other agent."""
-    training = {**_RELAY, "iterations": iterations}
-    return Setting(f"relay:agents={agents},symbols={symbols}", arms, batch, training, _SMALL, bounds=(0.0, 1.0))
+    env = f"relay:agents={agents},symbols={symbols}"
+    given = {"env": env, "envs": envs, "iterations": iterations, "warmup": 10, **_HERE}
+    return Setting(given, arms, bounds=(0.0, 1.0))
 
 
 def _gated(agents: int, symbols: int, iterations: int) -> Setting:
     """The same; half of the time an agent knows the symbol already."""
-    env, arms = f"relay-gate:agents={agents},symbols={symbols}", ("gate", "commformer")
-    training = {**_RELAY, "iterations": iterations}
-    gate = {**_GATE, "gate_weight": 1.0, "gate_open": 0.4, "gate_ramp": 0.2}
-    return Setting(env, arms, 128, training, _SMALL, gate, bounds=(0.0, 1.0))
+    env = f"relay-gate:agents={agents},symbols={symbols}"
+    given = {"env": env, "envs": 128, "iterations": iterations, **_HERE}
+    return Setting(given, ("gate", "commformer"), bounds=(0.0, 1.0))
 
 
-def _prey(
-    env: str, arms: tuple[str, ...], iterations: int, length: int = 20, lr: float = 1e-3, **words: Any
-) -> Setting:
+def _prey(env: str, arms: tuple[str, ...], iterations: int, given: Mapping[str, Any], **words: Any) -> Setting:
     """A grid with prey; teams act as they were trained, drawing their actions."""
-    training = {**_GRID, "iterations": iterations, "length": length, "lr": lr}
-    return Setting(env, arms, 64, training, _SMALL, _GATE, greedy=False, **words)
+    return Setting({"env": env, "iterations": iterations, **_HERE, **given}, arms, greedy=False, **words)
 
 
 def _alike(predators: int, arms: tuple[str, ...], iterations: int, **words: Any) -> Setting:
     """Predators that see nothing but where they are, all alike."""
-    found = _prey(f"predator-prey:predators={predators},vision=0", arms, iterations, **words)
-    return replace(found, network=_ALIKE, training={**found.training, "minibatches": 4})
+    env = f"predator-prey:predators={predators},vision=0"
+    return _prey(env, arms, iterations, {"minibatches": 4, **_ALIKE}, **words)
 
 
 def _robots(env: str, arms: tuple[str, ...], iterations: int) -> Setting:
     """VMAS navigation: 0 is the return of uniformly random actions, 1 that of four agents which go straight to their
     goals: the mean distance of two points of the arena for each, nothing lost by collisions."""
-    training = {**_GRID, "iterations": iterations, "length": 25}
-    return Setting(env, arms, 64, training, _ALIKE, bounds=(-0.45, 4.2), greedy=False)
+    return _prey(env, arms, iterations, {"length": 25, "minibatches": 2, **_ALIKE}, bounds=(-0.45, 4.2))
 
 
 def _published(preset: str, env: str = "") -> Setting:
     """A task with the published hyper-parameters, on an accelerator where there is one."""
-    values = {"env": preset, **SCRIPTS, **PUBLISHED[preset]}
-    values["commit"] = values["commit"] or None
-    network = {name: values[name] for name in ("dropout", "decoder_heads", "edge_types")}
-    names = ("length", "epochs", "clip", "lr", "edge_lr", "grad_clip", "commit", "warmup")
-    training = {name: values[name] for name in names} | {"minibatches": 1}
-    training["iterations"] = values["env_steps"] // (values["envs"] * values["length"])
-    gate = {name: values[name] for name in ("gate_weight", "gate_open", "gate_ramp")}
+    given = {"preset": preset, "workers": 0} | ({"env": env} if env else {})
     arms = ("gate", *_CORE, "mat-dec", *_BASELINES, "released")
-    density, episodes = values.get("density", 0.4), values["eval_episodes"]
-    return Setting(
-        env or values["env"], arms, values["envs"], training, network, gate, density, episodes, device="auto"
-    )
+    return Setting(given, arms, episodes=SCRIPTS["eval_episodes"])
 
 
 _MAPS = tuple(name.removeprefix("smac:") for name in PUBLISHED if name.startswith("smac:"))
@@ -160,7 +127,9 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "smoke": {
         "relay": _relay(5, 4, ("random", *_SHORT, "official"), 60, 128),
         "relay-gate": _gated(4, 3, 90),
-        "pp-n3": replace(_prey("predator-prey:size=3,vision=0,limit=8", _SHORT, 24, length=8, lr=2e-3), network=_ALIKE),
+        "pp-n3": _prey(
+            "predator-prey:size=3,vision=0,limit=8", _SHORT, 24, {"length": 8, "lr": 2e-3, **_ALIKE}
+        ),
     },
     "laptop": {
         "relay": _relay(6, 5, (*_CORE, *_BASELINES, *_DENSITIES, *_SCHEDULES), 80, 256),
@@ -168,8 +137,8 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "pp-n3": _alike(3, (*_CORE, *_BASELINES), 120),
         "pp-n5": _alike(5, ("gate", *_CORE, *_BASELINES), 160, film=True, fewer="predator-prey:predators=4,vision=0"),
         "pp-n8": _alike(8, _SHORT, 120, fewer="predator-prey:predators=7,vision=0"),
-        "pp-blind": _prey("predator-prey-blind", ("random", *_SHORT), 70, density=0.2, film=True),
-        "pcp": _prey("predator-capture-prey", ("random", *_SHORT), 80),
+        "pp-blind": _prey("predator-prey-blind", ("random", *_SHORT), 70, {"density": 0.2}, film=True),
+        "pcp": _prey("predator-capture-prey", ("random", *_SHORT), 80, {}),
         "vmas-navigation": _robots("vmas:navigation:n_agents=4,continuous=0,limit=100", ("random", *_SHORT), 60),
     },
     "paper": {

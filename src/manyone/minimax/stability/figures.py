@@ -1,121 +1,23 @@
-"""From settings to one stacked program, and from its results to rows and figures: shared by study and recipe."""
+"""What can be drawn of a sweep's results.
+
+Public: ``figures_of``, ``topology_figure``.
+"""
 
 from __future__ import annotations
 
+import base64
+import io
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
-from manyone.minimax.study.settings import SUMMARIES, Entry, Setting
+from matplotlib.figure import Figure as Canvas
+from torch import Tensor
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from manyone.claims.figure import Figure
-    from manyone.claims.rows import Row
-    from manyone.minimax.problems.problem import Problem
-    from manyone.minimax.stability.laboratory import Laboratory, PointResult
-
-DISTANCES = ("delta_mean", "delta_avg", "delta_own")
-
-
-def problem_of(setting: Setting, dtype: torch.dtype | None = None) -> tuple[Problem, dict[str, Tensor], Tensor]:
-    """(problem, fields of the pool, class numbers [N]) of a setting; float64 unless ``dtype`` says otherwise."""
-    import torch
-
-    from manyone.data.tables.tables import load_table
-    from manyone.minimax.predict import Scaling, build_network
-    from manyone.minimax.problems.auc import AUC, positive_rate
-    from manyone.minimax.problems.gan import GAN
-
-    dtype = dtype or torch.float64
-    table = load_table(setting.data, label=setting.label, dtype=torch.float64)
-    features = Scaling.fit(table.features, setting.scale)(table.features).to(dtype)
-    if setting.kind == "gan":
-        width, hidden = table.width, list(setting.hidden)
-        generator = build_network([setting.latent, *hidden, width], activation="leaky-relu")
-        critic = build_network([width, *reversed(hidden), 1], activation="leaky-relu")
-        return GAN(generator, critic, setting.latent), {"features": features}, table.labels
-    fields = {"features": features, "labels": table.signs.to(dtype)}
-    p = positive_rate(table.signs)
-    if not setting.hidden:
-        return AUC(p, dim=table.width), fields, table.labels
-    return AUC(p, score=build_network([table.width, *setting.hidden, 1])), fields, table.labels
-
-
-def laboratory(setting: Setting, entries: Sequence[Entry], seed: int, **words: Any) -> tuple[Laboratory, list[int]]:
-    """One program for all ``entries``, and for each the number of its grid point: equal points are computed once."""
-    from manyone.minimax.stability.laboratory import Laboratory
-
-    problem, fields, labels = problem_of(setting)
-    base = dict(setting.base)
-    distinct: dict[tuple[Any, ...], int] = {}
-    points: list[Mapping[str, Any]] = []
-    where = []
-    for entry in entries:
-        whole = {**base, "partition": "iid", **entry.point}
-        key = tuple(sorted(whole.items(), key=lambda item: item[0]))
-        if key not in distinct:
-            distinct[key] = len(points)
-            points.append(whole)
-        where.append(distinct[key])
-    options = {"batch": setting.batch, "test": setting.test, "replicas": setting.replicas, "seed": seed, **words}
-    return Laboratory(problem, fields, labels, points, **options), where
-
-
-def rows_of(suite: str, seed: int, entries: Sequence[Entry], results: Sequence[PointResult]) -> list[Row]:
-    """One row an entry with means over replicas; medians of distances; the slopes of the sweeps in SUMMARIES."""
-    from manyone.claims.rows import Row
-
-    rows = []
-    for entry, result in zip(entries, results, strict=True):
-        metrics = {name: float(values.mean()) for name, values in result.final.items()}
-        metrics |= {f"{name}_median": float(result.final[name].median()) for name in DISTANCES}
-        reference = _reference(entry, entries, results)
-        if reference is not None:
-            metrics |= {f"{name}_ratio": metrics[name] / float(reference.final[name].mean()) for name in DISTANCES
-                        if float(reference.final[name].mean()) > 0}  # fmt: skip
-        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        rows.append(Row(suite, seed, entry.method, entry.variant, entry.condition, {}, metrics))
-    return rows + _summaries(suite, seed, entries, results)
-
-
-def _reference(entry: Entry, entries: Sequence[Entry], results: Sequence[PointResult]) -> PointResult | None:
-    """What a row's ratios compare with: the complete graph, or K = 1 of the same budget."""
-    wanted = {"topology": "complete"}.get(entry.method, "k1" if entry.method.startswith("budget") else None)
-    for other, result in zip(entries, results, strict=True):
-        if (other.method, other.variant, other.condition) == (entry.method, wanted, entry.condition):
-            return result
-    return None
-
-
-def _summaries(suite: str, seed: int, entries: Sequence[Entry], results: Sequence[PointResult]) -> list[Row]:
-    """Slopes over a sweep, the derived slope -1 beside them, and the choice of K for the trade-off."""
-    import torch
-
-    from manyone.claims.rows import Row
-    from manyone.minimax.stability.laboratory import leave_one_out_choice, log_slope
-
-    rows = []
-    for method, letter in SUMMARIES.items():
-        own = [(float(e.variant.removeprefix(letter)), r.final["delta_mean"])
-               for e, r in zip(entries, results, strict=True) if e.method == method]  # fmt: skip
-        if len(own) >= 3 and all(float(values.mean()) > 0 for _, values in own):
-            slope = log_slope([x for x, _ in own], torch.stack([v for _, v in own]), resamples=1)
-            rows.append(Row(suite, seed, method, "slope", "clean", {}, {"slope": slope.value}))
-            rows.append(Row(suite, seed, "derived", method, "clean", {}, {"slope": -1.0}))
-    trade = [(e, r) for e, r in zip(entries, results, strict=True) if e.method == "trade-off"]
-    if trade and len(trade[0][1].final["risk_test"]) > 1:
-        risks = torch.stack([r.final["risk_test"] for _, r in trade])
-        chosen, risk = leave_one_out_choice(risks)
-        ks = torch.tensor([float(e.variant.removeprefix("k")) for e, _ in trade])
-        metrics = {"risk_test": float(risk.mean()), "chosen_k": float(ks[chosen].mean())}
-        rows.append(Row(suite, seed, "trade-off", "chosen", "clean", {}, metrics))
-    return rows
-
-
-# --- figures ----------------------------------------------------------------------------------------------------------
+from manyone.claims.figure import Figure
+from manyone.minimax.mixing.topology import Topology, grid_shape
+from manyone.minimax.stability.laboratory import PointResult, summarise
+from manyone.minimax.stability.results import LETTERS, SLOPES
+from manyone.minimax.stability.sweep import Entry
 
 
 def figures_of(name: str, entries: Sequence[Entry], results: Sequence[PointResult]) -> list[Figure]:
@@ -129,18 +31,16 @@ def figures_of(name: str, entries: Sequence[Entry], results: Sequence[PointResul
     return found
 
 
-_SWEEPS = {
-    "local-steps": ("k", "local steps K a round"),
-    "clients": ("m", "clients m"),
-    "samples": ("n", "samples n a client"),
-    "step-size": ("eta", "step size"),
+_LABELS = {
+    "local-steps": "local steps K a round",
+    "clients": "clients m",
+    "samples": "samples n a client",
+    "step-size": "step size",
 }
 
 
 def _curve(x: Sequence[float], values: Sequence[Tensor]) -> dict[str, list[float]]:
     """Means with 95 % t-intervals over replicas."""
-    from manyone.minimax.stability.laboratory import summarise
-
     short = [summarise(v) for v in values]
     curve = {"x": list(x), "y": [s.mean for s in short]}
     if all(math.isfinite(s.interval.low) for s in short):
@@ -149,18 +49,18 @@ def _curve(x: Sequence[float], values: Sequence[Tensor]) -> dict[str, list[float
 
 
 def _sweeps(name: str, entries: Sequence[Entry], results: Sequence[PointResult]) -> list[Figure]:
-    from manyone.claims.figure import Figure
-
     found = []
-    for method, (letter, label) in _SWEEPS.items():
-        own = [(float(e.variant.removeprefix(letter)), r) for e, r in zip(entries, results) if e.method == method]
+    for method, label in _LABELS.items():
+        own = [
+            (float(e.variant.removeprefix(LETTERS[method])), r) for e, r in zip(entries, results) if e.method == method
+        ]
         if len(own) < 2:
             continue
         own.sort(key=lambda pair: pair[0])
         x = [value for value, _ in own]
         series = {"delta_mean": _curve(x, [r.final["delta_mean"] for _, r in own])}
         caption = "Means and 95 % intervals over replicas."
-        if method in SUMMARIES and min(series["delta_mean"]["y"]) > 0:
+        if method in SLOPES and min(series["delta_mean"]["y"]) > 0:
             start = series["delta_mean"]["y"][0] * x[0]
             series["slope −1 (derived)"] = {"x": x, "y": [start / value for value in x]}
             caption += " The derived bound falls like 1/x."
@@ -172,8 +72,6 @@ def _sweeps(name: str, entries: Sequence[Entry], results: Sequence[PointResult])
 
 def _trade_offs(name: str, entries: Sequence[Entry], results: Sequence[PointResult]) -> list[Figure]:
     """Gap and optimisation error against K, the best population risk marked."""
-    from manyone.claims.figure import Figure
-
     found = []
     for method in ("local-steps", "trade-off"):
         own = [(float(e.variant.removeprefix("k")), r) for e, r in zip(entries, results) if e.method == method]
@@ -206,8 +104,6 @@ def _trade_offs(name: str, entries: Sequence[Entry], results: Sequence[PointResu
 
 def _over_rounds(name: str, entries: Sequence[Entry], results: Sequence[PointResult]) -> list[Figure]:
     """Distances over rounds: by topology, and for GANs by K and step size."""
-    from manyone.claims.figure import Figure
-
     found = []
     groups: dict[tuple[str, str], list[tuple[str, PointResult]]] = {}
     for entry, result in zip(entries, results):
@@ -230,14 +126,6 @@ def _over_rounds(name: str, entries: Sequence[Entry], results: Sequence[PointRes
 
 def topology_figure(names: Sequence[str], clients: int) -> Figure:
     """Pictures of the graphs with their spectral gaps (one PNG)."""
-    import base64
-    import io
-
-    from matplotlib.figure import Figure as Canvas
-
-    from manyone.claims.figure import Figure
-    from manyone.minimax.mixing.topology import Topology
-
     columns = min(4, len(names))
     lines = math.ceil(len(names) / columns)
     canvas = Canvas(figsize=(2.6 * columns, 2.9 * lines), layout="constrained")
@@ -263,8 +151,6 @@ def topology_figure(names: Sequence[str], clients: int) -> Figure:
 
 def _places(name: str, m: int) -> list[tuple[float, float]]:
     """Where the nodes are drawn: a lattice, a star, a line or a circle."""
-    from manyone.minimax.mixing.topology import grid_shape
-
     if name in ("grid", "torus"):
         rows, columns = grid_shape(m)
         return [(float(i % columns), float(-(i // columns))) for i in range(rows * columns)]

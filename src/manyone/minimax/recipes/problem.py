@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from manyone.errors import ManyoneError
+from manyone.data.tables.partitions import Kind, partition
+from manyone.data.tables.tables import Table, load_table, split_table
+from manyone.minimax.calibration import platt
+from manyone.minimax.client_data import ClientData
+from manyone.minimax.predict import Scaling, build_network
+from manyone.minimax.problems.agnostic import AgnosticLearning, GroupDRO
+from manyone.minimax.problems.auc import AUC, positive_rate
+from manyone.minimax.problems.gan import GAN
+from manyone.minimax.problems.neyman_pearson import NeymanPearson
+from manyone.minimax.problems.problem import Problem
+from manyone.minimax.recipes.options import LocalSGDAOptions
+from manyone.minimax.sampling import sample_normals
+from manyone.minimax.stability.measures import measure, roc_auc
 
-if TYPE_CHECKING:
-    from manyone.data.tables.tables import Table
-    from manyone.minimax.client_data import ClientData
-    from manyone.minimax.predict import Scaling
-    from manyone.minimax.problems.problem import Problem
-
-ProblemName = Literal["auc", "gan", "agnostic", "group-dro", "neyman-pearson"]
-DEFAULT_DATA = {"gan": "digits", "agnostic": "digits", "group-dro": "digits"}
 _PROBE = 512
 _CALIBRATE = 20_000
 
@@ -46,19 +48,16 @@ class Case(ABC):
     kind = ""
     binary = True
 
-    def __init__(self, options: Any, table: Table, dtype: torch.dtype) -> None:
-        from manyone.data.tables.partitions import partition
-        from manyone.data.tables.tables import split_table
-        from manyone.minimax.predict import Scaling
-
-        self.options, self.dtype = options, dtype
+    def __init__(self, options: LocalSGDAOptions, table: Table) -> None:
+        self.options = options
+        self.dtype = torch.float64 if options.precision == "64-true" else torch.float32
         train, test = split_table(table, test=options.test, seed=options.seed)
         self.table = table
         self.scaling: Scaling = Scaling.fit(train.features, options.scale)
         self.train, self.test = (self._side(part) for part in (train, test))
-        kind = options.partition
-        if kind == "auto":
-            kind = "by-class" if options.problem == "agnostic" else "iid"
+        kind: Kind = "by-class" if options.problem == "agnostic" else "iid"
+        if options.partition != "auto":
+            kind = options.partition
         self.parts = partition(
             train.labels, options.clients, kind=kind, seed=options.seed, alpha=options.alpha,
             per_client=options.per_client,
@@ -91,8 +90,6 @@ class Case(ABC):
 
     def data(self) -> ClientData:
         """The clients' samples."""
-        from manyone.minimax.client_data import ClientData
-
         return ClientData.of_parts(self.pool(), self.parts)
 
     def evaluate(self, z: Tensor) -> dict[str, float]:
@@ -111,8 +108,6 @@ class Case(ABC):
         return [width, *hidden, out]
 
     def _noise(self, count: int, z: Tensor) -> Tensor | None:
-        from manyone.minimax.sampling import sample_normals
-
         shape = self.problem.noise_shape(count)
         return None if shape is None else sample_normals(self.options.seed, 0, [0], [0], shape, stream=255)[0, 0].to(z)
 
@@ -124,24 +119,22 @@ class AUCCase(Case):
     """AUC maximisation."""
 
     kind = "score"
+    problem: AUC
 
-    def make(self) -> Problem:
-        from manyone.minimax.predict import build_network
-        from manyone.minimax.problems.auc import AUC, positive_rate
-
-        o, p = self.options, positive_rate(self.train.labels)
-        words = {"form": o.form, "ridge": o.ridge}
-        if o.model == "linear":
-            return AUC(p, dim=self.table.width, **words)
-        return AUC(p, score=build_network(self.widths), **words)
+    def make(self) -> AUC:
+        o, linear = self.options, self.options.model == "linear"
+        return AUC(
+            positive_rate(self.train.labels),
+            dim=self.table.width if linear else None,
+            score=None if linear else build_network(self.widths),
+            form=o.form, margin=o.margin, ridge=o.ridge, running_p=o.running_p,
+        )  # fmt: skip
 
     def loss(self, z: Tensor) -> float:
-        return float(self.problem.value(z, {k: v[:_PROBE] for k, v in self.pool().items()}))  # type: ignore[attr-defined]
+        return float(self.problem.value(z, {k: v[:_PROBE] for k, v in self.pool().items()}))
 
     def figures(self, z: Tensor, side: Side) -> dict[str, float]:
-        from manyone.minimax.stability.measures import roc_auc
-
-        risk = float(self.problem.primal_risk(z, side.fields()))  # type: ignore[attr-defined]
+        risk = float(self.problem.primal_risk(z, side.fields()))
         return {"auc": roc_auc(self._scores(z, side), side.labels), "primal_risk": risk}
 
     def evaluate(self, z: Tensor) -> dict[str, float]:
@@ -149,8 +142,6 @@ class AUCCase(Case):
         return {**found, "gap": found["test/primal_risk"] - found["train/primal_risk"]}
 
     def config(self, z: Tensor) -> dict[str, Any]:
-        from manyone.minimax.predict import platt
-
         slope, offset = platt(self._scores(z, self.train)[:_CALIBRATE], self.train.labels[:_CALIBRATE])
         linear = self.options.model == "linear"
         network = {**self._network("" if linear else "score."), "widths": [self.table.width] if linear else self.widths}
@@ -158,7 +149,7 @@ class AUCCase(Case):
 
     def _scores(self, z: Tensor, side: Side) -> Tensor:
         with torch.no_grad():
-            return self.problem.score(self.problem.spec.unpack(z)[0], side.features)  # type: ignore[attr-defined]
+            return self.problem.score(self.problem.spec.unpack(z)[0], side.features)
 
 
 class GANCase(Case):
@@ -167,10 +158,7 @@ class GANCase(Case):
     kind = "sampler"
     binary = False
 
-    def make(self) -> Problem:
-        from manyone.minimax.predict import build_network
-        from manyone.minimax.problems.gan import GAN
-
+    def make(self) -> GAN:
         o = self.options
         self.widths = [o.latent, *o.hidden, self.table.width]
         generator = build_network(self.widths, activation="leaky-relu")
@@ -181,8 +169,6 @@ class GANCase(Case):
         return {"features": self.train.features}
 
     def figures(self, z: Tensor, side: Side) -> dict[str, float]:
-        from manyone.minimax.stability.measures import measure
-
         found = measure(self.problem, z[None], [{"features": side.features}], [{"features": side.features}])
         return {"loss": float(found["loss_test"]), "frechet": float(found["frechet"])}
 
@@ -195,11 +181,9 @@ class MixtureCase(Case):
 
     kind = "softmax"
     binary = False
+    problem: AgnosticLearning | GroupDRO
 
-    def make(self) -> Problem:
-        from manyone.minimax.predict import build_network
-        from manyone.minimax.problems.agnostic import AgnosticLearning, GroupDRO
-
+    def make(self) -> AgnosticLearning | GroupDRO:
         o, model = self.options, build_network(self.widths)
         if o.problem == "agnostic":
             return AgnosticLearning(model, o.clients, rho=o.rho, redraw=True)
@@ -213,19 +197,15 @@ class MixtureCase(Case):
 
     def loss(self, z: Tensor) -> float:
         """The mixture of mean losses, at the present weights."""
-        x, y = self.problem.spec.unpack(z)
-        losses = self.problem.losses(x, self.train.fields())  # type: ignore[attr-defined]
-        if self.options.problem == "agnostic":
-            means = torch.stack([losses[part].mean() for part in self.parts])
-        else:
-            means = torch.stack([losses[self.train.labels == c].mean() for c in range(len(self.table.classes))])
-        return float((y["lam"] * means).sum() - self.problem.penalty(y["lam"]))  # type: ignore[attr-defined]
+        classes = [self.train.labels == c for c in range(len(self.table.classes))]
+        parts = self.parts if self.options.problem == "agnostic" else classes
+        return float(self.problem.value(z, self.train.fields(), parts))
 
     def figures(self, z: Tensor, side: Side) -> dict[str, float]:
         x, _ = self.problem.spec.unpack(z)
         with torch.no_grad():
-            losses = self.problem.losses(x, side.fields())  # type: ignore[attr-defined]
-            right = (self.problem.model(x, side.features).argmax(-1) == side.labels).double()  # type: ignore[attr-defined]
+            losses = self.problem.losses(x, side.fields())
+            right = (self.problem.model(x, side.features).argmax(-1) == side.labels).double()
         groups = [side.labels == c for c in range(len(self.table.classes))]
         present = [g for g in groups if bool(g.any())]
         return {
@@ -244,35 +224,15 @@ class MixtureCase(Case):
 
 
 class NeymanPearsonCase(Case):
-    """Fewest misses subject to a bound on false alarms: a Lagrange multiplier as y.
-
-    Objective: mean softplus(-h) on positives; constraint: mean softplus(h) on negatives at most ``level``.
-    """
+    """Fewest misses subject to a bound on false alarms: a Lagrange multiplier as y."""
 
     kind = "score"
+    problem: NeymanPearson
 
-    def make(self) -> Problem:
-        from torch.nn.functional import softplus
-
-        from manyone.minimax.predict import build_network
-        from manyone.minimax.problems.auc import positive_rate
-        from manyone.minimax.problems.constrained import Constrained
-
-        p, level = positive_rate(self.train.labels), self.options.level
-
-        def objective(h: Any, batch: Mapping[str, Tensor]) -> Tensor:
-            plus = (batch["labels"] > 0).to(batch["features"])
-            return (softplus(-h(batch["features"]).squeeze(-1)) * plus).mean() / p
-
-        def constraint(h: Any, batch: Mapping[str, Tensor]) -> Tensor:
-            minus = (batch["labels"] < 0).to(batch["features"])
-            return ((softplus(h(batch["features"]).squeeze(-1)) * minus).mean() / (1 - p) - level)[None]
-
-        return Constrained(build_network(self.widths), objective, constraint, 1, redraw=True)
+    def make(self) -> NeymanPearson:
+        return NeymanPearson(positive_rate(self.train.labels), build_network(self.widths), level=self.options.level)
 
     def figures(self, z: Tensor, side: Side) -> dict[str, float]:
-        from manyone.minimax.stability.measures import roc_auc
-
         scores = self._scores(z, side)
         flagged, plus = scores > 0, side.labels > 0
         return {
@@ -290,7 +250,7 @@ class NeymanPearsonCase(Case):
 
     def _scores(self, z: Tensor, side: Side) -> Tensor:
         with torch.no_grad():
-            return self.problem.call_x(z)(side.features).squeeze(-1)  # type: ignore[attr-defined]
+            return self.problem.scores(z, side.features)
 
 
 CASES: dict[str, type[Case]] = {
@@ -302,31 +262,10 @@ CASES: dict[str, type[Case]] = {
 }
 
 
-def load_case(options: Any, dtype: torch.dtype) -> Case:
-    """The case of ``options`` (see ``recipes.local_sgda``)."""
-    from manyone.data.tables.tables import load_table
-
-    name = options.data or DEFAULT_DATA.get(options.problem, "breast-cancer")
+def load_case(options: LocalSGDAOptions) -> Case:
+    """The problem that ``options`` describe, on its data."""
     table = load_table(
-        name, label=options.label, positive=options.positive, categories=options.categories, dtype=torch.float64
-    )
-    return CASES[options.problem](options, table, dtype)
-
-
-def topology_of(text: str) -> Any:
-    """``--topology``: a name, hierarchical:GROUP[:EVERY], or a file with an edge list."""
-    from manyone.minimax.mixing.topology import TOPOLOGIES, Topology
-
-    name, _, rest = text.partition(":")
-    if name == "hierarchical":
-        words = rest.split(":") if rest else []
-        if not 1 <= len(words) <= 2 or not all(w.isdigit() for w in words):
-            raise ManyoneError(
-                f"--topology {text}: give the group size, hierarchical:GROUP or hierarchical:GROUP:EVERY"
-            )
-        return Topology("hierarchical", group=int(words[0]), every=int(words[1]) if len(words) == 2 else 4)
-    if text in TOPOLOGIES:
-        return Topology(text)
-    if Path(text).is_file():
-        return Topology.from_file(text)
-    raise ManyoneError(f"--topology {text}: choose one of {', '.join(TOPOLOGIES)}, or a file with one edge a line")
+        options.data, label=options.label, positive=options.positive, categories=options.categories,
+        dtype=torch.float64,
+    )  # fmt: skip
+    return CASES[options.problem](options, table)

@@ -1,0 +1,160 @@
+"""From options to what they describe: the rounds of a run, the stacked program of a stability sweep."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from manyone.data.tables.tables import load_table
+from manyone.errors import ManyoneError
+from manyone.minimax.method import DistributedSGDA
+from manyone.minimax.mixing.participation import Participation, RandomFailures
+from manyone.minimax.mixing.topology import TOPOLOGIES, Topology
+from manyone.minimax.predict import Scaling, build_network
+from manyone.minimax.problems.auc import AUC, positive_rate
+from manyone.minimax.problems.gan import GAN
+from manyone.minimax.problems.problem import Problem
+from manyone.minimax.ranks.distributed import TorchDistributed
+from manyone.minimax.recipes.learner import RoundLearner
+from manyone.minimax.recipes.options import LocalSGDAOptions, StabilityOptions
+from manyone.minimax.recipes.problem import Case
+from manyone.minimax.schedules import decaying
+from manyone.minimax.simulated import Simulated
+from manyone.minimax.stability.laboratory import Laboratory
+from manyone.minimax.stability.sweep import Entry, Sweep, distinct_points
+from manyone.minimax.steps import OuterStep
+
+
+def method(o: LocalSGDAOptions) -> DistributedSGDA:
+    """The algorithm that the options describe."""
+    plain = o.outer_lr == 1 and not o.outer_momentum
+    return DistributedSGDA(
+        topology=resolve_topology(o.topology),
+        steps=o.steps,
+        rounds=o.rounds,
+        batch=o.batch,
+        step_sizes=(decaying(o.eta_x), decaying(o.eta_y)) if o.decay else (o.eta_x, o.eta_y),
+        local_step=o.local_step,
+        outer=None if plain else OuterStep(o.outer_lr, o.outer_momentum),
+        order=o.order,
+        participation=Participation(fraction=o.participation, seed=o.seed) if o.participation < 1 else None,
+        failures=RandomFailures(o.failures, seed=o.seed) if o.failures else None,
+        weighting=o.weighting,
+        push_sum=o.push_sum,
+    )
+
+
+def rounds(o: LocalSGDAOptions, case: Case, recipe: str) -> RoundLearner:
+    """The run: in one process, or on the ranks that torchrun started."""
+    averaged = o.output == "time-average"
+    kind = TorchDistributed if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Simulated
+    run = kind(
+        case.problem, case.data(), method(o), seed=o.seed, dtype=case.dtype, device=_device(o.device),
+        time_average=averaged,
+    )  # fmt: skip
+    return RoundLearner(run, case, recipe, time_average=averaged)
+
+
+def sweeps(*runs: StabilityOptions, methods: Sequence[str] = ()) -> Sweep:
+    """One stacked program for the sweeps of all ``runs``, which may differ in what they sweep and around what.
+
+    ``methods`` names the rows of each run in the results, instead of what it sweeps.
+    """
+    first, free = runs[0], {f: getattr(runs[0], f) for f in _AROUND}
+    for other in runs[1:]:
+        if dataclasses.replace(other, **free) != first:
+            raise ManyoneError(f"runs that differ in more than {', '.join(_AROUND)} cannot be stacked")
+    rows = [row for o, name in zip(runs, methods or [""] * len(runs), strict=True) for row in rename(entries(o), name)]
+    if not rows:
+        raise ManyoneError("nothing to sweep: give at least one of --sweep-steps, --sweep-clients, --sweep-topology")
+    problem, fields, labels = stability_problem(first)
+    points, where = distinct_points(rows)
+    lab = Laboratory(
+        problem, fields, labels, points, method=DistributedSGDA(batch=first.batch), replicas=first.replicas,
+        seed=first.seed, neighbour=first.neighbour, test=first.test, device=_device(first.device),
+    )  # fmt: skip
+    return Sweep(lab, rows, where)
+
+
+_AROUND = (
+    "sweep_steps", "sweep_clients", "sweep_samples", "sweep_eta", "sweep_topology", "sweep_partition",
+    "clients", "samples", "steps", "rounds", "eta", "topology", "partition",
+)  # fmt: skip
+
+
+def entries(o: StabilityOptions) -> list[Entry]:
+    """The rows of results that the options ask for: one value at a time around the others."""
+    around = {name: getattr(o, name) for name in ("clients", "samples", "steps", "rounds", "eta", "topology")}
+    around["partition"] = o.partition
+    found = []
+    for name, letter, key, values in (
+        ("local-steps", "k", "steps", o.sweep_steps),
+        ("clients", "m", "clients", o.sweep_clients),
+        ("samples", "n", "samples", o.sweep_samples),
+        ("step-size", "eta", "eta", o.sweep_eta),
+    ):
+        found += [Entry(name, f"{letter}{v}", _condition(o.partition), {**around, key: v}) for v in values]
+    for kind in o.sweep_partition:
+        found += [Entry("topology", name, _condition(kind), {**around, "topology": name, "partition": kind})
+                  for name in o.sweep_topology]  # fmt: skip
+    return found
+
+
+def rename(rows: Sequence[Entry], method: str) -> list[Entry]:
+    """``rows`` under the name ``method``, if one is given."""
+    return [row._replace(method=method) if method else row for row in rows]
+
+
+def stability_problem(o: StabilityOptions) -> tuple[Problem, dict[str, torch.Tensor], torch.Tensor]:
+    """(problem, fields of the pool, class numbers [N]), in double precision."""
+    table = load_table(o.data, label=o.label, dtype=torch.float64)
+    features, hidden = Scaling.fit(table.features, o.scale)(table.features), list(o.hidden)
+    if o.problem == "gan":
+        generator = build_network([o.latent, *hidden, table.width], activation="leaky-relu")
+        critic = build_network([table.width, *reversed(hidden), 1], activation="leaky-relu")
+        return GAN(generator, critic, o.latent), {"features": features}, table.labels
+    fields, p = {"features": features, "labels": table.signs.double()}, positive_rate(table.signs)
+    if o.problem == "auc-linear":
+        return AUC(p, dim=table.width), fields, table.labels
+    return AUC(p, score=build_network([table.width, *hidden, 1])), fields, table.labels
+
+
+def resolve_topology(text: str) -> Topology:
+    """``--topology``: a name, hierarchical:GROUP[:EVERY], or a file with an edge list."""
+    name, _, rest = text.partition(":")
+    if name == "hierarchical":
+        words = rest.split(":") if rest else []
+        if not 1 <= len(words) <= 2 or not all(w.isdigit() for w in words):
+            raise ManyoneError(
+                f"--topology {text}: give the group size, hierarchical:GROUP or hierarchical:GROUP:EVERY"
+            )
+        return Topology("hierarchical", group=int(words[0]), every=int(words[1]) if len(words) == 2 else 4)
+    if text in TOPOLOGIES:
+        return Topology(text)
+    if Path(text).is_file():
+        return Topology.from_file(text)
+    raise ManyoneError(f"--topology {text}: choose one of {', '.join(TOPOLOGIES)}, or a file with one edge a line")
+
+
+def _condition(partition: str) -> str:
+    return "clean" if partition == "iid" else partition
+
+
+def _device(name: str) -> torch.device:
+    """The device by its name; auto: the GPU of this rank when there is one."""
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    if name == "auto":
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdigit())):
+        raise ManyoneError(f"device '{name}' is unknown: use auto, cpu, cuda, cuda:N or mps")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ManyoneError(f"device '{name}' is not there: torch sees {torch.cuda.device_count()} CUDA devices")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ManyoneError("device 'mps' is not there: torch finds no Apple GPU")
+    return torch.device(name)

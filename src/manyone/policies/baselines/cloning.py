@@ -1,0 +1,70 @@
+"""The policy of behaviour cloning: (state, one-hot task number) -> 256 -> 256 -> 256 -> tanh action.
+
+Public names: :class:`CloningNetwork`, :class:`CloningPolicy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from manyone.policies.acting import EpisodeLike
+from manyone.policies.tasks import TaskTable
+from manyone.randomness import generator_for
+
+
+class CloningNetwork(nn.Module):
+    """Actions [..., A] in (-1, 1) from normalised states [..., S] and task numbers [...]."""
+
+    def __init__(
+        self, state_dim: int, action_dim: int, tasks: int, *, width: int = 256, layers: int = 3, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.state_dim, self.action_dim, self.tasks, self.width = state_dim, action_dim, tasks, width
+        self.depth = layers
+        sizes = [state_dim + tasks] + [width] * layers + [action_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        with torch.no_grad():
+            for name, value in self.named_parameters():
+                bound = self.get_parameter(f"{name.rpartition('.')[0]}.weight").shape[1] ** -0.5
+                value.uniform_(-bound, bound, generator=generator_for(seed, "cloning", name))
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, JSON-able."""
+        return {"state_dim": self.state_dim, "action_dim": self.action_dim, "tasks": self.tasks, "width": self.width,
+                "layers": self.depth}  # fmt: skip
+
+    def forward(self, states: Tensor, tasks: Tensor) -> Tensor:
+        x = torch.cat((states, F.one_hot(tasks, self.tasks).to(states.dtype)), -1)
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return torch.tanh(self.layers[-1](x))
+
+
+class CloningPolicy:
+    """A cloning network that acts in many episodes at once (the roll-outs' ``BatchedPolicy``); it has no memory."""
+
+    def __init__(self, network: CloningNetwork, table: TaskTable) -> None:
+        parameter = next(network.parameters())
+        self.network, self.table = network, table.to(parameter.device, parameter.dtype)
+
+    def start(self, episodes: Sequence[EpisodeLike]) -> None:
+        """Begins new episodes."""
+        self.tasks = torch.tensor([self.table.index(e.task) for e in episodes])
+
+    @torch.no_grad()
+    def act(self, slots: Any, observations: Any) -> np.ndarray:
+        """Actions float32 [b, A] for ``observations`` [b, S] of the episodes ``slots`` [b]."""
+        tasks = self.tasks[torch.from_numpy(np.array(slots, dtype=np.int64))].to(self.table.mean.device)
+        states = torch.from_numpy(np.array(observations)).to(self.table.mean)
+        states = (states - self.table.mean[tasks]) / self.table.deviation[tasks]
+        return self.network(states, tasks).float().cpu().numpy()
+
+    def reward(self, slots: Any, rewards: Any) -> None:
+        """Nothing depends on rewards here."""

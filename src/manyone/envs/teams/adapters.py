@@ -17,9 +17,6 @@ after so many steps; what an adapter does not know goes to the environment's own
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -27,12 +24,18 @@ from typing import Any
 
 import torch
 
+from manyone.engine.extras import need
 from manyone.engine.words import parse_settings, write_settings
+from manyone.envs.teams import pettingzoo
+from manyone.envs.teams import smac as team_smac
+from manyone.envs.teams import tuple as team_tuple
+from manyone.envs.teams.copies import TeamCopies
+from manyone.envs.teams.smax import SmaxTeam
 from manyone.envs.teams.types import TeamEnv
+from manyone.envs.teams.vmas import VmasTeam
 from manyone.errors import ManyoneError
 
 OURS = ("limit", "state", "success", "masked")  # options of PettingZooCopy; the rest is the environment's
-TEAMS = "pip install 'manyone[teams]'"
 
 
 def make_adapter(
@@ -63,15 +66,6 @@ def make_adapter(
     return env
 
 
-def need(module: str, name: str, install: str = TEAMS) -> Any:
-    """Imports ``module``, without what it prints; ``ManyoneError`` with the install line when it is missing."""
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            return importlib.import_module(module)
-    except ModuleNotFoundError as problem:
-        raise ManyoneError(f"{name} needs {problem.name}: {install}") from None
-
-
 def _pettingzoo(
     name: str,
     factory: Callable[..., Any],
@@ -83,58 +77,45 @@ def _pettingzoo(
     streams: bool = True,
     **defaults: Any,
 ) -> TeamEnv:
-    from manyone.envs.teams.copies import TeamCopies
-    from manyone.envs.teams.pettingzoo import PettingZooCopy
-
-    need("gymnasium", name)
+    need("gymnasium", name, "teams")
     ours = {**defaults, **{key: value for key, value in options.items() if key in OURS}}
     rest = {key: value for key, value in options.items() if key not in OURS}
-    maker = partial(PettingZooCopy, partial(factory, **rest) if rest else factory, **ours)
+    maker = partial(pettingzoo.PettingZooCopy, partial(factory, **rest) if rest else factory, **ours)
     return TeamCopies(name, maker, batch, device=device, workers=workers, streams=streams)
 
 
 def _module(task: str, batch: int, device: str | torch.device, workers: int | None, options: dict[str, Any]) -> TeamEnv:
-    from manyone.envs.teams.pettingzoo import from_module
-
-    return _pettingzoo(f"pettingzoo:{task}", partial(from_module, task), batch, device, workers, options)
+    return _pettingzoo(f"pettingzoo:{task}", partial(pettingzoo.from_module, task), batch, device, workers, options)
 
 
 def _mpe(task: str, batch: int, device: str | torch.device, workers: int | None, options: dict[str, Any]) -> TeamEnv:
-    from manyone.envs.teams.pettingzoo import mpe
-
     name = f"mpe:{task}"
-    need("mpe2", name)
+    need("mpe2", name, "teams")
     # Its state() observes once more for every agent; the learner can join the observations itself.
     defaults = {"state": False, "masked": None}
-    return _pettingzoo(name, partial(mpe, task), batch, device, workers, options, streams=False, **defaults)
+    return _pettingzoo(name, partial(pettingzoo.mpe, task), batch, device, workers, options, streams=False, **defaults)
 
 
 def _mamujoco(
     task: str, batch: int, device: str | torch.device, workers: int | None, options: dict[str, Any]
 ) -> TeamEnv:
-    from manyone.envs.teams.pettingzoo import mamujoco
-
     name = f"mamujoco:{task}"
     need("gymnasium_robotics", name, "pip install gymnasium-robotics")
-    return _pettingzoo(name, partial(mamujoco, task), batch, device, workers, options, streams=False, masked=None)
+    return _pettingzoo(
+        name, partial(pettingzoo.mamujoco, task), batch, device, workers, options, streams=False, masked=None
+    )
 
 
 def _vmas(task: str, batch: int, device: str | torch.device, workers: int | None, options: dict[str, Any]) -> TeamEnv:
-    need("vmas", f"vmas:{task}")
-    from manyone.envs.teams.vmas import VmasTeam
-
     return VmasTeam(task, batch, device=device, **options)
 
 
 def _tuple(
     prefix: str, package: str, task: str, batch: int, device: Any, workers: int | None, options: dict[str, Any]
 ) -> TeamEnv:
-    from manyone.envs.teams import tuple as team_tuple
-    from manyone.envs.teams.copies import TeamCopies
-
     name = f"{prefix}:{task}"
-    need("gymnasium", name)
-    need(package, name)
+    need("gymnasium", name, "teams")
+    need(package, name, "teams")
     limit = options.pop("limit", None)
     if prefix == "lbf":
         make, solved, drawn = team_tuple.foraging, team_tuple.all_food_loaded, team_tuple.draw_foraging
@@ -147,11 +128,8 @@ def _tuple(
 def _smac(
     prefix: str, install: str, task: str, batch: int, device: Any, workers: int | None, options: dict[str, Any]
 ) -> TeamEnv:
-    from manyone.envs.teams import smac as team_smac
-    from manyone.envs.teams.copies import TeamCopies
-
     name = f"{prefix}:{task}"
-    need(f"{prefix}.env", name, f"{install}, with StarCraft II 4.10 and its maps where SC2PATH says")
+    need(f"{prefix}.env", name, install)
     limit = options.pop("limit", None)
     factory = partial(team_smac.smac if prefix == "smac" else team_smac.smacv2, task, **options)
     workers = batch if workers is None else workers  # a game each, with a process to wait for it
@@ -159,9 +137,6 @@ def _smac(
 
 
 def _smax(task: str, batch: int, device: str | torch.device, workers: int | None, options: dict[str, Any]) -> TeamEnv:
-    need("jaxmarl", f"smax:{task}", "pip install 'manyone[smax]'")
-    from manyone.envs.teams.smax import SmaxTeam
-
     return SmaxTeam(task, batch, device=device, **options)
 
 
@@ -173,6 +148,6 @@ PREFIXES: dict[str, Callable[..., TeamEnv]] = {
     "rware": partial(_tuple, "rware", "rware"),
     "vmas": _vmas,
     "smax": _smax,
-    "smac": partial(_smac, "smac", "pip install git+https://github.com/oxwhirl/smac.git"),
-    "smacv2": partial(_smac, "smacv2", "pip install git+https://github.com/oxwhirl/smacv2.git"),
+    "smac": partial(_smac, "smac", team_smac.SMAC),
+    "smacv2": partial(_smac, "smacv2", team_smac.SMACV2),
 }

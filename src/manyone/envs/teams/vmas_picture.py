@@ -9,12 +9,11 @@ import math
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 
 def picture(env: Any, slot: int, size: int = 400) -> np.ndarray:
     """Agents and landmarks of one slot as the shapes that they are, uint8 [size, size, 3]."""
-    from PIL import Image, ImageDraw
-
     entities = [*env.world.landmarks, *env.world.agents]
     places = np.array([entity.state.pos[slot].tolist() for entity in entities])
     reach = max(1.0, float(np.abs(places).max()) + 0.1)

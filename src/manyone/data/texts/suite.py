@@ -147,10 +147,10 @@ def _token_task(name: str, seed: int) -> Task:
     return Task(name, classes, split("train"), split("val"), split("test"), source.source, source.licence)
 
 
-def tokenise(documents: Sequence[str], max_tokens: int = MAX_TOKENS) -> dict[str, Tensor]:
-    """``{"input_ids", "attention_mask"}``, each int64 [n, L] with L <= ``max_tokens``, [CLS] and [SEP] included."""
+def tokenise(documents: Sequence[str]) -> dict[str, Tensor]:
+    """``{"input_ids", "attention_mask"}``, each int64 [n, L] with L <= ``MAX_TOKENS``, [CLS] and [SEP] included."""
     tokenizer = _tokenizer()
-    tokenizer.enable_truncation(max_tokens)
+    tokenizer.enable_truncation(MAX_TOKENS)
     tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")
     encodings = tokenizer.encode_batch([d[:_READ] for d in documents])
     ids = torch.tensor([e.ids for e in encodings], dtype=torch.int64).reshape(len(encodings), -1)

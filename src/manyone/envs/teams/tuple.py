@@ -142,7 +142,8 @@ def draw_warehouse(env: Any) -> np.ndarray:
     return _grid(inner.grid_size, cells)
 
 
-def _grid(shape: Sequence[int], cells: list[tuple[Any, str, int]], size: int = 32) -> np.ndarray:
+def _grid(shape: Sequence[int], cells: list[tuple[Any, str, int]]) -> np.ndarray:
+    size = 32  # pixels of a cell
     picture = Image.new("RGB", (shape[1] * size + 1, shape[0] * size + 1), (250, 250, 250))
     pen = ImageDraw.Draw(picture)
     for line in range(max(shape) + 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from tests.docs.pages import ROOT, blocks
 
 PAGE = ROOT / "docs/adding-a-method.md"
-KEPT = ("src", "docs", "tests/reference", "pyproject.toml")
+KEPT = ("src", "docs", "tests", "pyproject.toml")
 PLACE = re.compile(r"(?:# |<!-- )(?P<file>[\w./-]+\.\w+)(?:, (?P<where>.+?))?(?: -->)?\n+")
 PROGRAM = """
 import json, sys
@@ -42,12 +43,15 @@ def put(house: Path, text: str) -> str:
     elif place["where"] == "among the imports":
         path.write_text(re.sub(r"^from manyone", f"{text}from manyone", before, count=1, flags=re.M))
     else:
-        name = place["where"].removeprefix("in ")
-        opened, count = re.subn(
-            rf"^({name}\b[^\n]*= ?[\[({{])", lambda found: f"{found[1]}\n{text}", before, flags=re.M
-        )
-        assert count >= 1, f"{place['file']} has no {name}"
-        path.write_text(opened)
+        how, _, name = place["where"].partition(" ")
+        name = re.escape(name.strip('"'))
+        pattern, gap = {"in": (rf"^{name}\b.*= ?[\[({{]", "\n"), "below": (rf"{name}.*\n", ""), "behind": (name, "")}[
+            how
+        ]
+        found = re.search(pattern, before, re.M)
+        assert found, f"{place['file']} has nothing to put a line {place['where']}"
+        added = text.rstrip("\n") if how == "behind" else text
+        path.write_text(f"{before[: found.end()]}{gap}{added}{before[found.end() :]}")
     return place["file"]
 
 
@@ -56,41 +60,42 @@ def tree(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in found if p.is_file() and "__pycache__" not in p.parts}
 
 
+def in_house(folder: Path, command: list[str], **more: str) -> str:
+    """What ``command`` prints in ``folder``, with its package."""
+    environment = os.environ | {"PYTHONPATH": str(folder / "src")} | more
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
     """A copy of the repository with the page's blocks in it, and the names of their files."""
     folder = tmp_path_factory.mktemp("house")
     for name in KEPT:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        (folder / name).parent.mkdir(exist_ok=True)
-        copy(
-            ROOT / name,
-            folder / name,
-            **({"ignore": shutil.ignore_patterns("__pycache__")} if copy is not shutil.copy else {}),
-        )
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, folder / name)
     return folder, {put(folder, block.text) for block in blocks(PAGE) if block.language}
 
 
-def test_the_page_s_method_and_field_run_and_nothing_else_changes(house, process):
+def test_the_page_s_method_and_field_run_and_nothing_else_changes(house, shared_cache):
     folder, named = house
     commands = [words[1:] for block in blocks(PAGE) if not block.language for _, words in block.commands()]
     listed = [["ls", "recipes"], ["ls", "claims"], *commands]
-    env = {"cwd": folder, "PYTHONPATH": str(folder / "src")}
-    started = process("-c", PROGRAM, json.dumps(listed), "tests/policies", stdout=subprocess.PIPE,
-                      stderr=subprocess.PIPE, text=True, **env)  # fmt: skip
-    out, err = started.communicate(timeout=240)
-    assert started.returncode == 0, out + err
+    tests = [name for name in named if name.startswith("tests/") and "/test_" in name]
+    cached = {"MANYONE_CACHE": str(shared_cache), "MANYONE_OFFLINE": "1"}
+    done = in_house(folder, [sys.executable, "-c", PROGRAM, json.dumps(listed), *tests], **cached)
     for name in ("percentile-bc", "inverse-variance", "percentile-bc-above-mtbc", "weights-help", "weighted < plain"):
-        assert name in out
+        assert name in done
     new = tree(folder)
     assert new - tree(ROOT) | {n for n in tree(ROOT) if not filecmp.cmp(ROOT / n, folder / n, shallow=False)} == named
 
 
 def test_the_house_with_them_keeps_the_import_contract(house):
     folder, _ = house
-    tool = Path(sys.executable).with_name("lint-imports")
-    run = subprocess.run([tool, "--no-cache"], cwd=folder, env={"PYTHONPATH": str(folder / "src")}, capture_output=True, text=True)  # fmt: skip
-    assert run.returncode == 0, run.stdout + run.stderr
+    in_house(folder, [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"])
 
 
 def test_the_folders_that_the_page_names_are_there():

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import joblib
 import pytest
 
 from manyone.claims.rows import load_rows
@@ -15,6 +16,7 @@ from manyone.claims.study import Report, Study
 from manyone.errors import ManyoneError
 from manyone.report import html
 from manyone.reproduce import reproduce
+from manyone.reproduce.processes import task_runner
 
 HERE = Path(__file__).parent
 CLAIMS = """
@@ -123,6 +125,18 @@ def test_all_fields_in_one_folder_on_one_page(toys, capsys):
     assert "success in %" in shown
 
 
+def test_a_dry_run_says_what_would_be_measured_and_writes_nothing(toys, capsys):
+    assert reproduce.reproduce(out=Path("r"), dry_run=True) == 0
+    shown = capsys.readouterr().out
+    assert "0 of 8" in shown
+    assert "first, second" in shown
+    assert not (toys / "r").exists()
+    reproduce.reproduce(fields=["tin"], out=Path("r"))
+    capsys.readouterr()
+    reproduce.reproduce(fields=["tin"], out=Path("r"), dry_run=True)
+    assert "8 of 8" in capsys.readouterr().out
+
+
 def test_a_field_tested_later_joins_the_page(toys):
     reproduce.reproduce(fields=["tin"], out=Path("r"), seeds=2)
     assert [s.field for s in Report.load(toys / "r").studies] == ["tin"]
@@ -157,7 +171,7 @@ def test_a_job_that_fails_or_dies_is_named_with_its_log_and_finished_rows_stay(t
     message = str(caught.value)
     assert message.startswith(f"tins seed 1, first: {says} (")
     assert "\n" not in message
-    assert message.endswith(f"(log: {Path('r/rows/tins-1-first.log')}; what is done is kept: the same command goes on)")
+    assert message.endswith(f"(log: {rows / 'tins-1-first.log'}; what is done is kept: the same command goes on)")
     assert "measured plain" in (rows / "tins-1-first.log").read_text()
     assert len(load_rows(rows / "tins-0-first.jsonl")) == 2
     assert len(load_rows(rows / "tins-1-first.jsonl")) == 1
@@ -166,33 +180,73 @@ def test_a_job_that_fails_or_dies_is_named_with_its_log_and_finished_rows_stay(t
     assert len(load_rows(rows / "tins-1-first.jsonl")) == 2
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["interrupt", "terminate"])
-def test_a_signal_ends_the_workers(toys, sent):
+def begun(toys: Path, *words: str) -> tuple[subprocess.Popen, set[int]]:
+    """The command line in a group of its own, with a job that waits; the processes that do the jobs."""
     rows = toys / "r/rows"
     rows.mkdir(parents=True)
     (rows / "trouble").write_text("wait")
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += "from pathlib import Path; from manyone.reproduce import reproduce\n"
-    code += f"reproduce.claims_file = lambda field: Path({str(toys / 'claims')!r}) / (field + '.toml')\n"
-    code += "reproduce.STUDIES = {'tin': 'toy_study'}\n"
-    code += "if __name__ == '__main__': reproduce.reproduce(out=Path('r'), workers=2)"
-    path = os.pathsep.join([str(HERE), *(p for p in sys.path if p)])
-    environment = os.environ | {"PYTHONPATH": path}
-    parent = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=toys, start_new_session=True)
-    deadline = time.time() + 60
+    program = toys / "program.py"
+    program.write_text(f"""
+import signal, sys
+from pathlib import Path
+from manyone.cli.main import run
+from manyone.reproduce import reproduce
+from manyone.reproduce.processes import task_runner
+signal.signal(signal.SIGINT, signal.default_int_handler)
+reproduce.claims_file = lambda field: Path({str(toys / "claims")!r}) / (field + ".toml")
+reproduce.STUDIES = {{"tin": "toy_study"}}
+if __name__ == "__main__":
+    sys.exit(run(["reproduce", "--out", "r", *sys.argv[1:]]))
+""")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *(p for p in sys.path if p)])}
+    command = [sys.executable, str(program), *words]
+    parent = subprocess.Popen(
+        command, env=environment, cwd=toys, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.time() + 100
     while time.time() < deadline and not (rows / "tins-1-first.jsonl").exists():
         assert parent.poll() is None
         time.sleep(0.02)
-    children = {int(d[0]) for d in order(rows)}
+    return parent, {int(d[0]) for d in order(rows)}
+
+
+def gone(process: int, seconds: float = 0.0) -> bool:
+    """Whether ``process`` has ended, within ``seconds``."""
+    deadline = time.time() + seconds
+    while True:
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        if time.time() >= deadline:
+            return False
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["interrupt", "terminate"]
+)
+def test_a_signal_ends_the_workers(toys, sent, code, workers):
+    parent, children = begun(toys, "--workers", workers)
     if sent == signal.SIGINT:
         os.killpg(parent.pid, sent)  # as Ctrl-C does: the whole group hears it
     else:
         os.kill(parent.pid, sent)
-    assert parent.wait(20) != 0
-    for child in children:
-        with pytest.raises(ProcessLookupError):
-            os.kill(child, 0)
-    assert not list(rows.glob(".running*"))
+    _, err = parent.communicate(timeout=30)
+    assert parent.returncode == code
+    line = f"manyone: stopped by {sent.name}; what is done is kept: the same command goes on"
+    assert err.splitlines()[-1] == line
+    assert "Traceback" not in err
+    assert all(gone(child) for child in children)
+    assert not list((toys / "r/rows").glob(".running*"))
+
+
+def test_workers_end_with_a_killed_parent(toys):
+    parent, children = begun(toys, "--workers", "2")
+    parent.kill()
+    parent.communicate(timeout=30)
+    assert all(gone(child, 20) for child in children)
 
 
 def test_every_study_named_has_its_claims_file_and_its_own_suites():
@@ -205,3 +259,23 @@ def test_every_study_named_has_its_claims_file_and_its_own_suites():
         seen |= dict.fromkeys(suites, field)
     assert {c["field"] for c in reproduce.ls()} == set(reproduce.STUDIES)
     assert json.dumps(reproduce.ls())
+
+
+def test_joblib_s_own_choice_of_backend_counts(toys):
+    with joblib.parallel_config(backend="loky"):
+        reproduce.reproduce(fields=["tin"], out=Path("r"), workers=2)
+    joblib.externals.loky.get_reusable_executor().shutdown(kill_workers=True)
+    assert len(Study.load(toys / "r/tin").rows) == 8
+
+
+def test_no_task_starts_no_process(tmp_path):
+    with task_runner(tmp_path) as runner:
+        runner.run([], "rows", 0, lambda: 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cluster_that_is_not_installed_is_one_line(toys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ManyoneError) as caught:
+        reproduce.reproduce(out=Path("r"), on="ray")
+    assert str(caught.value).startswith("--cluster ray needs a package: pip install 'manyone[cluster]'")

@@ -31,9 +31,13 @@ from typing import Any, NamedTuple
 
 import joblib
 
+from manyone.engine.progress import Progress
 from manyone.errors import InterruptedRun, ManyoneError
 
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+AGAIN = "the same command goes on"
+"""How people go on after a failure or a signal."""
+
 _NAME = "manyone-worker"
 _STOP = "stop"
 _LOOK_SECONDS = 0.2
@@ -49,6 +53,7 @@ class Task(NamedTuple):
     log: Path
     call: str
     arguments: tuple[Any, ...]
+    again: str = AGAIN
 
 
 class Runner(NamedTuple):
@@ -57,13 +62,13 @@ class Runner(NamedTuple):
     running: Path
     workers: int | None
 
-    def run(self, tasks: Sequence[Task], watch: Callable[[Sequence[str]], None]) -> None:
-        """Runs all ``tasks``, started in their order; ``watch`` is told a few times a second which are running.
+    def run(self, tasks: Sequence[Task], unit: str, total: int, done: Callable[[], int]) -> None:
+        """Runs all ``tasks``, started in their order; a bar shows which are running and ``done()`` of ``total`` units.
 
         One that fails, or whose process dies, ends all with a :class:`ManyoneError` that names it and its log.
         """
         count = min(self.workers or joblib.effective_n_jobs(-1), len(tasks))
-        with _repeated(lambda: watch(self.names())):
+        with Progress("tasks", total, start=done(), unit=unit) as bar, _shown(bar, done, self.names):
             try:
                 joblib.Parallel(n_jobs=max(count, 1), prefer="threads", batch_size=1)(
                     joblib.delayed(supervise)(task, self.running) for task in tasks
@@ -84,13 +89,23 @@ class Runner(NamedTuple):
 
 
 @contextlib.contextmanager
-def task_runner(folder: Path, workers: int | None = None, preload: Sequence[str] = ()) -> Iterator[Runner]:
+def task_runner(
+    folder: Path, workers: int | None = None, preload: Sequence[str] = (), again: str = AGAIN
+) -> Iterator[Runner]:
     """A runner of ``workers`` tasks at a time (all processors by default) with its files in ``folder``.
 
     ``preload`` names modules that tasks need; they are imported once while the caller makes the data ready. However the
     block is left, no task outlives it; SIGTERM and Ctrl-C leave it by :class:`InterruptedRun`.
     """
-    before = signal.signal(signal.SIGTERM, _leave)
+
+    def interruption(number: int) -> InterruptedRun:
+        name = signal.Signals(number).name
+        return InterruptedRun(f"stopped by {name}; what is done is kept: {again}", 128 + number)
+
+    def leave(number: int, _frame: object) -> None:
+        raise interruption(number)
+
+    before = signal.signal(signal.SIGTERM, leave)
     running = Path(tempfile.mkdtemp(prefix=".running-", dir=folder))
     runner = Runner(running, workers)
     try:
@@ -99,7 +114,7 @@ def task_runner(folder: Path, workers: int | None = None, preload: Sequence[str]
             forkserver.ensure_running()
         yield runner
     except KeyboardInterrupt:
-        raise _interruption(signal.SIGINT) from None
+        raise interruption(signal.SIGINT) from None
     finally:
         (running / _STOP).touch()
         deadline = time.monotonic() + _GRACE_SECONDS + 5
@@ -109,6 +124,31 @@ def task_runner(folder: Path, workers: int | None = None, preload: Sequence[str]
             time.sleep(0.02)
         shutil.rmtree(running, ignore_errors=True)
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def cluster(name: str | None) -> Iterator[None]:
+    """Tasks of this block run on a ``dask`` or ``ray`` cluster; None leaves joblib's choice as it is.
+
+    The address comes from where the cluster's own tools look (``DASK_SCHEDULER_ADDRESS``, ``RAY_ADDRESS``); without
+    one, a cluster is started on this machine.
+    """
+    if name is None:
+        yield
+        return
+    try:
+        if name == "dask":
+            distributed = importlib.import_module("dask.distributed")
+            importlib.import_module("dask").config.set({"distributed.worker.daemon": False})  # workers start processes
+            with distributed.Client(), joblib.parallel_config("dask"):
+                yield
+        else:
+            ray = importlib.import_module("ray")
+            importlib.import_module("ray.util.joblib").register_ray()
+            with ray.init(), joblib.parallel_config("ray"):
+                yield
+    except ModuleNotFoundError as error:
+        raise ManyoneError(f"--cluster {name} needs a package: pip install 'manyone[cluster]' ({error})") from error
 
 
 def supervise(task: Task, running: Path) -> None:
@@ -128,13 +168,15 @@ def supervise(task: Task, running: Path) -> None:
     finally:
         mark.unlink(missing_ok=True)
     if problem is not None:
-        raise ManyoneError(f"{task.name}: {problem} (log: {task.log}; what is done is kept: the same command goes on)")
+        raise ManyoneError(f"{task.name}: {problem} (log: {task.log}; what is done is kept: {task.again})")
 
 
 class _Worker:
     """A process that does the tasks of one thread, one after the other."""
 
     def __init__(self, running: Path) -> None:
+        if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+            multiprocessing.set_start_method(None, force=True)  # loky's, which a new process would not know
         self.running = running
         self.connection, theirs = _CONTEXT.Pipe()
         self.process = _CONTEXT.Process(target=_serve, args=(theirs, running), name=_NAME)
@@ -172,15 +214,6 @@ def _ended(running: Path) -> bool:
     return (running / _STOP).exists() or not running.exists()
 
 
-def _interruption(number: int) -> InterruptedRun:
-    name = signal.Signals(number).name
-    return InterruptedRun(f"stopped by {name}; what is done is kept: the same command goes on", 128 + number)
-
-
-def _leave(number: int, _frame: object) -> None:
-    raise _interruption(number)
-
-
 def _line(error: BaseException) -> str:
     return (f"{type(error).__name__}: {error}".splitlines() or ["an error without a message"])[0]
 
@@ -196,22 +229,21 @@ def _ending(code: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _repeated(look: Callable[[], None]) -> Iterator[None]:
-    """Calls ``look`` a few times a second, in a thread, and once at the end of the block."""
-    done = threading.Event()
+def _shown(bar: Progress, done: Callable[[], int], names: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """Keeps ``bar`` up to date, in a thread of its own."""
+    over = threading.Event()
 
-    def loop() -> None:
-        while not done.wait(_LOOK_SECONDS):
-            look()
+    def look() -> None:
+        while not over.wait(_LOOK_SECONDS):
+            bar.update(done(), name="; ".join(names()) or "starting")
 
-    thread = threading.Thread(target=loop, daemon=True)
+    thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        done.set()
+        over.set()
         thread.join()
-    look()
 
 
 # --- in the process that does the tasks -------------------------------------------------------------------------------

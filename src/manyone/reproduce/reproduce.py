@@ -23,12 +23,12 @@ from manyone.claims.file import load_claims
 from manyone.claims.rows import load_rows
 from manyone.claims.study import Job, Report, Study, SuiteInfo
 from manyone.engine.fabric import processors
-from manyone.engine.progress import Progress
 from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
+from manyone.recipes.running import print_table
 from manyone.report.html import write
 from manyone.report.terminal import show
-from manyone.reproduce.processes import Runner, Task, task_runner
+from manyone.reproduce.processes import Runner, Task, cluster, task_runner
 
 STUDIES = {field: f"manyone.{field}.study.study" for field in FIELDS}
 """Field (the ``field`` of a claims file) to study module, in the order of the page's chapters."""
@@ -37,8 +37,7 @@ STUDIES = {field: f"manyone.{field}.study.study" for field in FIELDS}
 class StudyModule(Protocol):
     """What a study module has. Importing it must be cheap: anything heavy is imported inside its functions.
 
-    It may also have ``overview(scale, suites, seeds, folder)``: figures drawn of what all its jobs wrote together, and
-    ``PRELOAD``, names of modules that its jobs need and that take long to import: they are imported once for all jobs.
+    It may also have ``overview(scale, suites, seeds, folder)``: figures drawn of what all its jobs wrote together.
     """
 
     TITLE: str
@@ -140,21 +139,28 @@ def reproduce(
     seeds: int | None = None,
     out: Path | None = None,
     workers: int | None = None,
+    on: str | None = None,
+    dry_run: bool = False,
 ) -> int:
     """Tests the claims called ``names`` of ``fields`` (all by default) at ``scale``; prints the path of the report.
+
+    ``on`` names a cluster (:func:`manyone.reproduce.processes.cluster`) that runs the jobs; ``dry_run`` prints the jobs
+    instead.
 
     Fields that an earlier run into the same folder has tested stay on the page.
     """
     started = time.time()
     plans = plan(names, fields, scale, seeds)
     folder = out or Path("runs") / f"reproduce-{scale}"
-    rows = folder / "rows"
+    rows = folder.absolute() / "rows"  # a job may run elsewhere
+    if dry_run:
+        _show_jobs(plans, scale, rows)
+        return 0
     try:
         rows.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ManyoneError(f"{rows}: cannot be made: {error.strerror}; choose another folder with --out") from error
-    preload = [name for p in plans for name in (STUDIES[p.field], *getattr(p.study, "PRELOAD", ()))]
-    with task_runner(rows, workers, preload) as runner:
+    with cluster(on), task_runner(rows, workers, [STUDIES[p.field] for p in plans]) as runner:
         suites = {p.field: [_prepare(p.study, scale, s) for s in p.suites] for p in plans}
         _measure(plans, scale, rows, runner)
     seconds = time.time() - started
@@ -172,6 +178,20 @@ def reproduce(
     return 0
 
 
+def _show_jobs(plans: Sequence[Plan], scale: str, folder: Path) -> None:
+    """What would be measured, a line a suite."""
+    lines = []
+    for p in plans:
+        for suite in p.suites:
+            jobs = [job for job in p.jobs if job.suite == suite]
+            there = sum(_lines(folder, job) for job in jobs)
+            rows = sum(p.study.count_rows(scale, suite, job.part) for job in jobs)
+            parts = ", ".join(dict.fromkeys(job.part for job in jobs))
+            lines.append((p.field, suite, str(p.seeds), f"{there} of {rows}", parts))
+    print_table(("field", "suite", "seeds", "rows measured", "parts"), lines)
+    print("nothing was measured now")
+
+
 def _prepare(study: StudyModule, scale: str, suite: str) -> SuiteInfo:
     info = study.prepare(scale, suite)
     for note in info.notes:
@@ -180,20 +200,15 @@ def _prepare(study: StudyModule, scale: str, suite: str) -> SuiteInfo:
 
 
 def _measure(plans: Sequence[Plan], scale: str, folder: Path, runner: Runner) -> None:
-    """Runs the jobs that lack rows, with one progress bar over the rows of all jobs."""
+    """Runs the jobs that lack rows, with one bar over the rows of all jobs."""
     needed = [(p, job, p.study.count_rows(scale, job.suite, job.part)) for p in plans for job in p.jobs]
     tasks = [
         Task(str(job), folder / f"{job.file}.log", f"{STUDIES[p.field]}:run_job", (scale, *job, folder))
         for p, job, rows in needed
         if _lines(folder, job) < rows
     ]
-    measured = sum(_lines(folder, job) for _, job, _ in needed)
-    with Progress("measuring", sum(rows for _, _, rows in needed), start=measured, unit="rows") as bar:
-
-        def watch(running: Sequence[str]) -> None:
-            bar.update(sum(_lines(folder, job) for _, job, _ in needed), name="; ".join(running) or "done")
-
-        runner.run(tasks, watch)
+    total = sum(rows for _, _, rows in needed)
+    runner.run(tasks, "rows", total, lambda: sum(_lines(folder, job) for _, job, _ in needed))
 
 
 def _lines(folder: Path, job: Job) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manyone.engine.devices import device_of
 from manyone.errors import ManyoneError
 from manyone.merging.static.layers import is_linear, transposed_names
 from manyone.merging.static.linear import task_arithmetic
@@ -26,11 +27,16 @@ from manyone.weights.checkpoint import Checkpoint
 from manyone.weights.open import Models, open_models
 
 
+def factoring_device(name: str) -> str:
+    """Where matrices are factored: a CUDA device if there is one or it is named, else the CPU (float64 is needed)."""
+    return str(device_of("cpu" if name == "mps" else name, double=True))
+
+
 class LayerMethod(Elementwise, ABC):
     """Merges linear layers with :meth:`layer` and averages the other tensors, both as theta_0 + scale * tau."""
 
     def __init__(self, scale: float, device: str) -> None:
-        self.scale, self.device = scale, device
+        self.scale, self.device = scale, factoring_device(device)
 
     def whole(self, plan: Plan, name: str) -> bool:
         return is_linear(name, plan.info(name))

@@ -28,6 +28,7 @@ from manyone.minimax.simulated import Simulated
 from manyone.minimax.stability.laboratory import Laboratory
 from manyone.minimax.stability.sweep import Entry, Sweep, distinct_points
 from manyone.minimax.steps import OuterStep
+from manyone.recipes.options import CommonOptions
 
 
 def method(o: LocalSGDAOptions) -> DistributedSGDA:
@@ -54,7 +55,7 @@ def rounds(o: LocalSGDAOptions, case: Case, recipe: str) -> RoundLearner:
     averaged = o.output == "time-average"
     kind = TorchDistributed if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Simulated
     run = kind(
-        case.problem, case.data(), method(o), seed=o.seed, dtype=case.dtype, device=device_of(o.device, double=True),
+        case.problem, case.data(), method(o), seed=o.seed, dtype=case.dtype, device=_device(o),
         time_average=averaged,
     )  # fmt: skip
     return RoundLearner(run, case, recipe, time_average=averaged)
@@ -76,7 +77,7 @@ def sweeps(*runs: StabilityOptions, methods: Sequence[str] = ()) -> Sweep:
     points, where = distinct_points(rows)
     lab = Laboratory(
         problem, fields, labels, points, method=DistributedSGDA(batch=first.batch), replicas=first.replicas,
-        seed=first.seed, neighbour=first.neighbour, test=first.test, device=device_of(first.device, double=True),
+        seed=first.seed, neighbour=first.neighbour, test=first.test, device=_device(first),
     )  # fmt: skip
     return Sweep(lab, rows, where)
 
@@ -139,6 +140,11 @@ def resolve_topology(text: str) -> Topology:
     if Path(text).is_file():
         return Topology.from_file(text)
     raise ManyoneError(f"--topology {text}: choose one of {', '.join(TOPOLOGIES)}, or a file with one edge a line")
+
+
+def _device(o: CommonOptions) -> torch.device:
+    """``double`` whatever the states are: mixing matrices are made in double precision."""
+    return device_of(o.device, double=True)
 
 
 def _condition(partition: str) -> str:

@@ -56,8 +56,11 @@ def offline_name(options: PolicyOptions) -> OfflineName | None:
 
 def from_suite(wanted: OfflineName, *, horizon: int | None = None, workers: int | None = None) -> PolicyProblem:
     """The made data ``wanted`` from the cache; what is missing is made first, with progress on stderr."""
-    with Progress(f"making {wanted}") as bar:
-        data = make_offline(str(wanted), seed=wanted.seed, workers=workers, progress=bar.update)
+    if wanted.made():
+        data = make_offline(str(wanted), seed=wanted.seed)
+    else:
+        with Progress(f"making {wanted}") as bar:
+            data = make_offline(str(wanted), seed=wanted.seed, workers=workers, progress=bar.update)
     return _problem(str(wanted), data, horizon)
 
 

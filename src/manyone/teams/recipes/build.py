@@ -51,7 +51,7 @@ def team(
     evaluate: Callable[[TeamLearner], Mapping[str, Any]] | None = None,
 ) -> Team:
     """Everything that a run trains: the environment, the recipe's parts and their learner."""
-    device = str(device_of(options.device))
+    device = device_of(options.device)
     env = open_env(options, options.envs)
     parts = build(options, env.spec)
     policy, graph = parts.policy.to(device), parts.graph.to(device)

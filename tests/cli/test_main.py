@@ -49,7 +49,7 @@ def test_every_verb_explains_itself_with_an_example(manyone, verb):
         (["run", "toi"], "unknown recipe 'toi'; did you mean 'toy'? (manyone ls recipes)"),
         (["run"], "the following arguments are required: RECIPE (manyone run --help)"),
         (["run", "--oops"], "the following arguments are required: RECIPE (manyone run --help)"),
-        (["resume", "x", "--workrs", "2"], "unknown option '--workrs'; did you mean '--workers'? (manyone resume --help)"),
+        (["resume", "x", "--workrs"], "unknown option '--workrs'; did you mean '--workers'? (manyone resume --help)"),
         (["eval", "x", "--splt", "val"], "unknown option '--splt'; did you mean '--split'? (manyone eval --help)"),
         (["resume", "nowhere"], "nowhere is not a run folder: it has no config.yaml"),
         (["eval", "nowhere"], "nowhere is not a run folder: it has no config.yaml"),

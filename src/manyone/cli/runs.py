@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from manyone.cli.parser import Parser
+from manyone.cli.parser import Parser, at_least_one
 from manyone.cli.show import show
 from manyone.engine.fabric import is_writer
+from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
+from manyone.recipes.execution import execute, reopen
 from manyone.recipes.table import RECIPES, builder, options_class, runner
 
 if TYPE_CHECKING:
-    from manyone.engine.run import RunFolder
     from manyone.recipes.options import CommonOptions
     from manyone.reproduce.seeds import SeedRuns
 
@@ -36,7 +37,6 @@ def run(words: Sequence[str]) -> int:
     recipe = parser.parse(words[:1]).recipe
     # here, so that the help of the verb answers at once
     from manyone.cli.options import parse_options
-    from manyone.engine.run import RunFolder
 
     words, several = _take_seeds(words[1:])
     options = parse_options(options_class(recipe), recipe, words)
@@ -63,9 +63,7 @@ def resume(words: Sequence[str]) -> int:
     parser.add_argument("run", metavar="RUN", type=Path, help="the run folder, or that of `run --seeds`")
     _add_side_by_side(parser)
     parsed = parser.parse(words)
-    # here, so that the help of the verb answers at once
-    from manyone.recipes.execution import reopen
-
+    at_least_one(parsed, "workers")
     if (parsed.run / "seeds.json").is_file():
         from manyone.reproduce.seeds import reopen_seeds
 
@@ -92,8 +90,6 @@ def evaluate(words: Sequence[str]) -> int:
         "--split", choices=("test", "val", "train"), default="test", help="the samples to use (default: test)"
     )
     parsed = parser.parse(words)
-    from manyone.recipes.execution import reopen
-
     folder, options = reopen(parsed.run)
     metrics = runner(folder.recipe).evaluate(options, builder(folder.recipe), folder, parsed.split)
     if is_writer():
@@ -116,28 +112,21 @@ def _take_seeds(words: Sequence[str]) -> tuple[list[str], argparse.Namespace | N
     parser.add_argument("--seeds", type=int)
     _add_side_by_side(parser)
     several, rest = parser.parse_known_args(words)
-    for option in ("seeds", "workers"):
-        value = getattr(several, option)
-        if value is not None and value < 1:
-            raise ManyoneError(f"--{option} {value}: must be at least 1")
+    at_least_one(several, "seeds", "workers")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ManyoneError("--seeds starts processes of its own: leave torchrun out")
     return rest, several
 
 
 def _go(options: CommonOptions, folder: RunFolder) -> int:
-    from manyone.recipes.execution import execute
-
     if execute(options, folder):
         _say(f"run: {folder.path}\nnext: manyone report {folder.path}")
     return 0
 
 
 def _go_seeds(runs: SeedRuns, several: argparse.Namespace) -> int:
-    from manyone.report.runs import seeds_table
-
-    metrics = runs.run(several.workers, several.cluster)
-    show(seeds_table(metrics), f"{runs.recipe}, {len(runs.seeds)} seeds")
+    table = runs.run(several.workers, several.cluster)
+    show(table, f"{runs.recipe}, {len(runs.seeds)} seeds")
     print(f"runs: {runs.path}\nnext: manyone report {runs.path}")
     return 0
 

@@ -117,6 +117,13 @@ def test_what_was_saved_comes_back_and_nothing_is_pickled(saved: tuple[Path, Tea
                 assert not archive.read(name).startswith((b"\x80", b"PK")), f"{name} looks like a pickle"
 
 
+def test_the_program_names_no_folder_of_the_machine_that_wrote_it(saved: tuple[Path, Team]) -> None:
+    content = (saved[0] / "policy.pt2").read_bytes()  # entries are stored as they are
+    for module in (manyone, torch):
+        assert str(Path(module.__file__).parent).encode() not in content
+    assert b"File \\\"" not in content, "a stack trace"
+
+
 def test_a_program_with_a_pickle_inside_is_refused(saved: tuple[Path, Team], tmp_path: Path) -> None:
     path = tmp_path / "other.pt2"
     with zipfile.ZipFile(saved[0] / "policy.pt2") as good, zipfile.ZipFile(path, "w") as bad:

@@ -73,6 +73,9 @@ def export_policy(path: Path, policy: nn.Module, graph: Tensor, *, gate: str) ->
     with torch.no_grad():
         program = torch.export.export(module, inputs, dynamic_shapes=(tuple({0: any_size} for _ in inputs),))
     program.example_inputs = None  # type: ignore[assignment]  # it would be pickled
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # names folders of this machine
     torch.export.save(program, path)
 
 

@@ -34,11 +34,11 @@ def main() -> None:
     import torch
 
     from manyone.minimax import ClientData, DistributedSGDA, Laboratory, Simulated
-    from manyone.minimax.study.laboratory import problem_of
-    from manyone.minimax.study.settings import SETTINGS
+    from manyone.minimax.recipes.build import stability_problem
+    from manyone.minimax.recipes.options import StabilityOptions
 
     torch.set_num_threads(1)
-    problem, fields, labels = problem_of(SETTINGS["smoke"]["auc-linear"])
+    problem, fields, labels = stability_problem(StabilityOptions())
     points = [{"steps": k, "eta": eta} for k in STEPS for eta in ETAS]
     together, apart, worst = [], [], 0.0
     for repeat in range(options.repeats):

@@ -10,8 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from manyone.data.tables.partitions import partition
 from manyone.data.tables.tables import load_table, prepare
-from manyone.minimax import ClientData, DistributedSGDA, ModuleProblem, Simulated
-from manyone.minimax.problems.projections import simplex
+from manyone.minimax import ClientData, DistributedSGDA, ModuleProblem, Simulated, simplex
 
 
 def main() -> dict[str, float]:

@@ -11,11 +11,7 @@ from gymnasium.spaces import Box, Discrete
 from pettingzoo import ParallelEnv
 
 from manyone.envs.teams.make import make_team
-from manyone.teams.artefact import load_team, save_team
-from manyone.teams.network.commformer import CommFormer
-from manyone.teams.network.graph import LearnedGraph
-from manyone.teams.ppo.learner import TeamLearner
-from manyone.teams.ppo.training import Training
+from manyone.teams import CommFormer, LearnedGraph, TeamLearner, Training, load_team, save_team
 
 
 class Whisper(ParallelEnv):

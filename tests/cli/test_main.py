@@ -133,13 +133,21 @@ def test_reproduce_report_and_bench_pass_their_words_on(manyone, monkeypatch, tm
         return 1
 
     fake(monkeypatch, "manyone.reproduce.reproduce", reproduce=reproduce, STUDIES={"merging": ""})
-    assert manyone("reproduce", "a", "b", "--scale", "laptop", "--seeds", "3", "--out", "o", "--workers", "2")[0] == 1
+    assert (
+        manyone(
+            "reproduce", "a", "b", "--scale", "laptop", "--seeds", "3", "--out", "o", "--workers", "2", "--dry-run"
+        )[0]
+        == 1
+    )
     assert calls.pop() == (
         ["a", "b"],
-        {"fields": [], "scale": "laptop", "seeds": 3, "out": Path("o"), "workers": 2},
+        {"fields": [], "scale": "laptop", "seeds": 3, "out": Path("o"), "workers": 2, "on": None, "dry_run": True},
     )
     assert manyone("reproduce")[0] == 1
-    assert calls.pop() == ([], {"fields": [], "scale": "smoke", "seeds": None, "out": None, "workers": None})
+    assert calls.pop() == (
+        [],
+        {"fields": [], "scale": "smoke", "seeds": None, "out": None, "workers": None, "on": None, "dry_run": False},
+    )
     assert manyone("reproduce", "--field", "merging, policies", "--field", "minimax")[0] == 1
     assert calls.pop()[1]["fields"] == ["merging", "policies", "minimax"]
 

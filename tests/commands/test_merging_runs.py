@@ -47,14 +47,15 @@ def test_the_saved_artefact_is_the_adapted_model(manyone, tmp_path):
     from manyone.engine.checkpoint import load_newest
     from manyone.engine.options import from_plain
     from manyone.engine.run import RunFolder
+    from manyone.merging.recipes.problem import load_problem
     from manyone.nets import call
-    from manyone.recipes.table import options_class
+    from manyone.recipes.table import builder, options_class
 
     assert manyone("run", "wemoe", "--suite", "fixture", "--steps", 5, "--limit", 60, "--out", "r")[0] == 0
     run = RunFolder.open(tmp_path / "r")
     options = from_plain(options_class("wemoe"), run.options)
-    problem = options.problem()
-    learner, model = options.learner(problem)
+    built = builder("wemoe")(options, load_problem(options))
+    learner, model = built.learner, built.model
     images = torch.rand(7, 1, 28, 28, generator=torch.Generator().manual_seed(2))
     saved = load(tmp_path / "r/model")
     with torch.no_grad():

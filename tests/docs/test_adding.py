@@ -43,10 +43,15 @@ def put(house: Path, text: str) -> str:
     elif place["where"] == "among the imports":
         path.write_text(re.sub(r"^from manyone", f"{text}from manyone", before, count=1, flags=re.M))
     else:
-        name = place["where"].removeprefix("in ")
-        opened, count = re.subn(rf"^({name}\b[^\n]*= ?[\[({{])", lambda found: f"{found[1]}\n{text}", before, flags=re.M)
-        assert count >= 1, f"{place['file']} has no {name}"
-        path.write_text(opened)
+        how, _, name = place["where"].partition(" ")
+        name = re.escape(name.strip('"'))
+        pattern, gap = {"in": (rf"^{name}\b.*= ?[\[({{]", "\n"), "below": (rf"{name}.*\n", ""), "behind": (name, "")}[
+            how
+        ]
+        found = re.search(pattern, before, re.M)
+        assert found, f"{place['file']} has nothing to put a line {place['where']}"
+        added = text.rstrip("\n") if how == "behind" else text
+        path.write_text(f"{before[: found.end()]}{gap}{added}{before[found.end() :]}")
     return place["file"]
 
 

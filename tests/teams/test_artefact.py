@@ -121,7 +121,7 @@ def test_the_program_names_no_folder_of_the_machine_that_wrote_it(saved: tuple[P
     content = (saved[0] / "policy.pt2").read_bytes()  # entries are stored as they are
     for module in (manyone, torch):
         assert str(Path(module.__file__).parent).encode() not in content
-    assert b"File \\\"" not in content, "a stack trace"
+    assert b'File \\"' not in content, "a stack trace"
 
 
 def test_a_program_with_a_pickle_inside_is_refused(saved: tuple[Path, Team], tmp_path: Path) -> None:
@@ -234,3 +234,30 @@ def test_what_a_user_gives_is_checked(saved: tuple[Path, Team], tmp_path: Path) 
     with pytest.raises(ManyoneError, match="must be JSON data"):
         save_team(tmp_path, sound, fixed_graph("ring", 3, 1), SPEC, {"when": object()}, program=False)
     assert not (tmp_path / "config.json").exists()
+
+
+def test_public_names_are_there_and_a_loaded_team_needs_no_engine() -> None:
+    code = """
+import sys
+import manyone.teams as teams
+assert not any(name in sys.modules for name in ("torch", "numpy")), "names are imported when they are asked for"
+assert {"load", "load_team", "save", "CommFormer", "TeamLearner", "Training", "Decentralised"} <= set(dir(teams))
+from manyone.teams import load, load_team
+assert load is load_team
+assert "manyone.engine.loop" not in sys.modules
+assert all(getattr(teams, name) is not None for name in teams.__all__)
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(manyone.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=300)
+
+
+def test_options_of_artefacts_of_before_that_are_none_any_more_are_passed_over(
+    saved: tuple[Path, Team], tmp_path: Path
+) -> None:
+    copied(saved[0], tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["options"] |= {"gate_tau": 1.0, "value_width": None, "decode": "cached"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    observations, available = drawn(4)
+    found = load_team(tmp_path).act(observations, available)
+    np.testing.assert_array_equal(found, saved[1].act(observations, available))

@@ -1,4 +1,4 @@
-"""Playing for evaluation: which episodes count, what is counted, films, order and size of the team; and Relay, where
+"""Playing for evaluation: which episodes count, what is counted, films, size of the team; and Relay, where
 the best graph is known."""
 
 from __future__ import annotations
@@ -84,18 +84,6 @@ def test_a_film_shows_one_slots_first_episode():
     assert (played.frames[0] != played.frames[1]).any()
 
 
-def test_with_one_head_and_no_actions_passed_on_the_order_of_agents_changes_nothing():
-    env = make_team(PREY, 8)
-    torch.manual_seed(0)
-    policy = CommFormer(env.spec, width=16, decoder_heads="shared", autoregressive=False)
-    graph = fixed_graph("ring", 3, 1)
-    plain = play(env, policy, graph, episodes=16, seed=5)
-    for order in ([2, 0, 1], "random"):
-        other = play(env, policy, graph, episodes=16, seed=5, order=order)
-        assert torch.equal(plain.returns, other.returns)
-        assert torch.equal(plain.link_use, other.link_use)
-
-
 def test_agents_that_were_dropped_are_silent():
     torch.manual_seed(0)
     large, small = (
@@ -114,8 +102,7 @@ def test_agents_that_were_dropped_are_silent():
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"episodes": 0}, "episodes = 0"), ({"film_slot": 3}, "film_slot = 3"), ({"order": [0, 1, 1]}, "order = "),
-     ({"order": "reversed"}, "order = reversed"), ({"keep": [0, 1]}, "keep = ")],
+    [({"episodes": 0}, "episodes = 0"), ({"film_slot": 3}, "film_slot = 3"), ({"keep": [0, 1]}, "keep = ")],
 )  # fmt: skip
 def test_wrong_options_are_named(options, words):
     env = make_team(PREY, 3)

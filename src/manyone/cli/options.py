@@ -86,7 +86,9 @@ def _ask_tyro(plain: type[Any], cls: type[Any], recipe: str, words: Sequence[str
     complaint = io.StringIO()
     description = (cls.__doc__ or "").strip() + (
         f"\n\nOptions can also come from a file: `manyone run {recipe} --config FILE.yaml` takes `option: value` lines "
-        "or the config.yaml of an earlier run; the command line wins."
+        "or the config.yaml of an earlier run; the command line wins.\n\n"
+        "`--seeds N` makes N runs, with the seed and those after it, and one table with intervals; with it "
+        "`--workers W` is the number of runs at a time."
     )
     try:
         with contextlib.redirect_stderr(complaint):

@@ -13,13 +13,14 @@ from manyone.errors import ManyoneError
 class Parser(argparse.ArgumentParser):
     """A verb's parser. ``example`` is shown below its help."""
 
-    def __init__(self, verb: str, description: str, example: str) -> None:
+    def __init__(self, verb: str, description: str, example: str, add_help: bool = True) -> None:
         super().__init__(
             prog=f"manyone {verb}",
             description=description,
             epilog=f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
+            add_help=add_help,
         )
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:

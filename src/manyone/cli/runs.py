@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from manyone.recipes.table import RECIPES, builder, options_class, runner
 if TYPE_CHECKING:
     from manyone.engine.run import RunFolder
     from manyone.recipes.options import CommonOptions
+    from manyone.reproduce.seeds import SeedRuns
 
 
 def run(words: Sequence[str]) -> int:
@@ -24,7 +27,9 @@ def run(words: Sequence[str]) -> int:
         "run",
         "Runs a recipe; everything that it writes is in one run folder.\n\n"
         f"recipes: {', '.join(RECIPES) or 'none'}\n\n"
-        "`manyone run RECIPE --help` shows the recipe's options; --config FILE.yaml reads options from a file.",
+        "`manyone run RECIPE --help` shows the recipe's options; --config FILE.yaml reads options from a file.\n"
+        "--seeds N makes N runs, with the seed and those after it, side by side, and one table with intervals;\n"
+        "with it --workers is the number of runs at a time, and --cluster dask|ray runs them on a cluster.",
         f"manyone run {next(iter(RECIPES), 'RECIPE')} --seed 1 --out runs/first",
     )
     parser.add_argument("recipe", metavar="RECIPE", help="what to run (manyone ls recipes)")
@@ -33,9 +38,18 @@ def run(words: Sequence[str]) -> int:
     from manyone.cli.options import parse_options
     from manyone.engine.run import RunFolder
 
-    options = parse_options(options_class(recipe), recipe, words[1:])
-    folder = RunFolder.create(options.out or _default_folder(recipe), recipe, options, options.overwrite)
-    return _go(options, folder)
+    words, several = _take_seeds(words[1:])
+    options = parse_options(options_class(recipe), recipe, words)
+    path = options.out or _default_folder(recipe)
+    if several is None:
+        return _go(options, RunFolder.create(path, recipe, options, options.overwrite))
+    from manyone.reproduce.seeds import begin
+
+    runs = begin(path, recipe, options, several.seeds)
+    if options.dry_run:
+        runs.plan()
+        return 0
+    return _go_seeds(runs, several)
 
 
 def resume(words: Sequence[str]) -> int:
@@ -46,8 +60,19 @@ def resume(words: Sequence[str]) -> int:
         "interruption. The options are those in the run's config.yaml.",
         "manyone resume runs/first",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="the run folder")
-    folder, options = _reopen(parser.parse(words).run)
+    parser.add_argument("run", metavar="RUN", type=Path, help="the run folder, or that of `run --seeds`")
+    _add_side_by_side(parser)
+    parsed = parser.parse(words)
+    # here, so that the help of the verb answers at once
+    from manyone.recipes.execution import reopen
+
+    if (parsed.run / "seeds.json").is_file():
+        from manyone.reproduce.seeds import reopen_seeds
+
+        return _go_seeds(reopen_seeds(parsed.run), parsed)
+    if parsed.workers or parsed.cluster:
+        raise ManyoneError(f"--workers and --cluster are for folders of several seeds, and {parsed.run} is none")
+    folder, options = reopen(parsed.run)
     if folder.done:
         _say(f"{folder.path} is finished already; next: manyone report {folder.path}")
         return 0
@@ -67,36 +92,53 @@ def evaluate(words: Sequence[str]) -> int:
         "--split", choices=("test", "val", "train"), default="test", help="the samples to use (default: test)"
     )
     parsed = parser.parse(words)
-    folder, options = _reopen(parsed.run)
+    from manyone.recipes.execution import reopen
+
+    folder, options = reopen(parsed.run)
     metrics = runner(folder.recipe).evaluate(options, builder(folder.recipe), folder, parsed.split)
     if is_writer():
         show(metrics, f"{folder.path} on {parsed.split}")
     return 0
 
 
-def _reopen(path: Path) -> tuple[RunFolder, CommonOptions]:
-    """The run at ``path`` and its options, rebuilt from ``config.yaml``."""
-    from manyone.engine.options import values_from_plain
-    from manyone.engine.run import RunFolder
-    from manyone.recipes.options import with_preset
+def _add_side_by_side(parser: Parser) -> None:
+    parser.add_argument(
+        "--workers", metavar="N", type=int, help="with several seeds: runs at a time (default: by the CPUs; GPU: 1)"
+    )
+    parser.add_argument("--cluster", choices=("dask", "ray"), help="with several seeds: where to run them")
 
-    folder = RunFolder.open(path)
-    if folder.recipe not in RECIPES:
-        raise ManyoneError(f"{path} is a run of '{folder.recipe}', a recipe that this version does not have")
-    cls = options_class(folder.recipe)
-    return folder, with_preset(cls, values_from_plain(cls, folder.options, f"{path / 'config.yaml'}: options", True))
+
+def _take_seeds(words: Sequence[str]) -> tuple[list[str], argparse.Namespace | None]:
+    """``words`` without ``--seeds N`` and what belongs to it, and the latter; None where there is no ``--seeds``."""
+    if not any(word.split("=")[0] == "--seeds" for word in words) or {"-h", "--help"} & set(words):
+        return list(words), None
+    parser = Parser("run RECIPE", "Several runs.", "", add_help=False)
+    parser.add_argument("--seeds", type=int)
+    _add_side_by_side(parser)
+    several, rest = parser.parse_known_args(words)
+    for option in ("seeds", "workers"):
+        value = getattr(several, option)
+        if value is not None and value < 1:
+            raise ManyoneError(f"--{option} {value}: must be at least 1")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ManyoneError("--seeds starts processes of its own: leave torchrun out")
+    return rest, several
 
 
 def _go(options: CommonOptions, folder: RunFolder) -> int:
-    from manyone.engine.loggers import check_loggers
+    from manyone.recipes.execution import execute
 
-    check_loggers(options.logger)
-    runner(folder.recipe).run(options, builder(folder.recipe), folder)
-    if options.dry_run and not folder.exists:
-        return 0
-    folder.finish()
-    folder.close()
-    _say(f"run: {folder.path}\nnext: manyone report {folder.path}")
+    if execute(options, folder):
+        _say(f"run: {folder.path}\nnext: manyone report {folder.path}")
+    return 0
+
+
+def _go_seeds(runs: SeedRuns, several: argparse.Namespace) -> int:
+    from manyone.report.runs import seeds_table
+
+    metrics = runs.run(several.workers, several.cluster)
+    show(seeds_table(metrics), f"{runs.recipe}, {len(runs.seeds)} seeds")
+    print(f"runs: {runs.path}\nnext: manyone report {runs.path}")
     return 0
 
 

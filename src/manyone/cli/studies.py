@@ -41,14 +41,18 @@ def report(words: Sequence[str]) -> int:
         "manyone report runs/first runs/second --out both.html",
     )
     parser.add_argument(
-        "runs", metavar="RUN", nargs="+", type=Path, help="run folders, or one folder of `manyone reproduce`"
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        type=Path,
+        help="run folders, folders of several seeds, or one folder of `manyone reproduce`",
     )
     parser.add_argument(
         "--out", metavar="FILE", type=Path, help="the page (default: report.html in the first run's folder)"
     )
     parsed = parser.parse(words)
     for run in parsed.runs:
-        if not (run / "config.yaml").is_file() and not (run / "study.json").is_file():
+        if not any((run / name).is_file() for name in ("config.yaml", "study.json", "seeds.json")):
             raise ManyoneError(f"{run} is not a run folder: it has no config.yaml")
     written = _load("manyone.report.html").run_report(parsed.runs, parsed.out or parsed.runs[0] / "report.html")
     print(f"report: {written}")
@@ -85,6 +89,7 @@ def reproduce(words: Sequence[str]) -> int:
     parser.add_argument(
         "--cluster", choices=("dask", "ray"), help="where to run the jobs instead of processes on this machine"
     )
+    parser.add_argument("--dry-run", action="store_true", help="print what would be measured, and measure nothing")
     parsed = parser.parse(words)
     for option in ("seeds", "workers"):
         value = getattr(parsed, option)
@@ -99,6 +104,7 @@ def reproduce(words: Sequence[str]) -> int:
         out=parsed.out,
         workers=parsed.workers,
         on=parsed.cluster,
+        dry_run=parsed.dry_run,
     )
     return int(code or 0)
 

@@ -20,6 +20,7 @@ from manyone.data.tasks import Inputs
 from manyone.engine.artefact import CONFIG, WEIGHTS, below, load_weights, made_of, read_model, write_model
 from manyone.errors import ManyoneError
 from manyone.merging.experts.bundle import head_config, head_tensors, heads_from
+from manyone.merging.experts.hf import build_encoder as build_classifier
 from manyone.merging.heads import Head
 from manyone.merging.moe.wemoe import WeightEnsemblingMoE
 from manyone.merging.surgery import model as surgery
@@ -105,8 +106,6 @@ def load(folder: StrPath, device: str = "cpu") -> MergedModel:
 
 def _encoder(spec: Mapping[str, Any]) -> nn.Module:
     if spec.get("kind") == "hf-classifier":
-        from manyone.merging.experts.hf import build_encoder as build_classifier
-
         return build_classifier(spec)
     return build_encoder(spec)
 

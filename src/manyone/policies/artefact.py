@@ -75,6 +75,10 @@ def save_policy(
     write_model(folder, tensors, config, _card(config))
 
 
+save = save_policy
+"""The artefact's writer, by the name that it has in every field."""
+
+
 def read_policy(folder: str | os.PathLike[str], device: str = "cpu") -> SavedPolicy:
     """What :func:`save_policy` wrote, with the network on ``device``."""
     config, tensors = read_model(folder, "a policy", ("policy", "tasks"), device)

@@ -67,6 +67,10 @@ def load_policy(folder: str | os.PathLike[str], device: str = "cpu") -> Policy:
     return Policy(read_policy(folder, device))
 
 
+load = load_policy
+"""The artefact's reader, by the name that it has in every field."""
+
+
 def _acting(saved: SavedPolicy) -> Any:
     """What acts in many episodes at once (the roll-outs' ``BatchedPolicy``)."""
     if isinstance(saved.model, CloningNetwork):

@@ -15,12 +15,15 @@ from typing import Any
 from manyone.claims.figure import Figure, load_figures
 from manyone.claims.numbers import significant
 from manyone.errors import ManyoneError
+from manyone.evaluation.intervals import t_interval
 from manyone.report import figures
 from manyone.report.sections import flatten
 from manyone.report.sections_figures import figure_sections
 
 FIGURES = "figures.json"
 """The file of a run folder that holds its own figures."""
+SEEDS = "seeds.json"
+"""The file of a folder that holds runs with several seeds, ``seed-K/``."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,45 @@ def read_run(folder: Path) -> RunRecord:
     return RunRecord(folder.resolve().name, config, lines, figures)
 
 
+def over_seeds(finals: Mapping[int, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+    """Metric -> mean, 95 % interval and values over the seeds whose runs recorded it; no ends from one seed alone."""
+    found = {}
+    for name in dict.fromkeys(name for final in finals.values() for name in final):
+        values = {seed: final[name] for seed, final in finals.items() if name in final}
+        interval = t_interval(list(values.values()))
+        ends = {"low": interval.low, "high": interval.high} if len(values) > 1 else {"low": None, "high": None}
+        found[name] = {"mean": interval.value, **ends, "values": values}
+    return found
+
+
+def seeds_table(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """:func:`over_seeds` in words, one row a metric."""
+    return [
+        {
+            "metric": name,
+            "mean": significant(found["mean"], 4),
+            "95 % interval": f"{_cell(found['low'])} to {_cell(found['high'])}" if found["low"] is not None else "–",
+            "seeds": str(len(found["values"])),
+        }
+        for name, found in metrics.items()
+    ]
+
+
 def runs_context(folders: Sequence[Path]) -> dict[str, Any]:
-    """Everything that the page of these runs shows."""
+    """Everything that the page of these runs shows; a folder of several seeds stands for its runs."""
     if not folders:
         raise ManyoneError("name at least one run folder to report on")
-    runs = [read_run(Path(f)) for f in folders]
+    runs, seeds = [], []
+    for folder in map(Path, folders):
+        if not (folder / SEEDS).is_file():
+            runs.append(read_run(folder))
+            continue
+        begun = {int(f.name.removeprefix("seed-")): read_run(f) for f in folder.glob("seed-*") if f.is_dir()}
+        if not begun:
+            raise ManyoneError(f"{folder}: none of its runs has begun: manyone resume {folder}")
+        runs += [begun[seed] for seed in sorted(begun)]
+        finals = {seed: begun[seed].final for seed in sorted(begun) if begun[seed].finished}
+        seeds.append((folder.resolve().name, seeds_table(over_seeds(finals))))
     names = _unique([r.name for r in runs])
     configs = [dict(flatten(r.config)) for r in runs]
     keys = list(dict.fromkeys(k for c in configs for k in c))
@@ -123,6 +160,7 @@ def runs_context(folders: Sequence[Path]) -> dict[str, Any]:
         "names": names,
         "unfinished": [n for n, r in zip(names, runs) if not r.finished],
         "heat": heat_of(names, runs),
+        "seeds": [(name, rows) for name, rows in seeds if rows],
         "metrics": [(m, [_cell(r.final.get(m)) for r in runs]) for m in metrics],
         "figures": drawn,
         "plots": plots,

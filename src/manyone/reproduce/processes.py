@@ -30,12 +30,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import joblib
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from manyone.engine.progress import Progress
 from manyone.errors import InterruptedRun, ManyoneError
 
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+AGAIN = "the same command goes on"
+"""How people go on after a failure or a signal."""
+
 _NAME = "manyone-worker"
 _STOP = "stop"
 _LOOK_SECONDS = 0.2
@@ -51,6 +53,7 @@ class Task(NamedTuple):
     log: Path
     call: str
     arguments: tuple[Any, ...]
+    again: str = AGAIN
 
 
 class Runner(NamedTuple):
@@ -59,13 +62,13 @@ class Runner(NamedTuple):
     running: Path
     workers: int | None
 
-    def run(self, tasks: Sequence[Task], total: int, done: Callable[[], int]) -> None:
-        """Runs all ``tasks``, started in their order; a bar shows which are running and ``done()`` of ``total``.
+    def run(self, tasks: Sequence[Task], unit: str, total: int, done: Callable[[], int]) -> None:
+        """Runs all ``tasks``, started in their order; a bar shows which are running and ``done()`` of ``total`` units.
 
         One that fails, or whose process dies, ends all with a :class:`ManyoneError` that names it and its log.
         """
         count = min(self.workers or joblib.effective_n_jobs(-1), len(tasks))
-        with _bar(total, done, self.names):
+        with Progress("tasks", total, start=done(), unit=unit) as bar, _shown(bar, done, self.names):
             try:
                 joblib.Parallel(n_jobs=max(count, 1), prefer="threads", batch_size=1)(
                     joblib.delayed(supervise)(task, self.running) for task in tasks
@@ -86,13 +89,23 @@ class Runner(NamedTuple):
 
 
 @contextlib.contextmanager
-def task_runner(folder: Path, workers: int | None = None, preload: Sequence[str] = ()) -> Iterator[Runner]:
+def task_runner(
+    folder: Path, workers: int | None = None, preload: Sequence[str] = (), again: str = AGAIN
+) -> Iterator[Runner]:
     """A runner of ``workers`` tasks at a time (all processors by default) with its files in ``folder``.
 
     ``preload`` names modules that tasks need; they are imported once while the caller makes the data ready. However the
     block is left, no task outlives it; SIGTERM and Ctrl-C leave it by :class:`InterruptedRun`.
     """
-    before = signal.signal(signal.SIGTERM, _leave)
+
+    def interruption(number: int) -> InterruptedRun:
+        name = signal.Signals(number).name
+        return InterruptedRun(f"stopped by {name}; what is done is kept: {again}", 128 + number)
+
+    def leave(number: int, _frame: object) -> None:
+        raise interruption(number)
+
+    before = signal.signal(signal.SIGTERM, leave)
     running = Path(tempfile.mkdtemp(prefix=".running-", dir=folder))
     runner = Runner(running, workers)
     try:
@@ -101,7 +114,7 @@ def task_runner(folder: Path, workers: int | None = None, preload: Sequence[str]
             forkserver.ensure_running()
         yield runner
     except KeyboardInterrupt:
-        raise _interruption(signal.SIGINT) from None
+        raise interruption(signal.SIGINT) from None
     finally:
         (running / _STOP).touch()
         deadline = time.monotonic() + _GRACE_SECONDS + 5
@@ -160,7 +173,7 @@ def supervise(task: Task, running: Path) -> None:
     finally:
         mark.unlink(missing_ok=True)
     if problem is not None:
-        raise ManyoneError(f"{task.name}: {problem} (log: {task.log}; what is done is kept: the same command goes on)")
+        raise ManyoneError(f"{task.name}: {problem} (log: {task.log}; what is done is kept: {task.again})")
 
 
 class _Worker:
@@ -206,15 +219,6 @@ def _ended(running: Path) -> bool:
     return (running / _STOP).exists() or not running.exists()
 
 
-def _interruption(number: int) -> InterruptedRun:
-    name = signal.Signals(number).name
-    return InterruptedRun(f"stopped by {name}; what is done is kept: the same command goes on", 128 + number)
-
-
-def _leave(number: int, _frame: object) -> None:
-    raise _interruption(number)
-
-
 def _line(error: BaseException) -> str:
     return (f"{type(error).__name__}: {error}".splitlines() or ["an error without a message"])[0]
 
@@ -230,33 +234,21 @@ def _ending(code: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _bar(total: int, done: Callable[[], int], names: Callable[[], Sequence[str]]) -> Iterator[None]:
-    """A progress bar with the time left, redrawn by a thread of its own."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+def _shown(bar: Progress, done: Callable[[], int], names: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """Keeps ``bar`` up to date, in a thread of its own."""
     over = threading.Event()
-    # the time left from everything seen so far: a row may take minutes
-    with Progress(*columns, console=console, transient=console.is_terminal, speed_estimate_period=1e9) as bar:
-        shown = bar.add_task("starting", total=total)
 
-        def look() -> None:
-            while not over.wait(_LOOK_SECONDS):
-                bar.update(shown, completed=done(), description="; ".join(names()))
+    def look() -> None:
+        while not over.wait(_LOOK_SECONDS):
+            bar.update(done(), name="; ".join(names()) or "starting")
 
-        thread = threading.Thread(target=look, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-        bar.update(shown, completed=done(), description="done")
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 # --- in the process that does the tasks -------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from manyone.claims.rows import load_rows
 from manyone.claims.study import Job, Report, Study, SuiteInfo
 from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
+from manyone.recipes.running import print_table
 from manyone.report.html import write
 from manyone.report.terminal import show
 from manyone.reproduce.processes import Runner, Task, cluster, processors, task_runner
@@ -138,10 +139,12 @@ def reproduce(
     out: Path | None = None,
     workers: int | None = None,
     on: str | None = None,
+    dry_run: bool = False,
 ) -> int:
     """Tests the claims called ``names`` of ``fields`` (all by default) at ``scale``; prints the path of the report.
 
-    ``on`` names a cluster (:func:`manyone.reproduce.processes.cluster`) that runs the jobs.
+    ``on`` names a cluster (:func:`manyone.reproduce.processes.cluster`) that runs the jobs; ``dry_run`` prints the jobs
+    instead.
 
     Fields that an earlier run into the same folder has tested stay on the page.
     """
@@ -149,6 +152,9 @@ def reproduce(
     plans = plan(names, fields, scale, seeds)
     folder = out or Path("runs") / f"reproduce-{scale}"
     rows = folder.absolute() / "rows"  # a job may run elsewhere
+    if dry_run:
+        _show_jobs(plans, scale, rows)
+        return 0
     try:
         rows.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -171,6 +177,20 @@ def reproduce(
     return 0
 
 
+def _show_jobs(plans: Sequence[Plan], scale: str, folder: Path) -> None:
+    """What would be measured, a line a suite."""
+    lines = []
+    for p in plans:
+        for suite in p.suites:
+            jobs = [job for job in p.jobs if job.suite == suite]
+            there = sum(_lines(folder, job) for job in jobs)
+            rows = sum(p.study.count_rows(scale, suite, job.part) for job in jobs)
+            parts = ", ".join(dict.fromkeys(job.part for job in jobs))
+            lines.append((p.field, suite, str(p.seeds), f"{there} of {rows}", parts))
+    print_table(("field", "suite", "seeds", "rows measured", "parts"), lines)
+    print("nothing was measured now")
+
+
 def _prepare(study: StudyModule, scale: str, suite: str) -> SuiteInfo:
     info = study.prepare(scale, suite)
     for note in info.notes:
@@ -179,14 +199,15 @@ def _prepare(study: StudyModule, scale: str, suite: str) -> SuiteInfo:
 
 
 def _measure(plans: Sequence[Plan], scale: str, folder: Path, runner: Runner) -> None:
-    """Runs the jobs that lack rows, with one progress bar over the rows of all jobs."""
+    """Runs the jobs that lack rows, with one bar over the rows of all jobs."""
     needed = [(p, job, p.study.count_rows(scale, job.suite, job.part)) for p in plans for job in p.jobs]
     tasks = [
         Task(str(job), folder / f"{job.file}.log", f"{STUDIES[p.field]}:run_job", (scale, *job, folder))
         for p, job, rows in needed
         if _lines(folder, job) < rows
     ]
-    runner.run(tasks, sum(rows for _, _, rows in needed), lambda: sum(_lines(folder, job) for _, job, _ in needed))
+    total = sum(rows for _, _, rows in needed)
+    runner.run(tasks, "rows", total, lambda: sum(_lines(folder, job) for _, job, _ in needed))
 
 
 def _lines(folder: Path, job: Job) -> int:

@@ -1,6 +1,6 @@
 """The standard artefact of a team: one folder that a fresh process loads and acts with.
 
-    from manyone.teams.artefact import load_team
+    from manyone.teams import load_team
     team = load_team("runs/first/model")
     team.reset()
     actions = team.act(observations)                    # numpy [n, d] in, int64 [n] out; [B, n, d] for B copies
@@ -11,7 +11,7 @@ graph as one program that needs torch alone (see ``exported``). Nothing is pickl
 
 A team that was trained on several frames keeps them by itself: ``act`` takes what is seen now, ``reset`` (and
 ``forget``, for some copies of the task) begins an episode. The program takes the frames side by side.
-Public: ``save_team``, ``load_team``, ``Team``, ``Remembering``, ``check_observations``.
+Public: ``save`` and ``load`` (also ``save_team``, ``load_team``), ``Team``, ``Remembering``, ``check_observations``.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class Team:
         return {"kind": kind, "options": options, "spec": asdict(self.spec), "gate": self.gate}
 
 
-def save_team(
+def save(
     folder: str | PathLike[str],
     policy: nn.Module,
     graph: Tensor | nn.Module,
@@ -232,13 +232,16 @@ def save_team(
         policy.train(was_training)
 
 
-def load_team(folder: str | PathLike[str], device: str | torch.device = "cpu") -> Team:
-    """The team that :func:`save_team` wrote; ``ManyoneError`` names the file that is missing or damaged."""
+def load(folder: str | PathLike[str], device: str | torch.device = "cpu") -> Team:
+    """The team that :func:`save` wrote; ``ManyoneError`` names the file that is missing or damaged."""
     config, tensors = read_model(folder, "a team", ("graph",))
     with made_of(Path(folder) / CONFIG):
         policy = _policy(config, tensors, Path(folder) / WEIGHTS).to(device)
         graph = torch.tensor(config["graph"], dtype=torch.float32)
         return Team(policy, graph, policy.spec, gate=config["gate"], extra=config["extra"])  # type: ignore[arg-type]
+
+
+save_team, load_team = save, load  # the names in the READMEs of artefacts
 
 
 def build_policy(config: Mapping[str, Any], weights: str | PathLike[str]) -> nn.Module:
@@ -320,7 +323,7 @@ newest first, zeros for what was before the episode's start.
 {n} agents, {links} links of {n * (n - 1)}; the graph is in `{CONFIG}` (row = receiver, column = sender){dynamic}.
 
 ```python
-from manyone.teams.artefact import load_team
+from manyone.teams import load_team
 
 team = load_team(".")                   # this folder
 team.reset()                            # at every start of an episode{memory}
@@ -330,7 +333,7 @@ actions = team.act(observations)        # numpy [{n}, {d}], or [B, {n}, {d}]
 With every agent in a process of its own:
 
 ```python
-from manyone.teams.processes.executor import Decentralised
+from manyone.teams import Decentralised
 
 with Decentralised(".") as team:
     actions = team.act(observations)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,16 +64,13 @@ def play(
     greedy: bool = True,
     gate: GateMode = "decided",
     film_slot: int | None = None,
-    order: Sequence[int] | Literal["random"] | None = None,
     keep: Sequence[int] | None = None,
 ) -> Played:
     """Plays ``episodes`` episodes in ``env``, which starts anew, and leaves the policy as it was.
 
     ``graph``: [n, n], of a ``LearnedGraph`` the exact one. ``greedy``: the most probable action and of a dynamic graph
-    the best links, else draws from ``seed``. ``order``: the order in which agents decide, a permutation of 0..n-1, or a
-    new one at every step (``random``); everything that belongs to a position (a decoder head of its own) stays with the
-    position. ``gate``: as in ``act``; a policy that has none is open. ``keep``: the agents that are left, when ``env``
-    has fewer than the policy was made for; the others are silent and hear nothing.
+    the best links, else draws from ``seed``. ``gate``: as in ``act``; a policy that has none is open. ``keep``: the
+    agents that are left, when ``env`` has fewer than the policy was made for; the others are silent and hear nothing.
     """
     if episodes < 1:
         raise ManyoneError(f"episodes = {episodes}: must be at least 1")
@@ -82,7 +79,7 @@ def play(
     links = graph.exact().detach() if isinstance(graph, LearnedGraph) else graph
     if gate == "decided" and not getattr(policy, "gated", False):
         gate = "open"
-    team = _Team(env, policy, links, keep, order, seed)
+    team = _Team(env, policy, links, keep)
     was_training = policy.training
     policy.eval()
     try:
@@ -93,11 +90,10 @@ def play(
 
 
 class _Team:
-    """A policy behind a change of order and of size: what it sees, and what comes back, in the environment's terms."""
+    """A policy behind a change of size: what it sees, and what comes back, in the environment's terms."""
 
-    def __init__(self, env: TeamEnv, policy: Any, graph: Tensor, keep: Sequence[int] | None,
-                 order: Sequence[int] | Literal["random"] | None, seed: int) -> None:  # fmt: skip
-        self.policy, self.graph, self.order, self.seed = policy, graph, order, seed
+    def __init__(self, env: TeamEnv, policy: Any, graph: Tensor, keep: Sequence[int] | None) -> None:
+        self.policy, self.graph = policy, graph
         self.size, self.device = len(graph), graph.device
         n = env.spec.agents
         kept = list(range(self.size)) if keep is None else list(keep)
@@ -105,10 +101,6 @@ class _Team:
             raise ManyoneError(
                 f"keep = {kept}: name {n} different agents of 0 to {self.size - 1}, as many as {env.spec.name} has"
             )
-        if isinstance(order, str) and order != "random":
-            raise ManyoneError(f"order = {order}: give a permutation of the agents, or random")
-        if order is not None and not isinstance(order, str) and sorted(order) != list(range(self.size)):
-            raise ManyoneError(f"order = {list(order)}: must hold each of 0 to {self.size - 1} once")
         self.kept = torch.tensor(kept, device=self.device)
         self.whole = kept == list(range(self.size))
         if not self.whole:
@@ -116,32 +108,13 @@ class _Team:
             left[self.kept] = 1
             self.graph = self.graph * left * left[:, None]
 
-    def act(
-        self, t: int, seen: Observation, noise: Tensor, drawn: dict[str, Tensor], gate: GateMode, greedy: bool
-    ) -> Any:
+    def act(self, seen: Observation, noise: Tensor, drawn: dict[str, Tensor], gate: GateMode, greedy: bool) -> Any:
         """(actions, links) of the environment's agents."""
-        graph, places = self.graph, self._places(t)
-        if not self.whole:
-            seen = self._padded(seen)
-        if places is not None:
-            seen = Observation(seen.observations[:, places], seen.alive[:, places],
-                               None if seen.available is None else seen.available[:, places], seen.state)  # fmt: skip
-            graph = graph[places][:, places]
-        acted = self.policy.act(seen, graph, noise=noise, gate=gate, greedy=greedy, **drawn)
-        actions, links = acted.actions, acted.links
-        if places is not None:
-            back = places.argsort()
-            actions, links = actions[:, back], links[:, back][:, :, back]
-        if not self.whole:
-            actions, links = actions[:, self.kept], links[:, self.kept][:, :, self.kept]
-        return actions, links
-
-    def _places(self, t: int) -> Tensor | None:
-        if self.order is None:
-            return None
-        if self.order == "random":
-            return torch.randperm(self.size, generator=generator_for(self.seed, "order", t)).to(self.device)
-        return torch.tensor(self.order, device=self.device)
+        seen = seen if self.whole else self._padded(seen)
+        acted = self.policy.act(seen, self.graph, noise=noise, gate=gate, greedy=greedy, **drawn)
+        if self.whole:
+            return acted.actions, acted.links
+        return acted.actions[:, self.kept], acted.links[:, self.kept][:, :, self.kept]
 
     def _padded(self, seen: Observation) -> Observation:
         """The observation of all agents that the policy knows: those that are not there see zeros and are dead."""
@@ -176,7 +149,6 @@ def _play(env: TeamEnv, team: _Team, episodes: int, seed: int, greedy: bool, gat
     frames: list[np.ndarray] = []
     filming = film_slot is not None
     observation = env.reset(seed)
-    t = 0
     while True:
         if filming and film_slot is not None:
             frames.append(env.frame(film_slot))
@@ -184,7 +156,7 @@ def _play(env: TeamEnv, team: _Team, episodes: int, seed: int, greedy: bool, gat
         with torch.inference_mode():
             noise = action_noise(team.policy.spec, batch, generator)
             drawn = message_noise(team.policy, generator, batch, gate, links=not greedy)
-            actions, links = team.act(t, seen, noise, drawn, gate, greedy)
+            actions, links = team.act(seen, noise, drawn, gate, greedy)
             running = (played < wanted).float()
             links = links & seen.alive.unsqueeze(-1)
             counts = links.sum(-1)
@@ -212,7 +184,7 @@ def _play(env: TeamEnv, team: _Team, episodes: int, seed: int, greedy: bool, gat
             sums *= ~done
         if film_slot is not None and step.final is not None:
             filming = filming and not bool(done[film_slot])
-        observation, t = step.observation, t + 1
+        observation = step.observation
         if step.final is not None and bool((played >= wanted).all()):
             break
     flat = table.flatten(1)[:, :episodes].cpu()

@@ -120,11 +120,8 @@ class Checkpoint(_Tensors):
 
     def read(self, name: str) -> Tensor:
         """The tensor in memory of its own, in its stored dtype."""
-        import torch
-
         info = self.info(name)
-        flat = self.read_flat(name, 0, info.numel)
-        return torch.empty(info.shape, dtype=info.dtype.torch).copy_(flat.view(info.shape))
+        return self.read_flat(name, 0, info.numel).view(info.shape).to(info.dtype.torch, copy=True)
 
     def read_flat(self, name: str, start: int, stop: int) -> Tensor:
         """Elements ``start`` to ``stop`` in row-major order, without a copy where possible: do not write to them.

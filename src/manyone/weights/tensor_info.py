@@ -120,11 +120,9 @@ def difference(base: TensorInfo, expert: TensorInfo) -> str | None:
 
 def stored_form(tensor: Tensor) -> np.ndarray:
     """A flat CPU tensor as an array that shares its memory."""
-    import torch
-
     dtype = dtype_of(tensor.dtype)
     as_itself = dtype.name == dtype.stored.name
-    return tensor.numpy() if as_itself else tensor.view(getattr(torch, dtype.stored.name)).numpy()
+    return tensor.numpy() if as_itself else tensor.view(dtype_of(dtype.stored.name).torch).numpy()
 
 
 def wide(values: np.ndarray) -> bool:

@@ -11,7 +11,8 @@ from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.merging.experts.bundle import Bundle
 from manyone.merging.experts.bundle_learner import ExpertsLearner
-from manyone.merging.recipes.experts import Options
+from manyone.merging.recipes import run_experts
+from manyone.merging.recipes.options import ExpertsOptions as Options
 from manyone.recipes.table import options_class
 
 
@@ -23,7 +24,7 @@ def _own_cache(tmp_path, monkeypatch):
 def start(path, **changes) -> RunFolder:
     options = Options(**{"suite": "fixture", "steps": 3, "device": "cpu", "checkpoint_every": 20} | changes)
     run = RunFolder.create(path, "experts", options)
-    options.run(run)
+    run_experts.run(options, None, run)
     run.close()
     return run
 
@@ -88,7 +89,8 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path, monkeypatch):
         start(tmp_path / "first", cached=False)
     monkeypatch.setattr(ExpertsLearner, "step", step)
     run = RunFolder.open(tmp_path / "first")
-    Options(suite="fixture", steps=3, device="cpu", checkpoint_every=20, cached=False).run(run)
+    options = Options(suite="fixture", steps=3, device="cpu", checkpoint_every=20, cached=False)
+    run_experts.run(options, None, run)
     start(tmp_path / "whole", cached=False)
     assert same(tmp_path / "first", tmp_path / "whole")
 
@@ -96,10 +98,10 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path, monkeypatch):
 def test_evaluate_gives_every_accuracy(tmp_path):
     run = start(tmp_path / "first")
     options = Options(suite="fixture", steps=3, device="cpu")
-    metrics = options.evaluate(run, "val")
+    metrics = run_experts.evaluate(options, None, run, "val")
     assert {"base/average", "experts/average", "experts/mnist"} <= set(metrics)
     with pytest.raises(ManyoneError, match="no finished experts"):
-        options.evaluate(RunFolder.create(tmp_path / "new", "experts", options), "test")
+        run_experts.evaluate(options, None, RunFolder.create(tmp_path / "new", "experts", options), "test")
 
 
 def test_dry_run_writes_nothing(tmp_path, capsys):

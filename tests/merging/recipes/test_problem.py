@@ -54,7 +54,7 @@ def test_the_papers_setting_with_random_weights(clip_on_disk, monkeypatch):
     monkeypatch.setattr(ta8, "models", lambda: {"clip-vit-b32": model})
     monkeypatch.setenv("MANYONE_CACHE", str(clip_on_disk / "cache"))
     suite = Suite("ta8", "image", (small_task("mnist", 10, 32), small_task("svhn", 10, 32)))
-    monkeypatch.setattr("manyone.data.suites.load_suite", lambda name, seed=0: suite)
+    monkeypatch.setattr(problem, "load_suite", lambda name, seed=0: suite)
     loaded = problem.from_suite("ta8", 0)
     assert loaded.heads["mnist"].weight.shape == (10, 16)
     assert loaded.heads["mnist"].weight.norm(dim=1) == pytest.approx(torch.ones(10))

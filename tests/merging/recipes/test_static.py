@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
-from manyone.merging.recipes import static as recipes
+from manyone.merging.recipes import static_options as recipes
+from manyone.merging.recipes.run_static import run as merge
 from manyone.merging.static import methods as static
 
 CLASSES = {
@@ -74,7 +75,7 @@ def test_every_method_has_a_recipe(method, models, tmp_path, capsys):
     options = CLASSES[method](base=base, experts=tuple(experts), out=tmp_path / "run", **extra)
     assert options.method == method
     run = RunFolder.create(tmp_path / "run", method, options)
-    options.run(run)
+    merge(options, None, run)
     run.finish()
     expected = static.merge(method, base, experts, **{k: list(v) for k, v in extra.items()})
     written = load_file(tmp_path / "run" / "model" / "model.safetensors")
@@ -88,7 +89,7 @@ def test_every_method_has_a_recipe(method, models, tmp_path, capsys):
     assert final["tensors_merged"] == 2
     assert final["tensors_copied"] == 1
     again = CLASSES[method](base=base, experts=tuple(experts), out=tmp_path / "run", overwrite=True, **extra)
-    again.run(RunFolder.create(tmp_path / "run", method, again, overwrite=True))
+    merge(again, None, RunFolder.create(tmp_path / "run", method, again, overwrite=True))
     for name, value in load_file(tmp_path / "run" / "model" / "model.safetensors").items():
         assert torch.equal(written[name], value)
 
@@ -97,7 +98,7 @@ def test_every_method_has_a_recipe(method, models, tmp_path, capsys):
 def test_dry_run_prints_the_plan_and_writes_nothing(method, models, tmp_path, capsys):
     before = left(tmp_path)
     options = CLASSES[method](base=models[0], experts=tuple(models[1:]), dry_run=True)
-    options.run(RunFolder.create(tmp_path / "run", method, options))
+    merge(options, None, RunFolder.create(tmp_path / "run", method, options))
     text = capsys.readouterr().out
     for word in ("tensors   2 merged", "1 copied", "read", "write", "memory", "time", *models):
         assert word in text
@@ -110,7 +111,7 @@ def test_a_failure_leaves_the_folder_as_it_was(overwrite, models, tmp_path):
     if overwrite:
         first = recipes.AverageOptions(base=base, experts=(good,))
         run = RunFolder.create(tmp_path / "run", "average", first)
-        first.run(run)
+        merge(first, None, run)
         run.close()
     broken = load_file(bad)
     broken["fc.bias"][2] = float("inf")
@@ -118,7 +119,7 @@ def test_a_failure_leaves_the_folder_as_it_was(overwrite, models, tmp_path):
     before = left(tmp_path)
     options = recipes.TiesOptions(base=base, experts=(good, bad), overwrite=overwrite)
     with pytest.raises(ManyoneError, match=r"m2\.safetensors: NaN or Inf in tensor 'fc\.bias'"):
-        options.run(RunFolder.create(tmp_path / "run", "ties", options, overwrite=overwrite))
+        merge(options, None, RunFolder.create(tmp_path / "run", "ties", options, overwrite=overwrite))
     assert left(tmp_path) == before
 
 
@@ -132,12 +133,17 @@ def test_missing_arguments_name_themselves(models, tmp_path):
         (recipes.RegMeanOptions(base=models[0], experts=(models[1],)), "--grams missing"),
         (recipes.MergekitOptions(), "--recipe missing"),
         (recipes.MergekitOptions(recipe=Path("r.yaml"), base=models[0]), "leave out --base"),
-        (recipes.TiesOptions(base=models[0], experts=(models[1],), density=3), "density = 3"),
     ]:
         with pytest.raises(ManyoneError, match=match):
-            options.run(run)
-    with pytest.raises(ManyoneError, match="--threads -1"):
-        recipes.AverageOptions(threads=-1)
+            merge(options, None, run)
+    for cls, wrong, match in [
+        (recipes.AverageOptions, {"threads": -1}, "--threads -1"),
+        (recipes.TiesOptions, {"density": 3}, "--density 3"),
+        (recipes.DareOptions, {"drop": 1.0}, "--drop 1"),
+        (recipes.FisherOptions, {"floor": 0.0}, "--floor 0"),
+    ]:
+        with pytest.raises(ManyoneError, match=match):
+            cls(**wrong)
     assert not (tmp_path / "run").exists()
 
 
@@ -148,7 +154,7 @@ def test_a_mergekit_recipe_from_its_own_folder(models, tmp_path):
         yaml.safe_dump({"merge_method": "task_arithmetic", "base_model": Path(models[0]).name, "models": entries})
     )
     options = recipes.MergekitOptions(recipe=path)
-    options.run(RunFolder.create(tmp_path / "run", "mergekit", options))
+    merge(options, None, RunFolder.create(tmp_path / "run", "mergekit", options))
     written = load_file(tmp_path / "run" / "model" / "model.safetensors")
     for name, value in static.task_arithmetic(models[0], models[1:], 0.5).items():
         torch.testing.assert_close(written[name], value)

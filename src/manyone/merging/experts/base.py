@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from safetensors.torch import load
 from torch import Tensor, nn
 
+from manyone.assets.archives import find, open_archive
+from manyone.assets.fetch import get
 from manyone.data.tasks import Task
 from manyone.merging.experts.protocol import LogisticHeads
 from manyone.merging.experts.training import features
@@ -20,11 +24,6 @@ from manyone.randomness import generator_for
 
 def pretrained_text(asset: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(encoder specification, weights) of a BERT-like checkpoint that the asset carries; read without installing it."""
-    from safetensors.torch import load
-
-    from manyone.assets.archives import find, open_archive
-    from manyone.assets.fetch import get
-
     archive = open_archive(get(asset))
     config = json.loads(archive.read(find(archive, "*model/config.json")))
     weights = load(archive.read(find(archive, "*model/model.safetensors")))
@@ -35,11 +34,6 @@ def pretrained_text(asset: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def efficientnet_teacher(asset: str = "efficientnet-lite0") -> EfficientNetLite0:
     """The ImageNet classifier of the asset, in evaluation mode."""
-    import io
-
-    from manyone.assets.archives import find, open_archive
-    from manyone.assets.fetch import get
-
     archive = open_archive(get(asset))
     raw = archive.read(find(archive, "*.pth"))
     teacher = EfficientNetLite0()
@@ -55,6 +49,7 @@ def logistic_heads(
     ``encoder`` is loaded with ``base``. A class that is missing among the samples gets the mean row and a bias that
     makes it improbable.
     """
+    # here, because it is needed once for a suite and takes a second to import
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from manyone.assets.cache import locked
+from manyone.data.suites import load_suite
 from manyone.data.tasks import Suite, Task
 from manyone.engine.progress import Progress
 from manyone.errors import ManyoneError
@@ -236,8 +237,6 @@ def suite_for(name: str, seed: int) -> Suite:
     The data splits follow the seed, except where all seeds share one distilled base (``images``): it was trained on
     what the splits of seed 0 leave over, so those splits serve every seed.
     """
-    from manyone.data.suites import load_suite
-
     shared = name in PROTOCOLS and isinstance(PROTOCOLS[name].base, DistilledPretraining)
     return load_suite(name, seed=0 if shared else seed)
 

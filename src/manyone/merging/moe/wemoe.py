@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
+from manyone.merging.adaptation.learner import AdaptationLearner
 from manyone.merging.adaptation.objectives import Objective
 from manyone.merging.moe.critical import (
     critical_layers,
@@ -249,8 +250,6 @@ class WeightEnsemblingMoE(nn.Module):
         (a DataLoader; of a tuple the first entry is the input). ``heads`` maps tasks to functions feature -> logits.
         Further options are those of :class:`manyone.merging.adaptation.learner.AdaptationLearner`.
         """
-        from manyone.merging.adaptation.learner import AdaptationLearner
-
         learner = AdaptationLearner(self, heads, loaders, objective=objective, lr=lr, steps=steps, **options)
         for _ in range(steps):
             learner.step()
@@ -288,6 +287,11 @@ class WeightEnsemblingMoE(nn.Module):
                 stored += layer.bias_stack.numel()
                 zeros += int((layer.bias_stack[1:] == 0).sum()) if layer.bias_stack.device.type != "meta" else 0
         return {"trainable": trainable, "stored": stored, "non_zero": stored - zeros}
+
+    def stored_expert_parameters(self) -> int:
+        """Non-zero entries of the critical layers' task vectors, without biases."""
+        counted = [layer.stack.member(i) for layer in self._layers() for i in range(1, layer.stack.shape[0] + 1)]
+        return sum(int(tau.count_nonzero()) for tau in counted)
 
     # -- artefact ----------------------------------------------------------------------------------------------------
 

@@ -1,25 +1,37 @@
-"""The recipes of merging: name -> where its options are, one line. Nothing is imported before it is asked for."""
+"""The recipes of merging: name -> options, builder, one line, runner. Nothing is imported before it is asked for.
+
+A static merge has no builder: what it does with files must not import PyTorch.
+"""
 
 from manyone.recipes.recipe import Recipe
 
+
+def _static(options: str, summary: str) -> Recipe:
+    return Recipe(f"static_options:{options}", "", summary, "run_static")
+
+
 RECIPES = {
-    "average": Recipe("static:AverageOptions", "", "weight averaging", ""),
-    "task-arithmetic": Recipe("static:TaskArithmeticOptions", "", "base + lambda x sum of task vectors", ""),
-    "ties": Recipe("static:TiesOptions", "", "TIES: trim globally, elect signs, sum what agrees", ""),
-    "dare": Recipe("static:DareOptions", "", "DARE: drop entries at random, rescale, then merge", ""),
-    "slerp": Recipe("static:SlerpOptions", "", "spherical interpolation of two experts", ""),
-    "fisher": Recipe("static:FisherOptions", "", "average weighted by diagonal Fisher information", ""),
-    "regmean": Recipe("static:RegMeanOptions", "", "RegMean: least squares on layer inputs", ""),
-    "model-stock": Recipe("static:ModelStockOptions", "", "Model Stock: ratio from the angle of the experts", ""),
-    "tsv-m": Recipe("static:TsvMOptions", "", "TSV-M: decorrelated singular vectors of task vectors", ""),
-    "iso-c": Recipe("static:IsoCOptions", "", "Iso-C: flat spectrum of the summed task vectors", ""),
-    "iso-cts": Recipe("static:IsoCtsOptions", "", "Iso-CTS: Iso-C with task-specific directions", ""),
-    "mergekit": Recipe("static:MergekitOptions", "", "runs a mergekit YAML recipe", ""),
-    "adamerging": Recipe("adamerging:Options", "", "AdaMerging(++): coefficients learned without labels", ""),
-    "concrete": Recipe("adamerging:ConcreteOptions", "", "Concrete: a learned shared mask", ""),
-    "wemoe": Recipe("wemoe:Options", "", "WEMoE: critical modules merged anew for every input", ""),
-    "e-wemoe": Recipe("wemoe:EfficientOptions", "", "E-WEMoE: pruned task vectors, a shared router", ""),
-    "surgery": Recipe("surgery:Options", "", "Surgery: per-task correction of a merged model's feature", ""),
-    "surgery-v2": Recipe("surgery:DeepOptions", "", "SurgeryV2: correction after every block", ""),
-    "experts": Recipe("experts:Options", "", "trains a suite's base, heads and experts", ""),
+    "average": _static("AverageOptions", "weight averaging"),
+    "task-arithmetic": _static("TaskArithmeticOptions", "base + lambda x sum of task vectors"),
+    "ties": _static("TiesOptions", "TIES: trim globally, elect signs, sum what agrees"),
+    "dare": _static("DareOptions", "DARE: drop entries at random, rescale, then merge"),
+    "slerp": _static("SlerpOptions", "spherical interpolation of two experts"),
+    "fisher": _static("FisherOptions", "average weighted by diagonal Fisher information"),
+    "regmean": _static("RegMeanOptions", "RegMean: least squares on layer inputs"),
+    "model-stock": _static("ModelStockOptions", "Model Stock: ratio from the angle of the experts"),
+    "tsv-m": _static("TsvMOptions", "TSV-M: decorrelated singular vectors of task vectors"),
+    "iso-c": _static("IsoCOptions", "Iso-C: flat spectrum of the summed task vectors"),
+    "iso-cts": _static("IsoCtsOptions", "Iso-CTS: Iso-C with task-specific directions"),
+    "mergekit": _static("MergekitOptions", "runs a mergekit YAML recipe"),
+    "adamerging": Recipe(
+        "options:AdaMergingOptions", "build:adamerging", "AdaMerging(++): coefficients learned without labels"
+    ),
+    "concrete": Recipe("options:ConcreteOptions", "build:concrete", "Concrete: a learned shared mask"),
+    "wemoe": Recipe("options:WEMoEOptions", "build:wemoe", "WEMoE: critical modules merged anew for every input"),
+    "e-wemoe": Recipe("options:EWEMoEOptions", "build:wemoe", "E-WEMoE: pruned task vectors, a shared router"),
+    "surgery": Recipe(
+        "options:SurgeryOptions", "build:surgery", "Surgery: per-task correction of a merged model's feature"
+    ),
+    "surgery-v2": Recipe("options:SurgeryV2Options", "build:surgery_v2", "SurgeryV2: correction after every block"),
+    "experts": Recipe("options:ExpertsOptions", "", "trains a suite's base, heads and experts", "run_experts"),
 }

@@ -1,20 +1,13 @@
-"""What the data-driven merging recipes share: their options, the problem, the loop, evaluation and the artefact."""
+"""Options of the recipes that know their tasks' data: adaptation, surgery, and the training of experts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Annotated, Literal
 
 from manyone.errors import ManyoneError
-from manyone.merging.recipes.problem import Problem, from_folders, from_suite
-from manyone.recipes.options import CommonOptions, Split, check
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from manyone.engine.run import RunFolder
+from manyone.recipes.options import CommonOptions, Range, Split, check
 
 Objective = Literal["entropy", "information-maximisation", "expert-kl"]
 
@@ -33,12 +26,11 @@ class ProblemOptions(CommonOptions):
     tasks: tuple[str, ...] = ()
     """Data of each expert's task, in the experts' order, as NAME=PLACE: an image folder, a CSV or JSONL file of texts,
     or a data set of the `datasets` library."""
-    limit: int = 1000
-    """Most samples per task and split that are adapted on and evaluated; 1 or more."""
+    limit: Annotated[int, Range(1)] = 1000
+    """Most samples per task and split that are adapted on and evaluated."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check("limit", self.limit, self.limit >= 1, "1 or more")
         own = self.base is not None or bool(self.experts) or bool(self.tasks)
         if self.suite is None and not own:
             raise ManyoneError("nothing to merge: give --suite NAME, or --base, --experts and --tasks")
@@ -47,18 +39,6 @@ class ProblemOptions(CommonOptions):
         if own and (self.base is None or not self.experts or not self.tasks):
             raise ManyoneError("your own checkpoints need all of --base, --experts and --tasks")
 
-    def problem(self) -> Problem:
-        """Loads (or, the first time, makes) what is merged."""
-        if self.suite is not None:
-            return from_suite(self.suite, self.seed)
-        assert self.base is not None
-        return from_folders(self.base, self.experts, self.tasks)
-
-    def splits(self, problem: Problem, split: str) -> dict[str, Any]:
-        """The labelled splits of the merged tasks, at most ``limit`` samples each."""
-        parts = {t: problem.tasks[t].split(split) for t in problem.experts}
-        return {t: p.take(slice(0, self.limit)) if len(p) > self.limit else p for t, p in parts.items()}
-
 
 @dataclass(kw_only=True)
 class AdaptiveOptions(ProblemOptions):
@@ -66,147 +46,12 @@ class AdaptiveOptions(ProblemOptions):
 
     adapt_split: Split = "test"
     """Unlabelled inputs that adaptation sees: test (the papers' transductive setting), val or train (deployable)."""
-    batch_size: int = 16
-    """Unlabelled inputs per task and step; 1 or more."""
-    evaluate_every: int = 0
+    batch_size: Annotated[int, Range(1)] = 16
+    """Unlabelled inputs per task and step."""
+    evaluate_every: Annotated[int, Range(0)] = 0
     """Steps between evaluations on labelled test data while adapting; 0: only at the end."""
-    checkpoint_every: int = 25
+    checkpoint_every: Annotated[int, Range(0)] = 25
     """Steps between checkpoints; 0: only at the end."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check("batch-size", self.batch_size, self.batch_size >= 1, "1 or more")
-        check("evaluate-every", self.evaluate_every, self.evaluate_every >= 0, "0 or more")
-        check("checkpoint-every", self.checkpoint_every, self.checkpoint_every >= 0, "0 or more")
-
-    def unlabelled(self, problem: Problem) -> dict[str, Any]:
-        """The inputs of ``adapt_split``, without their labels."""
-        return {t: s.inputs for t, s in self.splits(problem, self.adapt_split).items()}
-
-    def learner(self, problem: Problem) -> tuple[Any, nn.Module]:
-        """The learner and the model that it trains; each recipe has its own."""
-        raise NotImplementedError(f"{type(self).__qualname__} has no learner")
-
-    def network(self, problem: Problem, model: nn.Module) -> nn.Module:
-        """What is evaluated and saved of the trained ``model``; most models are it themselves."""
-        return model
-
-    def planned_steps(self) -> int:
-        """Steps of the loop."""
-        raise NotImplementedError(f"{type(self).__qualname__} has no number of steps")
-
-    def run(self, run: RunFolder) -> None:
-        """Adapts, evaluates and saves the merged model."""
-        problem = self.problem()
-        learner, model = self.learner(problem)
-        if self.dry_run:
-            print("\n".join(plan(self, run.recipe, problem, model)))
-            return
-        from manyone.engine.loop import train
-
-        final = train(
-            _Whole(self, run.recipe, problem, learner, model),
-            run,
-            steps=self.planned_steps(),
-            evaluate_every=self.evaluate_every,
-            checkpoint_every=self.checkpoint_every,
-            loggers=self.logger,
-        )
-        print_accuracies(final)
-
-    def evaluate(self, run: RunFolder, split: Split) -> Mapping[str, float]:
-        """Accuracy per task of the newest checkpoint."""
-        from manyone.engine.checkpoint import load_newest
-
-        problem = self.problem()
-        learner, model = self.learner(problem)
-        found = load_newest(run.checkpoints)
-        if found is None:
-            raise ManyoneError(f"{run.path} has no checkpoint yet: manyone resume {run.path}")
-        learner.load_state_dict(found[1]["learner"])
-        return score(self.network(problem, model), problem, self.splits(problem, split))
-
-
-class _Whole:
-    """A learner with the recipe's labelled evaluation and artefact around it."""
-
-    def __init__(self, options: AdaptiveOptions, recipe: str, problem: Problem, learner: Any, model: nn.Module) -> None:
-        self.options, self.recipe, self.problem, self.learner, self.model = options, recipe, problem, learner, model
-        self.test = options.splits(problem, "test")
-
-    def step(self) -> Mapping[str, float]:
-        return self.learner.step()
-
-    def evaluate(self) -> Mapping[str, float]:
-        network = self.options.network(self.problem, self.model)
-        metrics = {**self.learner.evaluate(), **score(network, self.problem, self.test)}
-        if metrics.get("fell_back"):
-            print(
-                "adaptation ended worse than it began by its own unlabelled criterion: the initialisation was restored"
-            )
-        return metrics
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.learner.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.learner.load_state_dict(state)
-
-    def export(self, folder: Path) -> None:
-        save_model(folder, self.options.network(self.problem, self.model), self.problem, self.recipe, self.options)
-
-
-def save_model(folder: Path, network: nn.Module, problem: Problem, recipe: str, options: ProblemOptions) -> None:
-    """Writes the standard artefact."""
-    from manyone.merging.artefact import save
-
-    heads = {t: problem.heads[t] for t in problem.experts}
-    classes = {t: list(problem.tasks[t].classes) for t in problem.experts}
-    info = {"recipe": recipe, "problem": problem.name, "seed": options.seed, "classes": classes}
-    save(folder, network, problem.spec, heads, info)
-
-
-def score(network: nn.Module, problem: Problem, splits: Mapping[str, Any]) -> dict[str, float]:
-    """``accuracy`` (mean over tasks) and ``accuracy/<task>``, in [0, 1]."""
-    from manyone.merging.measures import accuracies
-
-    each = accuracies(network, problem.heads, splits)
-    return {"accuracy": sum(each.values()) / len(each)} | {f"accuracy/{t}": a for t, a in each.items()}
-
-
-def print_accuracies(metrics: Mapping[str, float]) -> None:
-    """One line a task and the mean, for people."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("task", "accuracy %", box=None)
-    for name, value in metrics.items():
-        if name.startswith("accuracy/"):
-            table.add_row(name.removeprefix("accuracy/"), f"{100 * value:.1f}")
-    table.add_row("mean", f"{100 * metrics['accuracy']:.1f}", style="bold")
-    Console().print(table)
-
-
-def plan(options: ProblemOptions, recipe: str, problem: Problem, model: nn.Module | None) -> list[str]:
-    """What a dry run prints."""
-    weights = problem.encoder.state_dict()
-    size = sum(v.numel() * v.element_size() for v in weights.values())
-    lines = [
-        f"{recipe} on {problem.name}: {len(problem.experts)} experts ({', '.join(problem.experts)})",
-        f"encoder: {len(weights)} tensors, {size / 1e6:.1f} MB; with all experts in memory "
-        f"{size * (1 + len(problem.experts)) / 1e6:.1f} MB",
-    ]
-    if model is not None:
-        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        stored = sum(v.numel() * v.element_size() for v in model.state_dict().values())
-        lines.append(f"trainable parameters: {trainable:,}; the model holds {stored / 1e6:.1f} MB")
-    if isinstance(options, AdaptiveOptions):
-        lines.append(
-            f"adapts on the unlabelled {options.adapt_split} inputs, at most {options.limit} a task, for "
-            f"{options.planned_steps()} steps of {options.batch_size} inputs a task"
-        )
-    lines.append("nothing was written")
-    return lines
 
 
 @dataclass(kw_only=True)
@@ -218,49 +63,121 @@ class TestTimeOptions(AdaptiveOptions):
     objective: Objective = "entropy"
     """Minimised on unlabelled inputs: entropy (the papers), information-maximisation (entropy minus marginal entropy,
     guards against collapse), expert-kl (KL to the experts' predictions; our extension, needs the experts)."""
-    steps: int = 1000
+    steps: Annotated[int, Range(1)] = 1000
     """Adam steps; each takes one batch of every task."""
-    lr: float = 1e-3
-    """Adam's learning rate; above 0."""
+    lr: Annotated[float, Range(0, closed="neither")] = 1e-3
+    """Adam's learning rate."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate over the steps."""
     fallback: bool = True
     """Restore the initialisation when adaptation ended worse by its own unlabelled criterion, and say so."""
+    monitor_samples: Annotated[int, Range(1)] = 256
+    """Unlabelled inputs per task that decide whether adaptation ended worse than it began."""
+
+
+@dataclass(kw_only=True)
+class AdaMergingOptions(TestTimeOptions):
+    """AdaMerging (Yang et al., ICLR 2024): coefficients per task or per task and tensor, learned without labels."""
+
+    granularity: Literal["layer", "task"] = "layer"
+    """One coefficient per expert and tensor, or one per expert."""
+    plus_plus: bool = False
+    """AdaMerging++: task vectors trimmed and sign-elected as in TIES first."""
+    clamp: bool = False
+    """Clamp coefficients to [0, 1] in the forward pass, as the authors' code does (clamped ones stop learning)."""
+
+
+@dataclass(kw_only=True)
+class ConcreteOptions(TestTimeOptions):
+    """Concrete subspace merging (Tang et al., 2023): a learned mask, shared by all experts, on the task vectors."""
+
+    adaptive: bool = True
+    """Learn AdaMerging's coefficients as well (Concrete AdaMerging), or only the mask (Concrete task arithmetic)."""
+
+
+@dataclass(kw_only=True)
+class WEMoEOptions(TestTimeOptions):
+    """WEMoE (Tang et al., ICML 2024): critical modules are merged anew for every input by trained routers."""
+
+    steps: Annotated[int, Range(1)] = 200
+    """Adam steps; each takes one batch of every task. The papers take 1000; most of the gain is there after 200."""
+    critical: tuple[str, ...] = ("mlp",)
+    """Modules that are merged per input: a role (mlp, attention) or regular expressions on module names."""
+    router_layers: Literal[0, 1, 2] = 2
+    """Layers of each router; 0 learns constant weights, which fold into an ordinary model."""
+    routing: Literal["sample", "batch"] = "sample"
+    """Merge for every sample, or once for every batch with its mean routing weights (as published evaluations do; a
+    batch of one task then tells the router its task)."""
+    prune_ratio: Annotated[float, Range(0, 1)] = 0.0
+    """Share of every critical task-vector tensor that is dropped by magnitude."""
+    shared_router: bool = False
+    """One router for all blocks."""
+    position_code: bool = False
+    """Give routers a code of the block's number."""
+    gate_prune_ratio: Annotated[float, Range(0, 1)] = 0.0
+    """Share of the trained routers' weights that is dropped by magnitude."""
+
+
+@dataclass(kw_only=True)
+class EWEMoEOptions(WEMoEOptions):
+    """E-WEMoE (Shen et al., 2024): WEMoE with magnitude-pruned task vectors and one shared router."""
+
+    prune_ratio: Annotated[float, Range(0, 1)] = 0.9
+    """Share of every critical task-vector tensor that is dropped by magnitude."""
+    shared_router: bool = True
+    """One router for all blocks."""
+
+
+@dataclass(kw_only=True)
+class SurgeryOptions(AdaptiveOptions):
+    """Surgery (Yang et al., ICML 2024): a low-rank correction of the merged model's final feature, for each task."""
+
+    on: str = "task-arithmetic"
+    """The merged model: average, task-arithmetic, ties, tsv-m, iso-c, iso-cts, model-stock, or the folder of a
+    finished run on the same experts (WEMoE, AdaMerging ...)."""
+    scale: float = 0.3
+    """Coefficient lambda of task-arithmetic and ties."""
+    rank: Annotated[int, Range(1)] = 16
+    """Rank of the corrections: 2 x width x rank parameters for every task and corrected place."""
+    iterations: Annotated[int, Range(1)] = 500
+    """Iterations over all tasks, two mini-batches a task each."""
+    lr: Annotated[float, Range(0, closed="neither")] = 1e-3
+    """Adam's learning rate."""
+    loss: Literal["l1", "l2"] = "l1"
+    """Distance to the expert's representation."""
+    online: bool = False
+    """One pass, one input at a time, every input used once; --iterations is then the number of inputs."""
+    shared_stale_adam: bool = False
+    """One optimiser for all tasks with zero-filled gradients, as the published script ran under PyTorch 1."""
+
+
+@dataclass(kw_only=True)
+class SurgeryV2Options(SurgeryOptions):
+    """SurgeryV2 (Yang et al., 2024): a correction after every block, for every token, and of the final feature."""
+
+    blocks: str | None = None
+    """Regular expression of the blocks' module names; by default the model's largest list of equal blocks."""
+
+
+@dataclass(kw_only=True)
+class ExpertsOptions(CommonOptions):
+    """Trains (or takes from the cache) the experts of a suite; ``model/`` is the bundle that merging recipes read.
+
+    A finished bundle goes into the cache under a name made of data, protocol and seed. The same call again takes it
+    from there and says so; what an interrupted training had finished is not trained twice.
+    """
+
+    suite: str = "mini6"
+    """The suite of tasks: mini6, images, text or fixture (manyone ls data)."""
+    lr: Annotated[float | None, Range(0, closed="neither")] = None
+    """Peak learning rate of the fine-tuning. Default: the suite's protocol."""
+    steps: Annotated[int | None, Range(1)] = None
+    """Optimisation steps per expert. Default: the suite's protocol."""
+    cached: bool = True
+    """Take a finished bundle, or single finished experts, from the cache; off trains everything anew."""
+    checkpoint_every: Annotated[int, Range(0)] = 100
+    """Steps between checkpoints; 0: at the end only."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check("steps", self.steps, self.steps >= 1, "1 or more")
-        check("lr", self.lr, self.lr > 0, "above 0")
-
-    def planned_steps(self) -> int:
-        return self.steps
-
-    def build(self, problem: Problem) -> nn.Module:
-        """The model at its initialisation; each recipe has its own."""
-        raise NotImplementedError(f"{type(self).__qualname__} builds no model")
-
-    def learner(self, problem: Problem) -> tuple[Any, nn.Module]:
-        from manyone.engine.fabric import make_fabric
-        from manyone.merging.adaptation.learner import AdaptationLearner
-        from manyone.merging.measures import logits
-
-        model = self.build(problem)
-        inputs = self.unlabelled(problem)
-        expert_logits = None
-        if self.objective == "expert-kl":
-            expert_logits = {t: logits(problem.expert(t), problem.heads[t], inputs[t], t) for t in problem.experts}
-        learner = AdaptationLearner(
-            model,
-            {t: problem.heads[t] for t in problem.experts},
-            inputs,
-            objective=self.objective,
-            lr=self.lr,
-            steps=self.steps,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            schedule=self.schedule,
-            expert_logits=expert_logits,
-            fallback=self.fallback,
-            fabric=make_fabric(self.device, self.precision),
-        )
-        return learner, model
+        check("precision", self.precision, self.precision == "32-true", "32-true: experts are trained in float32")

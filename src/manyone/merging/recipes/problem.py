@@ -10,16 +10,24 @@ import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import Tensor, nn
+
+from manyone.assets.cache import cache_folder
+from manyone.data.folders import load_task
+from manyone.data.images import ta8
+from manyone.data.suites import load_suite
+from manyone.data.tasks import Inputs, Split, Task
 from manyone.errors import ManyoneError
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from manyone.data.tasks import Inputs, Task
-    from manyone.merging.heads import Head
-    from manyone.weights.open import StrPath
+from manyone.merging.experts.bundle_learner import bundle, suite_for
+from manyone.merging.experts.hf import load_experts
+from manyone.merging.experts.zero_shot import zero_shot_heads
+from manyone.merging.heads import Head
+from manyone.merging.recipes.options import ProblemOptions
+from manyone.merging.static.methods import merge
+from manyone.nets import build_encoder
+from manyone.weights.open import StrPath
 
 
 @dataclass(frozen=True)
@@ -44,9 +52,14 @@ class Problem:
         """The experts in merging order."""
         return list(self.experts.values())
 
-    def inputs(self, split: str) -> dict[str, Inputs]:
-        """Unlabelled inputs of every merged task."""
-        return {name: self.tasks[name].split(split).inputs for name in self.experts}
+    def splits(self, split: str, limit: int | None = None) -> dict[str, Split]:
+        """The labelled splits of the merged tasks, at most the first ``limit`` samples of each."""
+        parts = {t: self.tasks[t].split(split) for t in self.experts}
+        return {t: p.take(slice(0, limit)) if limit is not None and len(p) > limit else p for t, p in parts.items()}
+
+    def inputs(self, split: str, limit: int | None = None) -> dict[str, Inputs]:
+        """The same without labels."""
+        return {t: part.inputs for t, part in self.splits(split, limit).items()}
 
     def expert(self, task: str) -> nn.Module:
         """A copy of the encoder with the weights of ``task``'s expert."""
@@ -60,8 +73,6 @@ class Problem:
 
     def merged(self, method: str, **options: Any) -> nn.Module:
         """A frozen copy of the encoder with statically merged weights (see :mod:`manyone.merging.static.methods`)."""
-        from manyone.merging.static.methods import merge
-
         weights = merge(method, self.encoder.state_dict(), self.expert_list, **options)
         assert weights is not None  # only a merge into a folder returns none
         return self.with_weights(weights)
@@ -77,12 +88,6 @@ TA8 = {"ta8": "clip-vit-b32", "ta8-b16": "clip-vit-b16", "ta8-l14": "clip-vit-l1
 
 def _from_hub(suite: str, seed: int) -> Problem:
     """CLIP's vision tower, the published experts and zero-shot heads from class names and prompts."""
-    from manyone.assets.cache import cache_folder
-    from manyone.data.images import ta8
-    from manyone.data.suites import load_suite
-    from manyone.merging.experts.hf import load_experts
-    from manyone.merging.experts.zero_shot import zero_shot_heads
-
     model = ta8.models()[TA8[suite]]
     data = load_suite("ta8", seed=seed)
     listed = {t.name: t for t in ta8.tasks()}
@@ -94,6 +99,14 @@ def _from_hub(suite: str, seed: int) -> Problem:
     return Problem(suite, loaded.spec, loaded.encoder, loaded.experts, heads, tasks, loaded.notes)
 
 
+def load_problem(options: ProblemOptions) -> Problem:
+    """Loads (or, the first time, makes) what the options say is merged."""
+    if options.suite is not None:
+        return from_suite(options.suite, options.seed)
+    assert options.base is not None  # the options see to it
+    return from_folders(options.base, options.experts, options.tasks)
+
+
 def from_suite(suite: str, seed: int) -> Problem:
     """The problem of a suite of real tasks, with experts trained (or read from the cache) for ``seed``.
 
@@ -101,9 +114,6 @@ def from_suite(suite: str, seed: int) -> Problem:
     """
     if suite in TA8:
         return _from_hub(suite, seed)
-    from manyone.merging.experts.bundle_learner import bundle, suite_for
-    from manyone.nets import build_encoder
-
     data = suite_for(suite, seed)
     experts = bundle(data, seed)
     encoder = build_encoder(experts.encoder)
@@ -121,9 +131,6 @@ def from_suite(suite: str, seed: int) -> Problem:
 
 def from_folders(base: StrPath, experts: Sequence[StrPath], tasks: Sequence[str]) -> Problem:
     """The problem of a user's own checkpoints; ``tasks`` are NAME=DATA, one for each expert in the same order."""
-    from manyone.data.folders import load_task
-    from manyone.merging.experts.hf import load_experts
-
     named = dict(_split_task(t) for t in tasks)
     if len(named) != len(experts):
         raise ManyoneError(

@@ -1,67 +1,97 @@
-"""Static merging of a suite's experts: the merge, its accuracy on every task, and the standard artefact."""
+"""Runs static merges: of files, which needs no PyTorch where models are float32 or float64, or of a suite's experts.
+
+``RUN/model/`` is a Hugging Face folder when the base is one, else a folder with ``model.safetensors``.
+"""
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from manyone.engine.progress import Progress
+from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
-from manyone.merging.recipes.options import ProblemOptions, plan, print_accuracies, save_model, score
-from manyone.merging.recipes.problem import Problem, from_suite
-
-if TYPE_CHECKING:
-    from manyone.engine.run import RunFolder
-    from manyone.merging.recipes.static import MergeOptions
-
-EXAMPLES = 256
-"""Training examples per task behind Fisher information and Gram matrices."""
+from manyone.merging.recipes.static_options import FisherOptions, MergekitOptions, MergeOptions, RegMeanOptions
+from manyone.merging.static.estimate import describe
+from manyone.merging.static.methods import execute, prepare, rule_options
+from manyone.merging.static.plan import Plan
+from manyone.merging.static.stream import Method
+from manyone.recipes.options import Split
 
 
-def merge_suite(options: MergeOptions, run: RunFolder) -> None:
-    """Merges the experts of ``options.suite`` into ``run`` and scores the result on the test splits."""
-    if options.base is not None or options.experts:
-        raise ManyoneError("--suite brings its own base and experts: leave --base and --experts out")
-    assert options.suite is not None
-    problem = from_suite(options.suite, options.seed)
-    own = ProblemOptions(suite=options.suite, seed=options.seed)
-    if options.dry_run:
-        print("\n".join(plan(own, options.method, problem, None)))
+def run(options: MergeOptions, build: None, folder: RunFolder) -> None:
+    """Merges into ``folder.path / "model"``; with ``dry_run`` prints the plan instead."""
+    if options.suite is not None:
+        from manyone.merging.recipes.run import merge_suite  # with PyTorch
+
+        merge_suite(options, folder)
         return
-    arguments = options.arguments() | _statistics(options, problem)
-    network = problem.merged(options.method, exclude=options.exclude, **arguments)
-    metrics = score(network, problem, own.splits(problem, "test"))
-    run.log(0, "final", metrics)
-    save_model(run.folder("model"), network, problem, options.method, own)
-    print_accuracies(metrics)
+    plan, method, config = _prepared(options)
+    if options.dry_run:
+        print(describe(plan, method, folder.path / "model"))
+        return
+    began = time.perf_counter()
+    with Progress(options.method, unit="parameters") as bar:
+        execute(
+            plan,
+            method,
+            out=folder.path / "model",
+            max_shard_size=options.max_shard_size,
+            threads=options.threads or None,
+            progress=bar.update,
+            config=config,
+            before=lambda: _make_room(folder),
+        )
+    metrics = {
+        "experts": len(plan.experts),
+        "tensors_merged": len(plan.merged),
+        "tensors_copied": len(plan.copied),
+        "tensors_dropped": len(plan.dropped),
+        "elements": plan.elements,
+        "notes": plan.notes,
+        "time": {"seconds": round(time.perf_counter() - began, 3)},
+    }
+    folder.log(0, "final", metrics)
+    for note in plan.notes:
+        print(note)
 
 
-def score_run(suite: str, seed: int, run: RunFolder, split: str) -> Mapping[str, float]:
-    """Accuracy per task of the artefact in ``run``."""
-    from manyone.merging.artefact import load
+def evaluate(options: MergeOptions, build: None, folder: RunFolder, split: Split) -> Mapping[str, float]:
+    """Accuracy per task of the merged model of a suite."""
+    if options.suite is None:
+        raise ManyoneError(f"{folder.path} merged files without data: only runs with --suite can be evaluated")
+    from manyone.merging.recipes.run import evaluate_suite  # with PyTorch
 
-    problem = from_suite(suite, seed)
-    own = ProblemOptions(suite=suite, seed=seed)
-    return score(load(run.path / "model").network, problem, own.splits(problem, split))
+    return evaluate_suite(options, folder, split)
 
 
-def _statistics(options: MergeOptions, problem: Problem) -> dict[str, Any]:
-    """What Fisher and RegMean need to know of the training data, unless files with it were named."""
-    from manyone.merging.static.statistics import fisher, grams
+def _prepared(options: MergeOptions) -> tuple[Plan, Method, dict[str, Any]]:
+    """The models opened and matched, the options checked; no values are read. Also what config.json is to say."""
+    method = options.method
+    if isinstance(options, MergekitOptions):
+        from manyone.merging.static.mergekit import prepare_recipe  # with PyTorch
 
-    if options.method == "fisher" and not getattr(options, "fishers", ()):
-        return {
-            "fishers": [
-                fisher(
-                    problem.expert(t), problem.heads[t], problem.tasks[t].train, examples=EXAMPLES, seed=options.seed
-                )
-                for t in problem.experts
-            ]
-        }
-    if options.method == "regmean" and not getattr(options, "grams", ()):
-        return {
-            "grams": [
-                grams(problem.expert(t), problem.tasks[t].train.inputs, examples=EXAMPLES, seed=options.seed)
-                for t in problem.experts
-            ]
-        }
-    return {}
+        if options.recipe is None:
+            raise ManyoneError("mergekit: --recipe missing: name the YAML file")
+        if options.base is not None or options.experts:
+            raise ManyoneError("mergekit: the models are named in the recipe; leave out --base and --experts")
+        return prepare_recipe(options.recipe, exclude=options.exclude, seed=options.seed)
+    if options.base is None and not options.experts:
+        raise ManyoneError(f"{method}: nothing to merge: give --base and --experts, or --suite")
+    if options.base is None or not options.experts:
+        lacking = "--base" if options.base is None else "--experts"
+        raise ManyoneError(f"{method}: {lacking} missing: name the base model and the models to merge")
+    if isinstance(options, FisherOptions) and not options.fishers:
+        raise ManyoneError("fisher: --fishers missing: give one file of diagonal Fishers per expert")
+    if isinstance(options, RegMeanOptions) and not options.grams:
+        raise ManyoneError("regmean: --grams missing: give one file of Gram matrices per expert")
+    given = rule_options(method, options)
+    return *prepare(method, options.base, options.experts, exclude=options.exclude, **given), {}
+
+
+def _make_room(folder: RunFolder) -> None:
+    folder.ensure()
+    if (folder.path / "model").exists():  # an earlier attempt of this same run that stopped before it was finished
+        shutil.rmtree(folder.path / "model")

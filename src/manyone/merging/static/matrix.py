@@ -26,11 +26,20 @@ from manyone.weights.checkpoint import Checkpoint
 from manyone.weights.open import Models, open_models
 
 
+def factoring_device(name: str) -> str:
+    """Where matrices are factored: a CUDA device if there is one or it is named, else the CPU (float64 is needed)."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ManyoneError(f"--device {name}: no CUDA device is available here")
+    return "cpu" if name == "mps" else name
+
+
 class LayerMethod(Elementwise, ABC):
     """Merges linear layers with :meth:`layer` and averages the other tensors, both as theta_0 + scale * tau."""
 
     def __init__(self, scale: float, device: str) -> None:
-        self.scale, self.device = scale, device
+        self.scale, self.device = scale, factoring_device(device)
 
     def whole(self, plan: Plan, name: str) -> bool:
         return is_linear(name, plan.info(name))

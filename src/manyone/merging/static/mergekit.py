@@ -19,6 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from manyone.errors import ManyoneError
 from manyone.merging.static.elementwise import FromGram, SignElection, model_stock_rule, slerp_rule
 from manyone.merging.static.layers import TABLE
@@ -198,8 +200,6 @@ class _Parameters:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
         recipe = yaml.safe_load(path.read_text())
     except OSError as error:

@@ -14,6 +14,7 @@ are in the base, such as classifier heads.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,6 +50,12 @@ def find_rule(method: str) -> Callable[..., Method]:
         raise ManyoneError(f"unknown method {method!r}: use one of {', '.join(METHODS)}")
     module, _, name = METHODS[method].partition(":")
     return getattr(importlib.import_module(f"manyone.merging.static.{module}"), name)
+
+
+def rule_options(method: str, options: object) -> dict[str, Any]:
+    """The attributes of ``options`` that are options of the rule called ``method``."""
+    names = inspect.signature(find_rule(method)).parameters
+    return {name: getattr(options, name) for name in names if hasattr(options, name)}
 
 
 def prepare(

@@ -1,4 +1,4 @@
-"""The models of the merging study: every method on one problem, made once and shared by the rows that need it.
+"""The models of the merging study: every arm on one problem, made once and shared by the rows that need it.
 
 Scaling coefficients are chosen on the validation split; adaptation sees the unlabelled test inputs, as in the papers,
 unless the settings say otherwise.
@@ -9,20 +9,42 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import Tensor, nn
+
+from manyone.data.images.corruptions import corrupt
+from manyone.data.tasks import Inputs, Split, Task, count, take
+from manyone.merging.measures import accuracies, features, parameter_counts, share_right
+from manyone.merging.moe.wemoe import WeightEnsemblingMoE
+from manyone.merging.recipes.build import Built, Known, merged
 from manyone.merging.recipes.problem import Problem
-from manyone.merging.study.settings import Settings
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from manyone.data.tasks import Inputs, Split
-
+from manyone.merging.study.settings import Setting, arms
+from manyone.merging.surgery.model import Surgery
+from manyone.nets import call
+from manyone.recipes.arm import Arm
 
 ENTROPIES = ("entropy", "marginal_entropy")
+SHARED = {("average", ""), ("task-arithmetic", ""), ("task-arithmetic", "tuned"), ("ties", ""), ("ties", "tuned"),
+          ("adamerging", ""), ("wemoe", ""), ("e-wemoe", "")}  # fmt: skip
+"""Arms that several rows need; of the others nothing is kept."""
+
+Curve = list[dict[str, float]]
+Made = tuple[Any, dict[str, float]]
+
+
+def fit(built: Built) -> tuple[dict[str, float], Curve]:
+    """Trains to the end; the learner's last metrics, and the mean entropies at about 25 of the steps."""
+    curve = []
+    every = max(1, built.steps // 25)
+    for step in range(1, built.steps + 1):
+        metrics = built.learner.step()
+        if step == 1 or step % every == 0:
+            means = {k: [v for n, v in metrics.items() if n.startswith(f"{k}/")] for k in ENTROPIES}
+            curve.append({"step": float(step)} | {k: sum(v) / len(v) for k, v in means.items() if v})
+    return dict(built.learner.evaluate()), curve
 
 
 @dataclass
@@ -36,32 +58,32 @@ class _Features:
 class SeedStudy:
     """All methods for one (suite, seed, condition). Models that several rows share are made once."""
 
-    def __init__(self, problem: Problem, seed: int, settings: Settings, condition: str = "clean") -> None:
-        self.problem, self.seed, self.settings, self.condition = problem, seed, settings, condition
+    def __init__(self, problem: Problem, seed: int, setting: Setting, condition: str = "clean") -> None:
+        self.clean, self.seed, self.setting, self.condition = problem, seed, setting, condition
         self.merged = tuple(problem.experts)
-        self.curves: dict[str, list[dict[str, float]]] = {}
-        self._splits: dict[tuple[str, str], Split] = {}
+        self.curves: dict[str, Curve] = {}
+        self._made: dict[tuple[str, str], Made] = {}
         self._costs: list[tuple[weakref.ref[Any], float]] = []
         self._features: list[tuple[weakref.ref[Any], _Features]] = []
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
-    def _limited(self, task: str, split: str) -> Split:
-        """The first samples of a split, under this study's corruption; made once."""
-        if (task, split) not in self._splits:
-            part = self.problem.tasks[task].split(split)
-            part = part.take(slice(0, self.settings.test_limit)) if len(part) > self.settings.test_limit else part
-            if self.condition not in ("clean", "unseen"):
-                from torch import Tensor
+    @cached_property
+    def problem(self) -> Problem:
+        """The problem under this study's corruption: what is adapted on and scored of the merged tasks."""
+        if self.condition in ("clean", "unseen"):
+            return self.clean
+        tasks = {t: self._corrupted(self.clean.tasks[t]) for t in self.merged}
+        return replace(self.clean, tasks={**self.clean.tasks, **tasks})
 
-                from manyone.data.images.corruptions import corrupt
-                from manyone.data.tasks import Split
-
-                assert isinstance(part.inputs, Tensor)  # only image suites name corruptions
-                inputs = corrupt(part.inputs, self.condition, self.settings.severity, seed=self.seed)
-                part = Split(inputs, part.labels)
-            self._splits[task, split] = part
-        return self._splits[task, split]
+    def _corrupted(self, task: Task) -> Task:
+        changed: dict[str, Any] = {}
+        for name in dict.fromkeys(("test", self.setting.adapt_split)):
+            part = task.split(name).take(slice(0, self.setting.test_limit))
+            assert isinstance(part.inputs, Tensor)  # only image suites name corruptions
+            inputs = corrupt(part.inputs, self.condition, self.setting.severity, seed=self.seed)
+            changed[name] = Split(inputs, part.labels)
+        return replace(task, **changed)
 
     @cached_property
     def test(self) -> dict[str, Split]:
@@ -72,195 +94,92 @@ class SeedStudy:
     @cached_property
     def validation(self) -> dict[str, Split]:
         """Clean labelled validation splits of the merged tasks, for lambda alone."""
-        result = {}
-        for task in self.merged:
-            split = self.problem.tasks[task].val
-            result[task] = split.take(slice(0, min(len(split), self.settings.val_limit)))
-        return result
+        return self.clean.splits("val", self.setting.val_limit)
 
-    @cached_property
-    def unlabelled(self) -> dict[str, Inputs]:
-        """What adaptation sees of the merged tasks."""
-        return {t: self._limited(t, self.settings.adapt_split).inputs for t in self.merged}
+    def _limited(self, task: str, split: str) -> Split:
+        part = self.problem.tasks[task].split(split)
+        return part.take(slice(0, self.setting.test_limit)) if len(part) > self.setting.test_limit else part
 
     # -- models -------------------------------------------------------------------------------------------------------
 
-    def static(self, method: str, **options: Any) -> nn.Module:
-        """The encoder with statically merged weights."""
-        return self.problem.merged(method, **options)
+    @cached_property
+    def arms(self) -> dict[tuple[str, str], Arm]:
+        """The suite's arms by method and variant."""
+        return {(arm.method, arm.variant): arm for arm in arms("", self.problem.name)}
 
-    def tuned(self, method: str, **options: Any) -> tuple[nn.Module, float]:
+    def make(self, method: str, variant: str = "") -> Made:
+        """The model of an arm, and what its training reported."""
+        known = self._made.get((method, variant))
+        if known is not None:
+            return known
+        arm = self.arms[method, variant]
+        if arm.recipe in ("surgery", "surgery-v2"):
+            made = self._surgery(arm)
+        elif variant == "tuned":
+            made = self._tuned(arm)
+        elif arm.recipe in ("adamerging", "concrete", "wemoe", "e-wemoe"):
+            made = self._adapted(arm)
+        else:
+            made = (merged(arm.options(seed=self.seed), self.problem), {})
+        if (method, variant) in SHARED:
+            self._made[method, variant] = made
+        return made
+
+    def _tuned(self, arm: Arm) -> Made:
         """The best of the lambda grid by mean validation accuracy, and its lambda.
 
-        ``method`` is linear in lambda, so two merges give the whole grid; the winner is then merged by itself.
+        The method is linear in lambda, so two merges give the whole grid; the winner is then merged by itself.
         """
-        from manyone.merging.measures import accuracies
-
-        base, full = self.problem.encoder.state_dict(), self.static(method, scale=1.0, **options).state_dict()
+        base = self.problem.encoder.state_dict()
+        full = merged(arm.options(seed=self.seed, scale=1.0), self.problem).state_dict()
         best = (-1.0, 0.0)
-        for scale in self.settings.scales:
+        for scale in self.setting.scales:
             between = {n: v.lerp(full[n], scale) if v.is_floating_point() else v for n, v in base.items()}
             scores = accuracies(self.problem.with_weights(between), self.problem.heads, self.validation)
             score = sum(scores.values()) / len(scores)
             if score > best[0]:
                 best = (score, scale)
-        return self.static(method, scale=best[1], **options), best[1]
+        return merged(arm.options(seed=self.seed, scale=best[1]), self.problem), {"scale": best[1]}
 
-    @cached_property
-    def average(self) -> nn.Module:
-        return self.static("average")
+    def _adapted(self, arm: Arm) -> Made:
+        """Test-time adaptation."""
+        more = {"scale": self.make("task-arithmetic", "tuned")[1]["scale"]} if "wemoe" in arm.recipe else {}
+        options = arm.options(seed=self.seed, **more)
+        known = Known(expert_features=self._taught) if options.objective == "expert-kl" else None
+        built = arm.build(options, self.problem, known)
+        metrics, curve = fit(built)
+        self.curves[f"{arm.method} {arm.variant}".rstrip()] = curve
+        return built.network(), metrics
 
-    @cached_property
-    def task_arithmetic(self) -> nn.Module:
-        return self.static("task-arithmetic", scale=0.3)
-
-    @cached_property
-    def task_arithmetic_tuned(self) -> tuple[nn.Module, float]:
-        return self.tuned("task-arithmetic")
-
-    @cached_property
-    def ties(self) -> nn.Module:
-        return self.static("ties", scale=0.3)
-
-    @cached_property
-    def ties_tuned(self) -> tuple[nn.Module, float]:
-        return self.tuned("ties")
+    def _surgery(self, arm: Arm) -> Made:
+        """Trained corrections on top of another arm's model; ``shared_cpu_s`` is the time of earlier passes."""
+        under = self.make(arm.variant)[0]
+        first = arm.recipe == "surgery"
+        shared = self._known(under).seconds + (self._known(self.each_expert).seconds if first else 0.0)
+        known = Known(
+            self.experts,
+            expert_features=self._taught if first else None,
+            merged_features={t: self.features(under, t, self.setting.adapt_split) for t in self.merged},
+        )
+        built = arm.build(arm.options(seed=self.seed), self.problem, under, known)
+        before = {f"before/{k}": v for k, v in built.learner.bias_before.items()}
+        metrics, _ = fit(built)
+        return built.network(), before | metrics | {"shared_cpu_s": shared}
 
     @cached_property
     def experts(self) -> dict[str, nn.Module]:
+        """The experts as modules."""
         return {t: self.problem.expert(t) for t in self.merged}
 
     @cached_property
-    def taught(self) -> dict[str, Tensor]:
+    def each_expert(self) -> Callable[[Inputs, str], Tensor]:
+        """The experts as one model that is told the task: features by the task's own expert."""
+        return lambda inputs, task: call(self.experts[task], inputs)
+
+    @property
+    def _taught(self) -> dict[str, Tensor]:
         """The experts' features of the unlabelled inputs: what surgery and the KL objective learn from."""
-        return {t: self.features(self.each_expert, t, self.settings.adapt_split) for t in self.merged}
-
-    @cached_property
-    def expert_logits(self) -> dict[str, Tensor]:
-        """The experts' own predictions on the unlabelled inputs (for the KL objective)."""
-        return {t: self.problem.heads[t].to("cpu")(feature) for t, feature in self.taught.items()}
-
-    def adapt(self, model: nn.Module, label: str, *, objective: Any, lr: float, steps: int) -> dict[str, float]:
-        """Test-time adaptation of ``model`` in place; returns the learner's last metrics."""
-        from manyone.merging.adaptation.learner import AdaptationLearner
-
-        learner = AdaptationLearner(
-            model,
-            {t: self.problem.heads[t] for t in self.merged},
-            self.unlabelled,
-            objective=objective,
-            lr=lr,
-            steps=steps,
-            batch_size=self.settings.batch_size,
-            monitor_samples=self.settings.monitor_samples,
-            seed=self.seed,
-            expert_logits=self.expert_logits if objective == "expert-kl" else None,
-        )
-        curve = []
-        every = max(1, steps // 25)
-        for step in range(1, steps + 1):
-            metrics = learner.step()
-            if step == 1 or step % every == 0:
-                means = {k: [v for n, v in metrics.items() if n.startswith(f"{k}/")] for k in ENTROPIES}
-                curve.append({"step": float(step)} | {k: sum(v) / len(v) for k, v in means.items() if v})
-        self.curves[label] = curve
-        return dict(learner.evaluate())
-
-    @cached_property
-    def adamerging(self) -> tuple[nn.Module, dict[str, float]]:
-        return self.make_adamerging()
-
-    def make_adamerging(self, **options: Any) -> tuple[nn.Module, dict[str, float]]:
-        from manyone.merging.adaptation.adamerging import AdaMerging
-
-        model = AdaMerging(self.problem.encoder, self.problem.expert_list, **options)
-        metrics = self.adapt(
-            model, "adamerging", objective="entropy", lr=self.settings.ada_lr, steps=self.settings.ada_steps
-        )
-        return self.problem.with_weights(model.merged_weights()), metrics
-
-    def make_concrete(self, adamerging: bool) -> tuple[nn.Module, dict[str, float]]:
-        from manyone.merging.adaptation.concrete import ConcreteMerging
-
-        model = ConcreteMerging(self.problem.encoder, self.problem.expert_list, adamerging=adamerging, seed=self.seed)
-        metrics = self.adapt(
-            model, "concrete", objective="entropy", lr=self.settings.ada_lr, steps=self.settings.concrete_steps
-        )
-        return self.problem.with_weights(model.merged_weights()), metrics
-
-    def make_wemoe(self, objective: str, efficient: bool) -> tuple[nn.Module, dict[str, float]]:
-        from manyone.merging.moe.wemoe import WeightEnsemblingMoE
-
-        model = WeightEnsemblingMoE(
-            self.problem.encoder,
-            self.problem.expert_list,
-            scale=self.task_arithmetic_tuned[1],
-            prune_ratio=0.9 if efficient else 0.0,
-            shared_router=efficient,
-            seed=self.seed,
-        )
-        label = ("e-wemoe" if efficient else "wemoe") + ("" if objective == "entropy" else f" {objective}")
-        s = self.settings
-        return model, self.adapt(model, label, objective=objective, lr=s.moe_lr, steps=s.moe_steps)
-
-    @cached_property
-    def wemoe(self) -> tuple[nn.Module, dict[str, float]]:
-        return self.make_wemoe("entropy", efficient=False)
-
-    @cached_property
-    def e_wemoe(self) -> tuple[nn.Module, dict[str, float]]:
-        return self.make_wemoe("entropy", efficient=True)
-
-    def surgery(self, merged: nn.Module, version: int) -> tuple[nn.Module, dict[str, float]]:
-        """Trained corrections on top of ``merged``; ``shared_cpu_s`` of the metrics is the time of earlier passes."""
-        from manyone.merging.surgery.learner import SurgeryLearner
-        from manyone.merging.surgery.model import Surgery, SurgeryV2, hidden_widths
-
-        s = self.settings
-        shared = self._known(merged).seconds + (self._known(self.each_expert).seconds if version == 1 else 0.0)
-        width = self.problem.width
-        model: nn.Module
-        if version == 1:
-            model, iterations = Surgery(merged, width, self.merged, rank=s.rank, seed=self.seed), s.surgery_iterations
-        else:
-            hidden = hidden_widths(merged, next(iter(self.unlabelled.values())))
-            model = SurgeryV2(merged, width, hidden, self.merged, rank=s.rank, seed=self.seed)
-            iterations = s.v2_iterations
-        learner = SurgeryLearner(
-            model,
-            self.experts,
-            self.unlabelled,
-            iterations=iterations,
-            batch_size=s.batch_size,
-            expert_features=self.taught if version == 1 else None,
-            merged_features={t: self.features(merged, t, s.adapt_split) for t in self.merged},
-            seed=self.seed,
-        )
-        before = {f"before/{k}": v for k, v in learner.bias_before.items()}
-        for _ in range(iterations):
-            learner.step()
-        return model, before | dict(learner.evaluate()) | {"shared_cpu_s": shared}
-
-    def make_fisher(self) -> nn.Module:
-        """Fisher merging, from labelled training examples."""
-        from manyone.merging.static.statistics import fisher
-
-        n = self.settings.statistics_samples
-        fishers = [
-            fisher(m, self.problem.heads[t], self.problem.tasks[t].train, examples=n, seed=self.seed)
-            for t, m in self.experts.items()
-        ]
-        return self.static("fisher", fishers=fishers)
-
-    def make_regmean(self) -> nn.Module:
-        """RegMean, from unlabelled training inputs."""
-        from manyone.merging.static.statistics import grams
-
-        n = self.settings.statistics_samples
-        collected = [
-            grams(m, self.problem.tasks[t].train.inputs, examples=n, seed=self.seed) for t, m in self.experts.items()
-        ]
-        return self.static("regmean", grams=collected)
+        return {t: self.features(self.each_expert, t, self.setting.adapt_split) for t in self.merged}
 
     # -- what is read off models --------------------------------------------------------------------------------------
 
@@ -269,8 +188,6 @@ class SeedStudy:
 
         The model must be finished, and route by sample if it routes. Its rows, and surgery on top of it, share them.
         """
-        from manyone.merging.measures import features
-
         known = self._known(model)
         if (task, split) not in known.values:
             started = time.process_time()
@@ -288,9 +205,6 @@ class SeedStudy:
 
     def scores(self, model: Any) -> dict[str, float]:
         """Accuracy on every task of :attr:`test`, with what :meth:`features` knows already."""
-        from manyone.merging.measures import share_right
-        from manyone.merging.surgery.model import Surgery
-
         result = {}
         for task, split in self.test.items():
             if isinstance(model, Surgery):
@@ -300,13 +214,6 @@ class SeedStudy:
             result[task] = share_right(self.problem.heads[task], feature, split.labels)
         return result
 
-    @cached_property
-    def each_expert(self) -> Callable[[Inputs, str], Tensor]:
-        """The experts as one model that is told the task: features by the task's own expert."""
-        from manyone.nets import call
-
-        return lambda inputs, task: call(self.experts[task], inputs)
-
     def cost_of(self, model: object, seconds: float) -> float:
         """CPU seconds that making ``model`` took, also when an earlier row has made it already."""
         known = next((cost for made, cost in self._costs if made() is model), 0.0)
@@ -315,33 +222,23 @@ class SeedStudy:
 
     def mean_routing(self, model: Any, samples: int = 48) -> dict[str, list[list[float]]]:
         """Mean routing weights (blocks x experts) on the test inputs of every task."""
-        from manyone.data.tasks import count, take
-
         result = {}
         for task, split in self.test.items():
             part = take(split.inputs, slice(0, min(samples, count(split.inputs))))
             result[task] = model.routing_weights(part).mean(0).tolist()
         return result
 
-    def sizes(self, model: Any, method: str) -> dict[str, float]:
+    def sizes(self, model: Any) -> dict[str, float]:
         """Trainable and stored numbers of a model; for WEMoE also what the experts' task vectors take."""
-        from torch import nn
-
-        from manyone.merging.measures import parameter_counts
-        from manyone.merging.moe.mixed_linear import MixedLinear
-        from manyone.merging.moe.wemoe import WeightEnsemblingMoE
-
-        one = sum(v.numel() for v in self.problem.encoder.state_dict().values() if v.is_floating_point())
         if isinstance(model, WeightEnsemblingMoE):
             counts = model.parameter_counts()
-            layers = [m for m in model.encoder.modules() if isinstance(m, MixedLinear)]
-            kept = sum(int(m.stack.member(i).count_nonzero()) for m in layers for i in range(1, m.stack.shape[0]))
             return {
                 "trainable_parameters": counts["trainable"],
                 "stored_parameters": counts["non_zero"],
-                "stored_expert_parameters": kept,
+                "stored_expert_parameters": model.stored_expert_parameters(),
             }
         if not isinstance(model, nn.Module):
+            one = sum(v.numel() for v in self.problem.encoder.state_dict().values() if v.is_floating_point())
             return {"trainable_parameters": 0, "stored_parameters": one * len(self.merged)}
         counts = parameter_counts(model)
         corrections = getattr(model, "corrections", None)

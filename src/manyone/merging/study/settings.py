@@ -1,12 +1,16 @@
-"""How much of everything the merging study gives to a suite."""
+"""How much of everything the merging study gives to a suite, and the arms that it measures."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+from manyone.recipes.arm import Arm
 
 
 @dataclass(frozen=True)
-class Settings:
+class Setting:
     """How much of everything a suite gets; all counts are per seed."""
 
     scales: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
@@ -40,20 +44,69 @@ class Settings:
     """Also the methods that no claim asks for (Fisher, RegMean, Concrete, other objectives, surgery on WEMoE ...)."""
 
 
-SETTINGS: dict[str, Settings] = {
-    "fixture": Settings(test_limit=60, val_limit=60, ada_steps=5, moe_steps=5, surgery_iterations=10, v2_iterations=3,
+SETTINGS: dict[str, Setting] = {
+    "fixture": Setting(test_limit=60, val_limit=60, ada_steps=5, moe_steps=5, surgery_iterations=10, v2_iterations=3,
                         concrete_steps=3, statistics_samples=16, corruptions=("gaussian-noise",), unseen=("shoes",)),
-    "mini6": Settings(test_limit=500, ada_steps=100, moe_steps=60, v2_iterations=100, corruptions=("motion-blur",),
+    "mini6": Setting(test_limit=500, ada_steps=100, moe_steps=60, v2_iterations=100, corruptions=("motion-blur",),
                       unseen=("optdigits", "shoes"), objectives=("expert-kl",), extras=False),
-    "images": Settings(
+    "images": Setting(
         test_limit=300, val_limit=100, ada_steps=100, moe_steps=60, v2_iterations=100, concrete_steps=60,
         corrupted_tasks=("fashion", "animal", "satellite", "emoji-noto"),
         unseen=("mnist", "emoji-twemoji"), objectives=(), extras=False, monitor_samples=128,
     ),
-    "text": Settings(
+    "text": Setting(
         test_limit=150, val_limit=40, scales=(0.1, 0.2, 0.3, 0.4, 0.6), batch_size=8, ada_steps=50, moe_steps=30,
         v2_iterations=32, corruptions=(), unseen=("bbc",), objectives=("expert-kl",), extras=False,
         monitor_samples=64,
     ),
 }  # fmt: skip
 """Per suite; the plain defaults serve every other suite."""
+
+
+def setting_of(suite: str) -> Setting:
+    """What ``suite`` gets."""
+    return SETTINGS.get(suite, Setting())
+
+
+def arms(scale: str, suite: str) -> list[Arm]:
+    """What the study makes of ``suite``: by recipe, with its options.
+
+    Variant "tuned", and WEMoE in all its variants, get the ``scale`` that the validation split prefers when they are
+    made; a surgery ``on`` a folder goes on top of the model that the arm of that name made.
+    """
+    return list(_arms(suite, setting_of(suite)))
+
+
+def _arms(suite: str, s: Setting) -> Iterator[Arm]:
+    common: dict[str, Any] = {"suite": suite, "device": "cpu"}  # jobs run side by side, with a thread each
+    examples = {"examples": s.statistics_samples}
+    statics: list[tuple[str, str, dict[str, Any]]] = [("average", "", {})]
+    statics += [(method, variant, {}) for method in ("task-arithmetic", "ties") for variant in ("", "tuned")]
+    statics += [("tsv-m", "", {}), ("iso-c", "", {})]
+    if s.extras:
+        statics += [("dare", "", {}), ("model-stock", "", {}), ("iso-cts", "", {})]
+        statics += [("fisher", "", examples), ("regmean", "", examples)]
+    for method, variant, own in statics:
+        yield Arm(method, method, common | own, variant)
+
+    common |= {"limit": s.test_limit, "adapt_split": s.adapt_split, "batch_size": s.batch_size}
+    adapted = common | {"monitor_samples": s.monitor_samples}
+    ada = adapted | {"steps": s.ada_steps, "lr": s.ada_lr}
+    yield Arm("adamerging", "adamerging", ada)
+    if s.extras:
+        yield Arm("adamerging", "adamerging", ada | {"granularity": "task"}, "task")
+        yield Arm("adamerging", "adamerging", ada | {"plus_plus": True}, "plus-plus")
+        yield Arm("concrete-task-arithmetic", "concrete", ada | {"steps": s.concrete_steps, "adaptive": False})
+    moe = adapted | {"steps": s.moe_steps, "lr": s.moe_lr}
+    yield Arm("wemoe", "wemoe", moe)
+    yield Arm("e-wemoe", "e-wemoe", moe)
+    for objective in s.objectives:
+        yield Arm("wemoe", "wemoe", moe | {"objective": objective}, objective)
+    corrected = common | {"rank": s.rank}
+    for under in ("task-arithmetic", "average", "ties"):
+        yield Arm("surgery", "surgery", corrected | {"iterations": s.surgery_iterations, "on": under}, under)
+    for under in ("adamerging", "wemoe"):
+        own = {"iterations": s.surgery_iterations, "on": f"runs/{suite}/{under}"}
+        yield Arm("surgery", "surgery", corrected | own, under)
+    own = {"iterations": s.v2_iterations, "on": "task-arithmetic"}
+    yield Arm("surgery-v2", "surgery-v2", corrected | own, "task-arithmetic")

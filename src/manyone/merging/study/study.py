@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -26,8 +26,8 @@ from manyone.data.suites import load_suite
 from manyone.merging.measures import accuracies, cost, mixed_accuracies
 from manyone.merging.recipes.problem import Problem, from_suite
 from manyone.merging.study.figures import draw
-from manyone.merging.study.models import SeedStudy
-from manyone.merging.study.settings import SETTINGS, Settings
+from manyone.merging.study.models import Made, SeedStudy
+from manyone.merging.study.settings import Setting, setting_of
 
 TITLE = "Many into one: the claims of model merging"
 NOTES = [
@@ -43,108 +43,101 @@ PARTS = ("clean", "shifted")
 SLOWEST = ("ta8", "text")
 """Suites whose jobs take longest: begun last, they would leave workers idle at the end."""
 
-Made = tuple[Any, dict[str, float]]
-
 
 class Entry(NamedTuple):
-    """One row to be measured: ``make`` gives the model and what its training reported."""
+    """One row to be measured: the model of the arm (``method``, ``variant``), evaluated as ``words`` say.
+
+    "batch": with the mean routing weights of a batch; "mixed": of batches that mix the tasks.
+    """
 
     method: str
-    variant: str
-    make: Callable[[], Made]
+    variant: str = ""
+    words: tuple[str, ...] = ()
 
-
-def _plain(make: Callable[[], Any]) -> Callable[[], Made]:
-    return lambda: (make(), {})
-
-
-def extra_entries(s: SeedStudy) -> Iterator[Entry]:
-    """Rows that no claim asks for: further baselines, and AdaMerging and E-WEMoE on unseen tasks."""
-    if s.condition == "unseen":
-        yield Entry("adamerging", "", lambda: s.adamerging)
-        yield Entry("e-wemoe", "", lambda: s.e_wemoe)
-        yield Entry("e-wemoe", "batch", lambda: s.e_wemoe)
-    if s.condition != "clean":
-        return
-    yield Entry("dare", "", _plain(lambda: s.static("dare", scale=0.3, drop=0.5, seed=s.seed)))
-    yield Entry("model-stock", "", _plain(lambda: s.static("model-stock")))
-    yield Entry("iso-cts", "", _plain(lambda: s.static("iso-cts")))
-    yield Entry("fisher", "", _plain(s.make_fisher))
-    yield Entry("regmean", "", _plain(s.make_regmean))
-    yield Entry("adamerging", "task", lambda: s.make_adamerging(granularity="task"))
-    yield Entry("adamerging", "plus-plus", lambda: s.make_adamerging(plus_plus=True))
-    yield Entry("concrete-task-arithmetic", "", lambda: s.make_concrete(adamerging=False))
+    @property
+    def row_variant(self) -> str:
+        """The variant of the row."""
+        return "+".join([*([self.variant] if self.variant else []), *self.words])
 
 
 def entries(s: SeedStudy) -> Iterator[Entry]:
-    """Every row that claims need, cheap and shared models first."""
+    """Every row, first those that claims need, and of these cheap and shared models first."""
     clean, unseen = s.condition == "clean", s.condition == "unseen"
-
-    def tuned(name: str) -> Callable[[], Made]:
-        def make() -> Made:
-            model, scale = getattr(s, name)
-            return model, {"scale": scale}
-
-        return make
-
-    yield Entry("pretrained", "", _plain(lambda: s.problem.encoder))
+    yield Entry("pretrained")
     if not unseen:
-        yield Entry("expert", "", _plain(lambda: s.each_expert))
-    yield Entry("average", "", _plain(lambda: s.average))
-    yield Entry("task-arithmetic", "", _plain(lambda: s.task_arithmetic))
-    yield Entry("task-arithmetic", "tuned", tuned("task_arithmetic_tuned"))
+        yield Entry("expert")
+    yield Entry("average")
+    yield Entry("task-arithmetic")
+    yield Entry("task-arithmetic", "tuned")
     if clean or unseen:
-        yield Entry("ties", "", _plain(lambda: s.ties))
-        yield Entry("ties", "tuned", tuned("ties_tuned"))
+        yield Entry("ties")
+        yield Entry("ties", "tuned")
     if clean:
-        yield Entry("tsv-m", "", _plain(lambda: s.static("tsv-m")))
-        yield Entry("iso-c", "", _plain(lambda: s.static("iso-c")))
-    if clean:
-        yield Entry("adamerging", "", lambda: s.adamerging)
-    yield Entry("wemoe", "", lambda: s.wemoe)
+        yield Entry("tsv-m")
+        yield Entry("iso-c")
+        yield Entry("adamerging")
+    yield Entry("wemoe")
     if clean or unseen:
-        yield Entry("wemoe", "batch", lambda: s.wemoe)
+        yield Entry("wemoe", words=("batch",))
     if clean:
-        yield Entry("e-wemoe", "", lambda: s.e_wemoe)
-        yield Entry("e-wemoe", "batch", lambda: s.e_wemoe)
-    if clean:
-        yield Entry("wemoe", "batch+mixed", lambda: s.wemoe)
-        for objective in s.settings.objectives:
-            yield Entry("wemoe", objective, lambda o=objective: s.make_wemoe(o, efficient=False))  # type: ignore[misc]
+        yield Entry("e-wemoe")
+        yield Entry("e-wemoe", words=("batch",))
+        yield Entry("wemoe", words=("batch", "mixed"))
+        for objective in s.setting.objectives:
+            yield Entry("wemoe", objective)
     if not unseen:
-        yield Entry("surgery", "task-arithmetic", lambda: s.surgery(s.task_arithmetic, 1))
+        yield Entry("surgery", "task-arithmetic")
     if clean:
-        yield Entry("surgery", "average", lambda: s.surgery(s.average, 1))
-        yield Entry("surgery", "ties", lambda: s.surgery(s.ties, 1))
-        yield Entry("surgery", "adamerging", lambda: s.surgery(s.adamerging[0], 1))
-        yield Entry("surgery", "wemoe", lambda: s.surgery(s.wemoe[0], 1))
-        yield Entry("surgery-v2", "task-arithmetic", lambda: s.surgery(s.task_arithmetic, 2))
+        for under in ("average", "ties", "adamerging", "wemoe"):
+            yield Entry("surgery", under)
+        yield Entry("surgery-v2", "task-arithmetic")
+    if s.setting.extras:
+        yield from _extras(s)
 
 
-def conditions(problem: Problem, seed: int, settings: Settings) -> Iterator[SeedStudy]:
+def _extras(s: SeedStudy) -> Iterator[Entry]:
+    """Rows that no claim asks for: further baselines, and AdaMerging and E-WEMoE on unseen tasks."""
+    if s.condition == "unseen":
+        yield Entry("adamerging")
+        yield Entry("e-wemoe")
+        yield Entry("e-wemoe", words=("batch",))
+    if s.condition == "clean":
+        for method in ("dare", "model-stock", "iso-cts", "fisher", "regmean"):
+            yield Entry(method)
+        yield Entry("adamerging", "task")
+        yield Entry("adamerging", "plus-plus")
+        yield Entry("concrete-task-arithmetic")
+
+
+def conditions(problem: Problem, seed: int, setting: Setting) -> Iterator[SeedStudy]:
     """The clean study, the one whose unseen tasks are left out of the merge, and the corrupted ones."""
-    yield SeedStudy(problem, seed, settings)
-    seen = [t for t in problem.experts if t not in settings.unseen]
+    yield SeedStudy(problem, seed, setting)
+    seen = [t for t in problem.experts if t not in setting.unseen]
     if len(seen) not in (0, len(problem.experts)):
-        yield SeedStudy(problem.only(seen), seed, settings, "unseen")
-    corrupted = problem.only([t for t in settings.corrupted_tasks if t in problem.experts] or list(problem.experts))
-    for kind in settings.corruptions:
-        yield SeedStudy(corrupted, seed, settings, kind)
+        yield SeedStudy(problem.only(seen), seed, setting, "unseen")
+    corrupted = problem.only([t for t in setting.corrupted_tasks if t in problem.experts] or list(problem.experts))
+    for kind in setting.corruptions:
+        yield SeedStudy(corrupted, seed, setting, kind)
+
+
+def _make(s: SeedStudy, entry: Entry) -> Made:
+    if entry.method == "pretrained":
+        return s.problem.encoder, {}
+    return (s.each_expert, {}) if entry.method == "expert" else s.make(entry.method, entry.variant)
 
 
 def measure(s: SeedStudy, entry: Entry) -> Row:
     """Makes the model of ``entry`` and scores it."""
     started = time.process_time()
-    model, reported = entry.make()
+    model, reported = _make(s, entry)
     seconds = time.process_time() - started + reported.get("shared_cpu_s", 0.0)
     metrics = {"cpu_s": s.cost_of(model, seconds)}
-    words = entry.variant.split("+")
-    if "batch" in words:
+    if "batch" in entry.words:
         model.routing = "batch"
     try:
-        if "mixed" in words:
+        if "mixed" in entry.words:
             scores = mixed_accuracies(model, s.problem.heads, s.test, batch_size=64, seed=s.seed)
-        elif "batch" not in words:
+        elif "batch" not in entry.words:
             scores = s.scores(model)
         else:
             scores = accuracies(model, s.problem.heads, s.test, batch_size=64)
@@ -153,19 +146,19 @@ def measure(s: SeedStudy, entry: Entry) -> Row:
             inputs = s.test[first].take(slice(0, 32)).inputs
             metrics["ms_per_sample"] = cost(model, inputs, first, batch_size=16, repeats=2)["ms_per_sample"]
     finally:
-        if "batch" in words:
+        if "batch" in entry.words:
             model.routing = "sample"
-    metrics |= s.sizes(model, entry.method)
+    metrics |= s.sizes(model)
     metrics |= {k: v for k, v in reported.items() if k in ("scale", "criterion", "criterion_at_start", "fell_back")}
     details: dict[str, Any] = {}
-    if entry.method in ("wemoe", "e-wemoe") and not entry.variant and s.condition in ("clean", "unseen"):
+    if entry.method in ("wemoe", "e-wemoe") and not entry.row_variant and s.condition in ("clean", "unseen"):
         details["routing"] = s.mean_routing(model)
     if any(k.startswith("bias/") for k in reported):
         details["bias"] = {
             "before": {t: reported[f"before/bias/{t}"] for t in s.merged},
             "after": {t: reported[f"bias/{t}"] for t in s.merged},
         }
-    return Row(s.problem.name, s.seed, entry.method, entry.variant, s.condition, scores, metrics, details)
+    return Row(s.problem.name, s.seed, entry.method, entry.row_variant, s.condition, scores, metrics, details)
 
 
 def prepare(scale: str, suite: str) -> SuiteInfo:
@@ -181,7 +174,7 @@ def jobs(scale: str, suites: Sequence[str], seeds: Sequence[int]) -> list[Job]:
 
 def settings(scale: str, suite: str) -> dict[str, Any]:
     """How much of everything ``suite`` gets."""
-    return asdict(SETTINGS.get(suite, Settings()))
+    return asdict(setting_of(suite))
 
 
 @lru_cache(maxsize=1)
@@ -195,29 +188,28 @@ def run_job(scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
     torch.set_num_threads(1)
     path = folder / f"{suite}-{seed}-{part}.jsonl"
     done = keys_in(path)
-    amounts = SETTINGS.get(suite, Settings())
+    amounts = setting_of(suite)
     problem = _problem(suite, seed)
     studies = [s for s in conditions(problem, seed, amounts) if (s.condition == "clean") == (part == "clean")]
-    for rows in (entries, extra_entries) if amounts.extras else (entries,):
-        for study in studies:
-            for entry in rows(study):
-                if (suite, seed, entry.method, entry.variant, study.condition) not in done:
-                    append_rows(path, [measure(study, entry)])
-            if study.condition == "clean" and study.curves:
-                kept = folder / f"{suite}-{seed}.curves.json"
-                known = json.loads(kept.read_text()) if kept.exists() else {}
-                kept.write_text(json.dumps(known | study.curves))
+    for study in studies:
+        for entry in entries(study):
+            if (suite, seed, entry.method, entry.row_variant, study.condition) not in done:
+                append_rows(path, [measure(study, entry)])
+        if study.condition == "clean" and study.curves:
+            kept = folder / f"{suite}-{seed}.curves.json"
+            known = json.loads(kept.read_text()) if kept.exists() else {}
+            kept.write_text(json.dumps(known | study.curves))
 
 
 def count_rows(scale: str, suite: str, part: str) -> int:
     """How many rows one part of a seed of ``suite`` has, without making any model."""
-    amounts = SETTINGS.get(suite, Settings())
+    amounts = setting_of(suite)
     fake = Problem(suite, {}, None, {"a": {}, "b": {}}, {}, {})  # type: ignore[arg-type]
     total = 0
     shifted = [*amounts.corruptions, *(["unseen"] if amounts.unseen else [])]
     for condition in ["clean"] if part == "clean" else shifted:
         study = SeedStudy(fake, 0, amounts, condition)
-        total += sum(1 for _ in entries(study)) + (sum(1 for _ in extra_entries(study)) if amounts.extras else 0)
+        total += sum(1 for _ in entries(study))
     return total
 
 

@@ -1,6 +1,6 @@
 """Executes a team with every agent in a process of its own, so that nothing is known that no link has carried.
 
-    from manyone.teams.processes.executor import Decentralised
+    from manyone.teams import Decentralised
     with Decentralised("runs/first/model") as team:
         actions = team.act(observations)            # [n, d], or [B, n, d] for B copies of the task
         print(team.traffic.messages, team.traffic.bytes)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from manyone.engine.devices import device_of
 from manyone.envs.teams.types import TeamEnv, TeamSpec
 from manyone.randomness import seed_for
 from manyone.teams.network.actor_critic import ActorCritic
@@ -22,7 +23,7 @@ from manyone.teams.network.graph import LearnedGraph, fixed_graph, links_for
 from manyone.teams.ppo.learner import TeamLearner
 from manyone.teams.ppo.training import Training
 from manyone.teams.recipes.options import AttentionOptions, CommFormerOptions, EdgeOptions, SilentOptions, TeamOptions
-from manyone.teams.recipes.problem import device_of, open_env
+from manyone.teams.recipes.problem import open_env
 
 
 class Parts(NamedTuple):
@@ -50,7 +51,7 @@ def team(
     evaluate: Callable[[TeamLearner], Mapping[str, Any]] | None = None,
 ) -> Team:
     """Everything that a run trains: the environment, the recipe's parts and their learner."""
-    device = device_of(options)
+    device = device_of(options.device)
     env = open_env(options, options.envs)
     parts = build(options, env.spec)
     policy, graph = parts.policy.to(device), parts.graph.to(device)

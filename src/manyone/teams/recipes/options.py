@@ -151,6 +151,12 @@ class EmbeddingOptions(AttentionOptions):
 class SilentOptions(EmbeddingOptions):
     """No communication: the same network, every agent alone with its observation."""
 
+    @classmethod
+    def preset_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        # what a map's preset says of heads and edge types is for networks with links
+        values = super().preset_values(given)
+        return {name: value for name, value in values.items() if name not in ("edge_types", "decoder_heads")}
+
 
 @dataclass(kw_only=True)
 class EdgeOptions(EmbeddingOptions):

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from manyone.engine.fabric import make_fabric
+from manyone.engine.devices import device_of
 from manyone.engine.files import write_atomic
 from manyone.engine.run import RunFolder
 from manyone.envs.teams.make import make_team
@@ -24,11 +24,6 @@ EVALUATION_SEED = 1_000_003
 """Of the test episodes, the same for all methods and training seeds; training draws its episodes from other seeds."""
 
 
-def device_of(options: TeamOptions) -> str:
-    """The device that is computed on."""
-    return str(make_fabric(options.device, options.precision).device)
-
-
 def open_env(options: TeamOptions, copies: int) -> TeamEnv:
     """``copies`` of the environment that ``options`` name.
 
@@ -37,7 +32,8 @@ def open_env(options: TeamOptions, copies: int) -> TeamEnv:
     here = str(Path.cwd())
     if options.env.startswith("pettingzoo:") and here not in sys.path:
         sys.path.insert(0, here)
-    return make_team(options.env, copies, device=device_of(options), workers=options.workers, frames=options.frames)
+    device = device_of(options.device)
+    return make_team(options.env, copies, device=device, workers=options.workers, frames=options.frames)
 
 
 class TeamEvaluator:

@@ -115,7 +115,10 @@ def _robots(env: str, arms: tuple[str, ...], iterations: int) -> Setting:
 
 def _published(preset: str, env: str = "") -> Setting:
     """A task with the published hyper-parameters, on an accelerator where there is one."""
-    given = {"preset": preset, "workers": 0} | ({"env": env} if env else {})
+    network: dict[str, Any] = {
+        name: PUBLISHED[preset][name] for name in ("edge_types", "decoder_heads") if name in PUBLISHED[preset]
+    }
+    given: dict[str, Any] = {"preset": preset, "workers": 0, **network} | ({"env": env} if env else {})
     arms = ("gate", *_CORE, "mat-dec", *_BASELINES, "released")
     return Setting(given, arms, episodes=SCRIPTS["eval_episodes"])
 

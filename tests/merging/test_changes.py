@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tests.reference.toy import Toy, perturbed
 
 from manyone.errors import ManyoneError
+from manyone.merging.changes import critical_groups, sensitivity
 from manyone.merging.roles import block_of, find_blocks, matches, role_of
-from manyone.merging.sensitivity import critical_groups, sensitivity
 
 ROLES = {
     "vision_model.encoder.layers.3.mlp.fc1.weight": "mlp",

@@ -1,0 +1,143 @@
+"""Runs what learns on a problem, and merges a suite's experts statically: accuracy on every task, standard artefact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from manyone.engine.loop import train
+from manyone.engine.run import RunFolder
+from manyone.errors import ManyoneError
+from manyone.merging.artefact import load, save
+from manyone.merging.measures import accuracies
+from manyone.merging.recipes.build import Built, merged
+from manyone.merging.recipes.options import AdaptiveOptions, ProblemOptions
+from manyone.merging.recipes.problem import Problem, from_suite, load_problem
+from manyone.merging.recipes.static_options import MergeOptions
+from manyone.recipes.options import Split
+from manyone.recipes.running import by_task, percent, print_table, restore
+
+Build = Callable[[Any, Problem], Built]
+
+
+def run(options: AdaptiveOptions, build: Build, folder: RunFolder) -> None:
+    """Adapts, evaluates and saves the merged model."""
+    problem = load_problem(options)
+    built = build(options, problem)
+    if options.dry_run:
+        adapts = (
+            f"adapts on the unlabelled {options.adapt_split} inputs, at most {options.limit} a task, for "
+            f"{built.steps} steps of {options.batch_size} inputs a task"
+        )
+        print("\n".join([*_plan(folder.recipe, problem), *_sizes(built.model), adapts, "nothing was written"]))
+        return
+    final = train(
+        _Scored(options, problem, built, folder.recipe),
+        folder,
+        steps=built.steps,
+        evaluate_every=options.evaluate_every,
+        checkpoint_every=options.checkpoint_every,
+        loggers=options.logger,
+    )
+    print_accuracies(final)
+
+
+def evaluate(options: AdaptiveOptions, build: Build, folder: RunFolder, split: Split) -> Mapping[str, float]:
+    """Accuracy per task of the newest checkpoint."""
+    problem = load_problem(options)
+    built = build(options, problem)
+    restore(built.learner, folder)
+    return score(built.network(), problem, split, options.limit)
+
+
+def merge_suite(options: MergeOptions, folder: RunFolder) -> None:
+    """Merges the experts of ``options.suite`` statically and scores the result on the test splits."""
+    if options.base is not None or options.experts:
+        raise ManyoneError("--suite brings its own base and experts: leave --base and --experts out")
+    problem = _suite(options)
+    if options.dry_run:
+        print("\n".join([*_plan(options.method, problem), "nothing was written"]))
+        return
+    network = merged(options, problem)
+    metrics = score(network, problem, "test")
+    folder.log(0, "final", metrics)
+    save_model(folder.folder("model"), network, problem, options.method, options.seed)
+    print_accuracies(metrics)
+
+
+def evaluate_suite(options: MergeOptions, folder: RunFolder, split: Split) -> Mapping[str, float]:
+    """Accuracy per task of a statically merged suite."""
+    return score(load(folder.path / "model").network, _suite(options), split)
+
+
+def _suite(options: MergeOptions) -> Problem:
+    assert options.suite is not None  # the caller has merged files otherwise
+    return from_suite(options.suite, options.seed)
+
+
+class _Scored:
+    """A learner with the labelled evaluation and the artefact around it."""
+
+    def __init__(self, options: AdaptiveOptions, problem: Problem, built: Built, recipe: str) -> None:
+        self.options, self.problem, self.built, self.recipe = options, problem, built, recipe
+
+    def step(self) -> Mapping[str, float]:
+        return self.built.learner.step()
+
+    def evaluate(self) -> Mapping[str, float]:
+        scores = score(self.built.network(), self.problem, "test", self.options.limit)
+        metrics = {**self.built.learner.evaluate(), **scores}
+        if metrics.get("fell_back"):
+            print(
+                "adaptation ended worse than it began by its own unlabelled criterion: the initialisation was restored"
+            )
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.built.learner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.built.learner.load_state_dict(state)
+
+    def export(self, folder: Path) -> None:
+        save_model(folder, self.built.network(), self.problem, self.recipe, self.options.seed)
+
+
+def save_model(folder: Path, network: nn.Module, problem: Problem, recipe: str, seed: int) -> None:
+    """Writes the standard artefact."""
+    heads = {t: problem.heads[t] for t in problem.experts}
+    classes = {t: list(problem.tasks[t].classes) for t in problem.experts}
+    info = {"recipe": recipe, "problem": problem.name, "seed": seed, "classes": classes}
+    save(folder, network, problem.spec, heads, info)
+
+
+def score(network: nn.Module, problem: Problem, split: str, limit: int = ProblemOptions.limit) -> dict[str, float]:
+    """``accuracy`` (mean over tasks) and ``accuracy/<task>``, in [0, 1], on at most ``limit`` samples a task."""
+    each = accuracies(network, problem.heads, problem.splits(split, limit))
+    return {"accuracy": sum(each.values()) / len(each)} | {f"accuracy/{t}": a for t, a in each.items()}
+
+
+def print_accuracies(metrics: Mapping[str, float]) -> None:
+    """One line a task and the mean, for people."""
+    rows = [(task, percent(value)) for task, value in by_task(metrics, "accuracy").items()]
+    print_table(("task", "accuracy %"), rows, ("mean", percent(metrics["accuracy"])))
+
+
+def _plan(recipe: str, problem: Problem) -> list[str]:
+    """What a dry run prints of a problem."""
+    weights = problem.encoder.state_dict()
+    size = sum(v.numel() * v.element_size() for v in weights.values())
+    return [
+        f"{recipe} on {problem.name}: {len(problem.experts)} experts ({', '.join(problem.experts)})",
+        f"encoder: {len(weights)} tensors, {size / 1e6:.1f} MB; with all experts in memory "
+        f"{size * (1 + len(problem.experts)) / 1e6:.1f} MB",
+    ]
+
+
+def _sizes(model: nn.Module) -> list[str]:
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    stored = sum(v.numel() * v.element_size() for v in model.state_dict().values())
+    return [f"trainable parameters: {trainable:,}; the model holds {stored / 1e6:.1f} MB"]

@@ -1,0 +1,39 @@
+"""One run of a recipe: opened again from its folder, and carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from manyone.engine.loggers import check_loggers
+from manyone.engine.options import values_from_plain
+from manyone.engine.run import RunFolder
+from manyone.errors import ManyoneError
+from manyone.recipes.options import CommonOptions, with_preset
+from manyone.recipes.table import RECIPES, builder, options_class, runner
+
+
+def reopen(path: Path) -> tuple[RunFolder, CommonOptions]:
+    """The run at ``path`` and its options, rebuilt from ``config.yaml``."""
+    folder = RunFolder.open(path)
+    if folder.recipe not in RECIPES:
+        raise ManyoneError(f"{path} is a run of '{folder.recipe}', a recipe that this version does not have")
+    return folder, options_from(folder.recipe, folder.options, f"{path / 'config.yaml'}: options")
+
+
+def options_from(recipe: str, plain: Mapping[str, Any], where: str) -> CommonOptions:
+    """The options of ``recipe`` from plain values, also those of an earlier version; ``where`` opens every message."""
+    cls = options_class(recipe)
+    return with_preset(cls, values_from_plain(cls, plain, where, True))
+
+
+def execute(options: CommonOptions, folder: RunFolder) -> bool:
+    """Does the work, or the rest of it, in ``folder``; False when only a plan was printed."""
+    check_loggers(options.logger)
+    runner(folder.recipe).run(options, builder(folder.recipe), folder)
+    if options.dry_run and not folder.exists:
+        return False
+    folder.finish()
+    folder.close()
+    return True

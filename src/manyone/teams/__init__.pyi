@@ -1,0 +1,16 @@
+from .artefact import Team as Team
+from .artefact import load as load
+from .artefact import load_team as load_team
+from .artefact import save as save
+from .artefact import save_team as save_team
+from .exported import load_program as load_program
+from .network.actor_critic import ActorCritic as ActorCritic
+from .network.commformer import CommFormer as CommFormer
+from .network.graph import LearnedGraph as LearnedGraph
+from .network.graph import exact_graph as exact_graph
+from .network.graph import fixed_graph as fixed_graph
+from .network.graph import links_for as links_for
+from .ppo.learner import TeamLearner as TeamLearner
+from .ppo.training import Training as Training
+from .processes.executor import Decentralised as Decentralised
+from .processes.measure import measure as measure

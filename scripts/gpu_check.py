@@ -231,7 +231,7 @@ def roll_outs(device: str, folder: Path, small: bool) -> Iterator[Line]:
 
 def vmas_team(device: str, folder: Path, small: bool) -> Iterator[Line]:
     size = ("--batches", 8, "--iterations", 1) if small else ("--batches", 256, 1024, "--iterations", 2)
-    for row in benchmark(folder, "teams_steps", *size, "--tasks", "vmas", "--device", device, "--skip-peer"):
+    for row in benchmark(folder, "teams_steps", *size, "--tasks", "simple_spread", "--device", device, "--skip-peer"):
         figure = f"{row['env_steps_per_s']:,.0f} env-steps/s, update {row['update']:.0%}"
         yield Line(f"CommFormer on VMAS, {row['environments']} environments", figure, None)
 

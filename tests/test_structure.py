@@ -59,3 +59,8 @@ def test_a_field_s_public_names_have_types(field):
     stub = ast.parse((SOURCE / field / "__init__.pyi").read_text(encoding="utf-8"))
     names = {a.asname or a.name for node in stub.body if isinstance(node, ast.ImportFrom) for a in node.names}
     assert names == set(package.__all__)
+
+
+def test_the_package_s_stub_names_every_field():
+    stub = ast.parse((SOURCE / "__init__.pyi").read_text(encoding="utf-8"))
+    assert {a.name for node in stub.body if isinstance(node, ast.ImportFrom) for a in node.names} == set(FIELDS)

@@ -43,10 +43,12 @@ def put(house: Path, text: str) -> str:
     elif place["where"] == "among the imports":
         path.write_text(re.sub(r"^from manyone", f"{text}from manyone", before, count=1, flags=re.M))
     else:
-        name = place["where"].removeprefix("in ")
-        opened, count = re.subn(rf"^({name}\b[^\n]*= ?[\[({{])", lambda found: f"{found[1]}\n{text}", before, flags=re.M)
-        assert count >= 1, f"{place['file']} has no {name}"
-        path.write_text(opened)
+        how, _, name = place["where"].partition(" ")
+        name = re.escape(name.strip('"'))
+        found = re.search({"in": rf"^{name}\b.*= ?[\[({{]", "below": rf"{name}.*\n", "behind": name}[how], before, re.M)
+        assert found, f"{place['file']} has nothing to put a line {place['where']}"
+        added = {"in": f"\n{text}", "below": text, "behind": text.rstrip("\n")}[how]
+        path.write_text(before[: found.end()] + added + before[found.end() :])
     return place["file"]
 
 

@@ -1,23 +1,22 @@
-"""The manual names only commands, options, imports and pages that exist."""
+"""The manual names only options, names, paths and pages that exist."""
 
 import ast
 import dataclasses
-import importlib
+import pkgutil
 import re
-import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from tests.docs.pages import OWN_TEST, PAGES, ROOT, blocks
 
+from manyone.fields import FIELDS
 from manyone.recipes.table import RECIPES, options_class
 
-DOCS = Path(__file__).parents[2] / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
-FIELDS = ("policies", "minimax", "teams")
-VERBS = {"ls", "run", "resume", "eval", "report", "reproduce", "data", "bench"}
+DOCS = ROOT / "docs"
 OTHER_OPTIONS = {"--field", "--help", "--debug", "--config", "--split", "--scale", "--seeds", "--workers", "--out"}
-OTHER_OPTIONS |= {"--episodes", "--steps", "--source"}  # of `manyone data make`
+OTHER_OPTIONS |= {"--cluster", "--dry-run", "--episodes", "--steps", "--source"}  # of `manyone data make`
 
 
 def options_of(recipe: str) -> set[str]:
@@ -25,7 +24,7 @@ def options_of(recipe: str) -> set[str]:
     names: set[str] = set()
     for field in dataclasses.fields(options_class(recipe)):
         name = field.name.replace("_", "-")
-        names |= {f"--{name}", f"--no-{name}"} if field.type == "bool" else {f"--{name}"}
+        names |= {f"--{name}", f"--no-{name}"} if field.type in ("bool", bool) else {f"--{name}"}
     return names
 
 
@@ -37,9 +36,9 @@ def test_links_lead_to_pages_and_headings(page):
 
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         name, _, anchor = target.partition("#")
-        path = DOCS / name if name else page
-        assert path.is_file(), f"{page.name} links to {target}"
-        assert not anchor or anchor in anchors(path), f"{page.name} links to {target}"
+        path = page.parent / name if name else page
+        assert name.startswith("https:") or path.is_file(), f"{page.name} links to {target}"
+        assert not anchor or name.startswith("https:") or anchor in anchors(path), f"{page.name} links to {target}"
 
 
 def test_every_page_is_in_the_navigation():
@@ -49,43 +48,47 @@ def test_every_page_is_in_the_navigation():
         values = entry.values() if isinstance(entry, dict) else entry
         return set().union(*(files(v) for v in values))
 
-    text = (DOCS.parent / "mkdocs.yml").read_text()
-    assert files(yaml.safe_load(text)["nav"]) == {p.name for p in PAGES}
+    text = (ROOT / "mkdocs.yml").read_text()
+    assert files(yaml.safe_load(text)["nav"]) == {p.name for p in DOCS.glob("*.md")}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_commands_exist(page):
-    fences = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.S | re.M)
-    blocks = [body for language, body in fences if not language]
-    for line in "\n".join(blocks).splitlines():
-        if not line.startswith("manyone "):
-            continue
-        words = shlex.split(line.split("#")[0])
-        assert words[1] in VERBS, line
-        if words[1] == "run":
-            allowed = options_of(words[2]) | {"--config"}
-            assert {w for w in words if w.startswith("--")} <= allowed, line
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [p for p in PAGES if p.stem not in OWN_TEST], ids=lambda p: p.name)
 def test_options_exist(page):
     known = set().union(*(options_of(r) for r in RECIPES)) | OTHER_OPTIONS
     named = set(re.findall(r"`(--[a-z][a-z0-9-]*)", page.read_text()))
     assert named <= known, f"{page.name}: {sorted(named - known)}"
 
 
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_python_blocks_import_what_exists(page):
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S):
-        for node in ast.walk(ast.parse(block)):
+def test_names_in_the_text_exist(page):
+    """Dotted names, and paths of the repository; what stands in code blocks is run by test_programs.py."""
+    text = page.read_text()
+    for name in re.findall(r"`(manyone(?:\.\w+)+)", text):
+        assert exists(name), name
+    for path in re.findall(r"`((?:src|tests|docs|scripts|examples|benchmarks)/[\w./-]*)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_what_is_not_run_imports_what_exists():
+    for block in (b for page in PAGES for b in blocks(page) if b.not_run and b.language == "python"):
+        for node in ast.walk(ast.parse(block.text)):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("manyone"):
-                module = importlib.import_module(node.module)
                 for alias in node.names:
-                    assert getattr(module, alias.name, None) is not None, f"{page.name}: {node.module}.{alias.name}"
+                    assert exists(f"{node.module}.{alias.name}"), f"{block.page}.md: {node.module}.{alias.name}"
 
 
 def test_every_recipe_is_documented():
-    text = "\n".join(p.read_text() for p in [*DOCS.glob("methods-*.md"), *(DOCS / f"{field}.md" for field in FIELDS)])
+    pages = [*DOCS.glob("methods-*.md"), *(DOCS / f"{field}.md" for field in FIELDS if field != "merging")]
+    text = "\n".join(page.read_text() for page in pages)
     headings = set(re.findall(r"[a-z0-9-]+", " ".join(re.findall(r"^## (.+)$", text, re.M))))
     assert set(RECIPES) - {"experts"} <= headings
 
@@ -109,3 +112,11 @@ def test_defaults_named_in_the_manual():
     for (recipe, option), value in stated.items():
         defaults = {f.name: f.default for f in dataclasses.fields(options_class(recipe))}
         assert defaults[option] == value, (recipe, option)
+
+
+def test_every_dependency_is_explained():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    table = "\n".join(line for line in (DOCS / "dependencies.md").read_text().splitlines() if line.startswith("| "))
+    for name in {re.split(r"[\[<>=]", requirement)[0].strip() for requirement in wanted} - {"manyone"}:
+        assert re.search(rf"\b{name}\b", table, re.I), name

@@ -76,7 +76,7 @@ def test_acting_in_many_episodes_at_once_is_the_plain_loop_over_each(tasks, meth
     found, observations, rewards = play(SequencePolicy(model, data.table, masks), episodes)
     theta = {n: p.detach() for n, p in model.named_parameters()}
     for e, episode in enumerate(episodes):
-        i = data.index(episode.task)
+        i = data.table.index(episode.task)
         weights = theta | ({n: theta[n] * m for n, m in masks.unpack(i).items()} if masks else {})
         for t in range(9 - e % 3):
             plain = by_hand(model, data.table, weights, episode.task, observations[e], rewards[e], found[e], t)

@@ -87,16 +87,16 @@ def test_the_evaluation_prompt_is_the_best_trajectorys_tail(tasks):
     made = tasks(2)
     data = PolicyData(made, context=4, prompt=3)
     best = int(made[1].returns.argmax())
-    steps = [find(made[1], raw(data, 1, s)) for s in data.prompt([1])["observations"][0]]
+    steps = [find(made[1], raw(data, 1, s)) for s in data.table.prompt["observations"][1]]
     assert steps == [(best, made[1].lengths[best] - 4 + i) for i in range(3)]
-    assert PolicyData(made, context=4).prompt([0]) is None
+    assert PolicyData(made, context=4).table.prompt is None
 
 
 def test_short_prompt_episodes_are_padded_on_the_left_and_lose_their_last_step():
     each = [{"observations": np.full((n, 2), n, np.float32), "actions": np.zeros((n, 1)), "rewards": np.ones(n)}
             for n in (3, 2)]  # fmt: skip
     data = PolicyData([Trajectories.from_episodes("short", each)], context=2, prompt=4)
-    assert data.prompt([0])["valid"].tolist() == [[False, False, True, True]]
+    assert data.table.prompt["valid"].tolist() == [[False, False, True, True]]
 
 
 def test_draws_depend_on_seed_task_and_step_alone(tasks):
@@ -115,12 +115,12 @@ def test_statistics_targets_and_scales_by_task_or_pooled(tasks):
     own = PolicyData(made, context=4, target_quantile=0.5)
     np.testing.assert_allclose(own.table.mean[1], made[1].observations.mean(0), atol=1e-5)
     assert float(own.table.deviation[0, 2]) == 1.0
-    assert float(own.targets[2]) == pytest.approx(float(np.median(made[2].returns)), rel=1e-5)
+    assert float(own.table.target[2]) == pytest.approx(float(np.median(made[2].returns)), rel=1e-5)
     assert float(own.table.scale[2]) == pytest.approx(float(made[2].returns.max()))
     pooled = PolicyData(made, context=4, normalisation="pooled", scale="pooled", target="pooled")
     assert torch.equal(pooled.table.mean[0], pooled.table.mean[2])
     every = np.concatenate([one.returns for one in made])
-    assert pooled.targets.tolist() == pytest.approx([float(np.quantile(every, 0.9))] * 3)
+    assert pooled.table.target.tolist() == pytest.approx([float(np.quantile(every, 0.9))] * 3)
     assert pooled.table.scale.tolist() == pytest.approx([float(every.max())] * 3)
     states = pooled.batch([0, 1, 2], 0, batch_size=500).steps
     assert abs(float(states["observations"][states["valid"]].mean())) < 0.1
@@ -162,7 +162,7 @@ def test_data_that_cannot_be_used_is_refused(tasks):
     with pytest.raises(ManyoneError, match="must agree"):
         PolicyData([one, *tasks(2, states=6)[1:]], context=4)
     with pytest.raises(ManyoneError, match="task 'reach' is unknown to this policy: it has task-0"):
-        PolicyData([one], context=4).index("reach")
+        PolicyData([one], context=4).table.index("reach")
     broken = one.observations.copy()
     broken[20] = np.nan
     with pytest.raises(ManyoneError, match="episode 1"):

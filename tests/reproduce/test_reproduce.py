@@ -125,6 +125,18 @@ def test_all_fields_in_one_folder_on_one_page(toys, capsys):
     assert "success in %" in shown
 
 
+def test_a_dry_run_says_what_would_be_measured_and_writes_nothing(toys, capsys):
+    assert reproduce.reproduce(out=Path("r"), dry_run=True) == 0
+    shown = capsys.readouterr().out
+    assert "0 of 8" in shown
+    assert "first, second" in shown
+    assert not (toys / "r").exists()
+    reproduce.reproduce(fields=["tin"], out=Path("r"))
+    capsys.readouterr()
+    reproduce.reproduce(fields=["tin"], out=Path("r"), dry_run=True)
+    assert "8 of 8" in capsys.readouterr().out
+
+
 def test_a_field_tested_later_joins_the_page(toys):
     reproduce.reproduce(fields=["tin"], out=Path("r"), seeds=2)
     assert [s.field for s in Report.load(toys / "r").studies] == ["tin"]

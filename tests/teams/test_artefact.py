@@ -121,7 +121,7 @@ def test_the_program_names_no_folder_of_the_machine_that_wrote_it(saved: tuple[P
     content = (saved[0] / "policy.pt2").read_bytes()  # entries are stored as they are
     for module in (manyone, torch):
         assert str(Path(module.__file__).parent).encode() not in content
-    assert b"File \\\"" not in content, "a stack trace"
+    assert b'File \\"' not in content, "a stack trace"
 
 
 def test_a_program_with_a_pickle_inside_is_refused(saved: tuple[Path, Team], tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def reproduce(words: Sequence[str]) -> int:
     parser.add_argument(
         "--cluster", choices=("dask", "ray"), help="where to run the jobs instead of processes on this machine"
     )
+    parser.add_argument("--dry-run", action="store_true", help="print what would be measured, and measure nothing")
     parsed = parser.parse(words)
     at_least_one(parsed, "seeds", "workers")
     module = _load("manyone.reproduce.reproduce")
@@ -100,6 +101,7 @@ def reproduce(words: Sequence[str]) -> int:
         out=parsed.out,
         workers=parsed.workers,
         on=parsed.cluster,
+        dry_run=parsed.dry_run,
     )
     return int(code or 0)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -199,16 +199,6 @@ class TaskMasks:
     def clone(self) -> TaskMasks:
         """A copy that can be changed on its own."""
         return TaskMasks(self.shapes, self.bits.clone())
-
-    def state_dict(self) -> dict[str, Any]:
-        """The bits; the shapes for a check."""
-        return {"bits": self.bits, "shapes": {n: list(s) for n, s in self.shapes.items()}}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what :meth:`state_dict` returned (the number of masks may differ)."""
-        if {n: tuple(s) for n, s in state["shapes"].items()} != self.shapes:
-            raise ManyoneError("the saved masks belong to a network of other shapes")
-        self.bits = state["bits"].to(self.bits.device)
 
 
 def _pack(mask: Tensor) -> Tensor:

@@ -160,20 +160,6 @@ class PolicyData:
         """Names of the tasks."""
         return self.table.names
 
-    @property
-    def targets(self) -> Tensor:
-        """Return asked for at the start of an episode, [N]."""
-        return self.table.target
-
-    @property
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the states, [N, S] each."""
-        return self.table.mean, self.table.deviation
-
-    def index(self, task: str) -> int:
-        """Number of the task called ``task``."""
-        return self.table.index(task)
-
     def batch(
         self,
         tasks: Sequence[int] | Tensor,
@@ -208,12 +194,6 @@ class PolicyData:
         if self.prompt_steps:
             prompt = self._prompts(tasks_here.unsqueeze(1), self._prompt_table[tasks_here.unsqueeze(1), draws[1]])
         return TaskBatch(steps, prompt, where)
-
-    def prompt(self, tasks: Sequence[int]) -> Steps | None:
-        """Evaluation prompts of ``tasks`` [G, K*, ...], each one's best trajectory's tail; None without prompts."""
-        if self.table.prompt is None:
-            return None
-        return {k: v[list(tasks)].to(self.device) for k, v in self.table.prompt.items()}
 
     def like(self, trajectories: Sequence[Trajectories]) -> PolicyData:
         """Data of other tasks, prepared in the same way."""

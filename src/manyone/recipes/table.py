@@ -50,17 +50,7 @@ def builder(name: str) -> Builder | None:
 
 def runner(name: str) -> Runner:
     """What runs and evaluates recipe ``name``."""
-    return _module(name, _recipe(name).runner) if _recipe(name).runner else _OwnMethods()
-
-
-class _OwnMethods:
-    """Options that still run themselves."""
-
-    def run(self, options: Any, build: Any, folder: RunFolder) -> None:
-        options.run(folder)
-
-    def evaluate(self, options: Any, build: Any, folder: RunFolder, split: Split) -> Mapping[str, float]:
-        return options.evaluate(folder, split)
+    return _module(name, _recipe(name).runner)
 
 
 def _recipe(name: str) -> Recipe:

@@ -22,11 +22,13 @@ from manyone.claims.figure import Figure, load_figures
 from manyone.claims.file import load_claims
 from manyone.claims.rows import load_rows
 from manyone.claims.study import Job, Report, Study, SuiteInfo
+from manyone.engine.fabric import processors
 from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
+from manyone.recipes.running import print_table
 from manyone.report.html import write
 from manyone.report.terminal import show
-from manyone.reproduce.processes import Runner, Task, cluster, processors, task_runner
+from manyone.reproduce.processes import Runner, Task, cluster, task_runner
 
 STUDIES = {field: f"manyone.{field}.study.study" for field in FIELDS}
 """Field (the ``field`` of a claims file) to study module, in the order of the page's chapters."""
@@ -138,10 +140,12 @@ def reproduce(
     out: Path | None = None,
     workers: int | None = None,
     on: str | None = None,
+    dry_run: bool = False,
 ) -> int:
     """Tests the claims called ``names`` of ``fields`` (all by default) at ``scale``; prints the path of the report.
 
-    ``on`` names a cluster (:func:`manyone.reproduce.processes.cluster`) that runs the jobs.
+    ``on`` names a cluster (:func:`manyone.reproduce.processes.cluster`) that runs the jobs; ``dry_run`` prints the jobs
+    instead.
 
     Fields that an earlier run into the same folder has tested stay on the page.
     """
@@ -149,6 +153,9 @@ def reproduce(
     plans = plan(names, fields, scale, seeds)
     folder = out or Path("runs") / f"reproduce-{scale}"
     rows = folder.absolute() / "rows"  # a job may run elsewhere
+    if dry_run:
+        _show_jobs(plans, scale, rows)
+        return 0
     try:
         rows.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -169,6 +176,20 @@ def reproduce(
     print(f"wall time: {time.time() - started:.0f} s on {processors()} processors")
     print(f"report: {page.resolve()}")
     return 0
+
+
+def _show_jobs(plans: Sequence[Plan], scale: str, folder: Path) -> None:
+    """What would be measured, a line a suite."""
+    lines = []
+    for p in plans:
+        for suite in p.suites:
+            jobs = [job for job in p.jobs if job.suite == suite]
+            there = sum(_lines(folder, job) for job in jobs)
+            rows = sum(p.study.count_rows(scale, suite, job.part) for job in jobs)
+            parts = ", ".join(dict.fromkeys(job.part for job in jobs))
+            lines.append((p.field, suite, str(p.seeds), f"{there} of {rows}", parts))
+    print_table(("field", "suite", "seeds", "rows measured", "parts"), lines)
+    print("nothing was measured now")
 
 
 def _prepare(study: StudyModule, scale: str, suite: str) -> SuiteInfo:

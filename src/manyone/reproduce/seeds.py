@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from manyone.engine.devices import device_of
+from manyone.engine.fabric import processors
 from manyone.engine.files import check_writable, write_atomic, writing
 from manyone.engine.options import check_round_trip
 from manyone.engine.run import RunFolder
@@ -22,7 +23,7 @@ from manyone.recipes.options import CommonOptions
 from manyone.recipes.recipe import Recipe
 from manyone.recipes.table import RECIPES
 from manyone.report.runs import SEEDS, over_seeds, read_run, seeds_table
-from manyone.reproduce.processes import Task, cluster, processors, task_runner
+from manyone.reproduce.processes import Task, cluster, task_runner
 
 _OWN = {"out", "overwrite", "workers"}
 """Options that may differ between a command and the one that goes on with its runs: no number depends on them."""

@@ -1,13 +1,10 @@
-"""A table; a module with the weights and the loss of its problem, loaders of its clients; a problem of AUC."""
+"""A table; a module with the weights and the loss of its problem, loaders of its clients."""
 
 import torch
 from tests.docs.given import table
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
-
-from manyone.data.tables.tables import load_table, prepare
-from manyone.minimax import AUC, positive_rate
 
 table("patients.csv", label="died")
 
@@ -18,8 +15,3 @@ loaders = [DataLoader(TensorDataset(torch.randn(40, 4), torch.randint(3, (40,)))
 def loss(x, y, batch, noise):
     costs = cross_entropy(x(batch["features"]), batch["labels"], reduction="none")
     return (3 * y["weights"][batch["labels"]] * costs).mean()
-
-
-train, _ = prepare(load_table("digits:8"))
-x, y = train.features, train.signs
-auc = AUC(positive_rate(y), dim=x.shape[1])

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from manyone.data.tables.tables import load_table
+from manyone.engine.devices import device_of
 from manyone.errors import ManyoneError
 from manyone.minimax.method import DistributedSGDA
 from manyone.minimax.mixing.participation import Participation, RandomFailures
@@ -27,6 +28,7 @@ from manyone.minimax.simulated import Simulated
 from manyone.minimax.stability.laboratory import Laboratory
 from manyone.minimax.stability.sweep import Entry, Sweep, distinct_points
 from manyone.minimax.steps import OuterStep
+from manyone.recipes.options import CommonOptions
 
 
 def method(o: LocalSGDAOptions) -> DistributedSGDA:
@@ -53,7 +55,7 @@ def rounds(o: LocalSGDAOptions, case: Case, recipe: str) -> RoundLearner:
     averaged = o.output == "time-average"
     kind = TorchDistributed if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Simulated
     run = kind(
-        case.problem, case.data(), method(o), seed=o.seed, dtype=case.dtype, device=_device(o.device),
+        case.problem, case.data(), method(o), seed=o.seed, dtype=case.dtype, device=_device(o),
         time_average=averaged,
     )  # fmt: skip
     return RoundLearner(run, case, recipe, time_average=averaged)
@@ -75,7 +77,7 @@ def sweeps(*runs: StabilityOptions, methods: Sequence[str] = ()) -> Sweep:
     points, where = distinct_points(rows)
     lab = Laboratory(
         problem, fields, labels, points, method=DistributedSGDA(batch=first.batch), replicas=first.replicas,
-        seed=first.seed, neighbour=first.neighbour, test=first.test, device=_device(first.device),
+        seed=first.seed, neighbour=first.neighbour, test=first.test, device=_device(first),
     )  # fmt: skip
     return Sweep(lab, rows, where)
 
@@ -140,21 +142,10 @@ def resolve_topology(text: str) -> Topology:
     raise ManyoneError(f"--topology {text}: choose one of {', '.join(TOPOLOGIES)}, or a file with one edge a line")
 
 
+def _device(o: CommonOptions) -> torch.device:
+    """``double`` whatever the states are: mixing matrices are made in double precision."""
+    return device_of(o.device, double=True)
+
+
 def _condition(partition: str) -> str:
     return "clean" if partition == "iid" else partition
-
-
-def _device(name: str) -> torch.device:
-    """The device by its name; auto: the GPU of this rank when there is one."""
-    if name in ("auto", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    if name == "auto":
-        return torch.device("cpu")
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdigit())):
-        raise ManyoneError(f"device '{name}' is unknown: use auto, cpu, cuda, cuda:N or mps")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise ManyoneError(f"device '{name}' is not there: torch sees {torch.cuda.device_count()} CUDA devices")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise ManyoneError("device 'mps' is not there: torch finds no Apple GPU")
-    return torch.device(name)

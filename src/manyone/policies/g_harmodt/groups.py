@@ -11,7 +11,7 @@ clustered by gradient information; what follows is our reading of it:
   the number of groups with the best silhouette.
 
 Paper: Task-Aware Harmony Multi-Task Decision Transformer (G-HarmoDT), arXiv 2411.01146.
-Public names: ``SparseProjection``, ``signatures``, ``cluster``, ``Grouping``, ``group_means``, ``population_mean``.
+Public names: ``SparseProjection``, ``signatures``, ``cluster``, ``Grouping``.
 """
 
 from __future__ import annotations
@@ -96,19 +96,10 @@ class Grouping:
         """Number of groups."""
         return max(self.assignment) + 1
 
-    @property
-    def sizes(self) -> list[int]:
-        """Number of tasks of each group."""
-        return [self.assignment.count(g) for g in range(self.groups)]
-
     @classmethod
     def of(cls, vectors: Tensor, assignment: Sequence[int], silhouettes: dict[int, float]) -> Grouping:
         """A known grouping of the tasks with (projected) mean gradients ``vectors`` [N, p]."""
         return cls(tuple(assignment), _cosines(signatures(vectors)), silhouettes)
-
-    def members(self, group: int) -> list[int]:
-        """Tasks of ``group``."""
-        return [i for i, g in enumerate(self.assignment) if g == group]
 
 
 def cluster(
@@ -154,19 +145,6 @@ def cluster(
     values = _silhouettes(cosines, tried)
     best = max(values, key=lambda g: (values[g], -g))
     return Grouping(tuple(tried[best]), cosines, values)
-
-
-def group_means(gradients: Tensor, assignment: Sequence[int], groups: int) -> Tensor:
-    """u_g = mean over the tasks of group g of their gradients: [N, d] -> [groups, d] (a fresh tensor)."""
-    index = torch.as_tensor(assignment, device=gradients.device)
-    sums = gradients.new_zeros(groups, gradients.shape[1]).index_add_(0, index, gradients)
-    return sums / torch.bincount(index, minlength=groups).clamp(min=1).to(gradients.dtype)[:, None]
-
-
-def population_mean(means: Tensor, assignment: Sequence[int]) -> Tensor:
-    """U = sum_g (size of g / N) u_g, [groups, d] -> [d]: the mean over the tasks, however they are grouped."""
-    sizes = torch.bincount(torch.as_tensor(assignment, device=means.device), minlength=len(means)).to(means.dtype)
-    return (means * (sizes / sizes.sum())[:, None]).sum(dim=0)
 
 
 def _canonical_order(unit: Tensor) -> list[int]:

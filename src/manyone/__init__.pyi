@@ -1,0 +1,6 @@
+from . import merging as merging
+from . import minimax as minimax
+from . import policies as policies
+from . import teams as teams
+
+__version__: str

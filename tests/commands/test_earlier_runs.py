@@ -1,4 +1,4 @@
-"""Run folders and artefacts of version 0.1 open: they resume, are evaluated, reported and loaded, with the same numbers.
+"""Run folders and artefacts of version 0.1 open: they resume, are evaluated, reported and loaded with their numbers.
 
 ``tests/fixtures/runs-0.1`` (its NOTICE says how it was made) holds what the code of then wrote. The same numbers to the
 last bit come only from a processor of the same kind, hence the tolerances.

@@ -45,13 +45,10 @@ def put(house: Path, text: str) -> str:
     else:
         how, _, name = place["where"].partition(" ")
         name = re.escape(name.strip('"'))
-        pattern, gap = {"in": (rf"^{name}\b.*= ?[\[({{]", "\n"), "below": (rf"{name}.*\n", ""), "behind": (name, "")}[
-            how
-        ]
-        found = re.search(pattern, before, re.M)
+        found = re.search({"in": rf"^{name}\b.*= ?[\[({{]", "below": rf"{name}.*\n", "behind": name}[how], before, re.M)
         assert found, f"{place['file']} has nothing to put a line {place['where']}"
-        added = text.rstrip("\n") if how == "behind" else text
-        path.write_text(f"{before[: found.end()]}{gap}{added}{before[found.end() :]}")
+        added = {"in": f"\n{text}", "below": text, "behind": text.rstrip("\n")}[how]
+        path.write_text(before[: found.end()] + added + before[found.end() :])
     return place["file"]
 
 

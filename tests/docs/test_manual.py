@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import pkgutil
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from manyone.recipes.table import RECIPES, options_class
 
 DOCS = ROOT / "docs"
 OTHER_OPTIONS = {"--field", "--help", "--debug", "--config", "--split", "--scale", "--seeds", "--workers", "--out"}
-OTHER_OPTIONS |= {"--episodes", "--steps", "--source"}  # of `manyone data make`
+OTHER_OPTIONS |= {"--cluster", "--dry-run", "--episodes", "--steps", "--source"}  # of `manyone data make`
 
 
 def options_of(recipe: str) -> set[str]:
@@ -86,10 +87,8 @@ def test_what_is_not_run_imports_what_exists():
 
 
 def test_every_recipe_is_documented():
-    text = "\n".join(
-        p.read_text()
-        for p in [*DOCS.glob("methods-*.md"), *(DOCS / f"{field}.md" for field in FIELDS if field != "merging")]
-    )
+    pages = [*DOCS.glob("methods-*.md"), *(DOCS / f"{field}.md" for field in FIELDS if field != "merging")]
+    text = "\n".join(page.read_text() for page in pages)
     headings = set(re.findall(r"[a-z0-9-]+", " ".join(re.findall(r"^## (.+)$", text, re.M))))
     assert set(RECIPES) - {"experts"} <= headings
 
@@ -113,3 +112,11 @@ def test_defaults_named_in_the_manual():
     for (recipe, option), value in stated.items():
         defaults = {f.name: f.default for f in dataclasses.fields(options_class(recipe))}
         assert defaults[option] == value, (recipe, option)
+
+
+def test_every_dependency_is_explained():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    table = "\n".join(line for line in (DOCS / "dependencies.md").read_text().splitlines() if line.startswith("| "))
+    for name in {re.split(r"[\[<>=]", requirement)[0].strip() for requirement in wanted} - {"manyone"}:
+        assert re.search(rf"\b{name}\b", table, re.I), name

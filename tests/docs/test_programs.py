@@ -59,9 +59,7 @@ def test_substitutions_and_preambles_are_all_used():
     for page, table in SHRUNK.items():
         text = "".join(b.text for b in ALL if b.page == page and not b.not_run and b.language in ("python", ""))
         for words in table:
-            assert text.count(words) == 1, (
-                f"shrunk.toml, {page}: {words!r} stands {text.count(words)} times on the page"
-            )
+            assert text.count(words) == 1, f"shrunk.toml, {page}: {words!r} must stand on the page once"
     assert {path.stem for path in (HERE / "preambles").glob("*.py")} <= set(PROGRAMS)
 
 

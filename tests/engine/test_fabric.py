@@ -31,7 +31,7 @@ from manyone.errors import InterruptedRun
 class Options:
     rate: float = 0.1
 
-lightning = fabric.make_fabric("cpu", ranks=2)
+lightning = fabric.make_fabric("cpu")
 assert lightning.world_size == 2
 rank = fabric.rank()
 print(f"rank {rank} of {len(fabric.gather(None))}", flush=True)
@@ -126,7 +126,6 @@ def test_fabric_on_one_device_trains():
         ({"device": "cpu:1"}, "device 'cpu:1' is unknown"),
         ({"device": "cuda:99"}, "device 'cuda:99' is not there"),
         ({"device": "cpu", "precision": "17-true"}, "precision '17-true'"),
-        ({"device": "cpu", "ranks": 3}, "3 ranks were asked for and 1 run: start them with `torchrun"),
     ],
 )
 def test_wrong_settings_are_one_line(arguments, message):

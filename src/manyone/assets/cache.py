@@ -11,13 +11,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import platformdirs
+from filelock import FileLock
+
 from manyone.errors import ManyoneError
 
 
 def cache_folder(*parts: str) -> Path:
     """A folder below the cache, made on demand; :class:`ManyoneError` when it cannot be written."""
-    import platformdirs
-
     root = os.environ.get("MANYONE_CACHE")
     folder = Path(root).expanduser() if root else platformdirs.user_cache_path("manyone")
     folder = folder.joinpath(*parts)
@@ -31,8 +32,6 @@ def cache_folder(*parts: str) -> Path:
 @contextlib.contextmanager
 def locked(name: str) -> Iterator[None]:
     """Holds the lock called ``name``, so that of many processes one does the work and the others find it done."""
-    from filelock import FileLock
-
     with FileLock(cache_folder("locks") / f"{name}.lock"):
         yield
 

@@ -44,3 +44,11 @@ def one_of(word: str, what: str, choices: Sequence[str]) -> str:
     if word not in choices:
         raise ManyoneError(f"unknown {what} '{word}'; {suggestion(word, choices)}")
     return word
+
+
+def at_least_one(parsed: argparse.Namespace, *options: str) -> None:
+    """``ManyoneError`` for a number below 1 among the ``options``."""
+    for option in options:
+        value = getattr(parsed, option)
+        if value is not None and value < 1:
+            raise ManyoneError(f"--{option} {value}: must be at least 1")

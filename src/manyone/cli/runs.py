@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from manyone.cli.parser import Parser
+from manyone.cli.parser import Parser, at_least_one
 from manyone.cli.show import show
 from manyone.engine.fabric import is_writer
 from manyone.errors import ManyoneError
@@ -63,7 +63,7 @@ def resume(words: Sequence[str]) -> int:
     parser.add_argument("run", metavar="RUN", type=Path, help="the run folder, or that of `run --seeds`")
     _add_side_by_side(parser)
     parsed = parser.parse(words)
-    # here, so that the help of the verb answers at once
+    at_least_one(parsed, "workers")
     from manyone.recipes.execution import reopen
 
     if (parsed.run / "seeds.json").is_file():
@@ -116,10 +116,7 @@ def _take_seeds(words: Sequence[str]) -> tuple[list[str], argparse.Namespace | N
     parser.add_argument("--seeds", type=int)
     _add_side_by_side(parser)
     several, rest = parser.parse_known_args(words)
-    for option in ("seeds", "workers"):
-        value = getattr(several, option)
-        if value is not None and value < 1:
-            raise ManyoneError(f"--{option} {value}: must be at least 1")
+    at_least_one(several, "seeds", "workers")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ManyoneError("--seeds starts processes of its own: leave torchrun out")
     return rest, several
@@ -134,10 +131,8 @@ def _go(options: CommonOptions, folder: RunFolder) -> int:
 
 
 def _go_seeds(runs: SeedRuns, several: argparse.Namespace) -> int:
-    from manyone.report.runs import seeds_table
-
-    metrics = runs.run(several.workers, several.cluster)
-    show(seeds_table(metrics), f"{runs.recipe}, {len(runs.seeds)} seeds")
+    table = runs.run(several.workers, several.cluster)
+    show(table, f"{runs.recipe}, {len(runs.seeds)} seeds")
     print(f"runs: {runs.path}\nnext: manyone report {runs.path}")
     return 0
 

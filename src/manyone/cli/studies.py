@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from manyone.cli.parser import Parser, one_of
+from manyone.cli.parser import Parser, at_least_one, one_of
 from manyone.cli.show import show
 from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
@@ -91,10 +91,7 @@ def reproduce(words: Sequence[str]) -> int:
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would be measured, and measure nothing")
     parsed = parser.parse(words)
-    for option in ("seeds", "workers"):
-        value = getattr(parsed, option)
-        if value is not None and value < 1:
-            raise ManyoneError(f"--{option} {value}: must be at least 1")
+    at_least_one(parsed, "seeds", "workers")
     module = _load("manyone.reproduce.reproduce")
     code = module.reproduce(
         parsed.claims,

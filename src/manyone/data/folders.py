@@ -24,6 +24,7 @@ from torch import Tensor
 
 from manyone.data.images.pixels import image_format, read_images
 from manyone.data.tasks import Inputs, Split, Suite, Task
+from manyone.engine.extras import need
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
 
@@ -213,12 +214,9 @@ def _row(row: Mapping[str, Any], text: str, label: str, where: str) -> tuple[str
 def _tokenizer(model: Path | str | None, path: Path | str, max_length: int) -> Tokenizer:
     if model is None:
         raise ManyoneError(f"{path}: text needs a tokeniser; name the model folder that holds it")
+    transformers = need("transformers", "text data", "text")
     try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise ManyoneError("text data needs transformers: pip install 'manyone[text]'") from error
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(model))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(model))
     except (OSError, ValueError) as error:
         raise ManyoneError(f"{model}: no tokeniser found there ({str(error).splitlines()[0]})") from error
     return lambda texts: tokenizer(texts, truncation=True, max_length=max_length)
@@ -240,13 +238,8 @@ def _tokenised(texts: list[str], tokenizer: Tokenizer | None, max_length: int) -
 
 
 def _hugging_face(path: Path | str, text: str, label: str) -> tuple[Parts, bool, list[str] | None]:
-    try:
-        import datasets
-    except ImportError as error:
-        problem = (
-            "is a Hugging Face data set" if Path(path).is_dir() else "is no file or folder; to read it from the hub"
-        )
-        raise ManyoneError(f"{path}: {problem}: pip install 'manyone[hub]'") from error
+    what = "is a Hugging Face data set and" if Path(path).is_dir() else "is no file or folder; to read it from the hub"
+    datasets = need("datasets", f"{path}: {what}", "hub")
     try:
         loaded = datasets.load_from_disk(str(path)) if Path(path).is_dir() else datasets.load_dataset(str(path))
     except (OSError, ValueError, ConnectionError) as error:

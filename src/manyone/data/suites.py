@@ -5,7 +5,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from manyone.data.images.fixture import load_fixture
+from manyone.data.images.mini6 import load_mini6
+from manyone.data.images.suite import load_images
+from manyone.data.images.ta8 import load_ta8
 from manyone.data.tasks import Split, Suite, Task
+from manyone.data.texts.suite import TASKS, UNSEEN, load_text
 from manyone.errors import ManyoneError
 
 SUITES = {
@@ -25,24 +30,14 @@ def load_suite(name: str, *, seed: int = 0, limit: int | None = None, path: Path
     fixture's file and is used by ``fixture`` alone.
     """
     if name == "fixture":
-        from manyone.data.images.fixture import load_fixture
-
         suite = load_fixture(seed, path)
     elif name == "mini6":
-        from manyone.data.images.mini6 import load_mini6
-
         suite = load_mini6(seed)
     elif name == "images":
-        from manyone.data.images.suite import load_images
-
         suite = load_images(seed)
     elif name in ("text", "text-unseen"):
-        from manyone.data.texts.suite import TASKS, UNSEEN, load_text
-
         suite = load_text(seed, TASKS if name == "text" else UNSEEN, name)
     elif name == "ta8":
-        from manyone.data.images.ta8 import load_ta8
-
         suite = load_ta8(seed, limit)
     else:
         raise ManyoneError(f"unknown suite {name!r}: use {', '.join(SUITES)}")

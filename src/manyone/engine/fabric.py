@@ -15,22 +15,16 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def make_fabric(device: str = "auto", precision: str = "32-true", ranks: int = 1) -> Fabric:
+def make_fabric(device: str = "auto", precision: str = "32-true") -> Fabric:
     """A launched Fabric for ``device`` ("auto", "cpu", "cuda", "cuda:1", "mps") and ``precision`` (Fabric's names).
 
-    Under ``torchrun`` it joins the ranks that torchrun started, with data-parallel gradients (DDP); ``ranks`` above 1
-    without torchrun is an error that says how to start them.
+    Under ``torchrun`` it joins the ranks that torchrun started, with data-parallel gradients (DDP).
     """
     from lightning_fabric import Fabric
 
     from manyone.engine.devices import known_device
 
     started = int(os.environ.get("WORLD_SIZE", "1"))
-    if ranks > 1 and started != ranks:
-        raise ManyoneError(
-            f"{ranks} ranks were asked for and {started} run: start them with `torchrun --nproc-per-node {ranks} "
-            "-m manyone ...`"
-        )
     kind, index = known_device(device)
     devices: Any = 1 if index is None else [index]
     nodes = 1

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from manyone.engine.extras import need
 from manyone.engine.run import RunFolder
 from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
@@ -28,9 +29,8 @@ class Logger(Protocol):
 
 class _TensorBoard:
     def __init__(self, run: RunFolder, start: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(run.folder("tensorboard")), purge_step=start + 1 if start else None)
+        board = need("torch.utils.tensorboard", "logger 'tensorboard'", "pip install tensorboard")
+        self._writer = board.SummaryWriter(str(run.folder("tensorboard")), purge_step=start + 1 if start else None)
 
     def log(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
         for name, value in _scalars(metrics):
@@ -42,8 +42,7 @@ class _TensorBoard:
 
 class _WandB:
     def __init__(self, run: RunFolder, start: int) -> None:
-        import wandb
-
+        wandb = need("wandb", "logger 'wandb'", "pip install wandb")
         self._run = wandb.init(
             project="manyone", name=run.path.name, dir=str(run.folder("wandb")), config=run.options, tags=[run.recipe]
         )
@@ -57,9 +56,7 @@ class _WandB:
 
 class _Trackio:
     def __init__(self, run: RunFolder, start: int) -> None:
-        import trackio
-
-        self._module = trackio
+        self._module = trackio = need("trackio", "logger 'trackio'", "pip install trackio")
         trackio.init(project="manyone", name=run.path.name, config=run.options)
 
     def log(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:

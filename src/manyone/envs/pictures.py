@@ -28,10 +28,10 @@ Colour = tuple[int, int, int]
 class Board:
     """A picture of ``rows`` x ``columns`` cells, 200 to 400 pixels on its longer side."""
 
-    def __init__(self, rows: int, columns: int, ground: str = "ground") -> None:
+    def __init__(self, rows: int, columns: int) -> None:
         self.side = max(8, 360 // max(rows, columns))
         self.columns = columns
-        self.image = Image.new("RGB", (columns * self.side + 1, rows * self.side + 1), COLOURS[ground])
+        self.image = Image.new("RGB", (columns * self.side + 1, rows * self.side + 1), COLOURS["ground"])
         self.draw = ImageDraw.Draw(self.image)
         for row in range(rows + 1):
             self.draw.line((0, row * self.side, columns * self.side, row * self.side), COLOURS["line"])

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from manyone.engine.extras import need
 from manyone.envs.single import make as build
 from manyone.errors import ManyoneError
 from manyone.evaluation.rollouts import Arena, BatchedPolicy, Episode, EpisodeResult
@@ -116,13 +117,6 @@ def _opengl() -> Iterator[None]:
 
 
 def _imageio(path: Path) -> Any:
-    try:
-        import imageio.v3 as iio
-    except ImportError:
-        raise ManyoneError("films need the extra: pip install 'manyone[policies]'") from None
     if path.suffix == ".mp4":
-        try:
-            import imageio_ffmpeg  # noqa: F401
-        except ImportError:
-            raise ManyoneError(f"{path}: .mp4 needs 'pip install imageio-ffmpeg'; .gif needs nothing more") from None
-    return iio
+        need("imageio_ffmpeg", f"{path}: .mp4 (unlike .gif)", "pip install imageio-ffmpeg")
+    return need("imageio.v3", "a film", "policies")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from manyone.engine.extras import need
 from manyone.errors import ManyoneError
 from manyone.nets.images import normalised
 
@@ -85,11 +86,7 @@ def _drop_position_ids(module: nn.Module, state: dict[str, Any], *_: Any) -> Non
 
 
 def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ManyoneError("this encoder needs transformers: pip install 'manyone[text]'") from error
-    return transformers
+    return need("transformers", "this encoder", "text")
 
 
 def _without_dropout(config: Any) -> Any:

@@ -151,11 +151,6 @@ def cluster(name: str | None) -> Iterator[None]:
         raise ManyoneError(f"--cluster {name} needs a package: pip install 'manyone[cluster]' ({error})") from error
 
 
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def supervise(task: Task, running: Path) -> None:
     """Runs ``task`` in the process that belongs to this thread; raises what went wrong in one line."""
     if _ended(running):

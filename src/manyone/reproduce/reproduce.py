@@ -22,12 +22,13 @@ from manyone.claims.figure import Figure, load_figures
 from manyone.claims.file import load_claims
 from manyone.claims.rows import load_rows
 from manyone.claims.study import Job, Report, Study, SuiteInfo
+from manyone.engine.fabric import processors
 from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
 from manyone.recipes.running import print_table
 from manyone.report.html import write
 from manyone.report.terminal import show
-from manyone.reproduce.processes import Runner, Task, cluster, processors, task_runner
+from manyone.reproduce.processes import Runner, Task, cluster, task_runner
 
 STUDIES = {field: f"manyone.{field}.study.study" for field in FIELDS}
 """Field (the ``field`` of a claims file) to study module, in the order of the page's chapters."""

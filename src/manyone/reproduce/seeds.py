@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from manyone.engine.devices import device_of
+from manyone.engine.fabric import processors
 from manyone.engine.files import check_writable, write_atomic, writing
 from manyone.engine.options import check_round_trip
 from manyone.engine.run import RunFolder
@@ -21,8 +22,8 @@ from manyone.recipes.execution import execute, options_from, reopen
 from manyone.recipes.options import CommonOptions
 from manyone.recipes.recipe import Recipe
 from manyone.recipes.table import RECIPES
-from manyone.report.runs import SEEDS, over_seeds, read_run
-from manyone.reproduce.processes import Task, cluster, processors, task_runner
+from manyone.report.runs import SEEDS, over_seeds, read_run, seeds_table
+from manyone.reproduce.processes import Task, cluster, task_runner
 
 _OWN = {"out", "overwrite", "workers"}
 """Options that may differ between a command and the one that goes on with its runs: no number depends on them."""
@@ -56,8 +57,8 @@ class SeedRuns:
             f"as many runs as seeds, {len(self.seeds)}: {self.folder(self.seeds[0])} to {self.folder(self.seeds[-1])}"
         )
 
-    def run(self, workers: int | None = None, on: str | None = None) -> dict[str, dict[str, Any]]:
-        """Runs what is missing, ``workers`` at a time, and goes on with what was stopped; the metrics over seeds.
+    def run(self, workers: int | None = None, on: str | None = None) -> list[dict[str, str]]:
+        """Runs what is missing, ``workers`` at a time, and goes on with what was stopped; the metrics in words.
 
         By default as many run at a time as there are processors, on a GPU one. ``on`` names a cluster.
         """
@@ -86,7 +87,7 @@ class SeedRuns:
             runner.run(tasks, "runs", len(self.seeds), done)
         metrics = over_seeds({seed: read_run(self.folder(seed)).final for seed in self.seeds})
         self._write({"metrics": metrics})
-        return metrics
+        return seeds_table(metrics)
 
     def _write(self, more: Mapping[str, Any]) -> None:
         content = {"recipe": self.recipe, "options": self.options, "seeds": self.seeds, **more}

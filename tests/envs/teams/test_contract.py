@@ -1,12 +1,10 @@
 """What every team environment of the project promises: shapes, independence of slots, exact saving, plain errors."""
 
-import sys
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
+from manyone.envs.teams import make
 from manyone.envs.teams.make import make_team, team_names
 from manyone.envs.teams.types import Observation, TeamEnv
 from manyone.errors import ManyoneError
@@ -198,8 +196,7 @@ def test_wrong_calls_are_named():
 
 def test_prefixed_names_and_factories_go_to_the_adapters(monkeypatch):
     calls = []
-    fake = SimpleNamespace(make_adapter=lambda *args, **options: calls.append((args, options)))
-    monkeypatch.setitem(sys.modules, "manyone.envs.teams.adapters", fake)
+    monkeypatch.setattr(make, "make_adapter", lambda *args, **options: calls.append((args, options)))
 
     def factory():
         return None

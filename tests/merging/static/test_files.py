@@ -352,7 +352,7 @@ def test_sums_of_wide_floats_need_no_pytorch(tmp_path, method, dtype):
         for i, fisher in enumerate(options["fishers"]):
             save_file(fisher, tmp_path / f"fisher{i}.safetensors")
         run += ["--fishers", *(str(tmp_path / f"fisher{i}.safetensors") for i in range(2))]
-    for command in ([*run, "--dry-run"], run):
+    for command in ([*run, "--dry-run"], run, ["report", str(tmp_path / "out")]):
         done = subprocess.run(
             [sys.executable, "-c", WITHOUT_TORCH, *command], capture_output=True, text=True, check=False
         )

@@ -15,8 +15,10 @@ import math
 import string
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from manyone.errors import ManyoneError
@@ -201,9 +203,6 @@ def _brightness(x: Tensor, severity: int, size: int, generators: Generators) -> 
 
 
 def _jpeg(x: Tensor, severity: int, size: int, generators: Generators) -> Tensor:
-    import numpy as np
-    from PIL import Image
-
     quality = round(strength("jpeg", severity, size))
     pixels = (x.clamp(0, 1) * 255).round().to(torch.uint8)
 

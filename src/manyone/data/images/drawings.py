@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from manyone.assets.archives import Archive, open_archive
@@ -69,8 +70,6 @@ def png_size(raw: bytes) -> tuple[int, int] | None:
 def decode_png(raw: bytes, size: int = SIZE) -> np.ndarray | None:
     """A PNG as uint8 [size, size, 3]: composited on white, fitted into a white square. None when it is too large to be
     decoded safely, empty, or damaged."""
-    from PIL import Image
-
     shape = png_size(raw)
     if shape is None or not 0 < shape[0] * shape[1] <= MAX_PIXELS:
         return None

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from manyone.errors import ManyoneError
@@ -78,9 +80,6 @@ def read_images(items: Sequence[Any], shape: ImageFormat) -> Tensor:
 
 
 def _pixels(item: Any, shape: ImageFormat) -> Tensor:
-    import numpy as np
-    from PIL import Image
-
     try:
         image = Image.open(item) if isinstance(item, Path) else item
         if image.width * image.height > MAX_PIXELS:

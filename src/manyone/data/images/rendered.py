@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from manyone.randomness import seed_for
@@ -59,8 +60,6 @@ def draw_letters(per_class: int, size: int) -> tuple[Tensor, Tensor]:
 
     Letter ``k`` of a class depends on (class, k) alone, so fewer letters are a prefix of more.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
     large = 2 * size
     fonts = [[ImageFont.truetype(str(f), round(large * s)) for s in (0.5, 0.65, 0.8)] for f in letter_fonts()]
     images, labels = [], []

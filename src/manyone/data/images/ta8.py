@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from manyone.data.splits import split_order, stratified_order
 from manyone.data.tasks import Split, Suite, Task
+from manyone.engine.extras import need
 from manyone.errors import ManyoneError
 
 TRAIN, VAL = 2000, 200
@@ -109,8 +111,6 @@ def preprocessing() -> Preprocessing:
 
 def image_array(picture: Any, size: int = 224) -> np.ndarray:
     """A PIL image as uint8 [3, size, size]: RGB, shorter side to ``size`` (bicubic), centre crop."""
-    from PIL import Image
-
     picture = picture.convert("RGB")
     scale = size / min(picture.size)
     shape = (max(round(picture.width * scale), size), max(round(picture.height * scale), size))
@@ -149,8 +149,7 @@ def require_hub() -> None:
 
 
 def _load(task: Ta8Task, seed: int, limit: int | None) -> Task:
-    import datasets
-
+    datasets = need("datasets", f"suite ta8 ({task.dataset})", "hub")
     arguments = (task.dataset,) if task.configuration is None else (task.dataset, task.configuration)
     try:
         train, test = datasets.load_dataset(*arguments, split="train"), datasets.load_dataset(*arguments, split="test")

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from manyone.engine.extras import need
 from manyone.errors import ManyoneError
 
 Categories = Literal["refuse", "one-hot"]
@@ -127,12 +128,7 @@ def read_libsvm(path: Path, *, max_bytes: int = 0) -> Columns:
 
 
 def _read_parquet(path: Path, label: str, categories: Categories) -> Columns:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise ManyoneError(
-            f"{path}: reading Parquet needs the extra: pip install 'manyone[tables]' (pyarrow); or save it as CSV"
-        ) from None
+    parquet = need("pyarrow.parquet", f"{path}: reading Parquet (or save it as CSV)", "tables")
     try:
         table = parquet.read_table(path)
     except (OSError, ValueError) as problem:  # pyarrow's own errors derive from these

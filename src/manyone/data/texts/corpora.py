@@ -11,6 +11,7 @@ import email
 import html
 import re
 from dataclasses import dataclass
+from email.header import decode_header
 from functools import lru_cache
 
 from manyone.assets.archives import Archive, find, open_archive
@@ -158,8 +159,6 @@ def mail_text(raw: bytes) -> str:
 
 def _header(value: object) -> str:
     """A header in plain words: encoded words are decoded where they are well-formed."""
-    from email.header import decode_header
-
     try:
         pieces = decode_header(str(value))
     except (ValueError, email.errors.HeaderParseError):

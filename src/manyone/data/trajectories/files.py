@@ -18,12 +18,12 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from manyone.data.trajectories.trajectories import Trajectories
+from manyone.engine.extras import need
 from manyone.errors import ManyoneError
 
 # NotImplementedError: zipfile's answer to a compression that it does not know, as a damaged header shows it
@@ -211,8 +211,7 @@ def to_minari(data: Trajectories, dataset_id: str, *, root: Path | str | None = 
     :func:`from_minari` leaves it out again.
     """
     minari, gymnasium = _library("minari"), _library("gymnasium")
-    from minari.data_collector import EpisodeBuffer
-
+    buffer = _library("minari.data_collector").EpisodeBuffer
     bound = 1.0 if np.abs(data.actions).max() <= 1 else np.inf
     buffers, entries = [], []
     for index in range(data.episodes):
@@ -220,7 +219,7 @@ def to_minari(data: Trajectories, dataset_id: str, *, root: Path | str | None = 
         final = episode.get("final_observation", episode["observations"][-1])
         last = np.arange(data.lengths[index]) == data.lengths[index] - 1
         buffers.append(
-            EpisodeBuffer(
+            buffer(
                 observations=np.concatenate([episode["observations"], final[None]]),
                 actions=np.asarray(episode["actions"]),
                 rewards=np.asarray(episode["rewards"]),  # type: ignore[arg-type]
@@ -338,10 +337,5 @@ def _positive(limit: int) -> int:
     return limit
 
 
-def _library(name: str) -> ModuleType:
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise ManyoneError(f"this data needs {name}, in the extra: pip install 'manyone[policies]'") from None
+def _library(name: str) -> Any:
+    return need(name, "this data", "policies")

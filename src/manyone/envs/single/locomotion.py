@@ -23,11 +23,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from manyone.engine.extras import need
 from manyone.errors import ManyoneError
 
 if TYPE_CHECKING:
@@ -102,72 +100,14 @@ def make_env(
         raise ManyoneError(f"{task}: the task's index is its goal, so goal must be 0 (got {goal})")
     if horizon < 1:
         raise ManyoneError(f"horizon {horizon} of {task}: must be at least 1")
-    try:
-        import gymnasium
-        import mujoco  # noqa: F401
-    except ImportError as problem:
-        raise ManyoneError(
-            f"locomotion tasks need the extra: pip install 'manyone[policies]' ({problem.name} is missing)"
-        ) from None
-    cheetah, ant = _classes()
-    env = (ant if family.model == "Ant-v5" else cheetah)(task, render_mode=render_mode, **simulator)
+    wrappers = need("gymnasium", task, "policies").wrappers
+    need("mujoco", task, "policies")
+    from manyone.envs.single.bodies import Ant, Cheetah
+
+    if family.model == "Ant-v5":
+        env: gymnasium.Env = Ant(target(task), render_mode=render_mode, **simulator)
+    else:
+        env = Cheetah(target(task), velocity=family.name == "cheetah-vel", render_mode=render_mode, **simulator)
     env.reset(seed=seed)
     env.action_space.seed(seed)
-    return gymnasium.wrappers.TimeLimit(env, max_episode_steps=horizon)
-
-
-@lru_cache(maxsize=1)
-def _classes() -> tuple[type, type]:
-    """The two environment classes, made when Gymnasium and MuJoCo are there."""
-    from gymnasium.envs.mujoco.ant_v5 import AntEnv
-    from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
-    from gymnasium.spaces import Box
-
-    class Cheetah(HalfCheetahEnv):
-        def __init__(self, task: str, **options: Any) -> None:
-            self.task, self.target = task, target(task)
-            super().__init__(**options)
-            self.observation_space = Box(-np.inf, np.inf, (20,), np.float64)
-
-        def _get_obs(self) -> np.ndarray:
-            position, velocity = self.data.qpos.flatten(), self.data.qvel.flatten()
-            return np.concatenate([position[1:], velocity, self.data.body("torso").xpos])
-
-        def step(self, action: np.ndarray) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-            before = self.data.qpos[0]
-            self.do_simulation(action, self.frame_skip)
-            velocity = float((self.data.qpos[0] - before) / self.dt)
-            forward = self.target * velocity if self.task.startswith("cheetah-dir") else -abs(velocity - self.target)
-            control = 0.05 * float(np.square(action).sum())
-            info = {"velocity": velocity, "reward_forward": forward, "reward_control": -control}
-            if self.render_mode == "human":
-                self.render()
-            return self._get_obs(), forward - control, False, False, info
-
-    class Ant(AntEnv):
-        def __init__(self, task: str, **options: Any) -> None:
-            self.task, self.target = task, target(task)
-            super().__init__(include_cfrc_ext_in_observation=False, **options)
-
-        def step(self, action: np.ndarray) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-            before = self.data.body("torso").xpos[:2].copy()
-            self.do_simulation(action, self.frame_skip)
-            vx, vy = (self.data.body("torso").xpos[:2] - before) / self.dt
-            forward = float(vx * math.cos(self.target) + vy * math.sin(self.target))
-            control = 0.5 * float(np.square(action).sum())
-            contact = 0.0005 * float(np.square(np.clip(self.data.cfrc_ext, -1, 1)).sum())
-            state = self.state_vector()
-            terminated = not (bool(np.isfinite(state).all()) and 0.2 <= state[2] <= 1.0)
-            info = {
-                "velocity_x": float(vx),
-                "velocity_y": float(vy),
-                "reward_forward": forward,
-                "reward_control": -control,
-                "reward_contact": -contact,
-                "reward_survive": 1.0,
-            }
-            if self.render_mode == "human":
-                self.render()
-            return self._get_obs(), forward - control - contact + 1.0, terminated, False, info
-
-    return Cheetah, Ant
+    return wrappers.TimeLimit(env, max_episode_steps=horizon)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from manyone.engine.extras import need
 from manyone.envs.single import locomotion, metaworld
 from manyone.errors import ManyoneError
 
@@ -111,10 +112,7 @@ def _only_goal(task: str, goal: int) -> None:
 
 
 def _make_gym(task: str, horizon: int | None, render_mode: str | None, **simulator: Any) -> gymnasium.Env:
-    try:
-        import gymnasium
-    except ImportError:
-        raise ManyoneError(f"{task} needs the extra: pip install 'manyone[policies]'") from None
+    gymnasium = need("gymnasium", task, "policies")
     name = task.removeprefix("gym:")
     try:
         env = gymnasium.make(

@@ -15,17 +15,21 @@ opposing pairs (open and close), where the gradients of one policy conflict most
 from __future__ import annotations
 
 import copy
+import difflib
 import json
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from manyone.assets.cache import cache_folder, locked
+from manyone.engine.extras import need
 from manyone.errors import ManyoneError
 
 if TYPE_CHECKING:
@@ -73,8 +77,6 @@ def task_name(name: str) -> str:
     """The v3 name of a task, with or without its version ("door-open" -> "door-open-v3")."""
     full = name if name.endswith("-v3") else f"{name}-v3"
     if full not in TASKS50:
-        import difflib
-
         near = difflib.get_close_matches(full, TASKS50, n=3) or TASKS50[:3]
         raise ManyoneError(f"{name!r} is not a Meta-World v3 task; did you mean {' or '.join(near)}?")
     return full
@@ -100,12 +102,11 @@ def make_env(
     simulator itself is deterministic: a goal fixes the start of an episode; ``seed`` only seeds the action space and
     what ``reset(seed=...)`` records. ``simulator`` (camera_name, width, ...) goes to Meta-World's constructor.
     """
-    gym, _ = _libraries()
     name = task_name(task)
     if not 1 <= horizon <= HORIZON:
         raise ManyoneError(f"horizon {horizon} of {name}: Meta-World episodes have 1 to {HORIZON} steps")
     simulated = _sharing_class(name)(render_mode=render_mode, **simulator)
-    env = gym.wrappers.TimeLimit(_goal_wrapper()(simulated, name), max_episode_steps=horizon)
+    env = _library("gymnasium").wrappers.TimeLimit(_goal_wrapper()(simulated, name), max_episode_steps=horizon)
     set_goal(env, goal)
     env.action_space.seed(seed)
     return env
@@ -123,15 +124,10 @@ def expert_action(task: str, observation: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _expert(name: str) -> Any:
-    _libraries()
-    import warnings
-
-    from metaworld.policies import ENV_POLICY_MAP
-
+    experts: dict[str, Any] = _library("metaworld.policies").ENV_POLICY_MAP
     warnings.filterwarnings(
         "ignore", message=r"Constant\(s\) may be too high", module="metaworld"
     )  # actions are clipped
-    experts: dict[str, Any] = ENV_POLICY_MAP
     return experts[name]()
 
 
@@ -139,8 +135,8 @@ def _expert(name: str) -> Any:
 def goal_vectors(task: str) -> np.ndarray:
     """The random vectors of a task's fifty goals, float64 [50, d] (read-only); drawn once, then read from the cache."""
     name = task_name(task)
-    _, metaworld = _libraries()
-    file = cache_folder("envs", f"metaworld-goals-{BENCHMARK_SEED}-{_version()}") / f"{name}.json"
+    metaworld = _library("metaworld")
+    file = cache_folder("envs", f"metaworld-goals-{BENCHMARK_SEED}-{version('metaworld')}") / f"{name}.json"
     vectors = _read(file)
     if vectors is None:
         with locked(f"metaworld-goals-{name}"):
@@ -185,14 +181,8 @@ def _read(file: Path) -> np.ndarray | None:
     return np.array(rows, np.float64)
 
 
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("metaworld")
-
-
 def _class(name: str) -> Any:
-    return _libraries()[1].env_dict.ALL_V3_ENVIRONMENTS[name]
+    return _library("metaworld").env_dict.ALL_V3_ENVIRONMENTS[name]
 
 
 @lru_cache(maxsize=64)
@@ -202,8 +192,7 @@ def _sharing_class(name: str) -> Any:
     Compiling the XML and its meshes is nearly all that building costs (0.13 of 0.14 s); a copy of the untouched model
     takes 0.02 s and behaves the same. Environments change their model, so each keeps a copy of its own.
     """
-    import mujoco
-
+    mujoco = _library("mujoco")
     original = _class(name)
 
     def initialise(self: Any) -> tuple[Any, Any]:
@@ -217,21 +206,11 @@ def _sharing_class(name: str) -> Any:
 
 @lru_cache(maxsize=2)  # a model holds 20 MB; environments of one task are usually built one after another
 def _compiled(file: str) -> Any:
-    import mujoco
-
-    return mujoco.MjModel.from_xml_path(file)
+    return _library("mujoco").MjModel.from_xml_path(file)
 
 
-@lru_cache(maxsize=1)
-def _libraries() -> tuple[Any, Any]:
-    try:
-        import gymnasium
-        import metaworld
-    except ImportError as problem:
-        raise ManyoneError(
-            f"Meta-World tasks need the extra: pip install 'manyone[policies]' ({problem.name} is missing)"
-        ) from None
-    return gymnasium, metaworld
+def _library(name: str) -> Any:
+    return need(name, "a Meta-World task", "policies")
 
 
 @lru_cache(maxsize=1)
@@ -239,7 +218,7 @@ def _goal_wrapper() -> type:
     """The wrapper's class, made when gymnasium is there."""
     import gymnasium as gym
 
-    _, metaworld = _libraries()
+    metaworld = _library("metaworld")
 
     class AtGoal(gym.Wrapper):
         """A Meta-World environment that starts every episode at its goal, whatever happened before."""

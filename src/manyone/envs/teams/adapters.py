@@ -17,22 +17,37 @@ after so many steps; what an adapter does not know goes to the environment's own
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from manyone.engine.extras import need
 from manyone.engine.words import parse_settings, write_settings
+from manyone.envs.teams import pettingzoo
+from manyone.envs.teams import smac as team_smac
+from manyone.envs.teams import tuple as team_tuple
+from manyone.envs.teams.copies import TeamCopies
+from manyone.envs.teams.simulator import Copy
+from manyone.envs.teams.smax import SmaxTeam
 from manyone.envs.teams.types import TeamEnv
+from manyone.envs.teams.vmas import VmasTeam
 from manyone.errors import ManyoneError
 
 OURS = ("limit", "state", "success", "masked")  # options of PettingZooCopy; the rest is the environment's
-TEAMS = "pip install 'manyone[teams]'"
+
+
+class Wanted(NamedTuple):
+    """What an adapter is asked for: ``task`` is the name without its prefix."""
+
+    name: str
+    task: str
+    batch: int
+    device: str | torch.device
+    workers: int | None
+    options: dict[str, Any]
 
 
 def make_adapter(
@@ -51,128 +66,97 @@ def make_adapter(
     """
     if callable(name):
         called = getattr(name, "__name__", type(name).__name__)
-        return _pettingzoo(called, name, batch, device, workers, options)
+        return _pettingzoo(Wanted(called, called, batch, device, workers, options), name)
     prefix, _, rest = name.partition(":")
     if prefix not in PREFIXES or not rest:
         raise ManyoneError(f"environment {name!r}: write one of {', '.join(f'{p}:NAME' for p in PREFIXES)}")
     task, _, settings = rest.partition(":")
     settled = parse_settings(settings, name, options)
     written = write_settings(settled)
-    env = PREFIXES[prefix](task, batch, device, workers, settled)
+    env = PREFIXES[prefix](Wanted(f"{prefix}:{task}", task, batch, device, workers, settled))
     env.spec = replace(env.spec, name=f"{prefix}:{task}:{written}" if written else f"{prefix}:{task}")
     return env
 
 
-def need(module: str, name: str, install: str = TEAMS) -> Any:
-    """Imports ``module``, without what it prints; ``ManyoneError`` with the install line when it is missing."""
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            return importlib.import_module(module)
-    except ModuleNotFoundError as problem:
-        raise ManyoneError(f"{name} needs {problem.name}: {install}") from None
+def _copies(wanted: Wanted, maker: Callable[[], Copy], *, streams: bool = False) -> TeamCopies:
+    return TeamCopies(wanted.name, maker, wanted.batch, device=wanted.device, workers=wanted.workers, streams=streams)
 
 
-def _pettingzoo(
-    name: str,
-    factory: Callable[..., Any],
-    batch: int,
-    device: str | torch.device,
-    workers: int | None,
-    options: dict[str, Any],
-    *,
-    streams: bool = True,
-    **defaults: Any,
-) -> TeamEnv:
-    from manyone.envs.teams.copies import TeamCopies
-    from manyone.envs.teams.pettingzoo import PettingZooCopy
-
-    need("gymnasium", name)
-    ours = {**defaults, **{key: value for key, value in options.items() if key in OURS}}
-    rest = {key: value for key, value in options.items() if key not in OURS}
-    maker = partial(PettingZooCopy, partial(factory, **rest) if rest else factory, **ours)
-    return TeamCopies(name, maker, batch, device=device, workers=workers, streams=streams)
+def _pettingzoo(wanted: Wanted, factory: Callable[..., Any], *, streams: bool = True, **defaults: Any) -> TeamCopies:
+    need("gymnasium", wanted.name, "teams")
+    ours = {**defaults, **{key: value for key, value in wanted.options.items() if key in OURS}}
+    rest = {key: value for key, value in wanted.options.items() if key not in OURS}
+    maker = partial(pettingzoo.PettingZooCopy, partial(factory, **rest) if rest else factory, **ours)
+    return _copies(wanted, maker, streams=streams)
 
 
-def _module(task: str, batch: int, device: str | torch.device, workers: int | None, options: dict[str, Any]) -> TeamEnv:
-    from manyone.envs.teams.pettingzoo import from_module
-
-    return _pettingzoo(f"pettingzoo:{task}", partial(from_module, task), batch, device, workers, options)
+def _module(wanted: Wanted) -> TeamEnv:
+    return _pettingzoo(wanted, partial(pettingzoo.from_module, wanted.task))
 
 
-def _mpe(task: str, batch: int, device: str | torch.device, workers: int | None, options: dict[str, Any]) -> TeamEnv:
-    from manyone.envs.teams.pettingzoo import mpe
-
-    name = f"mpe:{task}"
-    need("mpe2", name)
+def _mpe(wanted: Wanted) -> TeamEnv:
+    need("mpe2", wanted.name, "teams")
     # Its state() observes once more for every agent; the learner can join the observations itself.
-    defaults = {"state": False, "masked": None}
-    return _pettingzoo(name, partial(mpe, task), batch, device, workers, options, streams=False, **defaults)
+    return _pettingzoo(wanted, partial(pettingzoo.mpe, wanted.task), streams=False, state=False, masked=None)
 
 
-def _mamujoco(
-    task: str, batch: int, device: str | torch.device, workers: int | None, options: dict[str, Any]
-) -> TeamEnv:
-    from manyone.envs.teams.pettingzoo import mamujoco
-
-    name = f"mamujoco:{task}"
-    need("gymnasium_robotics", name, "pip install gymnasium-robotics")
-    return _pettingzoo(name, partial(mamujoco, task), batch, device, workers, options, streams=False, masked=None)
+def _mamujoco(wanted: Wanted) -> TeamEnv:
+    need("gymnasium_robotics", wanted.name, "pip install gymnasium-robotics")
+    return _pettingzoo(wanted, partial(pettingzoo.mamujoco, wanted.task), streams=False, masked=None)
 
 
-def _vmas(task: str, batch: int, device: str | torch.device, workers: int | None, options: dict[str, Any]) -> TeamEnv:
-    need("vmas", f"vmas:{task}")
-    from manyone.envs.teams.vmas import VmasTeam
-
-    return VmasTeam(task, batch, device=device, **options)
+def _foraging(wanted: Wanted) -> TeamEnv:
+    need("lbforaging", wanted.name, "teams")
+    return _tuple(wanted, team_tuple.foraging, solved=team_tuple.all_food_loaded, drawn=team_tuple.draw_foraging)
 
 
-def _tuple(
-    prefix: str, package: str, task: str, batch: int, device: Any, workers: int | None, options: dict[str, Any]
-) -> TeamEnv:
-    from manyone.envs.teams import tuple as team_tuple
-    from manyone.envs.teams.copies import TeamCopies
-
-    name = f"{prefix}:{task}"
-    need("gymnasium", name)
-    need(package, name)
-    limit = options.pop("limit", None)
-    if prefix == "lbf":
-        make, solved, drawn = team_tuple.foraging, team_tuple.all_food_loaded, team_tuple.draw_foraging
-    else:
-        make, solved, drawn = team_tuple.warehouse, None, team_tuple.draw_warehouse
-    maker = partial(team_tuple.TupleCopy, partial(make, task, **options), limit=limit, solved=solved, drawn=drawn)
-    return TeamCopies(name, maker, batch, device=device, workers=workers, streams=False)
+def _warehouse(wanted: Wanted) -> TeamEnv:
+    need("rware", wanted.name, "teams")
+    return _tuple(wanted, team_tuple.warehouse, drawn=team_tuple.draw_warehouse)
 
 
-def _smac(
-    prefix: str, install: str, task: str, batch: int, device: Any, workers: int | None, options: dict[str, Any]
-) -> TeamEnv:
-    from manyone.envs.teams import smac as team_smac
-    from manyone.envs.teams.copies import TeamCopies
-
-    name = f"{prefix}:{task}"
-    need(f"{prefix}.env", name, f"{install}, with StarCraft II 4.10 and its maps where SC2PATH says")
-    limit = options.pop("limit", None)
-    factory = partial(team_smac.smac if prefix == "smac" else team_smac.smacv2, task, **options)
-    workers = batch if workers is None else workers  # a game each, with a process to wait for it
-    return TeamCopies(name, partial(team_smac.SmacCopy, factory, limit=limit), batch, device=device, workers=workers)
+def _tuple(wanted: Wanted, make: Callable[..., Any], **parts: Any) -> TeamEnv:
+    need("gymnasium", wanted.name, "teams")
+    rest = dict(wanted.options)
+    limit = rest.pop("limit", None)
+    return _copies(wanted, partial(team_tuple.TupleCopy, partial(make, wanted.task, **rest), limit=limit, **parts))
 
 
-def _smax(task: str, batch: int, device: str | torch.device, workers: int | None, options: dict[str, Any]) -> TeamEnv:
-    need("jaxmarl", f"smax:{task}", "pip install 'manyone[smax]'")
-    from manyone.envs.teams.smax import SmaxTeam
-
-    return SmaxTeam(task, batch, device=device, **options)
+def _smac(wanted: Wanted) -> TeamEnv:
+    need("smac.env", wanted.name, team_smac.SMAC)
+    return _starcraft(wanted, team_smac.smac)
 
 
-PREFIXES: dict[str, Callable[..., TeamEnv]] = {
+def _smacv2(wanted: Wanted) -> TeamEnv:
+    need("smacv2.env", wanted.name, team_smac.SMACV2)
+    return _starcraft(wanted, team_smac.smacv2)
+
+
+def _starcraft(wanted: Wanted, make: Callable[..., Any]) -> TeamEnv:
+    rest = dict(wanted.options)
+    limit = rest.pop("limit", None)
+    if wanted.workers is None:  # a game each, with a process to wait for it
+        wanted = wanted._replace(workers=wanted.batch)
+    maker = partial(team_smac.SmacCopy, partial(make, wanted.task, **rest), limit=limit)
+    return _copies(wanted, maker, streams=True)
+
+
+def _vmas(wanted: Wanted) -> TeamEnv:
+    return VmasTeam(wanted.task, wanted.batch, device=wanted.device, **wanted.options)
+
+
+def _smax(wanted: Wanted) -> TeamEnv:
+    return SmaxTeam(wanted.task, wanted.batch, device=wanted.device, **wanted.options)
+
+
+PREFIXES: dict[str, Callable[[Wanted], TeamEnv]] = {
     "pettingzoo": _module,
     "mpe": _mpe,
     "mamujoco": _mamujoco,
-    "lbf": partial(_tuple, "lbf", "lbforaging"),
-    "rware": partial(_tuple, "rware", "rware"),
+    "lbf": _foraging,
+    "rware": _warehouse,
     "vmas": _vmas,
     "smax": _smax,
-    "smac": partial(_smac, "smac", "pip install git+https://github.com/oxwhirl/smac.git"),
-    "smacv2": partial(_smac, "smacv2", "pip install git+https://github.com/oxwhirl/smacv2.git"),
+    "smac": _smac,
+    "smacv2": _smacv2,
 }

@@ -39,7 +39,6 @@ class TeamCopies:
         device: str | torch.device = "cpu",
         workers: int | None = None,
         streams: bool = True,
-        details: dict[str, Any] | None = None,
     ) -> None:
         if batch < 1:
             raise ManyoneError(f"batch {batch}: must be at least 1")
@@ -47,7 +46,7 @@ class TeamCopies:
         self._maker, self._streams = maker, streams
         self._processes = _process_count(workers, batch, maker, name)
         self.layout = _probe(name, maker, streams)
-        self.spec = _spec(name, self.layout, details or {})
+        self.spec = _spec(name, self.layout)
         self._low, self._high = self.layout.bounds()
         self._permitted = self.layout.permitted()
         self._workers: Workers | None = None
@@ -255,7 +254,7 @@ def _probe(name: str, maker: Callable[[], Copy], streams: bool) -> Layout:
     return copy.layout
 
 
-def _spec(name: str, layout: Layout, details: dict[str, Any]) -> TeamSpec:
+def _spec(name: str, layout: Layout) -> TeamSpec:
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     if layout.action_dim:
@@ -276,7 +275,7 @@ def _spec(name: str, layout: Layout, details: dict[str, Any]) -> TeamSpec:
         horizon=layout.horizon,
         agent_names=layout.names,
         reports_success=layout.reports_success,
-        details={"replayable": layout.replayable, **details},
+        details={"replayable": layout.replayable},
     )
 
 

@@ -35,6 +35,7 @@ from typing import Any, cast
 import torch
 
 from manyone.engine.words import parse_settings, write_settings
+from manyone.envs.teams.adapters import make_adapter
 from manyone.envs.teams.frames import stack_frames
 from manyone.envs.teams.grid import GridTeam
 from manyone.envs.teams.relay import Relay
@@ -77,8 +78,6 @@ def make_team(
     frame. ``ManyoneError`` names an unknown task or setting and what is allowed.
     """
     if not isinstance(name, str) or name.partition(":")[0] in PREFIXES:
-        from manyone.envs.teams.adapters import make_adapter
-
         env = make_adapter(name, batch, device=device, workers=workers, **options)
     else:
         env = _own(name, batch, device, options)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from manyone.engine.extras import need
 from manyone.envs.teams.simulator import Copy, Layout, Row
 from manyone.envs.workers import SUCCESS, TERMINATED, TRUNCATED
 from manyone.errors import ManyoneError
@@ -30,8 +31,7 @@ class Decoder:
     """Turns entries of a row of actions into what an agent's action space takes; also their counts and bounds."""
 
     def __init__(self, space: Any, whose: str) -> None:
-        from gymnasium import spaces
-
+        spaces = need("gymnasium.spaces", whose, "teams")
         self.count = 0
         self.low: tuple[float, ...] = ()
         self.high: tuple[float, ...] = ()
@@ -67,8 +67,7 @@ class Encoder:
     """Writes an agent's observation, of any flat-able space, into a row; tells its width and takes out a mask."""
 
     def __init__(self, space: Any, whose: str) -> None:
-        from gymnasium import spaces
-
+        self.spaces = spaces = need("gymnasium.spaces", whose, "teams")
         self.masked = isinstance(space, spaces.Dict) and set(space.spaces) == {"observation", "action_mask"}
         self.space = space = space["observation"] if self.masked else space
         self.whose, self.box = whose, isinstance(space, spaces.Box)
@@ -89,9 +88,7 @@ class Encoder:
                     f"shape {list(self.space.shape)}"
                 )
         else:
-            from gymnasium import spaces
-
-            values = np.asarray(spaces.flatten(self.space, seen))
+            values = np.asarray(self.spaces.flatten(self.space, seen))
         out[: self.width] = values.reshape(-1)
         return mask
 
@@ -276,9 +273,8 @@ def from_module(module: str, **options: Any) -> Any:
 
 def mpe(name: str, **options: Any) -> Any:
     """An environment of ``mpe2``, drawn off-screen."""
-    import mpe2
-
-    names = [found.name for found in pkgutil.iter_modules(mpe2.__path__) if re.search(r"_v\d+$", found.name)]
+    path = need("mpe2", f"mpe:{name}", "teams").__path__
+    names = [found.name for found in pkgutil.iter_modules(path) if re.search(r"_v\d+$", found.name)]
     if name not in names:
         raise ManyoneError(f"mpe2 has no {name}; it has {', '.join(sorted(names))}")
     return from_module(f"mpe2.{name}", **{"render_mode": "rgb_array", **options})
@@ -286,7 +282,6 @@ def mpe(name: str, **options: Any) -> Any:
 
 def mamujoco(task: str, **options: Any) -> Any:
     """Multi-agent MuJoCo: ``"Ant 4x2"`` is scenario Ant split into 4 agents of 2 joints."""
-    from gymnasium_robotics import mamujoco_v1
-
+    mamujoco_v1 = need("gymnasium_robotics.mamujoco_v1", f"mamujoco:{task}", "pip install gymnasium-robotics")
     scenario, _, parts = task.partition(" ")
     return mamujoco_v1.parallel_env(scenario=scenario, agent_conf=parts or None, **options)

@@ -15,11 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from manyone.engine.extras import need
 from manyone.envs.teams.simulator import Copy, Layout, Row
 from manyone.envs.workers import SUCCESS, TERMINATED, TRUNCATED
 from manyone.errors import ManyoneError
 
 TOLD = ("n_agents", "n_actions", "obs_shape", "state_shape", "episode_limit")
+SMAC, SMACV2 = (
+    f"pip install git+https://github.com/oxwhirl/{name}.git, with StarCraft II 4.10 and its maps where SC2PATH says"
+    for name in ("smac", "smacv2")
+)
 MEASURES = ("dead_allies", "dead_enemies")
 # SMACv2's published tasks: unit types, their probabilities, and those that may not make up a whole team.
 RACES = {
@@ -101,15 +106,11 @@ class SmacCopy(Copy):
 
 def smac(map_name: str, seed: int, **options: Any) -> Any:
     """A game of SMAC on one of its maps."""
-    from smac.env import StarCraft2Env
-
-    return StarCraft2Env(map_name=map_name, seed=seed, **options)
+    return need("smac.env", f"smac:{map_name}", SMAC).StarCraft2Env(map_name=map_name, seed=seed, **options)
 
 
 def smacv2(map_name: str, seed: int, units: int = 5, enemies: int = 5, **options: Any) -> Any:
     """A game of SMACv2 with its published distributions of units and places; the map's name ends in the race."""
-    from smacv2.env.starcraft2.wrapper import StarCraftCapabilityEnvWrapper
-
     race = map_name.rpartition("_")[2]
     if race not in RACES:
         raise ManyoneError(f"smacv2:{map_name}: the name must end in one of {', '.join(RACES)}, as in 10gen_terran")
@@ -128,7 +129,8 @@ def smacv2(map_name: str, seed: int, units: int = 5, enemies: int = 5, **options
         "prob_obs_enemy": 0,
     }
     settings = {**published, "capability_config": drawn, **options}
-    return StarCraftCapabilityEnvWrapper(map_name=map_name, seed=seed, **settings)
+    wrapper = need("smacv2.env.starcraft2.wrapper", f"smacv2:{map_name}", SMACV2)
+    return wrapper.StarCraftCapabilityEnvWrapper(map_name=map_name, seed=seed, **settings)
 
 
 def _seed_distribution(distribution: Any, seed: int) -> None:

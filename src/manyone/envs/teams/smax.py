@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from manyone.engine.extras import need
 from manyone.envs.teams.types import Observation, Step, TeamSpec
 from manyone.errors import ManyoneError
 from manyone.randomness import seed_for
@@ -35,18 +37,18 @@ class SmaxTeam:
         continuous: bool = False,
         **options: Any,
     ) -> None:
-        import jaxmarl
-        from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
-
+        jaxmarl = need("jaxmarl", f"smax:{scenario}", "smax")
+        maps = need("jaxmarl.environments.smax.smax_env", f"smax:{scenario}", "smax").MAP_NAME_TO_SCENARIO
+        self._jax = need("jax", f"smax:{scenario}", "smax")
         self.name, self.batch, self.device, self.limit = f"smax:{scenario}", batch, torch.device(device), limit
-        if scenario not in MAP_NAME_TO_SCENARIO:
-            raise ManyoneError(f"{self.name}: the maps are {', '.join(MAP_NAME_TO_SCENARIO)}")
+        if scenario not in maps:
+            raise ManyoneError(f"{self.name}: the maps are {', '.join(maps)}")
         if batch < 1 or limit < 1:
             raise ManyoneError(f"batch {batch}, limit {limit}: both must be at least 1")
         kind = "continuous" if continuous else "discrete"
         self._env = jaxmarl.make(
             "HeuristicEnemySMAX",
-            scenario=MAP_NAME_TO_SCENARIO[scenario],
+            scenario=maps[scenario],
             max_steps=limit + 1,  # the limit is kept here, where a cut is told from an end
             action_type=kind,
             **options,
@@ -65,7 +67,7 @@ class SmaxTeam:
             agent_names=tuple(agents),
             reports_success=True,
         )
-        self._start, self._advance, self._merge = _compiled(self._env, not continuous)
+        self._start, self._advance, self._merge = _compiled(self._jax, self._env, not continuous)
         self._seed: int | None = None
 
     def reset(self, seed: int) -> Observation:
@@ -107,20 +109,17 @@ class SmaxTeam:
 
     def state_dict(self) -> dict[str, Any]:
         """Seed, episode and step of each slot, and the leaves of JAX's state."""
-        import jax
-
         self._need_start()
         return {
             "seed": self._seed,
             "episodes": torch.from_numpy(self._episodes.copy()),
             "steps": torch.from_numpy(self._steps.copy()),
-            "leaves": [_stored(leaf) for leaf in jax.tree.leaves((self._states, self._seen))],
+            "leaves": [_stored(leaf) for leaf in self._jax.tree.leaves((self._states, self._seen))],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> Observation:
         """Puts the leaves back."""
-        import jax
-
+        jax = self._jax
         if len(state["steps"]) != self.batch:
             raise ManyoneError(f"{self.name}: the saved state has {len(state['steps'])} slots, this one {self.batch}")
         self.reset(state["seed"])
@@ -133,8 +132,6 @@ class SmaxTeam:
 
     def frame(self, slot: int = 0) -> np.ndarray:
         """The battle from above: allies blue, enemies red, paler with less health."""
-        from PIL import Image, ImageDraw
-
         self._need_start()
         battle, size = self._states.state, 12
         width, height = int(self._env.map_width), int(self._env.map_height)
@@ -198,12 +195,9 @@ class SmaxTeam:
             raise ManyoneError(f"{self.name}: call reset(seed) first")
 
 
-def _compiled(env: Any, discrete: bool) -> tuple[Any, Any, Any]:
+def _compiled(jax: Any, env: Any, discrete: bool) -> tuple[Any, Any, Any]:
     """``start(keys)``, ``advance(keys, steps, states, actions)`` and ``merge(mask, fresh, old)`` over all slots."""
-    import jax
-    import jax.numpy as jnp
-
-    names, allies = env.agents, env.num_allies
+    jnp, names, allies = jax.numpy, env.agents, env.num_allies
 
     def seen(observations: dict[str, Any], state: Any) -> dict[str, Any]:
         alive = state.state.unit_alive[:allies]

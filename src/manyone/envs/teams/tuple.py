@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 
+from manyone.engine.extras import need
 from manyone.envs.teams.pettingzoo import Decoder, Encoder, horizon_of
 from manyone.envs.teams.simulator import Copy, Layout, Row
 from manyone.envs.workers import SUCCESS, TERMINATED, TRUNCATED
@@ -140,9 +142,8 @@ def draw_warehouse(env: Any) -> np.ndarray:
     return _grid(inner.grid_size, cells)
 
 
-def _grid(shape: Sequence[int], cells: list[tuple[Any, str, int]], size: int = 32) -> np.ndarray:
-    from PIL import Image, ImageDraw
-
+def _grid(shape: Sequence[int], cells: list[tuple[Any, str, int]]) -> np.ndarray:
+    size = 32  # pixels of a cell
     picture = Image.new("RGB", (shape[1] * size + 1, shape[0] * size + 1), (250, 250, 250))
     pen = ImageDraw.Draw(picture)
     for line in range(max(shape) + 1):
@@ -161,8 +162,7 @@ def _grid(shape: Sequence[int], cells: list[tuple[Any, str, int]], size: int = 3
 
 
 def _registered(package: str, task: str, options: dict[str, Any]) -> Any:
-    import gymnasium
-
+    gymnasium = need("gymnasium", task, "teams")
     importlib.import_module(package)  # registers its tasks
     try:
         return gymnasium.make(task, disable_env_checker=True, **options)

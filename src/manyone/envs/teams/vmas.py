@@ -20,7 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manyone.engine.extras import need
 from manyone.envs.teams.types import Observation, Step, TeamSpec
+from manyone.envs.teams.vmas_picture import picture
 from manyone.envs.teams.vmas_state import WorldState, same_numbers
 from manyone.errors import ManyoneError
 from manyone.randomness import seed_for
@@ -63,6 +65,9 @@ class VmasTeam:
             raise ManyoneError(f"batch {batch}, limit {limit}: both must be at least 1")
         called = scenario if isinstance(scenario, str) else getattr(scenario, "__name__", "own scenario")
         self.name, self.batch, self.device, self.limit = f"vmas:{called}", batch, torch.device(device), limit
+        # VMAS's streams, which it puts in place around each of its methods
+        simulator = need("vmas.simulator.environment", self.name, "teams")
+        self._stream: list[Any] = simulator.Environment.vmas_random_state
         self._continuous, self._generator, self._python = continuous, torch.Generator(), random.Random()
         self._make = lambda slots: _world(self.name, scenario, slots, self.device, continuous, options)
         with self._draws("build"):  # both worlds alike, whatever the scenario draws for its colours and sizes
@@ -122,8 +127,6 @@ class VmasTeam:
 
     def frame(self, slot: int = 0) -> np.ndarray:
         """The slot's agents and landmarks from above."""
-        from manyone.envs.teams.vmas_picture import picture
-
         return picture(self._env, slot)
 
     def close(self) -> None:
@@ -212,10 +215,8 @@ class VmasTeam:
     @contextlib.contextmanager
     def _draws(self, *names: str | int) -> Iterator[None]:
         """Within: VMAS draws from streams called (seed, names). Its stream and torch's are as before afterwards."""
-        from vmas.simulator.environment import Environment
-
         seed = seed_for(getattr(self, "_seed", None) or 0, "vmas", *names)
-        stream: list[Any] = Environment.vmas_random_state  # VMAS puts these in place around each of its methods
+        stream = self._stream  # VMAS puts these in place around each of its methods
         before = list(stream)
         stream[0] = self._generator.manual_seed(seed).get_state()
         words = np.frombuffer(hashlib.shake_128(seed.to_bytes(8)).digest(4 * 624), np.uint32)
@@ -319,9 +320,7 @@ class VmasTeam:
 
 
 def _world(name: str, scenario: Any, slots: int, device: torch.device, continuous: bool, options: Any) -> Any:
-    import vmas
-
-    known = isinstance(scenario, str)
+    vmas, known = need("vmas", name, "teams"), isinstance(scenario, str)
     try:
         return vmas.make_env(
             scenario if known else scenario(),

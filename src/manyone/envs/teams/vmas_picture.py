@@ -9,20 +9,21 @@ import math
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
+
+SIZE = 400  # pixels of a side
 
 
-def picture(env: Any, slot: int, size: int = 400) -> np.ndarray:
-    """Agents and landmarks of one slot as the shapes that they are, uint8 [size, size, 3]."""
-    from PIL import Image, ImageDraw
-
+def picture(env: Any, slot: int) -> np.ndarray:
+    """Agents and landmarks of one slot as the shapes that they are, uint8 [SIZE, SIZE, 3]."""
     entities = [*env.world.landmarks, *env.world.agents]
     places = np.array([entity.state.pos[slot].tolist() for entity in entities])
     reach = max(1.0, float(np.abs(places).max()) + 0.1)
-    image = Image.new("RGB", (size, size), (255, 255, 255))
+    image = Image.new("RGB", (SIZE, SIZE), (255, 255, 255))
     pen = ImageDraw.Draw(image)
 
     def pixels(points: np.ndarray) -> list[tuple[float, float]]:
-        return [((x / reach + 1) * size / 2, (1 - y / reach) * size / 2) for x, y in points]
+        return [((x / reach + 1) * SIZE / 2, (1 - y / reach) * SIZE / 2) for x, y in points]
 
     for entity, place in zip(entities, places):
         colour = tuple(int(255 * float(part)) for part in _colour(entity, slot)[:3])

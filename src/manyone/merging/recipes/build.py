@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from manyone.engine.devices import device_of
 from manyone.engine.fabric import make_fabric
 from manyone.errors import ManyoneError
 from manyone.merging.adaptation.adamerging import AdaMerging, MergedEncoder
@@ -21,7 +21,6 @@ from manyone.merging.measures import logits
 from manyone.merging.moe.wemoe import WeightEnsemblingMoE
 from manyone.merging.recipes.options import (
     AdaMergingOptions,
-    AdaptiveOptions,
     ConcreteOptions,
     SurgeryOptions,
     SurgeryV2Options,
@@ -182,7 +181,7 @@ def _under_surgery(options: SurgeryOptions, problem: Problem, on: nn.Module | No
         return on
     if options.on in UNDER_SURGERY:
         scale = {"scale": options.scale} if options.on in ("task-arithmetic", "ties") else {}
-        return problem.merged(options.on, **scale).to(_device(options))
+        return problem.merged(options.on, **scale).to(device_of(options.device))
     if not (Path(options.on) / "model" / "config.json").is_file():
         raise ManyoneError(
             f"--on {options.on}: use {', '.join(UNDER_SURGERY)}, or the folder of a finished merging run"
@@ -193,12 +192,12 @@ def _under_surgery(options: SurgeryOptions, problem: Problem, on: nn.Module | No
             f"--on {options.on}: that model serves {', '.join(loaded.tasks)}, but the experts here are for "
             f"{', '.join(problem.experts)}"
         )
-    return loaded.network.to(_device(options))
+    return loaded.network.to(device_of(options.device))
 
 
 def _surgery(options: SurgeryOptions, problem: Problem, model: Surgery | SurgeryV2, known: Known | None) -> Built:
     known = known or Known()
-    device = _device(options)
+    device = device_of(options.device)
     learner = SurgeryLearner(
         model,
         known.experts or {t: problem.expert(t).to(device) for t in problem.experts},
@@ -214,7 +213,3 @@ def _surgery(options: SurgeryOptions, problem: Problem, model: Surgery | Surgery
         seed=options.seed,
     )
     return Built(learner, model, options.iterations, lambda: model)
-
-
-def _device(options: AdaptiveOptions) -> torch.device:
-    return make_fabric(options.device, options.precision).device

@@ -10,7 +10,7 @@ from typing import Any
 
 from manyone.data.tasks import Suite
 from manyone.engine import checkpoint
-from manyone.engine.fabric import make_fabric
+from manyone.engine.devices import device_of
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
@@ -38,7 +38,7 @@ def run(options: ExpertsOptions, build: None, folder: RunFolder) -> None:
         print(f"{what}: from the cache, {kept}", file=sys.stderr)
         train(_Finished(found), folder, steps=0, loggers=options.logger)
         return
-    device = str(make_fabric(options.device).device)
+    device = str(device_of(options.device))
     parts = cache.parts_folder() if options.cached else None
     learner = ExpertsLearner(suite, protocol, seed=options.seed, device=device, parts=parts)
     if learner.position and not started:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manyone.engine.devices import device_of
 from manyone.errors import ManyoneError
 from manyone.merging.static.layers import is_linear, transposed_names
 from manyone.merging.static.linear import task_arithmetic
@@ -28,11 +29,7 @@ from manyone.weights.open import Models, open_models
 
 def factoring_device(name: str) -> str:
     """Where matrices are factored: a CUDA device if there is one or it is named, else the CPU (float64 is needed)."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ManyoneError(f"--device {name}: no CUDA device is available here")
-    return "cpu" if name == "mps" else name
+    return str(device_of("cpu" if name == "mps" else name, double=True))
 
 
 class LayerMethod(Elementwise, ABC):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from manyone.engine.fabric import processors
 from manyone.errors import ManyoneError
 from manyone.merging.static.plan import CHUNK, Plan
 from manyone.weights.checkpoint import Checkpoint
@@ -115,7 +116,7 @@ class MemorySink:
 
 def default_threads() -> int:
     """The number of threads that PyTorch may use (or would: OMP_NUM_THREADS), at most the cores of this process."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = processors()
     if (torch := sys.modules.get("torch")) is not None:
         return max(1, min(torch.get_num_threads(), cores))
     asked = os.environ.get("OMP_NUM_THREADS", "")

@@ -23,6 +23,7 @@ from manyone.claims.file import load_claims
 from manyone.claims.rows import Results, Row, append_rows, keys_in, load_rows
 from manyone.claims.study import Job, SuiteInfo
 from manyone.data.suites import load_suite
+from manyone.engine.fabric import make_fabric
 from manyone.merging.measures import accuracies, cost, mixed_accuracies
 from manyone.merging.recipes.problem import Problem, from_suite
 from manyone.merging.study.figures import draw
@@ -122,7 +123,7 @@ def conditions(problem: Problem, seed: int, setting: Setting) -> Iterator[SeedSt
 
 def _make(s: SeedStudy, entry: Entry) -> Made:
     if entry.method == "pretrained":
-        return s.problem.encoder, {}
+        return s.clean.encoder, {}
     return (s.each_expert, {}) if entry.method == "expert" else s.make(entry.method, entry.variant)
 
 
@@ -186,6 +187,7 @@ def _problem(suite: str, seed: int) -> Problem:
 def run_job(scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
     """Measures every missing row of (suite, seed, part); appends it to ``folder/<suite>-<seed>-<part>.jsonl``."""
     torch.set_num_threads(1)
+    make_fabric("cpu")  # once now, so that its import is in no model's cost
     path = folder / f"{suite}-{seed}-{part}.jsonl"
     done = keys_in(path)
     amounts = setting_of(suite)

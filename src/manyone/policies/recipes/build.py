@@ -9,9 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from manyone.engine.fabric import make_fabric
+from manyone.engine.devices import device_of
 from manyone.policies.baselines.cloning import CloningNetwork
 from manyone.policies.baselines.each_task import EachTask
 from manyone.policies.baselines.mtbc import CloningLearner
@@ -90,7 +88,7 @@ def grouped(o: GroupedOptions, problem: PolicyProblem, evaluate: Evaluate = None
 
 def cloning(o: CloningOptions, problem: PolicyProblem, evaluate: Evaluate = None) -> CloningLearner:
     """Behaviour cloning; a step takes ``batch_size`` samples of every task."""
-    data = PolicyData(problem.data, 1, device=_device(o))
+    data = PolicyData(problem.data, 1, device=device_of(o.device))
     network = CloningNetwork(data.state_dim, data.action_dim, len(data), seed=o.seed, width=o.width, layers=o.layers)
     return CloningLearner(network.to(data.device), data, seed=o.seed, evaluate=evaluate, **_optimisation(o))
 
@@ -112,11 +110,7 @@ def _transformer(
 def _data(o: TransformerOptions, problem: PolicyProblem, prompt: int, pooled: bool) -> PolicyData:
     pooling = POOLED if pooled else {}
     return PolicyData(problem.data, o.context, prompt, target_quantile=o.target_quantile,
-                      legacy_prompt=o.legacy_prompt, device=_device(o), **pooling)  # fmt: skip
-
-
-def _device(o: PolicyOptions) -> torch.device:
-    return make_fabric(o.device, o.precision).device
+                      legacy_prompt=o.legacy_prompt, device=device_of(o.device), **pooling)  # fmt: skip
 
 
 def _pick(o: PolicyOptions, *names: str) -> dict[str, Any]:

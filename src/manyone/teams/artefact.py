@@ -186,6 +186,22 @@ class Team:
         actions = acted.actions.cpu().numpy()
         return actions if np.ndim(observations) == 3 else actions[0]
 
+    def inseparable(self) -> str | None:
+        """Why its agents cannot act each in a process of its own, with what the links carry; None where they can."""
+        policy = self.policy
+        if not isinstance(policy, CommFormer):
+            return f"a {type(policy).__name__} has no links: each agent acts alone; use load_team(...).act"
+        if policy.link_scorer is not None:
+            return "a dynamic graph is chosen by one who sees all embeddings: use load_team(...).act"
+        if policy.send_gate is not None:
+            return "a send gate decides at the sender, and links here are asked by the receiver: use load_team(...).act"
+        if policy.autoregressive and policy.decoder_mask != "aligned":
+            return (
+                f"decoder_mask {policy.decoder_mask!r}: agents read actions past the graph, so links cannot carry "
+                "them; train with decoder_mask aligned"
+            )
+        return None
+
     def description(self) -> dict[str, Any]:
         """What the policy is made of, without weights and graph: JSON data for :func:`build_policy`."""
         kind, options = _kind_of(self.policy)
@@ -225,9 +241,10 @@ def save(
         "program": {"file": PROGRAM, "inputs": inputs, "outputs": ["actions", "values"]} if program else None,
         "extra": team.extra,
     }
+    card = _card(config, apart=team.inseparable() is None)
     export = partial(export_policy, policy=policy, graph=team.graph, gate=gate)
     try:
-        write_model(folder, tensors, config, _card(config), {PROGRAM: export if program else None})
+        write_model(folder, tensors, config, card, {PROGRAM: export if program else None})
     finally:
         policy.train(was_training)
 
@@ -291,7 +308,7 @@ def _checked_graph(graph: Tensor, agents: int) -> Tensor:
     return graph
 
 
-def _card(config: Mapping[str, Any]) -> str:
+def _card(config: Mapping[str, Any], *, apart: bool) -> str:
     spec = config["spec"]
     frames = spec["details"].get("frames", 1)
     n, d = spec["agents"], spec["observation_dim"] // frames
@@ -318,6 +335,17 @@ newest first, zeros for what was before the episode's start.
 """
         * (frames > 1)
     )
+    processes = """
+With every agent in a process of its own:
+
+```python
+from manyone.teams import Decentralised
+
+with Decentralised(".") as team:
+    actions = team.act(observations)
+    print(team.traffic.messages, team.traffic.bytes)
+```
+"""
     return f"""# A team for {spec["name"]}
 
 {n} agents, {links} links of {n * (n - 1)}; the graph is in `{CONFIG}` (row = receiver, column = sender){dynamic}.
@@ -329,14 +357,4 @@ team = load_team(".")                   # this folder
 team.reset()                            # at every start of an episode{memory}
 actions = team.act(observations)        # numpy [{n}, {d}], or [B, {n}, {d}]
 ```
-
-With every agent in a process of its own:
-
-```python
-from manyone.teams import Decentralised
-
-with Decentralised(".") as team:
-    actions = team.act(observations)
-    print(team.traffic.messages, team.traffic.bytes)
-```
-{program}"""
+{processes * apart}{program}"""

@@ -257,6 +257,7 @@ def test_the_artefact_of_both_comes_back_with_its_program(tmp_path):
 @pytest.mark.parametrize(("network", "words"), [({"send_gate": True}, "send gate"), ({"dynamic_links": 1}, "dynamic")])
 def test_processes_of_their_own_refuse_both(tmp_path, network, words):
     save_team(tmp_path, team(**network), FULL, SPEC, program=False)
+    assert "a process of its own" not in (tmp_path / "README.md").read_text()
     with pytest.raises(ManyoneError, match=words):
         Decentralised(tmp_path)
 

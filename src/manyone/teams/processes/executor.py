@@ -39,7 +39,6 @@ from safetensors.torch import save_file
 
 from manyone.errors import ManyoneError
 from manyone.teams.artefact import Remembering, Team, check_observations, load_team
-from manyone.teams.network.commformer import CommFormer
 from manyone.teams.processes.crew import Crew, Failed
 from manyone.teams.processes.wire import Closed
 
@@ -272,19 +271,7 @@ class Decentralised:
 
 def _check_deployable(team: Team) -> None:
     """``ManyoneError`` for a team whose parts cannot be told apart by links."""
-    policy = team.policy
     if os.name != "posix":
         raise ManyoneError("Decentralised passes sockets between processes, which needs Linux or macOS")
-    if not isinstance(policy, CommFormer):
-        raise ManyoneError(f"a {type(policy).__name__} has no links: each agent acts alone; use load_team(...).act")
-    if policy.link_scorer is not None:
-        raise ManyoneError("a dynamic graph is chosen by one who sees all embeddings: use load_team(...).act")
-    if policy.send_gate is not None:
-        raise ManyoneError(
-            "a send gate decides at the sender, and links here are asked by the receiver: use load_team(...).act"
-        )
-    if policy.autoregressive and policy.decoder_mask != "aligned":
-        raise ManyoneError(
-            f"decoder_mask {policy.decoder_mask!r}: agents read actions past the graph, so links cannot carry them; "
-            "train with decoder_mask aligned"
-        )
+    if reason := team.inseparable():
+        raise ManyoneError(reason)

@@ -1,6 +1,7 @@
 """Ranks that die or hang: who is left agrees, repairs the matrix and goes on with the right numbers."""
 
 import os
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -147,6 +148,31 @@ def test_outside_of_a_launcher_the_environment_is_asked_for(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ManyoneError, match="start it with torchrun or"):
         Membership.join()
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_first_node_keeps_the_store_until_the_others_have_ended(code):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    lasts = (
+        f"import os, sys, time; time.sleep(3 * int(os.environ['RANK'])); sys.exit({code} * (os.environ['RANK'] == '0'))"
+    )
+    found = {}
+
+    def node(number):
+        try:
+            found[number] = launch([sys.executable, "-c", lasts], 1, nodes=2, node=number, address=address)
+        except ManyoneError as problem:
+            found[number] = str(problem)
+
+    threads = [threading.Thread(target=node, args=(n,)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert found[1] == {1: 0}
+    assert found[0] == ({0: 0} if code == 0 else "0 of 1 ranks ended well, at least 1 must: see their errors above")
 
 
 def test_the_launcher_reports_how_ranks_ended(capfd):

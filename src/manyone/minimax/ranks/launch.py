@@ -7,7 +7,8 @@ The launcher hosts the store, starts one process per rank with torchrun's variab
 MASTER_ADDR, MASTER_PORT), and writes into the store which ranks have died, so that the others need not wait for a
 timeout. Unlike torchrun it stops nobody when a rank dies; only a hanging rank that the others have left is ended. It
 ends when all have ended, with code 0 if at least ``--quorum`` ranks ended well. On several machines: the same command
-on each, with ``--nodes``, ``--node`` (0, 1, ...) and ``--store HOST:PORT`` of node 0, whose launcher must live.
+on each, with ``--nodes``, ``--node`` (0, 1, ...) and ``--store HOST:PORT`` of node 0, whose launcher must live: it
+hosts the store until the others have ended, or have given no sign of life for half a minute.
 Public: ``launch``.
 """
 
@@ -28,6 +29,7 @@ from manyone.errors import ManyoneError
 from manyone.minimax.ranks.failures import SURVIVE
 
 _LOOK = 0.02
+_SILENCE = 30.0
 
 
 def launch(
@@ -77,9 +79,19 @@ def launch(
                     store.set(f"dead/{rank}", str(code))
                     print(f"rank {rank} ended with {_words(code)}", file=sys.stderr, flush=True)
             looks += 1
+            if looks % 50 == 1:
+                store.add(f"alive/{node}", 1)
             for rank in [r for r in running if looks % 20 == 0 and store.check([f"lost/{r}"])]:
                 running[rank].kill()  # it hangs, and the others have gone on without it
             time.sleep(_LOOK)
+        store.set(f"ended/{node}", "")
+        if node == 0:
+            _wait_for(store, set(range(1, nodes)))
+    except dist.DistError:
+        raise ManyoneError(
+            f"the store at {host}:{store.port} does not answer: node 0's launcher is gone; start all again, the run "
+            "goes on from its checkpoints"
+        ) from None
     finally:
         for process in running.values():
             process.kill()
@@ -89,6 +101,20 @@ def launch(
     if well < quorum:
         raise ManyoneError(f"{well} of {ranks} ranks ended well, at least {quorum} must: see their errors above")
     return dict(sorted(codes.items()))
+
+
+def _wait_for(store: dist.Store, nodes: set[int]) -> None:
+    """Returns when the launchers of ``nodes`` have ended or are silent: their ranks may need the store until then."""
+    beats: dict[int, tuple[int, float]] = {}
+    while nodes := {n for n in nodes if not store.check([f"ended/{n}"])}:
+        for n in list(nodes):
+            beat, now = store.add(f"alive/{n}", 0), time.monotonic()
+            seen = beats.setdefault(n, (beat, now))
+            if beat != seen[0]:
+                beats[n] = beat, now
+            elif now - seen[1] > _SILENCE:
+                nodes.discard(n)
+        time.sleep(_LOOK)
 
 
 def _address(address: str | None, nodes: int) -> tuple[str, int]:

@@ -23,10 +23,11 @@ from manyone.teams.network.actor_critic import ActorCritic
 from manyone.teams.network.commformer import Acted, CommFormer
 from manyone.teams.network.graph import fixed_graph
 from manyone.teams.play import play
+from manyone.teams.processes.crew import Agent, Failed
 from manyone.teams.processes.executor import Decentralised
 from manyone.teams.processes.measure import measure
 from manyone.teams.processes.node import message_sizes
-from manyone.teams.processes.wire import Abandoned, LinkLost, exchange
+from manyone.teams.processes.wire import Abandoned, LinkLost, exchange, send_frame
 
 N, BATCH = 3, 24
 DISCRETE = TeamSpec("drawn", N, 5, actions=4)
@@ -284,6 +285,15 @@ def test_an_agents_own_failure_is_reported_in_its_words(crew: Decentralised, mon
     monkeypatch.setattr(team, "spec", other)
     with pytest.raises(ManyoneError, match=r"deploying: agent \d failed \(.*model.safetensors: actions.input.weight"):
         crew.deploy(team)
+
+
+def test_what_an_agent_said_before_it_ended_is_heard_by_who_sends_to_it() -> None:
+    control, other = socket.socketpair()
+    send_frame(other, {"what": "failed", "text": "its weights do not fit"})
+    other.close()
+    with control, pytest.raises(Failed, match="its weights do not fit") as caught:
+        Agent(0, control, pid=0).send({"what": "link"})
+    assert caught.value.own
 
 
 def test_two_agents_that_send_more_than_the_system_buffers_do_not_block_each_other() -> None:

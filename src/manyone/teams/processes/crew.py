@@ -41,6 +41,7 @@ class Agent:
         try:
             send_frame(self.control, header, arrays, fd)
         except Closed:
+            self.receive()  # it may have said why before it ended
             raise Failed(self.index) from None
 
     def receive(self) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """A study's own figures: every kind is drawn, wrong data are named, pages with several chapters stay whole."""
 
 import base64
+import re
 import struct
 import zlib
 from dataclasses import replace
@@ -195,6 +196,16 @@ def test_figures_come_back_from_their_file(tmp_path):
     assert mime(IMAGE) == "image/png"
     assert mime(base64.b64encode(b"GIF89a.........").decode()) == "image/gif"
     assert mime("no base64!") == ""
+
+
+def test_cells_of_a_matrix_keep_its_columns_narrow():
+    def cells(*values: float) -> list[str]:
+        data = {"rows": ["r"], "columns": [f"c{k}" for k in range(len(values))], "values": [list(values)]}
+        text = html.render(Study("T", "smoke", [], figures=[Figure("matrix", "M", data)]))
+        return re.findall(r"<td[^>]*>([^<]*)</td>", text)[: len(values)]
+
+    assert cells(0.784, -0.0014, 0.00469, -1.19) == ["0.78", "0.00", "0.00", "−1.19"]
+    assert cells(0.0123, 0.00045) == ["0.0123", "0.000450"], "small everywhere: digits that count"
 
 
 def test_what_users_name_is_escaped():

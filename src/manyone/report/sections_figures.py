@@ -53,7 +53,7 @@ def _matrix(data: Mapping[str, Any], figure: Figure) -> dict[str, Any]:
         if v is None:
             return {"text": "", "shade": 0, "negative": False}
         shade = min(round(60 * max(abs(v) - floor, 0.0) / ((top - floor) or 1.0)), 60)
-        return {"text": _short(unit, v), "shade": shade, "negative": v < 0}
+        return {"text": _short(unit, v, top), "shade": shade, "negative": v < 0}
 
     return {
         "columns": data["columns"],
@@ -62,11 +62,13 @@ def _matrix(data: Mapping[str, Any], figure: Figure) -> dict[str, Any]:
     }
 
 
-def _short(unit: str, v: float) -> str:
-    """A matrix cell: two decimals for everyday sizes, so that columns stay narrow."""
+def _short(unit: str, v: float, top: float) -> str:
+    """A matrix cell: two decimals where the largest cell has an everyday size, so that columns stay narrow."""
     if unit in ("", "count") and v == int(v) and abs(v) < 1e4:
         return plain("count", v)
-    return plain(unit, v) if unit == "%" or not 0.005 <= abs(v) < 10 else f"{v:.2f}".replace("-", "−")
+    if unit == "%" or not 0.1 <= top < 10:
+        return plain(unit, v)
+    return f"{round(v, 2) or 0.0:.2f}".replace("-", "−")  # no −0.00
 
 
 def _lines(data: Mapping[str, Any], figure: Figure) -> dict[str, Any]:

@@ -83,6 +83,16 @@ def test_a_preset_fills_what_is_not_given():
     assert parse_options(Options, "x", ["--preset", "paper", "--width=64"]) == paper
 
 
+def test_a_preset_on_the_command_line_wins_over_a_file(tmp_path):
+    file = tmp_path / "earlier.yaml"
+    file.write_text("preset: laptop\nsteps: 7\nwidth: 9\nshare: 0.5\n")
+    assert parse_options(Options, "x", ["--config", str(file)]).steps == 7
+    paper = parse_options(Options, "x", ["--config", str(file), "--preset", "paper", "--width", "10"])
+    assert (paper.preset, paper.steps, paper.width, paper.share) == ("paper", 1_000_000, 10, 0.5)
+    file.write_text("preset: paper\nsteps: 7\n")
+    assert parse_options(Options, "x", ["--config", str(file), "--preset=laptop"]).steps == 3000
+
+
 def test_the_help_shows_range_and_the_preset_s_defaults(capsys):
     with pytest.raises(SystemExit):
         parse_options(Options, "x", ["--preset", "paper", "--help"])

@@ -18,10 +18,10 @@ import yaml
 
 from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
-from manyone.recipes.options import defaults, ranges, with_preset
+from manyone.recipes.options import CommonOptions, defaults, ranges, with_preset
 from manyone.recipes.words import flags, typed, words_of
 
-T = TypeVar("T")
+T = TypeVar("T", bound=CommonOptions)
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _FRAME = re.compile(r"^[│|]\s?|\s*[│|]$")
@@ -34,16 +34,21 @@ def parse_options(cls: type[T], recipe: str, words: Sequence[str]) -> T:
     ``--config FILE.yaml`` gives options from a file; what the command line says wins. What nobody gave comes from the
     preset. Wrong input raises ``ManyoneError`` that names the option.
     """
-    words, config = _take_config(words)
-    if config is not None:
-        words = [*_words_from_yaml(config, cls, recipe), *words]
+    own, config = _take_config(words)
+    words = own if config is None else [*_words_from_yaml(config, cls, recipe), *own]
     asked = [word for word in words if word not in ("-h", "--help")]
     if len(asked) < len(words):
         given: dict[str, Any] = {}
         with contextlib.suppress(ManyoneError):  # whoever asks for help need not have typed all of it yet
             given = _given(cls, recipe, asked)
         _ask_tyro(_plain(cls, given), cls, recipe, ["--help"])
-    return with_preset(cls, _given(cls, recipe, words))
+    given = _given(cls, recipe, words)
+    if config is not None and "preset" in (named := typed(own, cls)):
+        # a preset that the command line asks for replaces what the file says of the options that presets set
+        chosen = {name: value for name, value in given.items() if name in named}
+        preset = {name for values in cls.PRESETS.values() for name in values} | set(cls.preset_values(chosen))
+        given = {name: value for name, value in given.items() if name in named or name not in preset}
+    return with_preset(cls, given)
 
 
 def _given(cls: type[Any], recipe: str, words: Sequence[str]) -> dict[str, Any]:

@@ -71,3 +71,25 @@ def test_fields_that_are_no_samples_are_named():
         as_field([{"a": 1}, {"a": 2}])
     with pytest.raises(ManyoneError, match=r"hold 2: 1\.0, nan"):
         positives([1.0, float("nan")])
+
+
+def test_only_labels_may_be_words():
+    assert torch.equal(as_field(RAW.astype(object)), torch.as_tensor(RAW)), "columns of several types"
+    for rows in (RAW.astype(str), np.array([["a"], ["b"]], dtype=object)):
+        with pytest.raises(ManyoneError, match=r"only labels|numbers or of class names"):
+            ClientData.of_parts({"features": rows, "labels": TARGET[: len(rows)]}, [np.arange(len(rows))])
+
+
+@pytest.mark.parametrize(
+    ("rows", "scale", "message"),
+    [
+        (RAW, "Standard-Rows", "scale 'Standard-Rows' is not known"),
+        (RAW, None, "scale None is not known"),
+        (RAW[:0], "standard", "finite numbers"),
+        (RAW[:, 0], "standard", "finite numbers"),
+        (np.full((3, 2), np.nan), "standard", "finite numbers"),
+    ],
+)
+def test_a_scaling_is_fitted_to_finite_rows_by_a_known_rule(rows, scale, message):
+    with pytest.raises(ManyoneError, match=message):
+        Scaling.fit(rows, scale)

@@ -15,16 +15,26 @@ from manyone.errors import ManyoneError
 
 
 def as_field(values: Any) -> Tensor:
-    """What ``torch.as_tensor`` takes, as a tensor; class names as class numbers 0, 1, ... in their sorted order."""
+    """What ``torch.as_tensor`` takes, as a tensor; class names [N] as class numbers 0, 1, ... in their sorted order.
+
+    Objects in several dimensions, as a table of columns of several types gives, must be numbers; text there is refused.
+    """
     if isinstance(values, Tensor):
         return values
     try:
         return torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError):  # words, or a container that only numpy knows
         array = np.asarray(values)
+    if array.ndim > 1 and array.dtype.kind in "SU":
+        shape = list(array.shape)
+        raise ManyoneError(
+            f"a field of shape {shape} holds text, only labels [N] may: convert it, values.astype(float)"
+        )
     try:
+        if array.ndim > 1 and array.dtype.kind == "O":
+            return torch.as_tensor(array.astype(np.float64))
         return torch.as_tensor(np.unique(array, return_inverse=True)[1] if array.dtype.kind in "OSU" else array)
-    except TypeError:
+    except (TypeError, ValueError):
         raise ManyoneError(f"a field of samples is made of numbers or of class names, not of {array.dtype}") from None
 
 

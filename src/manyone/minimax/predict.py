@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from manyone.data.tables.tables import check_scale
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
 
@@ -36,7 +37,10 @@ class Scaling:
     @classmethod
     def fit(cls, features: ArrayLike | Tensor, scale: str) -> Scaling:
         """From training rows [N, d]; ``scale``: none, standard, rows or standard-rows (see ``data.tables.prepare``)."""
+        check_scale(scale)
         wide = torch.as_tensor(features).double()
+        if wide.ndim != 2 or not len(wide) or not bool(torch.isfinite(wide).all()):
+            raise ManyoneError(f"features of shape {list(wide.shape)}: rows [N, d] of finite numbers are needed")
         mean, std = torch.zeros(wide.shape[1], dtype=torch.float64), torch.ones(wide.shape[1], dtype=torch.float64)
         if scale.startswith("standard"):
             mean, std = wide.mean(0), wide.std(0, correction=0)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -175,12 +175,17 @@ def unit_rows(table: Table) -> Table:
     return replace(table, features=table.features / torch.where(norms < _FEW, torch.ones_like(norms), norms))
 
 
+def check_scale(scale: str) -> None:
+    """Raises ``ManyoneError`` unless ``scale`` is one of :data:`Scale`."""
+    if scale not in (names := get_args(Scale)):
+        raise ManyoneError(f"scale {scale!r} is not known: {', '.join(names[:-1])} or {names[-1]}")
+
+
 def prepare(
     table: Table, *, test: float | int = 0.2, seed: int = 0, scale: Scale = "standard-rows"
 ) -> tuple[Table, Table]:
     """(train, test) split by ``seed`` and scaled: columns standardised on train, then rows of norm 1."""
-    if scale not in ("none", "standard", "rows", "standard-rows"):
-        raise ManyoneError(f"scale {scale!r} is not known: none, standard, rows or standard-rows")
+    check_scale(scale)
     train, held = split_table(table, test=test, seed=seed)
     if scale.startswith("standard"):
         train, held = standardise(train, held)

@@ -20,13 +20,13 @@ BEFORE = {
 
 
 def test_every_name_is_there_and_listed():
-    assert set(merging.__all__) == set(dir(merging)) == BEFORE
+    assert set(merging.__all__) == set(dir(merging)) >= BEFORE
     for name in merging.__all__:
         assert getattr(merging, name).__name__ == name
 
 
 def test_no_module_has_the_name_of_a_public_name():
-    assert not {module.name for module in pkgutil.iter_modules(merging.__path__)} & BEFORE
+    assert not {module.name for module in pkgutil.iter_modules(merging.__path__)} & set(merging.__all__)
 
 
 def test_the_stub_names_what_the_modules_have():

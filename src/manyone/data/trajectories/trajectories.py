@@ -125,6 +125,14 @@ class Trajectories:
             raise ManyoneError(f"{self.name}: the best {fraction} of the episodes: must be above 0 and at most 1")
         return np.argsort(-self.returns, kind="stable")[: max(1, round(fraction * self.episodes))]
 
+    def summary(self) -> str:
+        """Episodes, steps, returns and success in a line, with what the reader of the files left out or cut."""
+        low, middle, high = (float(np.quantile(self.returns, q, method="higher")) for q in (0, 0.5, 1))
+        text = f"{self.episodes} episodes, {len(self)} steps, return {low:.4g} to {high:.4g} (median {middle:.4g})"
+        if self.successes is not None:
+            text += f", success {self.successes.mean():.2f}"
+        return "; ".join([text, *self.meta.get("notes", ())])
+
     def select(self, episodes: Sequence[int] | np.ndarray) -> Trajectories:
         """The given episodes, in the given order, as a data set of their own (arrays are copied)."""
         chosen = np.asarray(episodes, dtype=np.int64).reshape(-1)

@@ -55,7 +55,15 @@ def evil(tmp_path):
     """A folder in which every module of the standard library, and some of ours, has a double that says that it ran."""
     folder = tmp_path / "evil"
     folder.mkdir()
-    for name in sys.stdlib_module_names | {"numpy", "torch", "yaml", "joblib", "safetensors", "filelock", "lazy_loader"}:
+    for name in sys.stdlib_module_names | {
+        "numpy",
+        "torch",
+        "yaml",
+        "joblib",
+        "safetensors",
+        "filelock",
+        "lazy_loader",
+    }:
         (folder / f"{name}.py").write_text(f"open({str(folder / 'ran')!r}, 'a').write({name!r} + ' ')\n")
     return folder
 
@@ -103,7 +111,13 @@ def test_every_process_of_this_python_is_started_isolated():
         name, tree = path.relative_to(SOURCE).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
         words = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute | ast.Name)}
         assert "sys.executable" not in words or name in allowed, f"{name}: use engine.modules.python"
-        starts = words & {"context.Process", "_CONTEXT.Process", "ProcessPoolExecutor", "distributed.Client", "ray.init"}
+        starts = words & {
+            "context.Process",
+            "_CONTEXT.Process",
+            "ProcessPoolExecutor",
+            "distributed.Client",
+            "ray.init",
+        }
         assert not starts or "isolated" in words, f"{name}: {starts} must stand inside of engine.modules.isolated()"
 
 

@@ -3,7 +3,7 @@
 ``python -m`` and ``python -c`` (with which multiprocessing starts its processes) look there first of all, so that a
 file ``selectors.py`` beside the user would run in place of the library's. A module that the user names, as in
 ``--env pettingzoo:MODULE``, may lie in the current folder; it is searched last, so that its files stand in for nothing.
-Public: ``python``, ``isolated``, ``import_named``.
+Public: ``python``, ``isolated``, ``import_named``, ``is_installed``.
 """
 
 from __future__ import annotations
@@ -47,11 +47,16 @@ def isolated() -> Iterator[None]:
 
 def import_named(module: str) -> ModuleType:
     """The ``module`` that the user named: an installed one, else one in the current folder. Raises ``ImportError``."""
-    top = module.partition(".")[0]
     if not all(part.isidentifier() for part in module.split(".")):
         raise ModuleNotFoundError(f"{module!r} is no module's name", name=module)
     here = str(Path.cwd())
-    if here not in sys.path and top not in sys.modules and importlib.util.find_spec(top) is None:
+    if here not in sys.path and not is_installed(module):
         sys.path.append(here)  # it stays: the module may import its neighbours later on
         importlib.invalidate_caches()
     return importlib.import_module(module)
+
+
+def is_installed(module: str) -> bool:
+    """Whether ``module``, or the package that holds it, is found without the current folder, without importing it."""
+    top = module.partition(".")[0]
+    return top in sys.modules or importlib.util.find_spec(top) is not None

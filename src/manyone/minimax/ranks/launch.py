@@ -52,8 +52,9 @@ def launch(
     """Runs ``command`` (program and arguments) as ``ranks`` processes on this machine; rank -> exit code.
 
     A code below 0 is the signal that ended the rank. ``address`` (HOST:PORT of node 0) is needed with several
-    ``nodes``; node 0 listens there, or on the address ``host`` of its own. ``on_start`` gets the process ids in the order of the ranks. All processes are stopped when the launcher
-    is interrupted. Raises :class:`ManyoneError` when fewer than ``quorum`` of them ended well.
+    ``nodes``; node 0 listens there, or on the address ``host`` of its own. ``on_start`` gets the process ids in the
+    order of the ranks. All processes are stopped when the launcher is interrupted. Raises :class:`ManyoneError` when
+    fewer than ``quorum`` of them ended well.
     """
     if ranks < 1 or not 1 <= quorum <= ranks or not 0 <= node < nodes:
         raise ManyoneError(f"ranks = {ranks}, quorum = {quorum}, node {node} of {nodes}: need 1 <= quorum <= ranks")

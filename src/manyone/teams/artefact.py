@@ -7,7 +7,7 @@
 
 ``model.safetensors`` holds the weights, ``config.json`` everything else that the policy is made of: its kind and
 options, the task, the graph (rows receive), whether the gate decides. ``policy.pt2`` is the greedy policy with its
-graph as one program that needs torch alone (see ``exported``). Nothing is pickled.
+graph as one program that needs torch alone (see ``exported``); it is written and never read. Nothing is pickled.
 
 A team that was trained on several frames keeps them by itself: ``act`` takes what is seen now, ``reset`` (and
 ``forget``, for some copies of the task) begins an episode. The program takes the frames side by side.
@@ -321,7 +321,8 @@ def _card(config: Mapping[str, Any], *, apart: bool) -> str:
         ""
         if config["program"] is None
         else f"""
-Without manyone, with torch alone (greedy actions and values; any batch B):
+Without manyone, with torch alone (greedy actions and values; any batch B). Trusted only: `torch.export.load` can run
+code that somebody put into the file, so open it so only where you know who made it; `load_team` above never reads it.
 
 ```python
 import torch

@@ -9,7 +9,6 @@ after the start are refused. Action masks are read from an observation ``{"obser
 
 from __future__ import annotations
 
-import importlib
 import pkgutil
 import re
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from manyone.engine.extras import need
+from manyone.engine.modules import import_named
 from manyone.envs.teams.simulator import Copy, Layout, Row
 from manyone.envs.workers import SUCCESS, TERMINATED, TRUNCATED
 from manyone.errors import ManyoneError
@@ -261,9 +261,9 @@ def horizon_of(env: Any, limit: int | None) -> int:
 
 
 def from_module(module: str, **options: Any) -> Any:
-    """``module.parallel_env(**options)``; ``ManyoneError`` when there is none."""
+    """``module.parallel_env(**options)``, also of a module in the current folder; ``ManyoneError`` without one."""
     try:
-        found = importlib.import_module(module)
+        found = import_named(module)
     except ModuleNotFoundError as problem:
         raise ManyoneError(f"module {module} cannot be imported: {problem}") from None
     if not hasattr(found, "parallel_env"):

@@ -171,12 +171,16 @@ class PettingZooCopy(Copy):
                 raise ManyoneError(f"agent {self.names[i]!r} took part in step() and got no reward")
             row.rewards[i] = rewards[key]
             if terminated.get(key) or (key not in taking_part and not truncated.get(key)):
-                continue  # it left for good
+                row.left[i] = True
+                continue
             (cut if truncated.get(key) else still).append(i)
         if len(taking_part) > len(present) or not taking_part <= set(chosen):
             new = self.names[min(self.index[key] for key in taking_part - set(chosen))]
             raise ManyoneError(f"agent {new!r} appeared after the start; all agents must be there from reset() on")
         if still:
+            if cut:
+                row.cut[cut] = True
+                self._write(sorted([*still, *cut]), seen, infos, row.final)
             self.present = still
             self._write(still, seen, infos, row)
             return 0

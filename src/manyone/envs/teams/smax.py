@@ -105,6 +105,8 @@ class SmaxTeam:
             final=final,
             success=self._tensor(won),
             measures={},
+            # the fallen share the team's reward: they wait for its end
+            left=torch.zeros(self.batch, self.spec.agents, dtype=torch.bool, device=self.device),
         )
 
     def state_dict(self) -> dict[str, Any]:

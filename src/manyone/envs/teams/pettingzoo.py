@@ -18,79 +18,14 @@ from typing import Any
 import numpy as np
 
 from manyone.engine.extras import need
+from manyone.envs.teams.parallel import Parallel, number
 from manyone.envs.teams.simulator import Copy, Layout, Row
+from manyone.envs.teams.spaces import JOINT, Decoder, Encoder, acting, mask_of
 from manyone.envs.workers import SUCCESS, TERMINATED, TRUNCATED
 from manyone.errors import ManyoneError
 
 LIMIT = 1000  # steps, where the environment tells no limit of its own
 LIMITS = ("max_cycles", "max_steps", "_max_episode_steps", "max_episode_steps", "episode_limit", "horizon")
-PRODUCT = 1024  # actions that a MultiDiscrete space may be unrolled to
-
-
-class Decoder:
-    """Turns entries of a row of actions into what an agent's action space takes; also their counts and bounds."""
-
-    def __init__(self, space: Any, whose: str) -> None:
-        spaces = need("gymnasium.spaces", whose, "teams")
-        self.count = 0
-        self.low: tuple[float, ...] = ()
-        self.high: tuple[float, ...] = ()
-        self.space = space
-        if isinstance(space, spaces.Discrete):
-            self.count, self.start = int(space.n), int(space.start)
-            self.decode: Callable[[Any], Any] = self._discrete
-        elif isinstance(space, spaces.MultiDiscrete) and np.prod(space.nvec.reshape(-1), dtype=float) <= PRODUCT:
-            self.count = int(np.prod(space.nvec))
-            self.decode = self._product
-        elif isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-            self.low, self.high = (tuple(map(float, bound.reshape(-1))) for bound in (space.low, space.high))
-            self.decode = self._box
-        else:
-            raise ManyoneError(
-                f"{whose} acts in {space}; Discrete, Box of floats, and MultiDiscrete up to {PRODUCT} combinations "
-                "are supported: wrap the environment"
-            )
-
-    def _discrete(self, action: Any) -> int:
-        return int(action) + self.start
-
-    def _product(self, action: Any) -> np.ndarray:
-        # Read as mixed-radix digits, the last one changing fastest.
-        digits = np.unravel_index(int(action), tuple(self.space.nvec.reshape(-1)))
-        return np.array(digits, self.space.dtype).reshape(self.space.shape)
-
-    def _box(self, action: Any) -> np.ndarray:
-        return action[: len(self.low)].astype(self.space.dtype).reshape(self.space.shape)
-
-
-class Encoder:
-    """Writes an agent's observation, of any flat-able space, into a row; tells its width and takes out a mask."""
-
-    def __init__(self, space: Any, whose: str) -> None:
-        self.spaces = spaces = need("gymnasium.spaces", whose, "teams")
-        self.masked = isinstance(space, spaces.Dict) and set(space.spaces) == {"observation", "action_mask"}
-        self.space = space = space["observation"] if self.masked else space
-        self.whose, self.box = whose, isinstance(space, spaces.Box)
-        if not space.is_np_flattenable:
-            raise ManyoneError(f"{whose} observes {space}, which has no fixed width: wrap the environment")
-        self.width = int(spaces.flatdim(space))
-
-    def write(self, seen: Any, out: np.ndarray) -> np.ndarray | None:
-        """Fills ``out`` [d] and returns the mask, if the observation holds one."""
-        mask = None
-        if self.masked:
-            mask, seen = seen["action_mask"], seen["observation"]
-        if self.box:
-            values = np.asarray(seen)
-            if values.shape != self.space.shape:
-                raise ManyoneError(
-                    f"{self.whose} observed something of shape {list(values.shape)}; its observation space has "
-                    f"shape {list(self.space.shape)}"
-                )
-        else:
-            values = np.asarray(self.spaces.flatten(self.space, seen))
-        out[: self.width] = values.reshape(-1)
-        return mask
 
 
 class PettingZooCopy(Copy):
@@ -99,7 +34,8 @@ class PettingZooCopy(Copy):
     ``limit``: cuts episodes after so many steps (default: the environment's own limit, or 1000); ``state``: use
     ``state()`` where there is one; ``success``: the entry of an agent's ``infos`` that tells, when the episode ends,
     whether it succeeded; ``masked``: always tell available actions, as needed when agents leave or have masks (None:
-    only when they differ between agents at the start).
+    only when they differ between agents at the start); ``joint``: how many combinations an action of several parts may
+    have to be one number.
     """
 
     def __init__(
@@ -110,14 +46,10 @@ class PettingZooCopy(Copy):
         state: bool = True,
         success: str | None = None,
         masked: bool | None = True,
+        joint: int = JOINT,
     ) -> None:
-        self.env = env = factory()
-        for name in ("possible_agents", "reset", "step", "action_space", "observation_space"):
-            if not hasattr(env, name):
-                raise ManyoneError(
-                    f"the factory made a {type(env).__name__} without {name}; it must make an environment with "
-                    "PettingZoo's parallel API"
-                )
+        self.api = Parallel(factory())
+        self.env = env = self.api.env
         self.names = [str(name) for name in env.possible_agents]
         self.keys = list(env.possible_agents)
         self.index = {key: i for i, key in enumerate(self.keys)}
@@ -125,30 +57,34 @@ class PettingZooCopy(Copy):
             raise ManyoneError("possible_agents is empty; it must list every agent that may take part")
         whose = [f"agent {name!r}" for name in self.names]
         self.encoders = [Encoder(env.observation_space(key), who) for key, who in zip(self.keys, whose)]
-        self.decoders = [Decoder(env.action_space(key), who) for key, who in zip(self.keys, whose)]
-        counts = tuple(decoder.count for decoder in self.decoders)
-        if 0 in counts and any(counts):
-            odd = whose[counts.index(0)]
-            raise ManyoneError(f"{odd} has continuous actions and others discrete ones; all must be of one kind")
+        self.decoders = [Decoder(env.action_space(key), who, joint) for key, who in zip(self.keys, whose)]
+        actions = acting(self.decoders, whose)
         self.success, self.present = success, list[int]()
-        self.state_dim = self._first_state() if state else 0
+        discrete = any(actions["counts"])
+        _, infos = self.api.reset(0)
+        first = self.api.state() if state else None
+        self.state_dim = 0 if first is None else len(first)
+        told = any(e.masked for e in self.encoders) or any(mask_of(info) is not None for info in infos.values())
+        forbids = told or len({decoder.digits for decoder in self.decoders}) > 1
+        if told and not discrete:
+            raise ManyoneError("it tells an action mask, and continuous actions cannot be masked: wrap the environment")
         self.layout = Layout(
             names=tuple(self.names),
             widths=tuple(encoder.width for encoder in self.encoders),
-            counts=counts,
-            low=tuple(decoder.low for decoder in self.decoders) if not any(counts) else (),
-            high=tuple(decoder.high for decoder in self.decoders) if not any(counts) else (),
+            **actions,
             state_dim=self.state_dim,
             horizon=horizon_of(env, limit),
-            masked=any(counts) and (len(set(counts)) > 1 or any(e.masked for e in self.encoders) or bool(masked)),
+            masked=discrete and (forbids or bool(masked)),
+            forbids=discrete and forbids,
             reports_success=success is not None,
         )
-        self.permitted = self.layout.permitted()
+        self.permitted, self.idle = self.layout.permitted(), self.layout.idle()
+        self.entries = [self.layout.entries(i) for i in range(len(self.keys))]
 
     def reset(self, seed: int, row: Row) -> None:
         """Starts an episode."""
-        seen, infos = self.env.reset(seed=seed)
-        taking_part = set(self.env.agents)
+        seen, infos = self.api.reset(seed)
+        taking_part = set(self.api.agents)
         if not taking_part:
             raise ManyoneError("no agent takes part after reset()")
         self._known(taking_part)
@@ -158,9 +94,10 @@ class PettingZooCopy(Copy):
     def step(self, actions: np.ndarray, row: Row) -> int:
         """One step of the agents that are there."""
         keys, present = self.keys, self.present
+        actions = actions.reshape(len(keys), -1)
         chosen = {keys[i]: self.decoders[i].decode(actions[i]) for i in present}
-        seen, rewards, terminated, truncated, infos = self.env.step(chosen)
-        taking_part = set(self.env.agents)
+        seen, rewards, terminated, truncated, infos = self.api.step(chosen)
+        taking_part = set(self.api.agents)
         self._known(taking_part)
         row.rewards[:] = 0
         still: list[int] = []
@@ -169,7 +106,7 @@ class PettingZooCopy(Copy):
             key = keys[i]
             if key not in rewards:
                 raise ManyoneError(f"agent {self.names[i]!r} took part in step() and got no reward")
-            row.rewards[i] = rewards[key]
+            row.rewards[i] = number(rewards[key], f"agent {self.names[i]!r} was rewarded with")
             if terminated.get(key) or (key not in taking_part and not truncated.get(key)):
                 continue  # it left for good
             (cut if truncated.get(key) else still).append(i)
@@ -204,46 +141,28 @@ class PettingZooCopy(Copy):
         row.alive[there] = True
         masked = self.layout.masked
         if masked:
-            row.available[:] = False
-            row.available[:, 0] = True
+            row.available[:] = self.idle
         for i in there:
             key = self.keys[i]
             if key not in seen:
                 raise ManyoneError(f"agent {self.names[i]!r} takes part and got no observation")
             mask = self.encoders[i].write(seen[key], row.observations[i])
             if masked:
-                mask = mask if mask is not None else infos.get(key, {}).get("action_mask")
-                row.available[i] = self.permitted[i] if mask is None else self._mask(i, mask)
+                row.available[i] = self.permitted[i]
+                mask = mask_of(infos.get(key)) if mask is None else mask
+                if mask is not None:
+                    row.available[i, self.entries[i]] = self.decoders[i].allowed(mask)
         if self.state_dim:
-            state = np.asarray(self.env.state()).reshape(-1)
-            if len(state) != self.state_dim:
-                raise ManyoneError(f"state() has {len(state)} numbers; it had {self.state_dim} at first")
+            state = self.api.state()
+            if state is None or len(state) != self.state_dim:
+                now = "nothing" if state is None else f"{len(state)} numbers"
+                raise ManyoneError(f"state() gives {now}; it had {self.state_dim} numbers at first")
             row.state[:] = state
-
-    def _mask(self, i: int, mask: Any) -> np.ndarray:
-        allowed, count = np.asarray(mask).astype(bool).reshape(-1), self.decoders[i].count
-        if len(allowed) != count:
-            raise ManyoneError(f"agent {self.names[i]!r} has a mask of {len(allowed)} entries for {count} actions")
-        if not allowed.any():
-            raise ManyoneError(f"agent {self.names[i]!r} has no available action; leave it one or end it")
-        padded = np.zeros(self.layout.actions, bool)
-        padded[:count] = allowed
-        return padded
 
     def _known(self, taking_part: set[Any]) -> None:
         for key in taking_part:
             if key not in self.index:
                 raise ManyoneError(f"agent {str(key)!r} is not among possible_agents ({', '.join(self.names)})")
-
-    def _first_state(self) -> int:
-        """Width of ``state()``, 0 when the environment has none."""
-        if not hasattr(self.env, "state"):
-            return 0
-        self.env.reset(seed=0)
-        try:
-            return int(np.asarray(self.env.state()).size)
-        except (NotImplementedError, AttributeError):
-            return 0  # PettingZoo's base class has a state() that says so
 
 
 def horizon_of(env: Any, limit: int | None) -> int:
@@ -261,14 +180,15 @@ def horizon_of(env: Any, limit: int | None) -> int:
 
 
 def from_module(module: str, **options: Any) -> Any:
-    """``module.parallel_env(**options)``; ``ManyoneError`` when there is none."""
+    """``module.parallel_env(**options)``, or ``module.env(**options)``; ``ManyoneError`` when there is neither."""
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as problem:
         raise ManyoneError(f"module {module} cannot be imported: {problem}") from None
-    if not hasattr(found, "parallel_env"):
-        raise ManyoneError(f"module {module} has no parallel_env()")
-    return found.parallel_env(**options)
+    makers = [getattr(found, name, None) for name in ("parallel_env", "env")]
+    if not any(map(callable, makers)):
+        raise ManyoneError(f"module {module} has no parallel_env() and no env()")
+    return next(filter(callable, makers))(**options)
 
 
 def mpe(name: str, **options: Any) -> Any:

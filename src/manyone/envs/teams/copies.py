@@ -69,11 +69,10 @@ class TeamCopies:
         self._steps += 1
         self._views["actions"][...] = chosen
         self._ask("step", dict.fromkeys(range(len(self._ends))))
-        flags = self._views["flags"]
+        flags, cut = self._views["flags"], self._views["cut"]
         over = np.flatnonzero(flags)
-        final = None
+        final = self._seen("final_") if len(over) or cut.any() else None
         if len(over):
-            final = self._seen("final_")
             self._steps[over] = 0
             self._episodes[over] += 1
             self._plan(over, self._episodes[over] + 1)
@@ -89,6 +88,8 @@ class TeamCopies:
             final=final,
             success=self._tensor((flags & SUCCESS) > 0),
             measures=measures,
+            left=self._tensor(self._views["left"].copy()),
+            cut=self._tensor(cut.copy()) if cut.any() else None,
         )
 
     def frame(self, slot: int = 0) -> np.ndarray:

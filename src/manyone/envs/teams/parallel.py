@@ -46,7 +46,10 @@ class Parallel:
     @property
     def agents(self) -> list[Any]:
         """The agents that the environment lists now."""
-        return list(self.env.agents)
+        agents = getattr(self.env, "agents", None)
+        if agents is None:
+            raise ManyoneError("it has no agents; it must list those that take part, from reset() on")
+        return list(agents)
 
     @property
     def turn(self) -> Any:

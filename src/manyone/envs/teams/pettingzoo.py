@@ -1,10 +1,11 @@
 """PettingZoo's parallel API: one copy of any such environment as a :class:`~manyone.envs.teams.simulator.Copy`.
 
 Public: :class:`PettingZooCopy`, and the makers that prefixes of names stand for. What the parallel API leaves open is
-settled here: agents that end while others go on have left (``alive`` False, zeros, one available action); an episode
-ends with its last agents, and is *truncated* when any of these was cut off rather than terminated; agents that appear
-after the start are refused. Action masks are read from an observation ``{"observation", "action_mask"}`` or from
-``infos[agent]["action_mask"]``.
+settled here: agents that end while others go on have left (``alive`` False, zeros, one available action), also where
+the environment goes on listing them, until it strikes them off and lists them again; agents without an observation
+wait (``alive`` False, what they saw last) and may come back, or come late; an episode ends with its last agents, and is
+*truncated* when any of these was cut off rather than terminated. Action masks are read from observations, wherever
+``action_mask`` is, or from ``infos[agent]["action_mask"]``. What calls return is the matter of ``parallel``.
 """
 
 from __future__ import annotations
@@ -55,11 +56,11 @@ class PettingZooCopy(Copy):
         self.index = {key: i for i, key in enumerate(self.keys)}
         if not self.keys:
             raise ManyoneError("possible_agents is empty; it must list every agent that may take part")
-        whose = [f"agent {name!r}" for name in self.names]
+        self.whose = whose = [f"agent {name!r}" for name in self.names]
         self.encoders = [Encoder(env.observation_space(key), who) for key, who in zip(self.keys, whose)]
         self.decoders = [Decoder(env.action_space(key), who, joint) for key, who in zip(self.keys, whose)]
         actions = acting(self.decoders, whose)
-        self.success, self.present = success, list[int]()
+        self.success = success
         discrete = any(actions["counts"])
         _, infos = self.api.reset(0)
         first = self.api.state() if state else None
@@ -78,80 +79,117 @@ class PettingZooCopy(Copy):
             forbids=discrete and forbids,
             reports_success=success is not None,
         )
-        self.permitted, self.idle = self.layout.permitted(), self.layout.idle()
+        self.permitted, self.nothing = self.layout.permitted(), self.layout.nothing()
+        self.idle = [decoder.idle() for decoder in self.decoders]
         self.entries = [self.layout.entries(i) for i in range(len(self.keys))]
 
     def reset(self, seed: int, row: Row) -> None:
         """Starts an episode."""
         seen, infos = self.api.reset(seed)
-        taking_part = set(self.api.agents)
-        if not taking_part:
-            raise ManyoneError("no agent takes part after reset()")
-        self._known(taking_part)
-        self.present = [i for i, key in enumerate(self.keys) if key in taking_part]
-        self._write(self.present, seen, infos, row)
+        self.gone, self.away = set[int](), set[int]()
+        listed = self._listed()
+        self.acting = self._acting(listed, seen)
+        if not self.acting:
+            raise ManyoneError("no agent takes part after reset(): agents is empty, or nobody has an observation")
+        self.asked = listed
+        row.observations[:] = 0
+        self._write(self.acting, seen, infos, row)
 
     def step(self, actions: np.ndarray, row: Row) -> int:
-        """One step of the agents that are there."""
-        keys, present = self.keys, self.present
-        actions = actions.reshape(len(keys), -1)
-        chosen = {keys[i]: self.decoders[i].decode(actions[i]) for i in present}
+        """One step of the agents that act; those that the environment lists besides do nothing."""
+        entries, keys, before = actions.reshape(len(self.keys), -1), self.keys, self.acting
+        acting = set(before)
+        chosen = {keys[i]: self.decoders[i].decode(entries[i] if i in acting else self.idle[i]) for i in self.asked}
         seen, rewards, terminated, truncated, infos = self.api.step(chosen)
-        taking_part = set(self.api.agents)
-        self._known(taking_part)
+        listed = self._listed()
         row.rewards[:] = 0
-        still: list[int] = []
-        cut: list[int] = []
-        for i in present:
-            key = keys[i]
-            if key not in rewards:
-                raise ManyoneError(f"agent {self.names[i]!r} took part in step() and got no reward")
-            row.rewards[i] = number(rewards[key], f"agent {self.names[i]!r} was rewarded with")
-            if terminated.get(key) or (key not in taking_part and not truncated.get(key)):
-                continue  # it left for good
-            (cut if truncated.get(key) else still).append(i)
-        if len(taking_part) > len(present) or not taking_part <= set(chosen):
-            new = self.names[min(self.index[key] for key in taking_part - set(chosen))]
-            raise ManyoneError(f"agent {new!r} appeared after the start; all agents must be there from reset() on")
-        if still:
-            self.present = still
-            self._write(still, seen, infos, row)
-            return 0
-        # What the last agents saw: those that were cut off, or all when everything ended by itself.
-        self._write(cut or [i for i in present if keys[i] in seen], seen, infos, row)
+        here = [i for i in range(len(keys)) if i not in self.gone or self._returns(i, listed, seen)]
+        left, cut = list[int](), list[int]()
+        for i in here:
+            key, who = keys[i], self.whose[i]
+            if key in rewards:
+                row.rewards[i] = number(rewards[key], f"{who} was rewarded with")
+            elif i in acting and seen.get(key) is not None:
+                raise ManyoneError(f"{who} took part in step() and got no reward")
+            if number(terminated.get(key, False), f"the termination of {who} is"):
+                left.append(i)
+            elif number(truncated.get(key, False), f"the truncation of {who} is"):
+                cut.append(i)
+        self.gone = set(range(len(keys))) - set(here) | {*left, *cut}
+        self.away = self.gone - set(listed)
+        self.asked = listed
+        if set(listed) <= self.gone:
+            return self._end(here, left, cut, seen, infos, row)
+        self.acting = self._acting(listed, seen)
+        row.left[left] = True
+        if cut:
+            row.cut[cut] = True
+            row.final.observations[:] = row.observations
+            self._write([*self.acting, *cut], seen, infos, row.final)
+        self._write(self.acting, seen, infos, row)
+        return 0
+
+    def _end(self, here: list[int], left: list[int], cut: list[int], seen: Any, infos: Any, row: Row) -> int:
+        """The flags of an episode that is over; the row shows what those saw last that were cut off, or all when
+        everything ended by itself."""
+        row.left[left] = True
+        self._write(cut or [i for i in here if seen.get(self.keys[i]) is not None], seen, infos, row)
         flags = TRUNCATED if cut else TERMINATED
-        if self.success is not None and any(infos.get(keys[i], {}).get(self.success) for i in present):
+        if self.success is not None and any((infos.get(self.keys[i]) or {}).get(self.success) for i in here):
             flags |= SUCCESS
         return flags
 
+    def _listed(self) -> list[int]:
+        """Numbers of the agents that the environment lists."""
+        for key in (listed := self.api.agents):
+            if key not in self.index:
+                raise ManyoneError(f"agent {str(key)!r} is not among possible_agents ({', '.join(self.names)})")
+        return sorted(self.index[key] for key in listed)
+
+    def _acting(self, listed: list[int], seen: Any) -> list[int]:
+        """Those of ``listed`` that act next: all that are not gone and see something, or the one whose turn it is."""
+        turn = self.index[self.api.turn] if self.api.turns and listed else None
+        there = [i for i in listed if i not in self.gone and seen.get(self.keys[i]) is not None]
+        return [i for i in there if turn in (None, i)]
+
+    def _returns(self, i: int, listed: list[int], seen: Any) -> bool:
+        """Whether an agent that had gone is back under its name: the environment had struck it off and lists it."""
+        return i in self.away and i in listed and seen.get(self.keys[i]) is not None
+
     def picture(self) -> np.ndarray:
         """What ``render()`` gives when the environment was made with ``render_mode="rgb_array"``."""
-        mode = getattr(self.env, "render_mode", None) or getattr(self.env.unwrapped, "render_mode", None)
+        inner = getattr(self.env, "unwrapped", self.env)
+        mode = getattr(self.env, "render_mode", None) or getattr(inner, "render_mode", None)
         if mode != "rgb_array":
             raise ManyoneError('the environment must be made with render_mode="rgb_array"')
         return np.asarray(self.env.render())
 
     def close(self) -> None:
-        """Closes the environment."""
-        self.env.close()
+        """Closes the environment, if it can be."""
+        if hasattr(self.env, "close"):
+            self.env.close()
 
-    def _write(self, there: list[int], seen: Any, infos: Any, row: Row) -> None:
-        row.observations[:] = 0
+    def _write(self, alive: list[int], seen: Any, infos: Any, row: Any) -> None:
+        """What the agents see; one that waits and is shown nothing keeps what it saw last."""
         row.alive[:] = False
-        row.alive[there] = True
+        row.alive[alive] = True
         masked = self.layout.masked
         if masked:
-            row.available[:] = self.idle
-        for i in there:
-            key = self.keys[i]
-            if key not in seen:
-                raise ManyoneError(f"agent {self.names[i]!r} takes part and got no observation")
-            mask = self.encoders[i].write(seen[key], row.observations[i])
+            row.available[:] = self.nothing
+        for i, key in enumerate(self.keys):
+            if i in self.gone and not row.alive[i]:
+                row.observations[i] = 0
+                continue
+            if (shown := seen.get(key)) is None:
+                continue
+            mask = self.encoders[i].write(shown, row.observations[i])
+            if not row.alive[i]:
+                continue
+            mask = mask_of(infos.get(key)) if mask is None else mask
             if masked:
                 row.available[i] = self.permitted[i]
-                mask = mask_of(infos.get(key)) if mask is None else mask
-                if mask is not None:
-                    row.available[i, self.entries[i]] = self.decoders[i].allowed(mask)
+            if mask is not None and i not in self.gone:  # where everything is over nothing need be allowed
+                self._allow(i, mask, row)
         if self.state_dim:
             state = self.api.state()
             if state is None or len(state) != self.state_dim:
@@ -159,10 +197,14 @@ class PettingZooCopy(Copy):
                 raise ManyoneError(f"state() gives {now}; it had {self.state_dim} numbers at first")
             row.state[:] = state
 
-    def _known(self, taking_part: set[Any]) -> None:
-        for key in taking_part:
-            if key not in self.index:
-                raise ManyoneError(f"agent {str(key)!r} is not among possible_agents ({', '.join(self.names)})")
+    def _allow(self, i: int, mask: Any, row: Any) -> None:
+        if not self.layout.masked:
+            raise ManyoneError(
+                f"{self.whose[i]} got an action mask, and none was told before: make the environment with masked=true"
+                if self.layout.actions
+                else f"{self.whose[i]} got an action mask; continuous actions cannot be masked: wrap the environment"
+            )
+        row.available[i, self.entries[i]] = self.decoders[i].allowed(mask)
 
 
 def horizon_of(env: Any, limit: int | None) -> int:

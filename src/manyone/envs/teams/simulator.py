@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
@@ -91,7 +92,7 @@ class Layout:
             found[agent, self.entries(agent)] = True
         return found
 
-    def idle(self) -> np.ndarray:
+    def nothing(self) -> np.ndarray:
         """bool [A]: the one action of an agent that does not act, the first of every digit."""
         found = np.zeros(self.actions, bool)
         found[self.starts[: self.actions]] = True
@@ -117,6 +118,9 @@ class Row(Protocol):
     state: np.ndarray  # float32 [s]
     rewards: np.ndarray  # float32 [n]
     measures: np.ndarray  # float64 [m]
+    left: np.ndarray  # bool [n], False before a step: agents that ended for good while others go on
+    cut: np.ndarray  # bool [n], False before a step: agents that were truncated while others go on
+    final: Any  # observations, alive, available and state with what these saw last; written where there is one
 
 
 class Copy(ABC):
@@ -147,8 +151,8 @@ class Copy(ABC):
 def slot_arrays(layout: Layout, batch: int, *, shared: bool) -> SharedArrays:
     """The arrays of all slots.
 
-    They are those of :class:`Row` with a leading slot axis; ``final_*``, what was seen before a restart; ``actions``;
-    ``flags`` uint8 [B]; ``seeds`` int64 [B], with which a slot's next episode starts.
+    They are those of :class:`Row` with a leading slot axis; ``final_*``, what was seen before a restart, or by agents
+    that were cut; ``actions``; ``flags`` uint8 [B]; ``seeds`` int64 [B], with which a slot's next episode starts.
     """
     n = layout.agents
     parts: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -162,6 +166,8 @@ def slot_arrays(layout: Layout, batch: int, *, shared: bool) -> SharedArrays:
         "seeds": ("i8", ()),
         "actions": ("i8" if layout.actions else "f4", (n, *layout.action_shape)),
         "rewards": ("f4", (n,)),
+        "left": ("?", (n,)),
+        "cut": ("?", (n,)),
         "flags": ("u1", ()),
         "measures": ("f8", (len(layout.measures),)),
     }
@@ -175,10 +181,9 @@ class _Slot:
         self.number, self.copy, self.steps, self.seed = number, copy, 0, 0
         for name, array in views.items():
             setattr(self, name, array[number : number + 1] if array.ndim == 1 else array[number])
-        self.pairs = [
-            (views[f"final_{name}"][number], views[name][number])
-            for name in ("observations", "state", "alive", "available")
-        ]
+        names = ("observations", "state", "alive", "available")
+        self.final = SimpleNamespace(**{name: views[f"final_{name}"][number] for name in names})
+        self.pairs = [(getattr(self.final, name), views[name][number]) for name in names]
 
 
 class SlotSimulator:
@@ -229,8 +234,9 @@ class SlotSimulator:
                 try:
                     flags = row.flags[0] = self._step(slot, row.actions)
                     if flags:
-                        for kept, now in slot.pairs:
-                            kept[...] = now
+                        if not row.cut.any():  # else the copy has written what all of them saw last
+                            for kept, now in slot.pairs:
+                                kept[...] = now
                         self._start(slot)
                 except Exception as problem:
                     raise Failure(slot.number, words_of(problem)) from problem
@@ -245,6 +251,7 @@ class SlotSimulator:
     def _step(self, slot: _Slot, actions: np.ndarray) -> int:
         row: Any = slot
         slot.steps += 1
+        row.left[:] = row.cut[:] = False
         seed_streams(self.streams, slot.seed, slot.steps)
         flags = slot.copy.step(actions, row)
         self._check(row)

@@ -53,6 +53,10 @@ class Decoder:
             action = np.array(np.unravel_index(int(action[0]), self.parts))
         return self._build(self.space, (action[start:end] for start, end in self._cuts))
 
+    def idle(self) -> np.ndarray:
+        """The action of an agent that does not act: the first choice of every digit, or what is nearest to zero."""
+        return np.zeros(len(self.digits), np.int64) if self.digits else np.clip(np.float32(0), self.low, self.high)
+
     def allowed(self, mask: Any) -> np.ndarray:
         """bool [sum of digits] of an environment's ``mask``: one entry an action or a combination, a mask for every
         digit, or these side by side. ``ManyoneError`` for another shape, and where nothing is allowed."""

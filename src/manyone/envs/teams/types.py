@@ -79,9 +79,15 @@ class Step(NamedTuple):
     """What one step of B slots gave.
 
     ``observation``: after the step, in slots whose episode ended that of the next episode's start; ``rewards`` float32
-    [B, n] (a shared reward is repeated); ``terminated`` and ``truncated`` bool [B]; ``final``: the observation before
-    the restart, right in slots that ended, anything elsewhere (None when no slot ended); ``success`` bool [B], right
-    where an episode ended; ``measures``: further figures of an episode [B], right where it ended.
+    [B, n] (a shared reward is repeated); ``terminated`` and ``truncated`` bool [B]: the episode ended for the team;
+    ``final``: the observation before the restart, right in slots that ended and in those that ``cut`` an agent,
+    anything elsewhere (None when there is no such slot); ``success`` bool [B], right where an episode ended;
+    ``measures``: further figures of an episode [B], right where it ended.
+
+    Agents that end while others go on, bool [B, n]: ``left``, for good (terminated), also where a newcomer has the
+    number already; None: all that were alive and are not any more. ``cut``: truncated alone, and what they saw last
+    stands in ``final``, where they are alive; None: nobody. An agent that is neither and not alive waits: it may come
+    back, or its team's reward is still its own, and its return goes on.
     """
 
     observation: Observation
@@ -91,6 +97,8 @@ class Step(NamedTuple):
     final: Observation | None
     success: Tensor
     measures: dict[str, Tensor]
+    left: Tensor | None = None
+    cut: Tensor | None = None
 
     @property
     def done(self) -> Tensor:

@@ -60,7 +60,7 @@ class LocalSGDAOptions(CommonOptions):
     alpha: Annotated[float, Positive] = 0.5
     """Concentration of the dirichlet partition; small is heterogeneous."""
     per_client: Annotated[int | None, Range(1)] = None
-    """Rows of each client; default: all rows are dealt."""
+    """Rows of each client; default: all rows are dealt. What nobody holds enters no figure, scaling or rate."""
     topology: str = "server"
     """Who averages with whom: server, complete, exponential, torus, grid, ring, path, star, isolated,
     one-peer-exponential, random-matching, hierarchical:GROUP[:EVERY], or a file with one edge (two client numbers) a

@@ -123,9 +123,11 @@ class LocalDSGDAOptions(LocalSGDAOptions):
 class StabilityOptions(CommonOptions):
     """Stability laboratory: twins that differ in one sample, every replica and grid point in one stacked program.
 
-    It computes in double precision, whatever --precision says. Of what is not given, each problem has its own default.
+    Of what is not given, each problem has its own default.
     """
 
+    precision: Literal["64-true", "32-true"] = "64-true"
+    """Floating-point precision of the models, by Lightning Fabric's names. Distances of twins are small: double."""
     problem: Literal["auc-linear", "auc-mlp", "gan"] = "auc-linear"
     """AUC with a linear score (convex-concave), with an MLP score (nonconvex-strongly-concave), or a GAN."""
     data: str = "spambase"

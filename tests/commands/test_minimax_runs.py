@@ -251,8 +251,8 @@ def test_a_run_of_version_0_1_goes_on_although_it_left_options_open(manyone, tmp
 
 @pytest.mark.parametrize(("precision", "width"), [("64-true", torch.float64), ("32-true", torch.float32)])
 def test_a_stability_run_computes_in_the_precision_that_it_says(precision, width):
-    given = {"data": "breast-cancer", "test": 50, "replicas": 1, "clients": 2, "samples": 10, "sweep_steps": (1,), "sweep_clients": (2,),
-             "sweep_samples": (10,), "sweep_eta": (0.1,), "sweep_topology": ()}  # fmt: skip
+    given = {"data": "breast-cancer", "test": 50, "replicas": 1, "clients": 2, "samples": 10, "sweep_steps": (1,),
+             "sweep_clients": (2,), "sweep_samples": (10,), "sweep_eta": (0.1,), "sweep_topology": ()}  # fmt: skip
     assert sweeps(StabilityOptions(**given, precision=precision)).lab.simulated.z.dtype == width
     assert sweeps(StabilityOptions(**given, precision=precision, device="cpu")).lab.simulated.device.type == "cpu"
 

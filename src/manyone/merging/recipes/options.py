@@ -132,6 +132,8 @@ class EWEMoEOptions(WEMoEOptions):
 class SurgeryOptions(AdaptiveOptions):
     """Surgery (Yang et al., ICML 2024): a low-rank correction of the merged model's final feature, for each task."""
 
+    precision: Literal["32-true"] = "32-true"
+    """Corrections are trained in float32."""
     on: Annotated[str, Places(names=True)] = "task-arithmetic"
     """The merged model: average, task-arithmetic, ties, tsv-m, iso-c, iso-cts, model-stock, or the folder of a
     finished run on the same experts (WEMoE, AdaMerging ...)."""

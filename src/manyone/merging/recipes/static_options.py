@@ -17,7 +17,10 @@ class MergeOptions(CommonOptions):
     """What all static merges share."""
 
     method: ClassVar[str]
+    on_device: ClassVar[bool] = False  # whether the method's rule takes a device
 
+    precision: Literal["32-true"] = "32-true"
+    """Static merges compute in float32, or float64 where the files do; each tensor keeps the type of its file."""
     suite: str | None = None
     """Merge the experts of a suite of real tasks (mini6, images, text, ...) and score the result, instead of --base
     and --experts."""
@@ -119,6 +122,7 @@ class RegMeanOptions(MergeOptions):
     """RegMean (Jin et al., 2023): least squares per linear layer from the Gram matrices of its inputs."""
 
     method: ClassVar[str] = "regmean"
+    on_device: ClassVar[bool] = True
 
     grams: tuple[str, ...] = ()
     """Files with X^T X of every linear layer under the name of its weight, one per expert, in the same order."""
@@ -140,6 +144,7 @@ class TsvMOptions(MergeOptions):
     """TSV-M (Gargiulo et al., 2025): leading singular vectors of all task vectors, made orthogonal."""
 
     method: ClassVar[str] = "tsv-m"
+    on_device: ClassVar[bool] = True
 
     scale: float = 1.0
     """Weight of the merged task vector."""

@@ -61,7 +61,13 @@ def test_keyword_arguments_belong_to_the_task_and_a_place_may_hold_an_equals_sig
 def test_the_task_may_be_left_out_where_the_data_name_their_environment(tmp_path, pendulum):
     for pair in (f"={tmp_path / 'a'}", str(tmp_path / "a")):
         assert from_places((pair,)).tasks == ["gym:Pendulum-v1"]
-    spec = {"id": "Pendulum-v1", "entry_point": "nothing:Env", "kwargs": {"g": 9.81}, "additional_wrappers": [], "max_episode_steps": 200}
+    spec = {
+        "id": "Pendulum-v1",
+        "entry_point": "nothing:Env",
+        "kwargs": {"g": 9.81},
+        "additional_wrappers": [],
+        "max_episode_steps": 200,
+    }
     folder = recorded(tmp_path, spec, pendulum)
     assert from_places((str(folder),)).tasks == ["gym:Pendulum-v1?g=9.81"]
     assert from_places((f"gym:Pendulum-v1={folder}",)).tasks == ["gym:Pendulum-v1"]

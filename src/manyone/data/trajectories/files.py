@@ -37,17 +37,22 @@ __all__ = [
 
 
 def from_place(
-    place: str, name: str | None = None, *, keys: Sequence[str] = (), horizon: int | None = None
+    place: str,
+    name: str | None = None,
+    *,
+    keys: Sequence[str] = (),
+    horizon: int | None = None,
+    clip: float | None = 1.0,
 ) -> Trajectories:
     """The data set at ``place``: what :func:`from_folder` takes, or the id of a Minari data set on this machine.
 
     Several places with commas between them are one data set in as many parts.
     """
     if Path(place).exists():
-        return from_folder(place, name, keys=keys, horizon=horizon)
+        return from_folder(place, name, keys=keys, horizon=horizon, clip=clip)
     parts = [part for part in place.split(",") if part]
     if len(parts) > 1:
-        return join([from_place(part, name, keys=keys, horizon=horizon) for part in parts])
+        return join([from_place(part, name, keys=keys, horizon=horizon, clip=clip) for part in parts])
     if Path(place).suffix in (*_HDF5, ".npz") or place.startswith((".", "/", "~")):
         raise ManyoneError(f"{place}: no such file or folder")
     return from_minari(place, name, keys=keys)
@@ -60,11 +65,12 @@ def from_folder(
     limit: int | None = None,
     keys: Sequence[str] = (),
     horizon: int | None = None,
+    clip: float | None = 1.0,
 ) -> Trajectories:
     """The data set at ``path``, whatever its form: our own folder, a Minari folder, .npz episodes, .npz or .hdf5 file.
 
     ``limit`` keeps the first episodes only; ``keys`` are for Minari (:func:`from_minari`), ``horizon`` for HDF5 files
-    (:func:`from_d4rl_hdf5`).
+    (:func:`from_d4rl_hdf5`), ``clip`` is for .npz files (:func:`from_npz_folder`).
     """
     path = Path(path)
     if path.is_dir() and (path / "trajectories.json").is_file():
@@ -72,9 +78,9 @@ def from_folder(
     elif path.is_dir() and (path / "data" / "metadata.json").is_file():
         data = from_minari(path, name, keys=keys)
     elif path.is_dir():
-        return from_npz_folder(path, name, limit=limit)
+        return from_npz_folder(path, name, limit=limit, clip=clip)
     elif path.suffix == ".npz":
-        data = from_npz_file(path, name)
+        data = from_npz_file(path, name, clip=clip)
     elif path.suffix in _HDF5:
         data = from_d4rl_hdf5(path, name, horizon=horizon)
     else:

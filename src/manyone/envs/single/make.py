@@ -28,6 +28,7 @@ import numpy as np
 
 from manyone.data.trajectories.observations import action_width, lay_out, state_width
 from manyone.engine.extras import need
+from manyone.engine.modules import import_named
 from manyone.envs.single import locomotion, metaworld
 from manyone.errors import ManyoneError
 
@@ -111,6 +112,18 @@ def spaces(task: str) -> tuple[int, int, int]:
     horizon = env.spec.max_episode_steps if env.spec is not None else None
     env.close()
     return states, actions, horizon or 1000
+
+
+@functools.lru_cache(maxsize=256)
+def bounds(task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest action of ``task``, float32 [A] each; infinite where it has no bound."""
+    if kind(task) != "gym":  # MuJoCo's motors and Meta-World's hands
+        ones = np.ones(spaces(task)[1], np.float32)
+        return -ones, ones
+    env = _make_gym(task, None, None)
+    space: Any = env.action_space
+    env.close()
+    return space.low.astype(np.float32), space.high.astype(np.float32)
 
 
 def prepare(tasks: Sequence[str]) -> None:
@@ -247,7 +260,10 @@ def _gymnasium(task: str, **more: Any) -> gymnasium.Env:
     """What Gymnasium makes of the task's id and keyword arguments."""
     gymnasium = need("gymnasium", task, "policies")
     name, _, kwargs = gym_parts(task)
+    module, _, name = name.rpartition(":")
     try:
+        if module:  # it registers the environment
+            import_named(module)
         return gymnasium.make(name, disable_env_checker=True, **kwargs | more)  # type: ignore[no-any-return]
     except (gymnasium.error.Error, ImportError, TypeError, ValueError) as problem:
         raise ManyoneError(f"{task}: Gymnasium cannot make {name!r} ({str(problem).splitlines()[0]})") from None

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from manyone.data.trajectories import files
 from manyone.data.trajectories.minari import minari_folder
 from manyone.data.trajectories.offline import OfflineName, parse_offline
@@ -38,6 +40,11 @@ class PolicyProblem:
         return [one.name for one in self.data]
 
     @property
+    def bounds(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Least and largest action of each environment, [A] each; infinite where it has no bound."""
+        return [make.bounds(task) for task in self.tasks]
+
+    @property
     def longest(self) -> int:
         """Steps of the longest episode, in the data or in the evaluation."""
         return max(self.horizon, *(int(one.lengths.max()) for one in self.data))
@@ -52,7 +59,14 @@ def load_problem(options: PolicyOptions) -> PolicyProblem:
     wanted = offline_name(options)
     if wanted is None:
         keys = [key for word in options.keys for key in word.split(",") if key]
-        return from_places(options.data, horizon=options.horizon, keys=keys, data_horizon=options.data_horizon)
+        return from_places(
+            options.data,
+            horizon=options.horizon,
+            keys=keys,
+            data_horizon=options.data_horizon,
+            # an earlier version cut the actions of .npz files to -1 and 1 when it read them
+            clip=1.0 if options.action_range == "unit" else None,
+        )
     return from_suite(wanted, horizon=options.horizon, workers=options.workers)
 
 
@@ -82,22 +96,24 @@ def from_places(
     horizon: int | None = None,
     keys: Sequence[str] = (),
     data_horizon: int | None = None,
+    clip: float | None = None,
 ) -> PolicyProblem:
     """Own data, each as TASK=PLACE: a Minari id, a D4RL HDF5 file or a folder of per-episode .npz files.
 
     TASK may be left out where the data name their environment. Data of one task, TASK=A TASK=B or TASK=A,B, are joined.
     ``keys`` are the entries of dictionary observations (for a task that names none), ``data_horizon`` the steps after
-    which the episodes of an HDF5 file without timeouts were cut.
+    which the episodes of an HDF5 file without timeouts were cut. ``clip`` cuts the actions of .npz files to
+    [-clip, clip].
     """
     found: dict[str, list[Trajectories]] = {}
     for pair in pairs:
-        one = _from_place(pair, keys, data_horizon)
+        one = _from_place(pair, keys, data_horizon, clip)
         found.setdefault(one.name, []).append(one)
     data = [parts[0] if len(parts) == 1 else join(parts) for parts in found.values()]
     return _problem("own data", data, horizon)
 
 
-def _from_place(pair: str, keys: Sequence[str], data_horizon: int | None) -> Trajectories:
+def _from_place(pair: str, keys: Sequence[str], data_horizon: int | None, clip: float | None) -> Trajectories:
     match = None if Path(pair).exists() else _PAIR.fullmatch(pair)
     task, place = (match["task"], match["place"]) if match else ("", pair)
     if not task and not match and not Path(place).exists() and minari_folder(place) is None and "," not in place:
@@ -105,7 +121,7 @@ def _from_place(pair: str, keys: Sequence[str], data_horizon: int | None) -> Tra
     if task:
         task = make.with_keys(make.suite_tasks(task)[0], keys)
     own = make.gym_parts(task)[1] if task.startswith("gym:") else ()
-    found = files.from_place(place, keys=own or keys, horizon=data_horizon)
+    found = files.from_place(place, keys=own or keys, horizon=data_horizon, clip=clip)
     if not task:
         task = make.with_keys(_recorded(found, place), found.meta.get("keys", keys))
     states, actions, _ = make.spaces(task)

@@ -51,8 +51,9 @@ class Policy:
         """Begins an episode of ``task``; a policy that infers the task itself needs none."""
         if task is None and not self.info.get("task_free"):
             raise ManyoneError(f"this policy must know its task: reset(task) with one of {', '.join(self.tasks)}")
-        name = self.tasks[self.table.index(task) if task else 0]
-        self._keys = gym_parts(name)[1] if name.startswith("gym:") else ()
+        own = [name for name in self.tasks if name.partition("?")[0] == task]
+        named = (gym_parts(n)[1] for n in (task or "", *own, *self.tasks) if n.startswith("gym:"))
+        self._keys = next(filter(None, named), ())
         self.batched.start([_Episode(task or "")])
         self._running, self._first = True, True
 

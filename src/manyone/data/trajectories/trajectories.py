@@ -263,7 +263,8 @@ class Trajectories:
             try:
                 arrays[key] = np.load(path, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError, EOFError) as problem:
-                raise ManyoneError(f"{path}: missing or damaged ({problem}); make the data again") from None
+                why = getattr(problem, "strerror", None) or "no array of numbers"  # NumPy's words advise to unpickle
+                raise ManyoneError(f"{path}: missing or damaged ({why}); make the data again") from None
             if arrays[key].dtype != _ARRAYS[key]:
                 raise ManyoneError(f"{path}: holds {arrays[key].dtype}, expected {np.dtype(_ARRAYS[key])}")
         try:

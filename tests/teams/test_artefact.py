@@ -219,6 +219,33 @@ def test_an_actor_critic_with_a_global_state_and_continuous_actions(tmp_path: Pa
     torch.testing.assert_close(values, policy.values(obs, team.graph), atol=1e-5, rtol=1e-5)  # type: ignore[operator]
 
 
+def test_actions_of_several_digits_and_a_task_that_forbids_some(tmp_path: Path) -> None:
+    spec = TeamSpec("locks", 2, 4, actions=5, digits=(2, 3), masked=True)
+    save_team(tmp_path / "team", shaken(CommFormer(spec, width=8)), fixed_graph("full", 2), spec)
+    team = load_team(tmp_path / "team")
+    assert team.spec == spec
+    seen = np.random.default_rng(0).standard_normal((50, 2, 4))
+    allowed = np.ones((50, 2, 5), bool)
+    allowed[:, :, [0, 3]] = False
+    for greedy in (True, False):
+        actions = team.act(seen, allowed, greedy=greedy)
+        assert actions.shape == (50, 2, 2)
+        assert (actions[..., 0] == 1).all()
+        assert set(np.unique(actions[..., 1])) == {0, 2}
+    program = load_program(tmp_path / "team" / "policy.pt2")
+    given = torch.from_numpy(seen.astype(np.float32)), torch.from_numpy(allowed)
+    assert np.array_equal(program(*given)[0], team.act(seen, allowed))
+    assert team.act(seen[0], allowed[0]).shape == (2, 2)
+    with pytest.raises(ManyoneError, match=r"available: locks forbids actions; give what it allows now, bool \[2, 5\]"):
+        team.act(seen)
+    allowed[3, 1, 2:] = False
+    with pytest.raises(ManyoneError, match="agent 1 has no action at all"):
+        team.act(seen, allowed)
+    card = (tmp_path / "team" / "README.md").read_text()
+    assert "team.act(observations, available)" in card
+    assert "an action is 2 numbers, below 2, 3" in card
+
+
 def copied(folder: Path, to: Path) -> Path:
     for name in ("config.json", "model.safetensors"):
         (to / name).write_bytes((folder / name).read_bytes())

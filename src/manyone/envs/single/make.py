@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from manyone.engine.extras import need
 from manyone.engine.modules import import_named
 from manyone.envs.single import locomotion, metaworld
@@ -100,6 +102,18 @@ def spaces(task: str) -> tuple[int, int, int]:
     horizon = env.spec.max_episode_steps if env.spec is not None else None
     env.close()
     return states, actions, horizon or 1000
+
+
+@lru_cache(maxsize=256)
+def bounds(task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest action of ``task``, float32 [A] each; infinite where it has no bound."""
+    if kind(task) != "gym":  # MuJoCo's motors and Meta-World's hands
+        ones = np.ones(spaces(task)[1], np.float32)
+        return -ones, ones
+    env = _make_gym(task, None, None)
+    space: Any = env.action_space
+    env.close()
+    return space.low.astype(np.float32), space.high.astype(np.float32)
 
 
 def prepare(tasks: Sequence[str]) -> None:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from manyone.data.trajectories.observations import lay_out
+from manyone.envs.single.make import gym_parts
 from manyone.errors import ManyoneError
 from manyone.nets.decision import DecisionTransformer
 from manyone.policies.acting import SequencePolicy
@@ -49,17 +51,24 @@ class Policy:
         """Begins an episode of ``task``; a policy that infers the task itself needs none."""
         if task is None and not self.info.get("task_free"):
             raise ManyoneError(f"this policy must know its task: reset(task) with one of {', '.join(self.tasks)}")
+        own = [name for name in self.tasks if name.partition("?")[0] == task]
+        named = (gym_parts(n)[1] for n in (task or "", *own, *self.tasks) if n.startswith("gym:"))
+        self._keys = next(filter(None, named), ())
         self.batched.start([_Episode(task or "")])
         self._running, self._first = True, True
 
     def act(self, observation: Any, reward: float = 0.0) -> np.ndarray:
-        """Action float32 [A] for ``observation`` [S]; ``reward`` is what the last action earned (ignored at first)."""
+        """Action float32 [A] for ``observation`` [S]; ``reward`` is what the last action earned (ignored at first).
+
+        Of a dictionary the entries that the task's name gives as ``keys`` are read.
+        """
         if not self._running:
             raise ManyoneError("act before reset: call policy.reset(task) at the start of an episode")
         if not self._first:
             self.batched.reward(np.zeros(1, np.int64), np.array([reward], np.float32))
         self._first = False
-        return self.batched.act(np.zeros(1, np.int64), np.asarray(observation, np.float32).reshape(1, -1))[0]
+        flat = lay_out(observation, self._keys).astype(np.float32)
+        return self.batched.act(np.zeros(1, np.int64), flat[None])[0]
 
 
 def load_policy(folder: str | os.PathLike[str], device: str = "cpu") -> Policy:

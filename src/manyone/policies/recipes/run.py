@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from manyone.engine.files import write_atomic
+from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.envs.single.collect import set_tasks
@@ -18,7 +20,7 @@ from manyone.evaluation.video import record
 from manyone.policies.protocol import PolicyTrainer
 from manyone.policies.recipes.options import PolicyOptions
 from manyone.policies.recipes.problem import PolicyProblem, load_problem, offline_name
-from manyone.policies.tasks import label
+from manyone.policies.tasks import label, slug
 from manyone.recipes.options import Split
 from manyone.recipes.running import percent, print_table, restore
 
@@ -31,6 +33,10 @@ def run(options: PolicyOptions, build: Build, folder: RunFolder) -> None:
         print("\n".join(plan(options, folder.recipe)))
         return
     problem = load_problem(options)
+    _check_inputs(options, problem, folder)
+    if options.suite is None:
+        for one in problem.data:
+            print(f"data of {one.name}: {one.summary()}", file=sys.stderr)
     with Evaluator.from_options(problem, options) as evaluator:
         learner = build(options, problem, evaluator)
         final = train(
@@ -51,10 +57,17 @@ def run(options: PolicyOptions, build: Build, folder: RunFolder) -> None:
 def evaluate(options: PolicyOptions, build: Build, folder: RunFolder, split: Split) -> Mapping[str, float]:
     """Scores of the newest checkpoint on goals held out (test) or of the data (train)."""
     problem = load_problem(options)
+    _check_inputs(options, problem, folder)
     learner = build(options, problem)
     restore(learner, folder)
     with Evaluator.from_options(problem, options, split) as evaluator:
         return evaluator(learner)
+
+
+def _check_inputs(options: PolicyOptions, problem: PolicyProblem, folder: RunFolder) -> None:
+    """Own files may have changed since the run began; made data are kept by their recipe."""
+    if options.suite is None:
+        check_inputs(folder, problem.digests())
 
 
 class Evaluator:
@@ -149,7 +162,7 @@ def record_videos(folder: RunFolder, policy: BatchedPolicy, problem: PolicyProbl
     """One evaluation episode a task as ``videos/TASK.gif``."""
     place = folder.folder("videos")
     for episode in paired_episodes(problem.tasks, 1):
-        path = place / f"{label(episode.task).replace(':', '-')}.gif"
+        path = place / f"{slug(episode.task)}.gif"
         record(policy, episode, path, horizon=problem.horizon, stop_at_success=True)
     print(f"videos: {place}")
 

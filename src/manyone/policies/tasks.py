@@ -346,7 +346,7 @@ def _bounds(data: Trajectories, given: Bounds | None) -> np.ndarray:
     bounds = np.stack(given).astype(np.float32)
     if bounds.shape != own.shape or not (bounds[0] < bounds[1]).all():
         raise ManyoneError(f"{data.name}: bounds {bounds.tolist()}: give {data.action_dim} least and largest actions")
-    unknown: np.ndarray = ~np.isfinite(bounds).all(0)
+    unknown = np.asarray(~np.isfinite(bounds).all(0))
     if unknown.any():
         low, high = own[:, unknown]
         steady = low == high  # any width does

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from manyone.engine.extras import need
+from manyone.engine.modules import import_named
 from manyone.envs.single import locomotion, metaworld
 from manyone.errors import ManyoneError
 
@@ -136,8 +137,10 @@ def _only_goal(task: str, goal: int) -> None:
 
 def _make_gym(task: str, horizon: int | None, render_mode: str | None, **simulator: Any) -> gymnasium.Env:
     gymnasium = need("gymnasium", task, "policies")
-    name = task.removeprefix("gym:")
+    module, _, name = task.removeprefix("gym:").rpartition(":")
     try:
+        if module:  # it registers the environment
+            import_named(module)
         env = gymnasium.make(
             name, max_episode_steps=horizon, render_mode=render_mode, disable_env_checker=True, **simulator
         )

@@ -60,6 +60,9 @@ class SequencePolicy:
     mask, default its own). Weights are read once: make a new policy after training on.
     """
 
+    reads_returns = True
+    """Whether a target return makes a difference."""
+
     def __init__(
         self,
         model: DecisionTransformer,

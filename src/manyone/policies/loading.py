@@ -66,6 +66,8 @@ class Policy:
         ``slots`` (indices, or a mask bool [n]) begins new ones in these slots alone, of the same tasks and targets
         unless others are given. ``target`` is the return to ask for (default: the task's in the artefact).
         """
+        if target is not None and not self.batched.reads_returns:
+            raise ManyoneError("behaviour cloning reads no target return: leave it out")
         if slots is None:
             names = [task] if task is None or isinstance(task, str) else list(task)
             self._single = task is None or isinstance(task, str)
@@ -75,7 +77,8 @@ class Policy:
         else:
             chosen, before = _numbers(slots, len(self._episodes)), list(self._episodes)
             names = [task] * len(chosen) if task is None or isinstance(task, str) else list(task)
-        targets = [target] * len(chosen) if target is None or np.ndim(target) == 0 else list(target)  # type: ignore[arg-type]
+        several = not isinstance(target, (int, float, np.number, type(None)))
+        targets: list[Any] = list(target) if several else [target] * len(chosen)  # type: ignore[arg-type]
         if len(names) != len(chosen) or len(targets) != len(chosen):
             raise ManyoneError(f"{len(names)} tasks and {len(targets)} targets for {len(chosen)} slots: give one each")
         episodes = []

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyone.errors import ManyoneError
 from manyone.policies.acting import EpisodeLike, checked_observations
 from manyone.policies.tasks import TaskTable
 from manyone.randomness import generator_for
@@ -51,6 +50,8 @@ class CloningNetwork(nn.Module):
 class CloningPolicy:
     """A cloning network that acts in many episodes at once (the roll-outs' ``BatchedPolicy``); it has no memory."""
 
+    reads_returns = False
+
     def __init__(self, network: CloningNetwork, table: TaskTable) -> None:
         parameter = next(network.parameters())
         self.network, self.table = network, table.to(parameter.device, parameter.dtype)
@@ -64,8 +65,6 @@ class CloningPolicy:
     def restart(self, slots: Sequence[int], episodes: Sequence[EpisodeLike]) -> None:
         """Begins ``episodes`` [b] in the slots [b]; all other slots go on."""
         for slot, episode in zip(slots, episodes, strict=True):
-            if getattr(episode, "target", None) is not None:
-                raise ManyoneError(f"{episode.task}: behaviour cloning reads no target return: leave it out")
             self.names[slot], self.tasks[slot] = episode.task, self.table.index(episode.task)
 
     @torch.no_grad()

@@ -79,6 +79,8 @@ class EachTask:
 class ByTask:
     """Acts in every episode with the policy that belongs to its task (the roll-outs' ``BatchedPolicy``)."""
 
+    reads_returns = True
+
     def __init__(self, policies: Mapping[str, Any]) -> None:
         self.policies = dict(policies)
 

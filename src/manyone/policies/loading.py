@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from manyone.data.trajectories.observations import lay_out
+from manyone.envs.single.make import gym_parts
 from manyone.errors import ManyoneError
 from manyone.nets.decision import DecisionTransformer
 from manyone.policies.acting import SequencePolicy
@@ -89,6 +91,7 @@ class Policy:
             episodes.append(one)
         if slots is None:
             self.batched.start(episodes)
+            self._keys = self._entries(names[0] or "")
             self._episodes, self._first = episodes, np.ones(len(episodes), bool)
         else:
             self.batched.restart(chosen, episodes)
@@ -98,7 +101,8 @@ class Policy:
     def act(self, observation: Any, reward: Any = 0.0) -> np.ndarray:
         """Action float32 [A] for ``observation`` [S], or [n, A] for [n, S] after a reset of n tasks.
 
-        ``reward``: what the last action of each episode earned (ignored at an episode's first step).
+        ``reward``: what the last action of each episode earned (ignored at an episode's first step). Of a dictionary
+        the entries that the task's name gives as ``keys`` are read.
         """
         if not self._episodes:
             raise ManyoneError("act before reset: call policy.reset(task) at the start of an episode")
@@ -110,10 +114,16 @@ class Policy:
             raise ManyoneError(f"slot {wrong[0]} ({self._episodes[wrong[0]].task}): the reward is {rewards[wrong[0]]}")
         if len(going):
             self.batched.reward(going, rewards[going])
-        seen = np.asarray(observation, np.float32)
-        actions = self.batched.act(slots, seen.reshape(1, -1) if self._single else seen)
+        seen = lay_out(observation, self._keys, batch=not self._single).astype(np.float32)
+        actions = self.batched.act(slots, seen[None] if self._single else seen)
         self._first[:] = False
         return actions[0] if self._single else actions
+
+    def _entries(self, task: str) -> tuple[str, ...]:
+        """The entries of dictionary observations that are read."""
+        own = [name for name in self.tasks if name.partition("?")[0] == task]
+        named = (gym_parts(n)[1] for n in (task, *own, *self.tasks) if n.startswith("gym:"))
+        return next(filter(None, named), ())
 
 
 def load_policy(folder: str | os.PathLike[str], device: str = "cpu") -> Policy:

@@ -7,12 +7,13 @@ Prompts come from the best tenth of the episodes by return, which no training wi
 the rule of the HarmoDT program instead. What is drawn depends on (seed, task, step) alone.
 
 Networks give u in [-1, 1]; the action is a = c + h u, with the centre c and half the width h of the task's bounds.
-Public names: :class:`PolicyData`, :class:`TaskBatch`, :class:`TaskTable`, :data:`POOLED`, :func:`label`.
+Public names: :class:`PolicyData`, :class:`TaskBatch`, :class:`TaskTable`, :data:`POOLED`, :func:`label`, :func:`slug`.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -39,6 +40,11 @@ POOLED: dict[str, Any] = {"normalisation": "pooled", "scale": "pooled", "target"
 def label(task: str) -> str:
     """A task's name in metrics and tables: ``door-open-v3`` -> ``door-open``; others as they are."""
     return task.removesuffix("-v3")
+
+
+def slug(task: str) -> str:
+    """A task's name as a file's or folder's: ``gym:Ant-v5?healthy_reward=0`` -> ``gym-Ant-v5-healthy_reward=0``."""
+    return re.sub(r"[^\w.,=+-]+", "-", task)
 
 
 class TaskBatch(NamedTuple):
@@ -71,7 +77,10 @@ class TaskTable:
     """Least and largest action, [N, 2, A]; None: -1 and 1 in all tasks."""
 
     def index(self, task: str) -> int:
-        """Number of the task called ``task``."""
+        """Number of the task called ``task``; of a Gymnasium task also without its keyword arguments, if it is one."""
+        plain = [name.partition("?")[0] for name in self.names]
+        if task not in self.names and plain.count(task) == 1:
+            return plain.index(task)
         if task not in self.names:
             raise ManyoneError(f"task {task!r} is unknown to this policy: it has {', '.join(self.names)}")
         return self.names.index(task)

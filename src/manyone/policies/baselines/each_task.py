@@ -16,6 +16,7 @@ from manyone.errors import ManyoneError
 from manyone.policies.acting import EpisodeLike
 from manyone.policies.harmodt.learner import PolicyLearner
 from manyone.policies.protocol import History, sizes_of
+from manyone.policies.tasks import slug
 
 
 class EachTask:
@@ -73,7 +74,7 @@ class EachTask:
     def export(self, folder: Path) -> None:
         """One artefact a task, in folders called as the tasks (":" becomes "-")."""
         for one in self.learners:
-            one.export(folder / one.data.names[0].replace(":", "-"))
+            one.export(folder / slug(one.data.names[0]))
 
 
 class ByTask:

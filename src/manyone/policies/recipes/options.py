@@ -40,7 +40,13 @@ class PolicyOptions(CommonOptions):
     (Meta-World, from the folder that MANYONE_METAWORLD_EXPERT names)."""
     data: Annotated[tuple[str, ...], Places()] = ()
     """Instead of --suite, own data as TASK=PLACE: PLACE is a Minari id, a D4RL HDF5 file or a folder of per-episode
-    .npz files; TASK is the environment to act in (door-open-v3, cheetah-vel:7, gym:Hopper-v5)."""
+    .npz files, or several with commas between; TASK is the environment to act in (door-open-v3, cheetah-vel:7,
+    gym:Hopper-v5, gym:Ant-v5?ctrl_cost_weight=0.1) and may be left out where the data name it, as Minari's do."""
+    keys: Annotated[tuple[str, ...], With("data")] = ()
+    """Entries of dictionary observations, laid side by side in this order, in --data and in their environments, e.g.
+    observation,desired_goal."""
+    data_horizon: Annotated[int | None, Range(1)] = None
+    """Steps after which episodes were cut, for an HDF5 file in --data that does not tell by timeouts."""
     data_seed: Annotated[Natural, With("suite")] = 0
     """Seed of made data; runs with different --seed share their data."""
     episodes: Annotated[Positive, With("suite")] = 60
@@ -95,6 +101,8 @@ class PolicyOptions(CommonOptions):
             "simulator", self.simulator, self.simulator or bool(self.data), "on for --suite: its data are made in one"
         )
         check("video", self.video, self.simulator or not self.video, "off with --no-simulator")
+        files = any(kind in word for word in self.data for kind in (".hdf5", ".h5"))
+        check("data_horizon", self.data_horizon, self.data_horizon is None or files, "for an HDF5 file in --data")
 
 
 @dataclass(kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from manyone.data.trajectories import files
+from manyone.data.trajectories.minari import minari_folder
 from manyone.data.trajectories.offline import OfflineName, parse_offline
-from manyone.data.trajectories.trajectories import Trajectories
+from manyone.data.trajectories.trajectories import Trajectories, join
+from manyone.engine.inputs import digest
 from manyone.engine.progress import Progress
 from manyone.envs.single import make
 from manyone.envs.single.collect import make_offline
@@ -20,6 +23,9 @@ from manyone.policies.held_out import split
 from manyone.policies.recipes.options import PolicyOptions
 
 _log = logging.getLogger("manyone")
+# TASK=PLACE; a Gymnasium task has keyword arguments behind a question mark, NAME=VALUE&..., and PLACE may have an = too
+_PAIR = re.compile(r"(?P<task>[^?=]*(\?[^=&]+=[^=&]*(&[^=&]+=[^=&]*)*)?)=(?P<place>.+)")
+_ARRAYS = ("observations", "actions", "rewards", "offsets", "terminated", "final_observations", "successes", "goals")
 
 
 @dataclass(frozen=True)
@@ -82,14 +88,27 @@ class PolicyProblem:
                 _log.warning("%s is evaluated for %d steps, but its data end at %d: sequence models have not learned "
                              "later time steps", one.name, steps, longest)  # fmt: skip
 
+    def digests(self) -> dict[str, str]:
+        """What the data held, by content."""
+        parts = {f"--data {one.name}": one for one in self.data}
+        parts |= {f"--data {one.name}, left out": one for one in self.held_out}
+        return {label: digest(*(getattr(one, key) for key in _ARRAYS)) for label, one in parts.items()}
+
 
 def load_problem(options: PolicyOptions) -> PolicyProblem:
     """The data that ``options`` name, made if need be."""
     wanted = offline_name(options)
     if wanted is None:
-        # an earlier version cut the actions of .npz files to -1 and 1 when it read them
-        clip = 1.0 if options.action_range == "unit" else None
-        problem = from_places(options.data, horizon=options.horizon, clip=clip, simulator=options.simulator)
+        keys = [key for word in options.keys for key in word.split(",") if key]
+        problem = from_places(
+            options.data,
+            horizon=options.horizon,
+            keys=keys,
+            data_horizon=options.data_horizon,
+            # an earlier version cut the actions of .npz files to -1 and 1 when it read them
+            clip=1.0 if options.action_range == "unit" else None,
+            simulator=options.simulator,
+        )
         if options.simulator:
             problem.warn_of_time()
             return problem
@@ -119,23 +138,44 @@ def from_suite(wanted: OfflineName, *, horizon: int | None = None, workers: int 
 
 
 def from_places(
-    pairs: Sequence[str], *, horizon: int | None = None, clip: float | None = None, simulator: bool = True
+    pairs: Sequence[str],
+    *,
+    horizon: int | None = None,
+    keys: Sequence[str] = (),
+    data_horizon: int | None = None,
+    clip: float | None = None,
+    simulator: bool = True,
 ) -> PolicyProblem:
     """Own data, each as TASK=PLACE: a Minari id, a D4RL HDF5 file or a folder of per-episode .npz files.
 
-    ``clip`` cuts the actions of .npz files to [-clip, clip]. Without ``simulator`` TASK is any name.
+    TASK may be left out where the data name their environment. Data of one task, TASK=A TASK=B or TASK=A,B, are joined.
+    ``keys`` are the entries of dictionary observations (for a task that names none), ``data_horizon`` the steps after
+    which the episodes of an HDF5 file without timeouts were cut. ``clip`` cuts the actions of .npz files to
+    [-clip, clip]. Without ``simulator`` TASK is any name.
     """
-    return _problem("own data", [_from_place(pair, clip, simulator) for pair in pairs], horizon)
+    found: dict[str, list[Trajectories]] = {}
+    for pair in pairs:
+        one = _from_place(pair, keys, data_horizon, clip, simulator)
+        found.setdefault(one.name, []).append(one)
+    data = [parts[0] if len(parts) == 1 else join(parts) for parts in found.values()]
+    return _problem("own data", data, horizon)
 
 
-def _from_place(pair: str, clip: float | None, simulator: bool) -> Trajectories:
-    task, equals, place = pair.partition("=")
-    if not equals or not place:
+def _from_place(
+    pair: str, keys: Sequence[str], data_horizon: int | None, clip: float | None, simulator: bool
+) -> Trajectories:
+    match = None if Path(pair).exists() else _PAIR.fullmatch(pair)
+    task, place = (match["task"], match["place"]) if match else ("", pair)
+    if not task and not match and not Path(place).exists() and minari_folder(place) is None and "," not in place:
         raise ManyoneError(f"--data {pair}: give TASK=PLACE, e.g. door-open-v3=data/door-open")
-    if simulator:
-        task = _environment(pair, task)
-    path = Path(place)
-    found = files.from_folder(path, clip=clip) if path.exists() else files.from_minari(place)
+    if task and simulator:
+        task = _environment(pair, task, keys)
+    own = make.gym_parts(task)[1] if task.startswith("gym:") else ()
+    found = files.from_place(place, keys=own or keys, horizon=data_horizon, clip=clip)
+    if not task and not simulator:
+        raise ManyoneError(f"--data {pair}: give TASK=PLACE; without a simulator TASK is any name")
+    if not task:
+        task = make.with_keys(_recorded(found, place), found.meta.get("keys", keys))
     states, actions, _ = make.spaces(task) if simulator else (found.state_dim, found.action_dim, 0)
     if (found.state_dim, found.action_dim) != (states, actions):
         raise ManyoneError(
@@ -145,14 +185,24 @@ def _from_place(pair: str, clip: float | None, simulator: bool) -> Trajectories:
     return replace(found, name=task)
 
 
-def _environment(pair: str, task: str) -> str:
+def _environment(pair: str, task: str, keys: Sequence[str]) -> str:
     """The full name of the environment ``task``, which must be there."""
     try:
-        (name,) = make.suite_tasks(task)[:1]
+        name = make.with_keys(make.suite_tasks(task)[0], keys)
         make.spaces(name)
     except ManyoneError as problem:
         raise ManyoneError(f"--data {pair}: {problem}; --no-simulator trains on data alone") from None
     return name
+
+
+def _recorded(data: Trajectories, place: str) -> str:
+    """The environment that the data themselves name."""
+    if "environment" in data.meta:
+        return make.recorded_task(data.meta["environment"], place)
+    task = make.named_task(data.name, place)
+    if task is None:
+        raise ManyoneError(f"--data {place}: the data do not name their environment: give TASK={place}")
+    return task
 
 
 def _problem(name: str, data: Sequence[Trajectories], horizon: int | None) -> PolicyProblem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from manyone.engine.files import write_atomic
+from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.envs.single.collect import set_tasks
@@ -23,7 +25,7 @@ from manyone.policies.held_out import action_errors, half_ranges
 from manyone.policies.protocol import PolicyTrainer
 from manyone.policies.recipes.options import PolicyOptions
 from manyone.policies.recipes.problem import PolicyProblem, load_problem, offline_name
-from manyone.policies.tasks import label
+from manyone.policies.tasks import label, slug
 from manyone.recipes.options import Split
 from manyone.recipes.running import by_task, percent, print_table, restore
 
@@ -38,6 +40,10 @@ def run(options: PolicyOptions, build: Build, folder: RunFolder) -> None:
         print("\n".join(plan(options, folder.recipe)))
         return
     problem = load_problem(options)
+    _check_inputs(options, problem, folder)
+    if options.suite is None:
+        for one in problem.data:
+            print(f"data of {one.name}: {one.summary()}", file=sys.stderr)
     with evaluator_of(problem, options) as evaluator:
         learner = build(options, problem, evaluator)
         final = train(
@@ -74,6 +80,7 @@ def evaluate(
     each return that is asked for.
     """
     problem = load_problem(options)
+    _check_inputs(options, problem, folder)
     learner = build(options, problem)
     best = best_state(folder)
     if best is None:
@@ -111,6 +118,12 @@ def evaluator_of(
         seed=seed,
         references=problem.references(options.reference),
     )
+
+
+def _check_inputs(options: PolicyOptions, problem: PolicyProblem, folder: RunFolder) -> None:
+    """Own files may have changed since the run began; made data are kept by their recipe."""
+    if options.suite is None:
+        check_inputs(folder, problem.digests())
 
 
 class Evaluator:
@@ -265,7 +278,7 @@ def record_videos(folder: RunFolder, policy: BatchedPolicy, problem: PolicyProbl
     """One evaluation episode a task as ``videos/TASK.gif``."""
     place = folder.folder("videos")
     for episode in paired_episodes(problem.tasks, 1):
-        path = place / f"{label(episode.task).replace(':', '-')}.gif"
+        path = place / f"{slug(episode.task)}.gif"
         record(policy, episode, path, horizon=problem.horizons[episode.task], stop_at_success=True)
     print(f"videos: {place}")
 

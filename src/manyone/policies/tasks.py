@@ -6,10 +6,8 @@ from the data, per task or pooled. A prompt is the tail of a good trajectory wit
 Prompts come from the best tenth of the episodes by return, which no training window then touches; ``legacy_prompt`` is
 the rule of the HarmoDT program instead. What is drawn depends on (seed, task, step) alone.
 
-Networks act in [-1, 1]; a task's own actions are a = c + h u there, with the centre c and half the width h of its
-bounds.
-Public names: :class:`PolicyData`, :class:`TaskBatch`, :class:`TaskTable`, :data:`POOLED`, :func:`label`,
-:func:`slug`.
+Networks give u in [-1, 1]; the action is a = c + h u, with the centre c and half the width h of the task's bounds.
+Public names: :class:`PolicyData`, :class:`TaskBatch`, :class:`TaskTable`, :data:`POOLED`, :func:`label`, :func:`slug`.
 """
 
 from __future__ import annotations
@@ -94,7 +92,8 @@ class TaskTable:
             return t.to(device, dtype if t.is_floating_point() else None)
 
         prompt = None if self.prompt is None else {k: move(v) for k, v in self.prompt.items()}
-        return replace(self, **{key: move(value) for key, value in self._each().items()}, prompt=prompt)
+        fields: dict[str, Any] = {key: move(value) for key, value in self._each().items()}
+        return replace(self, **fields, prompt=prompt)
 
     def subset(self, tasks: Sequence[int]) -> TaskTable:
         """The rows ``tasks``, in that order."""
@@ -356,7 +355,7 @@ def _bounds(data: Trajectories, given: Bounds | None) -> np.ndarray:
     bounds = np.stack(given).astype(np.float32)
     if bounds.shape != own.shape or not (bounds[0] < bounds[1]).all():
         raise ManyoneError(f"{data.name}: bounds {bounds.tolist()}: give {data.action_dim} least and largest actions")
-    unknown = ~np.isfinite(bounds).all(0)
+    unknown = np.asarray(~np.isfinite(bounds).all(0))
     if unknown.any():
         low, high = own[:, unknown]
         steady = low == high  # any width does

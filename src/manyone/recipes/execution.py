@@ -25,7 +25,7 @@ def reopen(path: Path) -> tuple[RunFolder, CommonOptions]:
 def options_from(recipe: str, plain: Mapping[str, Any], where: str) -> CommonOptions:
     """The options of ``recipe`` from plain values, also those of an earlier version; ``where`` opens every message."""
     cls = options_class(recipe)
-    return with_preset(cls, values_from_plain(cls, plain, where, True))
+    return with_preset(cls, {**cls.EARLIER, **values_from_plain(cls, plain, where, True)})
 
 
 def execute(options: CommonOptions, folder: RunFolder) -> bool:

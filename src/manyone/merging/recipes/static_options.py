@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from manyone.recipes.options import CommonOptions, Range
+from manyone.recipes.options import CommonOptions, Places, Range
 
 
 @dataclass(kw_only=True)
@@ -21,9 +21,9 @@ class MergeOptions(CommonOptions):
     suite: str | None = None
     """Merge the experts of a suite of real tasks (mini6, images, text, ...) and score the result, instead of --base
     and --experts."""
-    base: str | None = None
+    base: Annotated[str | None, Places()] = None
     """The common pre-trained model: a .safetensors file, a Hugging Face folder, or a .pt/.bin file of tensors."""
-    experts: tuple[str, ...] = ()
+    experts: Annotated[tuple[str, ...], Places()] = ()
     """The models fine-tuned from it, two or more, in the same forms; also PEFT LoRA adapter folders."""
     exclude: tuple[str, ...] = ()
     """Regular expressions of tensor names to leave as in the base, such as classifier heads: '^classifier'."""
@@ -168,5 +168,5 @@ class MergekitOptions(MergeOptions):
 
     method: ClassVar[str] = "mergekit"
 
-    recipe: Path | None = None
+    recipe: Annotated[Path | None, Places()] = None
     """The YAML file; relative model paths in it are taken from the current folder, then from the file's folder."""

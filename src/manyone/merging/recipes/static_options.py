@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from manyone.recipes.options import CommonOptions, Places, Range
+from manyone.recipes.options import CommonOptions, Places, Range, With
 
 
 @dataclass(kw_only=True)
@@ -17,7 +17,10 @@ class MergeOptions(CommonOptions):
     """What all static merges share."""
 
     method: ClassVar[str]
+    on_device: ClassVar[bool] = False  # whether the method's rule takes a device
 
+    precision: Literal["32-true"] = "32-true"
+    """Static merges compute in float32, or float64 where the files do; each tensor keeps the type of its file."""
     suite: str | None = None
     """Merge the experts of a suite of real tasks (mini6, images, text, ...) and score the result, instead of --base
     and --experts."""
@@ -78,9 +81,9 @@ class DareOptions(MergeOptions):
     """Weight of the (merged) task vectors."""
     then: Literal["task-arithmetic", "ties"] = "task-arithmetic"
     """How the thinned task vectors are combined."""
-    density: Annotated[float, Range(0, 1, closed="right")] = 0.2
+    density: Annotated[float, Range(0, 1, closed="right"), With("then=ties")] = 0.2
     """For --then ties: share of entries that survive its trim; 1 for sign election alone."""
-    merge: Literal["sum", "mean"] = "sum"
+    merge: Annotated[Literal["sum", "mean"], With("then=ties")] = "sum"
     """For --then ties: add or average the agreeing entries."""
 
 
@@ -110,7 +113,7 @@ class FisherOptions(MergeOptions):
     """Smallest Fisher value, after division by the norm."""
     normalize: bool = True
     """Divide each expert's Fisher by its norm over the model, so that no expert outweighs the others by scale."""
-    examples: Annotated[int, Range(1)] = 256
+    examples: Annotated[int, Range(1), With("suite")] = 256
     """With --suite: labelled training examples per task behind the Fishers."""
 
 
@@ -119,12 +122,13 @@ class RegMeanOptions(MergeOptions):
     """RegMean (Jin et al., 2023): least squares per linear layer from the Gram matrices of its inputs."""
 
     method: ClassVar[str] = "regmean"
+    on_device: ClassVar[bool] = True
 
     grams: tuple[str, ...] = ()
     """Files with X^T X of every linear layer under the name of its weight, one per expert, in the same order."""
     ratio: Annotated[float, Range(0, 1)] = 0.95
     """Factor on the off-diagonal entries of the Gram matrices."""
-    examples: Annotated[int, Range(1)] = 256
+    examples: Annotated[int, Range(1), With("suite")] = 256
     """With --suite: training examples per task behind the Gram matrices."""
 
 
@@ -140,6 +144,7 @@ class TsvMOptions(MergeOptions):
     """TSV-M (Gargiulo et al., 2025): leading singular vectors of all task vectors, made orthogonal."""
 
     method: ClassVar[str] = "tsv-m"
+    on_device: ClassVar[bool] = True
 
     scale: float = 1.0
     """Weight of the merged task vector."""

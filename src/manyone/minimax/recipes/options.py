@@ -60,7 +60,7 @@ class LocalSGDAOptions(CommonOptions):
     alpha: Annotated[float, Positive] = 0.5
     """Concentration of the dirichlet partition; small is heterogeneous."""
     per_client: Annotated[int | None, Range(1)] = None
-    """Rows of each client; default: all rows are dealt."""
+    """Rows of each client; default: all rows are dealt. What nobody holds enters no figure, scaling or rate."""
     topology: Annotated[str, Places(names=True)] = "server"
     """Who averages with whom: server, complete, exponential, torus, grid, ring, path, star, isolated,
     one-peer-exponential, random-matching, hierarchical:GROUP[:EVERY], or a file with one edge (two client numbers) a
@@ -123,9 +123,11 @@ class LocalDSGDAOptions(LocalSGDAOptions):
 class StabilityOptions(CommonOptions):
     """Stability laboratory: twins that differ in one sample, every replica and grid point in one stacked program.
 
-    It computes in double precision, whatever --precision says. Of what is not given, each problem has its own default.
+    Of what is not given, each problem has its own default.
     """
 
+    precision: Literal["64-true", "32-true"] = "64-true"
+    """Floating-point precision of the models, by Lightning Fabric's names. Distances of twins are small: double."""
     problem: Literal["auc-linear", "auc-mlp", "gan"] = "auc-linear"
     """AUC with a linear score (convex-concave), with an MLP score (nonconvex-strongly-concave), or a GAN."""
     data: Annotated[str, Places(names=True)] = "spambase"

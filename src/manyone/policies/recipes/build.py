@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from manyone.engine.devices import device_of
 from manyone.policies.baselines.cloning import CloningNetwork
@@ -30,7 +30,7 @@ from manyone.policies.recipes.options import (
     TransformerOptions,
 )
 from manyone.policies.recipes.problem import PolicyProblem
-from manyone.policies.tasks import POOLED, PolicyData
+from manyone.policies.tasks import POOLED, Bounds, PolicyData
 
 Evaluate = Callable[[Any], Mapping[str, Any]] | None
 
@@ -88,7 +88,8 @@ def grouped(o: GroupedOptions, problem: PolicyProblem, evaluate: Evaluate = None
 
 def cloning(o: CloningOptions, problem: PolicyProblem, evaluate: Evaluate = None) -> CloningLearner:
     """Behaviour cloning."""
-    data = PolicyData(problem.data, 1, hold_out=o.hold_out == "always", device=device_of(o.device))
+    held = o.hold_out == "always"
+    data = PolicyData(problem.data, 1, hold_out=held, bounds=_bounds(o, problem), device=device_of(o.device))
     network = CloningNetwork(data.state_dim, data.action_dim, len(data), seed=o.seed, width=o.width, layers=o.layers)
     at_once = None if o.tasks_per_step is None else min(o.tasks_per_step, len(data))
     arguments = {"tasks_per_step": at_once} | _optimisation(o)
@@ -113,7 +114,12 @@ def _data(o: TransformerOptions, problem: PolicyProblem, prompt: int, pooled: bo
     pooling = POOLED if pooled else {}
     held = o.hold_out == "always" or (o.hold_out == "with-prompt" and prompt > 0)
     return PolicyData(problem.data, o.context, prompt, target_quantile=o.target_quantile,
-                      legacy_prompt=o.legacy_prompt, hold_out=held, device=device_of(o.device), **pooling)  # fmt: skip
+                      legacy_prompt=o.legacy_prompt, hold_out=held, bounds=_bounds(o, problem),
+                      device=device_of(o.device), **pooling)  # fmt: skip
+
+
+def _bounds(o: PolicyOptions, problem: PolicyProblem) -> list[Bounds] | Literal["unit"]:
+    return problem.bounds if o.action_range == "bounds" else "unit"
 
 
 def _pick(o: PolicyOptions, *names: str) -> dict[str, Any]:

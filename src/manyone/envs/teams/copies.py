@@ -207,8 +207,7 @@ class TeamCopies:
         return torch.from_numpy(array).to(self.device)
 
     def _action_shape(self) -> tuple[int, ...]:
-        n = self.layout.agents
-        return (n,) if self.layout.actions else (n, self.layout.action_dim)
+        return self.layout.agents, *self.layout.action_shape
 
     def _action_kind(self) -> type:
         return np.int64 if self.layout.actions else np.float32
@@ -229,18 +228,20 @@ class TeamCopies:
             return np.clip(given.astype(np.float32), self._low, self._high)
         if given.dtype.kind not in "iu":
             raise ManyoneError(f"{self.name}: actions are {given.dtype}; whole numbers are needed")
-        inside = (given >= 0) & (given < self.layout.actions)
+        inside = (given >= 0) & (given < (self.layout.widest or self.layout.actions))
         allowed = self._views["available"] if self.layout.masked else self._permitted[None]
-        held = np.where(inside, given, 0)[..., None]
-        fine = inside & np.take_along_axis(np.broadcast_to(allowed, (*wanted, self.layout.actions)), held, 2)[..., 0]
-        fine |= ~self._views["alive"]
+        allowed = np.broadcast_to(allowed, (*wanted[:2], self.layout.actions))
+        held = np.where(inside, given, 0)
+        entries = held.reshape(*wanted[:2], -1) + self.layout.starts
+        fine = inside & np.take_along_axis(allowed, entries, 2).reshape(wanted)
+        fine = fine.reshape(*wanted[:2], -1).all(-1) | ~self._views["alive"]
         if not fine.all():
             slot, agent = (int(index) for index in np.argwhere(~fine)[0])
             raise ManyoneError(
                 f"{self.name}, slot {slot}, step {int(self._steps[slot]) + 1}: action {given[slot, agent]} is not "
                 f"available to agent {self.layout.names[agent]!r}; choose among Observation.available"
             )
-        return np.where(inside, given, 0)
+        return held
 
 
 def _probe(name: str, maker: Callable[[], Copy], streams: bool) -> Layout:
@@ -276,6 +277,8 @@ def _spec(name: str, layout: Layout) -> TeamSpec:
         horizon=layout.horizon,
         agent_names=layout.names,
         reports_success=layout.reports_success,
+        digits=layout.widest,
+        masked=layout.forbids,
         details={"replayable": layout.replayable},
     )
 

@@ -14,6 +14,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -28,7 +29,9 @@ class Layout:
     """What the arrays of a task look like; one entry per agent where a tuple says so.
 
     ``counts``: discrete actions of each agent, all 0 when actions are continuous, whose bounds are then ``low`` and
-    ``high`` [n][a_i]. ``masked``: whether available actions are told. ``replayable``: whether the seed and the actions
+    ``high`` [n][a_i]. ``digits`` [n][k_i]: choices of each number of an action, whose sums are ``counts``; () where
+    every action is one number. ``masked``: whether available actions are told; ``forbids``: whether the task's own
+    rules make them fewer, or agents have unlike actions. ``replayable``: whether the seed and the actions
     decide everything. ``measures``: names of further figures of an episode.
     """
 
@@ -40,6 +43,8 @@ class Layout:
     state_dim: int = 0
     horizon: int = 100
     masked: bool = False
+    digits: tuple[tuple[int, ...], ...] = ()
+    forbids: bool = False
     replayable: bool = True
     reports_success: bool = False
     measures: tuple[str, ...] = ()
@@ -51,8 +56,20 @@ class Layout:
 
     @property
     def actions(self) -> int:
-        """Discrete actions of the agent that has most; 0 when they are continuous."""
-        return max(self.counts)
+        """Discrete actions of the agent that has most, or the sum of the digits' most; 0 when they are continuous."""
+        return sum(self.widest) or max(self.counts)
+
+    @property
+    def widest(self) -> tuple[int, ...]:
+        """Most choices of each digit, over the agents; () where an action is one number."""
+        return tuple(max(choices) for choices in zip_longest(*self.digits, fillvalue=1))
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """Shape of one agent's action."""
+        if self.digits:
+            return (len(self.widest),)
+        return () if self.actions else (self.action_dim,)
 
     @property
     def action_dim(self) -> int:
@@ -67,8 +84,29 @@ class Layout:
         return low, high
 
     def permitted(self) -> np.ndarray:
-        """bool [n, A]: the actions that each agent has, before any mask."""
-        return np.arange(self.actions)[None] < np.array(self.counts)[:, None]
+        """bool [n, A]: the actions that each agent has, before any mask; of a digit that it lacks the first choice."""
+        found = np.zeros((self.agents, self.actions), bool)
+        for agent in range(self.agents):
+            if self.digits:
+                found[agent, self.starts] = True
+            found[agent, self.entries(agent)] = True
+        return found
+
+    def nothing(self) -> np.ndarray:
+        """bool [A]: the one action of an agent that does not act, the first of every digit."""
+        found = np.zeros(self.actions, bool)
+        found[self.starts[: self.actions]] = True
+        return found
+
+    @property
+    def starts(self) -> np.ndarray:
+        """int64 [k]: where each digit's choices begin among the A; [0] where an action is one number."""
+        return np.cumsum([0, *self.widest[:-1]])
+
+    def entries(self, agent: int) -> np.ndarray:
+        """int64 [c]: where an agent's own actions are among the A, digit after digit."""
+        choices = self.digits[agent] if self.digits else (self.counts[agent],)
+        return np.concatenate([start + np.arange(count) for start, count in zip(self.starts, choices)])
 
 
 class Row(Protocol):
@@ -96,7 +134,7 @@ class Copy(ABC):
 
     @abstractmethod
     def step(self, actions: np.ndarray, row: Row) -> int:
-        """One step with int64 [n] or float32 [n, a]; writes all of the row, returns its flags (0: it goes on)."""
+        """One step with int64 [n] or [n, k], or float32 [n, a]; writes all of the row; its flags, 0 if it goes on."""
 
     @abstractmethod
     def picture(self) -> np.ndarray:
@@ -126,7 +164,7 @@ def slot_arrays(layout: Layout, batch: int, *, shared: bool) -> SharedArrays:
     parts |= {f"final_{name}": part for name, part in parts.items()}
     parts |= {
         "seeds": ("i8", ()),
-        "actions": ("i8", (n,)) if layout.actions else ("f4", (n, layout.action_dim)),
+        "actions": ("i8" if layout.actions else "f4", (n, *layout.action_shape)),
         "rewards": ("f4", (n,)),
         "left": ("?", (n,)),
         "cut": ("?", (n,)),

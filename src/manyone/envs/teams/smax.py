@@ -66,6 +66,7 @@ class SmaxTeam:
             horizon=limit,
             agent_names=tuple(agents),
             reports_success=True,
+            masked=not continuous,
         )
         self._start, self._advance, self._merge = _compiled(self._jax, self._env, not continuous)
         self._seed: int | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from manyone.errors import ManyoneError
-from manyone.recipes.options import CommonOptions, Range, check, defaults
+from manyone.recipes.options import CommonOptions, Places, Range, check, defaults
 
 Natural = Annotated[int, Range(0)]
 Positive = Annotated[int, Range(1)]
@@ -28,6 +28,8 @@ class PolicyOptions(CommonOptions):
                   "schedule": "constant"},
     }  # fmt: skip
 
+    EARLIER: ClassVar[Mapping[str, Any]] = {"action_range": "unit"}
+
     preset: Literal["laptop", "paper"] = "laptop"
     """Defaults of all options that are left open: laptop (minutes on two cores) or paper (the published values)."""
     suite: str | None = None
@@ -36,7 +38,7 @@ class PolicyOptions(CommonOptions):
     quality: Literal["near", "sub", "expert"] = "near"
     """Made data: near-optimal, sub-optimal (noisy throughout, as a replay buffer is), or the official expert episodes
     (Meta-World, from the folder that MANYONE_METAWORLD_EXPERT names)."""
-    data: tuple[str, ...] = ()
+    data: Annotated[tuple[str, ...], Places()] = ()
     """Instead of --suite, own data as TASK=PLACE: PLACE is a Minari id, a D4RL HDF5 file or a folder of per-episode
     .npz files; TASK is the environment to act in (door-open-v3, cheetah-vel:7, gym:Hopper-v5)."""
     data_seed: Natural = 0
@@ -55,6 +57,9 @@ class PolicyOptions(CommonOptions):
     """AdamW's weight decay."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate after the warm-up (paper: constant)."""
+    action_range: Literal["bounds", "unit"] = "bounds"
+    """Actions that the network can give: those within the task's bounds (of the environment, else of the data), or -1
+    to 1 whatever these are."""
     evaluate_every: Natural = 0
     """Steps between evaluations in the environments while training; 0: only at the end."""
     checkpoint_every: Natural = 500

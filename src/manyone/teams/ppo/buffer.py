@@ -14,8 +14,8 @@ from manyone.envs.teams.types import Observation, Step, TeamSpec
 
 
 class Batch(NamedTuple):
-    """N samples of the buffer. ``observation`` of N slots; ``actions`` [N, n(, a)]; the rest [N, n]; ``noise``: what
-    drew gates and dynamic graphs, by the policy's argument names."""
+    """N samples of the buffer. ``observation`` of N slots; ``actions`` [N, n(, a or k)]; the rest [N, n]; ``noise``:
+    what drew gates and dynamic graphs, by the policy's argument names."""
 
     observation: Observation
     actions: Tensor
@@ -51,7 +51,7 @@ class Buffer:
         self.alive = room(n, dtype=torch.bool)
         self.available = None if first.available is None else room(*first.available.shape[1:], dtype=torch.bool)
         self.state = None if first.state is None else room(*first.state.shape[1:])
-        self.actions = room(n, dtype=torch.int64) if spec.discrete else room(n, spec.action_dim)
+        self.actions = room(n, *spec.action_shape, dtype=torch.int64 if spec.discrete else torch.float32)
         self.log_probs, self.values = room(n), room(n)
         self.noise: dict[str, Tensor] = {}
         self.rewards, self.advantages, self.returns = room(n), room(n), room(n)

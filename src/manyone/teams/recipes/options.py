@@ -71,6 +71,9 @@ class TeamOptions(CommonOptions):
     """Iterations between checkpoints; 0: only at the end."""
     eval_episodes: Annotated[int, Range(2)] = 200
     """Greedy episodes of an evaluation, never seen in training."""
+    evaluate_share: Weight = 0.35
+    """Most environment steps of all evaluations and the page's episodes, as a share of those of training (10000 are
+    always allowed). Beyond it evaluations in between are made more rarely, then all have fewer episodes."""
     value_alive: bool = True
     """Leave dead agents out of the value loss (the published scripts count them)."""
     workers: Annotated[int | None, Range(0)] = None

@@ -7,6 +7,7 @@ import torch
 
 pytest.importorskip("pettingzoo")
 
+from pettingzoo.utils.wrappers import BaseParallelWrapper
 from tests.envs.teams.odd_parallel import Nim, Odd, SeedBefore, Stately, StateValue, Streams
 
 from manyone.envs.teams.adapters import make_adapter
@@ -98,6 +99,7 @@ def test_a_state_is_used_where_it_is_numbers_and_refused_in_words_where_it_fails
         env, _ = made(odd, Stately)
         assert env.spec.state_dim == width
         assert (env.reset(0).state is None) == (width == 0)
+    assert make_adapter(lambda: BaseParallelWrapper(StateValue()), 1, workers=0).spec.state_dim == 0
     assert made(kind=StateValue)[0].reset(0).state.tolist() == [[0, 1, 2, 3]]
     for odd, words in (
         ("argument", r"state\(\) fails \(state\(\) missing 1 required positional argument: 'agent'\): mend it"),

@@ -3,7 +3,8 @@
 A policy that acts on what it sees now cannot know where it has searched already. ``FrameStack`` shows every agent its
 last ``frames`` observations, [B, n, frames * d]: the newest first, so that columns 0..d-1 mean what they mean without a
 stack; zeros stand for what was before the episode's start. Dead agents see zeros and forget: what comes back under
-the same number (a new car) begins without a past. Who waits, and sees something, remembers. The global state is not stacked.
+the same number (a new car) begins without a past. Who waits, and sees something, remembers. The global state is not
+stacked.
 Public: ``FrameStack``, ``FrameMemory``, ``stack_frames``, ``frames_of``.
 """
 

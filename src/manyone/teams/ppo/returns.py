@@ -34,8 +34,8 @@ def own_ends(alive: Tensor, step: Step) -> tuple[Tensor, Tensor]:
 
 
 def with_stand_ins(values: Tensor, alive: Tensor, observations: Tensor) -> Tensor:
-    """``values`` [B, n] of ``observations`` [B, n, d]; of agents that are not ``alive`` and see zeros, the mean of those
-    that are (0 where nobody is).
+    """``values`` [B, n] of ``observations`` [B, n, d]; of agents that are not ``alive`` and see zeros, the mean of
+    those that are (0 where nobody is).
 
     No value was ever fitted to such zeros; of a team that shares its reward the mean is the same return. An agent that
     waits and sees something (a player whose turn it is not) has a return of its own.

@@ -39,7 +39,7 @@ class GreedyTeam(nn.Module):
         seen = Observation(observations, alive, given.get("available"), given.get("state"))
         nothing = observations.new_zeros(())
         acted = self.policy.act(seen, self.adjacency, noise=nothing, gate=self.gate, greedy=True)  # type: ignore[operator]
-        return acted.actions, acted.values
+        return self.policy.spec.to_bounds(acted.actions), acted.values  # type: ignore[union-attr, operator]
 
 
 def program_inputs(policy: nn.Module) -> list[str]:

@@ -109,12 +109,13 @@ class _Team:
             self.graph = self.graph * left * left[:, None]
 
     def act(self, seen: Observation, noise: Tensor, drawn: dict[str, Tensor], gate: GateMode, greedy: bool) -> Any:
-        """(actions, links) of the environment's agents."""
+        """(actions as the environment takes them, links) of the environment's agents."""
         seen = seen if self.whole else self._padded(seen)
         acted = self.policy.act(seen, self.graph, noise=noise, gate=gate, greedy=greedy, **drawn)
+        actions = self.policy.spec.to_bounds(acted.actions)
         if self.whole:
-            return acted.actions, acted.links
-        return acted.actions[:, self.kept], acted.links[:, self.kept][:, :, self.kept]
+            return actions, acted.links
+        return actions[:, self.kept], acted.links[:, self.kept][:, :, self.kept]
 
     def _padded(self, seen: Observation) -> Observation:
         """The observation of all agents that the policy knows: those that are not there see zeros and are dead."""

@@ -15,13 +15,17 @@ import torch
 from torch import Tensor
 
 
+_UNBOUNDED = 1e30  # half a width from which on bounds are those of the number format, not of the task
+
+
 @dataclass(frozen=True)
 class TeamSpec:
     """What a policy must know of a task.
 
     ``actions``: number of discrete actions A, 0 when they are continuous; ``digits``: choices of each of the k numbers
     that an action is made of, A their sum, () where it is one number; ``action_dim``: width of a continuous action,
-    with bounds ``low`` and ``high`` (one number per entry); ``masked``: whether an agent may find actions forbidden, so
+    with bounds ``low`` and ``high`` (one number per entry: the widest of all agents), and each agent's own, ``agent_low``
+    and ``agent_high`` [n][a], in which a policy acts (see :meth:`to_bounds`); ``masked``: whether an agent may find actions forbidden, so
     that nobody can act without ``Observation.available``; ``state_dim``: width of the global state, 0 when there is
     none; ``horizon``: most steps of an episode; ``reports_success``: whether ``Step.success`` means anything;
     ``details``: what else a reader should see, JSON-able.
@@ -40,6 +44,8 @@ class TeamSpec:
     reports_success: bool = False
     digits: tuple[int, ...] = ()
     masked: bool = False
+    agent_low: tuple[tuple[float, ...], ...] = ()
+    agent_high: tuple[tuple[float, ...], ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -58,6 +64,20 @@ class TeamSpec:
         if self.digits:
             return (len(self.digits),)
         return () if self.discrete else (self.action_dim,)
+
+    def to_bounds(self, actions: Tensor) -> Tensor:
+        """What the environment takes for a policy's ``actions`` [..., n, a]: -1 and 1 there are an agent's own bounds.
+
+        a = (high + low) / 2 + u (high - low) / 2, entry by entry. Discrete actions, entries without two finite bounds
+        and those of a specification without bounds of the agents (of artefacts before there were any) stay as they are.
+        """
+        if self.discrete or not self.agent_low:
+            return actions
+        pairs = [list(zip(*bounds, strict=True)) for bounds in zip(self.agent_low, self.agent_high, strict=True)]
+        known = [[(b - a) / 2 < _UNBOUNDED for a, b in row] for row in pairs]
+        half = [[(b - a) / 2 if k else 1.0 for (a, b), k in zip(row, ks)] for row, ks in zip(pairs, known)]
+        middle = [[(b + a) / 2 if k else 0.0 for (a, b), k in zip(row, ks)] for row, ks in zip(pairs, known)]
+        return actions * actions.new_tensor(half) + actions.new_tensor(middle)
 
 
 class Observation(NamedTuple):

@@ -270,6 +270,8 @@ class VmasTeam:
             action_dim=low.shape[1] if self._continuous else 0,
             low=tuple(low.min(0).tolist()) if self._continuous else (),
             high=tuple(high.max(0).tolist()) if self._continuous else (),
+            agent_low=tuple(map(tuple, low.tolist())) if self._continuous else (),
+            agent_high=tuple(map(tuple, high.tolist())) if self._continuous else (),
             horizon=self.limit,
             agent_names=names,
             reports_success=self._solved,

@@ -96,7 +96,8 @@ class Collector:
                 buffer.values[t].copy_(acted.values)
                 buffer.received[t].copy_(acted.links.sum(-1) * seen.alive)
             alive = self._observation.alive
-            step = self.env.step(buffer.actions[t].to(self.env.device, copy=True))  # its own: environments may keep it
+            taken = self.policy.spec.to_bounds(buffer.actions[t])
+            step = self.env.step(taken.to(self.env.device, copy=True))  # its own: environments may keep it
             terminated, truncated = own_ends(alive, step)
             buffer.outcome(t, step, terminated, truncated)
             if step.final is not None:

@@ -35,6 +35,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from safetensors.torch import save_file
 
 from manyone.errors import ManyoneError
@@ -189,6 +190,7 @@ class Decentralised:
         actions, log_probs, values, messages, sizes, asked, declined = (
             np.stack([reply[k] for reply in replies], 1) for k in range(7)
         )
+        actions = self.team.spec.to_bounds(torch.from_numpy(actions)).numpy()
         self.traffic.per_link += messages.sum(0)
         self.traffic.bytes_per_link += sizes.sum(0)
         self.traffic.requests += int(asked.sum())

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.teams.reach import Reach
 
 from manyone.envs.teams.make import make_team
 from manyone.envs.teams.types import TeamSpec
@@ -21,8 +22,6 @@ from manyone.teams.play import play
 from manyone.teams.ppo.learner import TeamLearner
 from manyone.teams.ppo.training import Training
 from manyone.teams.processes.executor import Decentralised
-
-from tests.teams.reach import Reach
 
 BOUNDS = [(-1.0, 1.0), (0.0, 100.0), (-0.4, 0.4), (-3.0, -2.5)]
 

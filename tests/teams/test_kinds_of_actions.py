@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,17 @@ def test_a_player_that_waits_at_the_end_of_a_roll_out_has_the_value_of_what_it_s
     before = learner.norm.denormalise(buffer.values[0])
     assert (after[:, 0] - after[:, 1]).abs().min() > 1e-4
     torch.testing.assert_close(buffer.advantages[0, :, 0], (0.99 * after - before)[:, 0])
+
+
+@pytest.mark.parametrize("kind", ["digits", "turns"])
+def test_training_goes_on_exactly_after_it_was_saved(kind: str) -> None:
+    factory = Nim if kind == "turns" else functools.partial(Lock, PAIR, (9, 8), "observation")
+    whole = learner_of(make_team(factory, 6, workers=0), length=5)
+    for _ in range(2):
+        whole.step()
+    other = learner_of(make_team(factory, 6, workers=1), seed=5, length=5)
+    other.seed = other.updates.seed = other.collector.seed = whole.seed
+    other.load_state_dict(copy.deepcopy(whole.state_dict()))
+    assert whole.step() == other.step()
+    assert all(map(torch.equal, whole.policy.parameters(), other.policy.parameters()))
+    other.env.close()

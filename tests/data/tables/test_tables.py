@@ -3,10 +3,13 @@
 import gzip
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 from tests.data.small_packages import install
 
+from manyone.data.tables.files import read_frame
 from manyone.data.tables.tables import Table, load_table, prepare, split_table, standardise, table_names, unit_rows
 from manyone.errors import ManyoneError
 
@@ -55,12 +58,14 @@ def test_what_cannot_be_used_is_named_with_file_column_and_row(tmp_path, text, w
     assert all(word in message for word in words), message
 
 
-def test_rows_are_counted_over_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("manyone.data.tables.files._CHUNK", 2)
-    rows = "".join(f"{i},{i % 2}\n" for i in range(7))
-    assert load_table(_write(tmp_path, "a,y\n" + rows), label="y").features[:, 0].tolist() == list(range(7))
-    with pytest.raises(ManyoneError, match="column 'a', row 8"):
+def test_rows_are_counted_over_blocks_of_the_reader(tmp_path):
+    rows = "".join(f"{i},{i % 2}\n" for i in range(700_000))
+    table = load_table(_write(tmp_path, "a,y\n" + rows), label="y", dtype=torch.float64)
+    assert torch.equal(table.features[:, 0], torch.arange(700_000, dtype=torch.float64))
+    with pytest.raises(ManyoneError, match="column 'a', row 700001"):
         load_table(_write(tmp_path, "a,y\n" + rows + "x,1\n"), label="y")
+    with pytest.raises(ManyoneError, match="row 700001 has 1 cells"):
+        load_table(_write(tmp_path, "a,y\n" + rows + "1\n"), label="y")
 
 
 def test_words_become_one_column_each_when_asked(tmp_path):
@@ -90,25 +95,20 @@ def test_libsvm_with_and_without_suffix_and_its_memory_check(tmp_path):
         load_table(tmp_path / "w5a", label="y")
     with pytest.raises(ManyoneError, match=r"w\.libsvm: not a libsvm file"):
         load_table(_write(tmp_path, "1 a:b\n", "w.libsvm"))
-    from manyone.data.tables.files import read_libsvm
-
-    with pytest.raises(ManyoneError, match=r"w5a: 3 x 4 sparse values need .* the limit is"):
-        read_libsvm(tmp_path / "w5a", max_bytes=50)
+    with pytest.raises(ManyoneError, match=r"w5a: 3 x 4 values need .* the limit is"):
+        read_frame(tmp_path / "w5a", max_bytes=80)
 
 
 def test_parquet_reads_numbers_booleans_and_names_a_null(tmp_path):
-    arrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
     columns = {"a": [1, 2, 3], "b": [True, False, True], "y": [0.0, 1.0, 1.0]}
-    parquet.write_table(arrow.table(columns), tmp_path / "t.parquet")
+    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
     table = load_table(tmp_path / "t.parquet", label="y")
     assert table.features.tolist() == [[1, 1], [2, 0], [3, 1]]
     assert table.classes == ("1", "0")  # the rarer class is the positive one
-    parquet.write_table(arrow.table(columns | {"a": [1, None, 3]}), tmp_path / "t.parquet")
+    parquet.write_table(pa.table(columns | {"a": [1, None, 3]}), tmp_path / "t.parquet")
     with pytest.raises(ManyoneError, match=r"t\.parquet: column 'a', row 2 is empty"):
         load_table(tmp_path / "t.parquet", label="y")
-    parquet.write_table(arrow.table(columns | {"a": ["x", "y", "x"]}), tmp_path / "t.parquet")
+    parquet.write_table(pa.table(columns | {"a": ["x", "y", "x"]}), tmp_path / "t.parquet")
     with pytest.raises(ManyoneError, match="column 'a', row 1: 'x' is not a number"):
         load_table(tmp_path / "t.parquet", label="y")
     assert load_table(tmp_path / "t.parquet", label="y", categories="one-hot").columns == ("a=x", "a=y", "b")

@@ -22,9 +22,9 @@ from manyone.minimax.predict import Scaling, build_network
 from manyone.minimax.ranks.distributed import TorchDistributed
 from manyone.minimax.ranks.failures import Membership
 from manyone.minimax.recipes import run as runner
-from manyone.minimax.recipes.build import rounds
+from manyone.minimax.recipes.build import rounds, sweeps
 from manyone.minimax.recipes.learner import RoundLearner
-from manyone.minimax.recipes.options import LocalDSGDAOptions, LocalSGDAOptions
+from manyone.minimax.recipes.options import LocalDSGDAOptions, LocalSGDAOptions, StabilityOptions
 from manyone.minimax.recipes.problem import load_case
 
 QUICK = ("--rounds", 4, "--clients", 4, "--steps", 2)
@@ -240,12 +240,21 @@ def test_a_run_of_version_0_1_goes_on_although_it_left_options_open(manyone, tmp
     options = config["options"] | dict.fromkeys(("data", "eta", "batch", "sweep_steps"))
     for name in ("scale", "hidden", "latent", "topology", "partition", "sweep_partition"):
         del options[name]  # not an option then
+    options["precision"] = "32-true"  # said so, and computed in double
     (tmp_path / "s/config.yaml").write_text(yaml.safe_dump(config | {"options": options}))
     points = (tmp_path / "s/model/points.json").read_bytes()
     shutil.rmtree(tmp_path / "s/checkpoints/step-00000100")
     (tmp_path / "s/done").unlink()
     assert manyone("resume", "s")[0] == 0
     assert (tmp_path / "s/model/points.json").read_bytes() == points
+
+
+@pytest.mark.parametrize(("precision", "width"), [("64-true", torch.float64), ("32-true", torch.float32)])
+def test_a_stability_run_computes_in_the_precision_that_it_says(precision, width):
+    given = {"data": "breast-cancer", "test": 50, "replicas": 1, "clients": 2, "samples": 10, "sweep_steps": (1,),
+             "sweep_clients": (2,), "sweep_samples": (10,), "sweep_eta": (0.1,), "sweep_topology": ()}  # fmt: skip
+    assert sweeps(StabilityOptions(**given, precision=precision)).lab.simulated.z.dtype == width
+    assert sweeps(StabilityOptions(**given, precision=precision, device="cpu")).lab.simulated.device.type == "cpu"
 
 
 def test_the_control_of_a_stability_run_is_exactly_zero(manyone, tmp_path):

@@ -51,6 +51,13 @@ def test_class_folders_are_split_in_their_shares(tmp_path: Path) -> None:
     assert (task.test.labels == (task.test.inputs[:, 0, 0, 0] >= 40).long()).all()
 
 
+def test_the_split_depends_on_the_content_and_not_on_the_name(tmp_path: Path) -> None:
+    first = load_task(image_folder(tmp_path / "pets", {"cat": 40, "dog": 20}), size=6)
+    (tmp_path / "pets").rename(tmp_path / "animals")
+    again = load_task(tmp_path / "animals", size=6)
+    assert all(torch.equal(first.split(s).inputs, again.split(s).inputs) for s in ("train", "val", "test"))
+
+
 def test_given_splits_are_kept(tmp_path: Path) -> None:
     image_folder(tmp_path / "train", {"a": 10, "b": 10}, ".jpg")
     image_folder(tmp_path / "Test", {"a": 3, "b": 3})

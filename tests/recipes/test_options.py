@@ -10,7 +10,7 @@ import pytest
 
 from manyone.cli.options import parse_options
 from manyone.errors import ManyoneError
-from manyone.recipes.options import CommonOptions, Range, with_preset
+from manyone.recipes.options import CommonOptions, Places, Range, with_preset
 from manyone.recipes.words import typed, words_of
 
 
@@ -109,3 +109,32 @@ def test_words_give_the_same_options():
     assert parse_options(Options, "x", words) == made
     with pytest.raises(ManyoneError, match=r"test: unknown option 'stepz'; did you mean '--steps'\?"):
         words_of({"stepz": 1}, Options, "test")
+
+
+@dataclass(kw_only=True)
+class PlaceOptions(CommonOptions):
+    """Reads something."""
+
+    base: Annotated[Path | None, Places()] = None
+    """A folder."""
+    data: Annotated[tuple[str, ...], Places()] = ()
+    """NAME=PLACE."""
+    on: Annotated[str, Places(names=True)] = "ring"
+    """A name or a file."""
+
+
+def test_places_that_exist_become_absolute_and_other_words_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "door.hdf5", "ring", "a=b.csv"):
+        Path(name).touch()
+    options = PlaceOptions(
+        base=Path("base"), data=("door=door.hdf5", "door.hdf5", "a=b.csv", "cheetah=D4RL/halfcheetah")
+    )
+    assert options.base == tmp_path / "base"
+    assert options.data == (
+        f"door={tmp_path / 'door.hdf5'}", str(tmp_path / "door.hdf5"), str(tmp_path / "a=b.csv"),
+        "cheetah=D4RL/halfcheetah",
+    )  # fmt: skip
+    assert PlaceOptions(on="ring").on == "ring"
+    assert PlaceOptions(on="./ring").on == str(tmp_path / "ring")
+    assert PlaceOptions(base=Path("org/model")).base == Path("org/model")

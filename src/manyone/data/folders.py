@@ -72,7 +72,7 @@ def load_task(
             the data set itself lists them.
         tokenizer: instead of ``model``: texts -> {"input_ids", "attention_mask"} as lists.
         limit: at most this many samples a split, drawn stratified by ``seed``.
-        seed: names the draw of the splits and of ``limit``.
+        seed: with ``name``, if that is given, names the draw of the splits and of ``limit``; a file's name does not.
         transform: applied to raw texts before the tokeniser, e.g. a corruption.
     """
     where, listed = Path(path), None
@@ -98,9 +98,10 @@ def load_task(
         raise ManyoneError(f"{path}: {len(found)} class found; a classification task needs two or more")
     if unknown := sorted(found - set(classes)):
         raise ManyoneError(f"{path}: class {unknown[0]!r} is not among the expected {', '.join(classes)}")
-    parts = _split(parts, seed, title)
+    drawn_for = name or ""  # what a file happens to be called decides nothing
+    parts = _split(parts, seed, title, drawn_for)
     if limit is not None:
-        parts = {s: _limited(rows, limit, seed, title, s) for s, rows in parts.items()}
+        parts = {s: _limited(rows, limit, seed, drawn_for, s) for s, rows in parts.items()}
     number = {c: i for i, c in enumerate(classes)}
     splits = {}
     if images:
@@ -281,7 +282,7 @@ def _class_order(name: str) -> tuple[int, int, str]:
     return (0, int(name), "") if name.isdecimal() else (1, 0, name)
 
 
-def _split(parts: Parts, seed: int, name: str) -> Parts:
+def _split(parts: Parts, seed: int, name: str, drawn_for: str) -> Parts:
     """train, val and test: what is missing is drawn from train (or from all), 70/10/20 of the whole."""
     if "all" in parts:
         rows = parts["all"]
@@ -289,7 +290,7 @@ def _split(parts: Parts, seed: int, name: str) -> Parts:
     else:
         rows = parts.get("train") or parts["test"]
         test, val = (0.0 if "test" in parts and "train" in parts else 0.2), (0.0 if "val" in parts else 0.1)
-    order = _stratified([c for _, c in rows], seed, name, "split")
+    order = _stratified([c for _, c in rows], seed, drawn_for, "split")
     n_test, n_val = (max(round(share * len(rows)), 1) if share else 0 for share in (test, val))
     drawn = {
         "test": [rows[i] for i in sorted(order[:n_test])],

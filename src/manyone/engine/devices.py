@@ -15,6 +15,8 @@ def device_of(name: str = "auto", *, double: bool = False) -> torch.device:
     ``double``: numbers have 64 bits, which Apple's GPU does not know, so that "auto" passes over it.
     """
     kind, index = known_device(name)
+    if kind == "mps" and double:
+        raise ManyoneError("device 'mps': this computes in double precision, which Apple's GPU lacks: use cpu")
     if kind == "auto":
         apple = torch.backends.mps.is_available() and not double
         kind = "cuda" if torch.cuda.is_available() else "mps" if apple else "cpu"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from manyone.errors import ManyoneError
 from manyone.minimax.method import BatchSize
-from manyone.minimax.problems.gradients import Gradient
+from manyone.minimax.problems.gradients import Gradient, Seeds
 from manyone.minimax.problems.problem import Problem
 from manyone.minimax.sampling import sample_indices, sample_normals
 from manyone.minimax.schedules import StepSize, step_size
@@ -147,7 +147,7 @@ class LocalSteps:
         assert isinstance(self.batch_size, int)
         identity = {**self._identity(rows), **extra}
         noise = self.noise(s, rows, stream, self.batch_size)
-        return self._chunked(z, self._pool_rows(s, rows, stream), identity, noise)
+        return self._chunked(z, self._pool_rows(s, rows, stream), identity, noise, self.seeds(s, rows, stream))
 
     def noise(self, s: int, rows: slice, stream: int, batch: int) -> Tensor | None:
         """The standard normal numbers of step ``s`` for these members, or None when the problem needs none."""
@@ -165,33 +165,48 @@ class LocalSteps:
         )
         return block[self._inverse[rows]]
 
+    def seeds(self, s: int, rows: slice, stream: int) -> Seeds:
+        """Row -> the seed of what its loss may draw in step ``s``; twins share it."""
+        members = self.members
+
+        def seed(i: int) -> int:
+            row = rows.start + i
+            return seed_for(self.seed, "loss", int(members.replica[row]), int(members.client[row]), s, stream)
+
+        return seed
+
     def whole_shards(self, z: Tensor, rows: slice, s: int, stream: int, extra: Mapping[str, Tensor]) -> Tensor:
         """Gradients [rows, P] on all samples of every member; members of equal size are computed together."""
-        sizes = self.members.sizes[rows].to(self.device)
+        sizes, seeds = self.members.sizes[rows].to(self.device), self.seeds(s, rows, stream)
         identity = {**self._identity(rows), **extra}
         result = torch.empty_like(z)
         distinct = sizes.unique().tolist()
         for n in distinct:
-            mine = slice(None) if len(distinct) == 1 else (sizes == n).nonzero().flatten()
+            places = (sizes == n).nonzero().flatten()
+            mine = slice(None) if len(distinct) == 1 else places
             noise = self.noise(s, rows, stream, n)
             result[mine] = self._chunked(
                 z[mine],
                 self._table[rows][mine][:, :n],
                 {name: value[mine] for name, value in identity.items()},
                 None if noise is None else noise[mine],
+                _seeds_of(seeds, places),
             )
         return result
 
-    def _chunked(self, z: Tensor, index: Tensor, identity: Mapping[str, Tensor], noise: Tensor | None) -> Tensor:
+    def _chunked(
+        self, z: Tensor, index: Tensor, identity: Mapping[str, Tensor], noise: Tensor | None, seeds: Seeds
+    ) -> Tensor:
         """Gradients on the pool rows ``index`` [members, b]; the batches of one chunk exist at a time."""
         chunk = self.chunk or len(z)
         if len(z) <= chunk:
-            return self.gradient(z, self._gather(index, identity), noise)
+            return self.gradient(z, self._gather(index, identity), noise, seeds)
         parts = []
         for at in range(0, len(z), chunk):
             piece = slice(at, at + chunk)
             batch = self._gather(index[piece], {name: value[piece] for name, value in identity.items()})
-            parts.append(self.gradient(z[piece], batch, None if noise is None else noise[piece]))
+            own = None if noise is None else noise[piece]
+            parts.append(self.gradient(z[piece], batch, own, _seeds_of(seeds, range(at, at + chunk))))
         return torch.cat(parts)
 
     def _gather(self, index: Tensor, identity: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -239,6 +254,11 @@ class LocalSteps:
         return vector
 
 
+def _seeds_of(seeds: Seeds, places: Sequence[int] | Tensor) -> Seeds:
+    """The seeds of some rows alone."""
+    return lambda i: seeds(int(places[i]))
+
+
 class View:
     """A range of members within one step: implements the protocol ``steps.LocalView``."""
 
@@ -270,7 +290,8 @@ class View:
         if stream not in self._batches:
             self._batches[stream] = {**local.sample_batch(self._s, self._rows, stream), **self._extra()}
         noise = local.noise(self._s, self._rows, stream, local.batch_size)
-        return self._weighted(local.gradient(z, self._batches[stream], noise))
+        seeds = local.seeds(self._s, self._rows, stream)
+        return self._weighted(local.gradient(z, self._batches[stream], noise, seeds))
 
     def full_gradient(self, z: Tensor) -> Tensor:
         """[rows, P] on every member's whole shard (stream 255 for its noise)."""

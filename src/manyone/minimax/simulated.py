@@ -40,8 +40,8 @@ class Simulated:
         method: the algorithm, see ``DistributedSGDA``.
         points: grid points as mappings that override eta (both), eta_x, eta_y, steps, rounds, topology, data; all are
             computed together. Replicas come from the data's replica axis or from ``replicas``.
-        backend: "stacked", "vmap" or "auto", see ``Gradient``; chunk: members whose batches and activations exist at
-            a time (None: all).
+        backend: "stacked", "vmap", "loop" or "auto", see ``Gradient``; chunk: members whose batches and activations
+            exist at a time (None: all).
         start: the initial flat state, [P] or [rows, P], instead of ``problem.init``.
         time_average: keeps the mean of the consensus model over rounds.
         old: a topology instead of ``method``, and its fields as single keywords, are deprecated.

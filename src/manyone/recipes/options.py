@@ -45,6 +45,30 @@ class Range:
         return f"from {self.low:g} to {end}" if left else f"above {self.low:g}, {'at most ' * right}{end}"
 
 
+@dataclass(frozen=True)
+class Places:
+    """The option names files or folders, as PLACE or NAME=PLACE: one that exists becomes absolute.
+
+    So a run that is taken up from another folder reads what it read before. Other words (the hub's names, those of
+    registered data) stay as they are; with ``names`` all bare words do, as the option knows names of its own.
+    """
+
+    names: bool = False
+
+    def absolute(self, value: Any) -> Any:
+        """``value`` (text, a path, None or a tuple of them) with absolute places."""
+        if isinstance(value, tuple):
+            return tuple(self.absolute(item) for item in value)
+        if value is None:
+            return None
+        text = str(value)
+        name, equals, place = ("", "", text) if "=" not in text or Path(text).exists() else text.partition("=")
+        bare = self.names and "." not in place and Path(place).name == place
+        if not place or bare or not Path(place).exists():
+            return value
+        return type(value)(f"{name}{equals}{Path(place).absolute()}")
+
+
 @dataclass(kw_only=True)
 class CommonOptions:
     """Options that every recipe has.
@@ -72,9 +96,11 @@ class CommonOptions:
     """Values of options by the name of ``--preset``, where a recipe has one."""
 
     def __post_init__(self) -> None:
-        for name, allowed in ranges(type(self)).items():
+        for name, allowed in _noted(type(self), Range).items():
             for value in _numbers(getattr(self, name)):
                 check(name, value, value in allowed, str(allowed))
+        for name, places in _noted(type(self), Places).items():
+            setattr(self, name, places.absolute(getattr(self, name)))
 
     @classmethod
     def preset_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -104,9 +130,14 @@ def _preset_fields(cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
 
 def ranges(cls: type[Any]) -> dict[str, Range]:
     """Field -> its range, for the fields of the dataclass ``cls`` that have one."""
+    return _noted(cls, Range)
+
+
+def _noted(cls: type[Any], kind: type[T]) -> dict[str, T]:
+    """Field -> the note of type ``kind`` in its ``Annotated`` type."""
     hints = typing.get_type_hints(cls, include_extras=True).items()
     noted = ((name, note) for name, hint in hints if get_origin(hint) is Annotated for note in get_args(hint)[1:])
-    return {name: note for name, note in noted if isinstance(note, Range)}
+    return {name: note for name, note in noted if isinstance(note, kind)}
 
 
 def _numbers(value: Any) -> Iterator[Any]:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+import yaml
 
 from manyone.data.images import ta8
 from manyone.data.tasks import Split, Suite, Task
@@ -79,7 +80,7 @@ def test_own_folders_must_fit_their_tasks(tmp_path):
         problem.from_folders(tmp_path, [tmp_path, tmp_path], ["pets=here"])
 
 
-def test_own_checkpoints_and_image_folders_are_merged_and_saved(tmp_path, manyone):
+def test_own_checkpoints_and_image_folders_are_merged_and_saved(tmp_path, manyone, monkeypatch):
     from PIL import Image
 
     from manyone.merging import load
@@ -110,3 +111,12 @@ def test_own_checkpoints_and_image_folders_are_merged_and_saved(tmp_path, manyon
         images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
         assert model(images, "cars").shape == (2, 3)
         assert model(images, "pets").shape == (2, 2)
+    options = yaml.safe_load((tmp_path / "wemoe" / "config.yaml").read_text())["options"]
+    assert options["tasks"] == [f"pets={tmp_path / 'data/pets'}", f"cars={tmp_path / 'data/cars'}"]
+    assert options["base"] == str(tmp_path / "base")
+    monkeypatch.chdir(tmp_path / "data")
+    assert manyone("eval", tmp_path / "wemoe")[0] == 0
+    Image.new("RGB", (32, 32), (1, 2, 3)).save(tmp_path / "data" / "cars" / "van" / "3.png")
+    code, _, err = manyone("eval", tmp_path / "wemoe")
+    assert code == 2
+    assert "task cars: the data are not those that" in err

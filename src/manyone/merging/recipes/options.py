@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from manyone.errors import ManyoneError
-from manyone.recipes.options import CommonOptions, Range, Split, check
+from manyone.recipes.options import CommonOptions, Places, Range, Split, check
 
 Objective = Literal["entropy", "information-maximisation", "expert-kl"]
 
@@ -19,11 +19,11 @@ class ProblemOptions(CommonOptions):
     suite: str | None = None
     """Suite of real tasks whose experts are trained once and cached: mini6, images, text, fixture (or ta8, from the
     hub). Instead of --base, --experts and --tasks."""
-    base: Path | None = None
+    base: Annotated[Path | None, Places()] = None
     """Hugging Face folder (or hub id) of the common base model."""
-    experts: tuple[Path, ...] = ()
+    experts: Annotated[tuple[Path, ...], Places()] = ()
     """Hugging Face folders (or hub ids) of the fine-tuned experts."""
-    tasks: tuple[str, ...] = ()
+    tasks: Annotated[tuple[str, ...], Places()] = ()
     """Data of each expert's task, in the experts' order, as NAME=PLACE: an image folder, a CSV or JSONL file of texts,
     or a data set of the `datasets` library."""
     limit: Annotated[int, Range(1)] = 1000
@@ -132,7 +132,9 @@ class EWEMoEOptions(WEMoEOptions):
 class SurgeryOptions(AdaptiveOptions):
     """Surgery (Yang et al., ICML 2024): a low-rank correction of the merged model's final feature, for each task."""
 
-    on: str = "task-arithmetic"
+    precision: Literal["32-true"] = "32-true"
+    """Corrections are trained in float32."""
+    on: Annotated[str, Places(names=True)] = "task-arithmetic"
     """The merged model: average, task-arithmetic, ties, tsv-m, iso-c, iso-cts, model-stock, or the folder of a
     finished run on the same experts (WEMoE, AdaMerging ...)."""
     scale: float = 0.3

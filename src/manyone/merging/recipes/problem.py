@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from manyone.assets.cache import cache_folder
@@ -19,6 +21,7 @@ from manyone.data.folders import load_task
 from manyone.data.images import ta8
 from manyone.data.suites import load_suite
 from manyone.data.tasks import Inputs, Split, Task
+from manyone.engine.inputs import digest
 from manyone.errors import ManyoneError
 from manyone.merging.experts.bundle_learner import bundle, suite_for
 from manyone.merging.experts.hf import load_experts
@@ -77,9 +80,27 @@ class Problem:
         assert weights is not None  # only a merge into a folder returns none
         return self.with_weights(weights)
 
+    def digests(self) -> dict[str, str]:
+        """What a user's own files held, by content: tasks with their splits, base and experts."""
+        found = {f"task {t}": digest(",".join(o.classes), *_arrays(o)) for t, o in self.tasks.items()}
+        for name, weights in {"base": self.encoder.state_dict(), **self.experts}.items():
+            rows = ((k, weights[k].detach().cpu().reshape(-1).view(torch.uint8).numpy()) for k in sorted(weights))
+            tensors = (part for row in rows for part in row)
+            found["base model" if name == "base" else f"expert {name}"] = digest(*tensors)
+        return found
+
     def only(self, seen: Sequence[str]) -> Problem:
         """The same problem with only the experts of ``seen``; data and heads of all tasks stay."""
         return replace(self, experts={t: self.experts[t] for t in seen})
+
+
+def _arrays(task: Task) -> Iterator[str | np.ndarray]:
+    for name in ("train", "val", "test"):
+        split = task.split(name)
+        yield name
+        yield split.labels.numpy()
+        for inputs in [split.inputs] if isinstance(split.inputs, Tensor) else split.inputs.values():
+            yield inputs.numpy()
 
 
 TA8 = {"ta8": "clip-vit-b32", "ta8-b16": "clip-vit-b16", "ta8-l14": "clip-vit-l14"}

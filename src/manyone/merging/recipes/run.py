@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
@@ -34,6 +35,7 @@ def run(options: AdaptiveOptions, build: Build, folder: RunFolder) -> None:
         )
         print("\n".join([*_plan(folder.recipe, problem), *_sizes(built.model), adapts, "nothing was written"]))
         return
+    _check_inputs(options, problem, folder)
     final = train(
         _Scored(options, problem, built, folder.recipe),
         folder,
@@ -48,9 +50,16 @@ def run(options: AdaptiveOptions, build: Build, folder: RunFolder) -> None:
 def evaluate(options: AdaptiveOptions, build: Build, folder: RunFolder, split: Split) -> Mapping[str, float]:
     """Accuracy per task of the newest checkpoint."""
     problem = load_problem(options)
+    _check_inputs(options, problem, folder)
     built = build(options, problem)
     restore(built.learner, folder)
     return score(built.network(), problem, split, options.limit)
+
+
+def _check_inputs(options: ProblemOptions, problem: Problem, folder: RunFolder) -> None:
+    """Own files may have changed since the run began; a suite's data are checked when they are fetched or made."""
+    if options.suite is None:
+        check_inputs(folder, problem.digests())
 
 
 def merge_suite(options: MergeOptions, folder: RunFolder) -> None:

@@ -18,11 +18,13 @@ from manyone.merging.static.estimate import describe
 from manyone.merging.static.methods import execute, prepare, rule_options
 from manyone.merging.static.plan import Plan
 from manyone.merging.static.stream import Method
-from manyone.recipes.options import Split
+from manyone.recipes.options import Split, check
 
 
 def run(options: MergeOptions, build: None, folder: RunFolder) -> None:
     """Merges into ``folder.path / "model"``; with ``dry_run`` prints the plan instead."""
+    on_cpu = options.on_device or options.device in ("auto", "cpu")
+    check("device", options.device, on_cpu, f"auto or cpu: {options.method} merges on the CPU")
     if options.suite is not None:
         from manyone.merging.recipes.run import merge_suite  # with PyTorch
 

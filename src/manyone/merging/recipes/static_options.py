@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from manyone.recipes.options import CommonOptions, Range
+from manyone.recipes.options import CommonOptions, Places, Range
 
 
 @dataclass(kw_only=True)
@@ -17,13 +17,16 @@ class MergeOptions(CommonOptions):
     """What all static merges share."""
 
     method: ClassVar[str]
+    on_device: ClassVar[bool] = False  # whether the method's rule takes a device
 
+    precision: Literal["32-true"] = "32-true"
+    """Static merges compute in float32, or float64 where the files do; each tensor keeps the type of its file."""
     suite: str | None = None
     """Merge the experts of a suite of real tasks (mini6, images, text, ...) and score the result, instead of --base
     and --experts."""
-    base: str | None = None
+    base: Annotated[str | None, Places()] = None
     """The common pre-trained model: a .safetensors file, a Hugging Face folder, or a .pt/.bin file of tensors."""
-    experts: tuple[str, ...] = ()
+    experts: Annotated[tuple[str, ...], Places()] = ()
     """The models fine-tuned from it, two or more, in the same forms; also PEFT LoRA adapter folders."""
     exclude: tuple[str, ...] = ()
     """Regular expressions of tensor names to leave as in the base, such as classifier heads: '^classifier'."""
@@ -119,6 +122,7 @@ class RegMeanOptions(MergeOptions):
     """RegMean (Jin et al., 2023): least squares per linear layer from the Gram matrices of its inputs."""
 
     method: ClassVar[str] = "regmean"
+    on_device: ClassVar[bool] = True
 
     grams: tuple[str, ...] = ()
     """Files with X^T X of every linear layer under the name of its weight, one per expert, in the same order."""
@@ -140,6 +144,7 @@ class TsvMOptions(MergeOptions):
     """TSV-M (Gargiulo et al., 2025): leading singular vectors of all task vectors, made orthogonal."""
 
     method: ClassVar[str] = "tsv-m"
+    on_device: ClassVar[bool] = True
 
     scale: float = 1.0
     """Weight of the merged task vector."""
@@ -168,5 +173,5 @@ class MergekitOptions(MergeOptions):
 
     method: ClassVar[str] = "mergekit"
 
-    recipe: Path | None = None
+    recipe: Annotated[Path | None, Places()] = None
     """The YAML file; relative model paths in it are taken from the current folder, then from the file's folder."""

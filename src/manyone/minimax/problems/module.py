@@ -11,6 +11,7 @@ Public: ``ModuleProblem``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,7 +31,10 @@ class ModuleProblem(Problem):
         x, y: each a module, or a mapping of tensors (dual variables, class weights, ...). Inside ``loss`` a module is
             a function of its inputs, a mapping is a mapping of tensors.
         loss: the mean loss over the batch of one client, a scalar; with ``zero_sum=False`` a pair (loss_x, loss_y).
-            It must draw no random numbers: ``noise_shape(b)`` asks for standard normal ones, passed as ``noise``.
+            What vmap can do runs for all clients at once; boolean masks, branches on values, random draws and dropout
+            run for one client after another, many times slower (``Gradient``). What it draws from torch's global
+            generator depends on (seed, replica, client, step) alone, as does ``noise``: the standard normal numbers
+            that ``noise_shape(b)`` asks for, which vmap can use.
         project_x, project_y: maps of the flat x [..., p], y [..., q] back to where they belong, after every step.
         redraw: modules start from their layers' own initialisation under the run's seed instead of as given.
         buffers: "refuse" (BatchNorm and other state is an error) or "frozen" (kept as it is).
@@ -98,4 +102,4 @@ def _player(value: Player, buffers: Buffers) -> Model | dict[str, Tensor]:
 
 
 def _bound(player: Model | dict[str, Tensor], values: Weights) -> Any:
-    return (lambda inputs: player(values, inputs)) if isinstance(player, Model) else values
+    return partial(player, values) if isinstance(player, Model) else values

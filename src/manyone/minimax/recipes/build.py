@@ -78,6 +78,7 @@ def sweeps(*runs: StabilityOptions, methods: Sequence[str] = ()) -> Sweep:
     lab = Laboratory(
         problem, fields, labels, points, method=DistributedSGDA(batch=first.batch), replicas=first.replicas,
         seed=first.seed, neighbour=first.neighbour, test=first.test, device=_device(first),
+        dtype=torch.float64 if first.precision == "64-true" else torch.float32,
     )  # fmt: skip
     return Sweep(lab, rows, where)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from manyone.recipes.options import CommonOptions, Range, check
+from manyone.recipes.options import CommonOptions, Places, Range, check
 
 Positive = Range(0, closed="neither")
 
@@ -20,7 +20,7 @@ class LocalSGDAOptions(CommonOptions):
     problem: Literal["auc", "gan", "agnostic", "group-dro", "neyman-pearson"] = "auc"
     """What is solved: auc (maximise the area under the ROC curve), gan, agnostic (worst mixture of clients), group-dro
     (worst mixture of classes), neyman-pearson (fewest misses under a bound on false alarms)."""
-    data: str = "breast-cancer"
+    data: Annotated[str, Places(names=True)] = "breast-cancer"
     """A real data set by name (breast-cancer, spambase, digits:8, fashion-mnist:shirt/coat ...: manyone data ls) or a
     CSV, Parquet or libsvm file. Default: breast-cancer; digits for gan, agnostic and group-dro."""
     label: str | None = None
@@ -60,8 +60,8 @@ class LocalSGDAOptions(CommonOptions):
     alpha: Annotated[float, Positive] = 0.5
     """Concentration of the dirichlet partition; small is heterogeneous."""
     per_client: Annotated[int | None, Range(1)] = None
-    """Rows of each client; default: all rows are dealt."""
-    topology: str = "server"
+    """Rows of each client; default: all rows are dealt. What nobody holds enters no figure, scaling or rate."""
+    topology: Annotated[str, Places(names=True)] = "server"
     """Who averages with whom: server, complete, exponential, torus, grid, ring, path, star, isolated,
     one-peer-exponential, random-matching, hierarchical:GROUP[:EVERY], or a file with one edge (two client numbers) a
     line."""
@@ -114,7 +114,7 @@ class LocalSGDAOptions(CommonOptions):
 class LocalDSGDAOptions(LocalSGDAOptions):
     """Local-DSGDA: clients make K local steps of gradient descent ascent, then average with their neighbours."""
 
-    topology: str = "ring"
+    topology: Annotated[str, Places(names=True)] = "ring"
     """Who averages with whom: ring, torus, grid, path, star, exponential, complete, isolated, one-peer-exponential,
     random-matching, hierarchical:GROUP[:EVERY], server, or a file with one edge (two client numbers) a line."""
 
@@ -123,12 +123,14 @@ class LocalDSGDAOptions(LocalSGDAOptions):
 class StabilityOptions(CommonOptions):
     """Stability laboratory: twins that differ in one sample, every replica and grid point in one stacked program.
 
-    It computes in double precision, whatever --precision says. Of what is not given, each problem has its own default.
+    Of what is not given, each problem has its own default.
     """
 
+    precision: Literal["64-true", "32-true"] = "64-true"
+    """Floating-point precision of the models, by Lightning Fabric's names. Distances of twins are small: double."""
     problem: Literal["auc-linear", "auc-mlp", "gan"] = "auc-linear"
     """AUC with a linear score (convex-concave), with an MLP score (nonconvex-strongly-concave), or a GAN."""
-    data: str = "spambase"
+    data: Annotated[str, Places(names=True)] = "spambase"
     """A real data set by name or file; default: spambase, digits:8 and digits for the three problems."""
     label: str | None = None
     """Column of your file that holds the label."""
@@ -165,7 +167,7 @@ class StabilityOptions(CommonOptions):
     """Communication rounds T."""
     eta: Annotated[float, Positive] = 0.1
     """Step size where it is not varied."""
-    topology: str = "server"
+    topology: Annotated[str, Places(names=True)] = "server"
     """Who averages with whom where it is not varied."""
     partition: Literal["iid", "by-class"] = "iid"
     """How rows are dealt where it is not varied."""

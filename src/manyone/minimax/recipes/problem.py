@@ -11,6 +11,7 @@ from torch import Tensor
 
 from manyone.data.tables.partitions import Kind, partition
 from manyone.data.tables.tables import Table, load_table, split_table
+from manyone.errors import ManyoneError
 from manyone.minimax.calibration import platt
 from manyone.minimax.client_data import ClientData
 from manyone.minimax.predict import Scaling, build_network
@@ -42,7 +43,8 @@ class Side:
 class Case(ABC):
     """A problem on a table: the parts of a run and its figures. One subclass for each ``--problem``.
 
-    ``fields``: the pool of training samples; ``parts``: one array of rows a client.
+    ``train`` is what the clients hold together, ``parts`` one array of its rows a client; scaling, rates of classes,
+    calibration and every figure of the training split are of these rows.
     """
 
     kind = ""
@@ -53,15 +55,20 @@ class Case(ABC):
         self.dtype = torch.float64 if options.precision == "64-true" else torch.float32
         train, test = split_table(table, test=options.test, seed=options.seed)
         self.table = table
-        self.scaling: Scaling = Scaling.fit(train.features, options.scale)
-        self.train, self.test = (self._side(part) for part in (train, test))
         kind: Kind = "by-class" if options.problem == "agnostic" else "iid"
         if options.partition != "auto":
             kind = options.partition
-        self.parts = partition(
+        dealt = partition(
             train.labels, options.clients, kind=kind, seed=options.seed, alpha=options.alpha,
             per_client=options.per_client,
         )  # fmt: skip
+        # what the clients hold is the training set; rows that nobody was dealt (--per-client) enter no figure
+        held = torch.cat(dealt).sort().values
+        train, self.parts = train.select(held), [torch.searchsorted(held, part) for part in dealt]
+        if options.problem not in ("gan", "agnostic"):
+            _check_classes(train)
+        self.scaling: Scaling = Scaling.fit(train.features, options.scale)
+        self.train, self.test = (self._side(part) for part in (train, test))
         self.widths = self._widths(table.width)
         self.problem: Problem = self.make()
 
@@ -260,6 +267,15 @@ CASES: dict[str, type[Case]] = {
     "group-dro": MixtureCase,
     "neyman-pearson": NeymanPearsonCase,
 }
+
+
+def _check_classes(train: Table) -> None:
+    missing = next((name for name, count in train.counts.items() if not count), None)
+    if missing is not None:
+        raise ManyoneError(
+            f"{train.name}: the clients' {len(train)} rows hold none of class {missing!r}: give them more rows "
+            "(--per-client) or take more --clients"
+        )
 
 
 def load_case(options: LocalSGDAOptions) -> Case:

@@ -13,11 +13,15 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from manyone.claims.figure import Figure
 from manyone.claims.study import Report, Study
+from manyone.engine.checkpoint import load_newest
 from manyone.engine.fabric import is_writer
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
@@ -36,7 +40,7 @@ Build = Callable[[StabilityOptions], Sweep]
 
 def run(options: StabilityOptions, build: Build, folder: RunFolder) -> None:
     """Runs the sweep, then writes results, plots and trends."""
-    sweep = build(options)
+    sweep = build(_as_begun(options, folder))
     if options.dry_run:
         print(f"{options.problem} on {options.data}: {len(sweep.lab.settings)} grid points x {options.replicas} "
               f"replicas x 2 twins\n{sweep.lab.members} models in one program, {sweep.lab.client_steps:,} local steps\n"
@@ -49,6 +53,15 @@ def run(options: StabilityOptions, build: Build, folder: RunFolder) -> None:
     if is_writer():
         _page(options, folder, sweep, results, lines)
     print("\n".join(lines))
+
+
+def _as_begun(options: StabilityOptions, folder: RunFolder) -> StabilityOptions:
+    """``options`` in the precision of the run's checkpoint: runs used to compute in double and to say 32-true."""
+    found = load_newest(folder.checkpoints)
+    if found is None:
+        return options
+    double = found[1]["learner"]["laboratory"]["simulated"]["z"].dtype == torch.float64
+    return replace(options, precision="64-true" if double else "32-true")
 
 
 def evaluate(options: StabilityOptions, build: Build, folder: RunFolder, split: Split) -> Mapping[str, float]:

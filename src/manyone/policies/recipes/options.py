@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from manyone.errors import ManyoneError
-from manyone.recipes.options import CommonOptions, Range, check, defaults
+from manyone.recipes.options import CommonOptions, Places, Range, check, defaults
 
 Natural = Annotated[int, Range(0)]
 Positive = Annotated[int, Range(1)]
@@ -36,7 +36,7 @@ class PolicyOptions(CommonOptions):
     quality: Literal["near", "sub", "expert"] = "near"
     """Made data: near-optimal, sub-optimal (noisy throughout, as a replay buffer is), or the official expert episodes
     (Meta-World, from the folder that MANYONE_METAWORLD_EXPERT names)."""
-    data: tuple[str, ...] = ()
+    data: Annotated[tuple[str, ...], Places()] = ()
     """Instead of --suite, own data as TASK=PLACE: PLACE is a Minari id, a D4RL HDF5 file or a folder of per-episode
     .npz files; TASK is the environment to act in (door-open-v3, cheetah-vel:7, gym:Hopper-v5)."""
     data_seed: Natural = 0

@@ -18,6 +18,7 @@ import difflib
 import glob
 import io
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -223,12 +224,13 @@ def load_table(
     return table.pair(first, second) if slash else table.one_vs_rest(first)
 
 
-def split_table(table: Table, *, test: float | int = 0.2, seed: int = 0) -> tuple[Table, Table]:
+def split_table(table: Table, *, test: float | int = 0.2, seed: int = 0, fill: bool = True) -> tuple[Table, Table]:
     """(train, test): a seeded, stratified split; ``test`` is a share in (0, 1) or a number of rows.
 
     A class of two rows or more has one in both. A file's split depends on its rows and ``seed``, not on its name; rows
     of one group stay together, and ``test`` is met as nearly as whole groups allow. Missing cells are filled in from
-    the training rows. Raises :class:`ManyoneError` when one of two classes has no training or no test row.
+    the training rows (``fill`` False: :func:`fill_missing` is yet to be called). Raises :class:`ManyoneError` when one
+    of two classes has no training or no test row.
     """
     count = round(test * len(table)) if isinstance(test, float) else test
     if not 1 <= count < len(table):
@@ -246,7 +248,8 @@ def split_table(table: Table, *, test: float | int = 0.2, seed: int = 0) -> tupl
                 f"{len(table)} rows" + (" in too few groups" if table.groups is not None else "")
                 + "; more rows of it, or another share of test rows (--test), are needed"
             )  # fmt: skip
-    train, tested = fill_missing(table.select(rest), table.select(held))
+    parts = table.select(rest), table.select(held)
+    train, tested = fill_missing(*parts) if fill else parts
     return train, tested
 
 
@@ -422,11 +425,13 @@ def _with_every_class(labels: Tensor, held: Tensor, rest: Tensor) -> tuple[Tenso
 
 def _split_groups(table: Table, groups: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """(test, training) rows: whole groups, classes in about their overall shares."""
-    folds = min(20, len(groups.unique()))
+    folds = min(20, len(groups.unique()), int(table.labels.bincount().max()))
     if folds < 2:
         raise ManyoneError(f"{table.name}: all rows are of one group; nothing would be left to train on or to test on")
     kept = StratifiedGroupKFold(folds, shuffle=True, random_state=seed_for(seed, "table-groups") % 2**32)
-    parts = [torch.from_numpy(test) for _, test in kept.split(table.features, table.labels, groups)]
+    with warnings.catch_warnings():  # a class with fewer rows than folds: what matters is said by the caller
+        warnings.filterwarnings("ignore", "The least populated class")
+        parts = [torch.from_numpy(test) for _, test in kept.split(table.features, table.labels, groups)]
     count = min(max(round(share * folds), 1), folds - 1)
     return torch.cat(parts[:count]), torch.cat(parts[count:])
 

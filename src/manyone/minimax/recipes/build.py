@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from manyone.data.tables.tables import load_table
+from manyone.data.tables.tables import fill_missing
 from manyone.engine.devices import device_of
 from manyone.errors import ManyoneError
 from manyone.minimax.method import DistributedSGDA
@@ -22,7 +22,7 @@ from manyone.minimax.problems.problem import Problem
 from manyone.minimax.ranks.distributed import TorchDistributed
 from manyone.minimax.recipes.learner import RoundLearner
 from manyone.minimax.recipes.options import LocalSGDAOptions, StabilityOptions
-from manyone.minimax.recipes.problem import Case
+from manyone.minimax.recipes.problem import Case, open_table
 from manyone.minimax.schedules import decaying
 from manyone.minimax.simulated import Simulated
 from manyone.minimax.stability.laboratory import Laboratory
@@ -114,7 +114,7 @@ def rename(rows: Sequence[Entry], method: str) -> list[Entry]:
 
 def stability_problem(o: StabilityOptions) -> tuple[Problem, dict[str, torch.Tensor], torch.Tensor]:
     """(problem, fields of the pool, class numbers [N]), in double precision."""
-    table = load_table(o.data, label=o.label, dtype=torch.float64)
+    (table,) = fill_missing(open_table(o))
     features, hidden = Scaling.fit(table.features, o.scale)(table.features), list(o.hidden)
     if o.problem == "gan":
         generator = build_network([o.latent, *hidden, table.width], activation="leaky-relu")

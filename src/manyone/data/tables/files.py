@@ -24,7 +24,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
-from sklearn.datasets import load_svmlight_file
 
 from manyone.errors import ManyoneError
 
@@ -321,6 +320,8 @@ def _read_parquet(path: Path, limit: int) -> Frame:
 
 def _read_libsvm(path: Path, limit: int) -> Frame:
     """``label index:value ...`` lines (svmlight), made dense after a check that the matrix fits into memory."""
+    from sklearn.datasets import load_svmlight_file  # here: its import takes longer than reading most tables
+
     try:
         with open_limited(path, limit) as file:
             matrix, target = load_svmlight_file(file)

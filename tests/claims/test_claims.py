@@ -315,3 +315,17 @@ def test_names():
     assert claims.name("new-method") == "new-method"
     assert claims.name("surgery", "ties+odd") == "Surgery on TIES (odd)"
     assert math.isnan(t_interval([1.0]).low)
+
+
+def test_closest_to_takes_the_rival_with_the_lowest_bound():
+    text = CLAIM.replace('comparison = "greater"', 'comparison = "closest_to"\nreference = { method = "e" }').replace(
+        'right = { method = "b" }', 'right = [{ method = "b" }, { method = "c" }]'
+    )
+    same = rows("e", [1.0, 1.0, 1.0]) + rows("a", [0.99, 0.99, 0.99])
+    # b is nearer on the mean of its seeds, but c scatters: only c may be as near as a
+    (found,) = find(text, same + rows("b", [0.8, 0.801, 0.8]) + rows("c", [0.5, 0.75, 0.98]))
+    assert found.rival is not None
+    assert found.rival.method == "c"
+    assert found.verdict == "within noise"
+    assert found.estimate is not None
+    assert found.estimate.value > 0.19

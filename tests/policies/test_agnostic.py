@@ -146,6 +146,7 @@ def test_leaks_are_refused_with_their_remedy_and_reported(data, model, tasks):
     assert leak_report(model, table, selection="task") == {
         "task name not read": False,
         "pooled state statistics": True,
+        "one range of actions": True,
         "one target return": False,
         "one scale of returns": True,
         "no prompt of the task": True,

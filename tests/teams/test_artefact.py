@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch._export.serde.schema import SCHEMA_VERSION
 
 import manyone
 from manyone.envs.teams.types import Observation, TeamSpec
 from manyone.errors import ManyoneError
 from manyone.teams.artefact import Team, load_team, save_team
-from manyone.teams.exported import load_program
 from manyone.teams.network.actor_critic import ActorCritic
 from manyone.teams.network.commformer import CommFormer
 from manyone.teams.network.graph import LearnedGraph, fixed_graph
+from manyone.teams.processes.executor import Decentralised
 
 SPEC = TeamSpec("drawn", 3, 5, actions=4, horizon=7, agent_names=("a", "b", "c"), details={"note": [1, 2]})
 
@@ -124,16 +130,64 @@ def test_the_program_names_no_folder_of_the_machine_that_wrote_it(saved: tuple[P
     assert b'File \\"' not in content, "a stack trace"
 
 
-def test_a_program_with_a_pickle_inside_is_refused(saved: tuple[Path, Team], tmp_path: Path) -> None:
-    path = tmp_path / "other.pt2"
-    with zipfile.ZipFile(saved[0] / "policy.pt2") as good, zipfile.ZipFile(path, "w") as bad:
-        for name in good.namelist():
-            bad.writestr(name, b"\x80\x04N." if "sample_inputs" in name else good.read(name))
-    with pytest.raises(ManyoneError, match=r"other\.pt2: holds pickled example inputs"):
-        load_program(path)
-    path.write_bytes(b"nothing")
-    with pytest.raises(ManyoneError, match=r"other\.pt2: not a readable program"):
-        load_program(path)
+class Evil:
+    """A pickle that makes the file ``marker`` as it is read."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.marker,)
+
+
+def legacy_layout(good: dict[str, bytes], evil: Path) -> dict[str, bytes]:
+    """The archive of torch 2.5 and before, whose weights are pickles."""
+    pickled = io.BytesIO()
+    torch.save(Evil(evil), pickled)
+    names = ("serialized_state_dict.pt", "serialized_constants.pt", "serialized_example_inputs.pt")
+    program = next(content for name, content in good.items() if name.endswith("models/model.json"))
+    version = ".".join(map(str, SCHEMA_VERSION)).encode()
+    return {"serialized_exported_program.json": program, "version": version} | dict.fromkeys(names, pickled.getvalue())
+
+
+def other_letter_case(good: dict[str, bytes], evil: Path) -> dict[str, bytes]:
+    """Pickled example inputs under the name that torch reads, in other letters."""
+    pickled = io.BytesIO()
+    torch.save(Evil(evil), pickled)
+    root = next(iter(good)).partition("/")[0]
+    return good | {f"{root}/data/{name}/model.pt": pickled.getvalue() for name in ("Sample_Inputs", "sample_inputs")}
+
+
+def expression(good: dict[str, bytes], evil: Path) -> dict[str, bytes]:
+    """No pickle at all: a size in the program's JSON is an expression, which torch evaluates."""
+    code = f"__import__('pathlib').Path({str(evil)!r}).touch()"
+    changed = {name: re.sub(rb'"expr_str": ?"[^"]*"', b'"expr_str": ' + json.dumps(code).encode(), content)
+               for name, content in good.items() if name.endswith("models/model.json")}  # fmt: skip
+    assert b"__import__" in b"".join(changed.values())
+    return good | changed
+
+
+@pytest.mark.parametrize("attack", [legacy_layout, other_letter_case, expression])
+def test_a_foreign_team_runs_nothing_that_its_program_holds(
+    saved: tuple[Path, Team], tmp_path: Path, attack: Callable[[dict[str, bytes], Path], dict[str, bytes]]
+) -> None:
+    folder, evil = copied(saved[0], tmp_path), tmp_path / "ran"
+    with zipfile.ZipFile(saved[0] / "policy.pt2") as archive:
+        good = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(folder / "policy.pt2", "w") as archive:
+        for name, content in attack(good, evil).items():
+            archive.writestr(name, content)
+    with contextlib.suppress(Exception):
+        torch.export.load(folder / "policy.pt2").module()
+    assert evil.exists(), "torch no longer falls for this one; then it proves nothing below"
+    evil.unlink()
+    observations, available = drawn(2)
+    load_team(folder).act(observations, available)
+    with Decentralised(folder) as team:
+        team.act(observations[0], available[0])
+    assert not evil.exists()
+    assert "load_program" not in dir(manyone.teams)
+    assert "Trusted only" in (saved[0] / "README.md").read_text()
 
 
 def test_one_copy_and_many_and_draws_that_depend_on_seed_and_step(saved: tuple[Path, Team]) -> None:
@@ -158,11 +212,38 @@ def test_an_actor_critic_with_a_global_state_and_continuous_actions(tmp_path: Pa
     observations, _ = drawn(5, spec)
     assert json.loads((tmp_path / "config.json").read_text())["program"]["inputs"] == ["observations", "state"]
     state = torch.randn(5, 4)
-    actions, values = load_program(tmp_path / "policy.pt2")(torch.from_numpy(observations), state)
+    actions, values = torch.export.load(tmp_path / "policy.pt2").module()(torch.from_numpy(observations), state)
     torch.testing.assert_close(torch.from_numpy(team.act(observations)), actions, atol=1e-6, rtol=1e-5)
     assert team.spec == spec
     obs = Observation(torch.from_numpy(observations), torch.ones(5, 2, dtype=torch.bool), None, state)
     torch.testing.assert_close(values, policy.values(obs, team.graph), atol=1e-5, rtol=1e-5)  # type: ignore[operator]
+
+
+def test_actions_of_several_digits_and_a_task_that_forbids_some(tmp_path: Path) -> None:
+    spec = TeamSpec("locks", 2, 4, actions=5, digits=(2, 3), masked=True)
+    save_team(tmp_path / "team", shaken(CommFormer(spec, width=8)), fixed_graph("full", 2), spec)
+    team = load_team(tmp_path / "team")
+    assert team.spec == spec
+    seen = np.random.default_rng(0).standard_normal((50, 2, 4))
+    allowed = np.ones((50, 2, 5), bool)
+    allowed[:, :, [0, 3]] = False
+    for greedy in (True, False):
+        actions = team.act(seen, allowed, greedy=greedy)
+        assert actions.shape == (50, 2, 2)
+        assert (actions[..., 0] == 1).all()
+        assert set(np.unique(actions[..., 1])) == {0, 2}
+    program = load_program(tmp_path / "team" / "policy.pt2")
+    given = torch.from_numpy(seen.astype(np.float32)), torch.from_numpy(allowed)
+    assert np.array_equal(program(*given)[0], team.act(seen, allowed))
+    assert team.act(seen[0], allowed[0]).shape == (2, 2)
+    with pytest.raises(ManyoneError, match=r"available: locks forbids actions; give what it allows now, bool \[2, 5\]"):
+        team.act(seen)
+    allowed[3, 1, 2:] = False
+    with pytest.raises(ManyoneError, match="agent 1 has no action at all"):
+        team.act(seen, allowed)
+    card = (tmp_path / "team" / "README.md").read_text()
+    assert "team.act(observations, available)" in card
+    assert "an action is 2 numbers, below 2, 3" in card
 
 
 def copied(folder: Path, to: Path) -> Path:

@@ -15,13 +15,13 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from manyone.assets.cache import cache_folder, locked
 from manyone.assets.registry import Asset
+from manyone.engine.modules import python
 
 PATIENCE = 3.0
 """Seconds without any sign of life after which a silent source is passed over."""
@@ -82,7 +82,7 @@ def _pip(asset: Asset, folder: Path, watch: Watch) -> None:
 def _pip_command() -> list[str]:
     """This Python's own pip, else the one on PATH."""
     if importlib.util.find_spec("pip"):
-        return [sys.executable, "-m", "pip"]
+        return python("-m", "pip")
     return [_program("pip", "pip3")]
 
 
@@ -157,7 +157,7 @@ def online(asset: Asset, folder: Path, watch: Watch) -> None:
         code = "import sys, torchvision\ngetattr(torchvision.datasets, sys.argv[1])(sys.argv[2], download=True)"
         arguments = [source.id, str(folder)]
     short = {"HF_HUB_DOWNLOAD_TIMEOUT": "3", "HF_HUB_ETAG_TIMEOUT": "3", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    run(library, [sys.executable, "-c", code, *arguments], folder, watch, short)
+    run(library, python("-c", code, *arguments), folder, watch, short)
 
 
 def _patiently(name: str, quick: Sequence[str], patient: Sequence[str], folder: Path, watch: Watch) -> None:

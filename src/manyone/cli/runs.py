@@ -62,6 +62,7 @@ def resume(words: Sequence[str]) -> int:
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="the run folder, or that of `run --seeds`")
     _add_side_by_side(parser)
+    _add_trust(parser)
     parsed = parser.parse(words)
     at_least_one(parsed, "workers")
     from manyone.recipes.execution import reopen
@@ -69,10 +70,10 @@ def resume(words: Sequence[str]) -> int:
     if (parsed.run / "seeds.json").is_file():
         from manyone.reproduce.seeds import reopen_seeds
 
-        return _go_seeds(reopen_seeds(parsed.run), parsed)
+        return _go_seeds(reopen_seeds(parsed.run, trust=parsed.trust), parsed)
     if parsed.workers or parsed.cluster:
         raise ManyoneError(f"--workers and --cluster are for folders of several seeds, and {parsed.run} is none")
-    folder, options = reopen(parsed.run)
+    folder, options = reopen(parsed.run, trust=parsed.trust)
     if folder.done:
         _say(f"{folder.path} is finished already; next: manyone report {folder.path}")
         return 0
@@ -91,10 +92,11 @@ def evaluate(words: Sequence[str]) -> int:
     parser.add_argument(
         "--split", choices=("test", "val", "train"), default="test", help="the samples to use (default: test)"
     )
+    _add_trust(parser)
     parsed = parser.parse(words)
     from manyone.recipes.execution import reopen
 
-    folder, options = reopen(parsed.run)
+    folder, options = reopen(parsed.run, trust=parsed.trust)
     metrics = runner(folder.recipe).evaluate(options, builder(folder.recipe), folder, parsed.split)
     if is_writer():
         show(metrics, f"{folder.path} on {parsed.split}")
@@ -106,6 +108,12 @@ def _add_side_by_side(parser: Parser) -> None:
         "--workers", metavar="N", type=int, help="with several seeds: runs at a time (default: by the CPUs; GPU: 1)"
     )
     parser.add_argument("--cluster", choices=("dask", "ray"), help="with several seeds: where to run them")
+
+
+def _add_trust(parser: Parser) -> None:
+    parser.add_argument(
+        "--trust", action="store_true", help="import the modules that the run names, though somebody else made it"
+    )
 
 
 def _take_seeds(words: Sequence[str]) -> tuple[list[str], argparse.Namespace | None]:

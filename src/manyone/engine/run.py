@@ -25,9 +25,10 @@ import manyone
 from manyone.engine.fabric import is_writer
 from manyone.engine.files import check_writable, sync_folder, write_atomic, writing
 from manyone.engine.options import check_round_trip
+from manyone.engine.trust import named_modules, remember
 from manyone.errors import ManyoneError
 
-_CONFIG, _METRICS, _DONE = "config.yaml", "metrics.jsonl", "done"
+CONFIG, _METRICS, _DONE = "config.yaml", "metrics.jsonl", "done"
 _LOCKS: dict[tuple[int, int], int] = {}
 """Open handles of the folders (device, inode) that this process has claimed; the system frees them when it ends."""
 
@@ -64,7 +65,7 @@ class RunFolder:
             return run
         check_writable(path)
         entries = sorted(path.iterdir()) if path.is_dir() else []
-        if entries and not (path / _CONFIG).is_file():
+        if entries and not (path / CONFIG).is_file():
             raise ManyoneError(f"{path} exists and is not a run folder: choose another folder with --out")
         if entries and not overwrite:
             raise ManyoneError(
@@ -79,14 +80,14 @@ class RunFolder:
         """The run at ``path``, to read it or to go on with it. Raises ``ManyoneError`` when there is none."""
         path = Path(path)
         try:
-            text = (path / _CONFIG).read_text(encoding="utf-8")
+            text = (path / CONFIG).read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
-            raise ManyoneError(f"{path} is not a run folder: it has no {_CONFIG}") from None
+            raise ManyoneError(f"{path} is not a run folder: it has no {CONFIG}") from None
         try:
             config = yaml.safe_load(text)
             run = cls(path, config["recipe"], config["options"])
         except (yaml.YAMLError, KeyError, TypeError) as error:
-            raise ManyoneError(f"{path / _CONFIG} cannot be read: {' '.join(str(error).split())}") from None
+            raise ManyoneError(f"{path / CONFIG} cannot be read: {' '.join(str(error).split())}") from None
         run._ready = True
         run._remember()
         return run
@@ -118,11 +119,14 @@ class RunFolder:
             with writing(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
                 self.lock()
-                if (self.path / _CONFIG).exists() and not self._replaces:
+                if (self.path / CONFIG).exists() and not self._replaces:
                     raise ManyoneError(f"another process has just begun a run in {self.path}: choose another --out")
                 for entry in self._replaces:
                     shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-            write_atomic(self.path / _CONFIG, self._config().encode())
+            config = self._config().encode()
+            if named_modules(self.options):  # else it is opened again by everybody
+                remember(config)
+            write_atomic(self.path / CONFIG, config)
             sync_folder(self.path.parent)
         self._ready = True
 

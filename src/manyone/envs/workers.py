@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from manyone.engine.fabric import processors
+from manyone.engine.modules import isolated
 from manyone.errors import ManyoneError
 
 TERMINATED, TRUNCATED, SUCCESS, KNOWN, UNSTABLE = 1, 2, 4, 8, 16  # KNOWN: the environment tells about success
@@ -158,7 +159,8 @@ class _Process:
         self._number = number
         self._connection, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(other, make, part), daemon=True, name=f"{name}-{number}")
-        self._process.start()
+        with isolated():
+            self._process.start()
         other.close()
 
     def send(self, what: str, argument: Any) -> None:

@@ -91,8 +91,7 @@ class SequencePolicy:
         actions = torch.empty(len(slot), self.model.action_dim, dtype=self.dtype, device=self.device)
         for places, groups, tasks in self.batches(slot):
             actions[places] = self.actions(groups, self.window(slot[places]), tasks)[:, :, 0]
-        self.acted(slot, actions)
-        return actions.float().cpu().numpy()
+        return self.acted(slot, actions)
 
     def reward(self, slots: Any, rewards: Any) -> None:
         """Rewards [b] of the step just taken; moves the returns-to-go and the clock of the episodes ``slots``."""
@@ -117,9 +116,10 @@ class SequencePolicy:
         self._actions[slot, place] = 0
         return slot
 
-    def acted(self, slot: Tensor, actions: Tensor) -> None:
-        """Remembers the actions that were chosen."""
+    def acted(self, slot: Tensor, actions: Tensor) -> np.ndarray:
+        """Remembers the actions [b, A] that the network chose; float32 [b, A] within the bounds of the tasks."""
         self._actions[slot, self._time[slot] % self.model.context] = actions
+        return self.table.own_actions(actions, self.tasks[slot]).float().cpu().numpy()
 
     def window(self, slot: Tensor) -> dict[str, Tensor]:
         """The last steps of the episodes ``slot`` [...] as the network reads them; only as long as they need."""

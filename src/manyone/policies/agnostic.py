@@ -56,6 +56,7 @@ def leak_report(
     return {
         "task name not read": selection not in ("task", "oracle"),
         "pooled state statistics": _same(table.mean) and _same(table.deviation),
+        "one range of actions": table.bounds is None or _same(table.bounds),
         "one target return": target is not None or _same(table.target),
         "one scale of returns": _same(table.scale),
         "no prompt of the task": model.prompt == 0,
@@ -66,6 +67,7 @@ def leak_report(
 
 _REMEDIES = {
     "pooled state statistics": "PolicyData(normalisation='pooled')",
+    "one range of actions": "PolicyData(normalisation='pooled')",
     "one target return": "PolicyData(target='pooled') or target=...",
     "one scale of returns": "PolicyData(scale='pooled')",
     "no prompt of the task": "train a network without a prompt (prompt=0)",
@@ -147,8 +149,7 @@ class AgnosticPolicy(SequencePolicy):
         else:
             for places, groups, rows in self.batches(slot):
                 actions[places] = self.actions(groups, self.window(slot[places]), rows)[:, :, 0]
-        self.acted(slot, actions)
-        return actions.float().cpu().numpy()
+        return self.acted(slot, actions)
 
     def leaks(self) -> dict[str, bool]:
         """Which of the no-leak conditions hold (True: nothing is given away there); see :func:`leak_report`."""
@@ -246,5 +247,5 @@ def _for_groups(table: TaskTable, groups: int, target: float | None) -> TaskTabl
     """One row a group, all alike: nothing in it tells one group from another."""
     first = table.subset([0] * groups)
     names = tuple(f"group {g}" for g in range(groups))
-    plain = TaskTable(names, first.mean, first.deviation, first.scale, first.target, None)
+    plain = TaskTable(names, first.mean, first.deviation, first.scale, first.target, None, first.bounds)
     return plain if target is None else plain.with_targets(target)

@@ -5,11 +5,14 @@ length, then a start uniformly (Chen et al. 2021). States are standardised, retu
 from the data, per task or pooled. A prompt is the tail of a good trajectory without its last step (Xu et al. 2022).
 Prompts come from the best tenth of the episodes by return, which no training window then touches; ``legacy_prompt`` is
 the rule of the HarmoDT program instead. What is drawn depends on (seed, task, step) alone.
+
+Networks act in [-1, 1]; a task's own actions are a = c + h u there, with the centre c and half the width h of its bounds.
 Public names: :class:`PolicyData`, :class:`TaskBatch`, :class:`TaskTable`, :data:`POOLED`, :func:`label`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -23,7 +26,10 @@ from manyone.data.trajectories.windows import Windows, gather
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
 
+_log = logging.getLogger("manyone")
 Steps = dict[str, Tensor]
+Bounds = tuple[np.ndarray, np.ndarray]
+"""Least and largest action of a task, [A] each."""
 Pool = Literal["task", "pooled"]
 PROMPT_FRACTION = 0.1  # of the episodes, the best by return, are prompts
 POOLED: dict[str, Any] = {"normalisation": "pooled", "scale": "pooled", "target": "pooled"}
@@ -61,6 +67,8 @@ class TaskTable:
     """Return asked for at the start of an episode, in units of reward, [N]."""
     prompt: Steps | None
     """Evaluation prompts, normalised: observations [N, K*, S], ...; None if there are none."""
+    bounds: Tensor | None = None
+    """Least and largest action, [N, 2, A]; None: -1 and 1 in all tasks."""
 
     def index(self, task: str) -> int:
         """Number of the task called ``task``."""
@@ -75,30 +83,47 @@ class TaskTable:
             return t.to(device, dtype if t.is_floating_point() else None)
 
         prompt = None if self.prompt is None else {k: move(v) for k, v in self.prompt.items()}
-        fields: dict[str, Any] = {key: move(getattr(self, key)) for key in ("mean", "deviation", "scale", "target")}
-        return replace(self, **fields, prompt=prompt)
+        return replace(self, **{key: move(value) for key, value in self._each().items()}, prompt=prompt)
 
     def subset(self, tasks: Sequence[int]) -> TaskTable:
         """The rows ``tasks``, in that order."""
         prompt = None if self.prompt is None else {k: v[list(tasks)] for k, v in self.prompt.items()}
-        fields = {key: getattr(self, key)[list(tasks)] for key in ("mean", "deviation", "scale", "target")}
+        fields = {key: value[list(tasks)] for key, value in self._each().items()}
         return TaskTable(tuple(self.names[i] for i in tasks), **fields, prompt=prompt)
 
     def with_targets(self, target: Tensor | float) -> TaskTable:
         """The same with other targets ([N], or one for all)."""
         return replace(self, target=torch.as_tensor(target).to(self.target).expand_as(self.target).clone())
 
+    def unit_actions(self, actions: Tensor, tasks: int | Tensor) -> Tensor:
+        """Actions [..., A] of ``tasks`` (one, or [...]) as the network gives them: within the bounds, from -1 to 1."""
+        if self.bounds is None:
+            return actions
+        low, high = self.bounds[tasks].unbind(-2)
+        return (actions - (low + high) / 2) / ((high - low) / 2)
+
+    def own_actions(self, unit: Tensor, tasks: int | Tensor) -> Tensor:
+        """The inverse of :meth:`unit_actions`, never beyond the bounds."""
+        if self.bounds is None:
+            return unit
+        low, high = self.bounds[tasks].unbind(-2)
+        return ((low + high) / 2 + unit * ((high - low) / 2)).clamp(low, high)
+
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, as an artefact keeps them."""
-        found = {key: getattr(self, key) for key in ("mean", "deviation", "scale", "target")}
-        return found | {f"prompt.{k}": v for k, v in (self.prompt or {}).items()}
+        return self._each() | {f"prompt.{k}": v for k, v in (self.prompt or {}).items()}
 
     @classmethod
     def from_tensors(cls, names: Sequence[str], tensors: Mapping[str, Tensor]) -> TaskTable:
         """Inverse of :meth:`tensors`."""
         prompt = {k.removeprefix("prompt."): v for k, v in tensors.items() if k.startswith("prompt.")}
         fields: dict[str, Any] = {key: tensors[key] for key in ("mean", "deviation", "scale", "target")}
-        return cls(tuple(names), **fields, prompt=prompt or None)
+        return cls(tuple(names), **fields, prompt=prompt or None, bounds=tensors.get("bounds"))
+
+    def _each(self) -> dict[str, Tensor]:
+        """What has a row a task, but for the prompts."""
+        found = {key: getattr(self, key) for key in ("mean", "deviation", "scale", "target", "bounds")}
+        return {key: value for key, value in found.items() if value is not None}
 
 
 class PolicyData:
@@ -107,6 +132,11 @@ class PolicyData:
     ``context`` K and ``prompt`` K* in steps (0: no prompts); ``scale``: what returns-to-go are divided by, the largest
     absolute return of the ``"task"``'s or of all data (``"pooled"``), or a number; targets are the ``target_quantile``
     of the returns of each ``"task"`` or of all (``target="pooled"``); ``normalisation`` of states likewise.
+
+    ``bounds``: least and largest action of each task; the data's own where they are infinite. A task without any, or
+    ``bounds=None``, has -1 and 1 if its data keep within them and else its data's own; ``"unit"`` is -1 and 1 whatever
+    the data hold. Actions outside their bounds are clipped, with a warning. With pooled ``normalisation`` the bounds
+    are pooled too.
     """
 
     def __init__(
@@ -120,6 +150,7 @@ class PolicyData:
         target: Pool = "task",
         target_quantile: float = 0.9,
         legacy_prompt: bool = False,
+        bounds: Sequence[Bounds | None] | Literal["unit"] | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -145,6 +176,8 @@ class PolicyData:
         self.state_dim, self.action_dim = self.trajectories[0].state_dim, self.trajectories[0].action_dim
         self.table = self._table(normalisation, scale, target, target_quantile)
         self.windows.normalise(self.table.mean.to(self.device), self.table.deviation.to(self.device))
+        if bounds != "unit":
+            self._bound(bounds or [None] * len(self), pooled=normalisation == "pooled")
         self._scale = self.table.scale.to(self.device)
         self._split()
         if prompt:
@@ -195,9 +228,11 @@ class PolicyData:
             prompt = self._prompts(tasks_here.unsqueeze(1), self._prompt_table[tasks_here.unsqueeze(1), draws[1]])
         return TaskBatch(steps, prompt, where)
 
-    def like(self, trajectories: Sequence[Trajectories]) -> PolicyData:
-        """Data of other tasks, prepared in the same way."""
-        return PolicyData(trajectories, **self._preparation)
+    def like(
+        self, trajectories: Sequence[Trajectories], bounds: Sequence[Bounds | None] | Literal["unit"] | None = None
+    ) -> PolicyData:
+        """Data of other tasks, prepared in the same way; they have their own ``bounds``."""
+        return PolicyData(trajectories, **self._preparation, bounds=bounds)
 
     def subset(self, tasks: Sequence[int]) -> PolicyData:
         """The tasks ``tasks`` alone, e.g. for a network of their own; their windows and prompts stay what they are."""
@@ -235,6 +270,24 @@ class PolicyData:
             target=torch.tensor(targets),
             prompt=None,
         )
+
+    def _bound(self, bounds: Sequence[Bounds | None], *, pooled: bool) -> None:
+        """Brings the windows' actions into [-1, 1] and keeps the bounds in the table."""
+        if len(bounds) != len(self):
+            raise ManyoneError(f"bounds of {len(bounds)} tasks, but there are {len(self)}: give each task its own")
+        found = torch.from_numpy(np.stack([_bounds(one, own) for one, own in zip(self.trajectories, bounds)]))
+        rows = [slice(*self.windows.first_row[task : task + 2].tolist()) for task in range(len(self))]
+        actions = self.windows.flat["actions"]
+        for task, (low, high) in enumerate(found.to(actions)):
+            actions[rows[task]] = actions[rows[task]].clamp(low, high)
+        if pooled:
+            found = torch.stack((found[:, 0].amin(0), found[:, 1].amax(0))).expand_as(found).clone()
+        if bool((found.abs() == 1).all()):
+            return
+        self.table = replace(self.table, bounds=found)
+        table = self.table.to(self.device)
+        for task, own in enumerate(rows):
+            actions[own] = table.unit_actions(actions[own], task)
 
     def _split(self) -> None:
         """Which episodes windows are cut from and which are prompts, as flat tables."""
@@ -280,3 +333,33 @@ class PolicyData:
     def _cast(self, steps: Steps, tasks: Tensor) -> Steps:
         steps["returns_to_go"] = steps["returns_to_go"] / self._scale[tasks].unsqueeze(-1)
         return {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in steps.items()}
+
+
+def _bounds(data: Trajectories, given: Bounds | None) -> np.ndarray:
+    """Least and largest action of a task, float32 [2, A]; says what is unusual about them."""
+    actions = data.actions
+    own = np.stack((actions.min(0), actions.max(0)))
+    if given is None:
+        fits = bool((np.abs(own) <= 1).all())
+        given = (np.full(data.action_dim, -1.0 if fits else -np.inf), np.full(data.action_dim, 1.0 if fits else np.inf))
+    bounds = np.stack(given).astype(np.float32)
+    if bounds.shape != own.shape or not (bounds[0] < bounds[1]).all():
+        raise ManyoneError(f"{data.name}: bounds {bounds.tolist()}: give {data.action_dim} least and largest actions")
+    unknown = ~np.isfinite(bounds).all(0)
+    if unknown.any():
+        low, high = own[:, unknown]
+        steady = low == high  # any width does
+        bounds[:, unknown] = low - steady, high + steady
+        _log.warning("%s: %d of %d dimensions of the actions have no known bounds: those of the data are taken (%s)",
+                     data.name, unknown.sum(), len(unknown), _shown(bounds[:, unknown]))  # fmt: skip
+    slack = 1e-6 * np.abs(bounds).max()  # rounding is no trespass
+    outside = ((actions < bounds[0] - slack) | (actions > bounds[1] + slack)).any(1).sum()
+    if outside:
+        _log.warning("%s: %d of %d actions lie outside their bounds (%s): they are clipped, as environments do",
+                     data.name, outside, len(actions), _shown(bounds))  # fmt: skip
+    return bounds
+
+
+def _shown(bounds: np.ndarray) -> str:
+    pairs = list(dict.fromkeys(f"{low:g} to {high:g}" for low, high in bounds.T))
+    return ", ".join(pairs[:4]) + ", ..." * (len(pairs) > 4)

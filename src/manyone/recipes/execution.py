@@ -8,24 +8,29 @@ from typing import Any
 
 from manyone.engine.loggers import check_loggers
 from manyone.engine.options import values_from_plain
-from manyone.engine.run import RunFolder
+from manyone.engine.run import CONFIG, RunFolder
+from manyone.engine.trust import check_trusted
 from manyone.errors import ManyoneError
 from manyone.recipes.options import CommonOptions, with_preset
 from manyone.recipes.table import RECIPES, builder, options_class, runner
 
 
-def reopen(path: Path) -> tuple[RunFolder, CommonOptions]:
-    """The run at ``path`` and its options, rebuilt from ``config.yaml``."""
+def reopen(path: Path, *, trust: bool = False) -> tuple[RunFolder, CommonOptions]:
+    """The run at ``path`` and its options, rebuilt from ``config.yaml``.
+
+    ``trust``: also a run of somebody else may name modules that are imported; else that is a ``ManyoneError``.
+    """
     folder = RunFolder.open(path)
+    check_trusted(path / CONFIG, folder.options, trust=trust)
     if folder.recipe not in RECIPES:
         raise ManyoneError(f"{path} is a run of '{folder.recipe}', a recipe that this version does not have")
-    return folder, options_from(folder.recipe, folder.options, f"{path / 'config.yaml'}: options")
+    return folder, options_from(folder.recipe, folder.options, f"{path / CONFIG}: options")
 
 
 def options_from(recipe: str, plain: Mapping[str, Any], where: str) -> CommonOptions:
     """The options of ``recipe`` from plain values, also those of an earlier version; ``where`` opens every message."""
     cls = options_class(recipe)
-    return with_preset(cls, values_from_plain(cls, plain, where, True))
+    return with_preset(cls, {**cls.EARLIER, **values_from_plain(cls, plain, where, True)})
 
 
 def execute(options: CommonOptions, folder: RunFolder) -> bool:

@@ -94,6 +94,8 @@ class CommonOptions:
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Values of options by the name of ``--preset``, where a recipe has one."""
+    EARLIER: ClassVar[Mapping[str, Any]] = {}
+    """What runs of earlier versions did where their ``config.yaml`` lacks an option that has been added since."""
 
     def __post_init__(self) -> None:
         for name, allowed in _noted(type(self), Range).items():

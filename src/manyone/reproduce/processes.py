@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 import joblib
 
+from manyone.engine.modules import isolated
 from manyone.engine.progress import Progress
 from manyone.errors import InterruptedRun, ManyoneError
 
@@ -111,7 +112,8 @@ def task_runner(
     try:
         if _CONTEXT.get_start_method() == "forkserver":
             _CONTEXT.set_forkserver_preload([f"{__package__}.warm", __name__, *preload])
-            forkserver.ensure_running()
+            with isolated():
+                forkserver.ensure_running()
         yield runner
     except KeyboardInterrupt:
         raise interruption(signal.SIGINT) from None
@@ -140,12 +142,16 @@ def cluster(name: str | None) -> Iterator[None]:
         if name == "dask":
             distributed = importlib.import_module("dask.distributed")
             importlib.import_module("dask").config.set({"distributed.worker.daemon": False})  # workers start processes
-            with distributed.Client(), joblib.parallel_config("dask"):
+            with isolated():
+                client = distributed.Client()
+            with client, joblib.parallel_config("dask"):
                 yield
         else:
             ray = importlib.import_module("ray")
             importlib.import_module("ray.util.joblib").register_ray()
-            with ray.init(), joblib.parallel_config("ray"):
+            with isolated():
+                running = ray.init()
+            with running, joblib.parallel_config("ray"):
                 yield
     except ModuleNotFoundError as error:
         raise ManyoneError(f"--cluster {name} needs a package: pip install 'manyone[cluster]' ({error})") from error
@@ -180,7 +186,7 @@ class _Worker:
         self.running = running
         self.connection, theirs = _CONTEXT.Pipe()
         self.process = _CONTEXT.Process(target=_serve, args=(theirs, running), name=_NAME)
-        with _EXIT_CODES:
+        with _EXIT_CODES, isolated():
             self.process.start()
         theirs.close()
 

@@ -17,6 +17,7 @@ from manyone.engine.fabric import processors
 from manyone.engine.files import check_writable, write_atomic, writing
 from manyone.engine.options import check_round_trip
 from manyone.engine.run import RunFolder
+from manyone.engine.trust import check_trusted, named_modules, remember
 from manyone.errors import ManyoneError
 from manyone.recipes.execution import execute, options_from, reopen
 from manyone.recipes.options import CommonOptions
@@ -31,12 +32,16 @@ _OWN = {"out", "overwrite", "workers"}
 
 @dataclass(frozen=True)
 class SeedRuns:
-    """Runs of ``recipe`` below ``path``, one for each of ``seeds``; ``options`` as plain values, those of the first."""
+    """Runs of ``recipe`` below ``path``, one for each of ``seeds``; ``options`` as plain values, those of the first.
+
+    ``trust``: the runs may import the modules that they name, whoever made them.
+    """
 
     path: Path
     recipe: str
     options: Mapping[str, Any]
     seeds: tuple[int, ...]
+    trust: bool = False
 
     def folder(self, seed: int) -> Path:
         """The run folder of ``seed``."""
@@ -71,7 +76,13 @@ class SeedRuns:
                 f"seed {seed}",
                 self.path.absolute() / f"seed-{seed}.log",
                 f"{__name__}:run_one",
-                (self.recipe, RECIPES[self.recipe], self.options_of(seed, at_a_time), self.folder(seed).absolute()),
+                (
+                    self.recipe,
+                    RECIPES[self.recipe],
+                    self.options_of(seed, at_a_time),
+                    self.folder(seed).absolute(),
+                    self.trust,
+                ),
                 again,
             )
             for seed in self.seeds
@@ -79,7 +90,7 @@ class SeedRuns:
         ]
         self._write({})
         with cluster(on), task_runner(self.path.absolute(), workers, (__name__,), again) as runner:
-            waiting = {task.arguments[-1] for task in tasks}
+            waiting = {task.arguments[3] for task in tasks}
 
             def done() -> int:
                 return len(self.seeds) - len(waiting) + sum((folder / "done").is_file() for folder in waiting)
@@ -93,7 +104,10 @@ class SeedRuns:
         content = {"recipe": self.recipe, "options": self.options, "seeds": self.seeds, **more}
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.path / SEEDS, (json.dumps(content, indent=1) + "\n").encode())
+        data = (json.dumps(content, indent=1) + "\n").encode()
+        if named_modules(self.options):
+            remember(data)
+        write_atomic(self.path / SEEDS, data)
 
 
 def begin(path: Path, recipe: str, options: CommonOptions, count: int) -> SeedRuns:
@@ -117,21 +131,23 @@ def begin(path: Path, recipe: str, options: CommonOptions, count: int) -> SeedRu
     return runs
 
 
-def reopen_seeds(path: Path) -> SeedRuns:
-    """The runs below ``path``, to go on with them."""
+def reopen_seeds(path: Path, *, trust: bool = False) -> SeedRuns:
+    """The runs below ``path``, to go on with them; ``trust`` as for :func:`manyone.recipes.execution.reopen`."""
     try:
         data = json.loads((path / SEEDS).read_text(encoding="utf-8"))
         options = {**data["options"], "overwrite": False}
-        return SeedRuns(path, data["recipe"], options, tuple(data["seeds"]))
+        runs = SeedRuns(path, data["recipe"], options, tuple(map(int, data["seeds"])), trust)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ManyoneError(f"{path / SEEDS} cannot be read: {error}") from error
+    check_trusted(path / SEEDS, options, trust=trust)
+    return runs
 
 
-def run_one(recipe: str, row: Recipe, options: Mapping[str, Any], path: Path) -> None:
+def run_one(recipe: str, row: Recipe, options: Mapping[str, Any], path: Path, trust: bool = False) -> None:
     """One of the runs, begun or gone on with; called in a process of its own."""
     RECIPES.setdefault(recipe, row)  # a program may have added it to the table
     if (path / "config.yaml").is_file() and not options["overwrite"]:
-        folder, chosen = reopen(path)
+        folder, chosen = reopen(path, trust=trust)
         folder.lock()
     else:
         chosen = options_from(recipe, options, "options")

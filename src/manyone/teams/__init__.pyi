@@ -3,7 +3,6 @@ from .artefact import load as load
 from .artefact import load_team as load_team
 from .artefact import save as save
 from .artefact import save_team as save_team
-from .exported import load_program as load_program
 from .network.actor_critic import ActorCritic as ActorCritic
 from .network.commformer import CommFormer as CommFormer
 from .network.graph import LearnedGraph as LearnedGraph

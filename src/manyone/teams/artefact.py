@@ -7,7 +7,7 @@
 
 ``model.safetensors`` holds the weights, ``config.json`` everything else that the policy is made of: its kind and
 options, the task, the graph (rows receive), whether the gate decides. ``policy.pt2`` is the greedy policy with its
-graph as one program that needs torch alone (see ``exported``). Nothing is pickled.
+graph as one program that needs torch alone (see ``exported``); it is written and never read. Nothing is pickled.
 
 A team that was trained on several frames keeps them by itself: ``act`` takes what is seen now, ``reset`` (and
 ``forget``, for some copies of the task) begins an episode. The program takes the frames side by side.
@@ -48,7 +48,8 @@ def check_observations(
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """(observations float32 [B, n, d], available bool [B, n, A] or None, alive bool [B, n]) of what a user gave.
 
-    ``ManyoneError`` for a wrong shape, a number that is not finite, or a living agent without an available action.
+    ``ManyoneError`` for a wrong shape, a number that is not finite, an agent without an available action, or none told
+    where the task forbids some.
     """
     seen = np.asarray(observations, np.float32)
     single = seen.ndim == 2
@@ -74,9 +75,15 @@ def check_observations(
         if not spec.discrete:
             raise ManyoneError("available: continuous actions are always all allowed; leave it out")
         mask = batched("available", available, (len(seen), spec.agents, spec.actions))
-        if not mask.any(-1).all():
-            agent = int(np.argwhere(~mask.any(-1))[0][1])
+        starts = np.cumsum([0, *spec.digits[:-1]])
+        some = np.logical_or.reduceat(mask, starts, -1).all(-1)
+        if not some.all():
+            agent = int(np.argwhere(~some)[0][1])
             raise ManyoneError(f"available: agent {agent} has no action at all; dead agents keep at least one")
+    elif spec.masked:
+        raise ManyoneError(
+            f"available: {spec.name} forbids actions; give what it allows now, bool [{spec.agents}, {spec.actions}]"
+        )
     living = np.ones(seen.shape[:2], bool) if alive is None else batched("alive", alive, seen.shape[:2])
     return seen, mask, living
 
@@ -154,10 +161,12 @@ class Team:
         self._remembering.forget(rows)
 
     def act(self, observations: Any, available: Any = None, alive: Any = None, greedy: bool = True) -> np.ndarray:
-        """Actions of all agents for their ``observations``: int64 [n], or float32 [n, a] where they are continuous.
+        """Actions of all agents for their ``observations``: int64 [n], or [n, k] where an action is k digits, or
+        float32 [n, a] where they are continuous.
 
         ``observations`` [n, d], or [B, n, d] for B copies of the task, and then the actions have the leading B too.
-        ``available`` bool [n, A], ``alive`` bool [n]. ``ManyoneError`` names what does not fit. Each call is a step of
+        ``available`` bool [n, A], needed where the task forbids actions (``spec.masked``); ``alive`` bool [n].
+        ``ManyoneError`` names what does not fit. Each call is a step of
         the episodes: where the team acts on several frames (d is the width of one) it remembers what it was shown.
         """
         seen, mask, living = self._remembering.see(observations, available, alive)
@@ -295,7 +304,7 @@ def _spec_from(data: Mapping[str, Any]) -> TeamSpec:
         raise ManyoneError(
             f"{CONFIG}: spec holds {unknown[0]!r}, which this version does not know: use a newer manyone"
         )
-    tuples = {name: tuple(data[name]) for name in ("low", "high", "agent_names") if name in data}
+    tuples = {name: tuple(data[name]) for name in ("low", "high", "agent_names", "digits") if name in data}
     return TeamSpec(**{**data, **tuples})
 
 
@@ -313,6 +322,7 @@ def _card(config: Mapping[str, Any], *, apart: bool) -> str:
     frames = spec["details"].get("frames", 1)
     n, d = spec["agents"], spec["observation_dim"] // frames
     links = sum(sum(row) for row in config["graph"])
+    seen = "observations, available" if spec["masked"] else "observations"
     memory = f": it acts on the last {frames} observations" if frames > 1 else ""
     chosen = config["options"].get("dynamic_links")
     dynamic = "" if chosen is None else f"; at every step each agent hears {chosen} of those that it may hear"
@@ -321,7 +331,8 @@ def _card(config: Mapping[str, Any], *, apart: bool) -> str:
         ""
         if config["program"] is None
         else f"""
-Without manyone, with torch alone (greedy actions and values; any batch B):
+Without manyone, with torch alone (greedy actions and values; any batch B). Trusted only: `torch.export.load` can run
+code that somebody put into the file, so open it so only where you know who made it; `load_team` above never reads it.
 
 ```python
 import torch
@@ -335,17 +346,27 @@ newest first, zeros for what was before the episode's start.
 """
         * (frames > 1)
     )
-    processes = """
+    processes = f"""
 With every agent in a process of its own:
 
 ```python
 from manyone.teams import Decentralised
 
 with Decentralised(".") as team:
-    actions = team.act(observations)
+    actions = team.act({seen})
     print(team.traffic.messages, team.traffic.bytes)
 ```
 """
+    digits = spec["digits"]
+    numbers = (
+        f"an action is {len(digits)} numbers, below {', '.join(map(str, digits))}: [{n}, {len(digits)}]"
+        if digits
+        else ""
+    )
+    allowed = (
+        f"{seen.partition(', ')[2]}: what the task allows now, bool [{n}, {spec['actions']}]" if spec["masked"] else ""
+    )
+    notes = "".join(f"\n# {note}" for note in (numbers, allowed) if note)
     return f"""# A team for {spec["name"]}
 
 {n} agents, {links} links of {n * (n - 1)}; the graph is in `{CONFIG}` (row = receiver, column = sender){dynamic}.
@@ -355,6 +376,6 @@ from manyone.teams import load_team
 
 team = load_team(".")                   # this folder
 team.reset()                            # at every start of an episode{memory}
-actions = team.act(observations)        # numpy [{n}, {d}], or [B, {n}, {d}]
+actions = team.act({seen})        # numpy [{n}, {d}], or [B, {n}, {d}]{notes}
 ```
 {processes * apart}{program}"""

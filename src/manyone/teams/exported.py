@@ -3,17 +3,15 @@
     policy = torch.export.load("policy.pt2").module()
     actions, values = policy(observations)                # or (observations, available): [B, n, d], bool [B, n, A]
 
-The archive holds the program as JSON and the weights as bare bytes. torch would add an example of the inputs, the one
-thing that it pickles: it is left out, so that the file holds no pickle at all. ``torch.export.load`` does unpickle what
-a file claims to need it for, hence :func:`load_program` for files of unknown origin.
-Public: ``export_policy``, ``load_program``, ``program_inputs``.
+For deployment elsewhere, of files that you trust: ``torch.export.load`` runs what a file asks for (it unpickles, and
+evaluates expressions in the JSON), so manyone itself never reads a program; ``load_team`` rebuilds the network from
+safetensors and JSON instead. What is written here holds no pickle: torch would add one, of an example of the inputs.
+Public: ``export_policy``, ``program_inputs``.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from manyone.envs.teams.types import Observation
-from manyone.errors import ManyoneError
 
 
 class GreedyTeam(nn.Module):
@@ -77,24 +74,3 @@ def export_policy(path: Path, policy: nn.Module, graph: Tensor, *, gate: str) ->
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # names folders of this machine
     torch.export.save(program, path)
-
-
-def load_program(path: Path | str) -> nn.Module:
-    """The program of a file, refused when the file holds a pickle, which could run anything as it is read."""
-    path = Path(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                inside = name.partition("/")[2]
-                if inside.startswith("data/sample_inputs/") and archive.getinfo(name).file_size:
-                    raise ManyoneError(f"{path}: holds pickled example inputs ({inside}): export it again with manyone")
-                if inside.startswith("data/") and inside.endswith("_config.json"):
-                    entries = json.loads(archive.read(name))["config"].values()
-                    if any(entry["use_pickle"] for entry in entries):
-                        raise ManyoneError(f"{path}: holds pickled tensors ({inside}): export it again with manyone")
-        return torch.export.load(path).module()
-    except ManyoneError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ManyoneError(f"{path}: not a readable program ({reason}): export it again with manyone") from error

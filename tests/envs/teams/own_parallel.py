@@ -76,8 +76,6 @@ class Countdown(ParallelEnv):
 
     def reset(self, seed=None, options=None):
         self.agents, self.steps = list(self.possible_agents), 0
-        if self.spoil == "late":
-            self.agents.remove("two")
         return self._seen(self.agents), {agent: {} for agent in self.agents}
 
     def step(self, actions):
@@ -86,8 +84,6 @@ class Countdown(ParallelEnv):
         here = list(self.agents)
         gone = {a: self.steps >= 2 + self.possible_agents.index(a) for a in here}
         self.agents = [a for a in here if not gone[a]]
-        if self.spoil == "late":
-            self.agents.append("two")
         if self.spoil == "stranger":
             self.agents.append("four")
         rewards = {a: float(self.steps) for a in here}

@@ -203,7 +203,6 @@ def test_an_environment_that_does_not_follow_its_seed_cannot_be_resumed(monkeypa
         ("reward", "agent 'one' was rewarded with a number that is not finite"),
         ("wide", r"agent 'one' observed something of shape \[5\]; its observation space has shape \[3\]"),
         ("mask", "agent 'one' has no available action"),
-        ("late", "agent 'two' appeared after the start"),
         ("stranger", "agent 'four' is not among possible_agents"),
     ],
 )

@@ -107,6 +107,7 @@ def test_dead_units_do_nothing_and_see_zeros(installed) -> None:
         out = env.step(torch.where(seen.alive, allowed(seen), 2))  # what dead units are told does not matter
         seen = out.final if out.final is not None else out.observation
         assert seen.alive[0].tolist() == [step < 2 + i for i in range(3)]
+        assert not out.left.any(), "the reward is shared: who has fallen waits for the team's end"
         assert not seen.observations[~seen.alive].any()
         assert (seen.available[~seen.alive].int().sum(1) == 1).all()
     assert out.terminated.all()

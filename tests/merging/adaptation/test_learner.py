@@ -17,7 +17,7 @@ from manyone.merging.adaptation import learner as adaptation
 from manyone.merging.adaptation.adamerging import AdaMerging
 from manyone.merging.adaptation.concrete import ConcreteMerging
 from manyone.merging.adaptation.learner import AdaptationLearner
-from manyone.merging.adaptation.objectives import entropy
+from manyone.merging.adaptation.objectives import entropy, expert_kl, information_maximisation, marginal_entropy
 from manyone.merging.heads import Head
 from manyone.merging.moe.wemoe import WeightEnsemblingMoE
 
@@ -269,3 +269,26 @@ def test_monitors_at_the_end_are_those_of_the_model_that_is_kept(objective: str,
     fresh = learner_of(MODELS["adamerging"](), objective=objective)
     fresh.load_state_dict(learner.state_dict())
     assert fresh.evaluate() == found
+
+
+def test_objectives_have_their_values_and_signs():
+    uniform, sure = torch.zeros(4, 5), 50 * torch.eye(4, 5)
+    assert float(entropy(uniform)) == pytest.approx(math.log(5))
+    assert float(entropy(sure)) == pytest.approx(0.0, abs=1e-6)
+    assert float(marginal_entropy(uniform)) == pytest.approx(math.log(5))
+    assert float(marginal_entropy(sure)) == pytest.approx(math.log(4))
+    assert float(marginal_entropy(sure[:1].expand(4, 5))) == pytest.approx(0.0, abs=1e-6)
+    # sure and varied predictions are best, collapsed or unsure ones have no information
+    assert float(information_maximisation(sure)) == pytest.approx(-math.log(4), abs=1e-6)
+    assert float(information_maximisation(uniform)) == pytest.approx(0.0, abs=1e-6)
+    assert float(information_maximisation(sure[:1].expand(4, 5))) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_expert_is_a_constant_of_the_kl():
+    merged, expert = (torch.randn(3, 4, requires_grad=True) for _ in range(2))
+    loss = expert_kl(merged, expert)
+    p, q = expert.detach().softmax(1), merged.detach().softmax(1)
+    assert float(loss.detach()) == pytest.approx(float((p * (p / q).log()).sum(1).mean()), rel=1e-5)
+    loss.backward()
+    assert expert.grad is None
+    assert merged.grad is not None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
 from manyone.merging.adaptation.adamerging import AdaMerging
-from manyone.merging.moe.routing import Router, position_code
+from manyone.merging.moe.routing import Pass, Router, masks_of, position_code
 from manyone.merging.moe.wemoe import WeightEnsemblingMoE
 from manyone.randomness import generator_for
 
@@ -394,3 +394,26 @@ def test_bad_arguments_say_what_to_do(network: Toy, experts: list[dict[str, Tens
             WeightEnsemblingMoE(network, experts, **options)  # type: ignore[arg-type]
     with pytest.raises(ManyoneError, match="at least one expert"):
         WeightEnsemblingMoE(network, [])
+
+
+def test_a_mask_longer_than_the_tokens_gives_its_last_columns() -> None:
+    mask = torch.tensor([[0, 1, 1, 0], [1, 1, 0, 1]])
+    found = Pass(masks=masks_of({"attention_mask": mask})).mask_for("layers.0", torch.zeros(2, 2, 6))
+    assert found is not None
+    assert found.tolist() == [[1, 0], [0, 1]]
+
+
+def test_keyword_inputs_without_an_attention_mask_have_no_padding() -> None:
+    assert masks_of({"input_ids": torch.ones(2, 3)}) == {}
+    assert Pass(masks=masks_of({"input_ids": torch.ones(2, 3)})).mask_for("layers.0", torch.zeros(2, 3, 6)) is None
+    decoder = masks_of({"input_ids": torch.ones(2, 3), "decoder_attention_mask": torch.ones(2, 4)})
+    assert list(decoder) == ["decoder"]
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_row_of_padding_alone_is_routed_by_the_bias(layers: int) -> None:
+    router = Router(6, 3, layers=layers, scale=0.3, generator=torch.Generator().manual_seed(1))
+    tokens = torch.randn(2, 4, 6)
+    weights = router(tokens, torch.tensor([[0, 0, 0, 0], [1, 1, 0, 0]]))
+    assert torch.equal(weights[0], router.bias)
+    assert not torch.equal(weights[1], router.bias)

@@ -495,3 +495,48 @@ def test_bad_options_name_themselves(method, options, match):
 def test_order_of_numpy_bits_assumed_by_the_mask():
     """The mask reads 16-bit numbers out of 64-bit draws; that is the same bytes only on little-endian machines."""
     assert np.array([1], np.int64).view(np.int16)[0] == 1
+
+
+def test_regmean_keeps_the_average_of_inputs_that_no_expert_ever_used():
+    base, experts = family(6, 2)
+    g = torch.Generator().manual_seed(3)
+    grams = []
+    for _ in experts:
+        grams.append({})
+        for n in LINEAR:
+            x = torch.randn(40, base[n].shape[1], generator=g)
+            x[:, :3] = 0
+            grams[-1][n] = x.T @ x
+    merged = static.regmean(base, experts, grams, ratio=1.0)
+    for n in LINEAR:
+        mean = (experts[0][n] + experts[1][n]) / 2
+        torch.testing.assert_close(merged[n][:, :3], mean[:, :3], rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(merged[n][:, 3:], mean[:, 3:], atol=1e-3)
+
+
+def test_tsv_m_keeps_a_triple_of_every_expert_when_there_are_more_experts_than_directions():
+    g = torch.Generator().manual_seed(6)
+    base = {"fc.weight": torch.zeros(4, 4)}
+    experts = [{"fc.weight": torch.randn(4, 4, generator=g)} for _ in range(5)]
+    left, values, right = [], [], []
+    for expert in experts:
+        u, s, v = np.linalg.svd(expert["fc.weight"].numpy())
+        left.append(u[:, 0])
+        values.append(s[0])
+        right.append(v[0])
+
+    def polar(matrix):
+        p, _, q = np.linalg.svd(matrix, full_matrices=False)
+        return p @ q
+
+    expected = (polar(np.stack(left, 1)) * np.array(values)) @ polar(np.stack(right))
+    np.testing.assert_allclose(static.tsv_m(base, experts)["fc.weight"].numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("then", ["task-arithmetic", "ties"])
+def test_dare_refuses_a_nan_wherever_the_mask_falls(then):
+    base, experts = family(3, 2)
+    experts[1]["blocks.0.mlp.fc1.weight"][5, 3] = float("nan")
+    for seed in range(8):  # nearly every mask drops the entry
+        with pytest.raises(ManyoneError, match=r"NaN or Inf in tensor 'blocks\.0\.mlp\.fc1\.weight'"):
+            static.dare(base, experts, drop=0.9, then=then, seed=seed)

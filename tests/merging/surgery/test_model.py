@@ -238,3 +238,10 @@ def test_wrong_names_are_reported() -> None:
         Surgery(TinyBlocks(), 5, ("a", "a"))
     with pytest.raises(ManyoneError, match="rank"):
         Surgery(TinyBlocks(), 5, ("a",), rank=0)
+
+
+def test_the_token_mean_of_padding_alone_is_zero():
+    hidden = torch.randn(2, 3, 4)
+    mean = token_mean(hidden, {"input_ids": torch.ones(2, 3), "attention_mask": torch.tensor([[0, 0, 0], [1, 1, 0]])})
+    assert torch.equal(mean[0], torch.zeros(4))
+    torch.testing.assert_close(mean[1], hidden[1, :2].mean(0))

@@ -175,6 +175,25 @@ def test_the_first_node_keeps_the_store_until_the_others_have_ended(code):
     assert found[0] == ({0: 0} if code == 0 else "0 of 1 ranks ended well, at least 1 must: see their errors above")
 
 
+REACHED = """
+import os, socket, sys
+for host in sys.argv[1:]:
+    try:
+        socket.create_connection((host, int(os.environ["MASTER_PORT"])), 5).close()
+        sys.exit(1)
+    except ConnectionRefusedError:
+        pass
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs 127.0.0.0/8 on the loopback interface")
+def test_the_store_listens_on_the_named_address_alone(capfd):
+    assert launch([sys.executable, "-c", REACHED, "127.0.0.2"], 1) == {0: 0}
+    assert launch([sys.executable, "-c", REACHED, "127.0.0.1"], 1, address="127.0.0.3:0", host="127.0.0.3") == {0: 0}
+    assert main(["--ranks", "1", "--store", "192.0.2.1:29500", "x.py"]) == 2
+    assert "cannot listen on 192.0.2.1:29500" in capfd.readouterr().err
+
+
 def test_the_launcher_reports_how_ranks_ended(capfd):
     code = "import os, sys; sys.exit(3 if os.environ['RANK'] == '1' else 0)"
     assert launch([sys.executable, "-c", code], 2) == {0: 0, 1: 3}

@@ -15,10 +15,10 @@ from manyone.teams.network.graph import LearnedGraph, fixed_graph, sample_noise
 N, WIDE, ACTIONS, BATCH = 5, 7, 6, 8
 
 
-def team(actions=ACTIONS, agents=N, spread=0.3, dtype=torch.float32, **options):
+def team(actions=ACTIONS, agents=N, spread=0.3, dtype=torch.float32, digits=(), **options):
     """A small policy whose weights are far from their start, so that everything has an effect."""
     torch.manual_seed(0)
-    spec = TeamSpec("toy", agents, WIDE, actions=actions, action_dim=0 if actions else 3)
+    spec = TeamSpec("toy", agents, WIDE, actions=actions, action_dim=0 if actions else 3, digits=digits)
     policy = CommFormer(spec, **{"width": 16, **options}).to(dtype)
     with torch.no_grad():
         for value in policy.parameters():
@@ -128,6 +128,29 @@ def test_it_equals_the_formulation_with_relation_vectors_of_every_pair(actions, 
     )  # fmt: skip
     assert torch.allclose(policy.outputs(encoded, given), logits, atol=1e-10)
     assert torch.allclose(encoded.values, values, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("layers", "heads", "digits"), [(1, 1, (3, 3)), (2, 1, (1, 2, 3)), (1, 2, (2, 4)), (1, 1, (6,))]
+)
+def test_actions_of_several_digits_agree_in_every_way_to_decode(layers, heads, digits):
+    policy, generator = team(layers=layers, heads=heads, digits=digits), generator_for("digits")
+    obs = slots()
+    allowed = torch.rand(BATCH, N, ACTIONS, generator=generator) < 0.5
+    starts = torch.tensor([0, *itertools.accumulate(digits)][:-1])
+    allowed[..., starts] = True
+    for available in (None, allowed):
+        agree(policy, obs._replace(available=available), GRAPH, 2e-5)
+    noise = noise_for(policy)
+    policy.decode = "cached"
+    actions = policy.act(obs._replace(available=allowed), GRAPH, noise=noise).actions
+    assert actions.shape == (BATCH, N, len(digits))
+    assert allowed.gather(-1, actions + starts).all()
+    before = actions.clone()
+    before[:, 0] = torch.tensor([(c - 1 - a) % c for a, c in zip(actions[0, 0].tolist(), digits)])
+    full = fixed_graph("full", N)
+    scores = [policy.evaluate(obs, given, full).log_probs for given in (actions, before)]
+    assert (scores[0][:, 1:] != scores[1][:, 1:]).any(), "later agents see the digits of earlier ones"
 
 
 def test_without_messages_and_order_nothing_depends_on_another_agent():

@@ -10,7 +10,6 @@ from manyone.envs.teams.types import Observation, TeamSpec
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
 from manyone.teams.artefact import load_team, save_team
-from manyone.teams.exported import load_program
 from manyone.teams.network.commformer import CommFormer
 from manyone.teams.network.dynamic import LinkScorer, link_noise
 from manyone.teams.network.gate import gate_noise
@@ -247,7 +246,7 @@ def test_the_artefact_of_both_comes_back_with_its_program(tmp_path):
     assert torch.equal(torch.from_numpy(again.act(given.numpy())), wanted.actions)
     assert torch.equal(torch.from_numpy(again.links_last), wanted.links)
     assert 0 < wanted.links.sum() < 40 * 3, "the gate must matter in this test"
-    program = load_program(tmp_path / "policy.pt2")
+    program = torch.export.load(tmp_path / "policy.pt2").module()
     actions, values = program(given, torch.ones(40, 3, 4, dtype=torch.bool))
     assert torch.equal(actions, wanted.actions)
     torch.testing.assert_close(values, wanted.values, atol=1e-5, rtol=1e-5)

@@ -32,6 +32,7 @@ from manyone.teams.processes.wire import Abandoned, LinkLost, exchange, send_fra
 N, BATCH = 3, 24
 DISCRETE = TeamSpec("drawn", N, 5, actions=4)
 CONTINUOUS = TeamSpec("driven", N, 5, action_dim=2, low=(-1.0, -1.0), high=(1.0, 1.0))
+DIGITS = TeamSpec("set", N, 5, actions=6, digits=(3, 1, 2))
 CHAIN = torch.tensor([[0.0, 0, 1], [1, 0, 0], [1, 1, 0]])  # links against and along the agents' order
 
 
@@ -57,7 +58,8 @@ def drawn(spec: TeamSpec, batch: int = BATCH) -> tuple[Observation, torch.Tensor
     if spec.discrete:
         available = torch.rand(batch, N, spec.actions, generator=generator) < 0.6
         available[~alive] = False
-        available[..., 0] |= ~available.any(-1)
+        for digit in available.split(spec.digits or (spec.actions,), -1):
+            digit[..., 0] |= ~digit.any(-1)
     noise = torch.randn(batch, N, spec.actions or spec.action_dim, generator=generator)
     gates = 2 * torch.randn(batch, N, generator=generator)
     return Observation(observations, alive, available), noise, gates
@@ -91,6 +93,8 @@ CASES: dict[str, dict[str, Any]] = {
     "two blocks": {"layers": 2},
     "two blocks and heads, gate": {"layers": 2, "heads": 2, "gate": True},
     "continuous": {"spec": CONTINUOUS},
+    "actions of three digits": {"spec": DIGITS},
+    "actions of three digits, two blocks, gate": {"spec": DIGITS, "layers": 2, "gate": True},
     "continuous, two blocks, gate, one head for all": {
         "spec": CONTINUOUS, "layers": 2, "gate": True, "decoder_heads": "shared",
     },

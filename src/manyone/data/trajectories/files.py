@@ -32,10 +32,12 @@ _STACKED = {"observations": ("observations", "o"), "actions": ("actions", "a"), 
 _HEAD = "manyone"  # our entry in Minari's metadata.json
 
 
-def from_folder(path: Path | str, name: str | None = None, *, limit: int | None = None) -> Trajectories:
+def from_folder(
+    path: Path | str, name: str | None = None, *, limit: int | None = None, clip: float | None = 1.0
+) -> Trajectories:
     """The data set at ``path``, whatever its form: our own folder, a Minari folder, .npz episodes, .npz or .hdf5 file.
 
-    ``limit`` keeps the first episodes only.
+    ``limit`` keeps the first episodes only; ``clip`` is for .npz files (:func:`from_npz_folder`).
     """
     path = Path(path)
     if path.is_dir() and (path / "trajectories.json").is_file():
@@ -43,9 +45,9 @@ def from_folder(path: Path | str, name: str | None = None, *, limit: int | None 
     elif path.is_dir() and (path / "data" / "metadata.json").is_file():
         data = from_minari(path, name)
     elif path.is_dir():
-        return from_npz_folder(path, name, limit=limit)
+        return from_npz_folder(path, name, limit=limit, clip=clip)
     elif path.suffix == ".npz":
-        data = from_npz_file(path, name)
+        data = from_npz_file(path, name, clip=clip)
     elif path.suffix in (".hdf5", ".h5"):
         data = from_d4rl_hdf5(path, name)
     else:

@@ -17,7 +17,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from manyone.engine.extras import need
+from manyone.engine.modules import import_named
 from manyone.envs.single import locomotion, metaworld
 from manyone.errors import ManyoneError
 
@@ -101,6 +104,18 @@ def spaces(task: str) -> tuple[int, int, int]:
     return states, actions, horizon or 1000
 
 
+@lru_cache(maxsize=256)
+def bounds(task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest action of ``task``, float32 [A] each; infinite where it has no bound."""
+    if kind(task) != "gym":  # MuJoCo's motors and Meta-World's hands
+        ones = np.ones(spaces(task)[1], np.float32)
+        return -ones, ones
+    env = _make_gym(task, None, None)
+    space: Any = env.action_space
+    env.close()
+    return space.low.astype(np.float32), space.high.astype(np.float32)
+
+
 def prepare(tasks: Sequence[str]) -> None:
     """Makes what environments read from the cache (Meta-World's goals), once, before processes are started."""
     metaworld.prepare([metaworld.task_name(task) for task in tasks if kind(task) == "metaworld"])
@@ -113,8 +128,10 @@ def _only_goal(task: str, goal: int) -> None:
 
 def _make_gym(task: str, horizon: int | None, render_mode: str | None, **simulator: Any) -> gymnasium.Env:
     gymnasium = need("gymnasium", task, "policies")
-    name = task.removeprefix("gym:")
+    module, _, name = task.removeprefix("gym:").rpartition(":")
     try:
+        if module:  # it registers the environment
+            import_named(module)
         env = gymnasium.make(
             name, max_episode_steps=horizon, render_mode=render_mode, disable_env_checker=True, **simulator
         )

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from manyone.engine.fabric import processors
+from manyone.engine.modules import isolated
 from manyone.errors import ManyoneError
 
 Key = TypeVar("Key")
@@ -33,10 +34,12 @@ def runner(workers: int | None = None) -> Iterator[Runner]:
     if count == 1:
         yield lambda calls: ((key, call()) for key, call in calls.items())
         return
-    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
+    with isolated():  # its queues start multiprocessing's resource tracker
+        pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
 
     def run(calls: Mapping[Any, Callable[[], Any]]) -> Iterator[tuple[Any, Any]]:
-        futures = {pool.submit(call): key for key, call in calls.items()}
+        with isolated():
+            futures = {pool.submit(call): key for key, call in calls.items()}
         try:
             for future in as_completed(futures):
                 yield futures.pop(future), future.result()

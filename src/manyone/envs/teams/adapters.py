@@ -36,7 +36,7 @@ from manyone.envs.teams.types import TeamEnv
 from manyone.envs.teams.vmas import VmasTeam
 from manyone.errors import ManyoneError
 
-OURS = ("limit", "state", "success", "masked")  # options of PettingZooCopy; the rest is the environment's
+OURS = ("limit", "state", "success", "masked", "joint")  # options of PettingZooCopy; the rest is the environment's
 
 
 class Wanted(NamedTuple):

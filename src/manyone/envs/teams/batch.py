@@ -77,6 +77,8 @@ class BatchedTeam(ABC):
     """
 
     fields: ClassVar[tuple[str, ...]] = ()
+    left: Tensor | None = None
+    """Agents [B, n] that left in this step, set by ``_advance`` of a task whose agents come and go: see ``Step``."""
 
     def __init__(self, spec: TeamSpec, batch: int, device: str | torch.device) -> None:
         self.spec = spec
@@ -113,7 +115,7 @@ class BatchedTeam(ABC):
                 observation, final = self._observe(None), observation
             else:
                 observation, final = _split(observation, rows, last, self._observe(rows))
-        return Step(observation, rewards, terminated, truncated, final, success, measures)
+        return Step(observation, rewards, terminated, truncated, final, success, measures, self.left)
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of everything that later steps depend on."""

@@ -69,11 +69,10 @@ class TeamCopies:
         self._steps += 1
         self._views["actions"][...] = chosen
         self._ask("step", dict.fromkeys(range(len(self._ends))))
-        flags = self._views["flags"]
+        flags, cut = self._views["flags"], self._views["cut"]
         over = np.flatnonzero(flags)
-        final = None
+        final = self._seen("final_") if len(over) or cut.any() else None
         if len(over):
-            final = self._seen("final_")
             self._steps[over] = 0
             self._episodes[over] += 1
             self._plan(over, self._episodes[over] + 1)
@@ -89,6 +88,8 @@ class TeamCopies:
             final=final,
             success=self._tensor((flags & SUCCESS) > 0),
             measures=measures,
+            left=self._tensor(self._views["left"].copy()),
+            cut=self._tensor(cut.copy()) if cut.any() else None,
         )
 
     def frame(self, slot: int = 0) -> np.ndarray:
@@ -206,8 +207,7 @@ class TeamCopies:
         return torch.from_numpy(array).to(self.device)
 
     def _action_shape(self) -> tuple[int, ...]:
-        n = self.layout.agents
-        return (n,) if self.layout.actions else (n, self.layout.action_dim)
+        return self.layout.agents, *self.layout.action_shape
 
     def _action_kind(self) -> type:
         return np.int64 if self.layout.actions else np.float32
@@ -228,18 +228,20 @@ class TeamCopies:
             return np.clip(given.astype(np.float32), self._low, self._high)
         if given.dtype.kind not in "iu":
             raise ManyoneError(f"{self.name}: actions are {given.dtype}; whole numbers are needed")
-        inside = (given >= 0) & (given < self.layout.actions)
+        inside = (given >= 0) & (given < (self.layout.widest or self.layout.actions))
         allowed = self._views["available"] if self.layout.masked else self._permitted[None]
-        held = np.where(inside, given, 0)[..., None]
-        fine = inside & np.take_along_axis(np.broadcast_to(allowed, (*wanted, self.layout.actions)), held, 2)[..., 0]
-        fine |= ~self._views["alive"]
+        allowed = np.broadcast_to(allowed, (*wanted[:2], self.layout.actions))
+        held = np.where(inside, given, 0)
+        entries = held.reshape(*wanted[:2], -1) + self.layout.starts
+        fine = inside & np.take_along_axis(allowed, entries, 2).reshape(wanted)
+        fine = fine.reshape(*wanted[:2], -1).all(-1) | ~self._views["alive"]
         if not fine.all():
             slot, agent = (int(index) for index in np.argwhere(~fine)[0])
             raise ManyoneError(
                 f"{self.name}, slot {slot}, step {int(self._steps[slot]) + 1}: action {given[slot, agent]} is not "
                 f"available to agent {self.layout.names[agent]!r}; choose among Observation.available"
             )
-        return np.where(inside, given, 0)
+        return held
 
 
 def _probe(name: str, maker: Callable[[], Copy], streams: bool) -> Layout:
@@ -275,6 +277,8 @@ def _spec(name: str, layout: Layout) -> TeamSpec:
         horizon=layout.horizon,
         agent_names=layout.names,
         reports_success=layout.reports_success,
+        digits=layout.widest,
+        masked=layout.forbids,
         details={"replayable": layout.replayable},
     )
 

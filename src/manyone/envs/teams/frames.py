@@ -61,9 +61,7 @@ class FrameMemory:
         """
         self._newest = (self._newest + 1) % self.frames
         self._ring[self._newest].copy_(observations)
-        slots, agents = (~alive).nonzero(as_tuple=True)
-        if len(slots):
-            self._ring[:, slots, agents] = 0
+        self.forget_agents(~alive)
         return torch.stack(self._ordered(), 2).flatten(2)
 
     def with_last(self, rows: Tensor, last: Observation) -> Tensor:
@@ -76,6 +74,12 @@ class FrameMemory:
     def forget(self, rows: Tensor | None = None) -> None:
         """Clears what some teams have seen (an index or a mask [B]), or all."""
         self._ring[:, slice(None) if rows is None else rows] = 0
+
+    def forget_agents(self, gone: Tensor) -> None:
+        """Clears what the agents ``gone`` (bool [B, n]) have seen: a newcomer may have the number already."""
+        slots, agents = gone.nonzero(as_tuple=True)
+        if len(slots):
+            self._ring[:, slots, agents] = 0
 
     def state(self) -> Tensor:
         """A copy of all but the last observations: [frames - 1, B, n, d], the newest first."""
@@ -118,11 +122,14 @@ class FrameStack:
         step = self.env.step(actions)
         final = step.final
         if final is not None:
-            rows = step.done.nonzero()[:, 0]
+            rows = (step.done if step.cut is None else step.done | step.cut.any(-1)).nonzero()[:, 0]
             stacks = self._memory.with_last(rows, final.select(rows))
             shape = (self.batch, self.spec.agents, self.spec.observation_dim)
             final = final._replace(observations=zeros(shape, stacks.device).index_copy_(0, rows, stacks))
-            self._memory.forget(rows)
+            self._memory.forget(step.done.nonzero()[:, 0])
+        for gone in (step.left, step.cut):
+            if gone is not None:
+                self._memory.forget_agents(gone)
         return step._replace(observation=self._remembered(step.observation), final=final)
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,6 +14,8 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,7 +29,9 @@ class Layout:
     """What the arrays of a task look like; one entry per agent where a tuple says so.
 
     ``counts``: discrete actions of each agent, all 0 when actions are continuous, whose bounds are then ``low`` and
-    ``high`` [n][a_i]. ``masked``: whether available actions are told. ``replayable``: whether the seed and the actions
+    ``high`` [n][a_i]. ``digits`` [n][k_i]: choices of each number of an action, whose sums are ``counts``; () where
+    every action is one number. ``masked``: whether available actions are told; ``forbids``: whether the task's own
+    rules make them fewer, or agents have unlike actions. ``replayable``: whether the seed and the actions
     decide everything. ``measures``: names of further figures of an episode.
     """
 
@@ -39,6 +43,8 @@ class Layout:
     state_dim: int = 0
     horizon: int = 100
     masked: bool = False
+    digits: tuple[tuple[int, ...], ...] = ()
+    forbids: bool = False
     replayable: bool = True
     reports_success: bool = False
     measures: tuple[str, ...] = ()
@@ -50,8 +56,20 @@ class Layout:
 
     @property
     def actions(self) -> int:
-        """Discrete actions of the agent that has most; 0 when they are continuous."""
-        return max(self.counts)
+        """Discrete actions of the agent that has most, or the sum of the digits' most; 0 when they are continuous."""
+        return sum(self.widest) or max(self.counts)
+
+    @property
+    def widest(self) -> tuple[int, ...]:
+        """Most choices of each digit, over the agents; () where an action is one number."""
+        return tuple(max(choices) for choices in zip_longest(*self.digits, fillvalue=1))
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """Shape of one agent's action."""
+        if self.digits:
+            return (len(self.widest),)
+        return () if self.actions else (self.action_dim,)
 
     @property
     def action_dim(self) -> int:
@@ -66,8 +84,29 @@ class Layout:
         return low, high
 
     def permitted(self) -> np.ndarray:
-        """bool [n, A]: the actions that each agent has, before any mask."""
-        return np.arange(self.actions)[None] < np.array(self.counts)[:, None]
+        """bool [n, A]: the actions that each agent has, before any mask; of a digit that it lacks the first choice."""
+        found = np.zeros((self.agents, self.actions), bool)
+        for agent in range(self.agents):
+            if self.digits:
+                found[agent, self.starts] = True
+            found[agent, self.entries(agent)] = True
+        return found
+
+    def nothing(self) -> np.ndarray:
+        """bool [A]: the one action of an agent that does not act, the first of every digit."""
+        found = np.zeros(self.actions, bool)
+        found[self.starts[: self.actions]] = True
+        return found
+
+    @property
+    def starts(self) -> np.ndarray:
+        """int64 [k]: where each digit's choices begin among the A; [0] where an action is one number."""
+        return np.cumsum([0, *self.widest[:-1]])
+
+    def entries(self, agent: int) -> np.ndarray:
+        """int64 [c]: where an agent's own actions are among the A, digit after digit."""
+        choices = self.digits[agent] if self.digits else (self.counts[agent],)
+        return np.concatenate([start + np.arange(count) for start, count in zip(self.starts, choices)])
 
 
 class Row(Protocol):
@@ -79,6 +118,9 @@ class Row(Protocol):
     state: np.ndarray  # float32 [s]
     rewards: np.ndarray  # float32 [n]
     measures: np.ndarray  # float64 [m]
+    left: np.ndarray  # bool [n], False before a step: agents that ended for good while others go on
+    cut: np.ndarray  # bool [n], False before a step: agents that were truncated while others go on
+    final: Any  # observations, alive, available and state with what these saw last; written where there is one
 
 
 class Copy(ABC):
@@ -92,7 +134,7 @@ class Copy(ABC):
 
     @abstractmethod
     def step(self, actions: np.ndarray, row: Row) -> int:
-        """One step with int64 [n] or float32 [n, a]; writes all of the row, returns its flags (0: it goes on)."""
+        """One step with int64 [n] or [n, k], or float32 [n, a]; writes all of the row; its flags, 0 if it goes on."""
 
     @abstractmethod
     def picture(self) -> np.ndarray:
@@ -109,8 +151,8 @@ class Copy(ABC):
 def slot_arrays(layout: Layout, batch: int, *, shared: bool) -> SharedArrays:
     """The arrays of all slots.
 
-    They are those of :class:`Row` with a leading slot axis; ``final_*``, what was seen before a restart; ``actions``;
-    ``flags`` uint8 [B]; ``seeds`` int64 [B], with which a slot's next episode starts.
+    They are those of :class:`Row` with a leading slot axis; ``final_*``, what was seen before a restart, or by agents
+    that were cut; ``actions``; ``flags`` uint8 [B]; ``seeds`` int64 [B], with which a slot's next episode starts.
     """
     n = layout.agents
     parts: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -122,8 +164,10 @@ def slot_arrays(layout: Layout, batch: int, *, shared: bool) -> SharedArrays:
     parts |= {f"final_{name}": part for name, part in parts.items()}
     parts |= {
         "seeds": ("i8", ()),
-        "actions": ("i8", (n,)) if layout.actions else ("f4", (n, layout.action_dim)),
+        "actions": ("i8" if layout.actions else "f4", (n, *layout.action_shape)),
         "rewards": ("f4", (n,)),
+        "left": ("?", (n,)),
+        "cut": ("?", (n,)),
         "flags": ("u1", ()),
         "measures": ("f8", (len(layout.measures),)),
     }
@@ -137,10 +181,9 @@ class _Slot:
         self.number, self.copy, self.steps, self.seed = number, copy, 0, 0
         for name, array in views.items():
             setattr(self, name, array[number : number + 1] if array.ndim == 1 else array[number])
-        self.pairs = [
-            (views[f"final_{name}"][number], views[name][number])
-            for name in ("observations", "state", "alive", "available")
-        ]
+        names = ("observations", "state", "alive", "available")
+        self.final = SimpleNamespace(**{name: views[f"final_{name}"][number] for name in names})
+        self.pairs = [(getattr(self.final, name), views[name][number]) for name in names]
 
 
 class SlotSimulator:
@@ -191,8 +234,9 @@ class SlotSimulator:
                 try:
                     flags = row.flags[0] = self._step(slot, row.actions)
                     if flags:
-                        for kept, now in slot.pairs:
-                            kept[...] = now
+                        if not row.cut.any():  # else the copy has written what all of them saw last
+                            for kept, now in slot.pairs:
+                                kept[...] = now
                         self._start(slot)
                 except Exception as problem:
                     raise Failure(slot.number, words_of(problem)) from problem
@@ -207,6 +251,7 @@ class SlotSimulator:
     def _step(self, slot: _Slot, actions: np.ndarray) -> int:
         row: Any = slot
         slot.steps += 1
+        row.left[:] = row.cut[:] = False
         seed_streams(self.streams, slot.seed, slot.steps)
         flags = slot.copy.step(actions, row)
         self._check(row)

@@ -2,7 +2,7 @@
 
 Public: :class:`SmacCopy`, :func:`smac`, :func:`smacv2`. One game runs per slot. A dead unit may only do nothing
 (action 0), which is how it is recognised; a battle cut off at its limit of steps says so in ``info["episode_limit"]``.
-The reward is shared; ``info["battle_won"]`` is the success.
+The reward is shared, also with the dead, who therefore count as waiting; ``info["battle_won"]`` is the success.
 
 The game takes a seed when it is launched and not at a restart, so that later battles of a slot depend on the earlier
 ones. ``reset(seed)`` launches it anew; a loaded state launches it too and begins the running battles again.
@@ -56,6 +56,7 @@ class SmacCopy(Copy):
             state_dim=int(told["state_shape"]),
             horizon=min(int(told["episode_limit"]), limit or int(told["episode_limit"])),
             masked=True,
+            forbids=True,
             replayable=False,
             reports_success=True,
             measures=MEASURES,

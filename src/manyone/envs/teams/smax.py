@@ -66,6 +66,7 @@ class SmaxTeam:
             horizon=limit,
             agent_names=tuple(agents),
             reports_success=True,
+            masked=not continuous,
         )
         self._start, self._advance, self._merge = _compiled(self._jax, self._env, not continuous)
         self._seed: int | None = None
@@ -105,6 +106,8 @@ class SmaxTeam:
             final=final,
             success=self._tensor(won),
             measures={},
+            # the fallen share the team's reward: they wait for its end
+            left=torch.zeros(self.batch, self.spec.agents, dtype=torch.bool, device=self.device),
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -179,7 +179,7 @@ class TrafficJunction(BatchedTeam):
         self.wait = (self.wait + 1) * self.alive
         self.last = actions * self.alive
         self.progress = self.progress + ((actions != BRAKE) & self.alive)
-        left = self.alive & (self.progress == self._length[self.route])
+        self.left = left = self.alive & (self.progress == self._length[self.route])
         self.alive = self.alive & ~left
         self.wait = self.wait * self.alive
         self._arrive()

@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from manyone.engine.extras import need
-from manyone.envs.teams.pettingzoo import Decoder, Encoder, horizon_of
+from manyone.envs.teams.pettingzoo import horizon_of
 from manyone.envs.teams.simulator import Copy, Layout, Row
+from manyone.envs.teams.spaces import Decoder, Encoder, acting, mask_of
 from manyone.envs.workers import SUCCESS, TERMINATED, TRUNCATED
 from manyone.errors import ManyoneError
 
@@ -47,38 +48,39 @@ class TupleCopy(Copy):
         whose = [f"agent {name!r}" for name in names]
         self.encoders = [Encoder(space, who) for space, who in zip(spaces[0].spaces, whose)]
         self.decoders = [Decoder(space, who) for space, who in zip(spaces[1].spaces, whose)]
-        counts = tuple(decoder.count for decoder in self.decoders)
-        if 0 in counts and any(counts):
-            raise ManyoneError(f"{whose[counts.index(0)]} has continuous actions and others discrete ones")
+        actions = acting(self.decoders, whose)
+        told = any(encoder.masked for encoder in self.encoders) or mask_of(self.env.reset(seed=0)[1]) is not None
+        forbids = told or len({decoder.digits for decoder in self.decoders}) > 1
+        if told and not any(actions["counts"]):
+            raise ManyoneError("it tells an action mask, and continuous actions cannot be masked: wrap the environment")
         self.own_limit = horizon_of(self.env, None)
         self.steps = 0
         self.layout = Layout(
             names=tuple(names),
             widths=tuple(encoder.width for encoder in self.encoders),
-            counts=counts,
-            low=() if any(counts) else tuple(decoder.low for decoder in self.decoders),
-            high=() if any(counts) else tuple(decoder.high for decoder in self.decoders),
+            **actions,
             horizon=horizon_of(self.env, limit),
-            masked=len(set(counts)) > 1,
+            masked=forbids and any(actions["counts"]),
+            forbids=forbids and any(actions["counts"]),
             reports_success=solved is not None,
         )
         self.permitted = self.layout.permitted()
+        self.entries = [self.layout.entries(i) for i in range(len(names))]
 
     def reset(self, seed: int, row: Row) -> None:
         """Starts an episode."""
-        seen, _ = self.env.reset(seed=seed)
+        seen, info = self.env.reset(seed=seed)
         self.steps = 0
         row.alive[:] = True
-        if self.layout.masked:
-            row.available[:] = self.permitted
-        self._write(seen, row)
+        self._write(seen, info, row)
 
     def step(self, actions: np.ndarray, row: Row) -> int:
         """One step."""
-        chosen = [decoder.decode(action) for decoder, action in zip(self.decoders, actions)]
-        seen, rewards, terminated, truncated, _ = self.env.step(chosen)
+        entries = actions.reshape(len(self.decoders), -1)
+        chosen = [decoder.decode(action) for decoder, action in zip(self.decoders, entries)]
+        seen, rewards, terminated, truncated, info = self.env.step(chosen)
         self.steps += 1
-        self._write(seen, row)
+        self._write(seen, info, row)
         row.rewards[:] = rewards
         if not (terminated or truncated):
             return 0
@@ -97,10 +99,18 @@ class TupleCopy(Copy):
         """Closes the environment."""
         self.env.close()
 
-    def _write(self, seen: Any, row: Row) -> None:
+    def _write(self, seen: Any, info: Any, row: Row) -> None:
         row.observations[:] = 0
-        for encoder, part, out in zip(self.encoders, seen, row.observations):
-            encoder.write(part, out)
+        masks = [encoder.write(part, out) for encoder, part, out in zip(self.encoders, seen, row.observations)]
+        if not self.layout.masked:
+            return
+        row.available[:] = self.permitted
+        told = mask_of(info)  # one for each agent
+        for i, mask in enumerate(masks):
+            if mask is None and told is not None:
+                mask = told[i]
+            if mask is not None:
+                row.available[i, self.entries[i]] = self.decoders[i].allowed(mask)
 
 
 def foraging(task: str, **options: Any) -> Any:

@@ -19,8 +19,10 @@ from torch import Tensor
 class TeamSpec:
     """What a policy must know of a task.
 
-    ``actions``: number of discrete actions A, 0 when they are continuous; ``action_dim``: width of a continuous action,
-    with bounds ``low`` and ``high`` (one number per entry); ``state_dim``: width of the global state, 0 when there is
+    ``actions``: number of discrete actions A, 0 when they are continuous; ``digits``: choices of each of the k numbers
+    that an action is made of, A their sum, () where it is one number; ``action_dim``: width of a continuous action,
+    with bounds ``low`` and ``high`` (one number per entry); ``masked``: whether an agent may find actions forbidden, so
+    that nobody can act without ``Observation.available``; ``state_dim``: width of the global state, 0 when there is
     none; ``horizon``: most steps of an episode; ``reports_success``: whether ``Step.success`` means anything;
     ``details``: what else a reader should see, JSON-able.
     """
@@ -36,18 +38,32 @@ class TeamSpec:
     horizon: int = 100
     agent_names: tuple[str, ...] = ()
     reports_success: bool = False
+    digits: tuple[int, ...] = ()
+    masked: bool = False
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def discrete(self) -> bool:
-        """Whether actions are numbers 0..A-1."""
+        """Whether actions are whole numbers: one of 0..A-1, or one for each digit."""
         return self.actions > 0
+
+    @property
+    def numbered(self) -> bool:
+        """Whether an action is one whole number."""
+        return self.discrete and not self.digits
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """Shape of one agent's action: () for one number, (k,) for digits, (a,) for a continuous one."""
+        if self.digits:
+            return (len(self.digits),)
+        return () if self.discrete else (self.action_dim,)
 
 
 class Observation(NamedTuple):
     """What the team sees in B slots: ``observations`` float32 [B, n, d]; ``alive`` bool [B, n]; ``available`` bool
-    [B, n, A] or None when every action is always allowed (dead agents keep at least one); ``state`` float32 [B, s] or
-    None."""
+    [B, n, A] or None when every action is always allowed (dead agents keep at least one), digit after digit where an
+    action has several; ``state`` float32 [B, s] or None."""
 
     observations: Tensor
     alive: Tensor
@@ -63,9 +79,15 @@ class Step(NamedTuple):
     """What one step of B slots gave.
 
     ``observation``: after the step, in slots whose episode ended that of the next episode's start; ``rewards`` float32
-    [B, n] (a shared reward is repeated); ``terminated`` and ``truncated`` bool [B]; ``final``: the observation before
-    the restart, right in slots that ended, anything elsewhere (None when no slot ended); ``success`` bool [B], right
-    where an episode ended; ``measures``: further figures of an episode [B], right where it ended.
+    [B, n] (a shared reward is repeated); ``terminated`` and ``truncated`` bool [B]: the episode ended for the team;
+    ``final``: the observation before the restart, right in slots that ended and in those that ``cut`` an agent,
+    anything elsewhere (None when there is no such slot); ``success`` bool [B], right where an episode ended;
+    ``measures``: further figures of an episode [B], right where it ended.
+
+    Agents that end while others go on, bool [B, n]: ``left``, for good (terminated), also where a newcomer has the
+    number already; None: all that were alive and are not any more. ``cut``: truncated alone, and what they saw last
+    stands in ``final``, where they are alive; None: nobody. An agent that is neither and not alive waits: it may come
+    back, or its team's reward is still its own, and its return goes on.
     """
 
     observation: Observation
@@ -75,6 +97,8 @@ class Step(NamedTuple):
     final: Observation | None
     success: Tensor
     measures: dict[str, Tensor]
+    left: Tensor | None = None
+    cut: Tensor | None = None
 
     @property
     def done(self) -> Tensor:
@@ -98,7 +122,7 @@ class TeamEnv(Protocol):
         """Starts episode 0 of every slot."""
 
     def step(self, actions: Tensor) -> Step:
-        """Steps all slots: int64 [B, n], or float32 [B, n, action_dim] clipped to the bounds."""
+        """Steps all slots: int64 [B, n] or [B, n, k] (digits), or float32 [B, n, action_dim] clipped to the bounds."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later steps depend on, for an exact resume."""

@@ -9,6 +9,10 @@ timeout. Unlike torchrun it stops nobody when a rank dies; only a hanging rank t
 ends when all have ended, with code 0 if at least ``--quorum`` ranks ended well. On several machines: the same command
 on each, with ``--nodes``, ``--node`` (0, 1, ...) and ``--store HOST:PORT`` of node 0, whose launcher must live: it
 hosts the store until the others have ended, or have given no sign of life for half a minute.
+
+The store is torch's own rendezvous: whoever reaches its port can read, write and join. It listens on the HOST of
+``--store`` alone (or on ``--host``, where others reach this machine under another address), without ``--store`` on the
+loopback interface: name an address only in a network where you trust everybody.
 Public: ``launch``.
 """
 
@@ -17,6 +21,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +30,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from manyone.engine.modules import python
 from manyone.errors import ManyoneError
 from manyone.minimax.ranks.failures import SURVIVE
 
@@ -40,26 +46,30 @@ def launch(
     nodes: int = 1,
     node: int = 0,
     address: str | None = None,
+    host: str | None = None,
     on_start: Callable[[list[int]], None] | None = None,
 ) -> dict[int, int]:
     """Runs ``command`` (program and arguments) as ``ranks`` processes on this machine; rank -> exit code.
 
     A code below 0 is the signal that ended the rank. ``address`` (HOST:PORT of node 0) is needed with several
-    ``nodes``. ``on_start`` gets the process ids in the order of the ranks. All processes are stopped when the launcher
-    is interrupted. Raises :class:`ManyoneError` when fewer than ``quorum`` of them ended well.
+    ``nodes``; node 0 listens there, or on the address ``host`` of its own. ``on_start`` gets the process ids in the
+    order of the ranks. All processes are stopped when the launcher is interrupted. Raises :class:`ManyoneError` when
+    fewer than ``quorum`` of them ended well.
     """
     if ranks < 1 or not 1 <= quorum <= ranks or not 0 <= node < nodes:
         raise ManyoneError(f"ranks = {ranks}, quorum = {quorum}, node {node} of {nodes}: need 1 <= quorum <= ranks")
-    host, port = _address(address, nodes)
-    store = dist.TCPStore(host, port, is_master=node == 0, wait_for_workers=False, timeout=timedelta(seconds=60))
+    name, port = _address(address, nodes)
+    store = _store(name, port, (host or name) if node == 0 else None)
     common = os.environ | {
-        "MASTER_ADDR": host,
+        "MASTER_ADDR": name,
         "MASTER_PORT": str(store.port),
         "WORLD_SIZE": str(ranks * nodes),
         "LOCAL_WORLD_SIZE": str(ranks),
         SURVIVE: "1",
     }
     common.setdefault("OMP_NUM_THREADS", "1")
+    if address is None:  # nobody else has to reach the ranks
+        common.setdefault("GLOO_SOCKET_IFNAME", next(n for _, n in socket.if_nameindex() if n.startswith("lo")))
     running: dict[int, subprocess.Popen[bytes]] = {}
     codes: dict[int, int] = {}
     looks = 0
@@ -89,7 +99,7 @@ def launch(
             _wait_for(store, set(range(1, nodes)))
     except dist.DistError:
         raise ManyoneError(
-            f"the store at {host}:{store.port} does not answer: node 0's launcher is gone; start all again, the run "
+            f"the store at {name}:{store.port} does not answer: node 0's launcher is gone; start all again, the run "
             "goes on from its checkpoints"
         ) from None
     finally:
@@ -115,6 +125,25 @@ def _wait_for(store: dist.Store, nodes: set[int]) -> None:
             elif now - seen[1] > _SILENCE:
                 nodes.discard(n)
         time.sleep(_LOOK)
+
+
+def _store(name: str, port: int, listen: str | None) -> dist.TCPStore:
+    """The store at ``name``, which is hosted here where there is an address to ``listen`` on."""
+    patience = timedelta(seconds=60)
+    if listen is None:
+        return dist.TCPStore(name, port, is_master=False, timeout=patience)
+    try:
+        family, _, _, _, place = socket.getaddrinfo(listen, port, type=socket.SOCK_STREAM)[0]
+        server = socket.create_server(place, family=family)  # torch itself would listen on every address
+    except OSError as problem:
+        raise ManyoneError(
+            f"--store: cannot listen on {listen}:{port} ({problem.strerror}); choose another port, or name an address "
+            "of this machine with --host"
+        ) from None
+    port = server.getsockname()[1]
+    return dist.TCPStore(
+        name, port, is_master=True, wait_for_workers=False, timeout=patience, master_listen_fd=server.detach()
+    )
 
 
 def _address(address: str | None, nodes: int) -> tuple[str, int]:
@@ -145,13 +174,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--nodes", type=int, default=1, help="machines (default 1)")
     parser.add_argument("--node", type=int, default=0, help="number of this machine, from 0")
     parser.add_argument("--store", metavar="HOST:PORT", help="where node 0 listens (needed with several machines)")
+    parser.add_argument(
+        "--host", metavar="ADDRESS", help="address of node 0 on which the store listens (default: the HOST of --store)"
+    )
     parser.add_argument("-m", dest="module", action="store_true", help="the next word is a module, as in python -m")
     parser.add_argument("script", help="script or module")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="its arguments")
     given = parser.parse_args(arguments)
-    command = [sys.executable, *(["-m"] if given.module else []), given.script, *given.rest]
+    program = ["-m", given.script] if given.module else [given.script]
+    own = given.module and given.script.partition(".")[0] == "manyone"
+    command = [*(python() if own else [sys.executable]), *program, *given.rest]
     try:
-        launch(command, given.ranks, quorum=given.quorum, nodes=given.nodes, node=given.node, address=given.store)
+        launch(
+            command,
+            given.ranks,
+            quorum=given.quorum,
+            nodes=given.nodes,
+            node=given.node,
+            address=given.store,
+            host=given.host,
+        )
     except ManyoneError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2

@@ -64,7 +64,7 @@ class CloningPolicy:
         tasks = self.tasks[torch.from_numpy(np.array(slots, dtype=np.int64))].to(self.table.mean.device)
         states = torch.from_numpy(np.array(observations)).to(self.table.mean)
         states = (states - self.table.mean[tasks]) / self.table.deviation[tasks]
-        return self.network(states, tasks).float().cpu().numpy()
+        return self.table.own_actions(self.network(states, tasks), tasks).float().cpu().numpy()
 
     def reward(self, slots: Any, rewards: Any) -> None:
         """Nothing depends on rewards here."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from manyone.engine.devices import device_of
 from manyone.policies.baselines.cloning import CloningNetwork
@@ -30,7 +30,7 @@ from manyone.policies.recipes.options import (
     TransformerOptions,
 )
 from manyone.policies.recipes.problem import PolicyProblem
-from manyone.policies.tasks import POOLED, PolicyData
+from manyone.policies.tasks import POOLED, Bounds, PolicyData
 
 Evaluate = Callable[[Any], Mapping[str, Any]] | None
 
@@ -88,7 +88,7 @@ def grouped(o: GroupedOptions, problem: PolicyProblem, evaluate: Evaluate = None
 
 def cloning(o: CloningOptions, problem: PolicyProblem, evaluate: Evaluate = None) -> CloningLearner:
     """Behaviour cloning; a step takes ``batch_size`` samples of every task."""
-    data = PolicyData(problem.data, 1, device=device_of(o.device))
+    data = PolicyData(problem.data, 1, bounds=_bounds(o, problem), device=device_of(o.device))
     network = CloningNetwork(data.state_dim, data.action_dim, len(data), seed=o.seed, width=o.width, layers=o.layers)
     return CloningLearner(network.to(data.device), data, seed=o.seed, evaluate=evaluate, **_optimisation(o))
 
@@ -110,7 +110,12 @@ def _transformer(
 def _data(o: TransformerOptions, problem: PolicyProblem, prompt: int, pooled: bool) -> PolicyData:
     pooling = POOLED if pooled else {}
     return PolicyData(problem.data, o.context, prompt, target_quantile=o.target_quantile,
-                      legacy_prompt=o.legacy_prompt, device=device_of(o.device), **pooling)  # fmt: skip
+                      legacy_prompt=o.legacy_prompt, bounds=_bounds(o, problem), device=device_of(o.device),
+                      **pooling)  # fmt: skip
+
+
+def _bounds(o: PolicyOptions, problem: PolicyProblem) -> list[Bounds] | Literal["unit"]:
+    return problem.bounds if o.action_range == "bounds" else "unit"
 
 
 def _pick(o: PolicyOptions, *names: str) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class PolicyOptions(CommonOptions):
                   "schedule": "constant"},
     }  # fmt: skip
 
+    EARLIER: ClassVar[Mapping[str, Any]] = {"action_range": "unit"}
+
     preset: Literal["laptop", "paper"] = "laptop"
     """Defaults of all options that are left open: laptop (minutes on two cores) or paper (the published values)."""
     suite: str | None = None
@@ -55,6 +57,9 @@ class PolicyOptions(CommonOptions):
     """AdamW's weight decay."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate after the warm-up (paper: constant)."""
+    action_range: Literal["bounds", "unit"] = "bounds"
+    """Actions that the network can give: those within the task's bounds (of the environment, else of the data), or -1
+    to 1 whatever these are."""
     evaluate_every: Natural = 0
     """Steps between evaluations in the environments while training; 0: only at the end."""
     checkpoint_every: Natural = 500

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from manyone.data.trajectories import files
 from manyone.data.trajectories.offline import OfflineName, parse_offline
 from manyone.data.trajectories.trajectories import Trajectories
@@ -31,6 +33,11 @@ class PolicyProblem:
         return [one.name for one in self.data]
 
     @property
+    def bounds(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Least and largest action of each environment, [A] each; infinite where it has no bound."""
+        return [make.bounds(task) for task in self.tasks]
+
+    @property
     def longest(self) -> int:
         """Steps of the longest episode, in the data or in the evaluation."""
         return max(self.horizon, *(int(one.lengths.max()) for one in self.data))
@@ -40,7 +47,9 @@ def load_problem(options: PolicyOptions) -> PolicyProblem:
     """The data that ``options`` name, made if need be."""
     wanted = offline_name(options)
     if wanted is None:
-        return from_places(options.data, horizon=options.horizon)
+        # an earlier version cut the actions of .npz files to -1 and 1 when it read them
+        clip = 1.0 if options.action_range == "unit" else None
+        return from_places(options.data, horizon=options.horizon, clip=clip)
     return from_suite(wanted, horizon=options.horizon, workers=options.workers)
 
 
@@ -64,18 +73,21 @@ def from_suite(wanted: OfflineName, *, horizon: int | None = None, workers: int 
     return _problem(str(wanted), data, horizon)
 
 
-def from_places(pairs: Sequence[str], *, horizon: int | None = None) -> PolicyProblem:
-    """Own data, each as TASK=PLACE: a Minari id, a D4RL HDF5 file or a folder of per-episode .npz files."""
-    return _problem("own data", [_from_place(pair) for pair in pairs], horizon)
+def from_places(pairs: Sequence[str], *, horizon: int | None = None, clip: float | None = None) -> PolicyProblem:
+    """Own data, each as TASK=PLACE: a Minari id, a D4RL HDF5 file or a folder of per-episode .npz files.
+
+    ``clip`` cuts the actions of .npz files to [-clip, clip].
+    """
+    return _problem("own data", [_from_place(pair, clip) for pair in pairs], horizon)
 
 
-def _from_place(pair: str) -> Trajectories:
+def _from_place(pair: str, clip: float | None) -> Trajectories:
     task, equals, place = pair.partition("=")
     if not equals or not place:
         raise ManyoneError(f"--data {pair}: give TASK=PLACE, e.g. door-open-v3=data/door-open")
     (task,) = make.suite_tasks(task)[:1]
     path = Path(place)
-    found = files.from_folder(path) if path.exists() else files.from_minari(place)
+    found = files.from_folder(path, clip=clip) if path.exists() else files.from_minari(place)
     states, actions, _ = make.spaces(task)
     if (found.state_dim, found.action_dim) != (states, actions):
         raise ManyoneError(

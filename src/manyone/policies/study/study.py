@@ -183,7 +183,9 @@ def _train(learner: PolicyTrainer, steps: int) -> tuple[dict[str, float], dict[s
 def _unseen(learner: PolicyLearner, unseen: PolicyProblem, setting: Setting) -> BatchedPolicy:
     """The trained network on tasks that it was not trained on."""
     masks = learner.masks[0] if learner.masks else None
-    return unseen_policy(learner.model, learner.data.like(unseen.data), masks, threshold=setting.vote_threshold)
+    return unseen_policy(
+        learner.model, learner.data.like(unseen.data, unseen.bounds), masks, threshold=setting.vote_threshold
+    )
 
 
 def _row(

@@ -60,8 +60,8 @@ class ActorCritic(nn.Module):
     ) -> Acted:
         """Acts in every slot. ``noise``: Gumbel [B, n, A] or normal [B, n, a], not used when ``greedy``."""
         outputs, std = self.actor(obs.observations), self.std()
-        actions = choose(outputs, obs.available, None if greedy else noise, std)
-        log_probs, _ = score(outputs, actions, obs.available, std)
+        actions = choose(outputs, obs.available, None if greedy else noise, std, self.spec.digits)
+        log_probs, _ = score(outputs, actions, obs.available, std, self.spec.digits)
         batch, n = log_probs.shape
         links = torch.zeros((), dtype=torch.bool, device=log_probs.device).expand(batch, n, n)
         return Acted(actions, log_probs, self.values(obs, graph), links)
@@ -76,7 +76,8 @@ class ActorCritic(nn.Module):
         gate: GateMode = "open",
     ) -> Evaluated:
         """Log-probabilities of ``actions``, entropies and values, all [B, n], differentiable in the weights."""
-        log_probs, entropy = score(self.actor(obs.observations), actions, obs.available, self.std())
+        outputs = self.actor(obs.observations)
+        log_probs, entropy = score(outputs, actions, obs.available, self.std(), self.spec.digits)
         return Evaluated(log_probs, entropy, self.values(obs, graph), None)
 
     def values(

@@ -50,7 +50,8 @@ Decode = Literal["cached", "full", "fixed-point"]
 
 
 class Acted(NamedTuple):
-    """What a team did in B slots: ``actions`` int64 [B, n] or float [B, n, a]; ``log_probs`` and ``values`` [B, n];
+    """What a team did in B slots: ``actions`` int64 [B, n], [B, n, k] or float [B, n, a]; ``log_probs`` and ``values``
+    [B, n];
     ``links`` bool [B, n, n], the messages used (row = receiver), dead agents' included, diagonal False."""
 
     actions: Tensor
@@ -130,7 +131,7 @@ class CommFormer(nn.Module):
         )
         self.critic = Critic(width)
         self.receive_gate = ReceiveGate(width) if gate else None
-        self.actions = ActionEmbedding(outputs + spec.discrete, width) if autoregressive else None
+        self.actions = ActionEmbedding(outputs + spec.numbered, width) if autoregressive else None
         self.decoder = nn.ModuleList(
             DecoderBlock(width, heads, related=edge_types, scale=scale) for _ in range(layers if autoregressive else 0)
         )
@@ -261,12 +262,8 @@ class CommFormer(nn.Module):
             actions, outputs = self._cached(self._general(encoded.graph))(rep, views, available, noise)
         else:
             draw = decoding.full if self.decode == "full" else decoding.fixed_point
-            shape, discrete = rep.shape[:2], self.spec.discrete
-            start = (
-                torch.zeros(shape, dtype=torch.long, device=rep.device)
-                if discrete
-                else rep.new_zeros(*shape, self.spec.action_dim)
-            )
+            kind = torch.long if self.spec.discrete else rep.dtype
+            start = rep.new_zeros(*rep.shape[:2], *self.spec.action_shape, dtype=kind)
             actions, outputs = draw(start, lambda so_far: self.outputs(encoded, so_far, views), choose)
         return actions, self.score(outputs, actions, available)[0]
 
@@ -307,24 +304,24 @@ class CommFormer(nn.Module):
             return self.heads(encoded.rep)
         views = self.decoder_views(encoded) if views is None else views
         blocks = list(zip(cast(list[DecoderBlock], list(self.decoder)), views, strict=True))
-        if self.spec.discrete:
+        if self.spec.numbered:
             tokens = F.pad(actions[:, :-1] + 1, (1, 0))
             first, (own, cross) = blocks[0]
             x = first.from_table(self.actions.table(), tokens, encoded.rep, own, cross, encoded.edges)
             blocks = blocks[1:]
         else:
-            x = self.actions(F.pad(actions[:, :-1], (0, 0, 1, 0)))
+            x = self.actions(F.pad(distributions.as_tokens(actions[:, :-1], self.spec.digits), (0, 0, 1, 0)))
         for block, (own, cross) in blocks:
             x = block(x, encoded.rep, own, cross, encoded.edges)
         return self.heads(x)
 
     def score(self, outputs: Tensor, actions: Tensor, available: Tensor | None) -> tuple[Tensor, Tensor]:
         """(log-probabilities, entropies) [B, n] of ``actions`` under ``outputs``; summed over continuous entries."""
-        return distributions.score(outputs, actions, available, self.std())
+        return distributions.score(outputs, actions, available, self.std(), self.spec.digits)
 
     def choose(self, outputs: Tensor, available: Tensor | None, noise: Tensor | None) -> Tensor:
         """Actions under ``outputs`` with the ``noise`` given; None: the likeliest."""
-        return distributions.choose(outputs, available, noise, self.std())
+        return distributions.choose(outputs, available, noise, self.std(), self.spec.digits)
 
     def std(self) -> Tensor | None:
         """Standard deviations of continuous actions [a], 0.5 sigmoid(log_std); None where actions are discrete."""

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from manyone.envs.teams.types import TeamSpec
 from manyone.teams.network.attention import RelationAttention, Visibility
+from manyone.teams.network.distributions import as_tokens, choose
 from manyone.teams.network.transformer import ActionEmbedding, AgentHeads, DecoderBlock, SharedHead
 
 Map = Callable[[Tensor], Tensor]
@@ -164,7 +165,7 @@ class _BlockWeights:
         weight, bias, self.residual_bias = torch.cat(weights), torch.cat(biases), block.own.out.bias
         self.row_width = d + len(bias)
         self.table = None
-        if number == 0 and decoder.spec.discrete:
+        if number == 0 and decoder.spec.numbered:
             table = decoder.embed.table()
             self.table = torch.cat([table + self.residual_bias, F.linear(table, weight, bias)], -1)
         self.own_weight, self.own_bias = weight.T, bias - weight @ self.residual_bias
@@ -316,21 +317,21 @@ class Cached:
     ) -> tuple[Tensor, Tensor]:
         """(actions, outputs) with one query per agent and block, over kept keys and values; ``views``: what positions
         see in each block."""
-        weights, head, embed, discrete = self.weights, self.head, self.decoder.embed, self.decoder.spec.discrete
+        weights, head, embed, spec = self.weights, self.head, self.decoder.embed, self.decoder.spec
         batch, n, d = rep.shape
         blocks = [_Block(one, rep, seen) for one, seen in zip(weights, views, strict=True)]
         shifts: list[Tensor] = [one.block.norm.bias for one in weights]
         for number, one in enumerate(weights[1:]):
             shifts[number] = shifts[number] + one.residual_bias
         inputs = head.noise(self.decoder, batch, available, noise)
-        actions = rep.new_empty(n, batch, dtype=torch.long) if discrete else rep.new_empty(n, batch, head.outputs)
+        actions = rep.new_empty(n, batch, *spec.action_shape, dtype=torch.long if spec.discrete else rep.dtype)
         features = []
         for p in range(n):
             before, x = None, None
-            if discrete:
+            if spec.numbered:
                 before = actions[p - 1] if p else None
             else:
-                token = actions[p - 1] if p else actions.new_zeros(batch, head.outputs)
+                token = as_tokens(actions[p - 1], spec.digits) if p else rep.new_zeros(batch, head.outputs)
                 hidden, norm = F.gelu(embed.input(token)), embed.norm
                 x = torch.layer_norm(hidden, (d,), norm.weight, norm.bias + weights[0].residual_bias, norm.eps)
             for block, shift in zip(blocks, shifts, strict=True):
@@ -338,8 +339,10 @@ class Cached:
             assert x is not None
             feature = head.features(p, x)
             features.append(feature)
-            if discrete:
+            if spec.numbered:  # noise is in already, and what is not available
                 torch.argmax(torch.addmm(inputs[p], feature, head.last(p)), -1, out=actions[p])
+            elif spec.digits:
+                actions[p] = choose(torch.addmm(inputs[p], feature, head.last(p)), None, None, None, spec.digits)
             else:
                 torch.addmm(inputs[p], feature, head.last(p), out=actions[p])
         return actions.transpose(0, 1).contiguous(), head.finish(torch.stack(features))

@@ -111,7 +111,8 @@ class Critic(nn.Module):
 
 
 class ActionEmbedding(nn.Module):
-    """x = LN(GELU(W token)): a one-hot of the start flag and the A actions, or a continuous action itself."""
+    """x = LN(GELU(W token)): a one-hot of the start flag and the A actions; or (the start being zeros) a continuous
+    action itself, or ones at the choices of an action's digits."""
 
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from manyone.envs.teams.types import Observation, TeamSpec
+from manyone.envs.teams.types import Observation, Step, TeamSpec
 
 
 class Batch(NamedTuple):
-    """N samples of the buffer. ``observation`` of N slots; ``actions`` [N, n(, a)]; the rest [N, n]; ``noise``: what
-    drew gates and dynamic graphs, by the policy's argument names."""
+    """N samples of the buffer. ``observation`` of N slots; ``actions`` [N, n(, a or k)]; the rest [N, n]; ``noise``:
+    what drew gates and dynamic graphs, by the policy's argument names."""
 
     observation: Observation
     actions: Tensor
@@ -35,7 +35,7 @@ class Batch(NamedTuple):
 class Buffer:
     """Storage for ``length`` steps of ``batch`` slots of a task.
 
-    ``store`` fills step t from what the policy saw and did, ``outcome`` from what the environment answered;
+    ``see`` fills step t from what the policy sees, ``outcome`` from what the environment answered;
     ``batch`` gives the samples of some slots when advantages and returns are known. ``available`` and ``state`` are
     kept when the first observation has them.
     """
@@ -51,13 +51,13 @@ class Buffer:
         self.alive = room(n, dtype=torch.bool)
         self.available = None if first.available is None else room(*first.available.shape[1:], dtype=torch.bool)
         self.state = None if first.state is None else room(*first.state.shape[1:])
-        self.actions = room(n, dtype=torch.int64) if spec.discrete else room(n, spec.action_dim)
+        self.actions = room(n, *spec.action_shape, dtype=torch.int64 if spec.discrete else torch.float32)
         self.log_probs, self.values = room(n), room(n)
         self.noise: dict[str, Tensor] = {}
         self.rewards, self.advantages, self.returns = room(n), room(n), room(n)
         self.received = room(n, dtype=torch.int16)
-        self.terminated, self.done = room(dtype=torch.bool), room(dtype=torch.bool)
-        self.success = room(dtype=torch.bool)
+        self.terminated, self.truncated = room(n, dtype=torch.bool), room(n, dtype=torch.bool)
+        self.done, self.success = room(dtype=torch.bool), room(dtype=torch.bool)
         self.measures: dict[str, Tensor] = {}
         self._room = room
 
@@ -86,14 +86,14 @@ class Buffer:
             self.noise[name][t].copy_(value)
         return {name: values[t] for name, values in self.noise.items()}
 
-    def outcome(self, t: int, rewards: Tensor, terminated: Tensor, done: Tensor, success: Tensor,
-                measures: dict[str, Tensor]) -> None:  # fmt: skip
-        """Copies the environment's answer to the actions of step ``t`` in."""
-        self.rewards[t].copy_(rewards)
+    def outcome(self, t: int, step: Step, terminated: Tensor, truncated: Tensor) -> None:
+        """Copies the environment's answer to the actions of step ``t`` in, and how each agent ended [B, n]."""
+        self.rewards[t].copy_(step.rewards)
         self.terminated[t].copy_(terminated)
-        self.done[t].copy_(done)
-        self.success[t].copy_(success)
-        for name, values in measures.items():
+        self.truncated[t].copy_(truncated)
+        self.done[t].copy_(step.done)
+        self.success[t].copy_(step.success)
+        for name, values in step.measures.items():
             if name not in self.measures:
                 self.measures[name] = self._room()
             self.measures[name][t].copy_(values)

@@ -19,7 +19,7 @@ from manyone.randomness import generator_for, seed_for
 from manyone.teams.network.dynamic import link_noise
 from manyone.teams.network.gate import GateMode, gate_noise
 from manyone.teams.ppo.buffer import Buffer
-from manyone.teams.ppo.returns import bootstrapped, finished_episodes, gae
+from manyone.teams.ppo.returns import bootstrapped, finished_episodes, gae, own_ends, with_stand_ins
 from manyone.teams.ppo.training import Training
 from manyone.teams.ppo.value_norm import ValueNorm
 
@@ -95,10 +95,12 @@ class Collector:
                 buffer.log_probs[t].copy_(acted.log_probs)
                 buffer.values[t].copy_(acted.values)
                 buffer.received[t].copy_(acted.links.sum(-1) * seen.alive)
+            alive = self._observation.alive
             step = self.env.step(buffer.actions[t].to(self.env.device, copy=True))  # its own: environments may keep it
-            buffer.outcome(t, step.rewards, step.terminated, step.done, step.success, step.measures)
+            terminated, truncated = own_ends(alive, step)
+            buffer.outcome(t, step, terminated, truncated)
             if step.final is not None:
-                rows = (step.truncated & ~step.terminated).nonzero().squeeze(-1)
+                rows = truncated.any(-1).nonzero().squeeze(-1)
                 if len(rows):
                     cuts.append(torch.stack([torch.full_like(rows, t), rows], -1).to(self.device))
                     finals.append(step.final.select(rows))
@@ -136,13 +138,16 @@ class Collector:
                 drawn = {name: part[rows] for name, part in noise.items()}
                 piece = Observation(*(None if p is None else p[rows] for p in joined))  # type: ignore[arg-type]
                 values.append(self.policy.values(piece, graph, gate=gate, **drawn))
-            old, end = self.norm.denormalise(buffer.values), self.norm.denormalise(torch.cat(values))
+            old = self.norm.denormalise(buffer.values)
+            end = with_stand_ins(self.norm.denormalise(torch.cat(values)), joined.alive)
             last, cut_values = end[: buffer.slots], end[buffer.slots :]
             places = torch.cat(cuts) if cuts else torch.empty(0, 2, dtype=torch.int64, device=self.device)
-            following = bootstrapped(old, last, places, cut_values)
-            gamma, lam = self.training.gamma, self.training.lam
+            whose = buffer.truncated[places[:, 0], places[:, 1]]
+            following = bootstrapped(old, last, places, cut_values, whose)
+            alive = None if bool(buffer.alive.all()) else buffer.alive
             advantages, returns = gae(
-                buffer.rewards, old, following, buffer.terminated, buffer.done, gamma=gamma, lam=lam
-            )
+                buffer.rewards, old, following, buffer.terminated, buffer.terminated | buffer.truncated, alive,
+                gamma=self.training.gamma, lam=self.training.lam,
+            )  # fmt: skip
             buffer.advantages.copy_(advantages)
             buffer.returns.copy_(returns)

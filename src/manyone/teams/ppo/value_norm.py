@@ -31,16 +31,17 @@ class ValueNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, targets: Tensor, mask: Tensor | None = None) -> None:
-        """Takes in ``targets`` of any shape; entries where ``mask`` (same shape) is False do not count."""
+        """Takes in ``targets`` of any shape; entries where ``mask`` (same shape) is False do not count, and where it is
+        False everywhere nothing changes."""
         targets = targets.to(self.weight.dtype)
         if mask is None:
             means = targets.mean(), targets.square().mean()
         else:
             share = mask.to(self.weight.dtype) / mask.sum().clamp(min=1)
             means = (targets * share).sum(), (targets.square() * share).sum()
-        self.mean_sum.lerp_(means[0], 1 - BETA)
-        self.square_sum.lerp_(means[1], 1 - BETA)
-        self.weight.mul_(BETA).add_(1 - BETA)
+        after = self.mean_sum.lerp(means[0], 1 - BETA), self.square_sum.lerp(means[1], 1 - BETA)
+        for kept, new in zip((self.mean_sum, self.square_sum, self.weight), (*after, self.weight * BETA + (1 - BETA))):
+            kept.copy_(new if mask is None else torch.where(mask.any(), new, kept))
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """(mean, standard deviation), scalars; (0, 1) before the first update."""

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import manyone
+from manyone.engine.modules import python
 from manyone.teams.processes.wire import Closed, receive_frame, send_frame
 
 
@@ -68,7 +68,7 @@ class Crew:
             "PYTHONPATH": f"{root}{os.pathsep}{known}" if known else root,
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, "-m", "manyone.teams.processes.nursery", str(other.fileno())]
+        command = python("-m", "manyone.teams.processes.nursery", str(other.fileno()))
         with other:
             self.process = subprocess.Popen(
                 command, env=environment, pass_fds=[other.fileno()], stdin=subprocess.DEVNULL

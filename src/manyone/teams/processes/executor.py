@@ -44,8 +44,9 @@ from manyone.teams.processes.wire import Closed
 
 
 class Decided(NamedTuple):
-    """One step: ``actions`` int64 [B, n] or float32 [B, n, a]; ``log_probs`` and ``values`` float32 [B, n]; ``links``
-    bool [B, n, n] (receiver, sender) that carried messages; ``messages`` and ``bytes`` int64 [B, n, n] on them."""
+    """One step: ``actions`` int64 [B, n] or [B, n, k], or float32 [B, n, a]; ``log_probs`` and ``values`` float32
+    [B, n]; ``links`` bool [B, n, n] (receiver, sender) that carried messages; ``messages`` and ``bytes`` int64 [B, n,
+    n] on them."""
 
     actions: np.ndarray
     log_probs: np.ndarray
@@ -142,7 +143,7 @@ class Decentralised:
         self.traffic = Traffic.none(len(self._agents))
 
     def act(self, observations: Any, available: Any = None, alive: Any = None) -> np.ndarray:
-        """Greedy actions int64 [n] or float32 [n, a] for ``observations`` [n, d] (with a leading [B]: for B copies).
+        """Greedy actions, as ``Team.act`` gives them, for ``observations`` [n, d] (with a leading [B]: for B copies).
 
         What a team that acts on several frames was shown is remembered until ``forget``.
         """

@@ -9,6 +9,7 @@ Public: ``Node``, ``Links``, ``Choice``, ``message_sizes``.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from manyone.envs.teams.types import TeamSpec
 from manyone.teams.network.attention import Visibility, agent_visibility, decoder_visibility
 from manyone.teams.network.commformer import CommFormer
+from manyone.teams.network.distributions import as_tokens
 from manyone.teams.network.transformer import DecoderBlock
 
 
@@ -48,7 +50,7 @@ class Links(Protocol):
 
 
 class Choice(NamedTuple):
-    """``action`` int64 [B] or float32 [B, a]; ``log_prob`` and ``value`` float32 [B]."""
+    """``action`` int64 [B] or [B, k], or float32 [B, a]; ``log_prob`` and ``value`` float32 [B]."""
 
     action: Tensor
     log_prob: Tensor
@@ -170,17 +172,17 @@ class Node:
         """Embedding of the token before the first agent's action, [width]."""
         embedding = self.policy.actions
         assert embedding is not None
-        if self.policy.spec.discrete:
+        if self.policy.spec.numbered:
             return embedding.table()[0]
-        return embedding(torch.zeros(self.policy.spec.action_dim))
+        return embedding(torch.zeros(embedding.input.in_features))
 
     def _token(self, action: Tensor) -> Tensor:
         """Embeddings [B, width] of actions."""
         embedding = self.policy.actions
         assert embedding is not None
-        if self.policy.spec.discrete:
+        if self.policy.spec.numbered:
             return F.embedding(action + 1, embedding.table())
-        return embedding(action)
+        return embedding(as_tokens(action, self.policy.spec.digits))
 
 
 def _row(seen: Visibility, i: int) -> Visibility:
@@ -199,22 +201,24 @@ def _floats(data: np.ndarray) -> Tensor:
 
 
 def _action_type(spec: TeamSpec) -> type[np.generic]:
-    """The smallest number that holds a discrete action."""
-    return np.uint8 if spec.actions <= 256 else np.uint16 if spec.actions <= 65536 else np.int64
+    """The smallest number that holds a discrete action, or a digit of it."""
+    most = max(spec.digits, default=spec.actions)
+    return np.uint8 if most <= 256 else np.uint16 if most <= 65536 else np.int64
 
 
 def _action_size(spec: TeamSpec) -> int:
-    return np.dtype(_action_type(spec)).itemsize if spec.discrete else 4 * spec.action_dim
+    return (np.dtype(_action_type(spec)).itemsize if spec.discrete else 4) * math.prod(spec.action_shape)
 
 
 def _action_bytes(spec: TeamSpec, action: Tensor) -> np.ndarray:
     numbers = action.numpy()
     if spec.discrete:
-        numbers = numbers[:, None].astype(_action_type(spec))
+        numbers = numbers.reshape(len(numbers), -1).astype(_action_type(spec))
     return numbers.copy().view(np.uint8)
 
 
 def _action(spec: TeamSpec, data: np.ndarray) -> Tensor:
     if spec.discrete:
-        return torch.from_numpy(data.copy().view(_action_type(spec))[:, 0].astype(np.int64))
+        numbers = data.copy().view(_action_type(spec)).astype(np.int64)
+        return torch.from_numpy(numbers.reshape(len(data), *spec.action_shape))
     return _floats(data)

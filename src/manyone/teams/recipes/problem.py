@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -25,13 +23,7 @@ EVALUATION_SEED = 1_000_003
 
 
 def open_env(options: TeamOptions, copies: int) -> TeamEnv:
-    """``copies`` of the environment that ``options`` name.
-
-    ``pettingzoo:MODULE`` may be a module in the current folder, as for ``python`` itself.
-    """
-    here = str(Path.cwd())
-    if options.env.startswith("pettingzoo:") and here not in sys.path:
-        sys.path.insert(0, here)
+    """``copies`` of the environment that ``options`` name."""
     device = device_of(options.device)
     return make_team(options.env, copies, device=device, workers=options.workers, frames=options.frames)
 

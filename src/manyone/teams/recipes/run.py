@@ -151,6 +151,8 @@ def plan(options: TeamOptions, build: Builder, recipe: str) -> list[str]:
     spec = env.spec
     env.close()
     does = f"{spec.actions} actions" if spec.discrete else f"{spec.action_dim} continuous action entries"
+    if spec.digits:
+        does = f"actions of {len(spec.digits)} numbers ({' x '.join(map(str, spec.digits))})"
     sees = f"observations of {spec.observation_dim}" + f" ({options.frames} frames)" * (options.frames > 1)
     lines = [f"{recipe} on {spec.name}: {spec.agents} agents, {sees}, {does}"]
     parts = build(options, spec)

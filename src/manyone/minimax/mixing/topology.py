@@ -66,9 +66,7 @@ class Topology:
         return value if isinstance(value, Topology) else cls(value)
 
     @classmethod
-    def from_edges(
-        cls, edges: Iterable[tuple[int, int]], name: str = "custom", *, connected: bool = False
-    ) -> Topology:
+    def from_edges(cls, edges: Iterable[tuple[int, int]], name: str = "custom", *, connected: bool = False) -> Topology:
         """An undirected graph on clients 0..m-1 with Metropolis-Hastings weights; self-loops and repeats vanish."""
         return cls(name, edges=frozenset((min(i, j), max(i, j)) for i, j in edges if i != j), connected=connected)
 

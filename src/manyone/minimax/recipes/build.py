@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from manyone.data.tables.tables import Table, load_table
+from manyone.data.tables.tables import Table, fill_missing
 from manyone.engine.devices import device_of
 from manyone.errors import ManyoneError
 from manyone.minimax.method import DistributedSGDA
@@ -22,7 +22,7 @@ from manyone.minimax.problems.problem import Problem
 from manyone.minimax.ranks.distributed import TorchDistributed
 from manyone.minimax.recipes.learner import RoundLearner
 from manyone.minimax.recipes.options import LocalSGDAOptions, StabilityOptions
-from manyone.minimax.recipes.problem import Case, inputs
+from manyone.minimax.recipes.problem import Case, inputs, open_table
 from manyone.minimax.schedules import decaying
 from manyone.minimax.simulated import Simulated
 from manyone.minimax.stability.laboratory import Laboratory
@@ -73,7 +73,7 @@ def sweeps(*runs: StabilityOptions, methods: Sequence[str] = ()) -> Sweep:
     rows = [row for o, name in zip(runs, methods or [""] * len(runs), strict=True) for row in rename(entries(o), name)]
     if not rows:
         raise ManyoneError("nothing to sweep: give at least one of --sweep-steps, --sweep-clients, --sweep-topology")
-    table = load_table(first.data, label=first.label, dtype=torch.float64)
+    (table,) = fill_missing(open_table(first))
     problem, fields, labels = stability_problem(first, table)
     points, where = distinct_points(rows)
     lab = Laboratory(

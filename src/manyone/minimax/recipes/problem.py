@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from manyone.data.tables.partitions import Kind, partition
-from manyone.data.tables.tables import Table, load_table, split_table
+from manyone.data.tables.tables import Table, fill_missing, load_table, split_table
 from manyone.engine.inputs import digest
 from manyone.errors import ManyoneError
 from manyone.minimax.calibration import platt
@@ -22,12 +23,16 @@ from manyone.minimax.problems.auc import AUC, positive_rate
 from manyone.minimax.problems.gan import GAN
 from manyone.minimax.problems.neyman_pearson import NeymanPearson
 from manyone.minimax.problems.problem import Problem
-from manyone.minimax.recipes.options import LocalSGDAOptions, StabilityOptions
+from manyone.minimax.recipes.options import LocalSGDAOptions, StabilityOptions, TableOptions
 from manyone.minimax.sampling import sample_normals
 from manyone.minimax.stability.measures import measure, roc_auc
 
 _PROBE = 512
 _CALIBRATE = 20_000
+_READING = (
+    *("label", "positive", "columns", "drop", "client_column", "group"),
+    *("categories", "missing", "delimiter", "decimal"),
+)
 
 
 @dataclass(frozen=True)
@@ -53,20 +58,15 @@ class Case(ABC):
     binary = True
 
     def __init__(self, options: LocalSGDAOptions, table: Table) -> None:
-        self.options = options
         self.dtype = torch.float64 if options.precision == "64-true" else torch.float32
-        train, test = split_table(table, test=options.test, seed=options.seed)
+        train, test = split_table(table, test=options.test, seed=options.seed, fill=False)
         self.table = table
-        kind: Kind = "by-class" if options.problem == "agnostic" else "iid"
-        if options.partition != "auto":
-            kind = options.partition
-        dealt = partition(
-            train.labels, options.clients, kind=kind, seed=options.seed, alpha=options.alpha,
-            per_client=options.per_client,
-        )  # fmt: skip
+        dealt = _deal(options, train)
+        self.options = dataclasses.replace(options, clients=len(dealt))
         # what the clients hold is the training set; rows that nobody was dealt (--per-client) enter no figure
         held = torch.cat(dealt).sort().values
-        train, self.parts = train.select(held), [torch.searchsorted(held, part) for part in dealt]
+        train, test = fill_missing(train.select(held), test)
+        self.parts = [torch.searchsorted(held, part) for part in dealt]
         if options.problem not in ("gan", "agnostic"):
             _check_classes(train)
         self.scaling: Scaling = Scaling.fit(train.features, options.scale)
@@ -277,7 +277,8 @@ CASES: dict[str, type[Case]] = {
 
 def inputs(options: LocalSGDAOptions | StabilityOptions, table: Table) -> dict[str, str]:
     """What a run reads -> the digest of its content (:func:`manyone.engine.inputs.check_inputs`)."""
-    found = {f"--data {options.data}": digest(table.features.numpy(), table.labels.numpy(), "\x1f".join(table.classes))}
+    whole = [table.features, table.labels, *(t for t in (table.clients, table.groups) if t is not None)]
+    found = {f"--data {options.data}": digest(*(part.numpy() for part in whole), "\x1f".join(table.classes))}
     if Path(options.topology).is_file():
         found[f"--topology {options.topology}"] = digest(Path(options.topology).read_bytes())
     return found
@@ -292,10 +293,24 @@ def _check_classes(train: Table) -> None:
         )
 
 
+def _deal(options: LocalSGDAOptions, train: Table) -> list[Tensor]:
+    """The rows of each client: those that are its own, or those that it is dealt."""
+    if train.clients is not None:
+        return [rows for c in range(len(train.client_names)) if len(rows := (train.clients == c).nonzero()[:, 0])]
+    kind: Kind = "by-class" if options.problem == "agnostic" else "iid"
+    if options.partition != "auto":
+        kind = options.partition
+    return partition(
+        train.labels, options.clients, kind=kind, seed=options.seed, alpha=options.alpha, per_client=options.per_client
+    )
+
+
+def open_table(options: TableOptions) -> Table:
+    """The table that ``options`` describe, in double precision."""
+    given = {name: getattr(options, name) for name in _READING if hasattr(options, name)}
+    return load_table(options.data, **given, dtype=torch.float64)
+
+
 def load_case(options: LocalSGDAOptions) -> Case:
     """The problem that ``options`` describe, on its data."""
-    table = load_table(
-        options.data, label=options.label, positive=options.positive, categories=options.categories,
-        dtype=torch.float64,
-    )  # fmt: skip
-    return CASES[options.problem](options, table)
+    return CASES[options.problem](options, open_table(options))

@@ -29,7 +29,7 @@ def run(options: LocalSGDAOptions, build: Build, folder: RunFolder) -> None:
     """Trains, evaluates and saves the consensus model."""
     case = load_case(options)
     if options.dry_run:
-        print("\n".join(_plan(options, case)))
+        print("\n".join(_plan(case.options, case)))
         return
     learner = build(options, case, folder.recipe)
     try:

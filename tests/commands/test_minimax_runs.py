@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -316,6 +317,52 @@ def test_scaling_is_that_of_the_tables():
         scaling = Scaling.fit(train.features, scale)
         for mine, theirs in zip((train, test), prepare(table, test=0.2, seed=0, scale=scale)):
             torch.testing.assert_close(scaling(mine.features), theirs.features, rtol=0, atol=1e-12)
+
+
+def write_table(path, seed=0):
+    """120 rows of three columns and a label; other seeds shuffle the labels."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 3))
+    y = np.random.default_rng(seed).permutation(np.where(x[:, 0] > 0.5, "ill", "well")) if seed else x[:, 0] > 0.5
+    path.write_text("a,b,c,y\n" + "".join(f"{r[0]:.4f},{r[1]:.4f},{r[2]:.4f},{w}\n" for r, w in zip(x, y)))
+
+
+@pytest.mark.parametrize("recipe", ["local-dsgda", "stability"])
+def test_a_run_notices_that_its_data_have_changed(manyone, tmp_path, recipe):
+    write_table(tmp_path / "my.csv")
+    words = ("--rounds", 4, "--clients", 4) if recipe == "local-dsgda" else (
+        "--replicas", 1, "--clients", 2, "--samples", 8, "--test", 40, "--rounds", 2, "--sweep-steps", 1,
+        "--sweep-clients", "--sweep-samples", "--sweep-eta", "--sweep-topology", "--checkpoint-every", 50)  # fmt: skip
+    assert manyone("run", recipe, "--data", "my.csv", "--label", "y", *words, "--out", "r")[0] == 0
+    config = yaml.safe_load((tmp_path / "r/config.yaml").read_text())
+    assert config["options"]["data"] == str(tmp_path / "my.csv")
+    (tmp_path / "r/done").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    for change in (lambda p: write_table(p, seed=1), lambda p: p.write_text("\n".join(p.read_text().split("\n")[:-4]))):
+        write_table(tmp_path / "my.csv")
+        change(tmp_path / "my.csv")
+        for verb in ("resume",) if recipe == "stability" else ("resume", "eval"):
+            code, _, err = manyone(verb, "r")
+            assert code == 2
+            assert len(re.findall(r"[0-9a-f]{12}…", err)) == 2
+            assert "my.csv" in err
+    assert sorted(tmp_path.rglob("*")) == before
+    write_table(tmp_path / "my.csv")
+    assert manyone("resume", "r")[0] == 0
+
+
+def test_a_run_notices_that_its_graph_has_changed_and_refuses_one_in_pieces(manyone, tmp_path):
+    (tmp_path / "ring.txt").write_text("0 1\n1 2\n2 3\n3 0\n")
+    words = ("run", "local-dsgda", "--clients", 4, "--rounds", 2, "--topology", "ring.txt")
+    assert manyone(*words, "--out", "r")[0] == 0
+    (tmp_path / "ring.txt").write_text("0 1\n1 2\n2 3\n")
+    code, _, err = manyone("eval", "r")
+    assert (code, "--topology" in err) == (2, True)
+    (tmp_path / "ring.txt").write_text("0 1\n2 3\n")
+    code, _, err = manyone(*words, "--out", "q")
+    assert code == 2
+    assert "no path leads from client 0 to client 2, 3 of 4" in err
+    assert not (tmp_path / "q").exists()
 
 
 def test_an_edge_list_is_a_topology(tmp_path):

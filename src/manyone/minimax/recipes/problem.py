@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from manyone.data.tables.partitions import Kind, partition
 from manyone.data.tables.tables import Table, fill_missing, load_table, split_table
+from manyone.engine.inputs import digest
 from manyone.errors import ManyoneError
 from manyone.minimax.calibration import platt
 from manyone.minimax.client_data import ClientData
@@ -21,7 +23,7 @@ from manyone.minimax.problems.auc import AUC, positive_rate
 from manyone.minimax.problems.gan import GAN
 from manyone.minimax.problems.neyman_pearson import NeymanPearson
 from manyone.minimax.problems.problem import Problem
-from manyone.minimax.recipes.options import LocalSGDAOptions, TableOptions
+from manyone.minimax.recipes.options import LocalSGDAOptions, StabilityOptions, TableOptions
 from manyone.minimax.sampling import sample_normals
 from manyone.minimax.stability.measures import measure, roc_auc
 
@@ -71,6 +73,10 @@ class Case(ABC):
         self.train, self.test = (self._side(part) for part in (train, test))
         self.widths = self._widths(table.width)
         self.problem: Problem = self.make()
+
+    def inputs(self) -> dict[str, str]:
+        """What the run reads -> the digest of its content."""
+        return inputs(self.options, self.table)
 
     @abstractmethod
     def make(self) -> Problem:
@@ -267,6 +273,15 @@ CASES: dict[str, type[Case]] = {
     "group-dro": MixtureCase,
     "neyman-pearson": NeymanPearsonCase,
 }
+
+
+def inputs(options: LocalSGDAOptions | StabilityOptions, table: Table) -> dict[str, str]:
+    """What a run reads -> the digest of its content (:func:`manyone.engine.inputs.check_inputs`)."""
+    whole = [table.features, table.labels, *(t for t in (table.clients, table.groups) if t is not None)]
+    found = {f"--data {options.data}": digest(*(part.numpy() for part in whole), "\x1f".join(table.classes))}
+    if Path(options.topology).is_file():
+        found[f"--topology {options.topology}"] = digest(Path(options.topology).read_bytes())
+    return found
 
 
 def _check_classes(train: Table) -> None:

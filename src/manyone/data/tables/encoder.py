@@ -64,8 +64,8 @@ class Column:
 class TableEncoder:
     """``columns`` in the order of the features; ``label``: the label's column; ``labels``: its words -> class number.
 
-    How files of such rows are read: ``decimal`` is their decimal mark, ``delimiter`` what separates the cells (None: it is
-    found), and if they are ``headless`` columns have no names but their positions.
+    How files of such rows are read: ``decimal`` is their decimal mark, ``delimiter`` what separates the cells (None: it
+    is found), and if they are ``headless`` columns have no names but their positions.
     """
 
     columns: tuple[Column, ...]
@@ -147,8 +147,7 @@ class TableEncoder:
     def to_dict(self) -> dict[str, Any]:
         """As JSON data."""
         columns = [{k: v for k, v in vars(c).items() if v is not None} for c in self.columns]
-        more = {name: getattr(self, name) for name in ("label", "decimal", "delimiter", "headless")}
-        return {"columns": columns, "labels": dict(self.labels), **more}
+        return {**vars(self), "columns": columns, "labels": dict(self.labels)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TableEncoder:
@@ -157,9 +156,7 @@ class TableEncoder:
         for column in data["columns"]:
             words = column.get("words")
             columns.append(Column(column["name"], None if words is None else tuple(words), column.get("fill")))
-        return cls(
-            tuple(columns), data["label"], *(data[name] for name in ("labels", "decimal", "delimiter", "headless"))
-        )
+        return cls(**{**data, "columns": tuple(columns)})
 
     def _numbers(self, frame: Frame, column: Column) -> np.ndarray:
         cells = frame.column(column.name)

@@ -377,7 +377,9 @@ def _table(
     if missing == "refuse":
         require_complete(values, encoder, frame)
     elif missing == "drop":
-        keep = (optional_words(frame, label)[1] >= 0) & ~np.isnan(values).any(1)
+        keep = ~np.isnan(values).any(1)
+        for column in filter(None, (label, client_column, group)):
+            keep &= optional_words(frame, column)[1] >= 0
         if not keep.any():
             raise ManyoneError(f"{frame.where}: every row has a missing cell; choose columns (--columns, --drop)")
         if not keep.all():

@@ -10,7 +10,7 @@ import pytest
 
 from manyone.cli.options import parse_options
 from manyone.errors import ManyoneError
-from manyone.recipes.options import CommonOptions, Places, Range, with_preset
+from manyone.recipes.options import CommonOptions, Places, Range, With, with_preset
 from manyone.recipes.words import typed, words_of
 
 
@@ -138,3 +138,32 @@ def test_places_that_exist_become_absolute_and_other_words_stay(tmp_path, monkey
     assert PlaceOptions(on="ring").on == "ring"
     assert PlaceOptions(on="./ring").on == str(tmp_path / "ring")
     assert PlaceOptions(base=Path("org/model")).base == Path("org/model")
+
+
+@dataclass(kw_only=True)
+class SwitchOptions(CommonOptions):
+    """Does something."""
+
+    gate: bool = False
+    """Use a gate."""
+    mode: str = "plain"
+    """How."""
+    target: Annotated[float, Range(0, 1), With("gate", "mode=gated")] = 0.5
+    """The gate's target."""
+    scale: float = 1.0
+    """Any finite number."""
+
+
+def test_an_option_without_its_switch_is_refused_and_with_it_taken():
+    for words in (["--target", "0.3", "--gate"], ["--target", "0.3", "--mode", "gated"], ["--target", "0.5"]):
+        assert parse_options(SwitchOptions, "toy", words).target == float(words[1])
+    with pytest.raises(ManyoneError, match=r"--target 0\.3: does nothing without --gate or --mode gated: add it"):
+        parse_options(SwitchOptions, "toy", ["--target", "0.3"])
+
+
+def test_numbers_are_finite_also_without_a_range():
+    for value in ("nan", "inf", "-inf"):
+        with pytest.raises(ManyoneError, match=rf"--scale {value}: must be a finite number"):
+            parse_options(SwitchOptions, "toy", [f"--scale={value}"])
+    with pytest.raises(ManyoneError, match="--scale nan"):
+        SwitchOptions(scale=float("nan"))

@@ -18,7 +18,7 @@ import yaml
 
 from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
-from manyone.recipes.options import CommonOptions, defaults, ranges, with_preset
+from manyone.recipes.options import CommonOptions, check_switches, defaults, ranges, with_preset
 from manyone.recipes.words import flags, typed, words_of
 
 T = TypeVar("T", bound=CommonOptions)
@@ -48,7 +48,9 @@ def parse_options(cls: type[T], recipe: str, words: Sequence[str]) -> T:
         chosen = {name: value for name, value in given.items() if name in named}
         preset = {name for values in cls.PRESETS.values() for name in values} | set(cls.preset_values(chosen))
         given = {name: value for name, value in given.items() if name in named or name not in preset}
-    return with_preset(cls, given)
+    options = with_preset(cls, given)
+    check_switches(options, given)
+    return options
 
 
 def _given(cls: type[Any], recipe: str, words: Sequence[str]) -> dict[str, Any]:

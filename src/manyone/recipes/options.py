@@ -69,6 +69,29 @@ class Places:
         return type(value)(f"{name}{equals}{Path(place).absolute()}")
 
 
+@dataclass(frozen=True)
+class With:
+    """The option does something only where one of ``switches`` is set (or has the value, written "option=value")."""
+
+    switches: tuple[str, ...]
+
+    def __init__(self, *switches: str) -> None:
+        object.__setattr__(self, "switches", switches)
+
+    def on(self, options: Any) -> bool:
+        """Whether one of the switches is as it must be in ``options``."""
+        for switch in self.switches:
+            name, equals, value = switch.partition("=")
+            if str(getattr(options, name)) == value if equals else getattr(options, name):
+                return True
+        return False
+
+    def __str__(self) -> str:
+        """In words: "--gate or --send-gate"."""
+        words = (switch.partition("=") for switch in self.switches)
+        return " or ".join(f"--{name.replace('_', '-')}{' ' * bool(value)}{value}" for name, _, value in words)
+
+
 @dataclass(kw_only=True)
 class CommonOptions:
     """Options that every recipe has.
@@ -98,9 +121,13 @@ class CommonOptions:
     """What runs of earlier versions did where their ``config.yaml`` lacks an option that has been added since."""
 
     def __post_init__(self) -> None:
-        for name, allowed in _noted(type(self), Range).items():
-            for value in _numbers(getattr(self, name)):
-                check(name, value, value in allowed, str(allowed))
+        allowed = _noted(type(self), Range)
+        for field in dataclasses.fields(self):
+            for value in _numbers(getattr(self, field.name)):
+                if field.name in allowed:
+                    check(field.name, value, value in allowed[field.name], str(allowed[field.name]))
+                elif isinstance(value, float):
+                    check(field.name, value, math.isfinite(value), "a finite number")
         for name, places in _noted(type(self), Places).items():
             setattr(self, name, places.absolute(getattr(self, name)))
 
@@ -117,6 +144,16 @@ class CommonOptions:
 def with_preset(cls: type[T], given: Mapping[str, Any]) -> T:
     """Complete options of class ``cls``: what is ``given``, the preset's values for what is not, else the defaults."""
     return cls(**{**_preset_fields(cls, given), **given})
+
+
+def check_switches(options: Any, given: Mapping[str, Any]) -> None:
+    """Raises ``ManyoneError`` for an option of ``given`` that changes nothing, as none of its switches is set."""
+    for name, needed in _noted(type(options), With).items():
+        if name in given and not needed.on(options):
+            others = {k: v for k, v in given.items() if k != name}
+            if given[name] != defaults(type(options), others).get(name):
+                option = f"--{name.replace('_', '-')} {given[name]}"
+                raise ManyoneError(f"{option}: does nothing without {needed}: add it, or leave this out")
 
 
 def defaults(cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -540,3 +540,9 @@ def test_dare_refuses_a_nan_wherever_the_mask_falls(then):
     for seed in range(8):  # nearly every mask drops the entry
         with pytest.raises(ManyoneError, match=r"NaN or Inf in tensor 'blocks\.0\.mlp\.fc1\.weight'"):
             static.dare(base, experts, drop=0.9, then=then, seed=seed)
+
+
+def test_an_exclusion_that_names_nothing_is_refused():
+    base, experts = family(4, 2)
+    with pytest.raises(ManyoneError, match=r"--exclude '\^heed': no tensor has such a name; they begin with embed, "):
+        static.average(base, experts, exclude=["^head", "^heed"])

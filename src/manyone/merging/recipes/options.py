@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from manyone.errors import ManyoneError
-from manyone.recipes.options import CommonOptions, Places, Range, Split, check
+from manyone.recipes.options import CommonOptions, Places, Range, Split, With, check
 
 Objective = Literal["entropy", "information-maximisation", "expert-kl"]
 
@@ -71,7 +71,7 @@ class TestTimeOptions(AdaptiveOptions):
     """Learning rate over the steps."""
     fallback: bool = True
     """Restore the initialisation when adaptation ended worse by its own unlabelled criterion, and say so."""
-    monitor_samples: Annotated[int, Range(1)] = 256
+    monitor_samples: Annotated[int, Range(1), With("fallback")] = 256
     """Unlabelled inputs per task that decide whether adaptation ended worse than it began."""
 
 
@@ -137,7 +137,7 @@ class SurgeryOptions(AdaptiveOptions):
     on: Annotated[str, Places(names=True)] = "task-arithmetic"
     """The merged model: average, task-arithmetic, ties, tsv-m, iso-c, iso-cts, model-stock, or the folder of a
     finished run on the same experts (WEMoE, AdaMerging ...)."""
-    scale: float = 0.3
+    scale: Annotated[float, With("on=task-arithmetic", "on=ties")] = 0.3
     """Coefficient lambda of task-arithmetic and ties."""
     rank: Annotated[int, Range(1)] = 16
     """Rank of the corrections: 2 x width x rank parameters for every task and corrected place."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from manyone.recipes.options import CommonOptions, Places, Range
+from manyone.recipes.options import CommonOptions, Places, Range, With
 
 
 @dataclass(kw_only=True)
@@ -81,9 +81,9 @@ class DareOptions(MergeOptions):
     """Weight of the (merged) task vectors."""
     then: Literal["task-arithmetic", "ties"] = "task-arithmetic"
     """How the thinned task vectors are combined."""
-    density: Annotated[float, Range(0, 1, closed="right")] = 0.2
+    density: Annotated[float, Range(0, 1, closed="right"), With("then=ties")] = 0.2
     """For --then ties: share of entries that survive its trim; 1 for sign election alone."""
-    merge: Literal["sum", "mean"] = "sum"
+    merge: Annotated[Literal["sum", "mean"], With("then=ties")] = "sum"
     """For --then ties: add or average the agreeing entries."""
 
 
@@ -113,7 +113,7 @@ class FisherOptions(MergeOptions):
     """Smallest Fisher value, after division by the norm."""
     normalize: bool = True
     """Divide each expert's Fisher by its norm over the model, so that no expert outweighs the others by scale."""
-    examples: Annotated[int, Range(1)] = 256
+    examples: Annotated[int, Range(1), With("suite")] = 256
     """With --suite: labelled training examples per task behind the Fishers."""
 
 
@@ -128,7 +128,7 @@ class RegMeanOptions(MergeOptions):
     """Files with X^T X of every linear layer under the name of its weight, one per expert, in the same order."""
     ratio: Annotated[float, Range(0, 1)] = 0.95
     """Factor on the off-diagonal entries of the Gram matrices."""
-    examples: Annotated[int, Range(1)] = 256
+    examples: Annotated[int, Range(1), With("suite")] = 256
     """With --suite: training examples per task behind the Gram matrices."""
 
 

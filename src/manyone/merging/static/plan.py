@@ -90,6 +90,10 @@ def make_plan(base: Checkpoint, experts: Sequence[Checkpoint], exclude: Sequence
         names = [name for name in names if name in base]
         common = [name for name in names if all(name in model for model in models)] or names
         aliases |= {name: common[0] for name in names if name != common[0]}
+    for pattern in patterns:
+        if not any(pattern.search(name) for model in (base, *models) for name in model):
+            tops = ", ".join(list(dict.fromkeys(name.split(".", 1)[0] for name in base))[:8])
+            raise ManyoneError(f"--exclude {pattern.pattern!r}: no tensor has such a name; they begin with {tops}")
     excluded = {name for name in base if any(p.search(name) for p in patterns)}
     own = [name for name in base if name not in aliases]
     merged = [name for name in own if name not in excluded and is_float(base.info(name))]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from manyone.errors import ManyoneError
-from manyone.recipes.options import CommonOptions, Places, Range, check, defaults
+from manyone.recipes.options import CommonOptions, Places, Range, With, check, defaults
 
 Natural = Annotated[int, Range(0)]
 Positive = Annotated[int, Range(1)]
@@ -35,15 +35,15 @@ class PolicyOptions(CommonOptions):
     suite: str | None = None
     """Tasks: metaworld-mt1:TASK, metaworld-mt5, -mt10, -mt30, -mt50, -pairs10 (opposing pairs), or cheetah-dir,
     cheetah-vel, ant-dir. Their data are made by scripted or searched policies when the cache has none."""
-    quality: Literal["near", "sub", "expert"] = "near"
+    quality: Annotated[Literal["near", "sub", "expert"], With("suite")] = "near"
     """Made data: near-optimal, sub-optimal (noisy throughout, as a replay buffer is), or the official expert episodes
     (Meta-World, from the folder that MANYONE_METAWORLD_EXPERT names)."""
     data: Annotated[tuple[str, ...], Places()] = ()
     """Instead of --suite, own data as TASK=PLACE: PLACE is a Minari id, a D4RL HDF5 file or a folder of per-episode
     .npz files; TASK is the environment to act in (door-open-v3, cheetah-vel:7, gym:Hopper-v5)."""
-    data_seed: Natural = 0
+    data_seed: Annotated[Natural, With("suite")] = 0
     """Seed of made data; runs with different --seed share their data."""
-    episodes: Positive = 60
+    episodes: Annotated[Positive, With("suite")] = 60
     """Episodes a task of made data (paper: 2000)."""
     horizon: Positive = 200
     """Steps of an episode, in made data (at most 500) and in evaluation (paper: 500)."""
@@ -246,7 +246,7 @@ class GroupedOptions(HarmoDTOptions):
     """Steps that the gate sees, at most --context; that or 10 if not given."""
     gate_width: Positive = 256
     """Width of the gate's layers."""
-    gate_lr: Annotated[float, Range(0, closed="neither")] = 3e-4
+    gate_lr: Annotated[float, Range(0, closed="neither"), With("no_gate=False")] = 3e-4
     """Learning rate of the gate."""
     gate_states_only: bool = False
     """Keep the agent's previous actions from the gate."""

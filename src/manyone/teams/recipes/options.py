@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from manyone.errors import ManyoneError
-from manyone.recipes.options import CommonOptions, Range, check
+from manyone.recipes.options import CommonOptions, Range, With, check
 from manyone.teams.recipes.presets import values_of
 
 Count = Annotated[int, Range(1)]
@@ -176,16 +176,16 @@ class EdgeOptions(EmbeddingOptions):
     send_gate: bool = False
     """Every agent decides at every step, from its own observation, whether its message goes out (after IC3Net);
     alone or with --gate. The --gate-... options below are for either."""
-    gate_target: Share = 0.5
+    gate_target: Annotated[Share, With("gate", "send_gate")] = 0.5
     """rho, the share of receiving (sending) agents that the budget loss asks for."""
-    gate_loss: Literal["ratio", "hinge", "cost"] = "ratio"
+    gate_loss: Annotated[Literal["ratio", "hinge", "cost"], With("gate", "send_gate")] = "ratio"
     """Budget loss: squared distance to --gate-target, only above it, or a price per message."""
-    gate_weight: Weight = 0.2
+    gate_weight: Annotated[Weight, With("gate", "send_gate")] = 0.2
     """Weight of the budget loss, once ramped up."""
-    gate_open: Share = 0.6
+    gate_open: Annotated[Share, With("gate", "send_gate")] = 0.6
     """Share of the training in which the gate is held open. Closed too early, a policy that makes nothing of its
     messages yet learns to do without."""
-    gate_ramp: Share = 0.15
+    gate_ramp: Annotated[Share, With("gate", "send_gate")] = 0.15
     """Share of the training over which the budget loss is ramped up after that."""
 
 
@@ -208,14 +208,14 @@ class CommFormerOptions(EdgeOptions):
     """Act with the graph that the update uses (ratios start at 1), or, as in the authors' code, with another one."""
     commit: Share = 0.4
     """Share of the training after which the graph stays as it is; 0: never."""
-    warmup: Annotated[int, Range(0)] = 0
+    warmup: Annotated[int, Range(0), With("graph_rollout=official")] = 0
     """Iterations at the start that update on the dense graph, with --graph-rollout official; published 10, on two maps
     100."""
-    edge_lr: Positive = 5e-2
+    edge_lr: Annotated[Positive, With("graph=learned")] = 5e-2
     """Learning rate of the graph's logits; published 0.0001, for millions of steps."""
     upper_every: Annotated[int, Range(0)] = 5
     """Every so many epochs one updates the graph instead of the network; 0: the graph stays as it starts."""
-    upper_data: Literal["same", "heldout"] = "same"
+    upper_data: Annotated[Literal["same", "heldout"], With("graph=learned")] = "same"
     """The graph learns from the same data, or from a fifth of the copies that the network does not see."""
     official: bool = False
     """Behave as the authors' code does, mistakes included, where you do not say otherwise: --graph-rollout, --scale,

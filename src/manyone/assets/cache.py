@@ -76,6 +76,6 @@ def verify(path: Path, expected: str, *, name: str) -> None:
 
 def _read_json(path: Path) -> object:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None  # a stamp that was cut short only means that the file is verified anew

@@ -15,9 +15,11 @@ from torch import Tensor
 from manyone.data.tables.partitions import Kind, partition
 from manyone.data.tables.tables import Table, fill_missing, load_table, split_table
 from manyone.engine.inputs import digest
+from manyone.engine.options import to_plain
 from manyone.errors import ManyoneError
 from manyone.minimax.calibration import platt
 from manyone.minimax.client_data import ClientData
+from manyone.minimax.estimator import DistributedAUCClassifier
 from manyone.minimax.predict import Scaling, build_network
 from manyone.minimax.problems.agnostic import AgnosticLearning, GroupDRO
 from manyone.minimax.problems.auc import AUC, positive_rate
@@ -29,6 +31,7 @@ from manyone.minimax.sampling import sample_normals
 from manyone.minimax.stability.measures import measure, roc_auc
 
 _PROBE = 512
+_PARAMETERS = tuple(DistributedAUCClassifier().get_params())
 _CALIBRATE = 20_000
 _READING = (
     *("label", "positive", "columns", "drop", "client_column", "group"),
@@ -159,7 +162,11 @@ class AUCCase(Case):
         slope, offset = platt(self._scores(z, self.train)[:_CALIBRATE], self.train.labels[:_CALIBRATE])
         linear = self.options.model == "linear"
         network = {**self._network("" if linear else "score."), "widths": [self.table.width] if linear else self.widths}
-        return {"network": network, "classes": list(self.table.classes), "slope": slope, "offset": offset}
+        params = {name: to_plain(getattr(self.options, name)) for name in _PARAMETERS if hasattr(self.options, name)}
+        return {
+            "network": network, "classes": list(self.table.classes), "slope": slope, "offset": offset,
+            "estimator": {**params, "random_state": self.options.seed},
+        }  # fmt: skip
 
     def _scores(self, z: Tensor, side: Side) -> Tensor:
         with torch.no_grad():

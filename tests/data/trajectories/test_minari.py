@@ -197,3 +197,15 @@ def test_damaged_minari_sets_are_refused(tmp_path):
         from_minari(folder)
     with pytest.raises(ManyoneError, match=r"no data/metadata\.json"):
         from_minari(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("scores", "wanted"),
+    [((-5, 20.5), [-5, 20.5]), ((3, 3), None), ((None, 20), None), (("x", 20), None), ((float("nan"), 2), None)],
+)
+def test_reference_returns_are_read_where_they_are_two_rising_numbers(made, scores, wanted):
+    folder = made("mine/scored-v0", [buffer(3)])
+    path = folder / "data/metadata.json"
+    head = json.loads(path.read_text()) | dict(zip(("ref_min_score", "ref_max_score"), scores))
+    path.write_text(json.dumps(head))
+    assert from_minari(folder).meta.get("reference") == wanted

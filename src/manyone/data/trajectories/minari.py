@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -40,7 +41,8 @@ def from_minari(source: Path | str, name: str | None = None, *, keys: Sequence[s
     Observations and actions must be arrays of real numbers; of dictionary observations the entries ``keys`` are laid
     side by side. Success is read from ``infos["success"]`` or ``infos["is_success"]`` (any step) where nothing better
     is known. Where some episodes lack their final observation or success, it is left out of all, and
-    ``meta["notes"]`` says so. ``meta["environment"]`` is the set's record of its environment.
+    ``meta["notes"]`` says so. ``meta["environment"]`` is the set's record of its environment, ``meta["reference"]`` its
+    returns of a random and of an expert policy, where it has them.
     """
     minari = need("minari", "this data", "policies")
     folder = minari_folder(source)
@@ -92,6 +94,9 @@ def from_minari(source: Path | str, name: str | None = None, *, keys: Sequence[s
     environment = record.get("eval_env_spec") or record.get("env_spec")
     if environment:
         meta["environment"] = json.loads(environment)
+    scores = [record.get(key) for key in ("ref_min_score", "ref_max_score")]
+    if all(isinstance(score, (int, float)) and math.isfinite(score) for score in scores) and scores[0] < scores[1]:
+        meta["reference"] = scores
     name = name or head.get("name") or record["dataset_id"]
     return Trajectories.from_episodes(str(name), episodes(), meta=meta, source=source, partial=True)
 

@@ -298,7 +298,7 @@ def join(parts: Sequence[Trajectories]) -> Trajectories:
         elif key != "offsets" and any(value is not None for value in values):
             notes.append(f"{key.replace('_', ' ')} left out: not all of them have them")
     meta: dict[str, Any] = {"parts": [one.meta for one in parts]}
-    meta |= {key: first.meta[key] for key in ("keys", "environment") if key in first.meta}
+    meta |= {key: first.meta[key] for key in ("keys", "environment", "reference") if key in first.meta}
     meta["notes"] = notes + [note for one in parts for note in one.meta.get("notes", ())]
     return Trajectories(name=first.name, meta=meta, **arrays)
 

@@ -109,9 +109,18 @@ def spaces(task: str) -> tuple[int, int, int]:
         return family.state_dim, family.action_dim, locomotion.HORIZON
     env = _make_gym(task, None, None)
     (states,), (actions,) = env.observation_space.shape or (), env.action_space.shape or ()
-    horizon = env.spec.max_episode_steps if env.spec is not None else None
     env.close()
-    return states, actions, horizon or 1000
+    return states, actions, limit(task) or 1000
+
+
+@functools.lru_cache(maxsize=256)
+def limit(task: str) -> int | None:
+    """Steps after which ``task`` cuts its episodes off; None: never."""
+    if kind(task) != "gym":
+        return spaces(task)[2]
+    env = _make_gym(task, None, None)
+    env.close()
+    return None if env.spec is None else env.spec.max_episode_steps
 
 
 @functools.lru_cache(maxsize=256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +19,10 @@ from manyone.engine.progress import Progress
 from manyone.envs.single import make
 from manyone.envs.single.collect import make_offline
 from manyone.errors import ManyoneError
+from manyone.policies.held_out import split
 from manyone.policies.recipes.options import PolicyOptions
 
+_log = logging.getLogger("manyone")
 # TASK=PLACE; a Gymnasium task has keyword arguments behind a question mark, NAME=VALUE&..., and PLACE may have an = too
 _PAIR = re.compile(r"(?P<task>[^?=]*(\?[^=&]+=[^=&]*(&[^=&]+=[^=&]*)*)?)=(?P<place>.+)")
 _ARRAYS = ("observations", "actions", "rewards", "offsets", "terminated", "final_observations", "successes", "goals")
@@ -31,8 +34,10 @@ class PolicyProblem:
 
     name: str
     data: tuple[Trajectories, ...]
-    horizon: int
-    """Steps of an evaluation episode."""
+    horizon: int | None = None
+    """Steps of an evaluation episode; None: each task's own."""
+    held_out: tuple[Trajectories, ...] = ()
+    """Without environments: episodes of each task to compare actions with."""
 
     @property
     def tasks(self) -> list[str]:
@@ -42,16 +47,52 @@ class PolicyProblem:
     @property
     def bounds(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Least and largest action of each environment, [A] each; infinite where it has no bound."""
+        if self.held_out:
+            return [(np.full(one.action_dim, -np.inf), np.full(one.action_dim, np.inf)) for one in self.data]
         return [make.bounds(task) for task in self.tasks]
+
+    @property
+    def horizons(self) -> dict[str, int]:
+        """Steps of an evaluation episode of each environment."""
+        return {one.name: _horizon(one, self.horizon) for one in self.data}
 
     @property
     def longest(self) -> int:
         """Steps of the longest episode, in the data or in the evaluation."""
-        return max(self.horizon, *(int(one.lengths.max()) for one in self.data))
+        longest = [int(one.lengths.max()) for one in self.data]
+        return max(self.horizon or 0, *longest, *(() if self.held_out else self.horizons.values()))
+
+    def references(self, given: Sequence[str]) -> dict[str, tuple[float, float]]:
+        """Task -> return of a random and of an expert policy, ``given`` as TASK=RANDOM,EXPERT or known to the data."""
+        known = ((one.name, one.meta["reference"]) for one in self.data if "reference" in one.meta)
+        found = {name: (float(low), float(high)) for name, (low, high) in known}
+        for word in given:
+            task, _, pair = word.rpartition("=")
+            try:
+                random, expert = (float(value) for value in pair.split(","))
+            except ValueError:
+                raise ManyoneError(f"--reference {word}: give TASK=RANDOM,EXPERT, two returns") from None
+            if task not in self.tasks or not random < expert:
+                allowed = f"tasks {', '.join(self.tasks)}, and RANDOM below EXPERT"
+                raise ManyoneError(f"--reference {word}: needs one of the {allowed}")
+            found[task] = random, expert
+        return found
+
+    def warn_of_time(self) -> None:
+        """Says where an evaluation goes on when the data end, or the environment before it."""
+        for one, steps in zip(self.data, self.horizons.values()):
+            longest = int(one.lengths.max())
+            if self.horizon is not None and steps < self.horizon:
+                _log.warning("%s ends its episodes at %d steps, before --horizon %d", one.name, steps, self.horizon)
+            if steps > longest:
+                _log.warning("%s is evaluated for %d steps, but its data end at %d: sequence models have not learned "
+                             "later time steps", one.name, steps, longest)  # fmt: skip
 
     def digests(self) -> dict[str, str]:
         """What the data held, by content."""
-        return {f"--data {one.name}": digest(*(getattr(one, key) for key in _ARRAYS)) for one in self.data}
+        parts = {f"--data {one.name}": one for one in self.data}
+        parts |= {f"--data {one.name}, left out": one for one in self.held_out}
+        return {label: digest(*(getattr(one, key) for key in _ARRAYS)) for label, one in parts.items()}
 
 
 def load_problem(options: PolicyOptions) -> PolicyProblem:
@@ -59,14 +100,20 @@ def load_problem(options: PolicyOptions) -> PolicyProblem:
     wanted = offline_name(options)
     if wanted is None:
         keys = [key for word in options.keys for key in word.split(",") if key]
-        return from_places(
+        problem = from_places(
             options.data,
             horizon=options.horizon,
             keys=keys,
             data_horizon=options.data_horizon,
             # an earlier version cut the actions of .npz files to -1 and 1 when it read them
             clip=1.0 if options.action_range == "unit" else None,
+            simulator=options.simulator,
         )
+        if options.simulator:
+            problem.warn_of_time()
+            return problem
+        parts = [split(one, options.data_seed) for one in problem.data]
+        return replace(problem, data=tuple(own for own, _ in parts), held_out=tuple(held for _, held in parts))
     return from_suite(wanted, horizon=options.horizon, workers=options.workers)
 
 
@@ -97,40 +144,55 @@ def from_places(
     keys: Sequence[str] = (),
     data_horizon: int | None = None,
     clip: float | None = None,
+    simulator: bool = True,
 ) -> PolicyProblem:
     """Own data, each as TASK=PLACE: a Minari id, a D4RL HDF5 file or a folder of per-episode .npz files.
 
     TASK may be left out where the data name their environment. Data of one task, TASK=A TASK=B or TASK=A,B, are joined.
     ``keys`` are the entries of dictionary observations (for a task that names none), ``data_horizon`` the steps after
     which the episodes of an HDF5 file without timeouts were cut. ``clip`` cuts the actions of .npz files to
-    [-clip, clip].
+    [-clip, clip]. Without ``simulator`` TASK is any name.
     """
     found: dict[str, list[Trajectories]] = {}
     for pair in pairs:
-        one = _from_place(pair, keys, data_horizon, clip)
+        one = _from_place(pair, keys, data_horizon, clip, simulator)
         found.setdefault(one.name, []).append(one)
     data = [parts[0] if len(parts) == 1 else join(parts) for parts in found.values()]
     return _problem("own data", data, horizon)
 
 
-def _from_place(pair: str, keys: Sequence[str], data_horizon: int | None, clip: float | None) -> Trajectories:
+def _from_place(
+    pair: str, keys: Sequence[str], data_horizon: int | None, clip: float | None, simulator: bool
+) -> Trajectories:
     match = None if Path(pair).exists() else _PAIR.fullmatch(pair)
     task, place = (match["task"], match["place"]) if match else ("", pair)
     if not task and not match and not Path(place).exists() and minari_folder(place) is None and "," not in place:
         raise ManyoneError(f"--data {pair}: give TASK=PLACE, e.g. door-open-v3=data/door-open")
-    if task:
-        task = make.with_keys(make.suite_tasks(task)[0], keys)
+    if task and simulator:
+        task = _environment(pair, task, keys)
     own = make.gym_parts(task)[1] if task.startswith("gym:") else ()
     found = files.from_place(place, keys=own or keys, horizon=data_horizon, clip=clip)
+    if not task and not simulator:
+        raise ManyoneError(f"--data {pair}: give TASK=PLACE; without a simulator TASK is any name")
     if not task:
         task = make.with_keys(_recorded(found, place), found.meta.get("keys", keys))
-    states, actions, _ = make.spaces(task)
+    states, actions, _ = make.spaces(task) if simulator else (found.state_dim, found.action_dim, 0)
     if (found.state_dim, found.action_dim) != (states, actions):
         raise ManyoneError(
             f"--data {pair}: the data have states and actions of width {found.state_dim} and {found.action_dim}, "
             f"but {task} has {states} and {actions}"
         )
     return replace(found, name=task)
+
+
+def _environment(pair: str, task: str, keys: Sequence[str]) -> str:
+    """The full name of the environment ``task``, which must be there."""
+    try:
+        name = make.with_keys(make.suite_tasks(task)[0], keys)
+        make.spaces(name)
+    except ManyoneError as problem:
+        raise ManyoneError(f"--data {pair}: {problem}; --no-simulator trains on data alone") from None
+    return name
 
 
 def _recorded(data: Trajectories, place: str) -> str:
@@ -144,4 +206,12 @@ def _recorded(data: Trajectories, place: str) -> str:
 
 
 def _problem(name: str, data: Sequence[Trajectories], horizon: int | None) -> PolicyProblem:
-    return PolicyProblem(name, tuple(data), horizon or max(int(one.lengths.max()) for one in data))
+    return PolicyProblem(name, tuple(data), horizon)
+
+
+def _horizon(data: Trajectories, asked: int | None) -> int:
+    """The steps ``asked`` for, else those of the longest episode, or the environment's where that one has ended."""
+    limit, longest = make.limit(data.name), int(data.lengths.max())
+    if asked is None and (limit is None or not data.terminated[data.lengths == longest].all()):
+        asked = longest
+    return min(asked or 10**9, limit or 10**9)

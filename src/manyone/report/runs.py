@@ -14,6 +14,7 @@ from typing import Any
 
 from manyone.claims.figure import Figure, load_figures
 from manyone.claims.numbers import significant
+from manyone.engine.files import stays_inside
 from manyone.errors import ManyoneError
 from manyone.evaluation.intervals import t_interval
 from manyone.report import figures
@@ -75,6 +76,9 @@ def read_run(folder: Path) -> RunRecord:
     config_path, metrics_path = folder / "config.yaml", folder / "metrics.jsonl"
     if not config_path.is_file():
         raise ManyoneError(f"{folder}: no config.yaml, so this is not a run folder")
+    for path in (config_path, metrics_path, folder / FIGURES):
+        if not stays_inside(path, folder):
+            raise ManyoneError(f"{path}: a link out of the run folder, which would end up on the page: copy the file")
     try:
         config = yaml.safe_load(config_path.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:

@@ -146,7 +146,9 @@ def _add_side_by_side(parser: Parser) -> None:
 
 def _add_trust(parser: Parser) -> None:
     parser.add_argument(
-        "--trust", action="store_true", help="import the modules that the run names, though somebody else made it"
+        "--trust",
+        action="store_true",
+        help="import the modules that the run names, and follow links out of its folder, whoever made it",
     )
 
 

@@ -24,6 +24,10 @@ History = Mapping[str, Sequence[tuple[int, float]]]
 class PolicyTrainer(Learner, Protocol):
     """A :class:`~manyone.engine.learner.Learner` of one policy for many tasks, or of one a task."""
 
+    @property
+    def iteration(self) -> int:
+        """Steps taken."""
+
     def policy(self, variant: str = "") -> Any:
         """What acts in many episodes at once (the roll-outs' ``BatchedPolicy``), as it is now.
 

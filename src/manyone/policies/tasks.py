@@ -7,13 +7,14 @@ Prompts come from the best tenth of the episodes by return, which no training wi
 methods are compared on equal data. ``legacy_prompt`` is the rule of the HarmoDT program instead. What is drawn depends
 on (seed, task, step) alone.
 
-Networks act in [-1, 1]; a task's own actions are a = c + h u, with the centre c and half the width h of its bounds.
-Public names: :class:`PolicyData`, :class:`TaskBatch`, :class:`TaskTable`, :data:`POOLED`, :func:`label`.
+Networks give u in [-1, 1]; the action is a = c + h u, with the centre c and half the width h of the task's bounds.
+Public names: :class:`PolicyData`, :class:`TaskBatch`, :class:`TaskTable`, :data:`POOLED`, :func:`label`, :func:`slug`.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -41,6 +42,11 @@ POOLED: dict[str, Any] = {"normalisation": "pooled", "scale": "pooled", "target"
 def label(task: str) -> str:
     """A task's name in metrics and tables: ``door-open-v3`` -> ``door-open``; others as they are."""
     return task.removesuffix("-v3")
+
+
+def slug(task: str) -> str:
+    """A task's name as a file's or folder's: ``gym:Ant-v5?healthy_reward=0`` -> ``gym-Ant-v5-healthy_reward=0``."""
+    return re.sub(r"[^\w.,=+-]+", "-", task)
 
 
 class TaskBatch(NamedTuple):
@@ -73,7 +79,10 @@ class TaskTable:
     """Least and largest action, [N, 2, A]; None: -1 and 1 in all tasks."""
 
     def index(self, task: str) -> int:
-        """Number of the task called ``task``."""
+        """Number of the task called ``task``; of a Gymnasium task also without its keyword arguments, if it is one."""
+        plain = [name.partition("?")[0] for name in self.names]
+        if task not in self.names and plain.count(task) == 1:
+            return plain.index(task)
         if task not in self.names:
             raise ManyoneError(f"task {task!r} is unknown to this policy: it has {', '.join(self.names)}")
         return self.names.index(task)
@@ -85,7 +94,8 @@ class TaskTable:
             return t.to(device, dtype if t.is_floating_point() else None)
 
         prompt = None if self.prompt is None else {k: move(v) for k, v in self.prompt.items()}
-        return replace(self, **{key: move(value) for key, value in self._each().items()}, prompt=prompt)
+        fields: dict[str, Any] = {key: move(value) for key, value in self._each().items()}
+        return replace(self, **fields, prompt=prompt)
 
     def subset(self, tasks: Sequence[int]) -> TaskTable:
         """The rows ``tasks``, in that order."""
@@ -365,7 +375,7 @@ def _bounds(data: Trajectories, given: Bounds | None) -> np.ndarray:
     bounds = np.stack(given).astype(np.float32)
     if bounds.shape != own.shape or not (bounds[0] < bounds[1]).all():
         raise ManyoneError(f"{data.name}: bounds {bounds.tolist()}: give {data.action_dim} least and largest actions")
-    unknown = ~np.isfinite(bounds).all(0)
+    unknown = np.asarray(~np.isfinite(bounds).all(0))
     if unknown.any():
         low, high = own[:, unknown]
         steady = low == high  # any width does

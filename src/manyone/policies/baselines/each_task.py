@@ -53,6 +53,11 @@ class EachTask:
         """The policies as they are now, as one."""
         return ByTask({one.data.names[0]: one.policy() for one in self.learners})
 
+    def effort(self) -> dict[str, float]:
+        """The mean of the networks'."""
+        each = [one.effort() for one in self.learners]
+        return {name: sum(e[name] for e in each) / len(each) for name in each[0]}
+
     def sizes(self) -> dict[str, float]:
         """Parameters of all networks."""
         return sizes_of(one.model for one in self.learners)

@@ -28,7 +28,7 @@ class PolicyOptions(CommonOptions):
                   "schedule": "constant"},
     }  # fmt: skip
 
-    EARLIER: ClassVar[Mapping[str, Any]] = {"action_range": "unit"}
+    EARLIER: ClassVar[Mapping[str, Any]] = {"hold_out": "with-prompt", "action_range": "unit"}
 
     preset: Literal["laptop", "paper"] = "laptop"
     """Defaults of all options that are left open: laptop (minutes on two cores) or paper (the published values)."""
@@ -67,6 +67,9 @@ class PolicyOptions(CommonOptions):
     """Peak learning rate of AdamW (paper: 0.0001)."""
     weight_decay: Annotated[float, Range(0)] = 1e-4
     """AdamW's weight decay."""
+    hold_out: Literal["always", "with-prompt", "never"] = "always"
+    """Leave the best tenth of each task's episodes, which prompts are taken from, out of the training: always, so that
+    methods with and without a prompt train on the same data; only where there is a prompt; or never."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate after the warm-up (paper: constant)."""
     action_range: Literal["bounds", "unit"] = "bounds"
@@ -113,6 +116,8 @@ class CloningOptions(PolicyOptions):
     """Width of the hidden layers."""
     layers: Positive = 3
     """Hidden layers."""
+    tasks_per_step: Annotated[int | None, Range(1)] = None
+    """Tasks that one step takes, in turn; default: all. At most all tasks are taken."""
     warmup: Natural = 0
     """Steps of linear warm-up of the learning rate."""
 
@@ -132,7 +137,7 @@ class TransformerOptions(PolicyOptions):
     prompt: Positive = 5
     """K*, steps of the prompt where the method has one."""
     legacy_prompt: bool = False
-    """Choose prompts as the published HarmoDT code does: not only from the best episodes, and from training windows."""
+    """Choose prompts as the published HarmoDT code does: not only from the best episodes, and --hold-out never."""
     width: Positive = 64
     """Width of the network, a multiple of --heads (paper: 256)."""
     layers: Positive = 2

@@ -163,12 +163,13 @@ class Evaluator:
         """Plays with what ``learner`` is now: success and return with their intervals, and of each task.
 
         Where tasks are grouped also ``groups``, their number, and where the group is inferred ``gate_accuracy``, the
-        share of steps under the right one. The results stay in ``results``.
+        share of steps under the right one; and what the training took (``updates``, ``samples_per_task``). The results
+        stay in ``results``.
         """
         self.results = self.play(learner.policy())
         metrics = summarise(self.results).as_metrics()
         metrics |= normalised(metrics, self.references)
-        metrics |= {name: value for name, value in learner.sizes().items() if name == "groups"}
+        metrics |= learner.effort() | {name: v for name, v in learner.sizes().items() if name == "groups"}
         right = shares_right(self.results)
         return metrics | ({"gate_accuracy": sum(right) / len(right)} if right else {})
 

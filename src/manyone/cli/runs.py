@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from manyone.cli.parser import Parser, at_least_one
@@ -83,7 +84,7 @@ def resume(words: Sequence[str]) -> int:
         raise ManyoneError(f"--workers and --cluster are for folders of several seeds, and {parsed.run} is none")
     folder, options = reopen(parsed.run, trust=parsed.trust)
     if folder.done:
-        _say(f"{folder.path} is finished already; next: manyone report {folder.path}")
+        _say(f"{folder.path} is finished already; next: manyone report {quote(str(folder.path))}")
         return 0
     folder.lock()
     return _go(options, folder)
@@ -153,14 +154,14 @@ def _go(options: CommonOptions, folder: RunFolder) -> int:
     from manyone.recipes.execution import execute
 
     if execute(options, folder):
-        _say(f"run: {folder.path}\nnext: manyone report {folder.path}")
+        _say(f"run: {folder.path}\nnext: manyone report {quote(str(folder.path))}")
     return 0
 
 
 def _go_seeds(runs: SeedRuns, several: argparse.Namespace) -> int:
     table = runs.run(several.workers, several.cluster)
     show(table, f"{runs.recipe}, {len(runs.seeds)} seeds")
-    print(f"runs: {runs.path}\nnext: manyone report {runs.path}")
+    print(f"runs: {runs.path}\nnext: manyone report {quote(str(runs.path))}")
     return 0
 
 

@@ -91,6 +91,8 @@ class Parallel:
         except (NotImplementedError, AttributeError):
             return None  # PettingZoo's base class has a state() that says so
         except TypeError as problem:
+            if str(problem).endswith("object is not callable"):  # PettingZoo's wrappers over one that is no method
+                return None
             raise ManyoneError(f"state() fails ({problem}): mend it, or leave it out with state=false") from problem
         if held is None:
             return None

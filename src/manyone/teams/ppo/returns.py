@@ -33,13 +33,15 @@ def own_ends(alive: Tensor, step: Step) -> tuple[Tensor, Tensor]:
     return terminated, (cut | alone) & ~terminated
 
 
-def with_stand_ins(values: Tensor, alive: Tensor) -> Tensor:
-    """``values`` [B, n]; of agents that are not ``alive``, the mean of those that are (0 where nobody is).
+def with_stand_ins(values: Tensor, alive: Tensor, observations: Tensor) -> Tensor:
+    """``values`` [B, n] of ``observations`` [B, n, d]; of agents that are not ``alive`` and see zeros, the mean of
+    those that are (0 where nobody is).
 
-    No value was ever fitted to what an absent agent sees; of a team that shares its reward this is the same return.
+    No value was ever fitted to such zeros; of a team that shares its reward the mean is the same return. An agent that
+    waits and sees something (a player whose turn it is not) has a return of its own.
     """
     mean = torch.where(alive, values, 0.0).sum(-1, keepdim=True) / alive.sum(-1, keepdim=True).clamp(min=1)
-    return torch.where(alive, values, mean)
+    return torch.where(alive | observations.any(-1), values, mean)
 
 
 def gae(

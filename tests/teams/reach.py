@@ -1,4 +1,4 @@
-"""An own environment with continuous actions: ``manyone run ippo --env pettingzoo:reach:low=0,high=100`` beside this file.
+"""An own environment with continuous actions: beside this file ``manyone run ippo --env pettingzoo:reach:high=100``.
 
 Two agents are shown a share of their range (one of them of two ranges) and lose their distance from it, in half widths;
 what they see and get does not depend on where the range lies.

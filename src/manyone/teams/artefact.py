@@ -384,7 +384,8 @@ with Decentralised(".") as team:
     allowed = (
         f"{seen.partition(', ')[2]}: what the task allows now, bool [{n}, {spec['actions']}]" if spec["masked"] else ""
     )
-    notes = "".join(f"\n# {note}" for note in (numbers, allowed) if note)
+    there = f"alive=, bool [{n}]: who is there now; nobody hears the others" if spec["absences"] else ""
+    notes = "".join(f"\n# {note}" for note in (numbers, allowed, there) if note)
     return f"""# A team for {spec["name"]}
 
 {n} agents, {links} links of {n * (n - 1)}; the graph is in `{CONFIG}` (row = receiver, column = sender){dynamic}.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from manyone.envs.teams.types import Observation, Step
@@ -103,7 +103,7 @@ KINDS = ["acts", "waits", "terminated", "cut", "terminated away", "cut away"]
 LIFE = st.lists(st.sampled_from(KINDS), min_size=T, max_size=T)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(lives=st.lists(LIFE, min_size=2, max_size=2), seed=st.integers(0, 1000))
 def test_each_agents_advantages_end_with_its_own_life_whatever_the_others_and_its_successor_do(lives, seed):
     """Where it ends it has acted for the last time, or is away; what acts afterwards is a newcomer."""

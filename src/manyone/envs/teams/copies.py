@@ -280,6 +280,7 @@ def _spec(name: str, layout: Layout) -> TeamSpec:
         reports_success=layout.reports_success,
         digits=layout.widest,
         masked=layout.forbids,
+        absences=layout.absences,
         agent_low=agent_low,
         agent_high=agent_high,
         details={"replayable": layout.replayable},

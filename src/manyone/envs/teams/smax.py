@@ -69,6 +69,7 @@ class SmaxTeam:
             agent_names=tuple(agents),
             reports_success=True,
             masked=not continuous,
+            absences=True,
         )
         self._start, self._advance, self._merge = _compiled(self._jax, self._env, not continuous)
         self._seed: int | None = None

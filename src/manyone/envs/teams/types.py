@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
 _UNBOUNDED = 1e30  # half a width from which on bounds are those of the number format, not of the task
 
 
@@ -24,11 +23,12 @@ class TeamSpec:
 
     ``actions``: number of discrete actions A, 0 when they are continuous; ``digits``: choices of each of the k numbers
     that an action is made of, A their sum, () where it is one number; ``action_dim``: width of a continuous action,
-    with bounds ``low`` and ``high`` (one number per entry: the widest of all agents), and each agent's own, ``agent_low``
-    and ``agent_high`` [n][a], in which a policy acts (see :meth:`to_bounds`); ``masked``: whether an agent may find actions forbidden, so
-    that nobody can act without ``Observation.available``; ``state_dim``: width of the global state, 0 when there is
-    none; ``horizon``: most steps of an episode; ``reports_success``: whether ``Step.success`` means anything;
-    ``details``: what else a reader should see, JSON-able.
+    with bounds ``low`` and ``high`` (one number per entry: the widest of all agents), and each agent's own,
+    ``agent_low`` and ``agent_high`` [n][a], in whose units a policy acts (see :meth:`to_bounds`); ``masked``: whether
+    an agent may find actions forbidden, so that nobody can act without ``Observation.available``; ``absences``: whether
+    agents may be missing while others go on, who then hear nothing of them; ``state_dim``: width of the global state,
+    0 when there is none; ``horizon``: most steps of an episode; ``reports_success``: whether ``Step.success`` means
+    anything; ``details``: what else a reader should see, JSON-able.
     """
 
     name: str
@@ -44,6 +44,7 @@ class TeamSpec:
     reports_success: bool = False
     digits: tuple[int, ...] = ()
     masked: bool = False
+    absences: bool = False
     agent_low: tuple[tuple[float, ...], ...] = ()
     agent_high: tuple[tuple[float, ...], ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
@@ -89,6 +90,10 @@ class Observation(NamedTuple):
     alive: Tensor
     available: Tensor | None = None
     state: Tensor | None = None
+
+    def present(self) -> Tensor:
+        """bool [B, n]: who is there: is alive, or waits for its turn and sees something (the dead see zeros)."""
+        return self.alive | self.observations.any(-1)
 
     def select(self, rows: Tensor) -> Observation:
         """The same of some slots (an index or a mask over the first axis)."""

@@ -94,7 +94,7 @@ class TeamLearner:
         """Everything that later steps depend on, the environment included."""
         graph, edges = self.graph, self.updates.edge_optimiser
         return {
-            "acts_in": "bounds",  # units of the policy's actions; checkpoints of before have the environment's
+            "acts_in": "bounds",  # units of actions; checkpoints of before have the environment's, and hear the dead
             "iteration": self.iteration,
             "upper_steps": self.updates.upper_steps,
             "policy": self.policy.state_dict(),
@@ -109,7 +109,7 @@ class TeamLearner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what :meth:`state_dict` returned."""
         if "acts_in" not in state:
-            self.policy.spec = replace(self.policy.spec, agent_low=(), agent_high=())
+            self.policy.spec = replace(self.policy.spec, absences=False, agent_low=(), agent_high=())
         self.iteration, self.updates.upper_steps = int(state["iteration"]), int(state["upper_steps"])
         self.policy.load_state_dict(state["policy"])
         if isinstance(self.graph, LearnedGraph):
@@ -175,8 +175,8 @@ class TeamLearner:
             "episode_length": _mean_where(lengths, done),
             "episodes": done.sum(),
             "reward": buffer.rewards.mean(),
-            "receive_rate": masked_mean((buffer.received > 0).float(), buffer.alive),
-            "links": buffer.received.sum(-1).float().mean(),
+            "receive_rate": masked_mean(buffer.received.float(), buffer.alive),
+            "links": buffer.messages.mean(),
         }
         if self.env.spec.reports_success:
             found["success"] = _mean_where(buffer.success.float(), done)

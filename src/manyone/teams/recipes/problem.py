@@ -32,15 +32,15 @@ def open_env(options: TeamOptions, copies: int) -> TeamEnv:
 
 
 class EvaluationPlan(NamedTuple):
-    """How a run is evaluated: every so many iterations (0: at the end alone) in ``episodes`` episodes; ``points``,
-    budgets of links at which the finished team is played in ``point_episodes`` each; ``steps``: the most environment
-    steps that all of it takes, ``share``: as a share of training's."""
+    """How a run is evaluated: every so many iterations (0: at the end alone), ``times`` in all, in ``episodes`` each;
+    ``points``, budgets of links at which the finished team is played in ``point_episodes`` each; ``steps``: the most
+    environment steps that all of it takes, ``share``: as a share of training's."""
 
     every: int
     episodes: int
     points: tuple[int, ...]
     point_episodes: int
-    count: int
+    times: int
     steps: int
     share: float
 
@@ -48,7 +48,7 @@ class EvaluationPlan(NamedTuple):
         """The same for people."""
         curve = f", {len(self.points)} budgets of links of {self.point_episodes}" if self.points else ""
         return (
-            f"evaluation: {self.count} times {self.episodes} greedy episodes"
+            f"evaluation: {self.times} times {self.episodes} greedy episodes"
             + (f", one every {self.every} iterations" if self.every else "")
             + f"{curve}: at most {self.steps:,} steps, {self.share:.0%} of training's"
         )

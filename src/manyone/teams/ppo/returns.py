@@ -36,8 +36,8 @@ def own_ends(alive: Tensor, step: Step) -> tuple[Tensor, Tensor]:
 def with_stand_ins(values: Tensor, seen: Observation) -> Tensor:
     """``values`` [B, n] of what is ``seen``; of agents that are not there, the mean of those alive (0 where nobody is).
 
-    No value was ever fitted to the zeros that these see; of a team that shares its reward the mean is the same return. An agent that
-    waits and sees something (a player whose turn it is not) has a return of its own.
+    No value was ever fitted to the zeros that these see; of a team that shares its reward the mean is the same return.
+    An agent that waits and sees something (a player whose turn it is not) has a return of its own.
     """
     count = seen.alive.sum(-1, keepdim=True).clamp(min=1)
     mean = torch.where(seen.alive, values, 0.0).sum(-1, keepdim=True) / count

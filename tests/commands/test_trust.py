@@ -49,7 +49,7 @@ def named(tmp_path):
 
 @pytest.fixture
 def made(manyone, process, named):
-    """A finished run that names it, made in worker processes by ``python -m manyone`` beside a foreign ``selectors``."""
+    """A finished run that names it, by ``python -m manyone`` with a worker, beside a foreign ``selectors``."""
     (named / "selectors.py").write_text("raise AssertionError('the library has this module')")
     words = (
         "-m",

@@ -204,7 +204,9 @@ def ascii_stream():
 
 
 def test_a_terminal_that_knows_ascii_alone_shows_everything(manyone, monkeypatch, tmp_path):
-    (tmp_path / "größe.csv").write_text("a,y\n" + "".join(f"{i % 7},{'groß' if i % 2 else 'klein'}\n" for i in range(40)))
+    (tmp_path / "größe.csv").write_text(
+        "a,y\n" + "".join(f"{i % 7},{'groß' if i % 2 else 'klein'}\n" for i in range(40))
+    )
     out, err = ascii_stream(), ascii_stream()
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)

@@ -147,7 +147,9 @@ def test_discrete_actions_and_images_are_refused_in_one_line(made, buffers, spac
 
 
 def test_sets_of_minaris_other_format_are_read_alike(made):
-    given = [buffer(3, np.full((4, 2), n, np.float32), infos={"is_success": [k == n for k in range(4)]}) for n in (1, 5)]
+    given = [
+        buffer(3, np.full((4, 2), n, np.float32), infos={"is_success": [k == n for k in range(4)]}) for n in (1, 5)
+    ]
     found = [from_minari(made(f"{kind}-v0", given, data_format=kind)) for kind in ("hdf5", "arrow")]
     same(*found)
     assert found[1].successes.tolist() == [True, False]

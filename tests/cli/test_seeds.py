@@ -45,7 +45,7 @@ def test_n_runs_equal_single_ones_and_make_one_table(manyone, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(weights("one").values(), weights("many/seed-5").values()))
     assert not list(Path("many").glob(".running*"))
     # each is an ordinary run
-    code, alone, err = manyone("eval", "many/seed-5")
+    code, _, err = manyone("eval", "many/seed-5")
     assert code == 0, err
     code, out, err = manyone("eval", "many")
     assert code == 0, err

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 from manyone.merging.heads import Head
 from manyone.nets.huggingface import read_config
@@ -68,7 +69,7 @@ def zero_shot_heads(
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 part = path.with_suffix(".part")
-                save_file(found, part)
+                save_tensors(found, part)
                 part.replace(path)
         heads[task] = Head(found["weight"], None, float(found["scale"]), normalise=True)
     return heads

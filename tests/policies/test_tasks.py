@@ -194,8 +194,6 @@ def test_data_that_cannot_be_used_is_refused(tasks):
         PolicyData([one, one], context=4)
     with pytest.raises(ManyoneError, match="one episode cannot be prompt and training data"):
         PolicyData([one.select([0])], context=4, prompt=2)
-    with pytest.raises(ManyoneError, match="must agree"):
-        PolicyData([one, *tasks(2, states=6)[1:]], context=4)
     with pytest.raises(ManyoneError, match="task 'reach' is unknown to this policy: it has task-0"):
         PolicyData([one], context=4).table.index("reach")
     broken = one.observations.copy()

@@ -76,6 +76,13 @@ def reproduce(words: Sequence[str]) -> int:
         help=f"only the claims of a field, or of several with commas: {', '.join(FIELDS)} (default: all)",
     )
     parser.add_argument(
+        "--suite",
+        metavar="S",
+        action="append",
+        default=[],
+        help="only on a suite, or several with commas, of those that --dry-run shows (default: all)",
+    )
+    parser.add_argument(
         "--scale",
         choices=("smoke", "laptop", "paper"),
         default="smoke",
@@ -96,7 +103,8 @@ def reproduce(words: Sequence[str]) -> int:
     module = _load("manyone.reproduce.reproduce")
     code = module.reproduce(
         parsed.claims,
-        fields=[f.strip() for words in parsed.field for f in words.split(",") if f.strip()],
+        fields=_listed(parsed.field),
+        suites=_listed(parsed.suite),
         scale=parsed.scale,
         seeds=parsed.seeds,
         out=parsed.out,
@@ -105,6 +113,10 @@ def reproduce(words: Sequence[str]) -> int:
         dry_run=parsed.dry_run,
     )
     return int(code or 0)
+
+
+def _listed(words: Sequence[str]) -> list[str]:
+    return [name.strip() for word in words for name in word.split(",") if name.strip()]
 
 
 def data(words: Sequence[str]) -> int:

@@ -146,6 +146,15 @@ def test_discrete_actions_and_images_are_refused_in_one_line(made, buffers, spac
         from_minari(made("d-v0", [buffers], **spaces))
 
 
+def test_sets_of_minaris_other_format_are_read_alike(made):
+    given = [
+        buffer(3, np.full((4, 2), n, np.float32), infos={"is_success": [k == n for k in range(4)]}) for n in (1, 5)
+    ]
+    found = [from_minari(made(f"{kind}-v0", given, data_format=kind)) for kind in ("hdf5", "arrow")]
+    same(*found)
+    assert found[1].successes.tolist() == [True, False]
+
+
 def test_the_environment_that_a_set_names_is_told_and_never_made(made, tmp_path, monkeypatch):
     """Minari itself makes it where the set lacks a space: that imports what the file says."""
     (tmp_path / "named_by_a_file.py").write_text("raise SystemExit('it ran')")

@@ -167,7 +167,7 @@ def _one(path: Path, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> 
         raise ManyoneError(f"{path}: has no {' or '.join(names)} (it has {', '.join(arrays)})")
     try:
         array = np.asarray(arrays[found])
-    except (*_DAMAGED, TypeError) as problem:
+    except (*_DAMAGED, TypeError, MemoryError) as problem:
         raise ManyoneError(f"{path}: {found} cannot be read ({_words(problem)})") from None
     if array.dtype.kind not in "fiub":
         raise ManyoneError(f"{path}: {found} hold {array.dtype}; expected numbers")

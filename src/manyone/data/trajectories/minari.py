@@ -56,8 +56,9 @@ def from_minari(source: Path | str, name: str | None = None, *, keys: Sequence[s
         entries = list(dataset.storage.get_episode_metadata(dataset.episode_indices))
         head = record.get(_HEAD, {})
         head = json.loads(head) if isinstance(head, str) else head
+        meta = dict(head.get("meta") or {"source": "Minari", "dataset_id": record["dataset_id"]})
         every = dataset.iterate_episodes()
-    except (*DAMAGED, AssertionError, ImportError) as problem:
+    except (*DAMAGED, AssertionError, AttributeError, ImportError) as problem:
         raise ManyoneError(f"{source}: not a readable Minari data set ({problem}); fetch or make it again") from None
     state_width(dataset.observation_space, keys, str(source))
     action_width(dataset.action_space, str(source))
@@ -72,8 +73,8 @@ def from_minari(source: Path | str, name: str | None = None, *, keys: Sequence[s
             except DAMAGED as problem:
                 raise ManyoneError(f"{origin}: damaged ({problem}); fetch or make the data again") from None
             found = {
-                "observations": _flat(episode.observations, keys, origin),
-                "actions": _flat(episode.actions, (), origin),
+                "observations": lay_out(episode.observations, keys, batch=True, origin=origin),
+                "actions": lay_out(episode.actions, batch=True),
                 "rewards": episode.rewards,
                 "terminated": bool(np.any(episode.terminations)),
             }
@@ -88,16 +89,15 @@ def from_minari(source: Path | str, name: str | None = None, *, keys: Sequence[s
                 found["success"] = bool(np.any(told[0]))
             yield found
 
-    meta = dict(head.get("meta") or {"source": "Minari", "dataset_id": dataset.spec.dataset_id})
     if type(dataset.observation_space).__name__ == "Dict":
         meta["keys"] = list(keys)
     environment = record.get("eval_env_spec") or record.get("env_spec")
     if environment:
         meta["environment"] = json.loads(environment)
-    scores = [record.get(key) for key in ("ref_min_score", "ref_max_score")]
+    scores: list[Any] = [record.get(key) for key in ("ref_min_score", "ref_max_score")]
     if all(isinstance(score, (int, float)) and math.isfinite(score) for score in scores) and scores[0] < scores[1]:
         meta["reference"] = scores
-    name = name or head.get("name") or dataset.spec.dataset_id
+    name = name or head.get("name") or record["dataset_id"]
     return Trajectories.from_episodes(str(name), episodes(), meta=meta, source=source, partial=True)
 
 
@@ -117,13 +117,6 @@ def _record(data: Path) -> dict[str, Any]:
     if (data / "main_data.hdf5").exists():
         check_hdf5(data / "main_data.hdf5")
     return record  # type: ignore[no-any-return]
-
-
-def _flat(value: Any, keys: Sequence[str], origin: str) -> np.ndarray:
-    """Observations or actions of an episode, as [T, width]."""
-    if isinstance(value, tuple):
-        raise ManyoneError(f"{origin}: tuples of arrays cannot be used; expected flat arrays")
-    return lay_out(value, keys, batch=True, origin=origin)
 
 
 def to_minari(data: Trajectories, dataset_id: str, *, root: Path | str | None = None, author: str = "manyone") -> Path:

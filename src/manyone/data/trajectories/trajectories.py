@@ -263,7 +263,8 @@ class Trajectories:
             try:
                 arrays[key] = np.load(path, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError, EOFError) as problem:
-                raise ManyoneError(f"{path}: missing or damaged ({problem}); make the data again") from None
+                why = getattr(problem, "strerror", None) or "no array of numbers"  # NumPy's words advise to unpickle
+                raise ManyoneError(f"{path}: missing or damaged ({why}); make the data again") from None
             if arrays[key].dtype != _ARRAYS[key]:
                 raise ManyoneError(f"{path}: holds {arrays[key].dtype}, expected {np.dtype(_ARRAYS[key])}")
         try:
@@ -297,7 +298,7 @@ def join(parts: Sequence[Trajectories]) -> Trajectories:
         elif key != "offsets" and any(value is not None for value in values):
             notes.append(f"{key.replace('_', ' ')} left out: not all of them have them")
     meta: dict[str, Any] = {"parts": [one.meta for one in parts]}
-    meta |= {key: first.meta[key] for key in ("keys", "environment") if key in first.meta}
+    meta |= {key: first.meta[key] for key in ("keys", "environment", "reference") if key in first.meta}
     meta["notes"] = notes + [note for one in parts for note in one.meta.get("notes", ())]
     return Trajectories(name=first.name, meta=meta, **arrays)
 

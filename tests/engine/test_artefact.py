@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from manyone.engine import artefact
+from manyone.engine import artefact, checkpoint
 from manyone.engine.artefact import load_weights, made_of, read_model, write_model
 from manyone.engine.files import writing
 from manyone.errors import ManyoneError
@@ -29,6 +30,27 @@ def test_what_is_written_comes_back_and_other_files_stay(tmp_path: Path) -> None
     write(tmp_path, 2.0, more={"more.bin": None})
     assert read_model(str(tmp_path), "a toy", ())[1]["a"][0, 0] == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["README.md", "config.json", "mine.txt", "model.safetensors"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660), (0o077, 0o600)])
+def test_all_files_of_models_and_checkpoints_have_the_mode_of_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write(tmp_path / "model", more={"more.bin": lambda path: path.write_bytes(b"x")})
+        write(tmp_path / "model", 2.0)  # also where a file is replaced
+        checkpoint.save(tmp_path / "checkpoints", 1, {"w": torch.ones(5)})
+    finally:
+        os.umask(before)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(modes) == 7
+    assert set(modes.values()) == {oct(mode)}
+
+
+def test_no_file_of_tensors_is_written_past_save_tensors() -> None:
+    source = Path(__file__).parents[2] / "src/manyone"
+    users = {p.relative_to(source).as_posix() for p in source.rglob("*.py") if "save_file(" in p.read_text("utf-8")}
+    assert users == {"engine/tensors.py", "teams/processes/executor.py"}  # the executor's file is private, and goes
 
 
 def test_a_failure_leaves_the_model_of_before(tmp_path: Path) -> None:
@@ -97,3 +119,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         {}["kind"]
     with pytest.raises(ManyoneError, match=r"^c\.json: damaged \(a b\)"), made_of("c.json"):
         raise ValueError("a\nb")
+
+
+def test_a_merge_of_bare_files_is_named_for_what_it_is(tmp_path):
+    save_file({"w": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(ManyoneError, match=r"tensors without config\.json, as a merge of bare files leaves them"):
+        read_model(tmp_path, "a merged model", ("encoder",))

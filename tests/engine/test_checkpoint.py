@@ -144,7 +144,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_else(tmp_path, monk
         from safetensors import SafetensorError
 
         full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-        monkeypatch.setattr("safetensors.torch.save_file", refuse)
+        monkeypatch.setattr("manyone.engine.checkpoint.save_tensors", refuse)
     elif where == "values":
         monkeypatch.setattr("pathlib.Path.write_text", refuse)
     else:

@@ -42,12 +42,30 @@ def test_a_log_has_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert capsys.readouterr().err == "now: 0/4 steps  0 steps/s\n", "nothing is known about the time left yet"
 
 
+def test_the_time_left_ignores_the_first_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    with Progress("toy", 101) as bar:
+        clock.now += 40  # compiling
+        bar.update(1)
+        for step in range(2, 32):
+            clock.now += 1
+            bar.update(step)
+    assert capsys.readouterr().err.splitlines() == [
+        "toy: 1/101 steps  0.025 steps/s",
+        "toy: 31/101 steps  1 steps/s  0:01:10 left",
+    ]
+
+
 def test_units_and_what_may_change(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock(monkeypatch)
     with Progress("get", unit="bytes", show=True) as bar:
         clock.now += 2
-        bar.update(3_000_000, 9_000_000, name="get more")
-    assert capsys.readouterr().err == "get more: 3.0/9.0 MB  1.5 MB/s  0:00:04 left\n"
+        bar.update(1_000_000, 9_000_000)
+        clock.now += 30
+        bar.update(46_000_000, 90_000_000, name="get more")
+    assert capsys.readouterr().err == "get: 1.0/9.0 MB  0.5 MB/s\nget more: 46.0/90.0 MB  1.5 MB/s  0:00:29 left\n"
 
 
 def test_bars_in_any_thread_share_one_display(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

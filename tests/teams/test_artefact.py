@@ -236,7 +236,7 @@ def test_actions_of_several_digits_and_a_task_that_forbids_some(tmp_path: Path) 
     given = torch.from_numpy(seen.astype(np.float32)), torch.from_numpy(allowed)
     assert np.array_equal(program(*given)[0], team.act(seen, allowed))
     assert team.act(seen[0], allowed[0]).shape == (2, 2)
-    with pytest.raises(ManyoneError, match=r"available: locks forbids actions; give what it allows now, bool \[2, 5\]"):
+    with pytest.raises(ManyoneError, match=r"available: locks does not always allow every action; .* bool \[2, 5\]"):
         team.act(seen)
     allowed[3, 1, 2:] = False
     with pytest.raises(ManyoneError, match="agent 1 has no action at all"):

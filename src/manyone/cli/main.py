@@ -6,10 +6,13 @@ Only the verb that was asked for is imported, so that ``manyone --help`` answers
 
 from __future__ import annotations
 
+import codecs
 import importlib
+import io
 import logging
 import os
 import sys
+import unicodedata
 from collections.abc import Sequence
 
 from manyone import __version__
@@ -22,6 +25,7 @@ VERBS = {
     "run": ("runs:run", "train, merge or distil; makes one run folder"),
     "resume": ("runs:resume", "go on after an interruption, with the same numbers"),
     "eval": ("runs:evaluate", "evaluate a finished or half-finished run"),
+    "predict": ("predict_command:predict", "score the rows of a file with a trained model"),
     "report": ("studies:report", "one self-contained HTML page from one or more runs"),
     "reproduce": ("studies:reproduce", "test the papers' claims and print the verdicts"),
     "data": ("studies:data", "list, fetch, make, describe or remove data"),
@@ -57,6 +61,7 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code; errors are printed on stderr, one line each."""
+    _write_anywhere()
     _show_warnings()
     words = [word for word in arguments if word != "--debug"]
     debug = len(words) < len(arguments)
@@ -104,6 +109,29 @@ def _dispatch(words: list[str]) -> int:
 def _fail(message: str, code: int) -> int:
     print("manyone: " + " ".join(message.split()), file=sys.stderr)
     return code
+
+
+_PLAIN = str.maketrans({
+    "–": "-", "—": "-", "−": "-", "…": "...", "×": "x", "·": "*", "±": "+-", "‖": "||", "→": "->", "≤": "<=",
+    "≥": ">=", "“": '"', "”": '"', "‘": "'", "’": "'", "δ": "delta", "λ": "lambda",
+})  # fmt: skip
+
+
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    """What a terminal shows of characters that it does not know: their nearest spelling in ASCII, else ``?``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    near = (unicodedata.normalize("NFKD", c.translate(_PLAIN)).encode("ascii", "ignore").decode() or "?" for c in text)
+    return "".join(near), error.end
+
+
+def _write_anywhere() -> None:
+    """No text that a verb prints fails on a terminal or pipe of another encoding than UTF-8."""
+    codecs.register_error("manyone-plainly", _plainly)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="manyone-plainly")
 
 
 class _WarningLines(logging.Handler):

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from manyone.assets.cache import cache_folder, locked, workspace
 from manyone.assets.fetch import get
 from manyone.assets.registry import ASSETS
+from manyone.engine.tensors import save_tensors
 
 VERSION = 1
 """Raised whenever a decoder changes what it makes, so that old files are not read."""
@@ -37,7 +38,7 @@ def decoded(asset: str, make: Callable[[], dict[str, Tensor]], *, variant: str =
         print(f"decoding {asset} {variant}".rstrip() + ", once", file=sys.stderr)
         tensors = make()
         with workspace() as folder:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "decoded")
+            save_tensors({k: v.contiguous() for k, v in tensors.items()}, folder / "decoded")
             (folder / "decoded").rename(path)
     return tensors
 

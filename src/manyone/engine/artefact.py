@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from manyone.engine.files import sync_file, sync_folder, writing
+from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -52,7 +53,7 @@ def write_model(
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            save_file(plain_tensors(tensors), temporary / WEIGHTS)
+            save_tensors(plain_tensors(tensors), temporary / WEIGHTS)
             (temporary / CARD).write_text(card, encoding="utf-8")
             for name, write in (more or {}).items():
                 if write is not None:
@@ -79,6 +80,11 @@ def read_model(
     file is missing or damaged, or when a later version wrote it.
     """
     path = Path(folder) / CONFIG
+    if not path.is_file() and (path.parent / WEIGHTS).is_file():
+        raise ManyoneError(
+            f"{folder}: tensors without {CONFIG}, as a merge of bare files leaves them, are not {what}: open "
+            f"{WEIGHTS} with safetensors.torch.load_file and put them into your own module"
+        )
     if not path.is_file():
         raise ManyoneError(f"{folder}: no {CONFIG}, so this is not {what} of manyone: give the `model` folder of a run")
     try:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from manyone.engine.files import sync_file, sync_folder, writing
+from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 
 _log = logging.getLogger("manyone")
@@ -51,7 +52,7 @@ def save(folder: Path, step: int, state: Mapping[str, Any]) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             _remove(temporary)
             temporary.mkdir()
-            safetensors.torch.save_file(_separate(tensors), temporary / _TENSORS)
+            save_tensors(_separate(tensors), temporary / _TENSORS)
             (temporary / _VALUES).write_text(values, encoding="utf-8")
             manifest = {
                 "step": step,

@@ -41,6 +41,7 @@ class Progress:
         self.name, self.total, self.start, self.unit, self.show = name, total, start, unit, show
         self._began = time.monotonic()
         self._next = self._began + (0.0 if show else _QUIET_SECONDS)
+        self._first: tuple[int, float] | None = None  # how much the first update told as done, and when
         self._task: int | None = None
 
     def __enter__(self) -> Progress:
@@ -61,6 +62,8 @@ class Progress:
         """Tells how much is done; ``total`` and ``name`` may have changed, the loss among ``metrics`` is shown."""
         self.total, self.name = self.total if total is None else total, self.name if name is None else name
         now = time.monotonic()
+        if self._first is None and done > self.start:
+            self._first = done, now
         if self.show is False or now < self._next:
             return
         loss = f"loss {metrics['loss']:.4g}" if metrics and "loss" in metrics else ""
@@ -78,10 +81,12 @@ class Progress:
         return f"{done}/{self.total} {self.unit}"
 
     def _line(self, done: int, now: float, loss: str) -> str:
-        rate = (done - self.start) / max(now - self._began, 1e-9)
+        # the first step warms up (compiles, fills caches): it says nothing about those to come
+        since, began = self._first if self._first is not None and done > self._first[0] else (self.start, self._began)
+        rate = (done - since) / max(now - began, 1e-9)
         millions = _MILLIONS.get(self.unit)
         speed = f"{rate:.3g} {self.unit}/s" if millions is None else f"{rate / 1e6:.3g} {millions}/s"
-        left = f"{_clock((self.total - done) / rate)} left" if rate > 0 else ""
+        left = f"{_clock((self.total - done) / rate)} left" if rate > 0 and since > self.start else ""
         return "  ".join(filter(None, (self.count(done), loss, speed, left)))
 
 

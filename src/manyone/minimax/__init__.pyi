@@ -1,6 +1,7 @@
 from .artefact import load as load
 from .artefact import save as save
 from .client_data import ClientData as ClientData
+from .estimator import DistributedAUCClassifier as DistributedAUCClassifier
 from .method import DistributedSGDA as DistributedSGDA
 from .mixing.participation import FailureTrace as FailureTrace
 from .mixing.participation import Participation as Participation

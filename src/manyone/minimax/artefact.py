@@ -1,6 +1,7 @@
 """The model folder of a minimax run: ``model.safetensors`` (x/..., y/..., scaling/...), ``config.json``, ``README.md``.
 
-Nothing is pickled; a fresh process needs ``load`` alone.
+Nothing is pickled; a fresh process needs ``load`` alone. ``config.json`` keeps what the columns of the training table
+mean (names, words, order), so that rows are read by name.
 Public: ``save``, ``load``.
 """
 
@@ -11,11 +12,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from manyone.data.tables.encoder import TableEncoder
 from manyone.engine.artefact import CONFIG, below, made_of, read_model, write_model
 from manyone.errors import ManyoneError
-from manyone.minimax.predict import Sampler, Scaling, ScoreClassifier, SoftmaxClassifier, _Network
+from manyone.minimax.estimator import DistributedAUCClassifier
+from manyone.minimax.mixing.topology import Topology
+from manyone.minimax.predict import Network, Sampler, Scaling, ScoreClassifier, SoftmaxClassifier
 from manyone.minimax.problems.flat import FlatSpec
 
 _CARD = """# {title}
@@ -26,21 +33,34 @@ model = load("{folder}")
 {use}
 ```
 """
+_HERE = "PATH/OF/THIS/FOLDER"
+_ROWS = (
+    "model.predict_proba(rows)   # a DataFrame with the table's columns, or an array [n, {d}]; also predict\n"
+    "# manyone predict {folder} rows.csv --out scored.csv"
+)
 _USE = {
-    "score": "model.predict_proba(rows)   # rows [n, {d}] as in the table; also decision_function, predict",
-    "softmax": "model.predict_proba(rows)   # rows [n, {d}] as in the table; also decision_function, predict",
+    "score": _ROWS,
+    "softmax": _ROWS,
     "sampler": "model.sample(16, seed=0)",
 }
 
 
 def save(
-    folder: str | PathLike[str], spec: FlatSpec, z: Tensor, scaling: Scaling | None, config: Mapping[str, Any]
+    folder: str | PathLike[str],
+    spec: FlatSpec | DistributedAUCClassifier,
+    z: Tensor | None = None,
+    scaling: Scaling | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the flat state ``z`` [P] of ``spec``.
+    """Writes a fitted classifier, or the flat state ``z`` [P] of ``spec``.
 
     ``config``: kind ("score", "softmax", "sampler"), network (widths, activation, output, prefix of its tensors in x),
     classes or latent, slope and offset, and anything else that is JSON.
     """
+    if isinstance(spec, DistributedAUCClassifier):
+        spec, z, scaling, config = _parts(spec)
+    if z is None or config is None:
+        raise ManyoneError("save: give a fitted classifier; or the layout, its state and its configuration")
     x, y = spec.unpack(z.detach().cpu())
     tensors = {f"x/{k}": v for k, v in x.items()} | {f"y/{k}": v for k, v in y.items()}
     if scaling is not None:
@@ -49,14 +69,17 @@ def save(
     width = 0 if scaling is None else len(scaling.mean)
     card = _CARD.format(
         title=f"Consensus model of a {config.get('recipe', 'minimax')} run",
-        folder="PATH/OF/THIS/FOLDER",
-        use=_USE[config["kind"]].format(d=width),
+        folder=_HERE,
+        use=_USE[config["kind"]].format(d=width, folder=_HERE),
     )
     write_model(folder, tensors, whole, card)
 
 
-def load(folder: str | PathLike[str]) -> ScoreClassifier | SoftmaxClassifier | Sampler:
-    """The classifier (or sampler) in ``folder``. Raises ``ManyoneError`` that names what is missing or damaged."""
+def load(
+    folder: str | PathLike[str],
+) -> DistributedAUCClassifier | ScoreClassifier | SoftmaxClassifier | Sampler:
+    """The classifier (or sampler) in ``folder``: of AUC maximisation a fitted scikit-learn estimator with the
+    parameters that it was trained with. Raises ``ManyoneError`` that names what is missing or damaged."""
     config, tensors = read_model(folder, "a minimax model", ("kind", "network"))
     path = Path(folder) / CONFIG
     if config["kind"] not in _USE:
@@ -65,10 +88,51 @@ def load(folder: str | PathLike[str]) -> ScoreClassifier | SoftmaxClassifier | S
         network = config["network"]
         weights = below(tensors, "x/" + network["prefix"])
         words = {k: network[k] for k in ("activation", "output") if k in network}
-        model = _Network(network["widths"], weights, **words)
+        model = Network(network["widths"], weights, **words)
         if config["kind"] == "sampler":
             return Sampler(model, config["latent"])
         scaling = Scaling(tensors["scaling/mean"], tensors["scaling/std"], config["unit_rows"])
-        if config["kind"] == "score":
-            return ScoreClassifier(model, scaling, config["classes"], config["slope"], config["offset"])
-        return SoftmaxClassifier(model, scaling, config["classes"])
+        encoder = TableEncoder.from_dict(config["encoder"]) if "encoder" in config else None
+        if config["kind"] == "softmax":
+            return SoftmaxClassifier(model, scaling, config["classes"], encoder)
+        classes = _classes(config)
+        made = ScoreClassifier(model, scaling, classes, config["slope"], config["offset"], encoder)
+        if config.get("problem", "auc") != "auc":
+            return made
+        x, y = below(tensors, "x/"), below(tensors, "y/")
+        known = DistributedAUCClassifier().get_params()
+        given = {name: value for name, value in config.get("estimator", {}).items() if name in known}
+        estimator = DistributedAUCClassifier(**{**given, "hidden": tuple(given.get("hidden", known["hidden"]))})
+        spec = FlatSpec.of(x, y)
+        estimator.adopt(made, spec, spec.pack(x, y))
+        return estimator
+
+
+def _parts(model: DistributedAUCClassifier) -> tuple[FlatSpec, Tensor, Scaling, dict[str, Any]]:
+    """What ``save`` writes of a fitted classifier."""
+    check_is_fitted(model)
+    made, linear = model.model_, model.model == "linear"
+    network = {
+        "widths": made.network.widths,
+        "activation": "relu",
+        "output": "none",
+        "prefix": "" if linear else "score.",
+    }
+    params = {**model.get_params(), "topology": Topology.of(model.topology).name}
+    if not isinstance(params["random_state"], int):
+        params["random_state"] = None
+    config = {
+        "kind": "score", "recipe": "DistributedAUCClassifier", "problem": "auc", "network": network,
+        "classes": [str(c) for c in made.classes_], "slope": made.slope, "offset": made.offset, "estimator": params,
+    }  # fmt: skip
+    if made.classes_.dtype.kind != "U":
+        config["class_values"] = {"dtype": made.classes_.dtype.str, "values": made.classes_.tolist()}
+    if made.encoder is not None:
+        config["encoder"] = made.encoder.to_dict()
+    return model.spec_, model.state_, made.scaling, config
+
+
+def _classes(config: Mapping[str, Any]) -> NDArray[Any]:
+    """The classes with the type that they had."""
+    given = config.get("class_values")
+    return np.asarray(config["classes"]) if given is None else np.array(given["values"], dtype=given["dtype"])

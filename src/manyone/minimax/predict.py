@@ -3,7 +3,10 @@
     model = load("runs/first/model")            # manyone.minimax.artefact.load, in any process
     model.predict_proba(rows)                   # rows as they were in the table: scaling is part of the model
 
-Public: ``Scaling``, ``ScoreClassifier``, ``SoftmaxClassifier``, ``Sampler``, ``build_network``.
+Rows with named columns (a DataFrame, a pyarrow table, a mapping) are read by name and may hold words; an array has its
+columns in the order of training.
+Public: ``Scaling``, ``ScoreClassifier``, ``SoftmaxClassifier``, ``Sampler``, ``Network``, ``build_network``,
+``column_names``.
 """
 
 from __future__ import annotations
@@ -12,13 +15,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from manyone.data.tables.encoder import TableEncoder
+from manyone.data.tables.files import Frame
 from manyone.data.tables.tables import check_scale
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
@@ -82,10 +89,11 @@ def build_network(widths: Sequence[int], *, activation: str = "relu", output: st
     return nn.Sequential(*layers)
 
 
-class _Network:
+class Network:
     """A network of ``build_network`` (or a single linear score without bias) with its weights."""
 
     def __init__(self, widths: Sequence[int], weights: Mapping[str, Tensor], **words: str) -> None:
+        self.widths = list(widths)
         self.module = None if len(widths) == 1 else build_network(widths, **words)
         self.weights = dict(weights)
 
@@ -97,21 +105,48 @@ class _Network:
             return functional_call(self.module, self.weights, (rows,))
 
 
+def column_names(rows: Any) -> list[str] | None:
+    """The names of the columns of ``rows``; None for what has none, as arrays."""
+    if isinstance(rows, Mapping) and not issparse(rows):  # one of scipy's sparse kinds is a dict
+        return list(map(str, rows))
+    names = getattr(rows, "column_names", None)  # pyarrow's word; pandas' and polars' is columns
+    names = getattr(rows, "columns", None) if names is None else names
+    if names is None or not len(names) or not all(isinstance(name, str) for name in names):
+        return None
+    return list(names)
+
+
 class _Classifier(ABC):
-    def __init__(self, network: _Network, scaling: Scaling, classes: Sequence[str]) -> None:
-        self.network, self.scaling = network, scaling
+    """``encoder``: what the columns of the training table mean; then ``feature_names_in_`` are its columns."""
+
+    def __init__(
+        self, network: Network, scaling: Scaling, classes: ArrayLike, encoder: TableEncoder | None = None
+    ) -> None:
+        self.network, self.scaling, self.encoder = network, scaling, encoder
         self.classes_ = np.asarray(classes)
-        self.n_features_in_ = len(scaling.mean)
+        self.n_features_in_ = len(scaling.mean) if encoder is None else len(encoder.columns)
+        if encoder is not None:
+            self.feature_names_in_ = np.array([column.name for column in encoder.columns], dtype=object)
+
+    def scaled(self, rows: Any) -> Tensor:
+        """float64 [n, width] as the network takes them."""
+        if self.encoder is not None and (isinstance(rows, Frame) or column_names(rows) is not None):
+            rows = self.encoder.features(rows)
+        return self.scaling(rows)
 
     @abstractmethod
-    def predict_proba(self, rows: ArrayLike | Tensor) -> NDArray[np.float64]:
+    def decision_function(self, rows: Any) -> NDArray[np.float64]:
+        """Scores [n] or logits [n, classes]."""
+
+    @abstractmethod
+    def predict_proba(self, rows: Any) -> NDArray[np.float64]:
         """Probabilities of the classes [n, C]."""
 
-    def predict(self, rows: ArrayLike | Tensor) -> NDArray:
+    def predict(self, rows: Any) -> NDArray:
         """The most probable class names [n]."""
         return self.classes_[self.predict_proba(rows).argmax(1)]
 
-    def score(self, rows: ArrayLike | Tensor, labels: ArrayLike) -> float:
+    def score(self, rows: Any, labels: ArrayLike) -> float:
         """Accuracy on class names."""
         return float((self.predict(rows) == np.asarray(labels).astype(self.classes_.dtype)).mean())
 
@@ -124,16 +159,22 @@ class ScoreClassifier(_Classifier):
     """
 
     def __init__(
-        self, network: _Network, scaling: Scaling, classes: Sequence[str], slope: float = 1.0, offset: float = 0.0
+        self,
+        network: Network,
+        scaling: Scaling,
+        classes: ArrayLike,
+        slope: float = 1.0,
+        offset: float = 0.0,
+        encoder: TableEncoder | None = None,
     ) -> None:
-        super().__init__(network, scaling, classes)
+        super().__init__(network, scaling, classes, encoder)
         self.slope, self.offset = slope, offset
 
-    def decision_function(self, rows: ArrayLike | Tensor) -> NDArray[np.float64]:
+    def decision_function(self, rows: Any) -> NDArray[np.float64]:
         """Scores [n], higher for the positive class."""
-        return self.network(self.scaling(rows)).squeeze(-1).double().numpy()
+        return self.network(self.scaled(rows)).squeeze(-1).double().numpy()
 
-    def predict_proba(self, rows: ArrayLike | Tensor) -> NDArray[np.float64]:
+    def predict_proba(self, rows: Any) -> NDArray[np.float64]:
         """[n, 2] in the order of ``classes_``."""
         logit = torch.from_numpy(self.decision_function(rows)) * self.slope + self.offset
         positive = torch.sigmoid(logit)
@@ -143,11 +184,11 @@ class ScoreClassifier(_Classifier):
 class SoftmaxClassifier(_Classifier):
     """Any number of classes, one logit each."""
 
-    def decision_function(self, rows: ArrayLike | Tensor) -> NDArray[np.float64]:
+    def decision_function(self, rows: Any) -> NDArray[np.float64]:
         """Logits [n, classes]."""
-        return self.network(self.scaling(rows)).double().numpy()
+        return self.network(self.scaled(rows)).double().numpy()
 
-    def predict_proba(self, rows: ArrayLike | Tensor) -> NDArray[np.float64]:
+    def predict_proba(self, rows: Any) -> NDArray[np.float64]:
         """[n, classes]."""
         return torch.from_numpy(self.decision_function(rows)).softmax(1).numpy()
 
@@ -155,7 +196,7 @@ class SoftmaxClassifier(_Classifier):
 class Sampler:
     """The generator of a GAN."""
 
-    def __init__(self, network: _Network, latent: int) -> None:
+    def __init__(self, network: Network, latent: int) -> None:
         self.network, self.latent = network, latent
 
     def sample(self, count: int, seed: int = 0) -> NDArray[np.float64]:

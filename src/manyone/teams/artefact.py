@@ -84,7 +84,8 @@ def check_observations(
             raise ManyoneError(f"available: agent {agent} has no action at all; dead agents keep at least one")
     elif spec.masked:
         raise ManyoneError(
-            f"available: {spec.name} forbids actions; give what it allows now, bool [{spec.agents}, {spec.actions}]"
+            f"available: {spec.name} does not always allow every action; give what it allows now, bool "
+            f"[{spec.agents}, {spec.actions}]"
         )
     living = np.ones(seen.shape[:2], bool) if alive is None else batched("alive", alive, seen.shape[:2])
     return seen, mask, living

@@ -100,7 +100,7 @@ def _open_file(path: Path) -> Checkpoint:
 
 def _open_index(path: Path) -> Checkpoint:
     try:
-        weight_map: dict[str, str] = json.loads(path.read_text())["weight_map"]
+        weight_map: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ManyoneError(f"{path}: damaged index, it has no readable weight_map ({error})") from error

@@ -3,10 +3,13 @@
 import gzip
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 from tests.data.small_packages import install
 
+from manyone.data.tables.files import read_frame
 from manyone.data.tables.tables import Table, load_table, prepare, split_table, standardise, table_names, unit_rows
 from manyone.errors import ManyoneError
 
@@ -55,12 +58,14 @@ def test_what_cannot_be_used_is_named_with_file_column_and_row(tmp_path, text, w
     assert all(word in message for word in words), message
 
 
-def test_rows_are_counted_over_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("manyone.data.tables.files._CHUNK", 2)
-    rows = "".join(f"{i},{i % 2}\n" for i in range(7))
-    assert load_table(_write(tmp_path, "a,y\n" + rows), label="y").features[:, 0].tolist() == list(range(7))
-    with pytest.raises(ManyoneError, match="column 'a', row 8"):
+def test_rows_are_counted_over_blocks_of_the_reader(tmp_path):
+    rows = "".join(f"{i},{i % 2}\n" for i in range(700_000))
+    table = load_table(_write(tmp_path, "a,y\n" + rows), label="y", dtype=torch.float64)
+    assert torch.equal(table.features[:, 0], torch.arange(700_000, dtype=torch.float64))
+    with pytest.raises(ManyoneError, match="column 'a', row 700001"):
         load_table(_write(tmp_path, "a,y\n" + rows + "x,1\n"), label="y")
+    with pytest.raises(ManyoneError, match="row 700001 has 1 cells"):
+        load_table(_write(tmp_path, "a,y\n" + rows + "1\n"), label="y")
 
 
 def test_words_become_one_column_each_when_asked(tmp_path):
@@ -90,25 +95,20 @@ def test_libsvm_with_and_without_suffix_and_its_memory_check(tmp_path):
         load_table(tmp_path / "w5a", label="y")
     with pytest.raises(ManyoneError, match=r"w\.libsvm: not a libsvm file"):
         load_table(_write(tmp_path, "1 a:b\n", "w.libsvm"))
-    from manyone.data.tables.files import read_libsvm
-
-    with pytest.raises(ManyoneError, match=r"w5a: 3 x 4 sparse values need .* the limit is"):
-        read_libsvm(tmp_path / "w5a", max_bytes=50)
+    with pytest.raises(ManyoneError, match=r"w5a: 3 x 4 values need .* the limit is"):
+        read_frame(tmp_path / "w5a", max_bytes=80)
 
 
 def test_parquet_reads_numbers_booleans_and_names_a_null(tmp_path):
-    arrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
     columns = {"a": [1, 2, 3], "b": [True, False, True], "y": [0.0, 1.0, 1.0]}
-    parquet.write_table(arrow.table(columns), tmp_path / "t.parquet")
+    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
     table = load_table(tmp_path / "t.parquet", label="y")
     assert table.features.tolist() == [[1, 1], [2, 0], [3, 1]]
     assert table.classes == ("1", "0")  # the rarer class is the positive one
-    parquet.write_table(arrow.table(columns | {"a": [1, None, 3]}), tmp_path / "t.parquet")
+    parquet.write_table(pa.table(columns | {"a": [1, None, 3]}), tmp_path / "t.parquet")
     with pytest.raises(ManyoneError, match=r"t\.parquet: column 'a', row 2 is empty"):
         load_table(tmp_path / "t.parquet", label="y")
-    parquet.write_table(arrow.table(columns | {"a": ["x", "y", "x"]}), tmp_path / "t.parquet")
+    parquet.write_table(pa.table(columns | {"a": ["x", "y", "x"]}), tmp_path / "t.parquet")
     with pytest.raises(ManyoneError, match="column 'a', row 1: 'x' is not a number"):
         load_table(tmp_path / "t.parquet", label="y")
     assert load_table(tmp_path / "t.parquet", label="y", categories="one-hot").columns == ("a=x", "a=y", "b")
@@ -209,3 +209,120 @@ def test_a_table_refuses_nan_and_wrong_shapes():
         Table(torch.tensor([[1.0, 2.0], [1.0, float("nan")]]), torch.tensor([0, 1]), ("a", "b"), ("x", "y"), "m")
     with pytest.raises(ManyoneError, match="features"):
         Table(torch.ones(3), torch.zeros(3, dtype=torch.long), ("a",), ("x",), "m")
+
+
+def test_a_file_s_split_depends_on_its_rows_and_the_seed_not_on_its_name(tmp_path):
+    rows = "x,y\n" + "".join(f"{i},{int(i % 5 == 0)}\n" for i in range(100))
+    splits = []
+    for name in ("a.csv", "b.csv", "c.parquet"):
+        path = _write(tmp_path, rows, name)
+        if name.endswith("parquet"):
+            parquet.write_table(pa.table({"x": range(100), "y": [float(i % 5 == 0) for i in range(100)]}), path)
+        splits.append(split_table(load_table(path, label="y"), seed=3)[1].features[:, 0].tolist())
+    assert splits[0] == splits[1] == splits[2]
+    assert splits[0] != split_table(load_table(tmp_path / "a.csv", label="y"), seed=4)[1].features[:, 0].tolist()
+
+
+def test_every_class_of_two_rows_is_trained_on_and_tested_on():
+    for seed in range(10):
+        labels = torch.tensor([1, 1, 2, 2, 3] + [0] * 45)
+        table = Table(torch.arange(50.0)[:, None], labels, ("often", "two", "too", "one"), ("x",), "t")
+        train, test = split_table(table, seed=seed)
+        assert (len(train), len(test)) == (40, 10)
+        assert torch.cat([train.features, test.features]).unique().numel() == 50
+        assert set(train.labels.tolist()) == {0, 1, 2, 3}
+        assert set(test.labels.tolist()) == {0, 1, 2}
+    lonely = Table(torch.arange(50.0)[:, None], (torch.arange(50) == 7).long(), ("no", "yes"), ("x",), "t")
+    with pytest.raises(ManyoneError, match="t: no test row is of class 'yes', which has 1 of 50 rows"):
+        split_table(lonely)
+
+
+def test_a_split_that_held_every_class_is_as_it_was():
+    """Published numbers rest on these rows."""
+    _, test = split_table(load_table("breast-cancer", dtype=torch.float64), seed=0)
+    assert len(test) == 114
+    assert test.features[:3, 0].tolist() == [10.97, 11.06, 16.13]
+
+
+def test_rows_of_a_group_stay_in_one_split_and_its_column_is_no_feature(tmp_path):
+    rows = "".join(f"{i},p{i // 5},{int(i % 4 == 0)}\n" for i in range(200))
+    table = load_table(_write(tmp_path, "x,patient,y\n" + rows), label="y", group="patient")
+    assert table.columns == ("x",)
+    train, test = split_table(table, test=0.3, seed=1)
+    assert not set(train.groups.tolist()) & set(test.groups.tolist())
+    assert len(test) == pytest.approx(60, abs=10)
+    assert abs(test.counts["1"] / len(test) - 0.25) < 0.05
+    assert not torch.equal(test.features, split_table(table, test=0.3, seed=2)[1].features)
+    one = load_table(_write(tmp_path, "x,g,y\n1,a,0\n2,a,1\n3,a,1\n"), label="y", group="g")
+    with pytest.raises(ManyoneError, match="all rows are of one group"):
+        split_table(one)
+    few = load_table(_write(tmp_path, "x,g,y\n1,a,0\n2,b,1\n3,c,1\n4,d,0\n"), label="y", group="g")
+    assert len(split_table(few, test=0.5)[1]) == 2
+    lonely = load_table(_write(tmp_path, "x,g,y\n1,a,0\n2,b,1\n3,b,1\n4,d,0\n"), label="y", group="g")
+    with pytest.raises(ManyoneError, match="is of class '1', which has 2 of 4 rows in too few groups"):
+        split_table(lonely)
+
+
+def test_columns_are_chosen_and_dropped_by_name(tmp_path):
+    path = _write(tmp_path, "id,site,a,b,note,y\n1,A,3,4,hello,0\n2,B,5,6,world,1\n")
+    table = load_table(path, label="y", client_column="site", drop=("note", "id"))
+    assert table.columns == ("a", "b")
+    assert (table.client_names, table.clients.tolist()) == (("A", "B"), [0, 1])
+    assert load_table(path, label="y", columns=("b", "a")).columns == ("a", "b")
+    assert load_table(path, label="y", columns=("a", "b"), drop=("b",)).columns == ("a",)
+    for given, words in (
+        ({"drop": ("nowt",)}, "no column 'nowt'; the columns are id, site, a, b, note, y"),
+        ({"columns": ("y",)}, "no column is left beside the label 'y'"),
+        ({"drop": ("y",)}, "column 'y' is the label"),
+        ({"group": "patient"}, "no column 'patient'"),
+    ):
+        with pytest.raises(ManyoneError, match=words):
+            load_table(path, label="y", **given)
+    with pytest.raises(ManyoneError, match="digits has its own columns and labels; drop is for a file"):
+        load_table("digits", drop=("pixel 0",))
+
+
+def test_rows_with_missing_cells_are_left_out_and_counted(tmp_path, capsys):
+    path = _write(tmp_path, "a,b,c,y\n1,,r,0\n2,3,g,\n3,?,b,1\n4,5,r,1\n6,7,g,0\n")
+    table = load_table(path, label="y", categories="one-hot", missing="drop")
+    assert table.features.tolist() == [[4, 5, 0, 1], [6, 7, 1, 0]]
+    assert table.columns == ("a", "b", "c=g", "c=r")  # the blue row is gone, and with it the word
+    assert capsys.readouterr().err == "people.csv: 3 of 5 rows with missing cells left out\n"
+    for missing in ("refuse", "mean"):
+        with pytest.raises(ManyoneError, match=r"column '[by]', row [12] is empty"):
+            load_table(path, label="y", categories="one-hot", missing=missing)
+
+
+def test_a_row_without_client_or_group_is_left_out_too(tmp_path):
+    path = _write(tmp_path, "x,site,g,y\n1,a,p,0\n2,,p,1\n3,b,,1\n4,b,q,1\n")
+    table = load_table(path, label="y", client_column="site", group="g", missing="drop")
+    assert (table.features.tolist(), table.client_names, table.groups.tolist()) == ([[1], [4]], ("a", "b"), [0, 1])
+    with pytest.raises(ManyoneError, match="column 'site', row 2 is empty; drop the row"):
+        load_table(path, label="y", client_column="site", group="g")
+
+
+def test_what_is_left_out_of_a_file_is_said_in_one_line(tmp_path, capsys):
+    load_table(_write(tmp_path, ",a,y\n0,1,0\n#1,2,0\n1,2,1\n"), label="y")
+    assert capsys.readouterr().err == (
+        "people.csv: 1 comment lines (#), column 1, which has no name (a row index) left out\n"
+    )
+
+
+def test_the_class_of_a_file_is_chosen_apart_and_messages_say_so(tmp_path, monkeypatch):
+    path = _write(tmp_path, "x,y\n1,1\n2,2\n3,3\n")
+    with pytest.raises(ManyoneError, match=r"take one against the rest with positive='1' \(--positive 1\)"):
+        _ = load_table(path, label="y").signs
+    with pytest.raises(ManyoneError, match=r"the class of a file is given apart.*--positive"):
+        load_table(f"{path}:1", label="y")
+    assert load_table(path, label="y", positive="+1.0").classes == ("rest", "1")
+    assert load_table(path, label="y", positive="1").encoding.codes(path).tolist() == [1, 0, 0]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ManyoneError, match=r"unknown table 'people': did you mean \./people\.csv\?"):
+        load_table("people")
+
+
+def test_an_encoder_follows_the_choice_of_classes():
+    pair = load_table("digits:3/5")
+    assert pair.encoding.labels == {"3": 1, "5": 0}
+    assert load_table("digits:8").encoding.labels == {str(i): int(i == 8) for i in range(10)}
+    assert pair.encoding.names == pair.columns

@@ -169,6 +169,15 @@ def test_custom_graphs(tmp_path):
         Topology.from_matrix(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
     with pytest.raises(ManyoneError, match="client 2 of 2"):
         Topology.from_edges(edges).weights(0, 2)
+    for text, missing in (("0 1\n2 3\n", "2, 3 of 4"), ("0 1\n1 2\n", "3 of 4"), ("# nobody\n", "1, 2, 3 of 4")):
+        path.write_text(text)
+        with pytest.raises(ManyoneError, match=f"client 0 to client {missing}"):
+            Topology.from_file(path).weights(0, 4)
+    path.write_bytes(b"\xff\xfe0")
+    with pytest.raises(ManyoneError, match="not UTF-8"):
+        Topology.from_file(path)
+    with pytest.raises(ManyoneError, match=r"Tensor is no topology.*from_matrix"):
+        Topology.of(torch.eye(4))
     with pytest.raises(ManyoneError, match="choose one of"):
         Topology("rings")
 

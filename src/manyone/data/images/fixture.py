@@ -10,11 +10,11 @@ import os
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from manyone.data.splits import make_splits
 from manyone.data.tasks import Suite, Task
+from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 
 FILE = Path("tests") / "fixtures" / "images.safetensors"
@@ -54,4 +54,4 @@ def write_fixture(path: Path, tasks: dict[str, tuple[Tensor, Tensor]], about: di
     tensors = {}
     for name, (images, labels) in tasks.items():
         tensors[f"{name}.images"], tensors[f"{name}.labels"] = images.contiguous(), labels.byte().contiguous()
-    save_file(tensors, path, metadata={"tasks": json.dumps(about)})
+    save_tensors(tensors, path, metadata={"tasks": json.dumps(about)})

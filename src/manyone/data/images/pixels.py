@@ -101,6 +101,6 @@ def _pixels(item: Any, shape: ImageFormat) -> Tensor:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ManyoneError(f"{path}: line {error.lineno} is not JSON ({error.msg})") from error

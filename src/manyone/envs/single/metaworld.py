@@ -170,7 +170,7 @@ def _draw(metaworld: Any, name: str) -> np.ndarray:
 def _read(file: Path) -> np.ndarray | None:
     """The vectors of a cache file; None when there is none or it is not whole, and then they are drawn anew."""
     try:
-        rows = json.loads(file.read_text())
+        rows = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
     whole = isinstance(rows, list) and len(rows) == GOALS and all(isinstance(r, list) and r for r in rows)

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from manyone.data.tasks import Inputs, concatenate, count
 from manyone.engine.artefact import plain_tensors
+from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 from manyone.merging.adaptation.objectives import Objective, entropy, marginal_entropy, objective_value
 from manyone.merging.adaptation.unlabelled import UnlabelledSource
@@ -179,7 +179,7 @@ class AdaptationLearner:
         """Writes the adapted model's artefact tensors and configuration."""
         tensors, config = cast(Any, self.model).state_for_artefact()
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(plain_tensors(tensors), folder / "model.safetensors")
+        save_tensors(plain_tensors(tensors), folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps(config, indent=1))
 
     # -- parts -------------------------------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 from manyone.merging.heads import Head
 from manyone.weights.open import StrPath
@@ -38,10 +39,10 @@ class Bundle:
         """Writes the bundle; ``bundle.json`` last, so that a folder with it is complete."""
         folder = Path(folder)
         (folder / "experts").mkdir(parents=True, exist_ok=True)
-        save_file(_plain(self.base), folder / "base.safetensors")
+        save_tensors(_plain(self.base), folder / "base.safetensors")
         for task, weights in self.experts.items():
-            save_file(_plain(weights), folder / "experts" / f"{task}.safetensors")
-        save_file(head_tensors(self.heads), folder / "heads.safetensors")
+            save_tensors(_plain(weights), folder / "experts" / f"{task}.safetensors")
+        save_tensors(head_tensors(self.heads), folder / "heads.safetensors")
         text = {
             "format": 1,
             "encoder": self.encoder,

@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from manyone.assets.cache import cache_folder
 from manyone.data.tasks import Inputs, Suite, Task
+from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 from manyone.merging.experts.bundle import Bundle, head_config, head_tensors, heads_from
 from manyone.merging.experts.protocol import DistilledPretraining, Protocol
@@ -168,5 +169,5 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
+    save_tensors({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
     temporary.replace(path)

@@ -17,11 +17,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 from manyone.merging.heads import Head
+from manyone.nets.huggingface import read_config
 from manyone.weights.open import StrPath
 
 TEMPLATES = ("a photo of a {}.",)
@@ -67,7 +69,7 @@ def zero_shot_heads(
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 part = path.with_suffix(".part")
-                save_file(found, part)
+                save_tensors(found, part)
                 part.replace(path)
         heads[task] = Head(found["weight"], None, float(found["scale"]), normalise=True)
     return heads
@@ -93,8 +95,9 @@ def _tower(model: StrPath | Any, tokenizer: Tokenizer | None) -> tuple[Any, Toke
     except ImportError as error:
         raise ManyoneError("zero-shot heads need transformers: pip install 'manyone[text]'") from error
     try:
-        clip = CLIPModel.from_pretrained(str(model), dtype=torch.float32).eval()
-        return clip, tokenizer or AutoTokenizer.from_pretrained(str(model))
+        read_config(str(model))
+        clip = CLIPModel.from_pretrained(str(model), dtype=torch.float32, trust_remote_code=False).eval()
+        return clip, tokenizer or AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ManyoneError(f"{model}: cannot be loaded as a CLIP model ({str(error).splitlines()[0]})") from error
 

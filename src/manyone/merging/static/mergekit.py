@@ -201,7 +201,7 @@ class _Parameters:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        recipe = yaml.safe_load(path.read_text())
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ManyoneError(f"{path}: cannot be read ({error.strerror})") from error
     except yaml.YAMLError as error:

@@ -29,10 +29,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from manyone.data.tasks import Inputs, take
+from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 from manyone.merging.measures import device_of, to_device
 from manyone.nets import call
@@ -322,7 +323,7 @@ def save(model: Surgery | SurgeryV2, folder: StrPath) -> None:
     """Writes ``surgery.safetensors`` and ``surgery.json`` into ``folder``: the corrections without the merged model."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({n: v.cpu().contiguous() for n, v in model.correction_state().items()}, folder / "surgery.safetensors")
+    save_tensors({n: v.cpu().contiguous() for n, v in model.correction_state().items()}, folder / "surgery.safetensors")
     (folder / "surgery.json").write_text(json.dumps(model.config(), indent=1))
 
 

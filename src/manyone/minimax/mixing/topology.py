@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from manyone.errors import ManyoneError
@@ -35,6 +38,7 @@ class Topology:
     ``exponential``, ``torus``, ``grid``, ``ring``, ``path``, ``star``, ``isolated``; time-varying:
     ``one-peer-exponential`` (round t: offset 2^(t mod log2 m)), ``random-matching`` (pairs drawn from ``seed`` and t),
     ``hierarchical`` (averages inside consecutive groups of ``group`` clients, among all every ``every``-th round).
+    ``connected`` refuses custom edges that leave some client without a path to the others.
     Custom: ``from_edges``, ``from_matrix``, ``from_networkx``, ``from_file``.
     """
 
@@ -44,6 +48,7 @@ class Topology:
     every: int = 4
     edges: Edges | None = None
     matrix: tuple[tuple[float, ...], ...] | None = None
+    connected: bool = False
 
     def __post_init__(self) -> None:
         custom = self.edges is not None or self.matrix is not None
@@ -55,12 +60,15 @@ class Topology:
     @classmethod
     def of(cls, value: Topology | str) -> Topology:
         """A topology from its name, or the topology itself."""
+        if not isinstance(value, (Topology, str)):
+            raise ManyoneError(f"topology: a {type(value).__name__} is no topology: give a name, or make one with "
+                               "Topology.from_matrix, from_edges, from_networkx or from_file")  # fmt: skip
         return value if isinstance(value, Topology) else cls(value)
 
     @classmethod
-    def from_edges(cls, edges: Iterable[tuple[int, int]], name: str = "custom") -> Topology:
+    def from_edges(cls, edges: Iterable[tuple[int, int]], name: str = "custom", *, connected: bool = False) -> Topology:
         """An undirected graph on clients 0..m-1 with Metropolis-Hastings weights; self-loops and repeats vanish."""
-        return cls(name, edges=frozenset((min(i, j), max(i, j)) for i, j in edges if i != j))
+        return cls(name, edges=frozenset((min(i, j), max(i, j)) for i, j in edges if i != j), connected=connected)
 
     @classmethod
     def from_networkx(cls, graph: Any, name: str = "custom") -> Topology:
@@ -83,19 +91,20 @@ class Topology:
 
     @classmethod
     def from_file(cls, path: Path | str) -> Topology:
-        """An edge list: one pair of client numbers (from 0) a line; ``#`` starts a comment."""
+        """An edge list: one pair of client numbers (from 0) a line; ``#`` starts a comment. It connects all clients."""
         edges = []
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise ManyoneError(f"{path} cannot be read: {error.strerror}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise ManyoneError(f"{path} cannot be read: {reason}") from None
         for number, line in enumerate(lines, 1):
             words = line.split("#")[0].replace(",", " ").split()
             if words and (len(words) != 2 or not all(word.isdigit() for word in words)):
                 raise ManyoneError(f"{path}, line {number}: expected two client numbers, found {line.strip()!r}")
             if words:
                 edges.append((int(words[0]), int(words[1])))
-        return cls.from_edges(edges, name=str(path))
+        return cls.from_edges(edges, name=str(path), connected=True)
 
     def weights(self, t: int, m: int) -> Tensor:
         """W(t) [m, m] float64; row i holds the weights with which client i combines what it receives."""
@@ -108,6 +117,8 @@ class Topology:
         if self.edges is not None:
             if self.edges and max(j for _, j in self.edges) >= m:
                 raise ManyoneError(f"topology {self.name} names client {max(j for _, j in self.edges)} of {m}")
+            if self.connected:
+                _check_connected(self.edges, m, self.name)
             return metropolis_hastings(self.edges, m)
         if self.averages(t, m):
             return torch.full((m, m), 1 / m, dtype=torch.float64)
@@ -221,6 +232,16 @@ def repair(w: Tensor, alive: Tensor, by: str = "rows") -> Tensor:
     kept = torch.where(both, w, torch.zeros((), dtype=w.dtype, device=w.device))
     lost = 1 - kept.sum(-1 if by == "rows" else -2)
     return kept + torch.diag_embed(lost)
+
+
+def _check_connected(edges: Edges, m: int, name: str) -> None:
+    i, j = zip(*edges) if edges else ((), ())
+    _, group = connected_components(coo_array((np.ones(len(edges)), (i, j)), shape=(m, m)), directed=False)
+    apart = np.flatnonzero(group != group[0])
+    if len(apart):
+        some = ", ".join(map(str, apart[:5])) + (", ..." if len(apart) > 5 else "")
+        raise ManyoneError(f"topology {name}: no path leads from client 0 to client {some} of {m}: they would never "
+                           "agree; add edges, or take --topology isolated")  # fmt: skip
 
 
 def _circulant(offsets: list[int], m: int) -> Tensor:

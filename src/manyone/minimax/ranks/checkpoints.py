@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 
 KEEP = 2
@@ -50,7 +51,7 @@ def save_rows(
             place.mkdir(parents=True)
         barrier()
         tensors = {k: v.detach().cpu().contiguous() for k, v in (*rows.items(), *shared.items())}
-        save_file(tensors, place / f"{name}.part")
+        save_tensors(tensors, place / f"{name}.part")
         _replace(place / f"{name}.part", place / name)
         barrier()
         if first:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from manyone.data.tables.tables import load_table
+from manyone.data.tables.tables import Table, fill_missing
 from manyone.engine.devices import device_of
 from manyone.errors import ManyoneError
 from manyone.minimax.method import DistributedSGDA
@@ -22,7 +22,7 @@ from manyone.minimax.problems.problem import Problem
 from manyone.minimax.ranks.distributed import TorchDistributed
 from manyone.minimax.recipes.learner import RoundLearner
 from manyone.minimax.recipes.options import LocalSGDAOptions, StabilityOptions
-from manyone.minimax.recipes.problem import Case
+from manyone.minimax.recipes.problem import Case, inputs, open_table
 from manyone.minimax.schedules import decaying
 from manyone.minimax.simulated import Simulated
 from manyone.minimax.stability.laboratory import Laboratory
@@ -35,7 +35,7 @@ def method(o: LocalSGDAOptions) -> DistributedSGDA:
     """The algorithm that the options describe."""
     plain = o.outer_lr == 1 and not o.outer_momentum
     return DistributedSGDA(
-        topology=resolve_topology(o.topology),
+        topology=resolve_topology(o.topology, o.clients),
         steps=o.steps,
         rounds=o.rounds,
         batch=o.batch,
@@ -73,14 +73,15 @@ def sweeps(*runs: StabilityOptions, methods: Sequence[str] = ()) -> Sweep:
     rows = [row for o, name in zip(runs, methods or [""] * len(runs), strict=True) for row in rename(entries(o), name)]
     if not rows:
         raise ManyoneError("nothing to sweep: give at least one of --sweep-steps, --sweep-clients, --sweep-topology")
-    problem, fields, labels = stability_problem(first)
+    (table,) = fill_missing(open_table(first))
+    problem, fields, labels = stability_problem(first, table)
     points, where = distinct_points(rows)
     lab = Laboratory(
         problem, fields, labels, points, method=DistributedSGDA(batch=first.batch), replicas=first.replicas,
         seed=first.seed, neighbour=first.neighbour, test=first.test, device=_device(first),
         dtype=torch.float64 if first.precision == "64-true" else torch.float32,
     )  # fmt: skip
-    return Sweep(lab, rows, where)
+    return Sweep(lab, rows, where, inputs(first, table))
 
 
 _AROUND = (
@@ -112,9 +113,8 @@ def rename(rows: Sequence[Entry], method: str) -> list[Entry]:
     return [row._replace(method=method) if method else row for row in rows]
 
 
-def stability_problem(o: StabilityOptions) -> tuple[Problem, dict[str, torch.Tensor], torch.Tensor]:
+def stability_problem(o: StabilityOptions, table: Table) -> tuple[Problem, dict[str, torch.Tensor], torch.Tensor]:
     """(problem, fields of the pool, class numbers [N]), in double precision."""
-    table = load_table(o.data, label=o.label, dtype=torch.float64)
     features, hidden = Scaling.fit(table.features, o.scale)(table.features), list(o.hidden)
     if o.problem == "gan":
         generator = build_network([o.latent, *hidden, table.width], activation="leaky-relu")
@@ -126,8 +126,8 @@ def stability_problem(o: StabilityOptions) -> tuple[Problem, dict[str, torch.Ten
     return AUC(p, score=build_network([table.width, *hidden, 1])), fields, table.labels
 
 
-def resolve_topology(text: str) -> Topology:
-    """``--topology``: a name, hierarchical:GROUP[:EVERY], or a file with an edge list."""
+def resolve_topology(text: str, clients: int) -> Topology:
+    """``--topology``: a name, hierarchical:GROUP[:EVERY], or a file with an edge list that connects all clients."""
     name, _, rest = text.partition(":")
     if name == "hierarchical":
         words = rest.split(":") if rest else []
@@ -139,7 +139,9 @@ def resolve_topology(text: str) -> Topology:
     if text in TOPOLOGIES:
         return Topology(text)
     if Path(text).is_file():
-        return Topology.from_file(text)
+        topology = Topology.from_file(text)
+        topology.weights(0, clients)  # refused here when they do not fit
+        return topology
     raise ManyoneError(f"--topology {text}: choose one of {', '.join(TOPOLOGIES)}, or a file with one edge a line")
 
 

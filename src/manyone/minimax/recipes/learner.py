@@ -59,7 +59,10 @@ class RoundLearner:
         case, o, z = self.case, self.case.options, self._evaluated
         assert z is not None  # the loop evaluates last, on all ranks; this is called on one
         info = {"recipe": self.recipe, "problem": o.problem, "data": case.table.name, "clients": o.clients}
-        save(folder, case.problem.spec, z, case.scaling, {"kind": case.kind, **info, **case.config(z)})
+        config = {"kind": case.kind, **info, **case.config(z)}
+        if case.kind != "sampler":
+            config["encoder"] = case.train.raw.encoding.to_dict()
+        save(folder, case.problem.spec, z, case.scaling, config)
 
     def leave(self) -> None:
         """Ends this rank's part in a distributed run."""

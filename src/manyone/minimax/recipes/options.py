@@ -12,7 +12,33 @@ Positive = Range(0, closed="neither")
 
 
 @dataclass(kw_only=True)
-class LocalSGDAOptions(CommonOptions):
+class TableOptions(CommonOptions):
+    """What a table is and how it is read."""
+
+    data: Annotated[str, Places(names=True)] = "breast-cancer"
+    """A real data set by name (breast-cancer, spambase, digits:8, fashion-mnist:shirt/coat ...: manyone data ls) or a
+    CSV, Parquet or libsvm file."""
+    label: str | None = None
+    """Column of your file that holds the label."""
+    positive: str | None = None
+    """Label of the positive class, against all others; default: the rarer of two."""
+    columns: tuple[str, ...] = ()
+    """Columns of your file that are features; default: all but the label and those that other options name."""
+    drop: tuple[str, ...] = ()
+    """Columns of your file that are left out."""
+    categories: Literal["refuse", "one-hot"] = "refuse"
+    """Columns of words in your file: an error, or one 0/1 column a word."""
+    missing: Literal["refuse", "mean", "median", "drop"] = "refuse"
+    """Missing cells of your file: an error; the mean or median of the training rows (of words, the most frequent one);
+    or the row is left out."""
+    delimiter: str | None = None
+    """What separates the cells of your CSV: one character, or tab; default: found by itself."""
+    decimal: Literal[".", ","] = "."
+    """Decimal mark of the numbers in your file."""
+
+
+@dataclass(kw_only=True)
+class LocalSGDAOptions(TableOptions):
     """Local-SGDA: clients make K local steps of gradient descent ascent, then a server averages them."""
 
     precision: Literal["32-true", "64-true"] = "32-true"
@@ -23,12 +49,10 @@ class LocalSGDAOptions(CommonOptions):
     data: Annotated[str, Places(names=True)] = "breast-cancer"
     """A real data set by name (breast-cancer, spambase, digits:8, fashion-mnist:shirt/coat ...: manyone data ls) or a
     CSV, Parquet or libsvm file. Default: breast-cancer; digits for gan, agnostic and group-dro."""
-    label: str | None = None
-    """Column of your file that holds the label."""
-    positive: str | None = None
-    """Label of the positive class; default: the rarer of two."""
-    categories: Literal["refuse", "one-hot"] = "refuse"
-    """Columns of words in your file: an error, or one 0/1 column a word."""
+    client_column: str | None = None
+    """Column of your file whose values are the clients, one each, instead of --clients that rows are dealt to."""
+    group: str | None = None
+    """Column of your file whose values keep rows together: all of a value are for training, or all for testing."""
     test: Annotated[float, Range(0, 1, closed="neither")] = 0.2
     """Share of the rows kept for testing."""
     scale: Literal["standard-rows", "standard", "rows", "none"] = "standard-rows"
@@ -107,6 +131,10 @@ class LocalSGDAOptions(CommonOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.client_column is not None:
+            why = "left out with --client-column, which says whose the rows are"
+            check("partition", self.partition, self.partition == "auto", why)
+            check("per-client", self.per_client, self.per_client is None, why)
         self.data = self.data or self.preset_values({"problem": self.problem}).get("data", "breast-cancer")  # from 0.1
 
 
@@ -120,7 +148,7 @@ class LocalDSGDAOptions(LocalSGDAOptions):
 
 
 @dataclass(kw_only=True)
-class StabilityOptions(CommonOptions):
+class StabilityOptions(TableOptions):
     """Stability laboratory: twins that differ in one sample, every replica and grid point in one stacked program.
 
     Of what is not given, each problem has its own default.
@@ -132,8 +160,6 @@ class StabilityOptions(CommonOptions):
     """AUC with a linear score (convex-concave), with an MLP score (nonconvex-strongly-concave), or a GAN."""
     data: Annotated[str, Places(names=True)] = "spambase"
     """A real data set by name or file; default: spambase, digits:8 and digits for the three problems."""
-    label: str | None = None
-    """Column of your file that holds the label."""
     scale: Literal["standard-rows", "standard", "rows", "none"] = "standard-rows"
     """Scaling of all rows: columns standardised, and every row to norm 1."""
     hidden: Annotated[tuple[int, ...], Range(1)] = ()

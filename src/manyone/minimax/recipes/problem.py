@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from manyone.data.tables.partitions import Kind, partition
-from manyone.data.tables.tables import Table, load_table, split_table
+from manyone.data.tables.tables import Table, fill_missing, load_table, split_table
+from manyone.engine.inputs import digest
+from manyone.engine.options import to_plain
 from manyone.errors import ManyoneError
 from manyone.minimax.calibration import platt
 from manyone.minimax.client_data import ClientData
+from manyone.minimax.estimator import DistributedAUCClassifier
 from manyone.minimax.predict import Scaling, build_network
 from manyone.minimax.problems.agnostic import AgnosticLearning, GroupDRO
 from manyone.minimax.problems.auc import AUC, positive_rate
 from manyone.minimax.problems.gan import GAN
 from manyone.minimax.problems.neyman_pearson import NeymanPearson
 from manyone.minimax.problems.problem import Problem
-from manyone.minimax.recipes.options import LocalSGDAOptions
+from manyone.minimax.recipes.options import LocalSGDAOptions, StabilityOptions, TableOptions
 from manyone.minimax.sampling import sample_normals
 from manyone.minimax.stability.measures import measure, roc_auc
 
 _PROBE = 512
+_PARAMETERS = tuple(DistributedAUCClassifier().get_params())
 _CALIBRATE = 20_000
+_READING = (
+    *("label", "positive", "columns", "drop", "client_column", "group"),
+    *("categories", "missing", "delimiter", "decimal"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,26 +62,25 @@ class Case(ABC):
     binary = True
 
     def __init__(self, options: LocalSGDAOptions, table: Table) -> None:
-        self.options = options
         self.dtype = torch.float64 if options.precision == "64-true" else torch.float32
-        train, test = split_table(table, test=options.test, seed=options.seed)
+        train, test = split_table(table, test=options.test, seed=options.seed, fill=False)
         self.table = table
-        kind: Kind = "by-class" if options.problem == "agnostic" else "iid"
-        if options.partition != "auto":
-            kind = options.partition
-        dealt = partition(
-            train.labels, options.clients, kind=kind, seed=options.seed, alpha=options.alpha,
-            per_client=options.per_client,
-        )  # fmt: skip
+        dealt = _deal(options, train)
+        self.options = dataclasses.replace(options, clients=len(dealt))
         # what the clients hold is the training set; rows that nobody was dealt (--per-client) enter no figure
         held = torch.cat(dealt).sort().values
-        train, self.parts = train.select(held), [torch.searchsorted(held, part) for part in dealt]
+        train, test = fill_missing(train.select(held), test)
+        self.parts = [torch.searchsorted(held, part) for part in dealt]
         if options.problem not in ("gan", "agnostic"):
             _check_classes(train)
         self.scaling: Scaling = Scaling.fit(train.features, options.scale)
         self.train, self.test = (self._side(part) for part in (train, test))
         self.widths = self._widths(table.width)
         self.problem: Problem = self.make()
+
+    def inputs(self) -> dict[str, str]:
+        """What the run reads -> the digest of its content."""
+        return inputs(self.options, self.table)
 
     @abstractmethod
     def make(self) -> Problem:
@@ -152,7 +162,13 @@ class AUCCase(Case):
         slope, offset = platt(self._scores(z, self.train)[:_CALIBRATE], self.train.labels[:_CALIBRATE])
         linear = self.options.model == "linear"
         network = {**self._network("" if linear else "score."), "widths": [self.table.width] if linear else self.widths}
-        return {"network": network, "classes": list(self.table.classes), "slope": slope, "offset": offset}
+        params = {name: to_plain(getattr(self.options, name)) for name in _PARAMETERS if hasattr(self.options, name)}
+        params["partition"] = "iid" if self.options.partition == "auto" else self.options.partition
+        params["missing"] = "refuse" if self.options.missing == "drop" else self.options.missing
+        return {
+            "network": network, "classes": list(self.table.classes), "slope": slope, "offset": offset,
+            "estimator": {**params, "random_state": self.options.seed},
+        }  # fmt: skip
 
     def _scores(self, z: Tensor, side: Side) -> Tensor:
         with torch.no_grad():
@@ -269,6 +285,15 @@ CASES: dict[str, type[Case]] = {
 }
 
 
+def inputs(options: LocalSGDAOptions | StabilityOptions, table: Table) -> dict[str, str]:
+    """What a run reads -> the digest of its content (:func:`manyone.engine.inputs.check_inputs`)."""
+    whole = [table.features, table.labels, *(t for t in (table.clients, table.groups) if t is not None)]
+    found = {f"--data {options.data}": digest(*(part.numpy() for part in whole), "\x1f".join(table.classes))}
+    if Path(options.topology).is_file():
+        found[f"--topology {options.topology}"] = digest(Path(options.topology).read_bytes())
+    return found
+
+
 def _check_classes(train: Table) -> None:
     missing = next((name for name, count in train.counts.items() if not count), None)
     if missing is not None:
@@ -278,10 +303,30 @@ def _check_classes(train: Table) -> None:
         )
 
 
-def load_case(options: LocalSGDAOptions) -> Case:
-    """The problem that ``options`` describe, on its data."""
-    table = load_table(
-        options.data, label=options.label, positive=options.positive, categories=options.categories,
-        dtype=torch.float64,
-    )  # fmt: skip
+def _deal(options: LocalSGDAOptions, train: Table) -> list[Tensor]:
+    """The rows of each client: those that are its own, or those that it is dealt."""
+    if train.clients is not None:
+        return [rows for c in range(len(train.client_names)) if len(rows := (train.clients == c).nonzero()[:, 0])]
+    kind: Kind = "by-class" if options.problem == "agnostic" else "iid"
+    if options.partition != "auto":
+        kind = options.partition
+    return partition(
+        train.labels, options.clients, kind=kind, seed=options.seed, alpha=options.alpha, per_client=options.per_client
+    )
+
+
+def open_table(options: TableOptions) -> Table:
+    """The table that ``options`` describe, in double precision."""
+    given = {name: getattr(options, name) for name in _READING if hasattr(options, name)}
+    return load_table(options.data, **given, dtype=torch.float64)
+
+
+def load_case(options: LocalSGDAOptions, as_begun: Mapping[str, Any] | None = None) -> Case:
+    """The problem that ``options`` describe, on its data; ``as_begun``: the options in the run's folder.
+
+    Until 0.1 the split of a file depended on its name: such a run goes on with the rows that it began with.
+    """
+    table = open_table(options)
+    if as_begun is not None and "missing" not in as_begun:  # an option that is younger than 0.1
+        table = dataclasses.replace(table, from_file=False)
     return CASES[options.problem](options, table)

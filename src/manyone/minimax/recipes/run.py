@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from manyone.data.tables.partitions import describe_partition
 from manyone.engine.fabric import is_writer
+from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
@@ -26,12 +27,13 @@ Build = Callable[[LocalSGDAOptions, Case, str], RoundLearner]
 
 def run(options: LocalSGDAOptions, build: Build, folder: RunFolder) -> None:
     """Trains, evaluates and saves the consensus model."""
-    case = load_case(options)
+    case = load_case(options, as_begun=folder.options)
     if options.dry_run:
-        print("\n".join(_plan(options, case)))
+        print("\n".join(_plan(case.options, case)))
         return
     learner = build(options, case, folder.recipe)
     try:
+        check_inputs(folder, case.inputs())
         final = train(
             learner, folder, steps=options.rounds, evaluate_every=options.evaluate_every,
             checkpoint_every=options.checkpoint_every, loggers=options.logger,
@@ -47,13 +49,14 @@ def evaluate(options: LocalSGDAOptions, build: Build, folder: RunFolder, split: 
     if split == "val":
         raise ManyoneError("these runs keep no validation split: use --split test or train")
     z = newest_state(folder)["model"]
-    case = load_case(options)
+    case = load_case(options, as_begun=folder.options)
+    check_inputs(folder, case.inputs())
     return case.figures(z, case.train if split == "train" else case.test)
 
 
 def _plan(options: LocalSGDAOptions, case: Case) -> list[str]:
     """What a dry run prints."""
-    topology, size = resolve_topology(options.topology), case.problem.spec.size
+    topology, size = resolve_topology(options.topology, options.clients), case.problem.spec.size
     gap = 1 - topology.contraction(options.clients)
     sent = options.rounds * topology.bytes_per_round(options.clients, size, case.dtype.itemsize)
     return [

@@ -23,6 +23,7 @@ from manyone.claims.figure import Figure
 from manyone.claims.study import Report, Study
 from manyone.engine.checkpoint import load_newest
 from manyone.engine.fabric import is_writer
+from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
@@ -46,6 +47,7 @@ def run(options: StabilityOptions, build: Build, folder: RunFolder) -> None:
               f"replicas x 2 twins\n{sweep.lab.members} models in one program, {sweep.lab.client_steps:,} local steps\n"
               "nothing was written")  # fmt: skip
         return
+    check_inputs(folder, sweep.inputs)
     learner = LaboratoryLearner(sweep)
     train(learner, folder, steps=_STEPS, checkpoint_every=options.checkpoint_every, loggers=options.logger)
     results = learner.results()

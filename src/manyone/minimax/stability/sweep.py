@@ -23,11 +23,12 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Sweep:
-    """``where``: for each entry the number of its grid point in the laboratory."""
+    """``where``: for each entry the number of its grid point in the laboratory; ``inputs``: what was read -> digest."""
 
     lab: Laboratory
     entries: list[Entry]
     where: list[int]
+    inputs: Mapping[str, str]
 
     def results(self) -> list[PointResult]:
         """One result an entry, once everything has run."""

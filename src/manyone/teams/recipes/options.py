@@ -31,7 +31,8 @@ class TeamOptions(CommonOptions):
     env: str = "predator-prey:predators=5,vision=1"
     """Environment: predator-prey, predator-prey-blind, predator-capture-prey, traffic-junction-easy (-medium, -hard),
     relay, relay-gate; settings follow a colon. By prefix mpe:NAME, vmas:NAME, lbf:NAME, rware:NAME, smax:MAP, smac:MAP,
-    smacv2:MAP, mamujoco:NAME; pettingzoo:MODULE is your own: a module that Python can import, with parallel_env()."""
+    smacv2:MAP, mamujoco:NAME; pettingzoo:MODULE is your own: a module that Python can import, with parallel_env() or
+    env()."""
     frames: Annotated[int, Range(1, 1000)] = 1
     """Observations of the running episode that every agent sees side by side, the last one included: memory for a
     policy that has none, for tasks where what is seen now does not say what was seen before. 1: no memory."""

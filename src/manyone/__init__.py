@@ -20,4 +20,8 @@ import lazy_loader as _lazy
 from manyone.fields import FIELDS
 
 __version__ = "0.1.0"
-__getattr__, __dir__, __all__ = _lazy.attach(__name__, FIELDS)
+__getattr__, _, __all__ = _lazy.attach(__name__, FIELDS)
+
+
+def __dir__() -> list[str]:
+    return ["__version__", *__all__]

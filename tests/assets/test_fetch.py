@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 import socket
 import stat
@@ -372,10 +373,35 @@ def test_materialise_writes_the_members_and_nothing_else(use, tmp_path):
     (cache.cache_folder("assets") / asset.filename).write_bytes(raw)
     folder = fetch.materialise("thing")
     assert [p.name for p in folder.iterdir()] == ["a.txt"]
-    stamp = (cache.cache_folder("assets") / "thing.whl.verified").stat().st_size
-    assert fetch.forget(asset) == len(raw) + len("hello") + stamp
+    (folder / "a.txt").write_text("other")
+    (folder / "evil.py").write_text("raise SystemExit")
+    assert fetch.materialise("thing") == folder
+    assert [p.read_text() for p in folder.iterdir()] == ["hello"]
+    (cache.cache_folder("assets") / "thing.whl.verified").write_text("of an earlier version")
+    assert fetch.forget(asset) == len(raw) + len("hello") + len("of an earlier version")
     assert fetch.cached(asset) is None
     assert not folder.exists()
+
+
+def test_other_bytes_with_the_same_size_and_time_are_found(use, client, tmp_path):
+    """Anybody can set size and time of change: a process reads the bytes, and again when they were touched."""
+    asset = use(record())
+    client("npm", brings(tmp_path, "thing-1.0.tgz"))
+    for _ in range(2):  # as fetched by this process, and as found there
+        path = fetch.get("thing")
+        assert fetch.get("thing").read_bytes() == CONTENT
+        times = path.stat()
+        path.write_bytes(b"x" * len(CONTENT))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        with pytest.raises(ManyoneError, match=r"SHA-256 of thing is wrong .* the file was removed"):
+            fetch.get("thing")
+        assert not path.exists()
+        path.write_bytes(CONTENT)
+    path.write_bytes(b"x" * len(CONTENT))
+    facts = {"sha256": asset.sha256, "size": path.stat().st_size, "changed": path.stat().st_mtime_ns}
+    path.with_name(f"{path.name}.verified").write_text(json.dumps(facts))  # what an earlier version believed
+    with pytest.raises(ManyoneError, match="SHA-256 of thing is wrong"):
+        fetch.get("thing")
 
 
 def test_an_unwritable_cache_is_named(monkeypatch, tmp_path):

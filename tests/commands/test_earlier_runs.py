@@ -16,8 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from manyone.cli.options import parse_options
 from manyone.errors import ManyoneError
 from manyone.merging import merge
+from manyone.recipes.execution import reopen
+from manyone.recipes.table import options_class
 
 EARLIER = Path(__file__).parents[1] / "fixtures" / "runs-0.1"
 FINISHED = sorted(path.parent.relative_to(EARLIER).as_posix() for path in EARLIER.rglob("done"))
@@ -87,6 +90,14 @@ def test_a_finished_run_is_evaluated(manyone, runs, run):
     score = next(name for name in ("accuracy", "return", "test/auc") if name in records(runs / run)[-1])
     found = re.search(rf"{score.split('/')[-1]} +(\S+)", out)
     assert float(found[1]) == pytest.approx(records(runs / run)[-1][score], abs=0.05)  # few samples: one may tip over
+
+
+@pytest.mark.parametrize("run", ["policies/mtbc", "policies/g-harmodt", "policies/harmodt"])
+def test_a_policy_goes_on_with_the_episodes_that_it_was_trained_on(runs, run):
+    assert reopen(runs / run)[1].hold_out == "with-prompt"
+    recipe = run.rpartition("/")[2]
+    words = ["--config", str(runs / run / "config.yaml")]
+    assert parse_options(options_class(recipe), recipe, words).hold_out == "with-prompt"
 
 
 @pytest.mark.parametrize("run", NOT_EVALUATED)

@@ -49,7 +49,7 @@ def named(tmp_path):
 
 @pytest.fixture
 def made(manyone, process, named):
-    """A finished run that names it, made in worker processes by ``python -m manyone`` beside a foreign ``selectors``."""
+    """A finished run that names it, by ``python -m manyone`` with a worker, beside a foreign ``selectors``."""
     (named / "selectors.py").write_text("raise AssertionError('the library has this module')")
     words = (
         "-m",
@@ -124,6 +124,21 @@ def test_several_seeds_of_somebody_else_ask_as_well(manyone, named):
     assert code == 2
     assert "seeds.json cannot be read" in err
     assert sorted(p.name for p in named.iterdir()) == ["named_team.py", "neighbour.py", "several"]
+
+
+def test_a_link_out_of_a_run_folder_is_not_followed(manyone, tmp_path):
+    assert manyone("run", "no-comm", "--env", "relay", *TINY, "--out", "mine")[0] == 0
+    (tmp_path / "mine/done").unlink()
+    for name in ("metrics.jsonl", "checkpoints"):
+        (tmp_path / "mine" / name).rename(tmp_path / f"elsewhere-{name}")
+        (tmp_path / "mine" / name).symlink_to(tmp_path / f"elsewhere-{name}")
+    before = (tmp_path / "elsewhere-metrics.jsonl").read_text()
+    for verb in ("resume", "eval", "report"):
+        code, _, err = manyone(verb, "mine")
+        assert code == 2, verb
+        assert "a link out of the run folder" in err
+    assert (tmp_path / "elsewhere-metrics.jsonl").read_text() == before
+    assert manyone("eval", "mine", "--trust")[0] == 0
 
 
 def test_the_modules_that_options_name():

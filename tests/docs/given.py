@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,3 +78,19 @@ def d4rl(path: str, states: int, actions: int) -> None:
         ends[data.offsets[1:] - 1] = True
         file["observations"], file["actions"], file["rewards"] = data.observations, data.actions, data.rewards
         file["timeouts"], file["terminals"] = ends, np.zeros_like(ends)
+
+
+def maze(dataset_id: str) -> None:
+    """A Minari data set with dictionary observations."""
+    import gymnasium
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    box = gymnasium.spaces.Box(-9, 9, (2,), np.float32)
+    ends = np.arange(6) == 5
+    seen = {key: np.zeros((7, 2), np.float32) for key in ("observation", "desired_goal")}
+    buffer = EpisodeBuffer(observations=seen, actions=np.zeros((6, 2), np.float32), rewards=np.ones(6),
+                           terminations=ends, truncations=ends & False)  # fmt: skip
+    with warnings.catch_warnings(action="ignore"):
+        spaces = gymnasium.spaces.Dict(dict.fromkeys(seen, box))
+        minari.create_dataset_from_buffers(dataset_id, [buffer], observation_space=spaces, action_space=box)

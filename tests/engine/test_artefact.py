@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from manyone.engine import artefact, checkpoint
 from manyone.engine.artefact import load_weights, made_of, read_model, write_model
@@ -118,3 +119,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         {}["kind"]
     with pytest.raises(ManyoneError, match=r"^c\.json: damaged \(a b\)"), made_of("c.json"):
         raise ValueError("a\nb")
+
+
+def test_a_merge_of_bare_files_is_named_for_what_it_is(tmp_path):
+    save_file({"w": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(ManyoneError, match=r"tensors without config\.json, as a merge of bare files leaves them"):
+        read_model(tmp_path, "a merged model", ("encoder",))

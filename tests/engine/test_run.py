@@ -163,7 +163,7 @@ def test_a_damaged_line_is_named(tmp_path):
     run = RunFolder.create(tmp_path / "run", "toy", Options())
     run.log(0, "train", {"loss": 1})
     (run.path / "metrics.jsonl").write_bytes(b'{"step": 0}\nrubbish\n{"step": 1}\n')
-    with pytest.raises(ManyoneError, match="line 2 is not JSON"):
+    with pytest.raises(ManyoneError, match="line 2 is no record"):
         run.metrics()
 
 
@@ -210,3 +210,30 @@ def test_other_ranks_write_nothing(tmp_path, monkeypatch):
     run.folder("model")
     run.finish()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"null\n",
+        b"- a\n",
+        b"\xff\xfe",
+        b"recipe: [1]\noptions: {}\n",
+        b"recipe: toy\noptions: null\n",
+        b"recipe: toy\n",
+    ],
+)
+def test_a_damaged_configuration_is_one_line_that_names_the_file(tmp_path, content):
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(ManyoneError, match=r"config\.yaml"):
+        RunFolder.open(tmp_path)
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"[1]", b'"a"', b"{", b"{}", b'{"step": "x"}', b""])
+def test_a_damaged_line_of_metrics_is_named(tmp_path, line):
+    RunFolder.create(tmp_path / "run", "toy", Options()).log(1, "train", {"loss": 1.0})
+    with (tmp_path / "run" / "metrics.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(ManyoneError, match=r"metrics\.jsonl, line 2 is no record"):
+        RunFolder.open(tmp_path / "run")

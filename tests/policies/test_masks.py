@@ -47,6 +47,10 @@ def test_tensors_of_one_dimension_are_dense_only_as_far_as_the_budget_goes(vecto
     assert found["w"] * 16 + found["b"] * vector == pytest.approx((16 + vector) / 2)
 
 
+def test_tensors_of_one_dimension_that_take_the_whole_budget_stay_dense():
+    assert erk_densities({"w": (4, 4), "b": (16,)}, 0.5) == {"w": 0.0, "b": 1.0}
+
+
 def test_no_sparsity_gives_all_ones_and_fifty_published_masks_fit_into_40_mb():
     assert set(erk_densities(SHAPES, 0).values()) == {1.0}
     assert bool(TaskMasks.random(SHAPES, 2, 0.0, seed=0).flat([0, 1]).all())

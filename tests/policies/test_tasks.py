@@ -59,6 +59,41 @@ def test_windows_are_cut_as_published_and_training_never_touches_a_prompt_episod
     assert any(s == made[t].lengths[e] - 1 for t, e, s in starts), "the last step is a start too"
 
 
+def drawn_episodes(data: PolicyData, task: int) -> set[int]:
+    """The episodes that many training windows of ``task`` begin in."""
+    steps = data.batch([task], 0, 0, batch_size=600).steps
+    return {find(data.trajectories[task], raw(data, task, s))[0] for s in steps["observations"][0, :, -1]}
+
+
+@pytest.mark.parametrize("prompt", [0, 3])
+def test_what_training_leaves_out_does_not_depend_on_whether_there_is_a_prompt(tasks, prompt):
+    made = tasks(2, episodes=20)
+    held = set(made[1].best(0.1).tolist())
+    assert len(held) == 2
+    assert drawn_episodes(PolicyData(made, context=4, prompt=prompt), 1) == set(range(20)) - held
+    kept = PolicyData(made, context=4, prompt=prompt, hold_out=False)
+    assert drawn_episodes(kept, 1) == set(range(20))
+    assert drawn_episodes(kept.like(made), 1) == set(range(20))
+    if prompt:
+        states = kept.batch([1], 0, 0, batch_size=50).prompt["observations"][0, :, -1]
+        assert {find(made[1], raw(kept, 1, s))[0] for s in states} == held, "prompts are of the best all the same"
+
+
+def test_a_tasks_only_episode_is_trained_on_without_a_prompt(tasks):
+    one = tasks(1)[0].select([0])
+    assert drawn_episodes(PolicyData([one], context=4), 0) == {0}
+    assert PolicyData([one], context=4, prompt=2, hold_out=False).table.prompt is not None
+
+
+def test_the_mean_length_of_windows_is_that_of_all_places_where_one_may_start(tasks):
+    data = PolicyData(tasks(2), context=4, prompt=3)
+    assert data.window_steps == pytest.approx((data.subset([0]).window_steps + data.subset([1]).window_steps) / 2)
+    one = data.trajectories[1]
+    train = [int(one.lengths[e]) for e in set(range(one.episodes)) - set(one.best(0.1).tolist())]
+    expected = [min(4, length - start) for length in train for start in range(length)]
+    assert data.subset([1]).window_steps == pytest.approx(sum(expected) / len(expected))
+
+
 def test_returns_to_go_fall_by_the_scaled_reward(tasks):
     made = tasks(1, episodes=3)
     data = PolicyData(made, context=6, prompt=0, scale=2.5)

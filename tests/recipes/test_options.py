@@ -135,6 +135,11 @@ def test_places_that_exist_become_absolute_and_other_words_stay(tmp_path, monkey
         f"door={tmp_path / 'door.hdf5'}", str(tmp_path / "door.hdf5"), str(tmp_path / "a=b.csv"),
         "cheetah=D4RL/halfcheetah",
     )  # fmt: skip
+    data = ("gym:X-v0?keys=base,ring=door.hdf5", "door=base,door.hdf5", "gym:X-v0?keys=base,ring=D4RL/x")
+    door = tmp_path / "door.hdf5"
+    assert PlaceOptions(data=data).data == (
+        f"gym:X-v0?keys=base,ring={door}", f"door={tmp_path / 'base'},{door}", data[2]
+    )  # fmt: skip
     assert PlaceOptions(on="ring").on == "ring"
     assert PlaceOptions(on="./ring").on == str(tmp_path / "ring")
     assert PlaceOptions(base=Path("org/model")).base == Path("org/model")

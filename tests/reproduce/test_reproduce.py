@@ -137,6 +137,21 @@ def test_a_dry_run_says_what_would_be_measured_and_writes_nothing(toys, capsys):
     assert "8 of 8" in capsys.readouterr().out
 
 
+def test_one_suite_of_those_of_a_scale(toys, capsys):
+    assert (
+        reproduce.reproduce(scale="laptop", fields=["tin"], suites=["more-tins"], seeds=2, out=Path("one"), workers=1)
+        == 0
+    )
+    (study,) = Report.load(Path("one")).studies
+    assert {row.suite for row in study.rows} == {"more-tins"}
+    assert [(f.claim.id, f.suite) for f in study.findings()] == [("tin-clever", "more-tins")]
+    assert "--suite more-tins" in study.commands[0]
+    with pytest.raises(
+        ManyoneError, match=r"--suite tinns: no claim is tested on it at scale laptop; did you mean 'tins'"
+    ):
+        reproduce.plan([], [], "laptop", None, ["tinns"])
+
+
 def test_a_field_tested_later_joins_the_page(toys):
     reproduce.reproduce(fields=["tin"], out=Path("r"), seeds=2)
     assert [s.field for s in Report.load(toys / "r").studies] == ["tin"]

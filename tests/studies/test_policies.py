@@ -13,6 +13,7 @@ from manyone.claims.file import load_claims
 from manyone.claims.rows import load_rows
 from manyone.cli.options import parse_options
 from manyone.data.trajectories.trajectories import Trajectories
+from manyone.envs.single.make import suite_tasks
 from manyone.policies.recipes.problem import PolicyProblem
 from manyone.policies.study import study
 from manyone.policies.study.settings import PARTS, SETTINGS, UNSEEN, Setting
@@ -25,6 +26,8 @@ TINY = {
     "steps": 12, "warmup": 2, "tasks_per_step": 2, "mask_every": 3, "eta_max": 9, "group_after": 4, "groups": "2",
     "full_episodes": True,
 }  # fmt: skip
+
+CLONING = {"width": 16, "tasks_per_step": 2, "batch_size": 11}
 
 
 def made(task: str) -> Trajectories:
@@ -44,7 +47,7 @@ def made(task: str) -> Trajectories:
 @pytest.fixture
 def tiny(monkeypatch):
     """A suite called tiny at scale smoke: both directions of HalfCheetah, one velocity unseen."""
-    settings = Setting("cheetah-dir", unseen=("cheetah-vel",), eval_episodes=1, options=TINY, cloning={"width": 16})
+    settings = Setting("cheetah-dir", unseen=("cheetah-vel",), eval_episodes=1, options=TINY, cloning=CLONING)
     monkeypatch.setitem(SETTINGS, "smoke", SETTINGS["smoke"] | {"tiny": settings})
     data = {t: made(t) for t in ("cheetah-dir:0", "cheetah-dir:1", "cheetah-vel:7")}
     seen = PolicyProblem("tiny", (data["cheetah-dir:0"], data["cheetah-dir:1"]), 10)
@@ -77,6 +80,40 @@ def test_every_part_gives_its_rows_once_and_goes_on_where_it_stopped(tiny, tmp_p
         *("tiny: overlap of the masks", "tiny: agreement of the tasks"),
         *("tiny: the gate's choices", "tiny: groups of tasks"),
     }
+
+
+def test_every_row_says_what_its_training_took_and_all_took_the_same(tiny, tmp_path):
+    for job in study.jobs("smoke", ["tiny"], range(1)):
+        study.run_job("smoke", job.suite, job.seed, job.part, tmp_path)
+        for row in load_rows(tmp_path / f"{job.file}.jsonl"):
+            assert row.metrics["updates"] == 12, row.key
+            assert row.metrics["samples_per_task"] == pytest.approx(12 * 3 * 3.7, rel=0.01), row.key
+    shown = load_claims(claims_file("policies")).metrics
+    assert {"updates", "samples_per_task"} <= set(shown), "a page shows the metrics that the claims file lists"
+
+
+def expected_effort(arm: Arm, episode: int) -> tuple[float, float, str, int]:
+    """Steps, steps of data a task, hold-out and tasks a step of ``arm``, on four tasks of equal long episodes."""
+    options = arm.options()
+    draws = np.random.Generator(np.random.Philox(0))
+    episodes = [{"observations": draws.standard_normal((episode, 3)), "actions": np.zeros((episode, 4)),
+                 "rewards": draws.random(episode)} for _ in range(3)]  # fmt: skip
+    data = tuple(Trajectories.from_episodes(task, episodes) for task in suite_tasks("metaworld-mt5")[:4])
+    problem = PolicyProblem("", data, episode)
+    learner = arm.build(arm.options(width=8, layers=1), problem)
+    learner.step()
+    one = learner.effort()
+    return options.steps, options.steps * one["samples_per_task"], options.hold_out, options.tasks_per_step
+
+
+@pytest.mark.parametrize(("scale", "suite"), [(scale, suite) for scale, suites in SETTINGS.items() for suite in suites])
+def test_all_methods_of_a_suite_are_trained_alike(scale, suite):
+    setting = SETTINGS[scale][suite]
+    found = {part: expected_effort(setting.arm(part), setting.arm(part).options().horizon) for part in setting.parts}
+    steps, samples, *rest = found[setting.parts[0]]
+    for part, (own_steps, own_samples, *own_rest) in found.items():
+        assert (own_steps, own_rest) == (steps, rest), part
+        assert own_samples == pytest.approx(samples, rel=0.005), part
 
 
 def test_every_row_that_a_claim_needs_is_measured_at_its_scale():

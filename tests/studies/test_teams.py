@@ -128,8 +128,8 @@ def test_jobs_write_the_rows_they_count_and_are_not_repeated(tiny, tmp_path):
     by_key = {(r.suite, r.method, r.variant, r.condition): r.metrics for p in tmp_path.glob("*.jsonl")
               for r in load_rows(p)}  # fmt: skip
     assert by_key["t-relay", "commformer", "", "clean"]["ratio_error"] < 1e-5
-    assert by_key["t-relay", "commformer", "", "clean"]["links"] == 3  # one link an agent
-    assert by_key["t-relay", "commformer", "s0.8", "clean"]["links"] == 6
+    assert by_key["t-relay", "commformer", "", "clean"]["links"] in (4, 5)  # one link an agent, and an action on some
+    assert by_key["t-relay", "commformer", "s0.8", "clean"]["links"] == 9
     assert "edges_found" in by_key["t-relay", "random", "", "clean"]
     assert "edges_found" not in by_key["t-relay", "mat", "", "clean"]
     assert {"receive_needed", "receive_idle"} <= set(by_key["t-gate", "commformer-gate", "", "clean"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -15,6 +14,8 @@ import platformdirs
 from filelock import FileLock
 
 from manyone.errors import ManyoneError
+
+_verified: dict[Path, tuple[object, ...]] = {}  # what this process has verified, and how the file looked then
 
 
 def cache_folder(*parts: str) -> Path:
@@ -58,24 +59,17 @@ def sha256(path: Path) -> str:
 def verify(path: Path, expected: str, *, name: str) -> None:
     """Removes ``path`` and raises when its SHA-256 is not ``expected``.
 
-    A file that was verified once is not read again: a stamp beside it records sum, size and time of change.
+    Every process reads the file for this, once: until place on the disk, size or times have changed, that of the status
+    included, which nobody can set back.
     """
-    stamp = path.with_name(path.name + ".verified")
-    facts = {"sha256": expected, "size": path.stat().st_size, "changed": path.stat().st_mtime_ns}
-    if stamp.is_file() and _read_json(stamp) == facts:
+    found = path.stat()
+    facts = (expected, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    if _verified.get(path) == facts:
         return
     got = sha256(path)
     if got != expected:
         path.unlink()
-        stamp.unlink(missing_ok=True)
         raise ManyoneError(
             f"{path}: SHA-256 of {name} is wrong (expected {expected}, got {got}); the file was removed, fetch it again"
         )
-    stamp.write_text(json.dumps(facts))
-
-
-def _read_json(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None  # a stamp that was cut short only means that the file is verified anew
+    _verified[path] = facts

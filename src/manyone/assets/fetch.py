@@ -106,21 +106,30 @@ def cached(asset: Asset) -> Path | None:
 
 
 def materialise(name: str) -> Path:
-    """A folder that holds the asset's members as plain files (for libraries that open folders only)."""
+    """A folder that holds the asset's members as plain files and nothing else, for libraries that open folders only.
+
+    What was unpacked before is compared with the verified archive, and written anew where it differs.
+    """
     asset = find_asset(name)
     source = get(name)
     if source.is_dir():
         return source
     target = cache_folder("unpacked") / f"{asset.name}-{asset.version}"
+    archive = open_archive(source)
     with locked(f"unpack-{name}"):
-        if not target.is_dir():
-            archive = open_archive(source)
-            with workspace() as place:
-                folder = place / "files"
-                folder.mkdir()
-                for member in asset.members:
-                    (folder / member.rsplit("/", 1)[-1]).write_bytes(archive.read(member))
-                folder.rename(target)
+        files = {member.rsplit("/", 1)[-1]: archive.read(member) for member in asset.members}
+        if {p.name for p in target.glob("*")} == files.keys() and all(
+            (target / file).read_bytes() == content for file, content in files.items()
+        ):
+            return target
+        with workspace() as place:
+            folder = place / "files"
+            folder.mkdir()
+            for file, content in files.items():
+                (folder / file).write_bytes(content)
+            if target.is_dir():
+                target.rename(place / "earlier")
+            folder.rename(target)
     return target
 
 

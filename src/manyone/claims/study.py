@@ -102,8 +102,10 @@ class Study:
         return parse_claims(self.claims_text, "claims") if self.claims_text else Claims()
 
     def findings(self) -> list[Finding]:
-        """Every claim tested at the study's scale."""
-        return assess(self.claims, self.results, self.scale)
+        """Every claim tested at the study's scale, on the suites that the study names (or on all, if it names none)."""
+        named = {suite.name for suite in self.suites}
+        found = assess(self.claims, self.results, self.scale)
+        return [one for one in found if not named or one.suite in named]
 
     def save(self, folder: Path) -> None:
         """Writes ``study.json``, ``claims.toml`` and ``results.jsonl``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -37,18 +38,12 @@ def ls(what: str = "data") -> None:
         suites.add_column(heading, no_wrap=heading == "name")
     for name, text in SUITES.items():
         suites.add_row(name, text, ", ".join(_SUITES[name]) or "none")
-    assets = Table(title="models" if what == "models" else "data", title_justify="left")
-    for heading in ("name", "kind", "size", "origin", "licence", "redistributable", "cached"):
-        assets.add_column(heading, justify="right" if heading == "size" else "left", no_wrap=heading == "name")
-    for asset in (a for a in ASSETS.values() if (a.kind == "weights") == (what == "models")):
-        state = "yes" if _is_cached(asset) else "no"
-        free = "yes" if asset.redistributable else "no"
-        assets.add_row(asset.name, asset.kind, asset.megabytes, asset.origin, asset.licence, free, state)
     console = Console()
     if what == "data":
         console.print(suites)
         console.print(_tables())
-    console.print(assets)
+    shown = [a for a in ASSETS.values() if (a.kind == "weights") == (what == "models")]
+    console.print(_asset_table("models" if what == "models" else "data", shown))
     if what == "data":
         console.print(offline_sets.overview())
 
@@ -121,14 +116,28 @@ def make(
         console.print(f"note: {note}", markup=False)
 
 
-def info(name: str) -> None:
-    """Everything that is known about one asset; of a suite its tasks, of a table its features and classes."""
+def info(name: str, *, keys: str = "", data_horizon: int | None = None) -> None:
+    """Everything that is known about one asset; of a suite its tasks, of a table its features and classes.
+
+    Trajectories of one's own are named by their place: a folder, a file or the id of a Minari data set; ``keys`` and
+    ``data_horizon`` are a run's. Nothing is fetched.
+    """
     console = Console()
     if offline_sets.is_offline(name):
         console.print(offline_sets.describe(name))
         return
     if name in _SUITES:
-        console.print(_suite_table(name))
+        from manyone.data.suites import SUITES
+
+        assets = [ASSETS[asset] for asset in _SUITES[name]]
+        if all(map(_is_cached, assets)):
+            console.print(_suite_table(name))
+            return
+        console.print(_asset_table(f"suite {name}: {SUITES[name]}", assets))
+        console.print(f"fetch them by: manyone data get {name}; then this shows the tasks", markup=False)
+        return
+    if name not in ASSETS and offline_sets.is_place(name):
+        console.print(offline_sets.describe_place(name, [k for k in keys.split(",") if k], data_horizon))
         return
     if name not in ASSETS and (facts := _table_facts(name)):
         console.print(facts)
@@ -176,6 +185,17 @@ def clear(name: str | None = None) -> None:
     Console().print(
         f"removed {freed / 1e6:.1f} MB from {cache_folder()}", markup=False, highlight=False, soft_wrap=True
     )
+
+
+def _asset_table(title: str, assets: Iterable[Asset]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in ("name", "kind", "size", "origin", "licence", "redistributable", "cached"):
+        table.add_column(heading, justify="right" if heading == "size" else "left")
+    for asset in assets:
+        state = "yes" if _is_cached(asset) else "no"
+        free = "yes" if asset.redistributable else "no"
+        table.add_row(asset.name, asset.kind, asset.megabytes, asset.origin, asset.licence, free, state)
+    return table
 
 
 def _suite_table(name: str) -> Table:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from manyone.data.trajectories.files import from_place
+from manyone.data.trajectories.minari import minari_folder
 from manyone.data.trajectories.offline import (
     EXPERT_LICENCE,
     LICENCE,
@@ -21,7 +24,7 @@ from manyone.data.trajectories.offline import (
 from manyone.data.trajectories.trajectories import Trajectories
 from manyone.engine.progress import Progress
 
-__all__ = ["clear", "describe", "is_offline", "make", "offline_names", "overview"]
+__all__ = ["clear", "describe", "describe_place", "is_offline", "is_place", "make", "offline_names", "overview"]
 
 
 def overview() -> Table:
@@ -61,7 +64,35 @@ def describe(name: str) -> Table:
         table.add_row(key, value)
     for task in made:
         data = Trajectories.open(wanted.folder(task))
-        table.add_row(task, _figures(data))
+        table.add_row(task, data.summary())
+    return table
+
+
+def is_place(name: str) -> bool:
+    """Whether ``name`` is a file, a folder, the id of a Minari data set on this machine, or several of them."""
+    return any(Path(part).exists() or minari_folder(part) is not None for part in (name, *name.split(",")) if part)
+
+
+def describe_place(place: str, keys: Sequence[str] = (), horizon: int | None = None) -> Table:
+    """What a data set of one's own holds, as a run would read it."""
+    data = from_place(place, keys=keys, horizon=horizon)
+    table = Table(show_header=False, title=place, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    lengths = data.lengths
+    environment = data.meta.get("environment", {}).get("id")
+    rows = {
+        "form": data.meta.get("source"),
+        "environment": environment and f"gym:{environment}",
+        "episodes": f"{data.episodes}, of {lengths.min()} to {lengths.max()} steps",
+        "states, actions": f"{data.state_dim}, {data.action_dim} wide; actions from {data.actions.min():.4g} to "
+        f"{data.actions.max():.4g}",
+        "entries of the states": ", ".join(data.meta.get("keys", ())),
+        "all in all": data.summary(),
+    }
+    for key, value in rows.items():
+        if value:
+            table.add_row(key, value)
     return table
 
 
@@ -102,9 +133,3 @@ def clear(name: str) -> int:
 def _quartiles(data: Trajectories) -> tuple[float, float, float]:
     returns = sorted(data.returns.tolist())
     return returns[0], returns[len(returns) // 2], returns[-1]
-
-
-def _figures(data: Trajectories) -> str:
-    low, middle, high = _quartiles(data)
-    text = f"{data.episodes} episodes, {len(data)} steps, return {low:.4g} to {high:.4g} (median {middle:.4g})"
-    return text if data.successes is None else f"{text}, success {data.successes.mean():.2f}"

@@ -156,7 +156,7 @@ def _words_from_yaml(file: Path, cls: Any, recipe: str) -> list[str]:
         if content["recipe"] != recipe:
             raise ManyoneError(f"--config {file}: is a run of '{content['recipe']}', not of '{recipe}'")
         # an earlier run's folder is its own: a repetition gets another one
-        content = {k: v for k, v in content["options"].items() if k not in ("out", "overwrite")}
+        content = {k: v for k, v in {**cls.EARLIER, **content["options"]}.items() if k not in ("out", "overwrite")}
     if not isinstance(content, Mapping):
         raise ManyoneError(f"--config {file}: expected lines of `option: value`")
     return words_of(content, cls, f"--config {file}")

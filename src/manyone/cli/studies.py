@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from manyone.cli.parser import Parser, at_least_one, one_of
 from manyone.cli.show import show
@@ -75,6 +76,13 @@ def reproduce(words: Sequence[str]) -> int:
         help=f"only the claims of a field, or of several with commas: {', '.join(FIELDS)} (default: all)",
     )
     parser.add_argument(
+        "--suite",
+        metavar="S",
+        action="append",
+        default=[],
+        help="only on a suite, or several with commas, of those that --dry-run shows (default: all)",
+    )
+    parser.add_argument(
         "--scale",
         choices=("smoke", "laptop", "paper"),
         default="smoke",
@@ -95,7 +103,8 @@ def reproduce(words: Sequence[str]) -> int:
     module = _load("manyone.reproduce.reproduce")
     code = module.reproduce(
         parsed.claims,
-        fields=[f.strip() for words in parsed.field for f in words.split(",") if f.strip()],
+        fields=_listed(parsed.field),
+        suites=_listed(parsed.suite),
         scale=parsed.scale,
         seeds=parsed.seeds,
         out=parsed.out,
@@ -106,6 +115,10 @@ def reproduce(words: Sequence[str]) -> int:
     return int(code or 0)
 
 
+def _listed(words: Sequence[str]) -> list[str]:
+    return [name.strip() for word in words for name in word.split(",") if name.strip()]
+
+
 def data(words: Sequence[str]) -> int:
     """``manyone data ls|get|make|info|clear NAME``."""
     parser = Parser(
@@ -114,7 +127,7 @@ def data(words: Sequence[str]) -> int:
         "  ls            what there is\n"
         "  get NAME      fetch it from its source and check it\n"
         "  make NAME     make it, where it is made rather than fetched\n"
-        "  info NAME     origin, size and licence\n"
+        "  info NAME     origin, size and licence; of your own episodes, by their place, what they hold\n"
         "  clear NAME    remove it from the cache",
         "manyone data make metaworld-pairs10-near --workers 2",
     )
@@ -126,13 +139,20 @@ def data(words: Sequence[str]) -> int:
     makes.add_argument("--seed", metavar="N", type=int, help="seed, 0 or more (default: 0)")
     makes.add_argument("--workers", metavar="N", type=int, help="processes, 1 to the CPUs (default: the CPUs)")
     makes.add_argument("--source", metavar="DIR", type=Path, help="folder of the official episodes, for ...-expert")
+    reads = parser.add_argument_group("options of `info` for your own episodes (a folder, a file, a Minari id)")
+    reads.add_argument("--keys", metavar="A,B", help="entries of dictionary observations")
+    reads.add_argument("--data-horizon", metavar="N", type=int, help="steps after which HDF5 episodes were cut")
     parsed = parser.parse(words)
     verb = one_of(parsed.verb, "verb of `manyone data`", _DATA_VERBS)
     module = _load("manyone.cli.data_command")
-    chosen = ("episodes", "steps", "seed", "workers", "source")
-    options = {key: value for key in chosen if (value := getattr(parsed, key)) is not None}
-    if options and verb != "make":
-        raise ManyoneError(f"--{next(iter(options))} is an option of `manyone data make`, not of `{verb}`")
+    groups = {"make": ("episodes", "steps", "seed", "workers", "source"), "info": ("keys", "data_horizon")}
+    options: dict[str, Any] = {}
+    for owner, chosen in groups.items():
+        given = {key: value for key in chosen if (value := getattr(parsed, key)) is not None}
+        if given and verb != owner:
+            option = next(iter(given)).replace("_", "-")
+            raise ManyoneError(f"--{option} is an option of `manyone data {owner}`, not of `{verb}`")
+        options |= given
     if options.get("seed", 0) < 0:
         raise ManyoneError(f"--seed {options['seed']}: must be 0 or more")
     if verb == "ls":

@@ -217,7 +217,7 @@ def _tokenizer(model: Path | str | None, path: Path | str, max_length: int) -> T
         raise ManyoneError(f"{path}: text needs a tokeniser; name the model folder that holds it")
     transformers = need("transformers", "text data", "text")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(model))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ManyoneError(f"{model}: no tokeniser found there ({str(error).splitlines()[0]})") from error
     return lambda texts: tokenizer(texts, truncation=True, max_length=max_length)

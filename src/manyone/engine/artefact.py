@@ -80,6 +80,11 @@ def read_model(
     file is missing or damaged, or when a later version wrote it.
     """
     path = Path(folder) / CONFIG
+    if not path.is_file() and (path.parent / WEIGHTS).is_file():
+        raise ManyoneError(
+            f"{folder}: tensors without {CONFIG}, as a merge of bare files leaves them, are not {what}: open "
+            f"{WEIGHTS} with safetensors.torch.load_file and put them into your own module"
+        )
     if not path.is_file():
         raise ManyoneError(f"{folder}: no {CONFIG}, so this is not {what} of manyone: give the `model` folder of a run")
     try:

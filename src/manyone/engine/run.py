@@ -79,15 +79,10 @@ class RunFolder:
     def open(cls, path: Path | str) -> RunFolder:
         """The run at ``path``, to read it or to go on with it. Raises ``ManyoneError`` when there is none."""
         path = Path(path)
-        try:
-            text = (path / CONFIG).read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError):
-            raise ManyoneError(f"{path} is not a run folder: it has no {CONFIG}") from None
-        try:
-            config = yaml.safe_load(text)
-            run = cls(path, config["recipe"], config["options"])
-        except (yaml.YAMLError, KeyError, TypeError) as error:
-            raise ManyoneError(f"{path / CONFIG} cannot be read: {' '.join(str(error).split())}") from None
+        config = read_config(path)
+        if not isinstance(config.get("recipe"), str) or not isinstance(config.get("options"), dict):
+            raise ManyoneError(f"{path / CONFIG}: not the configuration of a run: recipe or options are missing")
+        run = cls(path, config["recipe"], config["options"])
         run._ready = True
         run._remember()
         return run
@@ -256,24 +251,43 @@ class RunFolder:
                 raise
 
     def _lines(self) -> list[tuple[dict[str, Any], bytes]]:
-        path = self.path / _METRICS
-        if not path.exists():
-            return []
-        lines = path.read_bytes().splitlines(keepends=True)  # JSON escapes every other line break
-        if lines and not lines[-1].endswith(b"\n"):
-            lines.pop()
-        found = []
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line)
-            except ValueError:
-                raise ManyoneError(f"{path}, line {number} is not JSON: remove this line") from None
-            found.append((record, line))
-        return found
+        return read_metrics(self.path)
 
     def _remember(self) -> None:
         keys = ({k: v for k, v in record.items() if k != "time"} for record, _ in self._lines())
         self._earlier = Counter(json.dumps(key, ensure_ascii=False) for key in keys)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.yaml`` of the run ``folder``. Raises ``ManyoneError`` when there is none or it is damaged."""
+    path = folder / CONFIG
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ManyoneError(f"{folder} is not a run folder: it has no {CONFIG}") from None
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        raise ManyoneError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise ManyoneError(f"{path}: empty or damaged: it must hold the run's recipe and options")
+    return config
+
+
+def read_metrics(folder: Path) -> list[tuple[dict[str, Any], bytes]]:
+    """The records of ``metrics.jsonl`` in the run ``folder`` and their lines; a last line cut short is left out."""
+    path = folder / _METRICS
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last line's end was cut short, or is nothing
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise ManyoneError(f"{path}, line {number} is no record in JSON: remove this line")
+        found.append((record, line + b"\n"))
+    return found
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -42,12 +42,16 @@ MAX_PARALLEL = 64  # a Meta-World environment holds 20 MB; larger batches gain l
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode to play: ``index`` counts within the task, ``goal`` and ``seed`` fix how it starts."""
+    """One episode to play: ``index`` counts within the task, ``goal`` and ``seed`` fix how it starts.
+
+    ``target`` is the return to ask of a policy that reads one (default: the policy's own for the task).
+    """
 
     task: str
     index: int = 0
     goal: int = 0
     seed: int = 0
+    target: float | None = None
 
     def __str__(self) -> str:
         return f"episode {self.index} of {self.task} (goal {self.goal}, seed {self.seed})"
@@ -117,7 +121,7 @@ def rollout(
     policy: BatchedPolicy,
     episodes: Sequence[Episode],
     *,
-    horizon: int | None = None,
+    horizon: int | Mapping[str, int] | None = None,
     workers: int | None = None,
     stop_at_success: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -182,19 +186,22 @@ class Arena:
         policy: BatchedPolicy,
         episodes: Sequence[Episode],
         *,
-        horizon: int | None = None,
+        horizon: int | Mapping[str, int] | None = None,
         stop_at_success: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[EpisodeResult]:
         """Plays ``episodes`` (of this arena's tasks) and returns their results in the same order.
 
-        ``horizon`` ends episodes early (default: each task's own length). ``stop_at_success`` ends an episode at its
+        ``horizon`` ends episodes early, those of all tasks or each by its name (default: each task's own length; 1000
+        where it has none). ``stop_at_success`` ends an episode at its
         first success, which is all that a success rate needs and about five times less simulation for a good policy
         (returns are then those up to the success). ``progress(done, total)`` is called as episodes end; without
         it a long roll-out shows its own.
         """
-        if horizon is not None and horizon < 1:
-            raise ManyoneError(f"horizon {horizon}: must be at least 1")
+        horizons = horizon if isinstance(horizon, Mapping) else dict.fromkeys(self.tasks, horizon)
+        for task, steps in horizons.items():
+            if steps is not None and steps < 1:
+                raise ManyoneError(f"horizon {steps} of {task}: must be at least 1")
         states, actions = self._check(episodes)
         if self._pool is None:
             self._open()
@@ -204,7 +211,7 @@ class Arena:
         try:
             with Progress("roll-outs", len(episodes), unit="episodes") as bar:
                 tell = progress or bar.update
-                results = self._play(policy, episodes, states, actions, horizon, stop_at_success, tell, clock)
+                results = self._play(policy, episodes, states, actions, horizons, stop_at_success, tell, clock)
         except BaseException:
             self.close()  # replies may still be under way; fresh processes next time
             raise
@@ -223,14 +230,14 @@ class Arena:
         episodes: Sequence[Episode],
         states: int,
         actions: int,
-        horizon: int | None,
+        horizon: Mapping[str, int | None],
         stop_at_success: bool,
         progress: Callable[[int, int], None],
         clock: Clock,
     ) -> list[EpisodeResult]:
         buffers, total = self._buffers, len(episodes)
         results: dict[int, EpisodeResult] = {}
-        limits = np.array([min(horizon or 10**9, self._widths[e.task][2]) for e in episodes], dtype=np.int64)
+        limits = np.array([horizon.get(e.task) or self._widths[e.task][2] for e in episodes], dtype=np.int64)
         lengths, returns = np.zeros(total, np.int64), np.zeros(total)
         first, known = np.zeros(total, np.int64), np.zeros(total, bool)
         row_of = np.full(total, -1)

@@ -36,7 +36,7 @@ def sentence_encoder(config: Mapping[str, Any]) -> nn.Module:
     short, and the same batch then gives the same numbers.
     """
     transformers = _transformers()
-    built = _without_dropout(transformers.BertConfig(**config))
+    built = _without_dropout(without_code(transformers.BertConfig(**config)))
     encoder = _with_forward(transformers.BertModel, _pooled_text("mean"))(built)
     encoder.register_load_state_dict_pre_hook(_drop_position_ids)
     return encoder
@@ -57,7 +57,7 @@ def clip_vision(
         pixels = normalised(images, mean, std, self.visual_projection.weight.dtype)
         return base.forward(self, pixel_values=pixels).image_embeds
 
-    return _with_forward(base, forward)(transformers.CLIPVisionConfig(**config))
+    return _with_forward(base, forward)(without_code(transformers.CLIPVisionConfig(**config)))
 
 
 def auto_encoder(
@@ -74,10 +74,27 @@ def auto_encoder(
     if "model_type" not in config:
         raise ManyoneError("an encoder of kind 'hf' needs 'model_type' in its config, as config.json has it")
     settings = {k: v for k, v in config.items() if k != "model_type"}
-    built = _without_dropout(transformers.AutoConfig.for_model(config["model_type"], **settings))
+    built = _without_dropout(without_code(transformers.AutoConfig.for_model(config["model_type"], **settings)))
     base = transformers.AutoModel._model_mapping[type(built)]
     forward = _pooled_text(pool) if hasattr(built, "vocab_size") else _pooled_images(pool, mean, std)
     return _with_forward(base, forward)(built)
+
+
+def read_config(path: str) -> Any:
+    """The configuration of a checkpoint (folder or hub id), whose own code is never run."""
+    return without_code(_transformers().AutoConfig.from_pretrained(path, trust_remote_code=False), path)
+
+
+def without_code(config: Any, path: str = "config.json") -> Any:
+    """``config``; ``ManyoneError`` where it names a repository whose kernels, which are code, the library would run."""
+    for part in (config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", ()))):
+        for name in ("_attn_implementation", "_experts_implementation"):
+            if "/" in str(getattr(part, name, None)):
+                raise ManyoneError(
+                    f"{path}: {name.lstrip('_')} {getattr(part, name)} is code from a hub, which is never run: remove "
+                    "the entry from config.json"
+                )
+    return config
 
 
 def _drop_position_ids(module: nn.Module, state: dict[str, Any], *_: Any) -> None:

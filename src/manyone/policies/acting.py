@@ -4,8 +4,8 @@ At every step the last K steps of all running episodes go through the network in
 by their mask, and the masked weights are stacked [masks, ...] (made once, while they fit into memory). The front of
 each sequence (prompt, task token) does not see the history, so its keys and values are computed once per task: exact.
 The history's own keys are not kept: its window slides, and every step's returns-to-go and place in it change.
-Returns-to-go start at the task's target and fall by each reward (g_{t+1} = g_t - r_t).
-Public names: :class:`SequencePolicy`.
+Returns-to-go start at the episode's or the task's target and fall by each reward (g_{t+1} = g_t - r_t).
+Public names: :class:`SequencePolicy`, :class:`EpisodeLike`, :func:`checked_observations`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,29 @@ _CACHED = 256 << 20  # bytes of masked weights that are kept
 
 
 class EpisodeLike(Protocol):
-    """What a policy reads of an episode: the name of its task."""
+    """What a policy reads of an episode: the name of its task and, where it has a ``target``, the return to ask for."""
 
     @property
     def task(self) -> str: ...
+
+
+def checked_observations(observations: Any, slots: Tensor, width: int, names: Sequence[str]) -> Tensor:
+    """``observations`` as a tensor [b, S] on the CPU; ``names`` [n] are the tasks of all slots.
+
+    Raises ``ManyoneError`` for another shape, and names the slot and its task where one is not finite.
+    """
+    seen = np.array(observations)
+    if seen.shape != (len(slots), width):
+        raise ManyoneError(f"observations {list(seen.shape)}: expected [{len(slots)}, {width}] for this policy")
+    wrong = ~np.isfinite(seen).all(1)
+    if wrong.any():
+        slot, row = int(slots[int(np.argmax(wrong))]), seen[int(np.argmax(wrong))]
+        entry = int(np.argmin(np.isfinite(row)))
+        raise ManyoneError(
+            f"slot {slot} ({names[slot] or 'no task named'}): entry {entry} of the observation is {row[entry]}: mend "
+            "the environment, or end the episode there"
+        )
+    return torch.from_numpy(seen)
 
 
 class SequencePolicy:
@@ -40,6 +59,9 @@ class SequencePolicy:
     ``table``: names, statistics, targets and prompts of the tasks; ``masks`` (None: dense) and ``assignment`` (task ->
     mask, default its own). Weights are read once: make a new policy after training on.
     """
+
+    reads_returns = True
+    """Whether a target return makes a difference."""
 
     def __init__(
         self,
@@ -71,8 +93,8 @@ class SequencePolicy:
 
     def start(self, episodes: Sequence[EpisodeLike]) -> None:
         """Begins new episodes; slot s is ``episodes[s]`` from now on."""
-        self.tasks = torch.tensor([self.table.index(e.task) for e in episodes], dtype=torch.int64, device=self.device)
         count, k = len(episodes), self.model.context
+        self.names = [""] * count
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, device=self.device, dtype=self.dtype)
@@ -80,9 +102,21 @@ class SequencePolicy:
         # ring buffers: the entry of step t is at t mod K
         self._states = zeros(count, k, self.model.state_dim)
         self._actions = zeros(count, k, self.model.action_dim)
-        self._returns = zeros(count, k)
-        self._left = self.table.target[self.tasks].clone()
+        self._returns, self._left = zeros(count, k), zeros(count)
         self._time = torch.zeros(count, dtype=torch.int64, device=self.device)
+        self.tasks = torch.zeros_like(self._time)
+        self.restart(range(count), episodes)
+
+    def restart(self, slots: Sequence[int], episodes: Sequence[EpisodeLike]) -> None:
+        """Begins ``episodes`` [b] in the slots [b]; all other slots go on."""
+        for slot, episode in zip(slots, episodes, strict=True):
+            self.names[slot] = episode.task
+            self._begin(slot, self.table.index(episode.task), getattr(episode, "target", None))
+
+    def _begin(self, slot: int, task: int, target: float | None) -> None:
+        """An episode of ``task`` in ``slot``; what the window holds of an earlier one is never read."""
+        self.tasks[slot], self._time[slot] = task, 0
+        self._left[slot] = self.table.target[task] if target is None else target
 
     @torch.no_grad()
     def act(self, slots: Any, observations: Any) -> np.ndarray:
@@ -99,16 +133,17 @@ class SequencePolicy:
         self._left[slot] -= torch.from_numpy(np.array(rewards)).to(self._left)
         self._time[slot] += 1
 
+    def took(self, slots: Any, actions: Any) -> None:
+        """Actions [b, A] that were taken instead of those of the last :meth:`act`; to be told before the rewards."""
+        slot = self._slots(slots)
+        self.acted(slot, self.table.unit_actions(torch.from_numpy(np.array(actions)).to(self._left), self.tasks[slot]))
+
     # ---- its parts, for policies that choose the mask themselves --------------------------------------------------
 
     def observe(self, slots: Any, observations: Any) -> Tensor:
         """Puts the present observations into the windows; the slots as a tensor."""
         slot = self._slots(slots)
-        seen = torch.from_numpy(np.array(observations)).to(self.device, self.dtype)
-        if seen.shape != (len(slot), self.model.state_dim):
-            raise ManyoneError(
-                f"observations {list(seen.shape)}: expected [{len(slot)}, {self.model.state_dim}] for this policy"
-            )
+        seen = checked_observations(observations, slot, self.model.state_dim, self.names).to(self.device, self.dtype)
         tasks = self.tasks[slot]
         place = self._time[slot] % self.model.context
         self._states[slot, place] = (seen - self.table.mean[tasks]) / self.table.deviation[tasks]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,10 +35,6 @@ from manyone.randomness import generator_for
 
 Selection = Literal["gate", "soft", "oracle", "random", "dense"]
 _STACKED = 64 << 20  # entries of softly masked weights that one call may hold
-
-
-class _Anyone(NamedTuple):
-    task: str
 
 
 def leak_report(
@@ -121,20 +117,24 @@ class AgnosticPolicy(SequencePolicy):
 
     def start(self, episodes: Sequence[EpisodeLike]) -> None:
         """Begins new episodes; slot s is ``episodes[s]`` from now on."""
-        super().start([_Anyone("group 0")] * len(episodes))
-        self._truth = torch.tensor([self._group_of.get(e.task, -1) for e in episodes])
-        if self.selection == "oracle" and bool((self._truth < 0).any()):
-            unknown = next(e.task for e in episodes if e.task not in self._group_of)
-            raise ManyoneError(f"task {unknown!r} has no group to look up: {', '.join(self._group_of)} have")
+        self._truth = torch.full((len(episodes),), -1)
         self._belief = Belief(len(episodes), self.groups, decay=self.decay, hysteresis=self.hysteresis)
         self._shown = torch.full((len(episodes), 64), -1, dtype=torch.int16)
-        if self.selection == "random":
-            draws = [generator_for(self.seed, "random group", slot) for slot in range(len(episodes))]
-            self.tasks = torch.tensor([int(torch.randint(self.groups, (1,), generator=d)) for d in draws]).to(
-                self.device
-            )
-        elif self.selection == "oracle":
-            self.tasks = self._truth.to(self.device)
+        super().start(episodes)
+
+    def restart(self, slots: Sequence[int], episodes: Sequence[EpisodeLike]) -> None:
+        """Begins ``episodes`` [b] in the slots [b]; all other slots go on."""
+        for slot, episode in zip(slots, episodes, strict=True):
+            truth = self._group_of.get(episode.task, -1)
+            if self.selection == "oracle" and truth < 0:
+                raise ManyoneError(f"task {episode.task!r} has no group to look up: {', '.join(self._group_of)} have")
+            group = max(truth, 0) if self.selection == "oracle" else 0
+            if self.selection == "random":
+                draw = generator_for(self.seed, "random group", slot)
+                group = int(torch.randint(self.groups, (1,), generator=draw))
+            self.names[slot], self._truth[slot], self._shown[slot] = episode.task, truth, -1
+            self._belief.forget(slot)
+            self._begin(slot, group, getattr(episode, "target", None))
 
     @torch.no_grad()
     def act(self, slots: Any, observations: Any) -> np.ndarray:

@@ -2,8 +2,14 @@
 
     from manyone.policies import load_policy
     policy = load_policy("runs/first/model")
-    policy.reset("door-open-v3")
+    policy.reset("door-open-v3")                      # target=...: another return to ask for
     action = policy.act(observation, reward)          # reward of the step before; 0 at first
+
+and in ``gymnasium.vector``, where environments begin anew one by one::
+
+    policy.reset(["gym:Hopper-v5"] * envs.num_envs)
+    actions = policy.act(observations, rewards)       # [n, S], [n] -> [n, A]
+    policy.reset(slots=ended)                         # those whose next observation is an episode's first
 
 Public names: :func:`load_policy`, :class:`Policy`.
 """
@@ -11,10 +17,13 @@ Public names: :func:`load_policy`, :class:`Policy`.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from manyone.data.trajectories.observations import lay_out
+from manyone.envs.single.make import gym_parts
 from manyone.errors import ManyoneError
 from manyone.nets.decision import DecisionTransformer
 from manyone.policies.acting import SequencePolicy
@@ -26,10 +35,11 @@ from manyone.policies.g_harmodt.gate import Gate
 
 class _Episode(NamedTuple):
     task: str
+    target: float | None
 
 
 class Policy:
-    """A saved policy. :meth:`reset` and :meth:`act` for one episode, :attr:`batched` for roll-outs of many.
+    """A saved policy. :meth:`reset` and :meth:`act` for one episode or n side by side, :attr:`batched` for roll-outs.
 
     ``model``, ``table``, ``masks`` (or None) and ``assignment`` are its parts, ``info`` what else was saved.
     """
@@ -38,28 +48,82 @@ class Policy:
         self.model, self.table, self.masks = saved.model, saved.table, saved.masks
         self.assignment, self.info = saved.assignment, saved.info
         self.batched: Any = _acting(saved)
-        self._running = False
+        self._episodes: list[_Episode] = []
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks that the policy knows."""
         return self.table.names
 
-    def reset(self, task: str | None = None) -> None:
-        """Begins an episode of ``task``; a policy that infers the task itself needs none."""
-        if task is None and not self.info.get("task_free"):
-            raise ManyoneError(f"this policy must know its task: reset(task) with one of {', '.join(self.tasks)}")
-        self.batched.start([_Episode(task or "")])
-        self._running, self._first = True, True
+    def reset(
+        self,
+        task: str | Sequence[str | None] | None = None,
+        *,
+        target: float | Sequence[float] | None = None,
+        slots: Any = None,
+    ) -> None:
+        """Begins an episode of ``task``; a policy that infers the task itself needs none.
 
-    def act(self, observation: Any, reward: float = 0.0) -> np.ndarray:
-        """Action float32 [A] for ``observation`` [S]; ``reward`` is what the last action earned (ignored at first)."""
-        if not self._running:
+        A sequence of n tasks begins n episodes, one in each slot of a ``gymnasium.vector`` environment. Later,
+        ``slots`` (indices, or a mask bool [n]) begins new ones in these slots alone, of the same tasks and targets
+        unless others are given. ``target`` is the return to ask for (default: the task's in the artefact).
+        """
+        if target is not None and not self.batched.reads_returns:
+            raise ManyoneError("behaviour cloning reads no target return: leave it out")
+        if slots is None:
+            names = [task] if task is None or isinstance(task, str) else list(task)
+            self._single = task is None or isinstance(task, str)
+            chosen, before = list(range(len(names))), [_Episode("", None)] * len(names)
+        elif not self._episodes:
+            raise ManyoneError("reset(slots=...) before reset: first give the tasks of all slots")
+        else:
+            chosen, before = _numbers(slots, len(self._episodes)), list(self._episodes)
+            names = [task] * len(chosen) if task is None or isinstance(task, str) else list(task)
+        several = not isinstance(target, (int, float, np.number, type(None)))
+        targets: list[Any] = list(target) if several else [target] * len(chosen)  # type: ignore[arg-type]
+        if len(names) != len(chosen) or len(targets) != len(chosen):
+            raise ManyoneError(f"{len(names)} tasks and {len(targets)} targets for {len(chosen)} slots: give one each")
+        episodes = []
+        for slot, name, asked in zip(chosen, names, targets):
+            one = _Episode(before[slot].task if name is None else name, before[slot].target if asked is None else asked)
+            if not one.task and not self.info.get("task_free"):
+                raise ManyoneError(f"this policy must know its task: reset(task) with one of {', '.join(self.tasks)}")
+            episodes.append(one)
+        if slots is None:
+            self.batched.start(episodes)
+            self._keys = self._entries(names[0] or "")
+            self._episodes, self._first = episodes, np.ones(len(episodes), bool)
+        else:
+            self.batched.restart(chosen, episodes)
+            for slot, one in zip(chosen, episodes):
+                self._episodes[slot], self._first[slot] = one, True
+
+    def act(self, observation: Any, reward: Any = 0.0) -> np.ndarray:
+        """Action float32 [A] for ``observation`` [S], or [n, A] for [n, S] after a reset of n tasks.
+
+        ``reward``: what the last action of each episode earned (ignored at an episode's first step). Of a dictionary
+        the entries that the task's name gives as ``keys`` are read.
+        """
+        if not self._episodes:
             raise ManyoneError("act before reset: call policy.reset(task) at the start of an episode")
-        if not self._first:
-            self.batched.reward(np.zeros(1, np.int64), np.array([reward], np.float32))
-        self._first = False
-        return self.batched.act(np.zeros(1, np.int64), np.asarray(observation, np.float32).reshape(1, -1))[0]
+        slots = np.arange(len(self._episodes))
+        rewards = np.broadcast_to(np.asarray(reward, np.float32), len(slots))
+        going = np.flatnonzero(~self._first)
+        wrong = going[~np.isfinite(rewards[going])]
+        if len(wrong):
+            raise ManyoneError(f"slot {wrong[0]} ({self._episodes[wrong[0]].task}): the reward is {rewards[wrong[0]]}")
+        if len(going):
+            self.batched.reward(going, rewards[going])
+        seen = lay_out(observation, self._keys, batch=not self._single).astype(np.float32)
+        actions = self.batched.act(slots, seen[None] if self._single else seen)
+        self._first[:] = False
+        return actions[0] if self._single else actions
+
+    def _entries(self, task: str) -> tuple[str, ...]:
+        """The entries of dictionary observations that are read."""
+        own = [name for name in self.tasks if name.partition("?")[0] == task]
+        named = (gym_parts(n)[1] for n in (task, *own, *self.tasks) if n.startswith("gym:"))
+        return next(filter(None, named), ())
 
 
 def load_policy(folder: str | os.PathLike[str], device: str = "cpu") -> Policy:
@@ -69,6 +133,16 @@ def load_policy(folder: str | os.PathLike[str], device: str = "cpu") -> Policy:
 
 load = load_policy
 """The artefact's reader, by the name that it has in every field."""
+
+
+def _numbers(slots: Any, count: int) -> list[int]:
+    """Slots given as indices or as a mask."""
+    given = np.asarray(slots)
+    if given.dtype == bool and given.shape == (count,):
+        return np.flatnonzero(given).tolist()
+    if given.ndim != 1 or (given.size and (given.dtype == bool or given.min() < 0 or given.max() >= count)):
+        raise ManyoneError(f"slots {given.tolist()}: give numbers of 0 to {count - 1}, or a mask of {count}")
+    return given.astype(np.int64).tolist()
 
 
 def _acting(saved: SavedPolicy) -> Any:

@@ -1,6 +1,6 @@
-"""What every learner of policies can do besides training: give its policy, say how large it is, and show itself.
+"""What every learner of policies can do besides training: give its policy, say what it cost, and show itself.
 
-Public names: :class:`PolicyTrainer`, :data:`History`, :func:`sizes_of`.
+Public names: :class:`PolicyTrainer`, :data:`History`, :func:`effort_of`, :func:`sizes_of`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import nn
 from manyone.claims.figure import Figure
 from manyone.engine.learner import Learner
 from manyone.policies.masks import TaskMasks
+from manyone.policies.tasks import PolicyData
 
 SECTION = "Masks and groups"
 """Where a report shows the figures."""
@@ -23,10 +24,19 @@ History = Mapping[str, Sequence[tuple[int, float]]]
 class PolicyTrainer(Learner, Protocol):
     """A :class:`~manyone.engine.learner.Learner` of one policy for many tasks, or of one a task."""
 
+    @property
+    def iteration(self) -> int:
+        """Steps taken."""
+
     def policy(self, variant: str = "") -> Any:
         """What acts in many episodes at once (the roll-outs' ``BatchedPolicy``), as it is now.
 
         ``variant`` is one of the learner's ways to act; "" is the one that it is judged by.
+        """
+
+    def effort(self) -> dict[str, float]:
+        """What it has been trained with: ``updates`` of a network, and ``samples_per_task``, the steps of data whose
+        actions the loss has compared (of a window of K steps, K), in the mean over tasks.
         """
 
     def sizes(self) -> dict[str, float]:
@@ -34,6 +44,12 @@ class PolicyTrainer(Learner, Protocol):
 
     def figures(self, policy: Any, history: History) -> Iterator[Figure]:
         """What a report shows of it, after ``policy`` has acted and the steps have measured ``history``."""
+
+
+def effort_of(data: PolicyData, updates: int, tasks_per_step: int, batch_size: int) -> dict[str, float]:
+    """``updates`` and ``samples_per_task`` after as many steps on ``tasks_per_step`` tasks of ``data`` each."""
+    windows = updates * tasks_per_step * batch_size / len(data)
+    return {"updates": float(updates), "samples_per_task": windows * data.window_steps}
 
 
 def sizes_of(networks: Iterable[nn.Module], masks: TaskMasks | None = None) -> dict[str, float]:

@@ -3,16 +3,18 @@
 A training window starts at a row drawn uniformly from a task's training rows, that is: an episode in proportion to its
 length, then a start uniformly (Chen et al. 2021). States are standardised, returns-to-go divided by a scale; both come
 from the data, per task or pooled. A prompt is the tail of a good trajectory without its last step (Xu et al. 2022).
-Prompts come from the best tenth of the episodes by return, which no training window then touches; ``legacy_prompt`` is
-the rule of the HarmoDT program instead. What is drawn depends on (seed, task, step) alone.
+Prompts come from the best tenth of the episodes by return, which no training window touches, with or without a prompt:
+methods are compared on equal data. ``legacy_prompt`` is the rule of the HarmoDT program instead. What is drawn depends
+on (seed, task, step) alone.
 
-Networks act in [-1, 1]; a task's own actions are a = c + h u there, with the centre c and half the width h of its bounds.
-Public names: :class:`PolicyData`, :class:`TaskBatch`, :class:`TaskTable`, :data:`POOLED`, :func:`label`.
+Networks give u in [-1, 1]; the action is a = c + h u, with the centre c and half the width h of the task's bounds.
+Public names: :class:`PolicyData`, :class:`TaskBatch`, :class:`TaskTable`, :data:`POOLED`, :func:`label`, :func:`slug`.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -31,7 +33,8 @@ Steps = dict[str, Tensor]
 Bounds = tuple[np.ndarray, np.ndarray]
 """Least and largest action of a task, [A] each."""
 Pool = Literal["task", "pooled"]
-PROMPT_FRACTION = 0.1  # of the episodes, the best by return, are prompts
+PROMPT_FRACTION = 0.1
+"""Share of a task's episodes, the best by return, that prompts are taken from and training leaves out."""
 POOLED: dict[str, Any] = {"normalisation": "pooled", "scale": "pooled", "target": "pooled"}
 """What :class:`PolicyData` takes so that neither states nor returns tell the task."""
 
@@ -39,6 +42,11 @@ POOLED: dict[str, Any] = {"normalisation": "pooled", "scale": "pooled", "target"
 def label(task: str) -> str:
     """A task's name in metrics and tables: ``door-open-v3`` -> ``door-open``; others as they are."""
     return task.removesuffix("-v3")
+
+
+def slug(task: str) -> str:
+    """A task's name as a file's or folder's: ``gym:Ant-v5?healthy_reward=0`` -> ``gym-Ant-v5-healthy_reward=0``."""
+    return re.sub(r"[^\w.,=+-]+", "-", task)
 
 
 class TaskBatch(NamedTuple):
@@ -71,7 +79,10 @@ class TaskTable:
     """Least and largest action, [N, 2, A]; None: -1 and 1 in all tasks."""
 
     def index(self, task: str) -> int:
-        """Number of the task called ``task``."""
+        """Number of the task called ``task``; of a Gymnasium task also without its keyword arguments, if it is one."""
+        plain = [name.partition("?")[0] for name in self.names]
+        if task not in self.names and plain.count(task) == 1:
+            return plain.index(task)
         if task not in self.names:
             raise ManyoneError(f"task {task!r} is unknown to this policy: it has {', '.join(self.names)}")
         return self.names.index(task)
@@ -83,7 +94,8 @@ class TaskTable:
             return t.to(device, dtype if t.is_floating_point() else None)
 
         prompt = None if self.prompt is None else {k: move(v) for k, v in self.prompt.items()}
-        return replace(self, **{key: move(value) for key, value in self._each().items()}, prompt=prompt)
+        fields: dict[str, Any] = {key: move(value) for key, value in self._each().items()}
+        return replace(self, **fields, prompt=prompt)
 
     def subset(self, tasks: Sequence[int]) -> TaskTable:
         """The rows ``tasks``, in that order."""
@@ -132,6 +144,9 @@ class PolicyData:
     ``context`` K and ``prompt`` K* in steps (0: no prompts); ``scale``: what returns-to-go are divided by, the largest
     absolute return of the ``"task"``'s or of all data (``"pooled"``), or a number; targets are the ``target_quantile``
     of the returns of each ``"task"`` or of all (``target="pooled"``); ``normalisation`` of states likewise.
+    ``hold_out``: training windows leave out the episodes that prompts are taken from, also where ``prompt`` is 0 (a
+    task's only episode is left out for a prompt alone); statistics, scales and targets are of all episodes. With
+    ``legacy_prompt`` nothing is left out.
 
     ``bounds``: least and largest action of each task; the data's own where they are infinite. A task without any, or
     ``bounds=None``, has -1 and 1 if its data keep within them and else its data's own; ``"unit"`` is -1 and 1 whatever
@@ -150,13 +165,15 @@ class PolicyData:
         target: Pool = "task",
         target_quantile: float = 0.9,
         legacy_prompt: bool = False,
+        hold_out: bool = True,
         bounds: Sequence[Bounds | None] | Literal["unit"] | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._preparation: dict[str, Any] = {
             "context": context, "prompt": prompt, "normalisation": normalisation, "scale": scale, "target": target,
-            "target_quantile": target_quantile, "legacy_prompt": legacy_prompt, "device": device, "dtype": dtype,
+            "target_quantile": target_quantile, "legacy_prompt": legacy_prompt, "hold_out": hold_out, "device": device,
+            "dtype": dtype,
         }  # fmt: skip
         for name, value, least in (("context", context, 1), ("prompt", prompt, 0)):
             if value < least:
@@ -170,7 +187,8 @@ class PolicyData:
         if len(set(names)) < len(names):
             raise ManyoneError(f"two data sets have the same task name: {', '.join(sorted(names))}")
         self.context, self.prompt_steps = context, prompt
-        self.legacy_prompt, self.device, self.dtype = legacy_prompt, torch.device(device), dtype
+        self.legacy_prompt, self.hold_out = legacy_prompt, hold_out
+        self.device, self.dtype = torch.device(device), dtype
         self.trajectories = list(trajectories)
         self.windows = Windows(self.trajectories, context, device)
         self.state_dim, self.action_dim = self.trajectories[0].state_dim, self.trajectories[0].action_dim
@@ -192,6 +210,11 @@ class PolicyData:
     def names(self) -> tuple[str, ...]:
         """Names of the tasks."""
         return self.table.names
+
+    @property
+    def window_steps(self) -> float:
+        """Steps of data that a training window holds in the mean over draws and tasks: at most ``context``."""
+        return sum(self._steps) / len(self)
 
     def batch(
         self,
@@ -241,6 +264,7 @@ class PolicyData:
         chosen.trajectories = [self.trajectories[i] for i in tasks]
         chosen.table = self.table.subset(tasks)
         chosen._rows, chosen._choices = [self._rows[i] for i in tasks], [self._choices[i] for i in tasks]
+        chosen._steps = [self._steps[i] for i in tasks]
         chosen._scale = self._scale[list(tasks)]
         chosen._first = self._first[list(tasks)]
         chosen._prompt_table = self._prompt_table[list(tasks)]
@@ -292,19 +316,25 @@ class PolicyData:
     def _split(self) -> None:
         """Which episodes windows are cut from and which are prompts, as flat tables."""
         ends, last_rows, self._rows, firsts, self._choices, prompts = [], [], [], [], [], []
+        self._steps: list[float] = []
         total = 0
         for number, one in enumerate(self.trajectories):
-            if self.legacy_prompt or not self.prompt_steps:
+            train = np.arange(one.episodes)
+            if self.legacy_prompt:
                 held = np.argsort(one.returns, kind="stable")
-                train = np.arange(one.episodes)
-            else:
-                if one.episodes < 2:
+            elif self.hold_out:
+                if self.prompt_steps and one.episodes < 2:
                     raise ManyoneError(
                         f"{one.name}: one episode cannot be prompt and training data: give two or more, or prompt=0"
                     )
                 held = one.best(PROMPT_FRACTION)[: one.episodes - 1]
-                train = np.setdiff1d(np.arange(one.episodes), held)
+                train = np.setdiff1d(train, held)
+            else:
+                held = one.best(PROMPT_FRACTION)
             lengths = one.lengths[train]
+            short = np.minimum(lengths, self.context)  # so many windows of an episode are cut off by its end
+            steps = (lengths - short) * self.context + short * (short + 1) / 2
+            self._steps.append(float(steps.sum() / lengths.sum()))
             first = int(self.windows.first_row[number])
             ends.append(total + np.cumsum(lengths))
             last_rows.append(first + one.offsets[train + 1])
@@ -345,7 +375,7 @@ def _bounds(data: Trajectories, given: Bounds | None) -> np.ndarray:
     bounds = np.stack(given).astype(np.float32)
     if bounds.shape != own.shape or not (bounds[0] < bounds[1]).all():
         raise ManyoneError(f"{data.name}: bounds {bounds.tolist()}: give {data.action_dim} least and largest actions")
-    unknown = ~np.isfinite(bounds).all(0)
+    unknown = np.asarray(~np.isfinite(bounds).all(0))
     if unknown.any():
         low, high = own[:, unknown]
         steady = low == high  # any width does

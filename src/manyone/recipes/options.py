@@ -47,7 +47,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Places:
-    """The option names files or folders, as PLACE or NAME=PLACE: one that exists becomes absolute.
+    """The option names files or folders, as PLACE or NAME=PLACE or NAME=A,B: one that exists becomes absolute.
 
     So a run that is taken up from another folder reads what it read before. Other words (the hub's names, those of
     registered data) stay as they are; with ``names`` all bare words do, as the option knows names of its own.
@@ -62,11 +62,16 @@ class Places:
         if value is None:
             return None
         text = str(value)
-        name, equals, place = ("", "", text) if "=" not in text or Path(text).exists() else text.partition("=")
+        starts = [0, *(at + 1 for at, letter in enumerate(text) if letter == "=")]  # a NAME may have an = in it
+        start = next((at for at in starts if text[at:] and Path(text[at:]).exists()), starts[-1])
+        whole = text[start:]
+        parts = [whole] if Path(whole).exists() else whole.split(",")
+        found = ",".join(self._absolute(part) for part in parts)
+        return value if found == whole else type(value)(text[:start] + found)
+
+    def _absolute(self, place: str) -> str:
         bare = self.names and "." not in place and Path(place).name == place
-        if not place or bare or not Path(place).exists():
-            return value
-        return type(value)(f"{name}{equals}{Path(place).absolute()}")
+        return place if not place or bare or not Path(place).exists() else str(Path(place).absolute())
 
 
 @dataclass(frozen=True)

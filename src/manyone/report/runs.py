@@ -5,7 +5,6 @@ A run that wrote ``figures.json`` (:func:`manyone.claims.figure.save_figures`) h
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,8 @@ from typing import Any
 
 from manyone.claims.figure import Figure, load_figures
 from manyone.claims.numbers import significant
+from manyone.engine.files import stays_inside
+from manyone.engine.run import read_config, read_metrics
 from manyone.errors import ManyoneError
 from manyone.evaluation.intervals import t_interval
 from manyone.report import figures
@@ -70,28 +71,10 @@ def _numeric(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 def read_run(folder: Path) -> RunRecord:
     """Reads config.yaml and metrics.jsonl of a run folder; a cut last line of metrics is left out."""
-    import yaml
-
-    config_path, metrics_path = folder / "config.yaml", folder / "metrics.jsonl"
-    if not config_path.is_file():
-        raise ManyoneError(f"{folder}: no config.yaml, so this is not a run folder")
-    try:
-        config = yaml.safe_load(config_path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise ManyoneError(f"{config_path}: cannot be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(config, dict):
-        raise ManyoneError(f"{config_path}: must hold a mapping of options")
-    text = metrics_path.read_text(encoding="utf-8") if metrics_path.is_file() else ""
-    lines: list[dict[str, Any]] = []
-    every = text.split("\n")
-    for number, line in enumerate(every, 1):
-        if not line.strip():
-            continue
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(every):
-                raise ManyoneError(f"{metrics_path}:{number}: not JSON: {error.msg}") from error
+    for path in (folder / name for name in ("config.yaml", "metrics.jsonl", FIGURES)):
+        if not stays_inside(path, folder):
+            raise ManyoneError(f"{path}: a link out of the run folder, which would end up on the page: copy the file")
+    config, lines = read_config(folder), [record for record, _ in read_metrics(folder)]
     figures = load_figures(folder / FIGURES) if (folder / FIGURES).is_file() else []
     return RunRecord(folder.resolve().name, config, lines, figures)
 

@@ -23,6 +23,7 @@ from manyone.claims.file import load_claims
 from manyone.claims.rows import load_rows
 from manyone.claims.study import Job, Report, Study, SuiteInfo
 from manyone.engine.fabric import processors
+from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
 from manyone.recipes.running import print_table
@@ -103,8 +104,10 @@ def all_claims() -> dict[str, Claims]:
     return {field: load_claims(claims_file(field)) for field in STUDIES}
 
 
-def plan(names: Sequence[str], fields: Sequence[str], scale: str, seeds: int | None) -> list[Plan]:
-    """What the claims called ``names`` (all by default) of ``fields`` (all by default) need at ``scale``."""
+def plan(
+    names: Sequence[str], fields: Sequence[str], scale: str, seeds: int | None, chosen_suites: Sequence[str] = ()
+) -> list[Plan]:
+    """What the claims called ``names`` of ``fields`` need at ``scale`` on ``chosen_suites`` (all by default)."""
     for field in fields:
         if field not in STUDIES:
             raise ManyoneError(f"--field {field}: unknown field, use {', '.join(STUDIES)}")
@@ -115,10 +118,17 @@ def plan(names: Sequence[str], fields: Sequence[str], scale: str, seeds: int | N
             raise ManyoneError(f"unknown claim {name!r}: see `manyone ls claims`")
         if fields and home[name] not in fields:
             raise ManyoneError(f"claim {name!r} belongs to {home[name]}, which --field {','.join(fields)} leaves out")
+    tested = {s for claims in known.values() for c in claims.claims for s in c.tests.get(scale, ())}
+    for suite in chosen_suites:
+        if suite not in tested:
+            raise ManyoneError(
+                f"--suite {suite}: no claim is tested on it at scale {scale}; {suggestion(suite, tested)}"
+            )
     plans = []
     for field in [f for f in STUDIES if not fields or f in fields]:
         chosen = [c for c in known[field].claims if not names or c.id in names]
         suites = tuple(dict.fromkeys(s for c in chosen for s in c.tests.get(scale, ())))
+        suites = tuple(s for s in suites if not chosen_suites or s in chosen_suites)
         if not suites:
             continue
         study: Any = importlib.import_module(STUDIES[field])
@@ -135,6 +145,7 @@ def reproduce(
     names: Sequence[str] = (),
     *,
     fields: Sequence[str] = (),
+    suites: Sequence[str] = (),
     scale: str = "smoke",
     seeds: int | None = None,
     out: Path | None = None,
@@ -142,7 +153,7 @@ def reproduce(
     on: str | None = None,
     dry_run: bool = False,
 ) -> int:
-    """Tests the claims called ``names`` of ``fields`` (all by default) at ``scale``; prints the path of the report.
+    """Tests the claims called ``names`` of ``fields`` on ``suites`` (all by default); prints the report's path.
 
     ``on`` names a cluster (:func:`manyone.reproduce.processes.cluster`) that runs the jobs; ``dry_run`` prints the jobs
     instead.
@@ -150,7 +161,7 @@ def reproduce(
     Fields that an earlier run into the same folder has tested stay on the page.
     """
     started = time.time()
-    plans = plan(names, fields, scale, seeds)
+    plans = plan(names, fields, scale, seeds, suites)
     folder = out or Path("runs") / f"reproduce-{scale}"
     rows = folder.absolute() / "rows"  # a job may run elsewhere
     if dry_run:
@@ -161,13 +172,14 @@ def reproduce(
     except OSError as error:
         raise ManyoneError(f"{rows}: cannot be made: {error.strerror}; choose another folder with --out") from error
     with cluster(on), task_runner(rows, workers, [STUDIES[p.field] for p in plans]) as runner:
-        suites = {p.field: [_prepare(p.study, scale, s) for s in p.suites] for p in plans}
+        ready = {p.field: [_prepare(p.study, scale, s) for s in p.suites] for p in plans}
         _measure(plans, scale, rows, runner)
     seconds = time.time() - started
     command = f"manyone reproduce {' '.join(names)}{' ' if names else ''}--scale {scale}"
     command += f" --field {','.join(fields)}" if fields else ""
+    command += f" --suite {','.join(suites)}" if suites else ""
     command += f" --seeds {seeds}" if seeds else ""
-    studies = [_study(p, suites[p.field], rows, scale, command, seconds) for p in plans]
+    studies = [_study(p, ready[p.field], rows, scale, command, seconds) for p in plans]
     report = _beside_earlier(studies, folder, scale)
     report.save(folder)
     page = write(folder / "report.html", report)

@@ -16,6 +16,7 @@ Public: ``save`` and ``load`` (also ``save_team``, ``load_team``), ``Team``, ``R
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from functools import partial
@@ -40,6 +41,7 @@ from manyone.teams.network.commformer import CommFormer
 
 PROGRAM = "policy.pt2"
 _RETIRED = ("gate_tau", "value_width", "decode")  # options in artefacts of before, which nothing could set
+_BOUNDS = ("low", "high", "agent_low", "agent_high")
 KINDS: dict[str, Any] = {"commformer": CommFormer, "actor-critic": ActorCritic}
 
 
@@ -82,7 +84,8 @@ def check_observations(
             raise ManyoneError(f"available: agent {agent} has no action at all; dead agents keep at least one")
     elif spec.masked:
         raise ManyoneError(
-            f"available: {spec.name} forbids actions; give what it allows now, bool [{spec.agents}, {spec.actions}]"
+            f"available: {spec.name} does not always allow every action; give what it allows now, bool "
+            f"[{spec.agents}, {spec.actions}]"
         )
     living = np.ones(seen.shape[:2], bool) if alive is None else batched("alive", alive, seen.shape[:2])
     return seen, mask, living
@@ -192,7 +195,7 @@ class Team:
         )
         self._step += 1
         self.links_last = acted.links.cpu().numpy()
-        actions = acted.actions.cpu().numpy()
+        actions = self.spec.to_bounds(acted.actions).cpu().numpy()
         return actions if np.ndim(observations) == 3 else actions[0]
 
     def inseparable(self) -> str | None:
@@ -214,7 +217,10 @@ class Team:
     def description(self) -> dict[str, Any]:
         """What the policy is made of, without weights and graph: JSON data for :func:`build_policy`."""
         kind, options = _kind_of(self.policy)
-        return {"kind": kind, "options": options, "spec": asdict(self.spec), "gate": self.gate}
+        spec = asdict(self.spec)
+        for name in _BOUNDS:
+            spec[name] = _words_for_infinity(spec[name])
+        return {"kind": kind, "options": options, "spec": spec, "gate": self.gate}
 
 
 def save(
@@ -304,8 +310,20 @@ def _spec_from(data: Mapping[str, Any]) -> TeamSpec:
         raise ManyoneError(
             f"{CONFIG}: spec holds {unknown[0]!r}, which this version does not know: use a newer manyone"
         )
-    tuples = {name: tuple(data[name]) for name in ("low", "high", "agent_names", "digits") if name in data}
-    return TeamSpec(**{**data, **tuples})
+    tuples = {name: tuple(data[name]) for name in ("agent_names", "digits") if name in data}
+    return TeamSpec(**{**data, **tuples, **{name: _numbers(data[name]) for name in _BOUNDS if name in data}})
+
+
+def _words_for_infinity(bounds: Any) -> Any:
+    """Bounds as JSON, which has no infinite numbers."""
+    if isinstance(bounds, (tuple, list)):
+        return [_words_for_infinity(bound) for bound in bounds]
+    return bounds if math.isfinite(bounds) else str(bounds)
+
+
+def _numbers(bounds: Any) -> Any:
+    """The way back."""
+    return tuple(_numbers(bound) for bound in bounds) if isinstance(bounds, (tuple, list)) else float(bounds)
 
 
 def _checked_graph(graph: Tensor, agents: int) -> Tensor:
@@ -366,7 +384,8 @@ with Decentralised(".") as team:
     allowed = (
         f"{seen.partition(', ')[2]}: what the task allows now, bool [{n}, {spec['actions']}]" if spec["masked"] else ""
     )
-    notes = "".join(f"\n# {note}" for note in (numbers, allowed) if note)
+    there = f"alive=, bool [{n}]: who is there now; nobody hears the others" if spec["absences"] else ""
+    notes = "".join(f"\n# {note}" for note in (numbers, allowed, there) if note)
     return f"""# A team for {spec["name"]}
 
 {n} agents, {links} links of {n * (n - 1)}; the graph is in `{CONFIG}` (row = receiver, column = sender){dynamic}.

@@ -35,18 +35,20 @@ class GreedyTeam(nn.Module):
         """int64 [B, n] or float32 [B, n, a], and float32 [B, n]."""
         given = dict(zip(self.names, inputs, strict=True))
         observations = given["observations"]
-        alive = torch.ones(observations.shape[:2], dtype=torch.bool, device=observations.device)
-        seen = Observation(observations, alive, given.get("available"), given.get("state"))
+        everyone = torch.ones(observations.shape[:2], dtype=torch.bool, device=observations.device)
+        seen = Observation(observations, given.get("alive", everyone), given.get("available"), given.get("state"))
         nothing = observations.new_zeros(())
         acted = self.policy.act(seen, self.adjacency, noise=nothing, gate=self.gate, greedy=True)  # type: ignore[operator]
-        return acted.actions, acted.values
+        return self.policy.spec.to_bounds(acted.actions), acted.values  # type: ignore[union-attr, operator]
 
 
 def program_inputs(policy: nn.Module) -> list[str]:
     """Inputs of the program: ``observations`` float32 [B, n, d]; ``available`` bool [B, n, A] with discrete actions
-    (all True where everything is allowed); ``state`` float32 [B, s] where the critic looks at the global state."""
+    (all True where everything is allowed); ``alive`` bool [B, n] where agents that are not there are not heard;
+    ``state`` float32 [B, s] where the critic looks at the global state."""
     spec: Any = policy.spec
     names = ["observations"] + (["available"] if spec.discrete else [])
+    names += ["alive"] if spec.absences and hasattr(policy, "encoder") else []
     return names + (["state"] if getattr(policy, "critic", None) == "central" and spec.state_dim else [])
 
 
@@ -63,6 +65,7 @@ def export_policy(path: Path, policy: nn.Module, graph: Tensor, *, gate: str) ->
     shapes = {
         "observations": torch.zeros(batch, spec.agents, spec.observation_dim),
         "available": torch.ones(batch, spec.agents, max(spec.actions, 1), dtype=torch.bool),
+        "alive": torch.ones(batch, spec.agents, dtype=torch.bool),
         "state": torch.zeros(batch, spec.state_dim),
     }
     inputs = tuple(shapes[name] for name in module.names)

@@ -20,7 +20,7 @@ from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
 from manyone.teams.network.gate import GateMode
 from manyone.teams.network.graph import LearnedGraph
-from manyone.teams.ppo.rollout import action_noise, message_noise, steady
+from manyone.teams.ppo.rollout import action_noise, heard, message_noise, steady
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class Played:
     """E episodes, on the CPU, in the order slot 0 .. B-1 of round 0, then of round 1, ...
 
     ``returns`` [E]: sum over steps of the agents' mean reward; ``lengths`` [E]; ``success`` bool [E], None where the
-    task has none; ``links_per_step`` [E]: messages used; ``receive_rate`` [E]: share of (living agent, step) pairs that
-    received anything; ``measures``: the task's own figures [E]; ``frames``: pictures of one slot's first episode.
+    task has none; ``links_per_step`` [E]: messages, of encoder and decoder, between agents that are there, as many as
+    agents in processes of their own send; ``receive_rate`` [E]: share of (living agent, step) pairs that received
+    anything; ``measures``: the task's own figures [E]; ``frames``: pictures of one slot's first episode.
     ``link_use`` [n, n]: share of steps at which a link was used; ``receive_over_time`` [H, n]: share of running
     episodes in which an agent received at its h-th step (NaN once none runs).
     """
@@ -109,12 +110,14 @@ class _Team:
             self.graph = self.graph * left * left[:, None]
 
     def act(self, seen: Observation, noise: Tensor, drawn: dict[str, Tensor], gate: GateMode, greedy: bool) -> Any:
-        """(actions, links) of the environment's agents."""
+        """(actions as the environment takes them, links, messages) of the environment's agents."""
         seen = seen if self.whole else self._padded(seen)
         acted = self.policy.act(seen, self.graph, noise=noise, gate=gate, greedy=greedy, **drawn)
+        actions = self.policy.spec.to_bounds(acted.actions)
+        parts = heard(acted, seen)
         if self.whole:
-            return acted.actions, acted.links
-        return acted.actions[:, self.kept], acted.links[:, self.kept][:, :, self.kept]
+            return actions, *parts
+        return actions[:, self.kept], *(part[:, self.kept][:, :, self.kept] for part in parts)
 
     def _padded(self, seen: Observation) -> Observation:
         """The observation of all agents that the policy knows: those that are not there see zeros and are dead."""
@@ -156,11 +159,9 @@ def _play(env: TeamEnv, team: _Team, episodes: int, seed: int, greedy: bool, gat
         with torch.inference_mode():
             noise = action_noise(team.policy.spec, batch, generator)
             drawn = message_noise(team.policy, generator, batch, gate, links=not greedy)
-            actions, links = team.act(seen, noise, drawn, gate, greedy)
+            actions, links, messages = team.act(seen, noise, drawn, gate, greedy)
             running = (played < wanted).float()
-            links = links & seen.alive.unsqueeze(-1)
-            counts = links.sum(-1)
-            received = counts > 0
+            received = links.any(-1) & seen.alive
             used += (links * running[:, None, None]).sum(0)
             moment = sums[1].long().clamp(max=env.spec.horizon)
             heard = torch.cat([received * running[:, None], running[:, None]], -1)
@@ -168,7 +169,7 @@ def _play(env: TeamEnv, team: _Team, episodes: int, seed: int, greedy: bool, gat
         step = env.step(actions.to(env.device, copy=True))
         with torch.inference_mode():
             sums += torch.stack([
-                step.rewards.to(device).mean(-1), torch.ones(batch, device=device), counts.sum(-1).float(),
+                step.rewards.to(device).mean(-1), torch.ones(batch, device=device), messages.sum((-1, -2)).float(),
                 received.sum(-1).float(), seen.alive.sum(-1).float(),
             ])  # fmt: skip
             done = step.done.to(device)

@@ -1,10 +1,12 @@
 """The encoder: kinds of columns, missing cells, words of labels; new rows are read as the training rows were."""
 
 import json
+import time
 
 import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 
 from manyone.data.tables.encoder import TableEncoder, canonical_word, learn_encoder
 from manyone.data.tables.files import from_columns, read_frame
@@ -157,12 +159,45 @@ def test_decimal_commas(tmp_path):
     assert load_table(path, label="3", decimal=",").features.tolist() == [[1.5, 2.5], [3.5, 4]]
 
 
+def test_new_files_are_separated_as_the_training_file_was_said_to_be(tmp_path):
+    (tmp_path / "t.csv").write_text("a~y\n1~0\n2~1\n")
+    encoder = TableEncoder.from_dict(load_table(tmp_path / "t.csv", label="y", delimiter="~").encoding.to_dict())
+    assert encoder.features(tmp_path / "t.csv").tolist() == [[1], [2]]
+    (tmp_path / "new.csv").write_text("b,a\n7,1\n")
+    assert encoder.features(encoder.frame(tmp_path / "new.csv", delimiter=",")).tolist() == [[1]]
+    parquet.write_table(pa.table({"a": [5]}), tmp_path / "new.parquet")
+    assert encoder.features(tmp_path / "new.parquet").tolist() == [[5]]
+
+
 def test_rows_without_header_and_without_label_are_the_features_in_order(tmp_path):
     (tmp_path / "t.csv").write_text("0,1,2\n1,3,4\n")
     (tmp_path / "new.csv").write_text("1,2\n")
     encoder = load_table(tmp_path / "t.csv", label="1").encoding
     assert encoder.features(tmp_path / "t.csv").tolist() == [[1, 2], [3, 4]]
     assert encoder.features(tmp_path / "new.csv").tolist() == [[1, 2]]
+    (tmp_path / "iris.csv").write_text("5.1,3.5,setosa\n7,3.2,versicolor\n")  # words, but a number is no name
+    table = load_table(tmp_path / "iris.csv", label="3")
+    assert (table.features.shape, table.classes) == ((2, 2), ("setosa", "versicolor"))
+    again = TableEncoder.from_dict(table.encoding.to_dict())
+    assert again.codes(tmp_path / "iris.csv").tolist() == [0, 1]
+    (tmp_path / "named.csv").write_text("a,b,y\n1,2,0\n3,4,1\n")
+    with pytest.raises(ManyoneError, match="no column '3'; the columns are a, b, y"):
+        load_table(tmp_path / "named.csv", label="3")
+
+
+def test_a_table_of_many_columns_takes_time_in_proportion(tmp_path):
+    path = tmp_path / "wide.csv"
+    path.write_text(",".join([f"c{i}" for i in range(3000)] + ["y"]) + "\n" + f"{'1,' * 3000}0\n{'2,' * 3000}1\n")
+    begun = time.process_time()
+    assert load_table(path, label="y").width == 3000
+    assert time.process_time() - begun < 3  # 15 s where every column searches the names or copies the table
+
+
+def test_a_message_about_a_long_cell_is_short(tmp_path):
+    (tmp_path / "t.csv").write_text(f"a,y\n{'x' * 100_000},0\n1,1\n")
+    with pytest.raises(ManyoneError, match=r"row 1: 'x{60}'\.\.\. is not a number") as problem:
+        load_table(tmp_path / "t.csv", label="y")
+    assert len(str(problem.value)) < 500
 
 
 def test_words_that_would_not_fit_into_memory_name_their_column(tmp_path, monkeypatch):

@@ -44,6 +44,13 @@ def test_a_delimiter_or_a_hash_inside_quotes_is_text(tmp_path):
     assert not frame.notes
 
 
+def test_space_before_a_quote_is_no_part_of_a_cell(tmp_path):
+    frame = _read(tmp_path, 'a, b\n1, "x, ""y"""\n2, "z"\n# c\n\n3, w\n')
+    assert _cells(frame) == {"a": ["1", "2", "3"], "b": ['x, "y"', "z", "w"]}
+    with pytest.raises(ManyoneError, match="row 2 has 3 cells"):
+        _read(tmp_path, 'a, b\n1, "x"\n2, "z", 3\n')
+
+
 def test_comment_lines_are_counted_and_rows_are_counted_without_them(tmp_path):
     assert _read(tmp_path, "a,b\n#x\n1,2\n").notes == ("1 comment lines (#)",)
     with pytest.raises(ManyoneError, match=r"t\.csv: row 3 has 3 cells but the first line has 2.*--delimiter"):
@@ -54,14 +61,14 @@ def test_comment_lines_are_counted_and_rows_are_counted_without_them(tmp_path):
 
 def test_an_index_of_rows_is_no_column(tmp_path):
     frame = _read(tmp_path, ",a,b,\n0,1,2,\n1,3,4,\n")
-    assert frame.names == ["a", "b"]
+    assert frame.names == ("a", "b")
     assert frame.notes == ("column 1, which has no name (a row index)", "column 4, which has no name")
     table = pa.table({"a": [1, 2], "id": [7, 8], "__index_level_0__": [0, 1]})
     parquet.write_table(table, tmp_path / "t.parquet")
-    assert read_frame(tmp_path / "t.parquet").names == ["a", "id"]
+    assert read_frame(tmp_path / "t.parquet").names == ("a", "id")
     described = table.replace_schema_metadata({"pandas": '{"index_columns": ["id"], "columns": []}'})
     parquet.write_table(described, tmp_path / "t.parquet")
-    assert read_frame(tmp_path / "t.parquet").names == ["a"]
+    assert read_frame(tmp_path / "t.parquet").names == ("a",)
 
 
 def test_what_is_read_is_bounded_also_when_it_is_compressed(tmp_path):
@@ -93,6 +100,7 @@ def test_one_long_cell_costs_its_length_once(tmp_path):
         (b"", "the file is empty"),
         (b"# only\n", "the file is empty"),
         (b"a,b\n", "a header but no row"),
+        (b"a,b", "a header but no row"),
         (b"a,a\n1,2\n", "two columns are called 'a'"),
         (b"a,b\n1,\xe4\n", "not UTF-8"),
         ("a,b\n1,2\n".encode("utf-16"), "not UTF-8"),

@@ -293,6 +293,14 @@ def test_rows_with_missing_cells_are_left_out_and_counted(tmp_path, capsys):
             load_table(path, label="y", categories="one-hot", missing=missing)
 
 
+def test_a_row_without_client_or_group_is_left_out_too(tmp_path):
+    path = _write(tmp_path, "x,site,g,y\n1,a,p,0\n2,,p,1\n3,b,,1\n4,b,q,1\n")
+    table = load_table(path, label="y", client_column="site", group="g", missing="drop")
+    assert (table.features.tolist(), table.client_names, table.groups.tolist()) == ([[1], [4]], ("a", "b"), [0, 1])
+    with pytest.raises(ManyoneError, match="column 'site', row 2 is empty; drop the row"):
+        load_table(path, label="y", client_column="site", group="g")
+
+
 def test_what_is_left_out_of_a_file_is_said_in_one_line(tmp_path, capsys):
     load_table(_write(tmp_path, ",a,y\n0,1,0\n#1,2,0\n1,2,1\n"), label="y")
     assert capsys.readouterr().err == (

@@ -1,191 +1,12 @@
-"""Minari, D4RL and .npz episodes: exact round trips, and what is refused."""
+""".npz episodes, and places of any form: exact round trips, and what is refused."""
 
-import h5py
 import numpy as np
 import pytest
+from tests.data.trajectories.episodes import episodes, same
 
-from manyone.data.trajectories.files import (
-    from_d4rl_hdf5,
-    from_folder,
-    from_minari,
-    from_npz_file,
-    from_npz_folder,
-    to_minari,
-)
+from manyone.data.trajectories.files import from_folder, from_npz_file, from_npz_folder, from_place
 from manyone.data.trajectories.trajectories import Trajectories
 from manyone.errors import ManyoneError
-
-ARRAYS = ("observations", "actions", "rewards", "offsets", "terminated", "final_observations", "successes", "goals")
-
-
-def episodes(lengths, seed=0, **extra):
-    rng = np.random.default_rng(seed)
-    return [
-        {
-            "observations": rng.normal(size=(n + 1, 3)),
-            "actions": rng.uniform(-1, 1, size=(n, 2)),
-            "rewards": rng.normal(size=n),
-            "terminated": n % 2 == 0,
-            **extra,
-        }
-        for n in lengths
-    ]
-
-
-def same(a, b):
-    for key in ARRAYS:
-        first, second = getattr(a, key), getattr(b, key)
-        assert (first is None) == (second is None), key
-        if first is not None:
-            np.testing.assert_array_equal(first, second, err_msg=key)
-
-
-@pytest.mark.parametrize("final", [True, False])
-def test_minari_round_trip_is_exact(tmp_path, final):
-    given = episodes([4, 7, 1], goal=3, success=True)
-    given[1]["goal"], given[2]["success"] = 8, False
-    if not final:
-        for e in given:
-            e["observations"] = e["observations"][:-1]
-    data = Trajectories.from_episodes("door", given, meta={"licence": "MIT", "quality": "near"})
-    folder = to_minari(data, "mine/door/near-v0", root=tmp_path)
-    assert folder == tmp_path / "mine/door/near-v0"
-    again = from_minari(folder)
-    same(again, data)
-    assert again.name == "door"
-    assert again.meta == data.meta
-    same(from_folder(folder, limit=2), data.select([0, 1]))
-    with pytest.raises(ManyoneError, match="near-v0: Minari refuses it"):
-        to_minari(data, "mine/door/near-v0", root=tmp_path)
-
-
-def test_minari_finds_the_same_data_by_its_own_means(tmp_path, monkeypatch):
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    import minari
-
-    data = Trajectories.from_episodes("t", episodes([4, 7]))
-    to_minari(data, "mine/t-v0")
-    loaded = minari.load_dataset("mine/t-v0")
-    assert loaded.total_steps == 11
-    first = loaded[0]
-    assert first.observations.shape == (5, 3)
-    assert first.terminations.tolist() == [False] * 3 + [True]
-    assert loaded[1].truncations.tolist() == [False] * 6 + [True]
-    same(from_minari("mine/t-v0"), data)
-    with pytest.raises(ManyoneError, match="minari download none/such-v0"):
-        from_minari("none/such-v0")
-
-
-def test_dictionary_observations_are_laid_side_by_side_in_the_given_order(tmp_path, monkeypatch):
-    import gymnasium
-    import minari
-    from minari.data_collector import EpisodeBuffer
-
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    box = gymnasium.spaces.Box(-9, 9, (2,), np.float32)
-    flags = np.zeros(3, dtype=bool)
-    buffer = EpisodeBuffer(
-        observations={"a": np.ones((4, 2), np.float32), "b": np.full((4, 2), 2, np.float32)},
-        actions=np.zeros((3, 2), np.float32),
-        rewards=np.ones(3),
-        terminations=flags,
-        truncations=flags,
-        infos={"success": np.array([0, 1, 0, 0])},
-    )
-    with pytest.warns(UserWarning, match="is set to None"):
-        minari.create_dataset_from_buffers(
-            "d-v0", [buffer], observation_space=gymnasium.spaces.Dict(a=box, b=box), action_space=box
-        )
-    found = from_minari(tmp_path / "d-v0", keys=("b", "a"))
-    assert found.observations[0].tolist() == [2, 2, 1, 1]
-    assert found.successes.tolist() == [True]
-    with pytest.raises(ManyoneError, match="dictionary with a, b: give keys"):
-        from_minari(tmp_path / "d-v0")
-
-
-def test_damaged_minari_sets_are_refused(tmp_path):
-    data = Trajectories.from_episodes("t", episodes([4, 7]))
-    folder = to_minari(data, "t-v0", root=tmp_path)
-    file = folder / "data" / "main_data.hdf5"
-    with h5py.File(file, "a") as h5:
-        del h5["episode_1"]["rewards"]
-        h5["episode_1"]["rewards"] = np.zeros(6)
-    with pytest.raises(ManyoneError, match=r"t-v0: episode 1: 8 observations, 7 actions and 6 rewards"):
-        from_minari(folder)
-    with h5py.File(file, "a") as h5:
-        del h5["episode_1"]["actions"]
-    with pytest.raises(ManyoneError, match=r"t-v0: episode 1: damaged"):
-        from_minari(folder)
-    raw = file.read_bytes()
-    file.write_bytes(raw[: len(raw) // 2])
-    with pytest.raises(ManyoneError, match="not a readable Minari data set"):
-        from_minari(folder)
-    with pytest.raises(ManyoneError, match=r"no data/metadata\.json"):
-        from_minari(tmp_path)
-
-
-def d4rl(path, **change):
-    rng = np.random.default_rng(0)
-    arrays = {
-        "observations": rng.normal(size=(12, 3)).astype(np.float32),
-        "actions": rng.normal(size=(12, 2)).astype(np.float32),
-        "rewards": rng.normal(size=12).astype(np.float32),
-        "terminals": np.isin(np.arange(12), [3]),
-        "timeouts": np.isin(np.arange(12), [8]),
-        **change,
-    }
-    with h5py.File(path, "w") as file:
-        for key, value in arrays.items():
-            if value is not None:
-                file[key] = value
-    return arrays
-
-
-def test_d4rl_episodes_end_at_terminals_and_timeouts(tmp_path):
-    arrays = d4rl(tmp_path / "hopper.hdf5", next_observations=np.arange(36.0).reshape(12, 3))
-    data = from_d4rl_hdf5(tmp_path / "hopper.hdf5")
-    assert data.name == "hopper"
-    assert data.lengths.tolist() == [4, 5]
-    assert data.terminated.tolist() == [True, False]
-    assert data.meta["dropped_steps"] == 3
-    np.testing.assert_array_equal(data.actions, arrays["actions"][:9])
-    assert data.final_observations.tolist() == [[9, 10, 11], [24, 25, 26]]
-
-
-def test_d4rl_without_timeouts_is_cut_by_the_horizon(tmp_path):
-    d4rl(tmp_path / "old.hdf5", timeouts=None)
-    with pytest.raises(ManyoneError, match="has no timeouts; give horizon"):
-        from_d4rl_hdf5(tmp_path / "old.hdf5")
-    data = from_d4rl_hdf5(tmp_path / "old.hdf5", horizon=3)
-    assert data.lengths.tolist() == [3, 1, 3, 3]
-    assert data.terminated.tolist() == [False, True, False, False]
-    assert from_d4rl_hdf5(tmp_path / "old.hdf5", horizon=4).lengths.tolist() == [4, 4, 4]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"actions": np.zeros((9, 2))}, "9 actions for 12 rewards"),
-        ({"rewards": None, "actions": None}, "has no actions and no rewards"),
-        ({"rewards": np.where(np.arange(12) == 6, np.inf, 0)}, "episode 1, step 2: rewards are not finite"),
-        ({"terminals": np.zeros(12, bool), "timeouts": np.zeros(12, bool)}, "no episode ends"),
-    ],
-)
-def test_bad_d4rl_files_are_refused_by_name(tmp_path, change, message):
-    d4rl(tmp_path / "x.hdf5", **change)
-    with pytest.raises(ManyoneError, match=rf"x\.hdf5: .*{message}"):
-        from_folder(tmp_path / "x.hdf5")
-
-
-def test_cut_and_foreign_hdf5_files_are_refused(tmp_path):
-    d4rl(tmp_path / "x.hdf5")
-    raw = (tmp_path / "x.hdf5").read_bytes()
-    for damaged in (raw[:700], b"not hdf5", b""):
-        (tmp_path / "x.hdf5").write_bytes(damaged)
-        with pytest.raises(ManyoneError, match=r"x\.hdf5: not a readable HDF5 file"):
-            from_d4rl_hdf5(tmp_path / "x.hdf5")
-    with pytest.raises(ManyoneError, match="not a readable HDF5 file"):
-        from_d4rl_hdf5(tmp_path / "none.hdf5")
 
 
 def npz_folder(folder, count=12):
@@ -228,14 +49,20 @@ def test_a_bad_npz_episode_is_refused_by_its_file(tmp_path):
         (lambda p: p.write_bytes(good[:-30]), r"10\.npz: not a readable"),
         (lambda p: p.write_bytes(good[:600] + b"\0" * 40 + good[640:]), r"10\.npz: .* (cannot be read|has no)"),
         (lambda p: p.write_bytes(b""), r"10\.npz: not a readable"),
+        (
+            lambda p: p.write_bytes(b"no archive" * 9),
+            r"10\.npz: not a readable \.npz file \(not an array file, or one of",
+        ),
         (lambda p: np.savez(p, **fields), r"10\.npz: has no rewards"),
         (lambda p: np.savez(p, **fields, rewards=np.array([None] * 3)), "rewards .*never unpickled"),
         (lambda p: np.savez(p, **fields, rewards=np.zeros(9)), r"10\.npz: episode 10: 4 observations, 3 actions and 9"),
+        (lambda p: np.savez(p, **fields | {"actions": np.zeros((3, 1), int)}, rewards=np.zeros(3)), "discrete actions"),
         (lambda p: np.savez(p, **fields, rewards=np.full(3, np.nan)), r"10\.npz: episode 10, step 0: rewards are not"),
     ):
         write(folder / "10.npz")
-        with pytest.raises(ManyoneError, match=message):
+        with pytest.raises(ManyoneError, match=message) as refused:
             from_npz_folder(folder)
+        assert "allow_pickle" not in str(refused.value)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ManyoneError, match=r"expected files 0\.npz"):
         from_folder(tmp_path / "empty")
@@ -258,3 +85,47 @@ def test_stacked_npz_with_short_or_long_names(tmp_path):
         from_npz_file(tmp_path / "bare.npz")
     with pytest.raises(ManyoneError, match=r"expected a folder of episodes, an \.npz or an \.hdf5"):
         from_folder(tmp_path / "x.csv")
+
+
+def test_an_npz_episode_is_cut_where_its_rows_do_not_join(tmp_path):
+    given = npz_folder(tmp_path / "door", count=2)
+    whole = {k: np.concatenate([e[k] for e in given]) for k in ("actions", "rewards")}
+    states = [e["observations"] for e in given]
+    rows = {"observations": np.concatenate([s[:-1] for s in states])}
+    rows["next_observations"] = np.concatenate([s[1:] for s in states])
+    np.savez(tmp_path / "door" / "1.npz", **whole, **rows, terminals=np.arange(7) == 6)
+    data = from_npz_folder(tmp_path / "door", clip=None)
+    assert data.lengths.tolist() == [3, 3, 4]
+    assert data.terminated.tolist() == [False, False, True]
+    assert data.meta["cuts"] == 1
+    assert data.meta["notes"] == ["1 episode cuts where next_observations do not join the next row"]
+    np.testing.assert_array_equal(data.final_observations[1:], [s[-1].astype(np.float32) for s in states])
+    whole["rewards"][5] = np.inf
+    np.savez(tmp_path / "door" / "1.npz", **whole, **rows)
+    with pytest.raises(ManyoneError, match=r"1\.npz: episode 2, step 2: rewards are not finite"):
+        from_npz_folder(tmp_path / "door")
+
+
+def test_places_with_commas_between_them_are_one_data_set(tmp_path):
+    given = episodes([4, 7, 2])
+    whole = Trajectories.from_episodes("all", given)
+    Trajectories.from_episodes("a", given[:1]).save(tmp_path / "a,b")
+    Trajectories.from_episodes("c", given[1:]).save(tmp_path / "c")
+    same(from_place(f"{tmp_path}/a,b"), whole.select([0]))
+    (tmp_path / "a,b").rename(tmp_path / "a")
+    data = from_place(f"{tmp_path}/a,{tmp_path}/c")
+    same(data, whole)
+    assert data.meta["notes"] == ["2 data sets joined"]
+    for e in given[1:]:
+        e["observations"] = e["observations"][:-1]
+    Trajectories.from_episodes("d", given[1:]).save(tmp_path / "d")
+    data = from_place(f"{tmp_path}/a,{tmp_path}/d")
+    assert data.final_observations is None
+    assert "final observations left out: not all of them have them" in data.meta["notes"]
+    wide = [{"observations": np.zeros((3, 5)), "actions": np.zeros((3, 2)), "rewards": np.zeros(3)}]
+    Trajectories.from_episodes("w", wide).save(tmp_path / "w")
+    with pytest.raises(ManyoneError, match="states and actions of width 5 and 2 cannot be joined to one of 3 and 2"):
+        from_place(f"{tmp_path}/a,{tmp_path}/w")
+    for missing in ("/none/here", "x.hdf5", "./y"):
+        with pytest.raises(ManyoneError, match=f"{missing}: no such file or folder"):
+            from_place(missing)

@@ -240,6 +240,9 @@ def test_damaged_folders_are_refused_by_file(tmp_path):
     (folder / "actions.npy").write_bytes(raw[:-20])
     with pytest.raises(ManyoneError, match=r"actions\.npy: missing or damaged"):
         Trajectories.open(folder)
+    (folder / "actions.npy").write_bytes(b"no array" * 9)
+    with pytest.raises(ManyoneError, match=r"actions\.npy: missing or damaged \(no array of numbers\)"):
+        Trajectories.open(folder)
     np.save(folder / "actions.npy", np.zeros((10, 2)))
     with pytest.raises(ManyoneError, match=r"actions\.npy: holds float64, expected float32"):
         Trajectories.open(folder)

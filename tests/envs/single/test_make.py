@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("metaworld")
+
+import gymnasium
 
 from manyone.envs.single import locomotion, metaworld
 from manyone.envs.single import make as build
@@ -158,12 +161,105 @@ def test_ant_is_paid_for_its_velocity_along_the_direction() -> None:
         (lambda: build.make_env("cheetah-vel:1", 3), "goal must be 0"),
         (lambda: build.make_env("walker-dir:1"), "unknown task"),
         (lambda: build.make_env("gym:NoSuch-v0"), "cannot make"),
-        (lambda: build.make_env("gym:CartPole-v1"), "only flat Box spaces"),
+        (lambda: build.make_env("gym:CartPole-v1"), "its actions are Discrete(2); policies read and give real numbers"),
+        (lambda: build.make_env("gym:Pendulum-v1?g"), "'g' is no NAME=VALUE"),
+        (lambda: build.make_env("gym:Pendulum-v1?grav=2"), "cannot make 'Pendulum-v1'"),
         (lambda: build.suite_tasks("metaworld-mt7"), "metaworld-mt10"),
         (lambda: locomotion.suite_tasks("ant-dir:all"), "ant-dir[:train|:test]"),
     ],
 )
 def test_wrong_names_say_what_is_allowed(call, words: str) -> None:
-    with pytest.raises(ManyoneError, match=words.replace("[", r"\[").replace("|", r"\|")) as caught:
+    with pytest.raises(
+        ManyoneError, match=words.replace("[", r"\[").replace("(", r"\(").replace(")", r"\)").replace("|", r"\|")
+    ) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+class Reaching(gymnasium.Env):
+    """Observations as Gymnasium-Robotics has them; solved when the goal is called."""
+
+    observation_space = gymnasium.spaces.Dict(
+        achieved_goal=gymnasium.spaces.Box(-1, 1, (2,), np.float32),
+        desired_goal=gymnasium.spaces.Box(-1, 1, (2,), np.float32),
+        observation=gymnasium.spaces.Box(-1, 1, (2, 2), np.float32),
+        picture=gymnasium.spaces.Box(0, 255, (4, 4, 3), np.uint8),
+        deep=gymnasium.spaces.Dict(kind=gymnasium.spaces.Discrete(3)),
+    )
+    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._seen(), {}
+
+    def step(self, action):
+        return self._seen(), 1.0, False, False, {"is_success": float(action[0] > 0)}
+
+    def _seen(self):
+        parts = {"achieved_goal": np.full(2, 1), "desired_goal": np.full(2, 2), "observation": np.full((2, 2), 3)}
+        return parts | {"picture": np.zeros((4, 4, 3), np.uint8), "deep": {"kind": 1}}
+
+
+@pytest.fixture
+def reaching(monkeypatch):
+    """The id of a registered environment with dictionary observations."""
+    registered = dict(gymnasium.registry)
+    gymnasium.register("Reaching-v0", Reaching, max_episode_steps=7)
+    yield "Reaching-v0"
+    gymnasium.registry.clear()
+    gymnasium.registry.update(registered)
+    build.spaces.cache_clear()
+
+
+def test_a_task_s_name_has_keyword_arguments_as_json_where_they_are_no_text():
+    env = build.make_env("gym:Pendulum-v1?g=2.5&max_episode_steps=9")
+    assert (env.unwrapped.g, env.spec.max_episode_steps) == (2.5, 9)
+    assert build.spaces("gym:Pendulum-v1?max_episode_steps=9")[2] == 9
+    assert build.make_env("gym:Pendulum-v1?max_episode_steps=9", horizon=4).spec.max_episode_steps == 4
+    kwargs = {"maze": [[1, "r"], [0, 1.5]], "word": "sparse", "number": "3", "yes": True, "odd": "a&b=c?"}
+    task = build.gym_task("X-v0", ("a", "b/c"), kwargs)
+    assert build.gym_parts(task) == ("X-v0", ("a", "b/c"), kwargs)
+    assert "word=sparse&" in task
+
+
+def test_dictionary_observations_are_laid_out_by_the_keys_in_a_task_s_name(reaching):
+    task = f"gym:{reaching}?keys=observation,desired_goal"
+    env = build.make_env(task)
+    assert build.spaces(task) == (6, 2, 7)
+    assert env.observation_space.shape == (6,)
+    assert env.reset()[0].tolist() == [3, 3, 3, 3, 2, 2]
+    assert env.step(np.zeros(2))[0].tolist() == [3, 3, 3, 3, 2, 2]
+    assert build.with_keys(f"gym:{reaching}", ("observation", "desired_goal")) == task
+    assert build.with_keys("gym:Pendulum-v1", ("observation",)) == "gym:Pendulum-v1"
+    for keys, message in (
+        ("", "are a dictionary with achieved_goal, .*: choose by --keys"),
+        ("?keys=picture", "are images .uint8, 4 x 4 x 3."),
+        ("?keys=deep/kind", r"are Discrete\(3\)"),
+        ("?keys=goal", "have no goal .it has achieved_goal, desired_goal, .*; choose others by --keys"),
+    ):
+        with pytest.raises(ManyoneError, match=rf"gym:Reaching-v0.*: its observations {message}"):
+            build.make_env(f"gym:{reaching}{keys}")
+
+
+def test_an_environment_that_a_file_names_is_made_only_as_it_is_registered_here(tmp_path, monkeypatch, reaching):
+    (tmp_path / "named_by_a_file.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    record = {"id": "Ant-v5", "entry_point": "named_by_a_file:Env", "kwargs": {}, "max_episode_steps": 1000}
+    assert build.recorded_task(record, "d") == "gym:Ant-v5"
+    more = {"kwargs": {"healthy_reward": 0.5, "kind": "sparse"}, "max_episode_steps": 300}
+    task = build.recorded_task(record | more, "d")
+    assert task == "gym:Ant-v5?healthy_reward=0.5&kind=sparse&max_episode_steps=300"
+    for odd, message in (
+        ({"id": "named_by_a_file:Env-v0"}, "'named_by_a_file:Env-v0' is not registered"),
+        ({"additional_wrappers": [{"name": "W", "entry_point": "named_by_a_file:W"}]}, "has wrappers of its own"),
+        ({"kwargs": {"xml_file": "/etc/passwd"}}, "has xml_file = '/etc/passwd', which is not taken"),
+        ({"kwargs": {"deep": [{"a": "../x"}]}}, "has deep = .*, which is not taken"),
+    ):
+        with pytest.raises(ManyoneError, match=f"d: its environment .*{message}.*; give the environment yourself"):
+            build.recorded_task(record | odd, "d")
+    assert build.named_task("door-open-v3", "d") == "door-open-v3"
+    assert build.named_task("some data", "d") is None
+    assert build.named_task("gym:Ant-v5?healthy_reward=2", "d") == "gym:Ant-v5?healthy_reward=2"
+    with pytest.raises(ManyoneError, match="not registered"):
+        build.named_task("gym:named_by_a_file:Env-v0", "d")
+    assert "named_by_a_file" not in sys.modules

@@ -126,6 +126,9 @@ class StateValue(Odd):
 
     state = np.arange(4.0)
 
+    def close(self):
+        self.agents = []
+
 
 class Lock(ParallelEnv):
     """One step: every agent must give the code that it sees, in each of its parts. ``space``: of an action.

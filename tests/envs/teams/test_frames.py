@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.envs.teams.odd_parallel import Nim
 from tests.envs.teams.own_parallel import Countdown, Forgetful
 
 from manyone.envs.teams.frames import FrameMemory, FrameStack, frames_of, stack_frames
@@ -154,6 +155,15 @@ def test_agents_that_leave_see_zeros_and_the_others_keep_their_frames():
     assert last[:, 2, :, 1].tolist() == [[4, 3], [4, 3]]
     assert not step.observation.observations.reshape(2, 3, 2, 4)[:, :, 1].any()
     env.close()
+
+
+def test_a_player_that_waits_remembers():
+    env = make_team(Nim, 2, workers=0, frames=3)
+    seen = env.reset(0)
+    for takes in (1, 2, 1):
+        seen = env.step(torch.where(seen.alive, takes - 1, 0)).observation
+    assert seen.observations.view(2, 2, 3, 8).argmax(-1).tolist() == [[[3, 4, 6]] * 2] * 2
+    assert seen.alive.tolist() == [[False, True]] * 2
 
 
 def test_an_environment_that_cannot_be_repeated_begins_anew_with_nothing_remembered():

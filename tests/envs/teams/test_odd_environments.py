@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("pettingzoo")
 
+from gymnasium.spaces import flatten
+from pettingzoo.utils.wrappers import BaseParallelWrapper
 from tests.envs.teams.odd_parallel import Nim, Odd, SeedBefore, Stately, StateValue, Streams
 
 from manyone.envs.teams.adapters import make_adapter
 from manyone.errors import ManyoneError
+from manyone.randomness import generator_for, seed_for
 
 
 def made(odd="", kind=Odd, batch=1, **options):
@@ -98,6 +102,7 @@ def test_a_state_is_used_where_it_is_numbers_and_refused_in_words_where_it_fails
         env, _ = made(odd, Stately)
         assert env.spec.state_dim == width
         assert (env.reset(0).state is None) == (width == 0)
+    assert make_adapter(lambda: BaseParallelWrapper(StateValue()), 1, workers=0).spec.state_dim == 0
     assert made(kind=StateValue)[0].reset(0).state.tolist() == [[0, 1, 2, 3]]
     for odd, words in (
         ("argument", r"state\(\) fails \(state\(\) missing 1 required positional argument: 'agent'\): mend it"),
@@ -195,3 +200,46 @@ def test_agents_in_turns_act_one_after_another_and_see_the_game_meanwhile() -> N
             assert step.rewards.tolist() == [[-1, 1] if sticks == 0 else [0, 0]]
         assert step.terminated.all()
         assert step.observation.alive.tolist() == [[True, False]], "the next game has begun"
+
+
+@pytest.mark.parametrize("game", ["classic.tictactoe_v3", "classic.connect_four_v3"])
+def test_games_in_turns_agree_with_playing_them_by_the_aec_api(game: str) -> None:
+    bare = pytest.importorskip(f"pettingzoo.{game}").env()
+    env = make_adapter(f"pettingzoo:pettingzoo.{game}", 1, workers=0)
+    assert env.spec.masked
+    seen = env.reset(4)
+    bare.reset(seed=seed_for(4, "team episode", 0, 0) >> 32)
+    for step in range(60):
+        mover = bare.possible_agents.index(bare.agent_selection)
+        assert seen.alive[0].tolist() == [k == mover for k in range(2)]
+        for k, agent in enumerate(bare.possible_agents):
+            shown = bare.observe(agent)
+            np.testing.assert_array_equal(seen.observations[0, k], shown["observation"].reshape(-1))
+        np.testing.assert_array_equal(seen.available[0, mover], bare.observe(bare.agent_selection)["action_mask"] > 0)
+        actions = seen.available.float().flatten(0, 1).multinomial(1, generator=generator_for("t", step)).view(1, 2)
+        out = env.step(actions)
+        bare.step(int(actions[0, mover]))
+        assert out.rewards[0].tolist() == [bare.rewards[agent] for agent in bare.possible_agents]
+        if all(bare.terminations.values()):
+            break
+        seen = out.observation
+    assert out.terminated.all()
+    assert out.final.alive.all()
+
+
+@pytest.mark.parametrize("module", ["classic.rps_v2", "sisl.pursuit_v5", "butterfly.knights_archers_zombies_v11"])
+def test_pettingzoos_parallel_environments_agree_with_stepping_them(module: str) -> None:
+    bare = pytest.importorskip(f"pettingzoo.{module}").parallel_env()
+    env = make_adapter(f"pettingzoo:pettingzoo.{module}", 1, workers=0)
+    seen = env.reset(2)
+    shown, _ = bare.reset(seed=seed_for(2, "team episode", 0, 0) >> 32)
+    for step in range(12):
+        for k, agent in enumerate(bare.possible_agents):
+            wanted = flatten(bare.observation_space(agent), shown[agent])
+            np.testing.assert_allclose(seen.observations[0, k, : len(wanted)], wanted, rtol=1e-6)
+        actions = torch.randint(0, env.spec.actions, (1, env.spec.agents), generator=generator_for("t", step))
+        out = env.step(actions)
+        shown, rewards, *_ = bare.step(dict(zip(bare.possible_agents, actions[0].tolist())))
+        np.testing.assert_allclose(out.rewards[0], [rewards[agent] for agent in bare.possible_agents], rtol=1e-6)
+        assert not out.done.any()
+        seen = out.observation

@@ -1,4 +1,4 @@
-"""Spaces as rows of numbers: action masks wherever they are, and actions of every kind with the values they stand for."""
+"""Spaces as rows of numbers: action masks wherever they are, and what actions of every kind stand for."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_what_an_observation_cannot_be_is_refused_in_words() -> None:
         with pytest.raises(ManyoneError, match=f"agent 'a' .*{words}"):
             Encoder(space, "agent 'a'")
     with pytest.raises(
-        ManyoneError, match="agent 'a' observed a dict of observation, action_mask; its .* shape \\[2\\]"
+        ManyoneError, match=r"agent 'a' observed a dict of observation, action_mask; its .* shape \[2\]"
     ):
         Encoder(SEEN, "agent 'a'").write({"observation": VALUES, "action_mask": ALLOWED}, np.zeros(2))
 

@@ -10,6 +10,7 @@ import torch
 
 pytest.importorskip("gymnasium")
 
+from gymnasium import spaces
 from tests.envs.teams.own_parallel import Meet, Pair
 
 from manyone.envs.teams.adapters import make_adapter
@@ -18,6 +19,7 @@ from manyone.envs.teams.tuple import TupleCopy
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
 
+SEEN = spaces.Box(-1, 9, (2,), np.float32)
 FORAGING = "lbf:Foraging-5x5-2p-1f-coop-v3"
 WAREHOUSE = "rware:rware-tiny-2ag-v2"
 
@@ -107,6 +109,47 @@ def test_another_environment_with_tuple_spaces_and_an_end_of_its_own() -> None:
     assert out.final.observations[:, :, 0].tolist() == [[3, 3], [3, 3]]
     with pytest.raises(ManyoneError, match="pair cannot be drawn: there is no drawing"):
         env.frame()
+
+
+class MaskedPair(Pair):
+    """Agents may not repeat the last number of their action; the second agent's mask is in the info alone."""
+
+    observation_space = spaces.Tuple([spaces.Dict(a=SEEN, action_mask=spaces.MultiBinary(92)), spaces.Dict(a=SEEN)])
+    action_space = spaces.Tuple([spaces.MultiDiscrete([90, 2]), spaces.Discrete(3)])
+
+    def reset(self, seed=None, options=None):
+        self.last = 0, 0
+        seen, _ = super().reset(seed=seed)
+        return seen, self._told()
+
+    def step(self, actions):
+        assert actions[0] in self.action_space[0]
+        self.last = int(actions[0][1]), actions[1]
+        _, *rest = super().step([self.last[0], self.last[1]])
+        return self._seen(), *rest[:3], self._told()
+
+    def _seen(self):
+        first, second = super()._seen()
+        mask = np.ones(92, np.int8)
+        mask[90 + self.last[0]] = 0
+        return {"a": first, "action_mask": mask}, {"a": second}
+
+    def _told(self):
+        return {"action_mask": [None, np.arange(3) != self.last[1]]}
+
+
+def test_masks_and_digits_of_tuple_spaces() -> None:
+    env = TeamCopies("pair", partial(TupleCopy, MaskedPair), 1, workers=0)
+    assert (env.spec.digits, env.spec.actions, env.spec.observation_dim, env.spec.masked) == ((90, 2), 92, 2, True)
+    seen = env.reset(0)
+    for step in range(2):
+        first, second = seen.available[0].split((90, 2), -1)[1].tolist(), seen.available[0, 1, :3].tolist()
+        assert first == [[step == 1, step == 0], [True, False]], "the second agent has no second digit"
+        assert second == [k != (0, 2)[step] for k in range(3)]
+        assert not seen.available[0, 1, 3:90].any()
+        seen = env.step(torch.tensor([[[77, 1 - step], [2 - step, 0]]])).observation
+    with pytest.raises(ManyoneError, match=r"action \[1 0\] is not available to agent 'agent_1'"):
+        env.step(torch.tensor([[[77, 1], [1, 0]]]))
 
 
 def test_what_cannot_be_used_is_refused_in_words() -> None:

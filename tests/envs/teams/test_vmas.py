@@ -8,6 +8,7 @@ import torch
 
 from manyone.envs.teams.adapters import make_adapter
 from manyone.envs.teams.types import TeamEnv
+from manyone.envs.teams.vmas import VmasTeam
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
 
@@ -114,6 +115,65 @@ def test_discrete_actions_and_agents_of_unlike_widths() -> None:
     assert env.step(allowed).rewards.shape == (2, 2)
     with pytest.raises(ManyoneError, match=r"slot 0: action \d+ is not available to agent 'listener_0'"):
         env.step(torch.full((2, 2), most - 1))
+
+
+def test_actions_of_several_digits() -> None:
+    env = make_adapter("vmas:simple_reference", 3, continuous=False, multidiscrete_actions=True, limit=3)
+    assert env.spec.digits == (3, 3, 10)
+    assert env.spec.action_shape == (3,)
+    env.reset(0)
+    out = env.step(torch.tensor([[[0, 0, 9]] * 2, [[2, 1, 0]] * 2, [[1, 2, 4]] * 2]))
+    assert out.observation.available is None
+    with pytest.raises(ManyoneError, match=r"slot 1: action \[0, 3, 1\] is not available to agent"):
+        env.step(torch.tensor([[[0, 0, 1]] * 2, [[0, 3, 1]] * 2, [[0, 0, 1]] * 2]))
+
+
+def masked_scenario(**options):
+    """Simple spread, where in odd steps an agent may not stay (action 0); ``options`` spoil the mask."""
+    from vmas.scenarios.mpe.simple_spread import Scenario
+
+    class Masked(Scenario):
+        def observation(self, agent):
+            seen = super().observation(agent)
+            allowed = torch.ones(len(seen), options.get("width", 9), dtype=torch.bool)
+            allowed[:, 0] = agent.state.pos[:, 0] > 0
+            if options.get("nothing"):
+                allowed[:] = False
+            return {"action_mask": allowed, "own": {"seen": seen}}
+
+    return Masked
+
+
+def test_a_mask_beside_other_keys_is_no_feature_and_is_obeyed_through_restarts_and_saved_states() -> None:
+    plain = VmasTeam("simple_spread", 4, continuous=False, limit=3)
+    env = VmasTeam(masked_scenario(), 4, continuous=False, limit=3)
+    assert env.spec.observation_dim == plain.spec.observation_dim
+    assert env.spec.masked
+    seen = env.reset(0)
+    for step in range(7):
+        assert torch.equal(seen.available[..., 0], seen.observations[..., 0] > 0), "the first entry is the own place"
+        assert seen.available[..., 1:].all()
+        actions = seen.available.int().argmax(-1)
+        if step == 3 and not seen.available.all():
+            with pytest.raises(ManyoneError, match="action 0 is not available to agent"):
+                env.step(torch.zeros(4, env.spec.agents).long())
+        out = env.step(actions)
+        seen = out.observation
+    state = env.state_dict()
+    other = VmasTeam(masked_scenario(), 4, continuous=False, limit=3)
+    again = other.load_state_dict(state)
+    assert torch.equal(again.available, seen.available)
+    assert torch.equal(again.observations, seen.observations)
+
+
+def test_masks_that_cannot_be_obeyed_are_refused_in_words() -> None:
+    for options, continuous, words in (
+        ({}, True, "own scenario|Masked: it tells an action mask, and continuous actions cannot be masked"),
+        ({"width": 5}, False, "has a mask of 5 entries for 9 actions"),
+        ({"nothing": True}, False, "has no available action"),
+    ):
+        with pytest.raises(ManyoneError, match=words):
+            VmasTeam(masked_scenario(**options), 2, continuous=continuous).reset(0)
 
 
 def test_worlds_are_drawn_without_a_window_and_names_make_the_same_task_again() -> None:

@@ -61,6 +61,25 @@ def text_inputs(pad: int = 0) -> dict[str, Tensor]:
     return {"input_ids": ids * mask + pad * (1 - mask), "attention_mask": mask}
 
 
+def test_a_checkpoint_runs_no_code_of_its_own(tmp_path: Path) -> None:
+    """Neither a file that ``auto_map`` names, nor kernels of a hub; nor does an artefact choose what is called."""
+    base, folders, _ = text_folders(tmp_path, "bert")
+    expert = folders[0] if isinstance(folders, list) else folders["a"]
+    plain = json.loads((expert / "config.json").read_text())
+    ran = tmp_path / "ran"
+    (expert / "own.py").write_text(f"open({str(ran)!r}, 'w')")
+    for changed, match in [
+        ({"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}, "no readable Hugging Face model"),
+        ({"attn_implementation": "evil/kernel"}, "attn_implementation evil/kernel is code from a hub"),
+    ]:
+        (expert / "config.json").write_text(json.dumps(plain | changed))
+        with pytest.raises(ManyoneError, match=match):
+            load_experts(base, folders)
+    assert not ran.exists()
+    with pytest.raises(TypeError, match="no model of transformers"):
+        build_encoder({"class": "pipeline", "config": {}, "mean": None, "std": None, "classifier": None})
+
+
 @pytest.mark.parametrize("kind", TEXT)
 def test_text_experts_split_without_loss(kind: str, tmp_path: Path) -> None:
     base, folders, models = text_folders(tmp_path, kind)

@@ -121,6 +121,43 @@ def test_hugging_face_folders_round_trip(name, tmp_path):
     )
 
 
+def test_companions_are_data_of_the_base_s_own_folder(tmp_path, caplog):
+    """Code is not copied, and no link leads out of the folder; in a hub's cache files are links to its blobs."""
+    (tmp_path / "secret.json").write_text("private")
+    repository = tmp_path / "hub/models--some--one"
+    base = repository / "snapshots/0123"
+    for folder in (base, repository / "blobs"):
+        folder.mkdir(parents=True)
+    blobs = {"a": "{}", "b": "[]"}
+    for name, text in blobs.items():
+        (repository / "blobs" / name).write_text(text)
+    for name, target in [
+        ("config.json", "../../blobs/a"),
+        ("tokenizer.json", "../../blobs/b"),
+        ("special.json", "tokenizer.json"),
+        ("stolen.json", tmp_path / "secret.json"),
+        ("stolen.txt", "../../../../secret.json"),
+        ("vocab.txt", "../../blobs/../../../secret.json"),
+    ]:
+        (base / name).symlink_to(target)
+    (base / "modeling_x.py").write_text("import os")
+    (base / "LICENSE").write_text("free")
+    save_file({"w.weight": torch.ones(2, 2)}, base / "model.safetensors")
+    static.merge("average", base, [{"w.weight": torch.zeros(2, 2)}], out=tmp_path / "out")
+    found = {p.name: p.read_text() for p in (tmp_path / "out").iterdir() if p.suffix != ".safetensors"}
+    assert found == {"config.json": "{}", "tokenizer.json": "[]", "special.json": "[]", "LICENSE": "free"}
+    (line,) = caplog.messages
+    for name in ("modeling_x.py (code)", "stolen.json (a link", "stolen.txt (a link", "vocab.txt (a link"):
+        assert name in line
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "config.json").write_text("{}")
+    (plain / "tokenizer.json").symlink_to(repository / "blobs/b")  # no cache: its folder is all that it has
+    save_file({"w.weight": torch.ones(2, 2)}, plain / "model.safetensors")
+    static.merge("average", plain, [{"w.weight": torch.zeros(2, 2)}], out=tmp_path / "second")
+    assert sorted(p.name for p in (tmp_path / "second").iterdir()) == ["config.json", "model.safetensors"]
+
+
 @pytest.mark.parametrize("name", list(kinds()))
 def test_linear_layers_are_found_by_role(name):
     """Exactly the weights of nn.Linear and GPT-2's Conv1D, without output embeddings: no table of any architecture."""

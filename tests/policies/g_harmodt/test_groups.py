@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from manyone.errors import ManyoneError
+from manyone.policies.g_harmodt import groups
 from manyone.policies.g_harmodt.groups import SparseProjection, cluster, signatures
 from manyone.randomness import generator_for
 
@@ -56,6 +57,22 @@ def test_clustering_is_invariant_to_permutation_and_positive_rescaling_of_task_g
     for place, task in enumerate(order.tolist()):
         back[task] = after.assignment[place]
     assert partition(back) == partition(before.assignment)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_restart_of_k_means_does_not_depend_on_the_order_of_the_tasks(monkeypatch, seed):
+    monkeypatch.setattr(groups, "RESTARTS", 1)  # a single local optimum: other draws would end in another one
+    rows = torch.randn(40, 60, generator=generator_for("plain", seed), dtype=torch.float64)
+    before = cluster(rows, 9, seed=seed)
+    order = torch.randperm(40, generator=generator_for("order", seed)).tolist()
+    after = cluster(rows[order], 9, seed=seed)
+    assert {frozenset(order[i] for i in part) for part in partition(after.assignment)} == partition(before.assignment)
+
+
+def test_of_equal_silhouettes_the_smaller_number_of_groups_wins(monkeypatch):
+    monkeypatch.setattr(groups, "silhouette_score", lambda distances, assigned, metric: 0.25)
+    rows = torch.randn(9, 20, generator=generator_for("ties"))
+    assert cluster(rows, "auto").groups == 2
 
 
 def test_the_number_of_groups_is_found_by_silhouette():

@@ -23,6 +23,23 @@ def naive(attention, edges, query, source, factor, types, scale="single"):
     return plain.attention(weights, "a", query, source, factor, types, attention.heads, scale)
 
 
+@pytest.mark.parametrize(("related", "scale", "power"), [
+    (True, "single", 0.5), (True, "official", 1.0), (False, "single", 0.5), (False, "official", 0.5),
+])  # fmt: skip
+def test_scores_are_scaled_twice_only_where_there_are_relations_and_it_is_asked_for(related, scale, power):
+    attention = relation_attention(heads=2, related=related, scale=scale)
+    assert attention.scale == pytest.approx(8**-power)  # of heads that are 8 wide
+    x, seen = torch.randn(3, 4, 16), agent_visibility(fixed_graph("full", 4), None)
+    if not related:
+        reference = torch.nn.MultiheadAttention(16, 2, batch_first=True)
+        with torch.no_grad():
+            reference.in_proj_weight.copy_(attention.project.weight)
+            reference.in_proj_bias.copy_(attention.project.bias)
+            reference.out_proj.weight.copy_(attention.out.weight)
+            reference.out_proj.bias.copy_(attention.out.bias)
+        assert torch.allclose(attention(x, x, seen, None), reference(x, x, x)[0], atol=1e-5)
+
+
 @pytest.mark.parametrize("heads", [1, 2, 4])
 @pytest.mark.parametrize("scale", ["single", "official"])
 @pytest.mark.parametrize("relation", ["receiver", "transposed"])

@@ -1,5 +1,6 @@
 """CommFormer: every way to decode agrees, and information flows along the graph, the order and the gate only."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -380,6 +381,38 @@ def test_dropout_acts_in_training_evaluation_only():
     assert torch.allclose(policy.act(obs, GRAPH, noise=noise_for(policy)).values, policy.values(obs, GRAPH), atol=1e-5)
     policy.eval()
     assert torch.equal(policy.evaluate(obs, actions, GRAPH).values, policy.values(obs, GRAPH))
+
+
+LEAVING = [{}, {"layers": 2, "heads": 2}, {"gate": True}, {"dynamic_links": 2}, {"decoder_mask": "official"}]
+
+
+@pytest.mark.parametrize("options", LEAVING, ids=str)
+def test_agents_that_are_not_there_are_not_heard_and_no_message_of_theirs_is_counted(options):
+    policy = team(**options)
+    graph = fixed_graph("full" if "dynamic_links" in options else "random", N, 2, seed=4)
+    heard_before = policy.act(slots(), graph, noise=None, greedy=True)
+    policy.spec = dataclasses.replace(policy.spec, absences=True)
+    obs = slots()
+    agree(policy, obs, graph, 1e-5)
+    with_all = policy.act(obs, graph, noise=None, greedy=True)
+    assert torch.equal(with_all.actions, heard_before.actions)
+    assert torch.equal(with_all.messages, heard_before.messages)
+    alive = torch.rand(BATCH, N, generator=generator_for("alive")) < 0.6
+    part = Observation(obs.observations * alive.unsqueeze(-1), alive)
+    agree(policy, part, graph, 1e-5)
+    gate = {"gate": "decided"} if "gate" in options else {}
+    found = policy.act(part, graph, noise=None, greedy=True, **gate)
+    both = alive[:, :, None] & alive[:, None]
+    assert not found.links[~both].any()
+    assert torch.equal(found.links, found.messages.bool()) or "decoder_mask" in options
+    if "dynamic_links" in options:
+        assert (found.links.sum(-1) == torch.where(alive, (both.sum(-1) - 1).clamp(max=2), 0)).all()
+        return
+    for b in range(BATCH):  # the same as a graph in which they have no links
+        alone = policy.act(part.select(slice(b, b + 1)), graph * both[b], noise=None, greedy=True, **gate)
+        assert torch.allclose(found.values[b, alive[b]], alone.values[0, alive[b]], atol=1e-5)
+        if "decoder_mask" not in options:
+            assert torch.equal(found.actions[b, alive[b]], alone.actions[0, alive[b]])
 
 
 def test_one_agent_is_a_team_too():

@@ -10,7 +10,20 @@ from manyone.teams.network.graph import LearnedGraph, exact_graph, fixed_graph, 
 
 @pytest.mark.parametrize(
     ("agents", "density", "links"),
-    [(3, 0.4, 1), (5, 0.4, 2), (8, 0.4, 3), (11, 0.4, 4), (27, 0.4, 10), (4, 0.1, 1), (4, 1.0, 3), (1, 0.5, 0)],
+    [
+        (3, 0.4, 1),
+        (5, 0.4, 2),
+        (8, 0.4, 3),
+        (11, 0.4, 4),
+        (27, 0.4, 10),
+        (4, 0.1, 1),
+        (4, 1.0, 3),
+        (1, 0.5, 0),
+        (100, 0.29, 29),
+        (50, 0.58, 29),
+        (10, 0.7, 7),
+        (100, 0.57, 57),
+    ],  # products that floats put just below
 )
 def test_links_are_the_floor_of_agents_times_density(agents, density, links):
     assert links_for(agents, density) == links

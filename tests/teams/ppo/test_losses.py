@@ -68,6 +68,14 @@ def test_dead_agents_contribute_nothing_to_the_losses_nor_to_their_gradients():
     assert plain[0].item() == pytest.approx(float(kept))
 
 
+def test_the_distance_from_the_acting_policy_is_a_figure_and_carries_no_gradient():
+    new = draw(20, 3, seed=1).requires_grad_()
+    loss, error = policy_loss(new, draw(20, 3, seed=3), draw(20, 3, seed=4), 0.2)
+    assert loss.requires_grad
+    assert not error.requires_grad
+    assert float(error) > 0
+
+
 def test_advantages_are_normalised_over_living_agents():
     alive = torch.rand(40, 3, generator=torch.Generator().manual_seed(5)) < 0.6
     raw = torch.where(alive, 3 + draw(40, 3, scale=4), 1e9)

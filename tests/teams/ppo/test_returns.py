@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from manyone.envs.teams.types import Observation, Step
@@ -103,7 +103,7 @@ KINDS = ["acts", "waits", "terminated", "cut", "terminated away", "cut away"]
 LIFE = st.lists(st.sampled_from(KINDS), min_size=T, max_size=T)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(lives=st.lists(LIFE, min_size=2, max_size=2), seed=st.integers(0, 1000))
 def test_each_agents_advantages_end_with_its_own_life_whatever_the_others_and_its_successor_do(lives, seed):
     """Where it ends it has acted for the last time, or is away; what acts afterwards is a newcomer."""
@@ -149,9 +149,12 @@ def test_how_each_agent_ends_is_read_off_a_step(step, terminated, truncated):
     assert [part.tolist() for part in found] == [[terminated], [truncated]]
 
 
-def test_absent_agents_are_worth_what_those_present_are_on_average():
+def test_absent_agents_are_worth_what_those_present_are_on_average_unless_they_see_something():
     values, alive = torch.tensor([[1.0, 3.0, 99.0], [1.0, 1.0, 1.0]]), torch.tensor([[True, True, False], [False] * 3])
-    assert with_stand_ins(values, alive).tolist() == [[1.0, 3.0, 2.0], [0.0, 0.0, 0.0]]
+    blind = Observation(torch.zeros(2, 3, 4), alive)
+    assert with_stand_ins(values, blind).tolist() == [[1.0, 3.0, 2.0], [0.0, 0.0, 0.0]]
+    seen = torch.tensor([[[0.0], [1.0], [1.0]], [[0.0]] * 3])
+    assert with_stand_ins(values, Observation(seen, alive)).tolist() == [[1.0, 3.0, 99.0], [0.0, 0.0, 0.0]]
 
 
 def test_a_batch_without_anybody_alive_leaves_the_statistics_as_they_are():

@@ -8,6 +8,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 
 from manyone.envs.teams.make import make_team
+from manyone.envs.teams.types import TeamSpec
 from manyone.teams.network.commformer import Acted
 from manyone.teams.ppo.returns import own_ends
 from manyone.teams.ppo.rollout import Collector
@@ -54,6 +55,8 @@ class Departures:
 
 class Critic:
     """Acts anyhow; an agent's value is worth(its number, the time) of what it sees."""
+
+    spec = TeamSpec("departures", 4, 2, actions=2)
 
     def act(self, obs, graph, *, noise, gate="open", greedy=False):
         shape = obs.alive.shape

@@ -18,6 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +27,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from manyone.data.tables.files import Decimal, Frame, from_columns, memory, read_frame
+from manyone.data.tables.files import CSV_SUFFIXES, Decimal, Frame, from_columns, memory, read_frame
 from manyone.errors import ManyoneError
 
 Categories = Literal["refuse", "one-hot"]
@@ -63,13 +64,16 @@ class Column:
 class TableEncoder:
     """``columns`` in the order of the features; ``label``: the label's column; ``labels``: its words -> class number.
 
-    ``decimal`` is the decimal mark of numbers that come as text.
+    How files of such rows are read: ``decimal`` is their decimal mark, ``delimiter`` what separates the cells (None: it
+    is found), and if they are ``headless`` columns have no names but their positions.
     """
 
     columns: tuple[Column, ...]
     label: str | None = None
     labels: Mapping[str, int] = field(default_factory=dict)
     decimal: Decimal = "."
+    delimiter: str | None = None
+    headless: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -87,7 +91,11 @@ class TableEncoder:
             return rows
         if not isinstance(rows, str | os.PathLike):
             return from_columns(rows)
-        frame = read_frame(rows, delimiter=delimiter, decimal=self.decimal)
+        text = Path(os.fspath(rows).removesuffix(".gz")).suffix.lower() in CSV_SUFFIXES
+        frame = read_frame(
+            rows, delimiter=delimiter or (self.delimiter if text else None), decimal=self.decimal,
+            header=False if self.headless else None,
+        )  # fmt: skip
         if frame.headless and len(frame.names) == len(self.columns):  # no header and no label: the features in order
             return replace(frame, table=frame.table.rename_columns([column.name for column in self.columns]))
         return frame
@@ -107,13 +115,13 @@ class TableEncoder:
     def codes(self, rows: Any) -> Tensor | None:
         """int64 [n], the class numbers of rows that have the label's column; None for rows without it."""
         frame = self.frame(rows)
-        if self.label is None or self.label not in frame.names:
+        if self.label is None or self.label not in frame:
             return None
         words, index = label_words(frame, self.label)
         if (bad := next((w for w in words if w not in self.labels), None)) is not None:
             row = int(np.flatnonzero(index == words.index(bad))[0])
             raise ManyoneError(
-                f"{frame.where}: column {self.label!r}, row {row + 1}: {bad!r} is none of the classes "
+                f"{frame.where}: column {self.label!r}, row {row + 1}: {_short(bad)} is none of the classes "
                 f"{_shown(self.labels)}"
             )
         return torch.tensor([self.labels[w] for w in words])[torch.from_numpy(index)]
@@ -124,7 +132,7 @@ class TableEncoder:
         for column in self.columns:
             part = values[:, at : at + column.width]
             at += column.width
-            if frame.sparse and column.name not in frame.names:
+            if frame.sparse and column.name not in frame:
                 part[:] = 0
             elif column.words is None:
                 part[:, 0] = self._numbers(frame, column)
@@ -139,7 +147,7 @@ class TableEncoder:
     def to_dict(self) -> dict[str, Any]:
         """As JSON data."""
         columns = [{k: v for k, v in vars(c).items() if v is not None} for c in self.columns]
-        return {"columns": columns, "label": self.label, "labels": dict(self.labels), "decimal": self.decimal}
+        return {**vars(self), "columns": columns, "labels": dict(self.labels)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TableEncoder:
@@ -148,7 +156,7 @@ class TableEncoder:
         for column in data["columns"]:
             words = column.get("words")
             columns.append(Column(column["name"], None if words is None else tuple(words), column.get("fill")))
-        return cls(tuple(columns), data["label"], data["labels"], data["decimal"])
+        return cls(**{**data, "columns": tuple(columns)})
 
     def _numbers(self, frame: Frame, column: Column) -> np.ndarray:
         cells = frame.column(column.name)
@@ -176,26 +184,26 @@ def learn_encoder(
     The encoder's fills are learnt apart, from training rows: see ``manyone.data.tables.tables.fill_missing``.
     """
     names = [n for n in frame.names if n != label] if features is None else list(features)
-    table, columns = frame.table, []
+    read, columns = dict(zip(frame.names, frame.table.columns, strict=True)), []
     for name in names:
         cells, where = frame.column(name), f"{frame.where}: column {name!r}"
         values, bad = numbers(cells, decimal, where)
         if values is not None:
-            table = table.set_column(table.column_names.index(name), name, values)
+            read[name] = values
             columns.append(Column(name))
         elif categories == "refuse":
             raise _not_a_number(frame, name, bad, decimal)
         else:
             found = text(cells, MISSING if missing != "refuse" else ("",), where)
             columns.append(Column(name, tuple(sorted(found.unique().drop_null().to_pylist()))))
-    encoder = TableEncoder(tuple(columns), label, {}, decimal)
+    encoder = TableEncoder(tuple(columns), label, decimal=decimal, headless=frame.headless)
     if (need := 8 * len(frame) * encoder.width) > (limit := memory() // 2):
         widest = max(columns, key=lambda column: len(column.names))
         raise ManyoneError(
             f"{frame.where}: {len(frame)} rows of {encoder.width} features need {need / 1e9:.1f} GB, the limit is "
             f"{limit / 1e9:.1f} GB; column {widest.name!r} has {len(widest.names)} words: leave it out (--drop)"
         )
-    return encoder, replace(frame, table=table)
+    return encoder, replace(frame, table=pa.table(read))
 
 
 def numbers(cells: pa.ChunkedArray, decimal: Decimal = ".", what: str = "column") -> tuple[pa.ChunkedArray | None, int]:
@@ -294,7 +302,7 @@ def _indicators(frame: Frame, column: Column, unknown: Unknown) -> np.ndarray:
     if unknown == "refuse" and (strange := np.flatnonzero((index < 0) & ~absent)).size:
         row = int(strange[0])
         raise ManyoneError(
-            f"{where}, row {row + 1}: {cells[row].as_py()!r} is none of the words of the training data "
+            f"{where}, row {row + 1}: {_short(cells[row].as_py())} is none of the words of the training data "
             f"({_shown(column.words)}); unknown='zeros' (--unknown zeros) reads it as none of them"
         )
     if column.fill is not None:
@@ -309,14 +317,14 @@ def _indicators(frame: Frame, column: Column, unknown: Unknown) -> np.ndarray:
 
 def _not_a_number(frame: Frame, name: str, row: int, decimal: str) -> ManyoneError:
     cell = str(frame.column(name)[row].as_py()).strip()
-    if decimal == "." and _number(cell.replace(",", ".")) is not None:
+    if decimal == "." and "," in cell and _number(cell.replace(",", ".")) is not None:
         way = "decimal commas are read with decimal=',' (--decimal ,)"
     else:
         way = (
             f"leave the column out (--drop {name}), or encode its words as 0/1 columns with categories='one-hot' "
             "(--categories one-hot)"
         )
-    return ManyoneError(f"{frame.where}: column {name!r}, row {row + 1}: {cell!r} is not a number; {way}")
+    return ManyoneError(f"{frame.where}: column {name!r}, row {row + 1}: {_short(cell)} is not a number; {way}")
 
 
 def _number(word: str | None) -> float | None:
@@ -335,5 +343,10 @@ def _natural(word: str) -> tuple[int, float, str]:
 
 
 def _shown(words: Sequence[str] | Mapping[str, Any]) -> str:
-    names = list(words)
+    names = [word[:40] for word in words]
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+
+
+def _short(cell: str) -> str:
+    """In quotes, and cut where it would fill the screen."""
+    return repr(cell) if len(cell) <= 60 else repr(cell[:60]) + "..."

@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,29 +52,42 @@ class Frame:
     headless: bool = False
     sparse: bool = False
 
-    @property
-    def names(self) -> list[str]:
+    @cached_property
+    def names(self) -> tuple[str, ...]:
         """Names of the columns."""
-        return self.table.column_names
+        return tuple(self.table.column_names)
+
+    @cached_property
+    def _columns(self) -> dict[str, pa.ChunkedArray]:
+        return dict(zip(self.names, self.table.columns, strict=True))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._columns
 
     def __len__(self) -> int:
         return self.table.num_rows
 
     def column(self, name: str) -> pa.ChunkedArray:
         """The cells of a column, or an error that names those there are."""
-        if name not in self.names:
+        if name not in self:
             shown = ", ".join(self.names[:12]) + (", ..." if len(self.names) > 12 else "")
             raise ManyoneError(f"{self.where}: no column {name!r}; the columns are {shown}")
-        return self.table.column(name)
+        return self._columns[name]
 
 
 def read_frame(
-    path: str | os.PathLike[str], *, delimiter: str | None = None, decimal: Decimal = ".", max_bytes: int = 0
+    path: str | os.PathLike[str],
+    *,
+    delimiter: str | None = None,
+    decimal: Decimal = ".",
+    header: bool | None = None,
+    max_bytes: int = 0,
 ) -> Frame:
     """Reads ``path`` by its suffix (``.gz`` behind it is allowed); no suffix at all means libsvm, as w5a comes.
 
-    ``delimiter`` of a CSV (one character, or "tab") is found by itself when it is not given. ``max_bytes`` (0: half of
-    the machine's memory) bounds what the file may become: its text, and a sparse file that becomes dense.
+    ``delimiter`` of a CSV (one character, or "tab") is found by itself when it is not given, and whether its first row
+    is a ``header``: it is unless all its cells are numbers. ``max_bytes`` (0: half of the machine's memory) bounds what
+    the file may become: its text, and a sparse file that becomes dense.
     """
     path, limit = Path(path), max_bytes or memory() // 2
     if not path.is_file():
@@ -83,7 +98,7 @@ def read_frame(
     if suffix in CSV_SUFFIXES:
         with open_limited(path, limit) as file:
             return read_csv(file, str(path), delimiter=delimiter or ("tab" if suffix == ".tsv" else None),
-                            decimal=decimal)  # fmt: skip
+                            decimal=decimal, header=header)  # fmt: skip
     if delimiter is not None:
         raise ManyoneError(f"{path}: delimiter is for .csv and .tsv files (also .gz); leave it out or rename the file")
     if suffix in PARQUET_SUFFIXES:
@@ -117,9 +132,12 @@ def read_csv(
     header: bool | None = None,
 ) -> Frame:
     """Delimited text; its first row is the header unless all its cells are numbers (or ``header`` says so)."""
-    source = _WithoutComments(file, where)
+    comments = _Comments()
+    blocks = comments.strip(file)
+    head = next((lines for block in blocks if (lines := block.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n"))), b"")
+    head += b"" if head.endswith(b"\n") else b"\n"  # whole lines: only the file's last can lack its end
     try:
-        text = source.head.removeprefix(b"\xef\xbb\xbf").decode()
+        text = head.decode()
     except UnicodeDecodeError:
         raise _not_utf8(where) from None
     if not text.strip():
@@ -127,11 +145,15 @@ def read_csv(
     mark = _delimiter(text, decimal) if delimiter is None else {"tab": "\t", r"\t": "\t"}.get(delimiter, delimiter)
     if len(mark) != 1 or mark in '"\r\n':
         raise ManyoneError(f"{where}: delimiter {delimiter!r}: must be one character, or tab")
-    head = [cell.strip() for cell in _records(text, mark)[0]]
-    headless = all(is_number(c.replace(decimal, ".")) for c in head) if header is None else not header
-    numbers = [str(i + 1) for i in range(len(head))]
-    names = numbers if headless else [name or number for name, number in zip(head, numbers, strict=True)]
+    records = _records(text, mark)
+    cells = [cell.strip() for cell in records[0]]
+    headless = all(is_number(c.replace(decimal, ".")) for c in cells) if header is None else not header
+    numbers = [str(i + 1) for i in range(len(cells))]
+    names = numbers if headless else [name or number for name, number in zip(cells, numbers, strict=True)]
     _require_distinct(names, where)
+    source = io.BufferedReader(_Blocks(chain([head], blocks)), _BLOCK)
+    if re.search(re.escape(mark) + ' +"', text):
+        source = io.BufferedReader(_Blocks(_without_space_before_quotes(source, mark)), _BLOCK)
     blank, ragged = 0, ""
 
     def odd_row(row: Any) -> str:
@@ -148,26 +170,26 @@ def read_csv(
 
     try:
         table = arrow_csv.read_csv(
-            io.BufferedReader(source, _BLOCK),
+            source,
             # without threads: only so rows are counted, and parsing is not what takes the time
-            arrow_csv.ReadOptions(use_threads=False, block_size=_block(source.head), column_names=names,
+            arrow_csv.ReadOptions(use_threads=False, block_size=_block(head), column_names=names,
                                   skip_rows_after_names=0 if headless else 1),
             arrow_csv.ParseOptions(delimiter=mark, newlines_in_values=True, invalid_row_handler=odd_row),
             arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
         )  # fmt: skip
-    except pa.ArrowInvalid as problem:
-        if "UTF8" in str(problem):
+    except (pa.ArrowInvalid, csv.Error, UnicodeDecodeError) as problem:
+        if "UTF8" in str(problem) or isinstance(problem, UnicodeDecodeError):
             raise _not_utf8(where) from None
         if "straddling" in str(problem):
-            reason = f'a row is longer than {_block(source.head) >> 20} MB; is a quote " left open?'
+            reason = f'a row is longer than {_block(head) >> 20} MB; is a quote " left open?'
         else:
             reason = ragged or _reason(problem)
         raise ManyoneError(f"{where}: {reason}") from None
     table = _without_blank_rows(table)
-    if not len(table):
+    if not table.num_rows:
         raise ManyoneError(f"{where}: {'no row' if headless else 'a header but no row'}")
-    notes = [f"{source.comments} comment lines (#)"] * bool(source.comments)
-    for i, name in enumerate(head if not headless else ()):
+    notes = [f"{comments.count} comment lines (#)"] * bool(comments.count)
+    for i, name in enumerate(cells if not headless else ()):
         column = table.column(numbers[i]) if not name else None
         if column is not None and (i == 0 or pc.all(pc.equal(pc.ascii_trim_whitespace(column), "")).as_py()):
             notes.append(f"column {i + 1}, which has no name" + " (a row index)" * (i == 0))
@@ -222,50 +244,61 @@ class _Limited(io.RawIOBase):
         return count
 
 
-class _WithoutComments(io.RawIOBase):
-    """The lines of ``file`` but those that begin with ``#`` (outside quotes); ``head``: the first block of them."""
+class _Blocks(io.RawIOBase):
+    """A file of ``blocks`` of bytes."""
 
-    def __init__(self, file: io.BufferedIOBase, where: str) -> None:
-        self._file, self._where = file, where
-        self._open_quote = False
-        self.comments = 0
-        self.head = self._next().lstrip(b"\r\n")
-        self._left = memoryview(self.head)
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks, self._left = blocks, memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if not self._left:
-            self._left = memoryview(self._next())
+        while not self._left:
+            block = next(self._blocks, None)
+            if block is None:
+                return 0
+            self._left = memoryview(block)
         count = min(len(buffer), len(self._left))
         buffer[:count] = self._left[:count]
         self._left = self._left[count:]
         return count
 
-    def _next(self) -> bytes:
-        """The next whole lines that are no comments; nothing at the end of the file."""
-        kept = b""
-        while not kept and (block := self._file.read(_BLOCK) + self._file.readline(_LONGEST_ROW)):
-            kept = self._strip(block) if block.startswith(b"#") or b"\n#" in block else self._seen(block)
-        return kept
 
-    def _strip(self, block: bytes) -> bytes:
-        kept, last = [], 0
-        for line in _COMMENT.finditer(block):
-            kept.append(self._seen(block[last : line.start()]))
-            last = line.end() if not self._open_quote else line.start()
-            self.comments += not self._open_quote
-        return b"".join([*kept, self._seen(block[last:])])
+class _Comments:
+    """Leaves out the lines that begin with ``#`` outside quotes; ``count`` of them so far."""
+
+    def __init__(self) -> None:
+        self.count, self._in_quotes = 0, False
+
+    def strip(self, file: io.BufferedIOBase) -> Iterator[bytes]:
+        """The other lines of ``file``, in blocks of whole lines."""
+        while block := file.read(_BLOCK) + file.readline():
+            last = 0
+            if block.startswith(b"#") or b"\n#" in block:
+                for line in _COMMENT.finditer(block):
+                    yield self._seen(block[last : line.start()])
+                    last = line.start() if self._in_quotes else line.end()
+                    self.count += not self._in_quotes
+            yield self._seen(block[last:])
 
     def _seen(self, text: bytes) -> bytes:
-        self._open_quote ^= text.count(b'"') % 2 == 1
+        self._in_quotes ^= text.count(b'"') % 2 == 1
         return text
+
+
+def _without_space_before_quotes(file: io.BufferedReader[Any], delimiter: str) -> Iterator[bytes]:
+    """The same cells, written so that Arrow takes ``1, "a, b"`` for two of them, as Python does."""
+    rows = csv.reader(io.TextIOWrapper(file, "utf-8", newline=""), delimiter=delimiter, skipinitialspace=True)
+    while chunk := list(islice(rows, 10_000)):
+        text = io.StringIO(newline="")
+        csv.writer(text, delimiter=delimiter).writerows(chunk)
+        yield text.getvalue().encode()
 
 
 def _block(head: bytes) -> int:
     """Bytes that the reader takes at a time: a row must fit into them."""
-    return 4 * _BLOCK if len(head) < 2 * _BLOCK else _LONGEST_ROW
+    return 16 * _BLOCK if len(head) < 2 * _BLOCK else _LONGEST_ROW
 
 
 def _records(text: str, delimiter: str) -> list[list[str]]:

@@ -46,7 +46,7 @@ from manyone.data.tables.encoder import (
     optional_words,
     require_complete,
 )
-from manyone.data.tables.files import LIBSVM_LABEL, Decimal, Frame, read_csv, read_frame
+from manyone.data.tables.files import LIBSVM_LABEL, Decimal, Frame, is_number, read_csv, read_frame
 from manyone.errors import ManyoneError
 from manyone.randomness import seed_for
 
@@ -205,6 +205,10 @@ def load_table(
         if not path.is_file() and chosen and Path(base).expanduser().is_file():
             raise ManyoneError(f"{text}: the class of a file is given apart: {base} with positive (--positive CLASS)")
         frame = read_frame(path, delimiter=delimiter, decimal=decimal)
+        places = [str(i + 1) for i in range(len(frame.names))]
+        if label in places and label not in frame.names and any(map(is_number, frame.names)):
+            # a position, and numbers for names: words in the first row made a header of it, but it is none
+            frame = read_frame(path, delimiter=delimiter, decimal=decimal, header=False)
         label = _label_of(frame, label)
         features = _features_of(frame, label, columns, drop, (client_column, group))
         how: dict[str, Any] = {"categories": categories, "missing": missing, "decimal": decimal}
@@ -212,7 +216,8 @@ def load_table(
             frame, label, path.name, path.name, OWN, dtype, features=features, client_column=client_column,
             group=group, **how,
         )  # fmt: skip
-        return _binary(replace(table, from_file=True), positive)
+        encoder = replace(table.encoding, delimiter=delimiter)
+        return _binary(replace(table, from_file=True, encoder=encoder), positive)
     own: dict[str, object] = {"label": label, "columns": columns, "drop": drop, "client_column": client_column}
     own |= {"group": group, "delimiter": delimiter}
     if given := [option for option, value in own.items() if value]:
@@ -372,7 +377,9 @@ def _table(
     if missing == "refuse":
         require_complete(values, encoder, frame)
     elif missing == "drop":
-        keep = (optional_words(frame, label)[1] >= 0) & ~np.isnan(values).any(1)
+        keep = ~np.isnan(values).any(1)
+        for column in filter(None, (label, client_column, group)):
+            keep &= optional_words(frame, column)[1] >= 0
         if not keep.any():
             raise ManyoneError(f"{frame.where}: every row has a missing cell; choose columns (--columns, --drop)")
         if not keep.all():

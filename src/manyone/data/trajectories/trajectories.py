@@ -7,7 +7,7 @@ Windows of them for training are in :mod:`manyone.data.trajectories.windows`.
 Returns-to-go are undiscounted suffix sums of the rewards within an episode, g_t = sum_{u >= t} r_u (Chen et al. 2021,
 Decision Transformer, section 3).
 
-Public names: ``Trajectories``, ``suffix_sums``, ``pooled_statistics``.
+Public names: ``Trajectories``, ``join``, ``suffix_sums``, ``pooled_statistics``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from manyone.data.trajectories.observations import check_numbers
 from manyone.errors import ManyoneError
 
 _FILE = "trajectories.json"
@@ -73,6 +74,7 @@ class Trajectories:
     """What is to be known about the data (origin, licence, quality); plain JSON values."""
 
     def __post_init__(self) -> None:
+        check_numbers(np.asanyarray(self.observations), np.asanyarray(self.actions), self.name)
         for key, dtype in _ARRAYS.items():
             value = getattr(self, key)
             if value is not None:
@@ -123,6 +125,14 @@ class Trajectories:
             raise ManyoneError(f"{self.name}: the best {fraction} of the episodes: must be above 0 and at most 1")
         return np.argsort(-self.returns, kind="stable")[: max(1, round(fraction * self.episodes))]
 
+    def summary(self) -> str:
+        """Episodes, steps, returns and success in a line, with what the reader of the files left out or cut."""
+        low, middle, high = (float(np.quantile(self.returns, q, method="higher")) for q in (0, 0.5, 1))
+        text = f"{self.episodes} episodes, {len(self)} steps, return {low:.4g} to {high:.4g} (median {middle:.4g})"
+        if self.successes is not None:
+            text += f", success {self.successes.mean():.2f}"
+        return "; ".join([text, *self.meta.get("notes", ())])
+
     def select(self, episodes: Sequence[int] | np.ndarray) -> Trajectories:
         """The given episodes, in the given order, as a data set of their own (arrays are copied)."""
         chosen = np.asarray(episodes, dtype=np.int64).reshape(-1)
@@ -159,12 +169,14 @@ class Trajectories:
         *,
         meta: Mapping[str, Any] | None = None,
         source: str | Path | None = None,
+        partial: bool = False,
     ) -> Trajectories:
         """A data set from episodes: mappings with ``observations``, ``actions`` and ``rewards``.
 
         ``observations`` has T rows, or T+1 with the final state last. Optional: ``final_observation`` [S],
         ``terminated``, ``success`` (bool), ``goal`` (int), each in all episodes or in none (``terminated``: False
-        where missing). ``source`` is named in errors.
+        where missing). With ``partial`` what only some episodes have is left out, and said in ``meta["notes"]``.
+        ``source`` is named in errors.
         """
         origin = str(source) if source is not None else name
         parts: dict[str, list[Any]] = {key: [] for key in ("observations", "actions", "rewards", "lengths")}
@@ -181,13 +193,21 @@ class Trajectories:
                 parts[key].append(one[key])
             parts["lengths"].append(len(one["rewards"]))
             for key in each:
-                if index and (one[key] is None) != (each[key][0] is None):
+                if index and not partial and (one[key] is None) != (each[key][0] is None):
                     odd = "lacks" if one[key] is None else "alone has"
                     raise ManyoneError(f"{origin}: episode {index} {odd} {key}: give them for all episodes or for none")
                 each[key].append(one[key])
         if not parts["lengths"]:
             raise ManyoneError(f"{origin}: no episodes")
-        per_episode: dict[str, Any] = {k: None if v[0] is None else np.array(v) for k, v in each.items()}
+        per_episode: dict[str, Any] = {k: None if any(x is None for x in v) else np.array(v) for k, v in each.items()}
+        notes = []
+        for key, values in each.items():
+            lacking = sum(x is None for x in values)
+            if 0 < lacking < len(values):
+                notes.append(f"{key.replace('_', ' ')} of {len(values) - lacking} of {len(values)} episodes left out")
+        meta = dict(meta or {})
+        if notes:
+            meta["notes"] = [*meta.get("notes", ()), *notes]
         try:
             return cls(
                 name=name,
@@ -195,7 +215,7 @@ class Trajectories:
                 actions=np.concatenate(parts["actions"]),
                 rewards=np.concatenate(parts["rewards"]),
                 offsets=np.concatenate([[0], np.cumsum(parts["lengths"])]),
-                meta=dict(meta or {}),
+                meta=meta,
                 **per_episode,
             )
         except ManyoneError as problem:
@@ -243,13 +263,44 @@ class Trajectories:
             try:
                 arrays[key] = np.load(path, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError, EOFError) as problem:
-                raise ManyoneError(f"{path}: missing or damaged ({problem}); make the data again") from None
+                why = getattr(problem, "strerror", None) or "no array of numbers"  # NumPy's words advise to unpickle
+                raise ManyoneError(f"{path}: missing or damaged ({why}); make the data again") from None
             if arrays[key].dtype != _ARRAYS[key]:
                 raise ManyoneError(f"{path}: holds {arrays[key].dtype}, expected {np.dtype(_ARRAYS[key])}")
         try:
             return cls(name=name, meta=meta, **arrays)
         except ManyoneError as problem:
             raise ManyoneError(str(problem).replace(f"{name}:", f"{folder}:", 1)) from None
+
+
+def join(parts: Sequence[Trajectories]) -> Trajectories:
+    """The episodes of all ``parts`` in one data set with the name of the first.
+
+    What only some parts know of their episodes (final states, success, goals) is left out, as ``meta["notes"]`` says;
+    ``meta["parts"]`` holds what each part's ``meta`` was.
+    """
+    first = parts[0]
+    for one in parts:
+        if (one.state_dim, one.action_dim) != (first.state_dim, first.action_dim):
+            raise ManyoneError(
+                f"{first.name}: a data set of states and actions of width {one.state_dim} and {one.action_dim} cannot "
+                f"be joined to one of {first.state_dim} and {first.action_dim}"
+            )
+    starts = np.cumsum([0, *(len(one) for one in parts)])
+    notes = [f"{len(parts)} data sets joined"]
+    arrays: dict[str, Any] = {
+        "offsets": np.concatenate([[0], *(one.offsets[1:] + start for one, start in zip(parts, starts, strict=False))])
+    }
+    for key in _ARRAYS:
+        values = [getattr(one, key) for one in parts]
+        if key != "offsets" and all(value is not None for value in values):
+            arrays[key] = np.concatenate(values)
+        elif key != "offsets" and any(value is not None for value in values):
+            notes.append(f"{key.replace('_', ' ')} left out: not all of them have them")
+    meta: dict[str, Any] = {"parts": [one.meta for one in parts]}
+    meta |= {key: first.meta[key] for key in ("keys", "environment", "reference") if key in first.meta}
+    meta["notes"] = notes + [note for one in parts for note in one.meta.get("notes", ())]
+    return Trajectories(name=first.name, meta=meta, **arrays)
 
 
 def suffix_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -297,11 +348,11 @@ def plain_episode(raw: Mapping[str, Any], origin: str) -> dict[str, Any]:
         if key not in raw:
             raise ManyoneError(f"{origin}: has no {key} (it has {', '.join(map(str, raw)) or 'nothing'})")
     try:
-        observations, actions, rewards = (
-            np.asarray(raw[key], dtype=np.float32) for key in ("observations", "actions", "rewards")
-        )
+        given = [np.asarray(raw[key]) for key in ("observations", "actions", "rewards")]
+        observations, actions, rewards = (one.astype(np.float32, copy=False) for one in given)
     except (TypeError, ValueError) as problem:
         raise ManyoneError(f"{origin}: not arrays of numbers ({problem})") from None
+    check_numbers(given[0], given[1], origin)
     rewards = rewards[:, 0] if rewards.ndim == 2 and rewards.shape[1] == 1 else rewards
     if observations.ndim != 2 or actions.ndim != 2 or rewards.ndim != 1:
         shapes = f"{observations.shape}, {actions.shape} and {rewards.shape}"

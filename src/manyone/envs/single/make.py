@@ -8,17 +8,25 @@ name                    what                                           goals
 ``gym:Hopper-v5``       any Gymnasium environment with Box spaces      0
 ======================  =============================================  ==========================
 
+A Gymnasium environment's keyword arguments follow a question mark, as JSON where they are no text:
+``gym:Ant-v5?ctrl_cost_weight=0.1&max_episode_steps=500``. So do the ``keys`` of dictionary observations that are laid
+side by side: ``gym:PointMaze_UMaze-v3?keys=observation,desired_goal``. (``%26`` is an &, ``%3D`` an =.)
+
 Every environment is a ``gymnasium.Env`` with flat observations and actions and the five-tuple ``step``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 
+from manyone.data.trajectories.observations import action_width, lay_out, state_width
 from manyone.engine.extras import need
 from manyone.engine.modules import import_named
 from manyone.envs.single import locomotion, metaworld
@@ -26,6 +34,8 @@ from manyone.errors import ManyoneError
 
 if TYPE_CHECKING:
     import gymnasium
+
+_PLAIN = '[]{}:,"-_.~/'  # what keeps its look in the value of a keyword argument
 
 
 def kind(task: str) -> str:
@@ -88,7 +98,7 @@ def set_goal(env: gymnasium.Env, task: str, goal: int) -> None:
         _only_goal(task, goal)
 
 
-@lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=256)
 def spaces(task: str) -> tuple[int, int, int]:
     """(state width S, action width A, steps of a full episode) of ``task``."""
     which = kind(task)
@@ -99,12 +109,21 @@ def spaces(task: str) -> tuple[int, int, int]:
         return family.state_dim, family.action_dim, locomotion.HORIZON
     env = _make_gym(task, None, None)
     (states,), (actions,) = env.observation_space.shape or (), env.action_space.shape or ()
-    horizon = env.spec.max_episode_steps if env.spec is not None else None
     env.close()
-    return states, actions, horizon or 1000
+    return states, actions, limit(task) or 1000
 
 
-@lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=256)
+def limit(task: str) -> int | None:
+    """Steps after which ``task`` cuts its episodes off; None: never."""
+    if kind(task) != "gym":
+        return spaces(task)[2]
+    env = _make_gym(task, None, None)
+    env.close()
+    return None if env.spec is None else env.spec.max_episode_steps
+
+
+@functools.lru_cache(maxsize=256)
 def bounds(task: str) -> tuple[np.ndarray, np.ndarray]:
     """Least and largest action of ``task``, float32 [A] each; infinite where it has no bound."""
     if kind(task) != "gym":  # MuJoCo's motors and Meta-World's hands
@@ -121,24 +140,139 @@ def prepare(tasks: Sequence[str]) -> None:
     metaworld.prepare([metaworld.task_name(task) for task in tasks if kind(task) == "metaworld"])
 
 
+def gym_parts(task: str) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+    """Gymnasium's id, the keys of dictionary observations, and the keyword arguments in ``gym:ID?NAME=VALUE&...``."""
+    name, _, query = task.removeprefix("gym:").partition("?")
+    keys: tuple[str, ...] = ()
+    kwargs: dict[str, Any] = {}
+    for part in filter(None, query.split("&")):
+        key, equals, text = (unquote(p) for p in part.partition("="))
+        if not equals or not key.isidentifier():
+            raise ManyoneError(f"{task}: {part!r} is no NAME=VALUE, e.g. gym:Ant-v5?ctrl_cost_weight=0.1")
+        if key == "keys":
+            keys = tuple(filter(None, text.split(",")))
+            continue
+        try:
+            kwargs[key] = json.loads(text)
+        except ValueError:
+            kwargs[key] = text
+    return name, keys, kwargs
+
+
+def gym_task(name: str, keys: Sequence[str] = (), kwargs: Mapping[str, Any] | None = None) -> str:
+    """The inverse of :func:`gym_parts`."""
+    parts = [f"keys={quote(','.join(keys), safe=',/')}"] if keys else []
+    for key, value in (kwargs or {}).items():
+        text = json.dumps(value, separators=(",", ":"))
+        if isinstance(value, str) and not _is_json(value):
+            text = value
+        parts.append(f"{key}={quote(text, safe=_PLAIN)}")
+    return f"gym:{name}" + ("?" + "&".join(parts) if parts else "")
+
+
+def with_keys(task: str, keys: Sequence[str]) -> str:
+    """``task`` with ``keys`` in its name where it is a Gymnasium environment whose observations are a dictionary."""
+    if not keys or kind(task) != "gym" or gym_parts(task)[1] or not _has_dictionary(task):
+        return task
+    name, _, kwargs = gym_parts(task)
+    return gym_task(name, keys, kwargs)
+
+
+def recorded_task(record: Mapping[str, Any], origin: str) -> str:
+    """The task that a data set's own ``record`` of its environment (a Gymnasium ``EnvSpec`` as a mapping) names.
+
+    A file may have come from anywhere, so that only what Gymnasium has registered on this machine is taken, by its id:
+    no entry point and no module that the record names is imported, no wrapper is made, and no text that could be a path
+    is handed over. :class:`ManyoneError` tells to name the task.
+    """
+    gymnasium = need("gymnasium", origin, "policies")
+    name, advice = str(record.get("id")), "give the environment yourself: --data gym:ID=PLACE"
+    if name not in gymnasium.registry:
+        raise ManyoneError(f"{origin}: its environment {name!r} is not registered in Gymnasium here; {advice}")
+    if record.get("additional_wrappers"):
+        raise ManyoneError(f"{origin}: its environment {name} has wrappers of its own, which are not made; {advice}")
+    registered = gymnasium.registry[name]
+    kwargs = {key: value for key, value in (record.get("kwargs") or {}).items() if registered.kwargs.get(key) != value}
+    odd = [key for key, value in kwargs.items() if not str(key).isidentifier() or not _harmless(value)]
+    if odd:
+        raise ManyoneError(
+            f"{origin}: its environment {name} has {odd[0]} = {kwargs[odd[0]]!r}, which is not taken; {advice}"
+        )
+    steps = record.get("max_episode_steps")
+    if isinstance(steps, int) and steps > 0 and steps != registered.max_episode_steps:
+        kwargs["max_episode_steps"] = steps
+    return gym_task(name, (), kwargs)
+
+
+def named_task(name: str, origin: str) -> str | None:
+    """``name``, found in a file, where it is a task's; None where it is not. Gymnasium's are checked as records are."""
+    if not name.startswith("gym:"):
+        try:
+            return name if suite_tasks(name) == [name] else None
+        except ManyoneError:
+            return None
+    key, keys, kwargs = gym_parts(name)
+    found = gym_parts(recorded_task({"id": key, "kwargs": kwargs}, origin))
+    return gym_task(found[0], keys, found[2])
+
+
+def _harmless(value: Any) -> bool:
+    """Whether ``value``, from a file, is of numbers and plain words only: a path to a file needs a dot or slash."""
+    if isinstance(value, Mapping):
+        return all(_harmless(part) for pair in value.items() for part in pair)
+    if isinstance(value, (list, tuple)):
+        return all(map(_harmless, value))
+    return not isinstance(value, str) or re.fullmatch(r"[\w -]*", value) is not None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _only_goal(task: str, goal: int) -> None:
     if goal != 0:
         raise ManyoneError(f"{task}: the task has one goal, so goal must be 0 (got {goal})")
 
 
 def _make_gym(task: str, horizon: int | None, render_mode: str | None, **simulator: Any) -> gymnasium.Env:
+    """The environment with its observations as vectors; refused where they, or the actions, cannot be vectors."""
+    given = {"max_episode_steps": horizon, "render_mode": render_mode}  # an environment need not know render_mode
+    env = _gymnasium(task, **{key: value for key, value in given.items() if value is not None}, **simulator)
+    keys = gym_parts(task)[1]
+    try:
+        width = state_width(env.observation_space, keys, task)
+        action_width(env.action_space, task)
+        if len(env.action_space.shape or ()) != 1:
+            raise ManyoneError(f"{task}: its actions are {env.action_space}; only flat Box spaces can be used")
+    except ManyoneError:
+        env.close()
+        raise
+    if env.observation_space.shape == (width,):
+        return env
     gymnasium = need("gymnasium", task, "policies")
-    module, _, name = task.removeprefix("gym:").rpartition(":")
+    flat = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)
+    return gymnasium.wrappers.TransformObservation(env, functools.partial(lay_out, keys=keys), flat)  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=256)
+def _has_dictionary(task: str) -> bool:
+    env = _gymnasium(task)
+    env.close()
+    return isinstance(env.observation_space, need("gymnasium", task, "policies").spaces.Dict)
+
+
+def _gymnasium(task: str, **more: Any) -> gymnasium.Env:
+    """What Gymnasium makes of the task's id and keyword arguments."""
+    gymnasium = need("gymnasium", task, "policies")
+    name, _, kwargs = gym_parts(task)
+    module, _, name = name.rpartition(":")
     try:
         if module:  # it registers the environment
             import_named(module)
-        env = gymnasium.make(
-            name, max_episode_steps=horizon, render_mode=render_mode, disable_env_checker=True, **simulator
-        )
-    except (gymnasium.error.Error, ImportError) as problem:
+        return gymnasium.make(name, disable_env_checker=True, **kwargs | more)  # type: ignore[no-any-return]
+    except (gymnasium.error.Error, ImportError, TypeError, ValueError) as problem:
         raise ManyoneError(f"{task}: Gymnasium cannot make {name!r} ({str(problem).splitlines()[0]})") from None
-    for what, space in (("observation", env.observation_space), ("action", env.action_space)):
-        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-            env.close()
-            raise ManyoneError(f"{task}: its {what} space is {space}; only flat Box spaces can be used")
-    return env

@@ -88,8 +88,9 @@ class RowSimulator:
         observation, gained, terminated, truncated, info = env.step(action)
         reward = float(gained)
         flags = TERMINATED * bool(terminated) | TRUNCATED * bool(truncated)
-        if "success" in info:
-            flags |= KNOWN | SUCCESS * (float(info["success"]) > 0)
+        told = info.get("success", info.get("is_success"))  # Gymnasium-Robotics has the second
+        if told is not None:
+            flags |= KNOWN | SUCCESS * (float(told) > 0)
         if not (np.isfinite(observation).all() and math.isfinite(reward)):
             reward, flags = 0.0, flags | UNSTABLE  # the episode ends here; nobody acts on this observation
         self.buffers.observations[row, : len(observation)] = observation

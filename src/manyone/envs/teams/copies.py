@@ -265,6 +265,7 @@ def _spec(name: str, layout: Layout) -> TeamSpec:
         ]
         low = tuple(min(lowest for lowest, _ in pairs) for pairs in widest)
         high = tuple(max(highest for _, highest in pairs) for pairs in widest)
+    agent_low, agent_high = (tuple(map(tuple, bound.tolist())) if low else () for bound in layout.bounds())
     return TeamSpec(
         name=name,
         agents=layout.agents,
@@ -279,6 +280,9 @@ def _spec(name: str, layout: Layout) -> TeamSpec:
         reports_success=layout.reports_success,
         digits=layout.widest,
         masked=layout.forbids,
+        absences=layout.absences,
+        agent_low=agent_low,
+        agent_high=agent_high,
         details={"replayable": layout.replayable},
     )
 

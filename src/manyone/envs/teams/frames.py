@@ -3,7 +3,8 @@
 A policy that acts on what it sees now cannot know where it has searched already. ``FrameStack`` shows every agent its
 last ``frames`` observations, [B, n, frames * d]: the newest first, so that columns 0..d-1 mean what they mean without a
 stack; zeros stand for what was before the episode's start. Dead agents see zeros and forget: what comes back under
-the same number (a new car) begins without a past. The global state is not stacked.
+the same number (a new car) begins without a past. Who waits, and sees something, remembers. The global state is not
+stacked.
 Public: ``FrameStack``, ``FrameMemory``, ``stack_frames``, ``frames_of``.
 """
 
@@ -61,14 +62,14 @@ class FrameMemory:
         """
         self._newest = (self._newest + 1) % self.frames
         self._ring[self._newest].copy_(observations)
-        self.forget_agents(~alive)
+        self.forget_agents(~Observation(observations, alive).present())
         return torch.stack(self._ordered(), 2).flatten(2)
 
     def with_last(self, rows: Tensor, last: Observation) -> Tensor:
         """What ``see`` would give for some teams that see ``last`` [R, n, d]: [R, n, frames * d]; keeps nothing."""
         past = [part[rows] for part in self._ordered()[:-1]]
         stacked = torch.stack([last.observations, *past], 2).flatten(2)
-        stacked[~last.alive] = 0
+        stacked[~last.present()] = 0
         return stacked
 
     def forget(self, rows: Tensor | None = None) -> None:

@@ -37,7 +37,7 @@ class Parallel:
         self.env, self.turns = made, False
         if hasattr(made, "agent_iter"):
             conversions = need("pettingzoo.utils.conversions", type(made).__name__, "teams")
-            self.turns = not made.metadata.get("is_parallelizable", False)
+            self.turns = not getattr(made, "metadata", {}).get("is_parallelizable", False)
             convert = conversions.turn_based_aec_to_parallel if self.turns else conversions.aec_to_parallel
             self.env = convert(made)
         given = signature(self.env.reset).parameters
@@ -91,6 +91,8 @@ class Parallel:
         except (NotImplementedError, AttributeError):
             return None  # PettingZoo's base class has a state() that says so
         except TypeError as problem:
+            if str(problem).endswith("object is not callable"):  # PettingZoo's wrappers over one that is no method
+                return None
             raise ManyoneError(f"state() fails ({problem}): mend it, or leave it out with state=false") from problem
         if held is None:
             return None

@@ -77,6 +77,7 @@ class PettingZooCopy(Copy):
             horizon=horizon_of(env, limit),
             masked=discrete and (forbids or bool(masked)),
             forbids=discrete and forbids,
+            absences=bool(masked),
             reports_success=success is not None,
         )
         self.permitted, self.nothing = self.layout.permitted(), self.layout.nothing()

@@ -31,7 +31,8 @@ class Layout:
     ``counts``: discrete actions of each agent, all 0 when actions are continuous, whose bounds are then ``low`` and
     ``high`` [n][a_i]. ``digits`` [n][k_i]: choices of each number of an action, whose sums are ``counts``; () where
     every action is one number. ``masked``: whether available actions are told; ``forbids``: whether the task's own
-    rules make them fewer, or agents have unlike actions. ``replayable``: whether the seed and the actions
+    rules make them fewer, or agents have unlike actions. ``absences``: whether agents may be missing while others go
+    on. ``replayable``: whether the seed and the actions
     decide everything. ``measures``: names of further figures of an episode.
     """
 
@@ -45,6 +46,7 @@ class Layout:
     masked: bool = False
     digits: tuple[tuple[int, ...], ...] = ()
     forbids: bool = False
+    absences: bool = False
     replayable: bool = True
     reports_success: bool = False
     measures: tuple[str, ...] = ()

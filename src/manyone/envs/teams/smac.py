@@ -56,6 +56,7 @@ class SmacCopy(Copy):
             state_dim=int(told["state_shape"]),
             horizon=min(int(told["episode_limit"]), limit or int(told["episode_limit"])),
             masked=True,
+            absences=True,
             forbids=True,
             replayable=False,
             reports_success=True,

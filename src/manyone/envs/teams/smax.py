@@ -62,11 +62,14 @@ class SmaxTeam:
             action_dim=4 if continuous else 0,
             low=(0.0,) * 4 if continuous else (),
             high=(1.0,) * 4 if continuous else (),
+            agent_low=((0.0,) * 4,) * len(agents) if continuous else (),
+            agent_high=((1.0,) * 4,) * len(agents) if continuous else (),
             state_dim=int(self._env.state_size),
             horizon=limit,
             agent_names=tuple(agents),
             reports_success=True,
             masked=not continuous,
+            absences=True,
         )
         self._start, self._advance, self._merge = _compiled(self._jax, self._env, not continuous)
         self._seed: int | None = None

@@ -55,7 +55,9 @@ class Decoder:
 
     def idle(self) -> np.ndarray:
         """The action of an agent that does not act: the first choice of every digit, or what is nearest to zero."""
-        return np.zeros(len(self.digits), np.int64) if self.digits else np.clip(np.float32(0), self.low, self.high)
+        if self.digits:
+            return np.zeros(len(self.digits), np.int64)
+        return np.clip(np.zeros(len(self.low)), self.low, self.high)
 
     def allowed(self, mask: Any) -> np.ndarray:
         """bool [sum of digits] of an environment's ``mask``: one entry an action or a combination, a mask for every

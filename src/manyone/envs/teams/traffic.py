@@ -141,7 +141,9 @@ class TrafficJunction(BatchedTeam):
         self.entries, self.per_entry = len(routes), len(routes[0])
         details: dict[str, Any] = {"grid": plan.size, "vision": vision, "arrival": self.arrival}
         width = 2 + self.window * self.channels
-        spec = TeamSpec(name, agents, width, 2, horizon=horizon, reports_success=True, details=details)
+        spec = TeamSpec(
+            name, agents, width, 2, horizon=horizon, reports_success=True, absences=True, details=details
+        )  # fmt: skip
         super().__init__(spec, batch, device)
         shape = (batch, agents)
         self.alive = torch.zeros(shape, dtype=torch.bool, device=self.device)

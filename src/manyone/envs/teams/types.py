@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_UNBOUNDED = 1e30  # half a width from which on bounds are those of the number format, not of the task
+
 
 @dataclass(frozen=True)
 class TeamSpec:
@@ -21,10 +23,12 @@ class TeamSpec:
 
     ``actions``: number of discrete actions A, 0 when they are continuous; ``digits``: choices of each of the k numbers
     that an action is made of, A their sum, () where it is one number; ``action_dim``: width of a continuous action,
-    with bounds ``low`` and ``high`` (one number per entry); ``masked``: whether an agent may find actions forbidden, so
-    that nobody can act without ``Observation.available``; ``state_dim``: width of the global state, 0 when there is
-    none; ``horizon``: most steps of an episode; ``reports_success``: whether ``Step.success`` means anything;
-    ``details``: what else a reader should see, JSON-able.
+    with bounds ``low`` and ``high`` (one number per entry: the widest of all agents), and each agent's own,
+    ``agent_low`` and ``agent_high`` [n][a], in whose units a policy acts (see :meth:`to_bounds`); ``masked``: whether
+    an agent may find actions forbidden, so that nobody can act without ``Observation.available``; ``absences``: whether
+    agents may be missing while others go on, who then hear nothing of them; ``state_dim``: width of the global state,
+    0 when there is none; ``horizon``: most steps of an episode; ``reports_success``: whether ``Step.success`` means
+    anything; ``details``: what else a reader should see, JSON-able.
     """
 
     name: str
@@ -40,6 +44,9 @@ class TeamSpec:
     reports_success: bool = False
     digits: tuple[int, ...] = ()
     masked: bool = False
+    absences: bool = False
+    agent_low: tuple[tuple[float, ...], ...] = ()
+    agent_high: tuple[tuple[float, ...], ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -59,6 +66,20 @@ class TeamSpec:
             return (len(self.digits),)
         return () if self.discrete else (self.action_dim,)
 
+    def to_bounds(self, actions: Tensor) -> Tensor:
+        """What the environment takes for a policy's ``actions`` [..., n, a]: -1 and 1 there are an agent's own bounds.
+
+        a = (high + low) / 2 + u (high - low) / 2, entry by entry. Discrete actions, entries without two finite bounds
+        and those of a specification without bounds of the agents (of artefacts before there were any) stay as they are.
+        """
+        if self.discrete or not self.agent_low:
+            return actions
+        pairs = [list(zip(*bounds, strict=True)) for bounds in zip(self.agent_low, self.agent_high, strict=True)]
+        known = [[(b - a) / 2 < _UNBOUNDED for a, b in row] for row in pairs]
+        half = [[(b - a) / 2 if k else 1.0 for (a, b), k in zip(row, ks)] for row, ks in zip(pairs, known)]
+        middle = [[(b + a) / 2 if k else 0.0 for (a, b), k in zip(row, ks)] for row, ks in zip(pairs, known)]
+        return actions * actions.new_tensor(half) + actions.new_tensor(middle)
+
 
 class Observation(NamedTuple):
     """What the team sees in B slots: ``observations`` float32 [B, n, d]; ``alive`` bool [B, n]; ``available`` bool
@@ -69,6 +90,10 @@ class Observation(NamedTuple):
     alive: Tensor
     available: Tensor | None = None
     state: Tensor | None = None
+
+    def present(self) -> Tensor:
+        """bool [B, n]: who is there: is alive, or waits for its turn and sees something (the dead see zeros)."""
+        return self.alive | self.observations.any(-1)
 
     def select(self, rows: Tensor) -> Observation:
         """The same of some slots (an index or a mask over the first axis)."""

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 
 from manyone.engine.extras import need
+from manyone.envs.teams.simulator import Layout
+from manyone.envs.teams.spaces import MASKS, mask_of
 from manyone.envs.teams.types import Observation, Step, TeamSpec
 from manyone.envs.teams.vmas_picture import picture
 from manyone.envs.teams.vmas_state import WorldState, same_numbers
@@ -95,7 +97,7 @@ class VmasTeam:
         self._episodes = torch.zeros(self.batch, dtype=torch.int64)
         self._steps = torch.zeros(self.batch, dtype=torch.int64)
         self._starts.clear()
-        width = self.spec.observation_dim
+        width = self.spec.observation_dim + self._masked * self.spec.actions
         self._seen = torch.zeros(self.batch, self._agents, width, device=self.device)
         self._restart(torch.ones(self.batch, dtype=torch.bool))
         return self._observation(self._seen)
@@ -237,47 +239,77 @@ class VmasTeam:
     def _describe(self, name: str) -> TeamSpec:
         env = self._env
         spaces = [env.get_agent_action_space(agent) for agent in env.agents]
-        seen = [_flat(env.scenario.observation(agent)) for agent in env.agents]
+        shown = [env.scenario.observation(agent) for agent in env.agents]
+        seen = [_flat(part) for part in shown]
         self._widths = [int(part.shape[1]) for part in seen]
-        counts, low, high = [0] * self._agents, np.zeros((2, 0)), np.zeros((2, 0))
+        self._sizes = [env.get_agent_action_size(agent) for agent in env.agents]
+        low, high = np.zeros((2, 0))
+        digits: list[tuple[int, ...]] = [(0,)] * self._agents
         if self._continuous:
             wide = max(space.shape[0] for space in spaces)
             low, high = np.zeros((2, self._agents, wide), np.float32)
             for agent, space in enumerate(spaces):
                 low[agent, : space.shape[0]], high[agent, : space.shape[0]] = space.low, space.high
-            self._sizes = [int(space.shape[0]) for space in spaces]
             self._low, self._high = (torch.from_numpy(bound).to(self.device) for bound in (low, high))
         else:
-            counts = [int(space.n) for space in spaces]
-        self._counts = torch.tensor(counts, device=self.device)
-        self._available = None
-        if len(set(counts)) > 1:
-            permitted = torch.arange(max(counts), device=self.device) < self._counts[:, None]
-            self._available = permitted.expand(self.batch, -1, -1)
+            digits = [tuple(map(int, getattr(space, "nvec", [getattr(space, "n", 0)]))) for space in spaces]
+        names, several = tuple(agent.name for agent in env.agents), max(map(len, digits)) > 1
+        counts = tuple(map(sum, digits))
+        self._layout = Layout(names, tuple(self._widths), counts, digits=tuple(digits) if several else ())
+        self._permitted = torch.from_numpy(self._layout.permitted()).to(self.device)
+        self._offsets = torch.from_numpy(self._layout.starts).to(self.device)
+        self._masked = any(mask_of(part) is not None for part in shown)
+        if self._masked and self._continuous:
+            raise ManyoneError(f"{name}: it tells an action mask, and continuous actions cannot be masked")
+        self._available = self._permitted.expand(self.batch, -1, -1) if len(set(digits)) > 1 else None
         return TeamSpec(
             name=name,
             agents=self._agents,
             observation_dim=max(self._widths),
-            actions=max(counts),
+            actions=self._layout.actions,
             action_dim=low.shape[1] if self._continuous else 0,
             low=tuple(low.min(0).tolist()) if self._continuous else (),
             high=tuple(high.max(0).tolist()) if self._continuous else (),
+            agent_low=tuple(map(tuple, low.tolist())) if self._continuous else (),
+            agent_high=tuple(map(tuple, high.tolist())) if self._continuous else (),
             horizon=self.limit,
-            agent_names=tuple(agent.name for agent in env.agents),
+            agent_names=names,
             reports_success=self._solved,
+            digits=self._layout.widest,
+            masked=self._masked or self._available is not None,
         )
 
     def _observation(self, seen: Tensor) -> Observation:
+        if self._masked:
+            width = self.spec.observation_dim
+            return Observation(seen[..., :width].contiguous(), self._alive, seen[..., width:] > 0)
         return Observation(seen, self._alive, self._available)
 
     def _stacked(self, observations: list[Any], slots: int | None = None) -> Tensor:
+        """[B, n, d], and A columns more with the masks of a scenario that tells some."""
         parts = [_flat(part).float() for part in observations]
-        if len(set(self._widths)) == 1:
+        if len(set(self._widths)) == 1 and not self._masked:
             return torch.stack(parts, 1)
-        wide = parts[0].new_zeros(slots or self.batch, self._agents, self.spec.observation_dim)
+        width = self.spec.observation_dim
+        wide = parts[0].new_zeros(slots or self.batch, self._agents, width + self._masked * self.spec.actions)
         for agent, part in enumerate(parts):
             wide[:, agent, : part.shape[1]] = part
+            if self._masked:
+                wide[:, agent, width:] = self._permitted[agent]
+                if (mask := mask_of(observations[agent])) is not None:
+                    wide[:, agent, width + torch.from_numpy(self._layout.entries(agent))] = self._allowed(agent, mask)
         return wide
+
+    def _allowed(self, agent: int, mask: Tensor) -> Tensor:
+        """``mask`` [B, c] of an agent as numbers; ``ManyoneError`` where it does not fit or allows nothing."""
+        who = f"{self.name}: agent {self._layout.names[agent]!r}"
+        allowed, choices = mask.flatten(1) != 0, self._layout.counts[agent]
+        if allowed.shape[1] != choices:
+            raise ManyoneError(f"{who} has a mask of {allowed.shape[1]} entries for {choices} actions")
+        digits = self._layout.digits[agent] if self._layout.digits else (choices,)
+        if not bool(torch.stack([digit.any(-1) for digit in allowed.split(digits, -1)]).all()):
+            raise ManyoneError(f"{who} has no available action; leave it one")
+        return allowed.float()
 
     def _idle(self, env: Any, agent: Any) -> Tensor:
         size = env.get_agent_action_size(agent)
@@ -285,7 +317,7 @@ class VmasTeam:
 
     def _checked(self, actions: Tensor) -> list[Tensor]:
         self._need_start()
-        wanted = (self.batch, self._agents, *([self.spec.action_dim] if self._continuous else []))
+        wanted = (self.batch, self._agents, *self.spec.action_shape)
         if tuple(actions.shape) != wanted:
             raise ManyoneError(f"{self.name}: actions have shape {list(actions.shape)}; {list(wanted)} is needed")
         actions = actions.detach().to(self.device)
@@ -295,14 +327,20 @@ class VmasTeam:
             clipped = torch.clamp(actions.float(), self._low, self._high).unbind(1)
             wide = self.spec.action_dim
             return [part if size == wide else part[:, :size] for part, size in zip(clipped, self._sizes)]
-        wrong = (actions < 0) | (actions >= self._counts)
+        actions = actions.view(self.batch, self._agents, -1)
+        most = torch.tensor(self._layout.widest or (self.spec.actions,), device=self.device)
+        inside = (actions >= 0) & (actions < most)
+        allowed = self._seen[..., self.spec.observation_dim :] > 0 if self._masked else self._permitted
+        entries = torch.where(inside, actions, 0) + self._offsets
+        wrong = ~(inside & allowed.expand(self.batch, -1, -1).gather(-1, entries)).all(-1)
         if bool(wrong.any()):
             slot, agent = torch.nonzero(wrong)[0].tolist()
+            chosen, choices = actions[slot, agent].tolist(), self._layout.counts[agent]
             raise ManyoneError(
-                f"{self.name}, slot {slot}: action {int(actions[slot, agent])} is not available to agent "
-                f"{self.spec.agent_names[agent]!r}, which has {int(self._counts[agent])}"
+                f"{self.name}, slot {slot}: action {chosen if self.spec.digits else chosen[0]} is not available to "
+                f"agent {self.spec.agent_names[agent]!r}, which has {choices}; choose among Observation.available"
             )
-        return list(actions.unsqueeze(-1).unbind(1))
+        return [part[:, :size] for part, size in zip(actions.unbind(1), self._sizes)]
 
     def _refuse(self, seen: Tensor, gained: Tensor) -> None:
         for values, what in ((seen, "observed"), (gained[..., None], "was rewarded with")):
@@ -336,7 +374,8 @@ def _world(name: str, scenario: Any, slots: int, device: torch.device, continuou
 
 
 def _flat(seen: Any) -> Tensor:
-    """An observation as one tensor [B, d]; those that are dictionaries are joined in the order of their keys."""
+    """An observation as one tensor [B, d]; those that are dictionaries are joined in the order of their keys, without
+    action masks."""
     if isinstance(seen, dict):
-        return torch.cat([_flat(seen[key]) for key in sorted(seen)], 1)
+        return torch.cat([_flat(seen[key]) for key in sorted(seen) if key not in MASKS], 1)
     return seen.flatten(1)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from manyone.data.images.pixels import ImageFormat
 from manyone.errors import ManyoneError
 from manyone.merging.heads import Head
+from manyone.nets.huggingface import read_config, without_code
 from manyone.nets.images import normalised
 from manyone.weights.open import StrPath
 
@@ -142,9 +143,12 @@ def encoder_of(model: nn.Module, classifier: str | None, shape: ImageFormat | No
 def build_encoder(spec: Mapping[str, Any]) -> nn.Module:
     """The encoder of :attr:`LoadedExperts.spec`, with random weights."""
     transformers = _transformers()
-    kind = getattr(transformers, spec["class"])
+    named = getattr(transformers, spec["class"])
     settings = {k: v for k, v in spec["config"].items() if k not in ("architectures", "transformers_version")}
-    model = kind(kind.config_class.from_dict(settings))
+    if not (isinstance(named, type) and issubclass(named, transformers.PreTrainedModel)):
+        raise TypeError(f"{spec['class']} is no model of transformers")
+    kind: Any = named
+    model = kind(without_code(kind.config_class.from_dict(settings)))
     shape = None if spec["mean"] is None else ImageFormat(mean=tuple(spec["mean"]), std=tuple(spec["std"]))
     return encoder_of(model, spec["classifier"], shape)
 
@@ -192,7 +196,7 @@ def _class_of(path: StrPath) -> type:
     """The library's class for a checkpoint, from ``architectures`` in its configuration."""
     transformers = _transformers()
     try:
-        config = transformers.AutoConfig.from_pretrained(str(path))
+        config = read_config(str(path))
     except (OSError, ValueError) as error:
         raise ManyoneError(f"{path}: no readable Hugging Face model ({str(error).splitlines()[0]})") from error
     name = (config.architectures or ["none"])[0]
@@ -210,9 +214,9 @@ def _load(kind: Any, path: StrPath) -> tuple[Any, set[str]]:
     logging = _transformers().logging
     level = logging.get_verbosity()
     logging.set_verbosity_error()
-    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, "trust_remote_code": False}
     try:
-        config = _transformers().AutoConfig.from_pretrained(str(path))
+        config = read_config(str(path))
         if hasattr(config, "vision_config"):
             options["config"] = config.vision_config
             options["config"].projection_dim = config.projection_dim

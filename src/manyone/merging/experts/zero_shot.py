@@ -23,6 +23,7 @@ from torch import Tensor
 from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 from manyone.merging.heads import Head
+from manyone.nets.huggingface import read_config
 from manyone.weights.open import StrPath
 
 TEMPLATES = ("a photo of a {}.",)
@@ -94,8 +95,9 @@ def _tower(model: StrPath | Any, tokenizer: Tokenizer | None) -> tuple[Any, Toke
     except ImportError as error:
         raise ManyoneError("zero-shot heads need transformers: pip install 'manyone[text]'") from error
     try:
-        clip = CLIPModel.from_pretrained(str(model), dtype=torch.float32).eval()
-        return clip, tokenizer or AutoTokenizer.from_pretrained(str(model))
+        read_config(str(model))
+        clip = CLIPModel.from_pretrained(str(model), dtype=torch.float32, trust_remote_code=False).eval()
+        return clip, tokenizer or AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ManyoneError(f"{model}: cannot be loaded as a CLIP model ({str(error).splitlines()[0]})") from error
 

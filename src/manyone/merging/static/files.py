@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from manyone.engine.files import stays_inside
 from manyone.errors import ManyoneError
 from manyone.merging.static.plan import Plan
 from manyone.weights.open import StrPath
 from manyone.weights.safetensors_file import SafetensorsWriter, parse_size
 
-# Everything in a Hugging Face folder that is not weights: configurations, tokenizers, processors, model code.
-_COMPANIONS = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".bpe", ".spm", ".py"}
+logger = logging.getLogger(__name__)
+
+# What a Hugging Face folder holds beside weights, as data: configurations, tokenizers, processors, templates, licences.
+# Never code, which `from_pretrained(trust_remote_code=True)` would run under the name of the merged model.
+_COMPANIONS = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".bpe", ".spm"}
+_LICENCES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 _NOT = ("adapter_config.json", "training_args", "trainer_state", "requirements.txt")
 
 
@@ -80,12 +86,28 @@ def _copy_companions(plan: Plan, folder: Path, config: Mapping[str, Any]) -> Non
     source = plan.base.folder
     if source is None:
         return
+    left = []
     for path in sorted(source.iterdir()):
-        if not path.is_file() or path.suffix not in _COMPANIONS or path.name.startswith("."):
-            continue
-        if path.name.endswith(".index.json") or path.name.startswith(_NOT):
-            continue
-        shutil.copyfile(path, folder / path.name)
-    if config:
-        target = folder / "config.json"
+        name = path.name
+        data = path.suffix in _COMPANIONS or name.startswith(_LICENCES)
+        if path.suffix == ".py":
+            left.append(f"{name} (code)")
+        elif data and path.is_file() and not name.startswith((".", *_NOT)) and not name.endswith(".index.json"):
+            if _stays_inside(path):
+                shutil.copyfile(path, folder / name)
+            else:
+                left.append(f"{name} (a link out of the folder)")
+    if left:
+        logger.warning(f"{source}: not copied beside the merged weights: {', '.join(left)}; copy what you trust")
+    target = folder / "config.json"
+    if config and target.is_file():
         target.write_text(json.dumps(json.loads(target.read_text()) | dict(config), indent=2) + "\n")
+
+
+def _stays_inside(path: Path) -> bool:
+    """Whether ``path`` is a file of its folder, or a link to one, or to one of the same repository in a hub's cache."""
+    folder = path.parent.resolve()
+    if stays_inside(path, folder):
+        return True
+    blobs = folder.parents[1] / "blobs"  # models--NAME/snapshots/REVISION/FILE -> ../../blobs/HASH
+    return folder.parent.name == "snapshots" and not blobs.is_symlink() and stays_inside(path, blobs)

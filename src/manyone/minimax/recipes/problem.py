@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -320,6 +321,12 @@ def open_table(options: TableOptions) -> Table:
     return load_table(options.data, **given, dtype=torch.float64)
 
 
-def load_case(options: LocalSGDAOptions) -> Case:
-    """The problem that ``options`` describe, on its data."""
-    return CASES[options.problem](options, open_table(options))
+def load_case(options: LocalSGDAOptions, as_begun: Mapping[str, Any] | None = None) -> Case:
+    """The problem that ``options`` describe, on its data; ``as_begun``: the options in the run's folder.
+
+    Until 0.1 the split of a file depended on its name: such a run goes on with the rows that it began with.
+    """
+    table = open_table(options)
+    if as_begun is not None and "missing" not in as_begun:  # an option that is younger than 0.1
+        table = dataclasses.replace(table, from_file=False)
+    return CASES[options.problem](options, table)

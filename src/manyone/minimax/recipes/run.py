@@ -27,7 +27,7 @@ Build = Callable[[LocalSGDAOptions, Case, str], RoundLearner]
 
 def run(options: LocalSGDAOptions, build: Build, folder: RunFolder) -> None:
     """Trains, evaluates and saves the consensus model."""
-    case = load_case(options)
+    case = load_case(options, as_begun=folder.options)
     if options.dry_run:
         print("\n".join(_plan(case.options, case)))
         return
@@ -49,7 +49,7 @@ def evaluate(options: LocalSGDAOptions, build: Build, folder: RunFolder, split: 
     if split == "val":
         raise ManyoneError("these runs keep no validation split: use --split test or train")
     z = newest_state(folder)["model"]
-    case = load_case(options)
+    case = load_case(options, as_begun=folder.options)
     check_inputs(folder, case.inputs())
     return case.figures(z, case.train if split == "train" else case.test)
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyone.policies.acting import EpisodeLike
+from manyone.policies.acting import EpisodeLike, checked_observations
 from manyone.policies.tasks import TaskTable
 from manyone.randomness import generator_for
 
@@ -50,21 +50,34 @@ class CloningNetwork(nn.Module):
 class CloningPolicy:
     """A cloning network that acts in many episodes at once (the roll-outs' ``BatchedPolicy``); it has no memory."""
 
+    reads_returns = False
+
     def __init__(self, network: CloningNetwork, table: TaskTable) -> None:
         parameter = next(network.parameters())
         self.network, self.table = network, table.to(parameter.device, parameter.dtype)
 
     def start(self, episodes: Sequence[EpisodeLike]) -> None:
-        """Begins new episodes."""
-        self.tasks = torch.tensor([self.table.index(e.task) for e in episodes])
+        """Begins new episodes; slot s is ``episodes[s]`` from now on."""
+        self.names = [""] * len(episodes)
+        self.tasks = torch.zeros(len(episodes), dtype=torch.int64)
+        self.restart(range(len(episodes)), episodes)
+
+    def restart(self, slots: Sequence[int], episodes: Sequence[EpisodeLike]) -> None:
+        """Begins ``episodes`` [b] in the slots [b]; all other slots go on."""
+        for slot, episode in zip(slots, episodes, strict=True):
+            self.names[slot], self.tasks[slot] = episode.task, self.table.index(episode.task)
 
     @torch.no_grad()
     def act(self, slots: Any, observations: Any) -> np.ndarray:
         """Actions float32 [b, A] for ``observations`` [b, S] of the episodes ``slots`` [b]."""
-        tasks = self.tasks[torch.from_numpy(np.array(slots, dtype=np.int64))].to(self.table.mean.device)
-        states = torch.from_numpy(np.array(observations)).to(self.table.mean)
+        slot = torch.from_numpy(np.array(slots, dtype=np.int64))
+        tasks = self.tasks[slot].to(self.table.mean.device)
+        states = checked_observations(observations, slot, self.network.state_dim, self.names).to(self.table.mean)
         states = (states - self.table.mean[tasks]) / self.table.deviation[tasks]
         return self.table.own_actions(self.network(states, tasks), tasks).float().cpu().numpy()
 
     def reward(self, slots: Any, rewards: Any) -> None:
         """Nothing depends on rewards here."""
+
+    def took(self, slots: Any, actions: Any) -> None:
+        """Nothing depends on earlier actions here."""

@@ -16,6 +16,7 @@ from manyone.errors import ManyoneError
 from manyone.policies.acting import EpisodeLike
 from manyone.policies.harmodt.learner import PolicyLearner
 from manyone.policies.protocol import History, sizes_of
+from manyone.policies.tasks import slug
 
 
 class EachTask:
@@ -52,6 +53,11 @@ class EachTask:
         """The policies as they are now, as one."""
         return ByTask({one.data.names[0]: one.policy() for one in self.learners})
 
+    def effort(self) -> dict[str, float]:
+        """The mean of the networks'."""
+        each = [one.effort() for one in self.learners]
+        return {name: sum(e[name] for e in each) / len(each) for name in each[0]}
+
     def sizes(self) -> dict[str, float]:
         """Parameters of all networks."""
         return sizes_of(one.model for one in self.learners)
@@ -73,11 +79,13 @@ class EachTask:
     def export(self, folder: Path) -> None:
         """One artefact a task, in folders called as the tasks (":" becomes "-")."""
         for one in self.learners:
-            one.export(folder / one.data.names[0].replace(":", "-"))
+            one.export(folder / slug(one.data.names[0]))
 
 
 class ByTask:
     """Acts in every episode with the policy that belongs to its task (the roll-outs' ``BatchedPolicy``)."""
+
+    reads_returns = True
 
     def __init__(self, policies: Mapping[str, Any]) -> None:
         self.policies = dict(policies)
@@ -111,8 +119,15 @@ class ByTask:
 
     def reward(self, slots: Any, rewards: Any) -> None:
         """Passes the rewards [b] on."""
-        slots, rewards = np.asarray(slots), np.asarray(rewards)
+        self._pass_on("reward", slots, rewards)
+
+    def took(self, slots: Any, actions: Any) -> None:
+        """Passes the actions [b, A] on that were taken instead of those of the last :meth:`act`."""
+        self._pass_on("took", slots, actions)
+
+    def _pass_on(self, what: str, slots: Any, values: Any) -> None:
+        slots, values = np.asarray(slots), np.asarray(values)
         for number, policy in enumerate(self.policies.values()):
             own = np.flatnonzero(self._owner[slots] == number)
             if len(own):
-                policy.reward(self._slot[slots[own]], rewards[own])
+                getattr(policy, what)(self._slot[slots[own]], values[own])

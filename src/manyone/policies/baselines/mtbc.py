@@ -17,12 +17,12 @@ from manyone.errors import ManyoneError
 from manyone.policies.artefact import save_policy
 from manyone.policies.baselines.cloning import CloningNetwork, CloningPolicy
 from manyone.policies.optimiser import learning_rate
-from manyone.policies.protocol import History, sizes_of
+from manyone.policies.protocol import History, effort_of, sizes_of
 from manyone.policies.tasks import PolicyData
 
 
 class CloningLearner:
-    """Trains a :class:`CloningNetwork`; a step takes ``batch_size`` steps of every task."""
+    """Trains a :class:`CloningNetwork`; a step takes ``batch_size`` samples of ``tasks_per_step`` tasks (all)."""
 
     def __init__(
         self,
@@ -32,6 +32,7 @@ class CloningLearner:
         steps: int,
         seed: int = 0,
         batch_size: int = 32,
+        tasks_per_step: int | None = None,
         lr: float = 3e-4,
         weight_decay: float = 1e-4,
         warmup: int = 0,
@@ -40,16 +41,18 @@ class CloningLearner:
     ) -> None:
         if (network.state_dim, network.action_dim, network.tasks) != (data.state_dim, data.action_dim, len(data)):
             raise ManyoneError("the cloning network was built for other widths or another number of tasks")
+        self.tasks_per_step = len(data) if tasks_per_step is None else tasks_per_step
+        if not 1 <= self.tasks_per_step <= len(data):
+            raise ManyoneError(f"tasks_per_step = {tasks_per_step}: must be 1..{len(data)}, the tasks")
         self.network, self.data, self.seed, self.batch_size = network, data, seed, batch_size
         self.steps_planned, self.lr, self.warmup, self.schedule = steps, lr, warmup, schedule
         self.evaluator, self.iteration, self.best = evaluate, 0, {}  # type: ignore[var-annotated]
         self._adamw = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
 
     def step(self) -> dict[str, float]:
-        """One step on all tasks."""
-        batch = self.data.batch(
-            range(len(self.data)), self.iteration, self.seed, batch_size=self.batch_size, purpose="cloning"
-        )
+        """One step on the next ``tasks_per_step`` tasks."""
+        numbers = [(self.iteration * self.tasks_per_step + j) % len(self.data) for j in range(self.tasks_per_step)]
+        batch = self.data.batch(numbers, self.iteration, self.seed, batch_size=self.batch_size, purpose="cloning")
         rate = learning_rate(self.iteration, self.lr, self.warmup, self.schedule, self.steps_planned)
         first = batch.steps["valid"].int().argmax(-1, keepdim=True)  # the drawn row: uniform over the data
         states, actions = (
@@ -77,6 +80,10 @@ class CloningLearner:
     def policy(self, variant: Literal[""] = "") -> CloningPolicy:
         """The policy as it is now."""
         return CloningPolicy(self.network, self.data.table)
+
+    def effort(self) -> dict[str, float]:
+        """Updates of the network and samples a task."""
+        return effort_of(self.data, self.iteration, self.tasks_per_step, self.batch_size)
 
     def sizes(self) -> dict[str, float]:
         """The network's parameters."""

@@ -192,6 +192,10 @@ class Belief:
         self.average[slots], self.chosen[slots] = average, chosen
         return chosen
 
+    def forget(self, slot: int) -> None:
+        """Another episode begins in ``slot``."""
+        self.chosen[slot] = -1
+
     def probabilities(self, slots: Tensor) -> Tensor:
         """The averaged probabilities [b, groups] of the episodes ``slots`` [b]."""
         return self.average[slots].softmax(dim=-1)

@@ -196,6 +196,10 @@ class GroupedLearner:
             selection=variant or self.selection,
         )  # fmt: skip
 
+    def effort(self) -> dict[str, float]:
+        """That of the policy."""
+        return self.learner.effort()
+
     def sizes(self) -> dict[str, float]:
         """Those of the policy, and the number of groups once there are some."""
         groups = {} if self.grouping is None else {"groups": float(self.grouping.groups)}

@@ -40,7 +40,7 @@ from manyone.policies.harmodt.variants import Update
 from manyone.policies.harmodt.variants import method as method_of
 from manyone.policies.masks import Scope, TaskMasks, maskable_shapes
 from manyone.policies.optimiser import FlatAdamW, learning_rate
-from manyone.policies.protocol import SECTION, History, sizes_of
+from manyone.policies.protocol import SECTION, History, effort_of, sizes_of
 from manyone.policies.tasks import PolicyData, label
 from manyone.randomness import generator_for
 
@@ -229,6 +229,10 @@ class PolicyLearner:
         """The policy of network ``member`` as it is now."""
         masks = self.masks[member] if self.masks else None
         return SequencePolicy(self.models[member], self.data.table, masks, assignment=self.assignment)
+
+    def effort(self) -> dict[str, float]:
+        """Updates and samples a task of each network."""
+        return effort_of(self.data, self.iteration, self.tasks_per_step, self.losses.batch_size)
 
     def sizes(self) -> dict[str, float]:
         """Parameters of a network, bytes and overlap of its masks."""

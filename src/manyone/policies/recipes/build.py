@@ -87,10 +87,13 @@ def grouped(o: GroupedOptions, problem: PolicyProblem, evaluate: Evaluate = None
 
 
 def cloning(o: CloningOptions, problem: PolicyProblem, evaluate: Evaluate = None) -> CloningLearner:
-    """Behaviour cloning; a step takes ``batch_size`` samples of every task."""
-    data = PolicyData(problem.data, 1, bounds=_bounds(o, problem), device=device_of(o.device))
+    """Behaviour cloning."""
+    held = o.hold_out == "always"
+    data = PolicyData(problem.data, 1, hold_out=held, bounds=_bounds(o, problem), device=device_of(o.device))
     network = CloningNetwork(data.state_dim, data.action_dim, len(data), seed=o.seed, width=o.width, layers=o.layers)
-    return CloningLearner(network.to(data.device), data, seed=o.seed, evaluate=evaluate, **_optimisation(o))
+    at_once = None if o.tasks_per_step is None else min(o.tasks_per_step, len(data))
+    arguments = {"tasks_per_step": at_once} | _optimisation(o)
+    return CloningLearner(network.to(data.device), data, seed=o.seed, evaluate=evaluate, **arguments)
 
 
 def _transformer(
@@ -109,9 +112,10 @@ def _transformer(
 
 def _data(o: TransformerOptions, problem: PolicyProblem, prompt: int, pooled: bool) -> PolicyData:
     pooling = POOLED if pooled else {}
+    held = o.hold_out == "always" or (o.hold_out == "with-prompt" and prompt > 0)
     return PolicyData(problem.data, o.context, prompt, target_quantile=o.target_quantile,
-                      legacy_prompt=o.legacy_prompt, bounds=_bounds(o, problem), device=device_of(o.device),
-                      **pooling)  # fmt: skip
+                      legacy_prompt=o.legacy_prompt, hold_out=held, bounds=_bounds(o, problem),
+                      device=device_of(o.device), **pooling)  # fmt: skip
 
 
 def _bounds(o: PolicyOptions, problem: PolicyProblem) -> list[Bounds] | Literal["unit"]:

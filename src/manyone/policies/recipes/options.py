@@ -23,12 +23,12 @@ class PolicyOptions(CommonOptions):
     """Data of many tasks in, one policy out; evaluated at goals that the data have not seen."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "laptop": {},
+        "laptop": {"horizon": 200},
         "paper": {"episodes": 2000, "horizon": 500, "steps": 1_000_000, "batch_size": 8, "lr": 1e-4,
                   "schedule": "constant"},
     }  # fmt: skip
 
-    EARLIER: ClassVar[Mapping[str, Any]] = {"action_range": "unit"}
+    EARLIER: ClassVar[Mapping[str, Any]] = {"hold_out": "with-prompt", "action_range": "unit"}
 
     preset: Literal["laptop", "paper"] = "laptop"
     """Defaults of all options that are left open: laptop (minutes on two cores) or paper (the published values)."""
@@ -40,13 +40,25 @@ class PolicyOptions(CommonOptions):
     (Meta-World, from the folder that MANYONE_METAWORLD_EXPERT names)."""
     data: Annotated[tuple[str, ...], Places()] = ()
     """Instead of --suite, own data as TASK=PLACE: PLACE is a Minari id, a D4RL HDF5 file or a folder of per-episode
-    .npz files; TASK is the environment to act in (door-open-v3, cheetah-vel:7, gym:Hopper-v5)."""
+    .npz files, or several with commas between; TASK is the environment to act in (door-open-v3, cheetah-vel:7,
+    gym:Hopper-v5, gym:Ant-v5?ctrl_cost_weight=0.1) and may be left out where the data name it, as Minari's do."""
+    keys: Annotated[tuple[str, ...], With("data")] = ()
+    """Entries of dictionary observations, laid side by side in this order, in --data and in their environments, e.g.
+    observation,desired_goal."""
+    data_horizon: Annotated[int | None, Range(1)] = None
+    """Steps after which episodes were cut, for an HDF5 file in --data that does not tell by timeouts."""
     data_seed: Annotated[Natural, With("suite")] = 0
     """Seed of made data; runs with different --seed share their data."""
     episodes: Annotated[Positive, With("suite")] = 60
     """Episodes a task of made data (paper: 2000)."""
-    horizon: Positive = 200
-    """Steps of an episode, in made data (at most 500) and in evaluation (paper: 500)."""
+    horizon: Annotated[int | None, Range(1)] = None
+    """Steps of an episode, in made data (at most 500) and in evaluation (paper: 500). Own data, if not given: as long
+    as their longest episode, or as the environment allows where that one ended by itself."""
+    simulator: bool = True
+    """Evaluate in the environments. Without, TASK is any name, and actions are compared with those of a tenth of the
+    episodes, which are left out of the training."""
+    reference: tuple[str, ...] = ()
+    """Returns that normalised scores count from and to, as TASK=RANDOM,EXPERT; default: what a Minari set says."""
     steps: Positive = 3000
     """Training steps; each takes a batch of --tasks-per-step tasks (paper: 1,000,000)."""
     batch_size: Positive = 16
@@ -55,13 +67,17 @@ class PolicyOptions(CommonOptions):
     """Peak learning rate of AdamW (paper: 0.0001)."""
     weight_decay: Annotated[float, Range(0)] = 1e-4
     """AdamW's weight decay."""
+    hold_out: Literal["always", "with-prompt", "never"] = "always"
+    """Leave the best tenth of each task's episodes, which prompts are taken from, out of the training: always, so that
+    methods with and without a prompt train on the same data; only where there is a prompt; or never."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate after the warm-up (paper: constant)."""
     action_range: Literal["bounds", "unit"] = "bounds"
     """Actions that the network can give: those within the task's bounds (of the environment, else of the data), or -1
     to 1 whatever these are."""
     evaluate_every: Natural = 0
-    """Steps between evaluations in the environments while training; 0: only at the end."""
+    """Steps between evaluations while training, the best of whose weights are exported; 0: only at the end, of the
+    last weights."""
     checkpoint_every: Natural = 500
     """Steps between checkpoints; 0: only at the end."""
     eval_episodes: Positive = 10
@@ -74,11 +90,21 @@ class PolicyOptions(CommonOptions):
     video: bool = False
     """Also record one evaluation episode a task as a GIF in videos/."""
 
+    @classmethod
+    def preset_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        own = ("horizon",) if given.get("data") else ()  # own data have episodes of their own length
+        return {name: value for name, value in super().preset_values(given).items() if name not in own}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check("precision", self.precision, self.precision == "32-true", "32-true: policies are trained in float32")
         if (self.suite is None) == (not self.data):
             raise ManyoneError("give --suite NAME (metaworld-mt10, cheetah-vel, ...) or --data TASK=PLACE of your own")
+        if self.suite is not None and not self.simulator:
+            raise ManyoneError("--no-simulator is for own --data: those of a --suite are made in its simulator")
+        check("video", self.video, self.simulator or not self.video, "off with --no-simulator")
+        files = any(kind in word for word in self.data for kind in (".hdf5", ".h5"))
+        check("data_horizon", self.data_horizon, self.data_horizon is None or files, "for an HDF5 file in --data")
 
 
 @dataclass(kw_only=True)
@@ -89,6 +115,8 @@ class CloningOptions(PolicyOptions):
     """Width of the hidden layers."""
     layers: Positive = 3
     """Hidden layers."""
+    tasks_per_step: Annotated[int | None, Range(1)] = None
+    """Tasks that one step takes, in turn; default: all. At most all tasks are taken."""
     warmup: Natural = 0
     """Steps of linear warm-up of the learning rate."""
 
@@ -98,7 +126,7 @@ class TransformerOptions(PolicyOptions):
     """Options of the decision transformer and of its training."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "laptop": {},
+        "laptop": {**PolicyOptions.PRESETS["laptop"]},
         "paper": {**PolicyOptions.PRESETS["paper"], "context": 20, "width": 256, "layers": 6, "heads": 8,
                   "warmup": 10_000, "mask_every": 500},
     }  # fmt: skip
@@ -108,7 +136,7 @@ class TransformerOptions(PolicyOptions):
     prompt: Positive = 5
     """K*, steps of the prompt where the method has one."""
     legacy_prompt: bool = False
-    """Choose prompts as the published HarmoDT code does: not only from the best episodes, and from training windows."""
+    """Choose prompts as the published HarmoDT code does: not only from the best episodes, and --hold-out never."""
     width: Positive = 64
     """Width of the network, a multiple of --heads (paper: 256)."""
     layers: Positive = 2

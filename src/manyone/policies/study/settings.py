@@ -84,7 +84,9 @@ _SMOKE = {
 _NEIGHBOURS = tuple(
     f"metaworld-mt1:{t}" for t in ("button-press-wall", "coffee-button", "handle-press", "faucet-open", "plate-slide")
 )
-_CLONING = {"steps": 1500, "batch_size": 32, "lr": 1e-3}
+# a sample of MTBC is one step: as many of them as 16 windows of up to 10 steps (paper: 8 of up to 20) hold
+_CLONING = {"tasks_per_step": 1, "batch_size": 156}
+_CLONING_PAPER = {"tasks_per_step": 1, "batch_size": 157}
 
 SETTINGS: dict[str, dict[str, Setting]] = {
     "smoke": {
@@ -99,7 +101,10 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "pairs10-sub": Setting("metaworld-pairs10", "sub", unseen=_NEIGHBOURS, cloning=_CLONING),
     },
     "paper": {
-        **{f"mt50-{q}": Setting("metaworld-mt50", q, options={"preset": "paper"}) for q in ("near", "sub")},
+        **{
+            f"mt50-{q}": Setting("metaworld-mt50", q, options={"preset": "paper"}, cloning=_CLONING_PAPER)
+            for q in ("near", "sub")
+        },
         **{
             name: Setting(
                 name, parts=UNSEEN, unseen=(f"{name}:test",), vote_threshold=1,

@@ -38,6 +38,8 @@ TITLE = "Many tasks into one policy: the claims of multi-task decision transform
 NOTES = [
     "Success is the share of episodes in which the environment's flag was up at any step, at goals that the data do "
     "not contain. All methods play the same episodes. An episode ends at its first success; returns are up to there.",
+    "All methods train on the same episodes: the best tenth of each task's, which prompts are taken from, is left out "
+    "for all. Updates and the steps of data trained on, a task, are equal unless their columns say otherwise.",
     "Intervals are over training seeds; all seeds share the data.",
     "Rows under no-id were told nothing about their task: pooled statistics of states, one target return, no prompt. "
     "Without pooling, statistics and targets of each task are used, as published: states then look alike in all tasks.",
@@ -93,7 +95,10 @@ def settings(scale: str, suite: str) -> dict[str, Any]:
 
 
 def run_job(scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
-    """Trains ``part`` and appends its missing rows to ``folder/<suite>-<seed>-<part>.jsonl``."""
+    """Trains ``part`` and appends its missing rows to ``folder/<suite>-<seed>-<part>.jsonl``.
+
+    Every row says what the training took (:meth:`~manyone.policies.protocol.PolicyTrainer.effort`).
+    """
     torch.set_num_threads(1)
     path = folder / f"{suite}-{seed}-{part}.jsonl"
     done = keys_in(path)
@@ -107,7 +112,7 @@ def run_job(scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
     cost |= learner.sizes()
 
     def keep(variant: str, condition: str, results: Sequence[EpisodeResult], metrics: dict[str, float]) -> None:
-        row = _row(suite, seed, this.method, variant, condition, results, metrics)
+        row = _row(suite, seed, this.method, variant, condition, results, metrics | learner.effort())
         if row.key not in done:
             append_rows(path, [row])
 

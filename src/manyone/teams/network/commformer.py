@@ -51,13 +51,14 @@ Decode = Literal["cached", "full", "fixed-point"]
 
 class Acted(NamedTuple):
     """What a team did in B slots: ``actions`` int64 [B, n], [B, n, k] or float [B, n, a]; ``log_probs`` and ``values``
-    [B, n];
-    ``links`` bool [B, n, n], the messages used (row = receiver), dead agents' included, diagonal False."""
+    [B, n]; ``links`` bool [B, n, n], the links used (row = receiver), diagonal False; ``messages`` int16 [B, n, n]: how
+    many crossed each of them (None: one each)."""
 
     actions: Tensor
     log_probs: Tensor
     values: Tensor
     links: Tensor
+    messages: Tensor | None = None
 
 
 class Evaluated(NamedTuple):
@@ -78,7 +79,7 @@ class CommFormer(nn.Module):
     ``attention.py``. The attribute ``decode`` ("cached", "full", "fixed-point") chooses how ``act`` runs through the
     agents; all three give the same actions. ``gate``, ``send_gate``: whether agents decide to receive, and to send.
     ``dynamic_links`` (None: the graph is as given): k, and at every step each agent hears the k best of those that the
-    graph lets it hear.
+    graph lets it hear. Of a task with ``absences`` nobody hears an agent that is not there.
     """
 
     def __init__(
@@ -184,7 +185,17 @@ class CommFormer(nn.Module):
             used = used & ~torch.eye(len(graph), dtype=torch.bool, device=graph.device)
             passing = encoded.passing
             links = used.expand(actions.shape[0], -1, -1) if passing is None else used & (passing != 0)
-            return Acted(actions, log_probs, encoded.values, links)
+            return Acted(actions, log_probs, encoded.values, links, self._messages(encoded, links))
+
+    def _messages(self, encoded: Encoded, links: Tensor) -> Tensor:
+        """How many messages cross each link in a step: one before every encoder block, and one with an action where an
+        agent reads that of an earlier one. Position p >= 1 of the decoder's sequence holds the action of p - 1."""
+        found = len(self.encoder.blocks) * links.to(torch.int16)
+        if not self.autoregressive:
+            return found
+        (_, cross), *_ = self.decoder_views(encoded)
+        read = F.pad(cross.factor.detach()[..., 1:] != 0, (0, 1))
+        return found + read if self.decoder_mask == "official" else found + (read & links)
 
     def evaluate(
         self,
@@ -240,9 +251,16 @@ class CommFormer(nn.Module):
         passing = None if opened is None else opened.unsqueeze(-1)
         if spoken is not None:
             passing = spoken.unsqueeze(-2) if passing is None else passing * spoken.unsqueeze(-2)
+        absent = ~obs.present() if self.spec.absences else None
         if self.link_scorer is not None:
-            chosen = self.link_scorer.choose(self.link_scorer(x), graph, link_noise)
+            scores = self.link_scorer(x)
+            if absent is not None:  # a link to nobody is the last choice
+                scores = scores.masked_fill(absent.unsqueeze(-2), torch.finfo(scores.dtype).min)
+            chosen = self.link_scorer.choose(scores, graph, link_noise)
             passing = chosen if passing is None else passing * chosen
+        if absent is not None:
+            both = (~(absent.unsqueeze(-1) | absent.unsqueeze(-2))).to(x.dtype)
+            passing = both if passing is None else passing * both
         edges = None if self.edges is None else self.edges.weight
         seen = agent_visibility(graph.to(x), passing, diagonal=self.diagonal, relation=self.relation)
         rep = self.encoder(x, seen, edges, drop)

@@ -22,8 +22,8 @@ ACTIVATED, LAST = math.sqrt(2.0), 0.01
 
 
 class Encoded(NamedTuple):
-    """The encoder's side of a forward pass. ``gate`` [B, n]: who receives; ``passing`` [B, n or 1, n or 1]: what gates
-    and a dynamic graph let through besides ``graph``; None where that is everything."""
+    """The encoder's side of a forward pass. ``gate`` [B, n]: who receives; ``passing`` [B, n or 1, n or 1]: what gates,
+    a dynamic graph and absences let through besides ``graph``; None where that is everything."""
 
     rep: Tensor
     values: Tensor

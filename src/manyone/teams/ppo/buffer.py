@@ -55,7 +55,7 @@ class Buffer:
         self.log_probs, self.values = room(n), room(n)
         self.noise: dict[str, Tensor] = {}
         self.rewards, self.advantages, self.returns = room(n), room(n), room(n)
-        self.received = room(n, dtype=torch.int16)
+        self.received, self.messages = room(n, dtype=torch.bool), room()
         self.terminated, self.truncated = room(n, dtype=torch.bool), room(n, dtype=torch.bool)
         self.done, self.success = room(dtype=torch.bool), room(dtype=torch.bool)
         self.measures: dict[str, Tensor] = {}

@@ -48,8 +48,8 @@ class GraphSchedule:
             self._noise = self._draw(iteration) if self.mode == "replay" else None
 
     def learns(self) -> bool:
-        """Whether this iteration has updates of the logits."""
-        return isinstance(self.graph, LearnedGraph) and not self.frozen
+        """Whether this iteration has updates of the logits; a graph without links (one agent) has nothing to learn."""
+        return isinstance(self.graph, LearnedGraph) and not self.frozen and self.graph.links > 0
 
     def exact(self) -> Tensor:
         """The graph of evaluation and of the finished team, without gradient."""

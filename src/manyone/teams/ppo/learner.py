@@ -13,6 +13,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,7 @@ class TeamLearner:
         """Everything that later steps depend on, the environment included."""
         graph, edges = self.graph, self.updates.edge_optimiser
         return {
+            "acts_in": "bounds",  # units of actions; checkpoints of before have the environment's, and hear the dead
             "iteration": self.iteration,
             "upper_steps": self.updates.upper_steps,
             "policy": self.policy.state_dict(),
@@ -106,6 +108,8 @@ class TeamLearner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what :meth:`state_dict` returned."""
+        if "acts_in" not in state:
+            self.policy.spec = replace(self.policy.spec, absences=False, agent_low=(), agent_high=())
         self.iteration, self.updates.upper_steps = int(state["iteration"]), int(state["upper_steps"])
         self.policy.load_state_dict(state["policy"])
         if isinstance(self.graph, LearnedGraph):
@@ -128,11 +132,12 @@ class TeamLearner:
         gate = None if self.ungated is None else "decided"
         if self.ungated is None and getattr(self.policy, "gated", False):
             gate = "open"  # it has never been trained to close
-        save_team(folder, self.policy, self.exact_graph(), self.env.spec, extra, gate=gate)
+        spec = self.policy.spec
+        save_team(folder, self.policy, self.exact_graph(), spec, extra, gate=gate)
         if self.ungated is not None:
             earlier = copy.deepcopy(self.policy)
             earlier.load_state_dict(self.ungated)
-            save_team(folder / "ungated", earlier, self.exact_graph(), self.env.spec, extra, gate="open", program=False)
+            save_team(folder / "ungated", earlier, self.exact_graph(), spec, extra, gate="open", program=False)
 
     # ---- for those who build on it --------------------------------------------------------------------------------
 
@@ -170,8 +175,8 @@ class TeamLearner:
             "episode_length": _mean_where(lengths, done),
             "episodes": done.sum(),
             "reward": buffer.rewards.mean(),
-            "receive_rate": masked_mean((buffer.received > 0).float(), buffer.alive),
-            "links": buffer.received.sum(-1).float().mean(),
+            "receive_rate": masked_mean(buffer.received.float(), buffer.alive),
+            "links": buffer.messages.mean(),
         }
         if self.env.spec.reports_success:
             found["success"] = _mean_where(buffer.success.float(), done)

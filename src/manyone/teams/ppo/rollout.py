@@ -3,7 +3,7 @@ kept in a :class:`~manyone.teams.ppo.buffer.Buffer`.
 
 Nothing is read back from the device inside the loop. Episodes that are cut off, in mid-roll-out or at its end, are
 continued by the value of what the team saw last; all such values are computed in one batch afterwards.
-Public names: :class:`Collector`, :func:`action_noise`, :func:`message_noise`.
+Public names: :class:`Collector`, :func:`action_noise`, :func:`message_noise`, :func:`heard`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from manyone.envs.teams.types import Observation, TeamEnv, TeamSpec
 from manyone.randomness import generator_for, seed_for
+from manyone.teams.network.commformer import Acted
 from manyone.teams.network.dynamic import link_noise
 from manyone.teams.network.gate import GateMode, gate_noise
 from manyone.teams.ppo.buffer import Buffer
@@ -48,6 +49,13 @@ def message_noise(
     if links and getattr(policy, "link_scorer", None) is not None:
         found["link_noise"] = link_noise(generator, batch, policy.spec.agents)
     return found
+
+
+def heard(acted: Acted, seen: Observation) -> tuple[Tensor, Tensor]:
+    """(links used bool [B, n, n], messages on them int [B, n, n]) between agents that are there."""
+    present = seen.present()
+    both = present.unsqueeze(-1) & present.unsqueeze(-2)
+    return acted.links & both, (acted.links if acted.messages is None else acted.messages) * both
 
 
 def steady(policy: Any) -> AbstractContextManager[None]:
@@ -94,9 +102,12 @@ class Collector:
                 buffer.actions[t].copy_(acted.actions)
                 buffer.log_probs[t].copy_(acted.log_probs)
                 buffer.values[t].copy_(acted.values)
-                buffer.received[t].copy_(acted.links.sum(-1) * seen.alive)
+                used, messages = heard(acted, seen)
+                buffer.received[t].copy_(used.any(-1))
+                buffer.messages[t].copy_(messages.sum((-1, -2)))
             alive = self._observation.alive
-            step = self.env.step(buffer.actions[t].to(self.env.device, copy=True))  # its own: environments may keep it
+            taken = self.policy.spec.to_bounds(buffer.actions[t])
+            step = self.env.step(taken.to(self.env.device, copy=True))  # its own: environments may keep it
             terminated, truncated = own_ends(alive, step)
             buffer.outcome(t, step, terminated, truncated)
             if step.final is not None:
@@ -139,7 +150,7 @@ class Collector:
                 piece = Observation(*(None if p is None else p[rows] for p in joined))  # type: ignore[arg-type]
                 values.append(self.policy.values(piece, graph, gate=gate, **drawn))
             old = self.norm.denormalise(buffer.values)
-            end = with_stand_ins(self.norm.denormalise(torch.cat(values)), joined.alive)
+            end = with_stand_ins(self.norm.denormalise(torch.cat(values)), joined)
             last, cut_values = end[: buffer.slots], end[buffer.slots :]
             places = torch.cat(cuts) if cuts else torch.empty(0, 2, dtype=torch.int64, device=self.device)
             whose = buffer.truncated[places[:, 0], places[:, 1]]

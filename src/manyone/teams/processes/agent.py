@@ -28,7 +28,8 @@ class SocketLinks:
     """One agent's links, a socket each, and what crossed them in this step.
 
     ``messages`` and ``bytes`` int64 [B, n] count what was received from each sender, ``requests`` and ``declines``
-    int64 [B, n] what was asked of it.
+    int64 [B, n] what was asked of it. Nothing crosses a link in copies of the task in which one of its ends is absent;
+    that, both ends are told, as one notices a broken line.
     """
 
     def __init__(self, control: socket.socket, agents: int) -> None:
@@ -51,22 +52,22 @@ class SocketLinks:
         """Agents that it sends to."""
         return sorted(peer for side, peer in self.sockets if side == "to")
 
-    def begin(self, opened: np.ndarray, *, gated: bool) -> None:
+    def begin(self, opened: np.ndarray, live: np.ndarray, *, gated: bool) -> None:
         """See :class:`~manyone.teams.processes.node.Links`; a request or decline is one byte a link and copy."""
         batch = len(opened)
-        self.opened = opened
+        self.opened = live & opened[:, None]
         self.messages, self.bytes, self.requests, self.declines = np.zeros((4, batch, self.agents), np.int64)
-        self.asked = np.zeros((batch, self.agents), bool)
+        self.asked = live.copy()
         if not gated:
-            self.asked[:] = True
             return
-        word = opened.astype(np.uint8).tobytes()
-        questions: dict[_Key, bytes] = {("from", j): word for j in self.senders}
-        heard = self._exchange(questions, {("to", i): batch for i in self.receivers})
+        questions: dict[_Key, bytes] = {
+            ("from", j): opened[live[:, j]].astype(np.uint8).tobytes() for j in self.senders
+        }
+        heard = self._exchange(questions, {("to", i): int(live[:, i].sum()) for i in self.receivers})
         for (_, receiver), answer in heard.items():
-            self.asked[:, receiver] = np.frombuffer(answer, np.uint8)
-        self.requests[:, self.senders] += opened[:, None]
-        self.declines[:, self.senders] += ~opened[:, None]
+            self.asked[live[:, receiver], receiver] = np.frombuffer(answer, np.uint8)
+        self.requests[:, self.senders] += self.opened[:, self.senders]
+        self.declines[:, self.senders] += (live & ~opened[:, None])[:, self.senders]
 
     def wanted(self, receivers: list[int]) -> bool:
         """Whether any of these receives in any copy of the task."""
@@ -79,14 +80,15 @@ class SocketLinks:
         outgoing: dict[_Key, bytes] = {}
         if message is not None:
             outgoing = {("to", i): message[self.asked[:, i]].tobytes() for i in receivers}
-        rows = int(self.opened.sum())
-        heard = self._exchange(outgoing, {("from", j): rows * width for j in senders})
+        rows = self.opened.sum(0)
+        heard = self._exchange(outgoing, {("from", j): int(rows[j]) * width for j in senders})
         received = {}
         for (_, j), data in heard.items():
-            whole = np.zeros((len(self.opened), width), np.uint8)
-            whole[self.opened] = np.frombuffer(data, np.uint8).reshape(rows, width)
-            self.messages[:, j] += self.opened
-            self.bytes[:, j] += width * self.opened
+            opened = self.opened[:, j]
+            whole = np.zeros((len(opened), width), np.uint8)
+            whole[opened] = np.frombuffer(data, np.uint8).reshape(rows[j], width)
+            self.messages[:, j] += opened
+            self.bytes[:, j] += width * opened
             received[j] = whole
         return received
 
@@ -131,6 +133,7 @@ class _Agent:
             given.get("available"),
             given.get("noise"),
             given.get("gate_noise"),
+            given.get("present"),
             gated=self.gated,
         )
         links = self.node.links

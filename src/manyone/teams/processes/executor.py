@@ -13,8 +13,8 @@ and nothing else. Without a gate the links are always used and nothing needs ask
 
 In one step a message crosses link i <- j for every encoder block (the sender's representation, 4 d bytes) and one more
 where j comes before i and the decoder is auto-regressive (the sender's action and, for every block, what the decoder's
-attention reads of it). Actions equal the centralised policy's; like it, the team takes no notice of who is alive: a
-dead agent's process goes on, with the zeros that the task shows it, and its messages are counted.
+attention reads of it). Actions equal the centralised policy's, and the messages are those that the metric ``links``
+counts. Of a task with ``absences`` an agent that is not there sends and hears nothing; its process goes on.
 Public: ``Decentralised``, ``Decided``, ``Traffic``. Playing episodes so: ``measure.py``.
 """
 
@@ -35,6 +35,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from safetensors.torch import save_file
 
 from manyone.errors import ManyoneError
@@ -46,7 +47,7 @@ from manyone.teams.processes.wire import Closed
 class Decided(NamedTuple):
     """One step: ``actions`` int64 [B, n] or [B, n, k], or float32 [B, n, a]; ``log_probs`` and ``values`` float32
     [B, n]; ``links`` bool [B, n, n] (receiver, sender) that carried messages; ``messages`` and ``bytes`` int64 [B, n,
-    n] on them."""
+    n] on them; ``requests`` int64 [B, n, n]: what receivers asked with a gate, declines included."""
 
     actions: np.ndarray
     log_probs: np.ndarray
@@ -54,6 +55,7 @@ class Decided(NamedTuple):
     links: np.ndarray
     messages: np.ndarray
     bytes: np.ndarray
+    requests: np.ndarray
 
 
 @dataclass
@@ -118,6 +120,7 @@ class Decentralised:
         self._alive()
         self.team, self._remembering = team, Remembering(team.spec)
         rows = team.graph.numpy() > 0.5
+        self._linked = rows | rows.T | np.eye(len(rows), dtype=bool)
         with tempfile.TemporaryDirectory(prefix="manyone-team-") as folder:
             weights = Path(folder) / "model.safetensors"
             save_file({k: v.detach().cpu().contiguous().clone() for k, v in team.policy.state_dict().items()}, weights)
@@ -171,7 +174,7 @@ class Decentralised:
         gates, each agent with its own part; without them the actions and gates are the most likely ones.
         """
         spec = self.team.spec
-        seen, mask, _ = check_observations(spec, observations, available, alive)
+        seen, mask, living = check_observations(spec, observations, available, alive)
         self._alive()
         batch = len(seen)
         parts: list[tuple[str, np.ndarray]] = [("observations", seen)]
@@ -181,20 +184,24 @@ class Decentralised:
         for name, value in parts:
             if value.shape[:2] != (batch, spec.agents):
                 raise ManyoneError(f"{name} {list(value.shape)}: must begin with [{batch}, {spec.agents}]")
+        names, here = [name for name, _ in parts], living | seen.any(-1)
         with self._guarded("acting", self.timeout):
             for agent in self._agents:
-                order = {"what": "act", "parts": [name for name, _ in parts]}
-                agent.send(order, [value[:, agent.index] for _, value in parts])
+                arrays = [value[:, agent.index] for _, value in parts]
+                if spec.absences:  # of the ends of its own links alone
+                    arrays.append(here & self._linked[agent.index])
+                agent.send({"what": "act", "parts": names + ["present"] * spec.absences}, arrays)
             replies = self._collect(self.timeout)
         actions, log_probs, values, messages, sizes, asked, declined = (
             np.stack([reply[k] for reply in replies], 1) for k in range(7)
         )
+        actions = self.team.spec.to_bounds(torch.from_numpy(actions)).numpy()
         self.traffic.per_link += messages.sum(0)
         self.traffic.bytes_per_link += sizes.sum(0)
         self.traffic.requests += int(asked.sum())
         self.traffic.declines += int(declined.sum())
         self.traffic.steps += batch
-        return Decided(actions, log_probs, values, messages > 0, messages, sizes)
+        return Decided(actions, log_probs, values, messages > 0, messages, sizes, asked + declined)
 
     def close(self) -> None:
         """Ends all agents' processes."""

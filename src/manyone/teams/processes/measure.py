@@ -46,8 +46,6 @@ def measure(env: TeamEnv, team: Decentralised, *, episodes: int, seed: int = 0) 
     if episodes < 1:
         raise ManyoneError(f"episodes = {episodes}: must be at least 1")
     rounds = -(-episodes // env.batch)
-    gated = team.team.gate == "decided"
-    asked = int((team.team.graph > 0.5).fill_diagonal_(False).sum()) if gated else 0
     counts = np.zeros((5, env.batch))  # return, length, messages, bytes, requests of the running episodes
     finished = np.zeros(env.batch, int)
     results = np.zeros((6, rounds, env.batch))
@@ -63,7 +61,7 @@ def measure(env: TeamEnv, team: Decentralised, *, episodes: int, seed: int = 0) 
         counts[1] += 1
         counts[2] += decided.messages.sum((1, 2))
         counts[3] += decided.bytes.sum((1, 2))
-        counts[4] += asked
+        counts[4] += decided.requests.sum((1, 2))
         for b in np.flatnonzero(step.done.cpu().numpy()):
             if finished[b] < rounds:
                 results[:5, finished[b], b] = counts[:, b]

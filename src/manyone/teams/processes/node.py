@@ -35,9 +35,10 @@ class Links(Protocol):
     def receivers(self) -> list[int]:
         """Agents that it sends to."""
 
-    def begin(self, opened: np.ndarray, *, gated: bool) -> None:
-        """``opened`` bool [B]: in which copies of the task this agent receives. Where the policy is ``gated``, tells
-        its senders and hears from its receivers."""
+    def begin(self, opened: np.ndarray, live: np.ndarray, *, gated: bool) -> None:
+        """``opened`` bool [B]: in which copies of the task this agent receives; ``live`` bool [B, n]: in which it and
+        the other end of a link are both there. Where the policy is ``gated``, tells its senders and hears from its
+        receivers."""
 
     def wanted(self, receivers: list[int]) -> bool:
         """Whether any of these receives in any copy of the task."""
@@ -46,7 +47,7 @@ class Links(Protocol):
         self, message: np.ndarray | None, receivers: list[int], width: int, senders: list[int]
     ) -> dict[int, np.ndarray]:
         """Sends rows of ``message`` uint8 [B, ...] to those ``receivers`` that want them; what came from ``senders``,
-        uint8 [B, width], zeros in copies in which the gate is closed."""
+        uint8 [B, width], zeros in copies in which the gate is closed or one of the two is not there."""
 
 
 class Choice(NamedTuple):
@@ -88,12 +89,14 @@ class Node:
         available: Tensor | None = None,
         noise: Tensor | None = None,
         gate_noise: Tensor | None = None,
+        present: Tensor | None = None,
         *,
         gated: bool = False,
     ) -> Choice:
         """Acts on its own ``observation`` [B, d] (``available`` [B, A], ``noise`` [B, A or a], ``gate_noise`` [B]).
 
-        ``gated``: the gate decides, by its sign or, given noise, by the draw. No noise: the most likely action.
+        ``present`` bool [B, n]: which ends of its links are there (None: all). ``gated``: the gate decides, by its sign
+        or, given noise, by the draw. No noise: the most likely action.
         """
         policy, batch = self.policy, len(observation)
         x = policy.encoder.embed(observation[:, None])
@@ -102,8 +105,14 @@ class Node:
             assert policy.receive_gate is not None
             u = policy.receive_gate(x)[:, 0]
             gate[:, self.agent] = (u > 0 if gate_noise is None else u + gate_noise > 0).float()
-        self.links.begin(gate[:, self.agent].numpy() > 0, gated=gated)
-        seen = agent_visibility(self.known, gate if gated else None, diagonal=policy.diagonal, relation=policy.relation)
+        there = torch.ones(batch, policy.spec.agents, dtype=torch.bool) if present is None else present
+        live = there & there[:, self.agent, None]
+        self.links.begin(gate[:, self.agent].numpy() > 0, live.numpy(), gated=gated)
+        passing = gate.unsqueeze(-1) if gated else None
+        if present is not None:
+            both = (there.unsqueeze(-1) & there.unsqueeze(-2)).float()
+            passing = both if passing is None else passing * both
+        seen = agent_visibility(self.known, passing, diagonal=policy.diagonal, relation=policy.relation)
         rep = self._encode(x, seen)
         value = policy.critic(rep)[:, 0]
         if policy.autoregressive:

@@ -31,7 +31,8 @@ class TeamOptions(CommonOptions):
     env: str = "predator-prey:predators=5,vision=1"
     """Environment: predator-prey, predator-prey-blind, predator-capture-prey, traffic-junction-easy (-medium, -hard),
     relay, relay-gate; settings follow a colon. By prefix mpe:NAME, vmas:NAME, lbf:NAME, rware:NAME, smax:MAP, smac:MAP,
-    smacv2:MAP, mamujoco:NAME; pettingzoo:MODULE is your own: a module that Python can import, with parallel_env()."""
+    smacv2:MAP, mamujoco:NAME; pettingzoo:MODULE is your own: a module that Python can import, with parallel_env() or
+    env()."""
     frames: Annotated[int, Range(1, 1000)] = 1
     """Observations of the running episode that every agent sees side by side, the last one included: memory for a
     policy that has none, for tasks where what is seen now does not say what was seen before. 1: no memory."""
@@ -71,6 +72,9 @@ class TeamOptions(CommonOptions):
     """Iterations between checkpoints; 0: only at the end."""
     eval_episodes: Annotated[int, Range(2)] = 200
     """Greedy episodes of an evaluation, never seen in training."""
+    evaluate_share: Weight = 0.35
+    """Most environment steps of all evaluations and the page's episodes, as a share of those of training (10000 are
+    always allowed). Beyond it evaluations in between are made more rarely, then all have fewer episodes."""
     value_alive: bool = True
     """Leave dead agents out of the value loss (the published scripts count them)."""
     workers: Annotated[int | None, Range(0)] = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -15,9 +15,12 @@ from manyone.engine.run import RunFolder
 from manyone.envs.teams.make import make_team
 from manyone.envs.teams.types import TeamEnv, TeamSpec
 from manyone.evaluation.intervals import t_interval, wilson_interval
+from manyone.teams.network.graph import links_for
 from manyone.teams.play import Played, play
-from manyone.teams.recipes.options import TeamOptions
+from manyone.teams.recipes.options import CommFormerOptions, TeamOptions
 
+_POINTS = 7  # of the curve of messages against return
+_ALWAYS = 10_000  # steps that evaluation may take however short the training is
 EVALUATION_SEED = 1_000_003
 """Of the test episodes, the same for all methods and training seeds; training draws its episodes from other seeds."""
 
@@ -28,14 +31,63 @@ def open_env(options: TeamOptions, copies: int) -> TeamEnv:
     return make_team(options.env, copies, device=device, workers=options.workers, frames=options.frames)
 
 
+class EvaluationPlan(NamedTuple):
+    """How a run is evaluated: every so many iterations (0: at the end alone), ``times`` in all, in ``episodes`` each;
+    ``points``, budgets of links at which the finished team is played in ``point_episodes`` each; ``steps``: the most
+    environment steps that all of it takes, ``share``: as a share of training's."""
+
+    every: int
+    episodes: int
+    points: tuple[int, ...]
+    point_episodes: int
+    times: int
+    steps: int
+    share: float
+
+    def words(self) -> str:
+        """The same for people."""
+        curve = f", {len(self.points)} budgets of links of {self.point_episodes}" if self.points else ""
+        return (
+            f"evaluation: {self.times} times {self.episodes} greedy episodes"
+            + (f", one every {self.every} iterations" if self.every else "")
+            + f"{curve}: at most {self.steps:,} steps, {self.share:.0%} of training's"
+        )
+
+
+def plan_evaluations(options: TeamOptions, spec: TeamSpec) -> EvaluationPlan:
+    """What ``options`` ask for, within ``evaluate_share``; episodes count as if all lasted to the horizon."""
+    copies, iterations = min(options.envs, options.eval_episodes), options.iterations
+    training, whole = iterations * options.envs * options.length, copies * spec.horizon
+    left = max(int(options.evaluate_share * training), _ALWAYS) // whole  # in episodes of all copies
+    film = int(options.film)
+    rounds = max(1, min(-(-options.eval_episodes // copies), left - film))
+    episodes = min(options.eval_episodes, rounds * copies)
+    left -= film + rounds
+    points: tuple[int, ...] = ()
+    point_episodes = min(episodes, max(32, episodes // 4))
+    if isinstance(options, CommFormerOptions) and options.graph == "learned" and spec.agents > 1:
+        last, links = spec.agents - 1, links_for(spec.agents, options.density)
+        points = tuple(sorted({round(i * last / (_POINTS - 1)) for i in range(_POINTS)} | {links}))
+        each = min(-(-point_episodes // copies), left // len(points))
+        points, point_episodes = (points, min(point_episodes, each * copies)) if each > 0 else ((), 0)
+        left -= max(each, 0) * len(points)
+    allowed, every = max(left // rounds, 0), options.evaluate_every
+    # one before the first iteration, then every so many
+    if every and 1 + (iterations - 1) // every > allowed:
+        every = (iterations - 1) // allowed + 1 if allowed else 0
+    count = 1 + (1 + (iterations - 1) // every if every else 0)
+    used = film + rounds * count + len(points) * -(-point_episodes // copies)
+    return EvaluationPlan(every, episodes, points, point_episodes, count, used * whole, used * whole / training)
+
+
 class TeamEvaluator:
     """Plays the same fresh episodes for every policy; keeps its environment, and the last episodes in ``played``.
 
     A gate decides for itself from the moment that its training begins; until then it is open.
     """
 
-    def __init__(self, env: TeamEnv, episodes: int) -> None:
-        self.env, self.episodes = env, episodes
+    def __init__(self, env: TeamEnv, plan: EvaluationPlan) -> None:
+        self.env, self.plan = env, plan
         self.gate = "open"
         self.played: Played | None = None
 
@@ -50,7 +102,7 @@ class TeamEvaluator:
 
     def play(self, policy: Any, graph: Tensor, **words: Any) -> Played:
         """Greedy episodes; ``words`` as :func:`manyone.teams.play.play` takes them."""
-        usual: dict[str, Any] = {"episodes": self.episodes, "gate": self.gate, "seed": EVALUATION_SEED}
+        usual: dict[str, Any] = {"episodes": self.plan.episodes, "gate": self.gate, "seed": EVALUATION_SEED}
         return play(self.env, policy, graph, **(usual | words))
 
     def save(self, folder: RunFolder) -> None:
@@ -73,7 +125,7 @@ def open_evaluator(options: TeamOptions) -> Iterator[TeamEvaluator]:
     """The evaluation that ``options`` ask for, in an environment of its own, which is closed afterwards."""
     env = open_env(options, min(options.envs, options.eval_episodes))
     try:
-        yield TeamEvaluator(env, options.eval_episodes)
+        yield TeamEvaluator(env, plan_evaluations(options, env.spec))
     finally:
         env.close()
 

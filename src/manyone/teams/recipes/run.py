@@ -23,9 +23,7 @@ from manyone.teams.ppo.learner import TeamLearner
 from manyone.teams.recipes import figures
 from manyone.teams.recipes.build import Builder, team
 from manyone.teams.recipes.options import TeamOptions
-from manyone.teams.recipes.problem import TeamEvaluator, open_env, open_evaluator, scores
-
-_BUDGETS = 7  # points of the curve of messages against return
+from manyone.teams.recipes.problem import TeamEvaluator, open_env, open_evaluator, plan_evaluations, scores
 
 
 def run(options: TeamOptions, build: Builder, folder: RunFolder) -> None:
@@ -34,10 +32,12 @@ def run(options: TeamOptions, build: Builder, folder: RunFolder) -> None:
         print("\n".join(plan(options, build, folder.recipe)))
         return
     with open_evaluator(options) as evaluator:
-        made = team(options, build, evaluator)
+        made, planned = team(options, build, evaluator), evaluator.plan
+        if (planned.every, planned.episodes) != (options.evaluate_every, options.eval_episodes):
+            print(f"{planned.words()} (--evaluate-share {options.evaluate_share:g})")
         try:
             final = train(
-                made.learner, folder, steps=options.iterations, evaluate_every=options.evaluate_every,
+                made.learner, folder, steps=options.iterations, evaluate_every=planned.every,
                 checkpoint_every=options.checkpoint_every, loggers=options.logger,
                 log_every=max(1, options.iterations // 1000),
             )  # fmt: skip
@@ -79,7 +79,7 @@ def draw(options: TeamOptions, folder: RunFolder, learner: TeamLearner, evaluato
             drawn += figures.graph_figures(spec, graph.cpu().numpy(), strength)
         if policy.gated or dynamic:
             drawn.append(figures.use_figure(spec, played.link_use.tolist()))
-        if strength is not None:
+        if strength is not None and evaluator.plan.points:
             drawn.append(figures.budget_figure(budgets(learner, evaluator), scores(played, spec, graph)))
     if policy.gated:
         kept = [("receive_rate", "Receive rate", "share of agents"), ("links", "Messages used a step", "messages")]
@@ -101,14 +101,14 @@ def link_strength(graph: LearnedGraph | Tensor) -> np.ndarray | None:
 
 def budgets(learner: TeamLearner, evaluator: TeamEvaluator) -> list[dict[str, float]]:
     """Scores of the policy with the gate open and k links an agent, for some values of k from 0 to n - 1."""
-    learned = learner.graph
+    learned, plan = learner.graph, evaluator.plan
     assert isinstance(learned, LearnedGraph)
     spec, logits = evaluator.env.spec, learned.logits.detach()
-    last = spec.agents - 1
     found = []
-    for k in sorted({round(i * last / (_BUDGETS - 1)) for i in range(_BUDGETS)} | {learned.links}):
+    for k in plan.points:
         graph = exact_graph(logits, k, seed=learned.seed).to(logits.device)
-        found.append(scores(evaluator.play(learner.policy, graph, gate="open"), spec, graph))
+        played = evaluator.play(learner.policy, graph, episodes=plan.point_episodes, gate="open")
+        found.append(scores(played, spec, graph))
     return found
 
 
@@ -141,14 +141,14 @@ def plan(options: TeamOptions, build: Builder, recipe: str) -> list[str]:
     schedule = [
         f"{options.iterations} iterations of {options.envs} copies x {options.length} steps: {steps:,} steps, "
         f"{options.epochs} epochs each",
-        f"{options.eval_episodes} greedy test episodes every {options.evaluate_every or options.iterations} iterations",
-        "nothing was written",
     ]
     try:
         env = open_env(dataclasses.replace(options, workers=0), 1)
     except ManyoneError as error:
-        return [f"{recipe} on {options.env}, which cannot be made here: {error}", *schedule]
+        schedule.append(f"{options.eval_episodes} greedy episodes an evaluation, which an episode's length may limit")
+        return [f"{recipe} on {options.env}, which cannot be made here: {error}", *schedule, "nothing was written"]
     spec = env.spec
+    schedule.append(plan_evaluations(options, spec).words())
     env.close()
     does = f"{spec.actions} actions" if spec.discrete else f"{spec.action_dim} continuous action entries"
     if spec.digits:
@@ -164,4 +164,4 @@ def plan(options: TeamOptions, build: Builder, recipe: str) -> list[str]:
         kind, links = "graph of every step", policy.link_scorer.links * spec.agents
     if links:
         lines.append(f"{kind}: {links} of {spec.agents * (spec.agents - 1)} links" + ", gated" * policy.gated)
-    return [*lines, f"{sum(p.numel() for p in policy.parameters()):,} weights", *schedule]
+    return [*lines, f"{sum(p.numel() for p in policy.parameters()):,} weights", *schedule, "nothing was written"]

@@ -43,7 +43,8 @@ NOTES = [
     "Teams are judged on fresh episodes, the same for every method of a seed. Intervals are over training seeds, which "
     "share nothing.",
     "Density is the share of the team that an agent may hear, rounded down: two links of four with 5 agents at 0.4. "
-    "Links used a step are counted over the whole team; a gate that stays shut uses none.",
+    "Links used a step are messages of the whole team: one a link and block of the encoder, and one more where an "
+    "action is passed on; a gate that stays shut sends none.",
     "Env steps to the threshold: until the smoothed score of the training episodes is 0.9, at most the whole training.",
 ]
 SEEDS = {"smoke": 3, "laptop": 3, "paper": 3}

@@ -45,7 +45,12 @@ def test_n_runs_equal_single_ones_and_make_one_table(manyone, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(weights("one").values(), weights("many/seed-5").values()))
     assert not list(Path("many").glob(".running*"))
     # each is an ordinary run
-    assert manyone("eval", "many/seed-5")[0] == 0
+    code, _, err = manyone("eval", "many/seed-5")
+    assert code == 0, err
+    code, out, err = manyone("eval", "many")
+    assert code == 0, err
+    assert "many on test" in out
+    assert "95 % interval" in out
     assert manyone("resume", "many/seed-5")[1].startswith("many/seed-5 is finished already")
     assert manyone("report", "many")[0] == 0
     page = Path("many/report.html").read_text()

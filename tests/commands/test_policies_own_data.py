@@ -184,12 +184,32 @@ def test_data_alone_train_and_evaluate_by_the_error_of_the_actions(manyone, proc
     policy = load_policy(tmp_path / "r/model")
     policy.reset("lift")
     assert np.abs(policy.act([1, 0, 0])).max() <= 2
+    for more in (("--seed", 1), ("--horizon", 9), ("--target-return", 3)):
+        assert "are for environments" in manyone("eval", "r", *more)[2]
     code, _, err = alone("run", "harmodt", "--data", f"{TASK}={short}", *SMALL, *NET, "--overwrite")
     assert code == 2
     assert "--no-simulator trains on data alone" in err
-    code, _, err = manyone("run", "mtbc", "--data", f"lift={short}", *SMALL, "--overwrite")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("lift",), "--no-simulator trains on data alone"),
+        ((TASK, "--reference", "lift=1,2"), f"--reference lift=1,2: needs one of the tasks {TASK}"),
+        ((TASK, "--reference", f"{TASK}=1"), "give TASK=RANDOM,EXPERT"),
+        ((TASK, "--no-simulator", "--video"), "--video True: must be off with --no-simulator"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_before_anything_is_written(manyone, tmp_path, short, words, message):
+    code, _, err = manyone("run", "mtbc", "--data", f"{words[0]}={short}", *words[1:], *SMALL)
     assert code == 2
-    assert "--no-simulator" in err
+    assert message in err.splitlines()[-1]
+    assert not (tmp_path / "r").exists()
+    code, _, err = manyone("run", "mtbc", "--suite", "cheetah-vel", "--no-simulator", *SMALL)
+    assert (code, err) == (
+        2,
+        "manyone: --no-simulator is for own --data: those of a --suite are made in its simulator\n",
+    )
 
 
 def test_the_best_weights_are_exported_and_survive_kill_9(manyone, process, tmp_path, short):

@@ -126,6 +126,21 @@ def test_several_seeds_of_somebody_else_ask_as_well(manyone, named):
     assert sorted(p.name for p in named.iterdir()) == ["named_team.py", "neighbour.py", "several"]
 
 
+def test_a_link_out_of_a_run_folder_is_not_followed(manyone, tmp_path):
+    assert manyone("run", "no-comm", "--env", "relay", *TINY, "--out", "mine")[0] == 0
+    (tmp_path / "mine/done").unlink()
+    for name in ("metrics.jsonl", "checkpoints"):
+        (tmp_path / "mine" / name).rename(tmp_path / f"elsewhere-{name}")
+        (tmp_path / "mine" / name).symlink_to(tmp_path / f"elsewhere-{name}")
+    before = (tmp_path / "elsewhere-metrics.jsonl").read_text()
+    for verb in ("resume", "eval", "report"):
+        code, _, err = manyone(verb, "mine")
+        assert code == 2, verb
+        assert "a link out of the run folder" in err
+    assert (tmp_path / "elsewhere-metrics.jsonl").read_text() == before
+    assert manyone("eval", "mine", "--trust")[0] == 0
+
+
 def test_the_modules_that_options_name():
     options = {"data": ["gym:own.envs:Far-v0=x.h5", "gym:Hopper-v5=C:/x"], "env": "pettingzoo:own_team:size=3",
                "more": {"other": "pettingzoo:pettingzoo.sisl.pursuit_v4", "seed": 3, "none": None}}  # fmt: skip

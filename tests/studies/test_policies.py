@@ -13,6 +13,7 @@ from manyone.claims.file import load_claims
 from manyone.claims.rows import load_rows
 from manyone.cli.options import parse_options
 from manyone.data.trajectories.trajectories import Trajectories
+from manyone.envs.single.make import suite_tasks
 from manyone.policies.recipes.problem import PolicyProblem
 from manyone.policies.study import study
 from manyone.policies.study.settings import PARTS, SETTINGS, UNSEEN, Setting
@@ -95,9 +96,10 @@ def expected_effort(arm: Arm, episode: int) -> tuple[float, float, str, int]:
     """Steps, steps of data a task, hold-out and tasks a step of ``arm``, on four tasks of equal long episodes."""
     options = arm.options()
     draws = np.random.Generator(np.random.Philox(0))
-    episodes = [{"observations": draws.standard_normal((episode, 3)), "actions": np.zeros((episode, 2)),
+    episodes = [{"observations": draws.standard_normal((episode, 3)), "actions": np.zeros((episode, 4)),
                  "rewards": draws.random(episode)} for _ in range(3)]  # fmt: skip
-    problem = PolicyProblem("", tuple(Trajectories.from_episodes(f"task {t}", episodes) for t in range(4)), episode)
+    data = tuple(Trajectories.from_episodes(task, episodes) for task in suite_tasks("metaworld-mt5")[:4])
+    problem = PolicyProblem("", data, episode)
     learner = arm.build(arm.options(width=8, layers=1), problem)
     learner.step()
     one = learner.effort()

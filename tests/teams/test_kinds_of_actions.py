@@ -14,7 +14,7 @@ import torch
 pytest.importorskip("pettingzoo")
 
 from gymnasium import spaces
-from tests.envs.teams.odd_parallel import Lock, Nim
+from tests.envs.teams.odd_parallel import Lock, Nim, Odd
 
 from manyone.envs.teams.make import make_team
 from manyone.envs.teams.types import Observation
@@ -131,3 +131,17 @@ def test_training_goes_on_exactly_after_it_was_saved(kind: str) -> None:
     assert whole.step() == other.step()
     assert all(map(torch.equal, whole.policy.parameters(), other.policy.parameters()))
     other.env.close()
+
+
+def test_the_return_of_an_agent_that_pauses_runs_on_through_the_gap() -> None:
+    learner = learner_of(make_team(functools.partial(Odd, "pauses"), 3, workers=0), "ippo", length=6)
+    buffer = learner.collector.collect(0, learner.graph, "open")
+    assert buffer.alive[:, 0, 1].tolist() == [True, True, False, False, True, True]
+    rewards, values = buffer.rewards[:, :, 1], learner.norm.denormalise(buffer.values)[:, :, 1]
+    assert rewards[:, 0].tolist() == [2, 0, 0, 2, 2, 2], "what comes in the gap is its own as well"
+    gamma, lam = 0.99, 0.95
+    last = rewards[5] - values[5]
+    back = rewards[4] + gamma * values[5] - values[4] + gamma * lam * last
+    gap = rewards[1] + gamma * rewards[2] + gamma**2 * rewards[3] + gamma**3 * values[4]
+    torch.testing.assert_close(buffer.advantages[4, :, 1], back)
+    torch.testing.assert_close(buffer.advantages[1, :, 1], gap - values[1] + gamma**3 * lam * back)

@@ -25,6 +25,7 @@ VERBS = {
     "run": ("runs:run", "train, merge or distil; makes one run folder"),
     "resume": ("runs:resume", "go on after an interruption, with the same numbers"),
     "eval": ("runs:evaluate", "evaluate a finished or half-finished run"),
+    "predict": ("predict_command:predict", "score the rows of a file with a trained model"),
     "report": ("studies:report", "one self-contained HTML page from one or more runs"),
     "reproduce": ("studies:reproduce", "test the papers' claims and print the verdicts"),
     "data": ("studies:data", "list, fetch, make, describe or remove data"),
@@ -110,8 +111,10 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-_PLAIN = str.maketrans({"–": "-", "—": "-", "−": "-", "…": "...", "×": "x", "·": "*", "±": "+-", "‖": "||", "→": "->",
-                        "≤": "<=", "≥": ">=", "“": '"', "”": '"', "‘": "'", "’": "'", "δ": "delta", "λ": "lambda"})  # fmt: skip
+_PLAIN = str.maketrans({
+    "–": "-", "—": "-", "−": "-", "…": "...", "×": "x", "·": "*", "±": "+-", "‖": "||", "→": "->", "≤": "<=",
+    "≥": ">=", "“": '"', "”": '"', "‘": "'", "’": "'", "δ": "delta", "λ": "lambda",
+})  # fmt: skip
 
 
 def _plainly(error: UnicodeError) -> tuple[str, int]:

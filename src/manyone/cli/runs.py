@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from manyone.cli.parser import Parser, at_least_one
 from manyone.cli.show import show
@@ -97,7 +97,7 @@ def evaluate(words: Sequence[str]) -> int:
         "Evaluates what a run holds, finished or not, and prints the metrics.",
         "manyone eval runs/first --split val",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="the run folder")
+    parser.add_argument("run", metavar="RUN", type=Path, help="the run folder, or that of `run --seeds`")
     parser.add_argument(
         "--split", choices=("test", "val", "train"), default="test", help="the samples to use (default: test)"
     )
@@ -108,19 +108,33 @@ def evaluate(words: Sequence[str]) -> int:
     at_least_one(parsed, "episodes", "horizon")
     if parsed.seed is not None and parsed.seed < 0:
         raise ManyoneError(f"--seed {parsed.seed}: must be at least 0")
-    from manyone.recipes.execution import reopen
-
-    folder, options = reopen(parsed.run, trust=parsed.trust)
     asked = {n.replace("-", "_"): getattr(parsed, n.replace("-", "_")) for n, _, _ in _EVAL_OPTIONS}
     asked = {name: value for name, value in asked.items() if value is not None}
+    if (parsed.run / "seeds.json").is_file():
+        from manyone.report.runs import over_seeds, seeds_table
+        from manyone.reproduce.seeds import reopen_seeds
+
+        runs = reopen_seeds(parsed.run)
+        each = {seed: _evaluate(runs.folder(seed), parsed, asked) for seed in runs.seeds}
+        numbers = {s: {k: v for k, v in m.items() if isinstance(v, float | int)} for s, m in each.items()}
+        metrics: Any = seeds_table(over_seeds(numbers))
+    else:
+        metrics = _evaluate(parsed.run, parsed, asked)
+    if is_writer():
+        show(metrics, f"{parsed.run} on {parsed.split}")
+    return 0
+
+
+def _evaluate(run: Path, parsed: argparse.Namespace, asked: Mapping[str, Any]) -> Any:
+    """The metrics of one run folder; ``asked``: the field's own options of the evaluation."""
+    from manyone.recipes.execution import reopen
+
+    folder, options = reopen(run, trust=parsed.trust)
     known = getattr(runner(folder.recipe), "EVAL_OPTIONS", ())
     for name in asked.keys() - set(known):
         takes = ", ".join(f"--{one.replace('_', '-')}" for one in ("split", *known))
         raise ManyoneError(f"--{name.replace('_', '-')}: runs of {folder.recipe} are evaluated with {takes} alone")
-    metrics = runner(folder.recipe).evaluate(options, builder(folder.recipe), folder, parsed.split, **asked)
-    if is_writer():
-        show(metrics, f"{folder.path} on {parsed.split}")
-    return 0
+    return runner(folder.recipe).evaluate(options, builder(folder.recipe), folder, parsed.split, **asked)
 
 
 def _add_side_by_side(parser: Parser) -> None:
@@ -132,7 +146,9 @@ def _add_side_by_side(parser: Parser) -> None:
 
 def _add_trust(parser: Parser) -> None:
     parser.add_argument(
-        "--trust", action="store_true", help="import the modules that the run names, though somebody else made it"
+        "--trust",
+        action="store_true",
+        help="import the modules that the run names, and follow links out of its folder, whoever made it",
     )
 
 

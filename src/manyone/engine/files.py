@@ -36,6 +36,19 @@ def write_problem(error: BaseException) -> str | None:
     return None
 
 
+def stays_inside(path: Path, folder: Path) -> bool:
+    """Whether ``path``, its symbolic links followed, lies in ``folder``."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def links_out(folder: Path) -> Iterator[Path]:
+    """The symbolic links below ``folder`` that lead out of it."""
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in [*folders, *files]):
+            if path.is_symlink() and not stays_inside(path, folder):
+                yield path
+
+
 @contextlib.contextmanager
 def writing(path: Path, kept: str = "") -> Iterator[None]:
     """Turns a refused write inside the block into one ``ManyoneError`` that names ``path`` and what is ``kept``.

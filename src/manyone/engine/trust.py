@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from manyone.assets.cache import cache_folder
+from manyone.engine.files import links_out
 from manyone.engine.modules import is_installed
 from manyone.errors import ManyoneError
 
@@ -37,8 +38,12 @@ def remember(content: bytes) -> None:
 def check_trusted(file: Path, options: Any, *, trust: bool) -> None:
     """``ManyoneError`` where the run that ``file`` describes may not choose the modules that its ``options`` name.
 
-    ``trust`` allows it, now and later. A module that lies in the folder of ``file`` is never the one.
+    Nor may its folder hold links that lead out of it, through which the run would read and write elsewhere. ``trust``
+    allows both, the modules now and later. A module that lies in the folder of ``file`` is never the one.
     """
+    if not trust and (link := next(links_out(file.parent), None)):
+        raise ManyoneError(f"{link}: a link out of the run folder, which would be written through: remove it, or add "
+                           "--trust (in Python trust=True) where you made it")  # fmt: skip
     modules = named_modules(options)
     if not modules:
         return

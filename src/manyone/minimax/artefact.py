@@ -78,8 +78,8 @@ def save(
 def load(
     folder: str | PathLike[str],
 ) -> DistributedAUCClassifier | ScoreClassifier | SoftmaxClassifier | Sampler:
-    """The classifier (or sampler) in ``folder``: of AUC maximisation a fitted scikit-learn estimator with the parameters
-    that it was trained with. Raises ``ManyoneError`` that names what is missing or damaged."""
+    """The classifier (or sampler) in ``folder``: of AUC maximisation a fitted scikit-learn estimator with the
+    parameters that it was trained with. Raises ``ManyoneError`` that names what is missing or damaged."""
     config, tensors = read_model(folder, "a minimax model", ("kind", "network"))
     path = Path(folder) / CONFIG
     if config["kind"] not in _USE:

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, SubsetRandomSampler
 
 from manyone.errors import ManyoneError
+from manyone.minimax.arguments import tensor, whole
 from manyone.minimax.fields import as_field
 
 
@@ -35,45 +37,70 @@ class ClientData:
                 f"client data needs a table [replicas, twins, clients, samples] and sizes [clients], got "
                 f"{list(self.table.shape)} and {list(self.sizes.shape)}"
             )
+        if not len(self.sizes):
+            raise ManyoneError("client data needs at least one client")
         smallest = int(self.sizes.min())
         if smallest < 1:
             raise ManyoneError(f"client {int(self.sizes.argmin())} has {smallest} samples: each needs at least 1")
         if int(self.sizes.max()) > self.table.shape[3]:
             raise ManyoneError(f"a client has {int(self.sizes.max())} samples, the table {self.table.shape[3]} places")
+        if (scalar := next((name for name, value in self.fields.items() if not value.ndim), None)) is not None:
+            raise ManyoneError(f"field {scalar!r} is one number: a field has a row for every sample, [N, ...]")
         counts = {name: len(value) for name, value in self.fields.items()}
         if len(set(counts.values())) > 1:
             raise ManyoneError(f"the fields have unequal numbers of samples: {counts}")
         pool = next(iter(counts.values()), None)
         if pool is not None and not 0 <= int(self.table.min()) <= int(self.table.max()) < pool:
-            raise ManyoneError(f"the table names row {int(self.table.max())} of a pool of {pool} samples")
+            wrong = int(self.table.min() if int(self.table.min()) < 0 else self.table.max())
+            raise ManyoneError(f"the table names row {wrong} of a pool of {pool} samples")
 
     @classmethod
     def of_parts(cls, fields: Mapping[str, Any], parts: Sequence[Any]) -> ClientData:
-        """From one array of pool rows per client (a partition); fields are what ``fields.as_field`` takes, [N, ...]."""
-        rows = [torch.as_tensor(part, dtype=torch.int64).flatten() for part in parts]
+        """From one array of pool rows per client (a partition): their numbers, or a boolean mask [N]; fields are what
+        ``fields.as_field`` takes, [N, ...]."""
+        pool = _fields(fields)
+        if isinstance(parts, str) or not hasattr(parts, "__len__"):
+            raise ManyoneError(f"parts = {parts!r}: one array of row numbers for every client is needed")
+        count = next((len(value) for value in pool.values() if value.ndim), None)
+        rows = [_rows(part, i, count) for i, part in enumerate(parts)]
         sizes = torch.tensor([len(r) for r in rows])
         table = torch.zeros(len(rows), max(1, int(sizes.max())) if len(rows) else 1, dtype=torch.int64)
         for i, r in enumerate(rows):
             table[i, : len(r)] = r
-        return cls({name: as_field(value) for name, value in fields.items()}, table[None, None], sizes)
+        return cls(pool, table[None, None], sizes)
 
     @classmethod
     def of_shards(cls, fields: Mapping[str, Any]) -> ClientData:
         """From fields [m, n, ...]: client i holds row i."""
-        tensors = {name: as_field(value) for name, value in fields.items()}
+        tensors = _fields(fields)
+        shapes = {name: tuple(value.shape[:2]) for name, value in tensors.items()}
+        if len(set(shapes.values())) != 1 or len(next(iter(shapes.values()))) != 2:
+            raise ManyoneError(f"shards are fields [m, n, ...] of the same m clients and n samples, got {shapes}")
         m, n = next(iter(tensors.values())).shape[:2]
         table = torch.arange(m * n).view(m, n)
         return cls({k: v.flatten(0, 1) for k, v in tensors.items()}, table[None, None], torch.full((m,), n))
 
     @classmethod
     def of_loaders(cls, loaders: Sequence[Iterable[Any]], names: Sequence[str] = ("features", "labels")) -> ClientData:
-        """From one loader (of batches: tuples in the order of ``names``, or mappings) per client, each read once."""
+        """From one loader (of batches: tuples in the order of ``names``, or mappings) per client, each read once.
+
+        Clients draw their batches themselves: a ``DataLoader`` that shuffles is read in its data set's order, so that
+        the result depends on the seed alone; one that draws samples in another way is refused.
+        """
+        if isinstance(loaders, DataLoader):
+            raise ManyoneError("loaders: give a list with one loader for every client, not a single loader")
         pools: dict[str, list[Tensor]] = {}
         parts, at = [], 0
-        for loader in loaders:
+        for i, loader in enumerate(loaders):
             count = 0
-            for item in loader:
-                batch = dict(item) if isinstance(item, Mapping) else dict(zip(names, item, strict=True))
+            for item in _in_order(loader, i):
+                if not isinstance(item, Mapping) and (not isinstance(item, list | tuple) or len(item) != len(names)):
+                    given = f"{len(item)} tensors" if isinstance(item, list | tuple) else f"a {type(item).__name__}"
+                    wanted = ", ".join(names)
+                    raise ManyoneError(
+                        f"client {i}'s loader: batches of ({wanted}) are needed, it gives {given}: say names=(...)"
+                    )
+                batch = dict(item) if isinstance(item, Mapping) else dict(zip(names, item))
                 for name, value in batch.items():
                     pools.setdefault(name, []).append(torch.as_tensor(value))
                 count += len(next(iter(batch.values())))
@@ -130,3 +157,56 @@ class ClientData:
         table = self.table[replica, 0]
         rows = torch.cat([table[i, :n] for i, n in enumerate(self.sizes.tolist())])
         return {name: value[rows] for name, value in self.fields.items()}
+
+
+def client_data(data: Any, clients: int) -> ClientData:
+    """``data``; without any, that of a deterministic game of ``clients``."""
+    if data is None:
+        return ClientData.empty(whole("clients", clients, 1))
+    if not isinstance(data, ClientData):
+        raise ManyoneError(f"data: a {type(data).__name__} does not say who holds what: make a ClientData, for example "
+                           "with ClientData.of_parts(fields, parts)")  # fmt: skip
+    return data
+
+
+def _fields(fields: Any) -> dict[str, Tensor]:
+    if not isinstance(fields, Mapping):
+        raise ManyoneError(
+            f"fields: a mapping is needed, {{'features': x, 'labels': y}}, not a {type(fields).__name__}"
+        )
+    return {name: as_field(value) for name, value in fields.items()}
+
+
+def _rows(part: Any, client: int, count: int | None) -> Tensor:
+    """Row numbers int64 [n] from numbers or a mask."""
+    name = f"parts of client {client}"
+    rows = tensor(name, part).flatten()
+    if rows.dtype == torch.bool:
+        if len(rows) != count:
+            raise ManyoneError(f"{name}: a mask of {len(rows)} rows for a pool of {count}")
+        return rows.nonzero()[:, 0]
+    if len(rows) and (rows.is_floating_point() or rows.is_complex()):
+        raise ManyoneError(f"{name}: row numbers are whole numbers, these are {rows.dtype}: .astype(int)")
+    return rows.long()
+
+
+def _in_order(loader: Iterable[Any], client: int) -> Iterable[Any]:
+    """``loader``, in an order that no global random number decides."""
+    sampler = getattr(loader, "sampler", None)
+    if not isinstance(loader, DataLoader) or sampler is None or isinstance(sampler, SequentialSampler):
+        return loader
+    if isinstance(sampler, RandomSampler) and not sampler.replacement and sampler.num_samples == len(sampler.data_source):
+        order: Any = range(sampler.num_samples)
+    elif isinstance(sampler, SubsetRandomSampler):
+        order = list(sampler.indices)
+    elif type(sampler).__module__.startswith("torch.utils.data"):
+        if isinstance(loader.dataset, IterableDataset):
+            return loader
+        raise ManyoneError(
+            f"client {client}'s loader draws samples at random ({type(sampler).__name__}): give one with all samples; "
+            "clients draw their batches themselves"
+        )
+    else:
+        return loader
+    return DataLoader(loader.dataset, batch_size=loader.batch_size, sampler=order, collate_fn=loader.collate_fn,
+                      num_workers=loader.num_workers)  # fmt: skip

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from manyone.errors import ManyoneError
+from manyone.minimax.arguments import whole
 from manyone.minimax.method import BatchSize
 from manyone.minimax.problems.gradients import Gradient, Seeds
 from manyone.minimax.problems.problem import Problem
@@ -92,8 +93,7 @@ class LocalSteps:
         backend: str = "auto",
         chunk: int | None = None,
     ) -> None:
-        if chunk is not None and chunk < 1:
-            raise ManyoneError(f"chunk = {chunk} members: must be at least 1")
+        chunk = None if chunk is None else whole("chunk", chunk, 1)
         self.problem, self.members, self.z, self.rates, self.plug_in = problem, members, z, rates, step
         self.batch_size, self.seed = batch, seed
         self.device, self.dtype = z.device, z.dtype

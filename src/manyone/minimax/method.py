@@ -15,10 +15,11 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from manyone.errors import ManyoneError
+from manyone.minimax.arguments import number, whole
 from manyone.minimax.mixing.participation import Participation, StepCounts, Uptime
 from manyone.minimax.mixing.topology import Topology
 from manyone.minimax.schedules import LocalStepCount, StepSize
-from manyone.minimax.steps import LocalStep, OuterStep
+from manyone.minimax.steps import LocalStep, OuterStep, local_step
 
 BatchSize = int | Literal["full"]
 
@@ -60,10 +61,24 @@ class DistributedSGDA:
     local_y: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.step_sizes, Sequence) or len(self.step_sizes) != 2:
+        sizes = self.step_sizes
+        if isinstance(sizes, str) or not hasattr(sizes, "__len__") or len(sizes) != 2:
             raise ManyoneError(f"step_sizes = {self.step_sizes!r}: give two, (of x, of y)")
-        if self.batch != "full" and (not isinstance(self.batch, int) or self.batch < 1):
-            raise ManyoneError(f"batch = {self.batch!r}: a number of samples of at least 1, or 'full'")
+        checked = {
+            "step_sizes": tuple(e if callable(e) else number(n, e) for n, e in zip(("eta_x", "eta_y"), sizes)),
+            "steps": self.steps if callable(self.steps) else whole("steps", self.steps, 1),
+            "rounds": whole("rounds", self.rounds, 1),
+        }
+        if self.batch != "full":
+            if isinstance(self.batch, str):
+                raise ManyoneError(f"batch = {self.batch!r}: a number of samples, or 'full'")
+            checked["batch"] = whole("batch", self.batch, 1)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        Topology.of(self.topology)
+        local_step(self.local_step)
+        if self.outer is not None and not isinstance(self.outer, OuterStep):
+            raise ManyoneError(f"outer = {self.outer!r}: give an OuterStep(lr, momentum)")
         if self.order not in ("adapt-then-combine", "combine-then-adapt"):
             raise ManyoneError(f"order = {self.order!r}: choose 'adapt-then-combine' or 'combine-then-adapt'")
         if self.weighting not in ("uniform", "loss", "average"):

@@ -28,6 +28,7 @@ from manyone.data.tables.encoder import TableEncoder
 from manyone.data.tables.files import Frame
 from manyone.data.tables.tables import check_scale
 from manyone.errors import ManyoneError
+from manyone.minimax.arguments import tensor
 from manyone.randomness import generator_for
 
 _FEW = 1e-12
@@ -45,7 +46,7 @@ class Scaling:
     def fit(cls, features: ArrayLike | Tensor, scale: str) -> Scaling:
         """From training rows [N, d]; ``scale``: none, standard, rows or standard-rows (see ``data.tables.prepare``)."""
         check_scale(scale)
-        wide = torch.as_tensor(features).double()
+        wide = tensor("features", features).double()
         if wide.ndim != 2 or not len(wide) or not bool(torch.isfinite(wide).all()):
             raise ManyoneError(f"features of shape {list(wide.shape)}: rows [N, d] of finite numbers are needed")
         mean, std = torch.zeros(wide.shape[1], dtype=torch.float64), torch.ones(wide.shape[1], dtype=torch.float64)

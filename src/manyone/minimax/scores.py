@@ -40,6 +40,8 @@ def check_module(module: nn.Module, buffers: Buffers = "refuse") -> None:
     Buffers (BatchNorm's running statistics and the like) are refused, or with ``buffers="frozen"`` kept as constants,
     BatchNorm in evaluation mode.
     """
+    if not isinstance(module, nn.Module):
+        raise ManyoneError(f"a model is an nn.Module, not a {type(module).__name__}")
     if buffers not in ("refuse", "frozen"):
         raise ManyoneError(f"buffers = {buffers!r}: choose 'refuse' or 'frozen'")
     names = [name for name, _ in module.named_buffers()]

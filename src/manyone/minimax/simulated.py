@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from manyone.errors import ManyoneError
-from manyone.minimax.client_data import ClientData
+from manyone.minimax.arguments import compute_device, float_type, tensor, whole
+from manyone.minimax.client_data import ClientData, client_data
 from manyone.minimax.divergence import check_finite, has_grown
 from manyone.minimax.layout import Point, lay_out, resolve_points
 from manyone.minimax.local import LocalSteps, Members, Rates, starting_rows
@@ -71,9 +72,10 @@ class Simulated:
         **old: Any,
     ) -> None:
         method = resolve_method(method, old, "Simulated")
-        data = data if data is not None else ClientData.empty(clients)
-        self.problem, self.method, self.seed = problem, method, seed
-        self.dtype, self.device = dtype, torch.device(device)
+        data = client_data(data, clients)
+        self.problem, self.method, self.seed = problem, method, whole("seed", seed)
+        self.dtype, self.device = float_type(dtype), compute_device(device)
+        replicas = None if replicas is None else whole("replicas", replicas, 1)
         self.points: list[Point] = resolve_points(method, data, points or [{}], replicas)
         layout = lay_out(self.points, method.weighting)
         self.replicas, self.twins = layout.replicas, layout.twins
@@ -83,7 +85,7 @@ class Simulated:
         self.local = LocalSteps(
             problem, layout.fields, layout.members, self._initial(start, layout.members),
             Rates(parts, dtype, str(self.device)), local_step(method.local_step),
-            batch=method.batch, seed=seed, backend=backend, chunk=chunk,
+            batch=method.batch, seed=self.seed, backend=backend, chunk=chunk,
         )  # fmt: skip
         replica = [r for r in range(self.replicas) for _ in range(self.twins)]
         self._rounds = [
@@ -202,7 +204,7 @@ class Simulated:
         if start is None:
             return starting_rows(self.problem, members, self.replicas, self.seed, self.dtype, self.device)
         size = self.problem.spec.size
-        z = start.to(self.device, self.dtype)
+        z = tensor("start", start).to(self.device, self.dtype)
         if z.shape not in ((size,), (len(members), size)):
             raise ManyoneError(f"start is {list(z.shape)}: needs [{size}] or [{len(members)}, {size}]")
         return z.expand(len(members), -1).clone()

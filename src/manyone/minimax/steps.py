@@ -295,6 +295,8 @@ def local_step(value: LocalStep | str) -> LocalStep:
         if value not in STEPS:
             raise ManyoneError(f"local step {value!r}: choose one of {', '.join(STEPS)}")
         return STEPS[value]()
+    if not isinstance(value, LocalStep):
+        raise ManyoneError(f"local step {value!r}: give a name ({', '.join(STEPS)}) or a step such as Adam()")
     return value
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from manyone.engine.words import suggestion
@@ -26,6 +27,16 @@ class Runner(Protocol):
 
     def evaluate(self, options: Any, build: Any, folder: RunFolder, split: Split) -> Mapping[str, float]:
         """The metrics on ``split`` of what ``folder`` holds, finished or not."""
+
+
+class Predictor(Protocol):
+    """What scores rows with the models of a field; a module, which the field's table of recipes calls PREDICT."""
+
+    def recognises(self, config: Mapping[str, Any]) -> bool:
+        """Whether a model folder with the configuration ``config`` is the field's."""
+
+    def predict(self, folder: Path, file: Path, *, delimiter: str | None, unknown: Any) -> Mapping[str, Sequence[Any]]:
+        """Column -> one value a row of ``file``: ``predicted`` and what belongs to it."""
 
 
 def _join() -> dict[str, Recipe]:
@@ -51,6 +62,14 @@ def builder(name: str) -> Builder | None:
 def runner(name: str) -> Runner:
     """What runs and evaluates recipe ``name``."""
     return _module(name, _recipe(name).runner)
+
+
+def predictors() -> Iterator[Predictor]:
+    """Of the fields that have one."""
+    for field in FIELDS:
+        name = getattr(importlib.import_module(f"manyone.{field}.recipes"), "PREDICT", None)
+        if name is not None:
+            yield importlib.import_module(f"manyone.{field}.recipes.{name}")
 
 
 def _recipe(name: str) -> Recipe:

@@ -13,6 +13,7 @@ from typing import Any
 
 from manyone.claims.figure import Figure, load_figures
 from manyone.claims.numbers import significant
+from manyone.engine.files import stays_inside
 from manyone.engine.run import read_config, read_metrics
 from manyone.errors import ManyoneError
 from manyone.evaluation.intervals import t_interval
@@ -70,6 +71,9 @@ def _numeric(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 def read_run(folder: Path) -> RunRecord:
     """Reads config.yaml and metrics.jsonl of a run folder; a cut last line of metrics is left out."""
+    for path in (folder / name for name in ("config.yaml", "metrics.jsonl", FIGURES)):
+        if not stays_inside(path, folder):
+            raise ManyoneError(f"{path}: a link out of the run folder, which would end up on the page: copy the file")
     config, lines = read_config(folder), [record for record, _ in read_metrics(folder)]
     figures = load_figures(folder / FIGURES) if (folder / FIGURES).is_file() else []
     return RunRecord(folder.resolve().name, config, lines, figures)

@@ -151,9 +151,10 @@ def test_how_each_agent_ends_is_read_off_a_step(step, terminated, truncated):
 
 def test_absent_agents_are_worth_what_those_present_are_on_average_unless_they_see_something():
     values, alive = torch.tensor([[1.0, 3.0, 99.0], [1.0, 1.0, 1.0]]), torch.tensor([[True, True, False], [False] * 3])
-    assert with_stand_ins(values, alive, torch.zeros(2, 3, 4)).tolist() == [[1.0, 3.0, 2.0], [0.0, 0.0, 0.0]]
+    blind = Observation(torch.zeros(2, 3, 4), alive)
+    assert with_stand_ins(values, blind).tolist() == [[1.0, 3.0, 2.0], [0.0, 0.0, 0.0]]
     seen = torch.tensor([[[0.0], [1.0], [1.0]], [[0.0]] * 3])
-    assert with_stand_ins(values, alive, seen).tolist() == [[1.0, 3.0, 99.0], [0.0, 0.0, 0.0]]
+    assert with_stand_ins(values, Observation(seen, alive)).tolist() == [[1.0, 3.0, 99.0], [0.0, 0.0, 0.0]]
 
 
 def test_a_batch_without_anybody_alive_leaves_the_statistics_as_they_are():

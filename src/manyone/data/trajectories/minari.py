@@ -94,10 +94,9 @@ def from_minari(source: Path | str, name: str | None = None, *, keys: Sequence[s
     environment = record.get("eval_env_spec") or record.get("env_spec")
     if environment:
         meta["environment"] = json.loads(environment)
-    scores = [record.get(key) for key in ("ref_min_score", "ref_max_score")]
-    known = [float(score) for score in scores if isinstance(score, (int, float)) and math.isfinite(score)]
-    if len(known) == 2 and known[0] < known[1]:
-        meta["reference"] = known
+    scores: list[Any] = [record.get(key) for key in ("ref_min_score", "ref_max_score")]
+    if all(isinstance(score, (int, float)) and math.isfinite(score) for score in scores) and scores[0] < scores[1]:
+        meta["reference"] = scores
     name = name or head.get("name") or record["dataset_id"]
     return Trajectories.from_episodes(str(name), episodes(), meta=meta, source=source, partial=True)
 

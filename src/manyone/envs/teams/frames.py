@@ -62,14 +62,14 @@ class FrameMemory:
         """
         self._newest = (self._newest + 1) % self.frames
         self._ring[self._newest].copy_(observations)
-        self.forget_agents(_dead(observations, alive))
+        self.forget_agents(~Observation(observations, alive).present())
         return torch.stack(self._ordered(), 2).flatten(2)
 
     def with_last(self, rows: Tensor, last: Observation) -> Tensor:
         """What ``see`` would give for some teams that see ``last`` [R, n, d]: [R, n, frames * d]; keeps nothing."""
         past = [part[rows] for part in self._ordered()[:-1]]
         stacked = torch.stack([last.observations, *past], 2).flatten(2)
-        stacked[_dead(last.observations, last.alive)] = 0
+        stacked[~last.present()] = 0
         return stacked
 
     def forget(self, rows: Tensor | None = None) -> None:
@@ -163,8 +163,3 @@ class FrameStack:
 
     def _remembered(self, seen: Observation) -> Observation:
         return seen._replace(observations=self._memory.see(seen.observations, seen.alive))
-
-
-def _dead(observations: Tensor, alive: Tensor) -> Tensor:
-    """bool [B, n]: who is not ``alive`` and sees nothing but zeros."""
-    return ~alive & ~observations.any(-1)

@@ -37,7 +37,7 @@ class Parallel:
         self.env, self.turns = made, False
         if hasattr(made, "agent_iter"):
             conversions = need("pettingzoo.utils.conversions", type(made).__name__, "teams")
-            self.turns = not made.metadata.get("is_parallelizable", False)
+            self.turns = not getattr(made, "metadata", {}).get("is_parallelizable", False)
             convert = conversions.turn_based_aec_to_parallel if self.turns else conversions.aec_to_parallel
             self.env = convert(made)
         given = signature(self.env.reset).parameters

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from manyone.engine.files import stays_inside
 from manyone.errors import ManyoneError
 from manyone.merging.static.plan import Plan
 from manyone.weights.open import StrPath
@@ -105,8 +106,8 @@ def _copy_companions(plan: Plan, folder: Path, config: Mapping[str, Any]) -> Non
 
 def _stays_inside(path: Path) -> bool:
     """Whether ``path`` is a file of its folder, or a link to one, or to one of the same repository in a hub's cache."""
-    folder, file = path.parent.resolve(), path.resolve()
-    inside = [folder]
-    if folder.parent.name == "snapshots":  # models--NAME/snapshots/REVISION/FILE -> ../../blobs/HASH
-        inside.append(folder.parents[1] / "blobs")
-    return any(file.is_relative_to(place) for place in inside if not place.is_symlink())
+    folder = path.parent.resolve()
+    if stays_inside(path, folder):
+        return True
+    blobs = folder.parents[1] / "blobs"  # models--NAME/snapshots/REVISION/FILE -> ../../blobs/HASH
+    return folder.parent.name == "snapshots" and not blobs.is_symlink() and stays_inside(path, blobs)

@@ -22,6 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from manyone.errors import ManyoneError
+from manyone.minimax.arguments import tensor, whole
 from manyone.randomness import generator_for
 
 STATIC = ("server", "complete", "exponential", "torus", "grid", "ring", "path", "star", "isolated")
@@ -68,7 +69,11 @@ class Topology:
     @classmethod
     def from_edges(cls, edges: Iterable[tuple[int, int]], name: str = "custom", *, connected: bool = False) -> Topology:
         """An undirected graph on clients 0..m-1 with Metropolis-Hastings weights; self-loops and repeats vanish."""
-        return cls(name, edges=frozenset((min(i, j), max(i, j)) for i, j in edges if i != j), connected=connected)
+        try:
+            pairs = [(whole("client", i), whole("client", j)) for i, j in edges]
+        except (TypeError, ValueError):
+            raise ManyoneError(f"topology {name}: edges are pairs of client numbers, (0, 1), (1, 2), ...") from None
+        return cls(name, edges=frozenset((min(i, j), max(i, j)) for i, j in pairs if i != j), connected=connected)
 
     @classmethod
     def from_networkx(cls, graph: Any, name: str = "custom") -> Topology:
@@ -81,7 +86,7 @@ class Topology:
     @classmethod
     def from_matrix(cls, matrix: Tensor, name: str = "custom") -> Topology:
         """Given weights [m, m]: non-negative, rows and columns summing to 1 (to 1e-9)."""
-        matrix = torch.as_tensor(matrix, dtype=torch.float64)
+        matrix = tensor("a mixing matrix", matrix).double()
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ManyoneError(f"a mixing matrix is square, this one is {list(matrix.shape)}")
         worst = max(float((matrix.sum(d) - 1).abs().max()) for d in (0, 1))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from manyone.errors import ManyoneError
+from manyone.minimax.arguments import tensor
 from manyone.minimax.problems.problem import Batch, Problem
 from manyone.minimax.problems.projections import simplex
 from manyone.minimax.scores import Buffers, Model
@@ -107,7 +108,8 @@ class GroupDRO(_Mixture):
         buffers: Buffers = "refuse",
     ) -> None:
         super().__init__(model, groups, rho, redraw, buffers)
-        self.frequencies = torch.tensor(frequencies if frequencies is not None else [1 / groups] * groups).double()
+        given = [1 / groups] * groups if frequencies is None else frequencies
+        self.frequencies = tensor("group-DRO: frequencies", given).double().flatten()
         if len(self.frequencies) != groups or not bool((self.frequencies > 0).all()):
             raise ManyoneError(f"group-DRO: frequencies must be {groups} positive numbers, got {frequencies}")
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
+from manyone.minimax.arguments import number, whole
 from manyone.minimax.fields import as_field, positives
 from manyone.minimax.problems.problem import Batch, Problem
 from manyone.minimax.scores import Model
@@ -61,10 +62,12 @@ class AUC(Problem):
         ridge: float = 0.0,
         running_p: bool = False,
     ) -> None:
+        p = number("AUC: p", p)
         if not 0 < p < 1:
             raise ManyoneError(f"AUC: p = {p}, the rate of positives must be in (0, 1)")
         if (dim is None) == (score is None):
             raise ManyoneError("AUC: give dim (a linear score) or score (a module), one of them")
+        dim = None if dim is None else whole("AUC: dim", dim, 1)
         if form not in ("solam", "aucm"):
             raise ManyoneError(f"AUC: form = {form!r}, choose 'solam' or 'aucm'")
         if ridge < 0 or margin < 0:
@@ -83,6 +86,12 @@ class AUC(Problem):
         if not {"features", "labels"} <= set(fields):
             raise ManyoneError(f"AUC needs the fields 'features' and 'labels', this data has {sorted(fields)}")
         labels, features = fields["labels"], fields["features"]
+        if labels.ndim != 1:
+            raise ManyoneError(f"labels of shape {list(labels.shape)}: one a sample is needed, [N]: labels.ravel()")
+        if self.dim is not None and features.shape[1:] != (self.dim,):
+            raise ManyoneError(
+                f"features of shape {list(features.shape)}: a linear score of dim = {self.dim} takes [N, {self.dim}]"
+            )
         plus = positives(labels)
         if not torch.equal(plus, labels > 0):
             labels = torch.where(plus, 1, -1)

@@ -47,29 +47,35 @@ class Gradient:
     def __call__(
         self, z: Tensor, batch: Mapping[str, Tensor], noise: Tensor | None = None, seeds: Seeds | None = None
     ) -> Tensor:
-        with training():
-            if self.stacked:
-                found = self.problem.stacked_gradient(z, batch, noise)
-                if found is not None:
-                    return found
-                if self.problem.stackable:
-                    return self._graph(z, batch, noise)
-            if self.backend == "loop":
-                return self._loop(z, batch, noise, seeds)
-            try:
-                return self._vmap(z, batch, noise)
-            except (RuntimeError, TypeError, ValueError) as problem:
-                if isinstance(problem, ManyoneError):
-                    raise
-                if self.backend != "auto":
-                    raise ManyoneError(
-                        f"the loss cannot be vmapped ({_line(problem)}): use backend='loop'"
-                    ) from problem
-                found = self._loop(z, batch, noise, seeds)  # a loss that is wrong in itself is wrong here too
-                self.backend = "loop"
-                _LOG.warning("the loss runs for one client after another, since it cannot be vmapped: %s",
-                             _line(problem))  # fmt: skip
+        try:
+            with training():
+                return self._computed(z, batch, noise, seeds)
+        except (RuntimeError, TypeError, IndexError, KeyError) as problem:
+            shapes = ", ".join(f"{name} {list(value.shape[2:])}" for name, value in batch.items()) or "none"
+            what = f"{type(problem).__name__}: {_line(problem)}"
+            raise ManyoneError(
+                f"{type(self.problem).__name__}: the loss fails ({what}); a sample's fields and their shapes: {shapes}"
+            ) from problem
+
+    def _computed(self, z: Tensor, batch: Mapping[str, Tensor], noise: Tensor | None, seeds: Seeds | None) -> Tensor:
+        if self.stacked:
+            found = self.problem.stacked_gradient(z, batch, noise)
+            if found is not None:
                 return found
+            if self.problem.stackable:
+                return self._graph(z, batch, noise)
+        if self.backend == "loop":
+            return self._loop(z, batch, noise, seeds)
+        try:
+            return self._vmap(z, batch, noise)
+        except (RuntimeError, TypeError, ValueError) as problem:
+            if self.backend != "auto":
+                raise ManyoneError(f"the loss cannot be vmapped ({_line(problem)}): use backend='loop'") from problem
+            found = self._loop(z, batch, noise, seeds)  # a loss that is wrong in itself is wrong here too
+            self.backend = "loop"
+            _LOG.warning("the loss runs for one client after another, since it cannot be vmapped: %s",
+                         _line(problem))  # fmt: skip
+            return found
 
     def _vmap(self, z: Tensor, batch: Mapping[str, Tensor], noise: Tensor | None) -> Tensor:
         x, y = self.problem.spec.unpack(z.detach())

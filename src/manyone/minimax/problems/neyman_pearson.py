@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from manyone.errors import ManyoneError
+from manyone.minimax.arguments import number
 from manyone.minimax.problems.constrained import Constrained
 from manyone.minimax.problems.problem import Batch
 
@@ -22,6 +24,10 @@ class NeymanPearson(Constrained):
     """
 
     def __init__(self, p: float, score: nn.Module, *, level: float) -> None:
+        p, level = number("Neyman-Pearson: p", p), number("Neyman-Pearson: level", level)
+        if not 0 < p < 1:
+            raise ManyoneError(f"Neyman-Pearson: p = {p}, the rate of positives must be in (0, 1)")
+
         def objective(h: Any, batch: Batch) -> Tensor:
             plus = (batch["labels"] > 0).to(batch["features"])
             return (softplus(-h(batch["features"]).squeeze(-1)) * plus).mean() / p

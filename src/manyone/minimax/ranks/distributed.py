@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from manyone.errors import ManyoneError
-from manyone.minimax.client_data import ClientData
+from manyone.minimax.arguments import compute_device, float_type, tensor, whole
+from manyone.minimax.client_data import ClientData, client_data
 from manyone.minimax.divergence import check_finite, has_grown
 from manyone.minimax.layout import resolve_points
 from manyone.minimax.local import LocalSteps, Rates, starting_rows
@@ -81,9 +82,11 @@ class TorchDistributed:
     ) -> None:
         method = resolve_method(method, old, "TorchDistributed")
         self.method = method
-        self.problem, self.seed, self.dtype, self.device = problem, seed, dtype, torch.device(device)
+        self.problem, self.seed, self.dtype = problem, (seed := whole("seed", seed)), float_type(dtype)
+        self.device = compute_device(device)
         self.membership = membership or Membership.join(device=self.device)
         channel = self._channel()
+        data = None if data is None else client_data(data, clients)
         if data is not None and own_data:
             counts = channel.gather([data.clients])[:, 0].long().tolist()
             self.layout = RankLayout.of(sum(counts), len(counts), counts)
@@ -93,7 +96,7 @@ class TorchDistributed:
         m, own = self.layout.clients, self.layout.rows(channel.rank)
         data = data if data is not None else ClientData.empty(len(own) if own_data else m)
         if replicas is not None:
-            data = data.repeated(replicas)
+            data = data.repeated(whole("replicas", replicas, 1))
         self.replicas, self.twins = data.replicas, data.twins
         mine = data if own_data else own_clients(data, own)
         sizes = all_sizes(mine, self.layout, channel) if own_data else data.sizes
@@ -103,7 +106,7 @@ class TorchDistributed:
             z = starting_rows(problem, members, self.replicas, seed, dtype, self.device)
         else:
             runs = self.replicas * self.twins
-            z = given_rows(start.to(self.device, dtype), members, self.layout, runs, problem.spec.size)
+            z = given_rows(tensor("start", start).to(self.device, dtype), members, self.layout, runs, problem.spec.size)
         plug_in = local_step(method.local_step)
         rates = Rates([(len(members), *method.step_sizes)], dtype, str(self.device))
         self.local = LocalSteps(

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from manyone.errors import ManyoneError
+from manyone.minimax.arguments import compute_device, float_type, whole
 from manyone.minimax.client_data import ClientData
 from manyone.minimax.local import LocalSteps, Members, Rates
 from manyone.minimax.method import DistributedSGDA, resolve_method
@@ -72,7 +73,8 @@ class FlatClient:
             )
         if problem.memory(1, dtype, torch.device(device)):
             raise ManyoneError(f"{type(problem).__name__} remembers earlier samples, which a Flower client cannot")
-        n = data.sizes
+        seed, n = whole("seed", seed), data.sizes
+        dtype, device = float_type(dtype), compute_device(device)
         members = Members(torch.tensor([number]), torch.tensor([0]), torch.tensor([clients]), data.table[0, 0], n)
         self.problem, self.method, self.plug_in = problem, method, plug_in
         self.examples = int(n[0]) if method.weighting == "average" else 1

@@ -2,6 +2,7 @@
 
 from manyone.recipes.recipe import Recipe
 
+PREDICT = "predict"
 RECIPES = {
     "local-sgda": Recipe(
         "options:LocalSGDAOptions", "build:rounds", "Local-SGDA: descent ascent on clients, a server averages"

@@ -163,6 +163,8 @@ class AUCCase(Case):
         linear = self.options.model == "linear"
         network = {**self._network("" if linear else "score."), "widths": [self.table.width] if linear else self.widths}
         params = {name: to_plain(getattr(self.options, name)) for name in _PARAMETERS if hasattr(self.options, name)}
+        params["partition"] = "iid" if self.options.partition == "auto" else self.options.partition
+        params["missing"] = "refuse" if self.options.missing == "drop" else self.options.missing
         return {
             "network": network, "classes": list(self.table.classes), "slope": slope, "offset": offset,
             "estimator": {**params, "random_state": self.options.seed},

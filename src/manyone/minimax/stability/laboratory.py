@@ -27,6 +27,7 @@ from torch import Tensor
 from manyone.data.tables.partitions import Kind
 from manyone.errors import ManyoneError
 from manyone.evaluation.intervals import Interval, t_interval
+from manyone.minimax.arguments import whole
 from manyone.minimax.fields import as_field
 from manyone.minimax.method import DistributedSGDA, resolve_method
 from manyone.minimax.mixing.topology import Topology
@@ -133,8 +134,7 @@ class Laboratory:
         **old: Any,
     ) -> None:
         method = resolve_method(method, old, "Laboratory")
-        if replicas < 1:
-            raise ManyoneError(f"replicas = {replicas}: must be at least 1")
+        replicas, seed = whole("replicas", replicas, 1), whole("seed", seed)
         fields, labels = problem.prepare({n: as_field(v) for n, v in fields.items()}), as_field(labels)
         base = {"clients": clients, "samples": samples, "partition": partition, "alpha": alpha}
         self.problem, self.seed, self.method = problem, seed, method

@@ -100,9 +100,8 @@ class PolicyOptions(CommonOptions):
         check("precision", self.precision, self.precision == "32-true", "32-true: policies are trained in float32")
         if (self.suite is None) == (not self.data):
             raise ManyoneError("give --suite NAME (metaworld-mt10, cheetah-vel, ...) or --data TASK=PLACE of your own")
-        check(
-            "simulator", self.simulator, self.simulator or bool(self.data), "on for --suite: its data are made in one"
-        )
+        if self.suite is not None and not self.simulator:
+            raise ManyoneError("--no-simulator is for own --data: those of a --suite are made in its simulator")
         check("video", self.video, self.simulator or not self.video, "off with --no-simulator")
         files = any(kind in word for word in self.data for kind in (".hdf5", ".h5"))
         check("data_horizon", self.data_horizon, self.data_horizon is None or files, "for an HDF5 file in --data")

@@ -40,12 +40,12 @@ def run(options: PolicyOptions, build: Build, folder: RunFolder) -> None:
         print("\n".join(plan(options, folder.recipe)))
         return
     problem = load_problem(options)
-    _check_inputs(options, problem, folder)
     if options.suite is None:
         for one in problem.data:
             print(f"data of {one.name}: {one.summary()}", file=sys.stderr)
     with evaluator_of(problem, options) as evaluator:
         learner = build(options, problem, evaluator)
+        _check_inputs(options, problem, folder)  # the first thing that is written: what is refused leaves no folder
         final = train(
             Best(learner, folder) if options.evaluate_every else learner,
             folder,
@@ -58,7 +58,7 @@ def run(options: PolicyOptions, build: Build, folder: RunFolder) -> None:
         evaluator.save(folder)
     evaluator.print(final)
     if (best := best_state(folder)) is not None:
-        print(f"exported: {best}; the table is of the last")
+        print(f"exported: {best}" + "; the table is of the last" * (best.step < options.steps))
     if options.video:
         record_videos(folder, learner.policy(), problem)
 
@@ -82,6 +82,10 @@ def evaluate(
     problem = load_problem(options)
     _check_inputs(options, problem, folder)
     learner = build(options, problem)
+    if problem.held_out and (seed or horizon or target_return):
+        raise ManyoneError("--seed, --horizon and --target-return are for environments: this run has none to act in")
+    if target_return and not learner.policy().reads_returns:
+        raise ManyoneError(f"--target-return: {folder.recipe} reads no return")
     best = best_state(folder)
     if best is None:
         restore(learner, folder)
@@ -93,13 +97,9 @@ def evaluate(
         problem.warn_of_time()
     options = replace(options, eval_episodes=episodes or options.eval_episodes)
     with evaluator_of(problem, options, split, seed) as evaluator:
-        if not target_return:
-            return evaluator(learner)
-        if isinstance(evaluator, ActionErrors):
-            raise ManyoneError("--target-return needs environments to act in: this run has none")
-        if not learner.policy().reads_returns:
-            raise ManyoneError(f"--target-return: {folder.recipe} reads no return")
-        return [{"target": target} | evaluator.at_target(learner, target) for target in target_return]
+        if isinstance(evaluator, Evaluator) and target_return:
+            return [{"target": target} | evaluator.at_target(learner, target) for target in target_return]
+        return evaluator(learner)
 
 
 def evaluator_of(

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from manyone.envs.teams.types import Step
+from manyone.envs.teams.types import Observation, Step
 
 
 def own_ends(alive: Tensor, step: Step) -> tuple[Tensor, Tensor]:
@@ -33,15 +33,15 @@ def own_ends(alive: Tensor, step: Step) -> tuple[Tensor, Tensor]:
     return terminated, (cut | alone) & ~terminated
 
 
-def with_stand_ins(values: Tensor, alive: Tensor, observations: Tensor) -> Tensor:
-    """``values`` [B, n] of ``observations`` [B, n, d]; of agents that are not ``alive`` and see zeros, the mean of
-    those that are (0 where nobody is).
+def with_stand_ins(values: Tensor, seen: Observation) -> Tensor:
+    """``values`` [B, n] of what is ``seen``; of agents that are not there, the mean of those alive (0 where nobody is).
 
-    No value was ever fitted to such zeros; of a team that shares its reward the mean is the same return. An agent that
-    waits and sees something (a player whose turn it is not) has a return of its own.
+    No value was ever fitted to the zeros that these see; of a team that shares its reward the mean is the same return.
+    An agent that waits and sees something (a player whose turn it is not) has a return of its own.
     """
-    mean = torch.where(alive, values, 0.0).sum(-1, keepdim=True) / alive.sum(-1, keepdim=True).clamp(min=1)
-    return torch.where(alive | observations.any(-1), values, mean)
+    count = seen.alive.sum(-1, keepdim=True).clamp(min=1)
+    mean = torch.where(seen.alive, values, 0.0).sum(-1, keepdim=True) / count
+    return torch.where(seen.present(), values, mean)
 
 
 def gae(

@@ -150,7 +150,7 @@ class Collector:
                 piece = Observation(*(None if p is None else p[rows] for p in joined))  # type: ignore[arg-type]
                 values.append(self.policy.values(piece, graph, gate=gate, **drawn))
             old = self.norm.denormalise(buffer.values)
-            end = with_stand_ins(self.norm.denormalise(torch.cat(values)), joined.alive, joined.observations)
+            end = with_stand_ins(self.norm.denormalise(torch.cat(values)), joined)
             last, cut_values = end[: buffer.slots], end[buffer.slots :]
             places = torch.cat(cuts) if cuts else torch.empty(0, 2, dtype=torch.int64, device=self.device)
             whose = buffer.truncated[places[:, 0], places[:, 1]]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from manyone.randomness import counter_words, philox4x32, seed_for
+from manyone.randomness import BatchOrder, counter_words, philox4x32, seed_for
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,24 @@ def test_words_of_an_entry_depend_on_its_key_counters_stream_and_position_alone(
 def test_impossible_requests_are_refused(counters, count, stream):
     with pytest.raises(ValueError, match="needs 3"):
         counter_words(1, counters, count, stream)
+
+
+def test_a_stream_is_the_high_byte_of_the_block_counter():
+    key = seed_for(3, "test")
+    words = counter_words(key, (7, 8, 9), 8, stream=5)
+    for block in (0, 1):
+        expected = philox4x32((7, 8, 9, (5 << 24) | block), (key & 0xFFFFFFFF, key >> 32))
+        assert words[4 * block : 4 * block + 4].tolist() == [int(word) for word in expected]
+
+
+def test_names_of_other_types_are_other_streams():
+    assert seed_for(1) != seed_for("1")
+    assert len({seed_for(1, "2"), seed_for("1", 2), seed_for("1", "2"), seed_for(1, 2), seed_for("1\x1f2")}) == 5
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    order = BatchOrder(20, 5, 0, "adapt")
+    first, second = (np.concatenate([order.batch(4 * epoch + k).numpy() for k in range(4)]) for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert not np.array_equal(first, second)
+    assert np.array_equal(order.batch(5), BatchOrder(20, 5, 0, "adapt").batch(5))

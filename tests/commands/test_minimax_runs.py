@@ -444,3 +444,18 @@ def test_stability_reads_files_as_the_runs_do(manyone, tmp_path):
     assert manyone("run", "stability", *words, "--out", "r")[0] == 2
     code, _, err = manyone("run", "stability", *words, "--missing", "mean", "--out", "r")
     assert code == 0, err
+
+
+def test_ranks_wait_as_long_as_the_option_says(monkeypatch):
+    asked = {}
+
+    def join(**words):
+        asked.update(words)
+        raise ManyoneError("joined")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(Membership, "join", join)
+    o = LocalSGDAOptions(timeout=7.5)
+    with pytest.raises(ManyoneError, match="joined"):
+        rounds(o, load_case(o), "local-sgda")
+    assert asked["timeout"] == 7.5

@@ -35,7 +35,7 @@ def has_grown(norm: float, first: float, round_: int, at: str) -> bool:
         return False
     warnings.warn(
         f"||z|| has grown to {norm:.3g} by round {round_}{at}: simultaneous steps diverge on games without curvature; "
-        "try local_step='extragradient' or a smaller step size",
+        "try local_step='extragradient' (--local-step) or a smaller step size",
         stacklevel=4,
     )
     return True

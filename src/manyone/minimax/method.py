@@ -84,7 +84,7 @@ class DistributedSGDA:
         if self.weighting not in ("uniform", "loss", "average"):
             raise ManyoneError(f"weighting = {self.weighting!r}: choose 'uniform', 'loss' or 'average'")
         if self.push_sum and (self.order != "adapt-then-combine" or self.outer is not None):
-            raise ManyoneError("push_sum goes with order='adapt-then-combine' and without an outer step")
+            raise ManyoneError("push_sum goes with order='adapt-then-combine' (--order) and without an outer step")
         if self.local_y and (self.push_sum or self.outer is not None or self.participation is not None):
             raise ManyoneError("local_y goes without push_sum, outer and participation")
 
@@ -98,7 +98,8 @@ class DistributedSGDA:
         if self.push_sum and server:
             raise ManyoneError("push_sum is for gossip: choose a topology other than 'server'")
         if self.failures is not None and not self.push_sum and not server and not topology.symmetric(m):
-            raise ManyoneError(f"topology {name!r} is directed: with failures it needs push_sum=True to keep the mean")
+            raise ManyoneError(f"topology {name!r} is directed: to keep the mean with failures it needs push_sum=True "
+                               "(--push-sum)")  # fmt: skip
         if needs_average and name not in ("server", "complete"):
             raise ManyoneError(f"gradient tracking needs topology 'server' or 'complete', not {name!r}")
 

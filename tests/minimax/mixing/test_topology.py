@@ -199,3 +199,17 @@ def test_degree_and_bytes():
     assert Topology("server").bytes_per_round(16, 100, itemsize=8) == 1600
     assert Topology("random-matching").bytes_per_round(16, 100) == 400
     assert Topology("hierarchical", group=4, every=3).bytes_per_round(16, 100) == pytest.approx((3 + 3 + 2) * 400 / 3)
+
+
+def test_a_row_with_more_senders_than_any_column_has_entries_loses_none():
+    block = torch.tensor([[2, 2, 2, 2], [3, 3, 2, 0], [3, 3, 0, 2], [0, 0, 4, 4]]).double() / 8
+    w = torch.block_diag(block, torch.eye(28).double())
+    assert ((w > 0).sum(1).max(), (w > 0).sum(0).max()) == (4, 3)
+    z = torch.randn(2, 32, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mixed = Mixer(Topology.from_matrix(w), 32, torch.float64, "cpu")(z, 0)
+    assert torch.allclose(mixed, w @ z, atol=1e-14)
+
+
+def test_bytes_of_a_graph_whose_clients_differ_are_those_of_the_busiest():
+    assert Topology("star").bytes_per_round(16, 100) == 6000  # the hub sends to 15, the others to 1
+    assert Topology("path").bytes_per_round(16, 100) == 800

@@ -281,3 +281,52 @@ def test_summaries_slopes_and_the_choice_on_other_replicas():
     assert risk.tolist() == [2.0, 2.0, 9.0]
     with pytest.raises(ManyoneError, match="at least 2"):
         leave_one_out_choice(torch.ones(3, 1))
+
+
+def test_the_weak_gap_of_two_replicas_equals_a_brute_force_maximum():
+    sets = [pool(60, 3, seed)[0] for seed in (1, 2)]
+    problem = AUC(0.4, dim=3, ridge=0.1)
+    z = torch.randn(2, problem.spec.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p = problem.spec.p
+
+    def mean(xs, alphas):
+        return torch.stack([problem.value(torch.cat([x, a]), d) for x, a, d in zip(xs, alphas, sets)]).mean()
+
+    alpha = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    x = torch.zeros(p, dtype=torch.float64, requires_grad=True)
+    found = []
+    for free, sign, value in (
+        (alpha, -1, lambda: mean([z[0, :p], z[1, :p]], [alpha, alpha])),
+        (x, 1, lambda: mean([x, x], [z[0, p:], z[1, p:]])),
+    ):
+        search = torch.optim.LBFGS([free], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-12)
+
+        def loss(value=value, sign=sign, search=search):
+            search.zero_grad()
+            (result := sign * value()).backward()
+            return result
+
+        search.step(loss)
+        found.append(float(value().detach()))
+    assert weak_pd_gap(problem, z, sets) == pytest.approx(found[0] - found[1], abs=1e-9)
+
+
+def test_the_frechet_distance_of_fewer_samples_than_dimensions_is_finite():
+    source = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(3, 8, generator=source) for _ in range(2))
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-5)
+    apart = frechet_distance(a, b)
+    assert math.isfinite(apart)
+    assert apart > float((a.mean(0) - b.mean(0)).square().sum()) - 1e-5
+
+
+def test_the_auc_gap_is_train_minus_test_and_labels_may_be_0_and_1():
+    scores, labels = torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([0, 0, 1, 1])
+    assert roc_auc(scores, labels) == roc_auc(scores, 2 * labels - 1) == 0.75
+    seen, unseen = pool(50, 4, 3)[0], pool(40, 4, 4)[0]
+    problem = auc(seen)
+    z = torch.randn(1, problem.spec.size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = measure(problem, z, [seen], [unseen])
+    train, test = (roc_auc(d["features"] @ z[0, :4], d["labels"]) for d in (seen, unseen))
+    assert (float(found["auc_train"]), float(found["auc_test"])) == (train, test)
+    assert float(found["auc_gap"]) == train - test != 0

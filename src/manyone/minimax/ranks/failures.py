@@ -140,7 +140,7 @@ class Membership:
             if self.rank not in survivors:
                 raise LeftBehind(
                     f"rank {self.rank}: the others went on without this rank, which had not answered for "
-                    f"{self.timeout:g} s; if its rounds take longer, raise the timeout"
+                    f"{self.timeout:g} s; if its rounds take longer, raise the timeout (--timeout)"
                 )
             self.ranks = survivors
             try:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,6 +21,7 @@ from manyone.minimax.problems.auc import AUC, positive_rate
 from manyone.minimax.problems.gan import GAN
 from manyone.minimax.problems.problem import Problem
 from manyone.minimax.ranks.distributed import TorchDistributed
+from manyone.minimax.ranks.failures import Membership
 from manyone.minimax.recipes.learner import RoundLearner
 from manyone.minimax.recipes.options import LocalSGDAOptions, StabilityOptions
 from manyone.minimax.recipes.problem import Case, inputs, open_table
@@ -53,11 +55,14 @@ def method(o: LocalSGDAOptions) -> DistributedSGDA:
 def rounds(o: LocalSGDAOptions, case: Case, recipe: str) -> RoundLearner:
     """The run: in one process, or on the ranks that torchrun started."""
     averaged = o.output == "time-average"
-    kind = TorchDistributed if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Simulated
-    run = kind(
-        case.problem, case.data(), method(o), seed=o.seed, dtype=case.dtype, device=_device(o),
-        time_average=averaged,
-    )  # fmt: skip
+    device = _device(o)
+    words: dict[str, Any] = {"seed": o.seed, "dtype": case.dtype, "device": device, "time_average": averaged}
+    run: Simulated | TorchDistributed
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        membership = Membership.join(device=device, timeout=o.timeout)
+        run = TorchDistributed(case.problem, case.data(), method(o), membership=membership, **words)
+    else:
+        run = Simulated(case.problem, case.data(), method(o), **words)
     return RoundLearner(run, case, recipe, time_average=averaged)
 
 

@@ -118,6 +118,8 @@ class LocalSGDAOptions(TableOptions):
     """Mass-corrected gossip, which keeps the mean on directed graphs with failures."""
     weighting: Literal["uniform", "loss", "average"] = "uniform"
     """Clients of unequal size: count alike, or by their size in the loss or in the server's average."""
+    timeout: Annotated[float, Positive] = 60.0
+    """On ranks (torchrun): seconds to wait for another rank before it counts as lost."""
     output: Literal["mean", "time-average"] = "mean"
     """The model: the clients' mean at the end, or its average over the rounds."""
     evaluate_every: Annotated[int, Range(0)] = 10

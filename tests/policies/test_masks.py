@@ -123,3 +123,9 @@ def test_wrong_masks_are_refused():
         masks.flat(2)
     with pytest.raises(ManyoneError, match="names or shapes do not fit"):
         masks.set(0, {"a": torch.ones(3)})
+
+
+def test_an_empty_mask_overlaps_with_nothing():
+    masks = TaskMasks.ones(SHAPES, 2)
+    masks.set(0, torch.zeros(masks.size))
+    torch.testing.assert_close(masks.overlap(), torch.tensor([[0.0, 0.0], [0.0, 1.0]], dtype=torch.float64))

@@ -157,3 +157,11 @@ def test_confusion_counts_steps_by_phase():
     assert counts.tolist() == [[[1, 0], [1, 0]], [[0, 1], [0, 0]], [[0, 0], [0, 2]]]
     with pytest.raises(ValueError, match="increasing"):
         confusion_by_phase(predicted, actual, timesteps, 2, starts=(1, 5))
+
+
+def test_a_group_as_likely_as_the_own_one_is_no_reason_to_change():
+    belief = Belief(1, 2, decay=0.0, hysteresis=0.0)
+    slot = torch.tensor([0])
+    assert belief.update(slot, torch.tensor([[0.4, 0.6]]).log()).tolist() == [1]
+    assert belief.update(slot, torch.tensor([[0.5, 0.5]]).log()).tolist() == [1]
+    assert belief.update(slot, torch.tensor([[0.6, 0.4]]).log()).tolist() == [0]

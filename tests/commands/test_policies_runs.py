@@ -9,6 +9,7 @@ from examples.policies import main
 from tests.commands.run_files import assert_kill_9_changes_nothing, lines
 
 from manyone.data.trajectories.trajectories import Trajectories
+from manyone.policies import load_policy
 from manyone.policies.recipes.options import CloningOptions, GroupedOptions, HarmoDTOptions
 from manyone.recipes.options import with_preset
 
@@ -93,9 +94,12 @@ def test_eval_and_report_read_a_run(manyone, tmp_path, two_tasks):
     episodes = lines(tmp_path / "r/episodes.jsonl")
     assert len(episodes) == 4
     assert all({"task", "goal", "return", "group", "true_group"} <= set(e) for e in episodes)
+    evaluations = [record for record in lines(tmp_path / "r/metrics.jsonl") if record["kind"] != "train"]
+    best = max(evaluations, key=lambda record: (record["return"], record["step"]))  # what is exported
     code, out, err = manyone("eval", "r")
     assert code == 0, err
-    assert f"{final['return']:.6g}" in out
+    assert f"the weights of step {best['step']}" in out
+    assert f"{best['return']:.6g}" in out
     assert manyone("eval", "r", "--split", "val")[0] == 2
     assert manyone("report", "r")[0] == 0
     assert "cheetah-dir:0" in (tmp_path / "r/report.html").read_text()
@@ -123,6 +127,36 @@ def test_what_the_published_program_does_and_other_controls_train_and_act(manyon
     final = lines(tmp_path / "r/metrics.jsonl")[-1]
     assert np.isfinite(final["return"])
     assert ("gate_accuracy" in final) == (recipe == "g-harmodt" and "--no-gate" not in words)
+
+
+def test_tasks_of_different_widths_are_one_policy_where_it_is_told_its_task(manyone, tmp_path):
+    draws = np.random.Generator(np.random.Philox(6))
+    words = ["--data"]
+    for task, states, actions in (("gym:Pendulum-v1", 3, 1), ("cheetah-dir:0", 20, 6)):
+        episodes = [
+            {
+                "observations": draws.standard_normal((20, states)),
+                "actions": draws.uniform(-1, 1, (20, actions)),
+                "rewards": draws.standard_normal(20),
+            }
+            for _ in range(4)
+        ]
+        Trajectories.from_episodes(task, episodes).save(tmp_path / str(states))
+        words.append(f"{task}={tmp_path / str(states)}")
+    for recipe in ("harmodt", "mtbc", "task-dt"):
+        code, _, err = manyone("run", recipe, *words, *SMALL, *RECIPES[recipe], "--workers", 1, "--out", recipe)
+        assert code == 0, err
+        final = lines(tmp_path / recipe / "metrics.jsonl")[-1]
+        assert {"return/gym:Pendulum-v1", "return/cheetah-dir:0"} <= set(final)
+        assert final["updates"] == (4 if recipe == "task-dt" else 8)
+    policy = load_policy("harmodt/model")
+    for task, states, actions in (("gym:Pendulum-v1", 3, 1), ("cheetah-dir:0", 20, 6)):
+        policy.reset(task)
+        assert policy.act(np.zeros(states)).shape == (actions,)
+    code, out, err = manyone("run", "g-harmodt", *words, *SMALL, *RECIPES["g-harmodt"], "--out", "g")
+    assert (code, out) == (2, "")
+    assert "told no task needs equal ones" in err.splitlines()[-1]
+    assert not (tmp_path / "g").exists()
 
 
 def test_the_number_of_workers_changes_nothing(manyone, tmp_path, two_tasks):

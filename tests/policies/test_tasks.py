@@ -161,6 +161,14 @@ def test_statistics_targets_and_scales_by_task_or_pooled(tasks):
     assert abs(float(states["observations"][states["valid"]].mean())) < 0.1
 
 
+def test_a_task_without_any_return_is_scaled_by_one(tasks):
+    one = tasks(1)[0]
+    nothing = Trajectories("task-0", one.observations, one.actions, 0 * one.rewards, one.offsets, one.terminated)
+    data = PolicyData([nothing], context=4)
+    assert data.table.scale.tolist() == [1.0]
+    assert not data.batch([0], 0).steps["returns_to_go"].any()
+
+
 def test_a_subset_draws_from_its_own_tasks(tasks):
     made = tasks(3)
     part = PolicyData(made, context=4, prompt=2).subset([2])
@@ -194,8 +202,6 @@ def test_data_that_cannot_be_used_is_refused(tasks):
         PolicyData([one, one], context=4)
     with pytest.raises(ManyoneError, match="one episode cannot be prompt and training data"):
         PolicyData([one.select([0])], context=4, prompt=2)
-    with pytest.raises(ManyoneError, match="must agree"):
-        PolicyData([one, *tasks(2, states=6)[1:]], context=4)
     with pytest.raises(ManyoneError, match="task 'reach' is unknown to this policy: it has task-0"):
         PolicyData([one], context=4).table.index("reach")
     broken = one.observations.copy()

@@ -97,7 +97,7 @@ def test_agents_that_were_dropped_are_silent():
     found = play(small, policy, fixed_graph("full", 4), episodes=16, seed=5, keep=[1, 3])
     expected = play(small, pair, fixed_graph("full", 2), episodes=16, seed=5)
     assert torch.equal(found.returns, expected.returns)
-    assert found.links_per_step.tolist() == [2.0] * 16
+    assert found.links_per_step.tolist() == [3.0] * 16  # two links, and an action on one of them
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,8 @@ class Arena:
         buffers, total = self._buffers, len(episodes)
         results: dict[int, EpisodeResult] = {}
         limits = np.array([horizon.get(e.task) or self._widths[e.task][2] for e in episodes], dtype=np.int64)
+        each = np.array([self._widths[e.task][0] for e in episodes])
+        widest = each if (each < states).any() else each[:0]
         lengths, returns = np.zeros(total, np.int64), np.zeros(total)
         first, known = np.zeros(total, np.int64), np.zeros(total, bool)
         row_of = np.full(total, -1)
@@ -253,7 +255,10 @@ class Arena:
                 self._exchange("reset", starts, episodes, row_of, slots)
                 clock.starting()
             rows = row_of[slots]
-            wanted = policy.act(slots, buffers.observations[rows, :states])
+            seen = buffers.observations[rows, :states]
+            if widest.size:  # a row that another task has used before is not empty behind this one's states
+                seen = np.where(np.arange(states) < widest[slots, None], seen, 0)
+            wanted = policy.act(slots, seen)
             buffers.actions[rows, :actions] = _checked(wanted, actions, slots, episodes, lengths)
             clock.policy()
             self._exchange("step", rows.tolist(), episodes, row_of, slots)
@@ -293,18 +298,12 @@ class Arena:
         return [results[slot] for slot in range(total)]
 
     def _check(self, episodes: Sequence[Episode]) -> tuple[int, int]:
-        """(S, A), which all episodes must share."""
-        widths: dict[tuple[int, int], str] = {}
+        """(S, A) of the widest; a narrower task's observations end in zeros, what follows its actions is not read."""
         for task in dict.fromkeys(e.task for e in episodes):
             if task not in self._widths:
                 raise ManyoneError(f"{task} is not one of this arena's tasks ({', '.join(self.tasks)})")
-            widths.setdefault(self._widths[task][:2], task)
-        if len(widths) > 1:
-            found = ", ".join(f"{task} {states} and {actions}" for (states, actions), task in widths.items())
-            raise ManyoneError(
-                f"tasks differ in their observation and action widths ({found}): roll out each by itself"
-            )
-        return next(iter(widths), (0, 0))
+        played = [self._widths[e.task] for e in episodes]
+        return max((w[0] for w in played), default=0), max((w[1] for w in played), default=0)
 
     def _open(self) -> None:
         states, actions = (max(w[i] for w in self._widths.values()) for i in (0, 1))

@@ -8,6 +8,10 @@ prompt's. The action is read at each history *state* token.
 One implementation serves one set of weights and many: every parameter may carry a leading member axis, and so may the
 data (see :meth:`DecisionTransformer.run`). Nothing is computed that no action depends on: the last action token is left
 out, and the last block runs its queries and its MLP at the history's state tokens only.
+
+Tasks of different widths share the blocks; with ``widths`` each has maps of its own from states and actions to tokens
+and from tokens to actions (HarmoDT's ``special_embedding``), held as one stack padded to the widest. What padded
+entries hold is never read, and padded actions are 0.
 Public names: :class:`DecisionTransformer`, :class:`DropoutNoise`.
 """
 
@@ -38,9 +42,15 @@ class DecisionTransformer(nn.Module):
     """Actions [B, K, A] from the last K steps, optionally behind a prompt of K* steps or a task token.
 
     ``context`` is K, ``prompt`` K* (0: none), ``id_tokens`` the number of tasks that have a learned first token (0:
-    none), ``max_timestep`` the rows of the timestep tables. Block weights start at N(0, 0.02), embeddings and head at
-    torch's defaults, drawn from ``seed`` alone.
+    none), ``max_timestep`` the rows of the timestep tables. ``widths`` are the states and actions of each task, at most
+    ``state_dim`` and ``action_dim``, where these differ (empty: one map for all). Block weights start at N(0, 0.02),
+    embeddings and head at torch's defaults, drawn from ``seed`` alone.
     """
+
+    kept_states: Tensor
+    """Which entries of padded states are a task's own, bool [N, S]; only with ``widths``."""
+    kept_actions: Tensor
+    """The same of actions, bool [N, A]."""
 
     def __init__(
         self,
@@ -55,6 +65,7 @@ class DecisionTransformer(nn.Module):
         max_timestep: int = 1000,
         dropout: float = 0.1,
         id_tokens: int = 0,
+        widths: Sequence[Sequence[int]] = (),
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -70,15 +81,22 @@ class DecisionTransformer(nn.Module):
         self.state_dim, self.action_dim, self.width, self.heads = state_dim, action_dim, width, heads
         self.context, self.prompt, self.max_timestep = context, prompt, max_timestep
         self.dropout, self.id_tokens, self.layers = dropout, id_tokens, layers
-        self.embed = _embeddings(state_dim, action_dim, width, max_timestep)
+        self.widths = tuple((int(s), int(a)) for s, a in widths)
+        if any(not (1 <= s <= state_dim and 1 <= a <= action_dim) for s, a in self.widths):
+            raise ManyoneError(f"widths {self.widths}: must be 1 to {state_dim} states and 1 to {action_dim} actions")
+        if self.widths:
+            for name, most, place in (("kept_states", state_dim, 0), ("kept_actions", action_dim, 1)):
+                own = torch.tensor([w[place] for w in self.widths])
+                self.register_buffer(name, torch.arange(most) < own[:, None], persistent=False)
+        self.embed = _embeddings(state_dim, action_dim, width, max_timestep, self.widths)
         self.embed["norm"] = nn.LayerNorm(width)
         if prompt:
-            self.embed_prompt = _embeddings(state_dim, action_dim, width, max_timestep)
+            self.embed_prompt = _embeddings(state_dim, action_dim, width, max_timestep, self.widths)
         if id_tokens:
             self.embed_task = nn.Embedding(id_tokens, width)
         self.blocks = nn.ModuleList(_block(width) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, action_dim)
+        self.head = _linear(width, action_dim, [(width, a) for _, a in self.widths])
         self.reset_parameters(seed)
 
     @torch.no_grad()
@@ -87,11 +105,18 @@ class DecisionTransformer(nn.Module):
         for name, value in self.named_parameters():
             draw = generator_for(seed, "decision transformer", name)
             fresh = torch.empty(value.shape, dtype=torch.float64)
+            module = self.get_submodule(name.rpartition(".")[0])
             if name.startswith(("blocks.", "norm.")) or "norm" in name:
                 if value.ndim == 2:
                     fresh.normal_(0, 0.02, generator=draw)
                 else:
                     fresh.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+            elif isinstance(module, TaskLinear):
+                fresh.zero_()
+                for number, (inputs, outputs) in enumerate(module.sizes):
+                    own = fresh[number, :outputs] if value.ndim == 2 else fresh[number, :outputs, :inputs]
+                    draw = generator_for(seed, "decision transformer", name, number)
+                    own.uniform_(-(inputs**-0.5), inputs**-0.5, generator=draw)
             elif "time" in name or "task" in name:
                 fresh.normal_(0, 1, generator=draw)
             else:
@@ -105,13 +130,20 @@ class DecisionTransformer(nn.Module):
             "state_dim": self.state_dim, "action_dim": self.action_dim, "width": self.width, "layers": self.layers,
             "heads": self.heads, "context": self.context, "prompt": self.prompt, "max_timestep": self.max_timestep,
             "dropout": self.dropout, "id_tokens": self.id_tokens,
+            **({"widths": [list(w) for w in self.widths]} if self.widths else {}),
         }  # fmt: skip
+
+    @property
+    def reads_task(self) -> bool:
+        """Whether it must be given the task's number: it has a token or maps of each task's own."""
+        return bool(self.id_tokens or self.widths)
 
     def forward(self, batch: Steps, prompt: Steps | None = None, task: Tensor | int | None = None) -> Tensor:
         """Actions [B, K, A], in (-1, 1), with the module's own weights and without dropout.
 
         ``batch`` and ``prompt`` hold observations [B, K, S], actions [B, K, A], returns_to_go [B, K], timesteps [B, K]
-        (int64) and valid [B, K] (bool, False at left padding), normalised by the caller; ``task`` [B] or one number.
+        (int64) and valid [B, K] (bool, False at left padding), normalised by the caller; ``task`` [B] or one number
+        (with ``widths`` the same for all).
         """
         return self.run(dict(self.named_parameters()), batch, prompt, task)
 
@@ -141,7 +173,8 @@ class DecisionTransformer(nn.Module):
             task = task.unsqueeze(0) if isinstance(task, Tensor) and task.ndim == 1 else task
         self._check(batch, prompt, task, prefix)
         members, size, steps = batch["timesteps"].shape
-        tokens = self._history(weights, batch)[:, :, :-1]  # nobody reads the last action
+        own = self._own_task(task, members)
+        tokens = self._history(weights, batch, own)[:, :, :-1]  # nobody reads the last action
         seen = batch["valid"].repeat_interleave(3, -1)[:, :, :-1]
         if prefix is None:
             front, front_seen = self._front(weights, prompt, task, (members, size))
@@ -152,7 +185,9 @@ class DecisionTransformer(nn.Module):
         mask = _attention_mask(seen, prefix[0][0].shape[-2] if prefix else 0)
         x = self._encode(weights, tokens, mask, noise=noise, prefix=prefix, wanted=wanted)
         x = norm(x, weights["norm.weight"], weights["norm.bias"])
-        actions = torch.tanh(linear(x, weights["head.weight"], weights["head.bias"]))
+        actions = torch.tanh(linear(x, *_layer(weights, "head", own)))
+        if own is not None:
+            actions = torch.where(self.kept_actions[own][:, None, None], actions, 0)
         return actions.squeeze(0) if single else actions
 
     def encode_prefix(
@@ -183,20 +218,34 @@ class DecisionTransformer(nn.Module):
                 )
         if prefix is None and bool(self.prompt) != (prompt is not None):
             raise ManyoneError(f"the model was built with prompt = {self.prompt}: a prompt must be given iff it is > 0")
-        if prefix is None and bool(self.id_tokens) != (task is not None):
+        if (prefix is None or bool(self.widths)) and self.reads_task != (task is not None):
             raise ManyoneError(
-                f"the model was built with id_tokens = {self.id_tokens}: a task number must be given iff it is > 0"
+                f"the model was built with id_tokens = {self.id_tokens} and {len(self.widths)} widths: a task number "
+                "must be given iff one of them is > 0"
             )
 
-    def _history(self, weights: Mapping[str, Tensor], batch: Steps) -> Tensor:
-        tokens = self._tokens(weights, "embed.", batch)
+    def _own_task(self, task: Tensor | int | None, members: int) -> Tensor | None:
+        """The task of each member, int64 [M], where tasks have maps of their own."""
+        if not self.widths:
+            return None
+        number = torch.as_tensor(task, device=self.kept_actions.device)
+        if number.device.type == "cpu" and not bool(((number >= 0) & (number < len(self.widths))).all()):
+            raise ManyoneError(f"task number {number.tolist()}: this model knows tasks 0..{len(self.widths) - 1}")
+        if number.ndim == 2:
+            if number.device.type == "cpu" and not bool((number == number[:, :1]).all()):
+                raise ManyoneError("tasks of different widths in one batch: give each a member of its own")
+            number = number[:, 0]
+        return number.expand(members)
+
+    def _history(self, weights: Mapping[str, Tensor], batch: Steps, own: Tensor | None) -> Tensor:
+        tokens = self._tokens(weights, "embed.", batch, own)
         return norm(tokens, weights["embed.norm.weight"], weights["embed.norm.bias"])
 
     def _front(
         self, weights: Mapping[str, Tensor], prompt: Steps | None, task: Tensor | int | None, shape: tuple[int, int]
     ) -> tuple[Tensor | None, Tensor | None]:
         parts, seen = [], []
-        if task is not None:
+        if task is not None and self.id_tokens:
             number = torch.as_tensor(task, device=weights["embed_task.weight"].device)
             if number.device.type == "cpu" and not bool(((number >= 0) & (number < self.id_tokens)).all()):
                 raise ManyoneError(f"task number {number.tolist()}: this model has tokens for 0..{self.id_tokens - 1}")
@@ -204,17 +253,21 @@ class DecisionTransformer(nn.Module):
             parts.append(lookup(weights["embed_task.weight"], number))
             seen.append(torch.ones_like(number, dtype=torch.bool))
         if prompt is not None:
-            parts.append(self._tokens(weights, "embed_prompt.", prompt))
+            parts.append(self._tokens(weights, "embed_prompt.", prompt, self._own_task(task, shape[0])))
             seen.append(prompt["valid"].repeat_interleave(3, -1))
         return (torch.cat(parts, 2), torch.cat(seen, 2)) if parts else (None, None)
 
-    def _tokens(self, weights: Mapping[str, Tensor], prefix: str, steps: Steps) -> Tensor:
+    def _tokens(self, weights: Mapping[str, Tensor], prefix: str, steps: Steps, own: Tensor | None) -> Tensor:
         """[M, B, 3 K, E] in the order return-to-go, state, action."""
         time = lookup(weights[f"{prefix}time.weight"], steps["timesteps"].clamp(max=self.max_timestep - 1))
         values = {"return": steps["returns_to_go"].unsqueeze(-1), "state": steps["observations"],
                   "action": steps["actions"]}  # fmt: skip
+        if own is not None:
+            for name, kept in (("state", self.kept_states), ("action", self.kept_actions)):
+                values[name] = torch.where(kept[own][:, None, None], values[name], 0)
         parts = [
-            linear(v, weights[f"{prefix}{n}.weight"], weights[f"{prefix}{n}.bias"]) + time for n, v in values.items()
+            linear(v, *_layer(weights, f"{prefix}{n}", None if n == "return" else own)) + time
+            for n, v in values.items()
         ]
         return torch.stack(parts, 3).flatten(2, 3)
 
@@ -306,12 +359,43 @@ class DropoutNoise:
         return x * keep.to(x.dtype).mul_(1 / (1 - self.probability)).view(x.shape)
 
 
-def _embeddings(state_dim: int, action_dim: int, width: int, max_timestep: int) -> nn.ModuleDict:
+class TaskLinear(nn.Module):
+    """Parameters of a linear layer of each task's own, N x (inputs, outputs) = ``sizes``, padded with zeros."""
+
+    def __init__(self, inputs: int, outputs: int, sizes: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        self.sizes = list(sizes)
+        self.weight = nn.Parameter(torch.zeros(len(sizes), outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(len(sizes), outputs))
+
+
+def _linear(inputs: int, outputs: int, sizes: Sequence[tuple[int, int]]) -> nn.Module:
+    return TaskLinear(inputs, outputs, sizes) if sizes else nn.Linear(inputs, outputs)
+
+
+def _layer(weights: Mapping[str, Tensor], name: str, own: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the layer ``name``; with ``own`` [M] each member's task's: [M, O, I] and [M, O]."""
+    weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+    if own is None:
+        return weight, bias
+    return _of_task(weight, own, weight.ndim == 4), _of_task(bias, own, bias.ndim == 3)
+
+
+def _of_task(value: Tensor, own: Tensor, members: bool) -> Tensor:
+    """Entries ``own`` [M] of ``value`` [N, ...], or [m, N, ...] with ``members``, m a divisor of M."""
+    if not members:
+        return value[own]
+    return value[torch.arange(len(own), device=own.device) // (len(own) // len(value)), own]
+
+
+def _embeddings(
+    state_dim: int, action_dim: int, width: int, max_timestep: int, widths: Sequence[tuple[int, int]]
+) -> nn.ModuleDict:
     return nn.ModuleDict(
         {
             "return": nn.Linear(1, width),
-            "state": nn.Linear(state_dim, width),
-            "action": nn.Linear(action_dim, width),
+            "state": _linear(state_dim, width, [(s, width) for s, _ in widths]),
+            "action": _linear(action_dim, width, [(a, width) for _, a in widths]),
             "time": nn.Embedding(max_timestep, width),
         }
     )

@@ -210,10 +210,9 @@ class SequencePolicy:
         """Actions [G, B, 1, A] for windows [G, B, ...], row i under mask ``groups[i]`` as task ``tasks[i]``."""
         weights = self.weights(groups)
         prefix = self._prefix(groups, tasks, weights)
-        if prefix is not None or not (self.model.prompt or self.model.id_tokens):
-            return self.model.run(weights, window, prefix=prefix, last_only=True)
-        size = window["timesteps"].shape[:2]
-        prompt, task = self._front(tasks, size)
+        prompt, task = self._front(tasks, window["timesteps"].shape[:2])
+        if prefix is not None:
+            return self.model.run(weights, window, None, task, prefix=prefix, last_only=True)
         return self.model.run(weights, window, prompt, task, last_only=True)
 
     def weights(self, groups: tuple[int, ...]) -> dict[str, Tensor]:
@@ -248,7 +247,7 @@ class SequencePolicy:
             rows = {k: v[list(tasks)].unsqueeze(1) for k, v in self.table.prompt.items()}
             prompt = {k: v.expand(v.shape[0], size[1], *v.shape[2:]) for k, v in rows.items()}
         task = None
-        if self.model.id_tokens:
+        if self.model.reads_task:
             task = torch.tensor(tasks, device=self.device).unsqueeze(1).expand(-1, size[1])
         return prompt, task
 

@@ -56,7 +56,7 @@ def leak_report(
         "one target return": target is not None or _same(table.target),
         "one scale of returns": _same(table.scale),
         "no prompt of the task": model.prompt == 0,
-        "no task token": model.id_tokens == 0,
+        "no task token": not model.reads_task,
         "gate does not read returns": gate is None or not gate.use_returns,
     }
 

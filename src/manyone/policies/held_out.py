@@ -48,19 +48,26 @@ def action_errors(policy: Any, data: Sequence[Trajectories], halves: Mapping[str
     lengths = np.concatenate([one.lengths for one in data])
     starts = np.concatenate([[0], np.cumsum(lengths)])
     returns = np.concatenate([one.returns for one in data])
-    observations, actions, rewards = (
-        np.concatenate([getattr(one, key) for one in data]) for key in ("observations", "actions", "rewards")
-    )
-    half = np.stack([halves[name] for name in names])
+    observations, actions = (_stacked([getattr(one, key) for one in data]) for key in ("observations", "actions"))
+    rewards = np.concatenate([one.rewards for one in data])
+    half = _stacked([halves[name][None] for name in names])
+    dims = np.array([len(halves[name]) for name in names])
+    half[np.arange(half.shape[1]) >= dims[:, None]] = 1
     total = np.zeros(len(names))
     policy.start([_Recorded(name, float(target)) for name, target in zip(names, returns)])
     for step in range(int(lengths.max())):
         slots = np.flatnonzero(lengths > step)
         rows = starts[slots] + step
         found = policy.act(slots, observations[rows])
-        total[slots] += np.square((found - actions[rows]) / half[slots]).mean(1)
+        total[slots] += np.square((found - actions[rows]) / half[slots]).sum(1) / dims[slots]
         policy.took(slots, actions[rows])
         policy.reward(slots, rewards[rows])
     errors = total / lengths
     weights = {name: lengths[[n == name for n in names]] for name in dict.fromkeys(names)}
     return {n: float(np.average(errors[[m == n for m in names]], weights=w)) for n, w in weights.items()}
+
+
+def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """``parts`` [n, w] one after the other, zeros behind those that are narrower than the widest."""
+    most = max(part.shape[1] for part in parts)
+    return np.concatenate([np.pad(part, ((0, 0), (0, most - part.shape[1]))) for part in parts])

@@ -115,9 +115,20 @@ class Policy:
         if len(going):
             self.batched.reward(going, rewards[going])
         seen = lay_out(observation, self._keys, batch=not self._single).astype(np.float32)
-        actions = self.batched.act(slots, seen[None] if self._single else seen)
+        states, width = self._widths()
+        if seen.shape[-1] == states:
+            more = self.model.state_dim - states  # type: ignore[operator]
+            seen = np.concatenate((seen, np.zeros((*seen.shape[:-1], more), np.float32)), -1) if more else seen
+        actions = self.batched.act(slots, seen[None] if self._single else seen)[:, :width]
         self._first[:] = False
         return actions[0] if self._single else actions
+
+    def _widths(self) -> tuple[Any, Any]:
+        """(S, A) of the episodes that run; those of the widest task, padded, where they are not all alike."""
+        own = set()
+        if self.table.widths is not None:
+            own = {tuple(self.table.widths[self.table.index(e.task)].tolist()) for e in self._episodes}
+        return own.pop() if len(own) == 1 else (self.model.state_dim, self.model.action_dim)
 
     def _entries(self, task: str) -> tuple[str, ...]:
         """The entries of dictionary observations that are read."""

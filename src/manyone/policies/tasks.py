@@ -77,6 +77,8 @@ class TaskTable:
     """Evaluation prompts, normalised: observations [N, K*, S], ...; None if there are none."""
     bounds: Tensor | None = None
     """Least and largest action, [N, 2, A]; None: -1 and 1 in all tasks."""
+    widths: Tensor | None = None
+    """States and actions of each task, int64 [N, 2], where these differ: what is beyond them is padding."""
 
     def index(self, task: str) -> int:
         """Number of the task called ``task``; of a Gymnasium task also without its keyword arguments, if it is one."""
@@ -130,16 +132,17 @@ class TaskTable:
         """Inverse of :meth:`tensors`."""
         prompt = {k.removeprefix("prompt."): v for k, v in tensors.items() if k.startswith("prompt.")}
         fields: dict[str, Any] = {key: tensors[key] for key in ("mean", "deviation", "scale", "target")}
-        return cls(tuple(names), **fields, prompt=prompt or None, bounds=tensors.get("bounds"))
+        more: dict[str, Any] = {key: tensors.get(key) for key in ("bounds", "widths")}
+        return cls(tuple(names), **fields, prompt=prompt or None, **more)
 
     def _each(self) -> dict[str, Tensor]:
         """What has a row a task, but for the prompts."""
-        found = {key: getattr(self, key) for key in ("mean", "deviation", "scale", "target", "bounds")}
+        found = {key: getattr(self, key) for key in ("mean", "deviation", "scale", "target", "bounds", "widths")}
         return {key: value for key, value in found.items() if value is not None}
 
 
 class PolicyData:
-    """The data of N tasks with equal widths of states and actions.
+    """The data of N tasks. Where their widths differ, S and A are the widest, and narrower tasks end in zeros.
 
     ``context`` K and ``prompt`` K* in steps (0: no prompts); ``scale``: what returns-to-go are divided by, the largest
     absolute return of the ``"task"``'s or of all data (``"pooled"``), or a number; targets are the ``target_quantile``
@@ -191,7 +194,9 @@ class PolicyData:
         self.device, self.dtype = torch.device(device), dtype
         self.trajectories = list(trajectories)
         self.windows = Windows(self.trajectories, context, device)
-        self.state_dim, self.action_dim = self.trajectories[0].state_dim, self.trajectories[0].action_dim
+        self.state_dim = max(one.state_dim for one in self.trajectories)
+        self.action_dim = max(one.action_dim for one in self.trajectories)
+        self._check_widths(normalisation)
         self.table = self._table(normalisation, scale, target, target_quantile)
         self.windows.normalise(self.table.mean.to(self.device), self.table.deviation.to(self.device))
         if bounds != "unit":
@@ -210,6 +215,11 @@ class PolicyData:
     def names(self) -> tuple[str, ...]:
         """Names of the tasks."""
         return self.table.names
+
+    @property
+    def widths(self) -> tuple[tuple[int, int], ...]:
+        """States and actions of each task where these differ; empty where all are alike."""
+        return () if self.table.widths is None else tuple((s, a) for s, a in self.table.widths.tolist())
 
     @property
     def window_steps(self) -> float:
@@ -288,18 +298,29 @@ class PolicyData:
         targets = [float(np.quantile(every if target == "pooled" else one.returns, quantile)) for one in data]
         return TaskTable(
             names=tuple(one.name for one in data),
-            mean=torch.from_numpy(np.stack([m for m, _ in statistics])),
-            deviation=torch.from_numpy(np.stack([d for _, d in statistics])),
+            mean=torch.from_numpy(np.stack([_padded(m, self.state_dim, 0) for m, _ in statistics])),
+            deviation=torch.from_numpy(np.stack([_padded(d, self.state_dim, 1) for _, d in statistics])),
             scale=torch.tensor([x if x > 0 else 1.0 for x in largest]),
             target=torch.tensor(targets),
             prompt=None,
+            widths=None if len(self._widths) == 1 else torch.tensor([(one.state_dim, one.action_dim) for one in data]),
         )
+
+    def _check_widths(self, normalisation: Pool) -> None:
+        self._widths = {(one.state_dim, one.action_dim): one.name for one in reversed(self.trajectories)}
+        if len(self._widths) > 1 and normalisation == "pooled":
+            found = ", ".join(f"{name} {s} and {a}" for (s, a), name in reversed(self._widths.items()))
+            raise ManyoneError(
+                f"tasks differ in the widths of their states and actions ({found}), which tells them apart: a policy "
+                "that is told no task needs equal ones; use harmodt, mt-dt or another method that is told its task"
+            )
 
     def _bound(self, bounds: Sequence[Bounds | None], *, pooled: bool) -> None:
         """Brings the windows' actions into [-1, 1] and keeps the bounds in the table."""
         if len(bounds) != len(self):
             raise ManyoneError(f"bounds of {len(bounds)} tasks, but there are {len(self)}: give each task its own")
-        found = torch.from_numpy(np.stack([_bounds(one, own) for one, own in zip(self.trajectories, bounds)]))
+        each = [_bounds(one, own) for one, own in zip(self.trajectories, bounds)]
+        found = torch.from_numpy(np.stack([_padded(b, self.action_dim, np.array([[-1], [1]])) for b in each]))
         rows = [slice(*self.windows.first_row[task : task + 2].tolist()) for task in range(len(self))]
         actions = self.windows.flat["actions"]
         for task, (low, high) in enumerate(found.to(actions)):
@@ -388,6 +409,12 @@ def _bounds(data: Trajectories, given: Bounds | None) -> np.ndarray:
         _log.warning("%s: %d of %d actions lie outside their bounds (%s): they are clipped, as environments do",
                      data.name, outside, len(actions), _shown(bounds))  # fmt: skip
     return bounds
+
+
+def _padded(values: np.ndarray, width: int, filling: Any) -> np.ndarray:
+    """``values`` [..., w] with ``filling`` (broadcast) behind them up to [..., width]."""
+    more = np.broadcast_to(np.asarray(filling, values.dtype), (*values.shape[:-1], width - values.shape[-1]))
+    return np.concatenate((values, more), -1)
 
 
 def _shown(bounds: np.ndarray) -> str:

@@ -23,6 +23,8 @@ def unseen_policy(
     """
     if model.id_tokens:
         raise ManyoneError("a network with task tokens knows no token for an unseen task: use one with prompts")
+    if model.widths:
+        raise ManyoneError("a network with maps of each task's own widths has none for an unseen task")
     if masks is None:
         return SequencePolicy(model, data.table)
     vote = TaskMasks.ones(masks.shapes, 1)

@@ -258,10 +258,19 @@ def test_damaged_folders_are_refused_by_file(tmp_path):
         Trajectories.open(tmp_path)
 
 
-def test_tasks_of_different_widths_are_refused():
+def test_windows_of_tasks_of_different_widths_end_in_zeros():
     data = [Trajectories.from_episodes(str(s), make_episodes([4], state_dim=s)) for s in (3, 5)]
-    with pytest.raises(ManyoneError, match="5: states and actions of width 5 and 2, but 3 has 3 and 2"):
-        Windows(data, 4)
+    windows = Windows(data, 4)
+    for task, one in enumerate(data):
+        found = windows.gather(torch.tensor([task]), torch.tensor([0]), torch.tensor([0]))
+        width = one.state_dim
+        np.testing.assert_array_equal(found["observations"][0, :, :width], one.observations)
+        assert not found["observations"][..., width:].any()
+        np.testing.assert_array_equal(found["actions"][0], one.actions)
+
+
+def test_windows_of_nothing_are_refused():
+    data = [Trajectories.from_episodes("3", make_episodes([4], state_dim=3))]
     with pytest.raises(ManyoneError, match="at least one"):
         Windows([], 4)
     with pytest.raises(ManyoneError, match="1 or more"):

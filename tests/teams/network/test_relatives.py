@@ -218,13 +218,15 @@ def test_replayed_noise_gives_ratio_one_and_playing_counts_the_links(network):
     assert min(log["ratio_change"] for log in logs) > 1e-5
     assert ("send_probability" in logs[-1]) == ("gate_loss" in logs[-1]) == ("send_gate" in network)
     if "dynamic_links" in network:
-        assert logs[0]["links"] == 3  # k = 1 link for each of three agents
+        assert 3 < logs[0]["links"] < 5  # k = 1 link for each of three agents, and an action on one or two of them
     assert all(not torch.equal(value, start[name]) for name, value in policy.named_parameters() if "bias" in name and
                name.startswith(("send_gate.out", "link_scorer.query")))  # fmt: skip
     if "dynamic_links" not in network:
         return
-    assert play(env, policy, learner.exact_graph(), episodes=4, seed=1, gate="open").links_per_step.eq(3).all()
-    assert play(env, policy, learner.exact_graph(), episodes=4, seed=1, greedy=False).links_per_step.max() <= 3
+    played = play(env, policy, learner.exact_graph(), episodes=4, seed=1, gate="open")
+    assert torch.allclose(played.link_use.sum(-1), torch.ones(3))
+    assert float(played.links_per_step.mean()) == pytest.approx(3 + float(played.link_use.tril(-1).sum()), abs=1e-4)
+    assert play(env, policy, learner.exact_graph(), episodes=4, seed=1, greedy=False).links_per_step.max() <= 5
     if "send_gate" in network:
         with torch.no_grad():
             policy.send_gate.out.bias.fill_(-1e6)

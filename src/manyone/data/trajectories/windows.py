@@ -42,7 +42,7 @@ class Windows:
     """The data of all tasks in one flat set of tensors on ``device``, and windows of ``length`` (K) steps of it.
 
     ``flat``: observations [n, S], actions [n, A], returns_to_go [n], timesteps [n] (step within the episode), all
-    float32 and views of one tensor with a row a step.
+    float32 and views of one tensor with a row a step; S and A are the widest task's, narrower ones end in zeros.
     ``first_row`` and ``first_episode`` (int64 [N+1]) say where a task's rows and episodes lie; ``offsets`` (int64
     [E+1]) where an episode's rows lie. Drawing rows of a task uniformly draws episodes in proportion to their length
     and starts uniformly, as Decision Transformers do.
@@ -53,12 +53,6 @@ class Windows:
             raise ManyoneError("windows need at least one data set")
         if length < 1:
             raise ManyoneError(f"windows of {length} steps: must be 1 or more")
-        for one in data:
-            if (one.state_dim, one.action_dim) != (data[0].state_dim, data[0].action_dim):
-                raise ManyoneError(
-                    f"{one.name}: states and actions of width {one.state_dim} and {one.action_dim}, but {data[0].name} "
-                    f"has {data[0].state_dim} and {data[0].action_dim}; tasks of one policy must agree"
-                )
         self.names = [one.name for one in data]
         self.length = length
         self.device = torch.device(device)
@@ -68,7 +62,8 @@ class Windows:
         lengths = np.concatenate([one.lengths for one in data])
         self.offsets = self._tensor(np.concatenate([[0], np.cumsum(lengths)]))
         # All of a step in one row, so that a window costs one look-up a step; row 0 is what padding reads.
-        widths = {"observations": data[0].state_dim, "actions": data[0].action_dim, "returns_to_go": 1, "timesteps": 1}
+        widths = {"observations": max(one.state_dim for one in data), "actions": max(one.action_dim for one in data),
+                  "returns_to_go": 1, "timesteps": 1}  # fmt: skip
         packed = np.zeros((1 + sum(rows), sum(widths.values())), dtype=np.float32)
         self._columns: dict[str, slice] = {}
         first = 0
@@ -80,7 +75,8 @@ class Windows:
             steps = np.arange(len(one)) - np.repeat(one.offsets[:-1], one.lengths)
             values = {"timesteps": steps} | {k: getattr(one, k) for k in widths if k != "timesteps"}
             for key, value in values.items():
-                packed[begin : begin + len(one), self._columns[key]] = value.reshape(len(one), -1)
+                flat = value.reshape(len(one), -1)
+                packed[begin : begin + len(one), self._columns[key].start :][:, : flat.shape[1]] = flat
             begin += len(one)
         self._packed = self._tensor(packed)
         self.flat = {key: part[1:] for key, part in self._split(self._packed).items()}

@@ -20,12 +20,32 @@ from manyone.randomness import generator_for
 
 
 class CloningNetwork(nn.Module):
-    """Actions [..., A] in (-1, 1) from normalised states [..., S] and task numbers [...]."""
+    """Actions [..., A] in (-1, 1) from normalised states [..., S] and task numbers [...].
+
+    ``widths``: states and actions of each task where these differ; padded states are not read, padded actions are 0.
+    The first and last layer are shared: the task's number tells what an entry means.
+    """
+
+    kept_states: Tensor
+    kept_actions: Tensor
 
     def __init__(
-        self, state_dim: int, action_dim: int, tasks: int, *, width: int = 256, layers: int = 3, seed: int = 0
+        self,
+        state_dim: int,
+        action_dim: int,
+        tasks: int,
+        *,
+        width: int = 256,
+        layers: int = 3,
+        widths: Sequence[Sequence[int]] = (),
+        seed: int = 0,
     ) -> None:
         super().__init__()
+        self.widths = tuple((int(s), int(a)) for s, a in widths)
+        if self.widths:
+            for name, most, place in (("kept_states", state_dim, 0), ("kept_actions", action_dim, 1)):
+                own = torch.tensor([w[place] for w in self.widths])
+                self.register_buffer(name, torch.arange(most) < own[:, None], persistent=False)
         self.state_dim, self.action_dim, self.tasks, self.width = state_dim, action_dim, tasks, width
         self.depth = layers
         sizes = [state_dim + tasks] + [width] * layers + [action_dim]
@@ -38,13 +58,17 @@ class CloningNetwork(nn.Module):
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, JSON-able."""
         return {"state_dim": self.state_dim, "action_dim": self.action_dim, "tasks": self.tasks, "width": self.width,
-                "layers": self.depth}  # fmt: skip
+                "layers": self.depth,
+                **({"widths": [list(w) for w in self.widths]} if self.widths else {})}  # fmt: skip
 
     def forward(self, states: Tensor, tasks: Tensor) -> Tensor:
+        if self.widths:
+            states = torch.where(self.kept_states[tasks], states, 0)
         x = torch.cat((states, F.one_hot(tasks, self.tasks).to(states.dtype)), -1)
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
-        return torch.tanh(self.layers[-1](x))
+        actions = torch.tanh(self.layers[-1](x))
+        return torch.where(self.kept_actions[tasks], actions, 0) if self.widths else actions
 
 
 class CloningPolicy:

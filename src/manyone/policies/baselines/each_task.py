@@ -107,14 +107,12 @@ class ByTask:
     def act(self, slots: Any, observations: Any) -> np.ndarray:
         """Actions float32 [b, A] for ``observations`` [b, S] of the episodes ``slots`` [b]."""
         slots, observations = np.asarray(slots), np.asarray(observations)
-        found: np.ndarray | None = None
+        found = np.zeros((len(slots), max(p.model.action_dim for p in self.policies.values())), np.float32)
         for number, policy in enumerate(self.policies.values()):
             own = np.flatnonzero(self._owner[slots] == number)
             if len(own):
-                actions = policy.act(self._slot[slots[own]], observations[own])
-                found = np.zeros((len(slots), actions.shape[1]), np.float32) if found is None else found
-                found[own] = actions
-        assert found is not None
+                actions = policy.act(self._slot[slots[own]], observations[own][:, : policy.model.state_dim])
+                found[own, : actions.shape[1]] = actions
         return found
 
     def reward(self, slots: Any, rewards: Any) -> None:
@@ -123,11 +121,12 @@ class ByTask:
 
     def took(self, slots: Any, actions: Any) -> None:
         """Passes the actions [b, A] on that were taken instead of those of the last :meth:`act`."""
-        self._pass_on("took", slots, actions)
+        self._pass_on("took", slots, actions, True)
 
-    def _pass_on(self, what: str, slots: Any, values: Any) -> None:
+    def _pass_on(self, what: str, slots: Any, values: Any, actions: bool = False) -> None:
         slots, values = np.asarray(slots), np.asarray(values)
         for number, policy in enumerate(self.policies.values()):
             own = np.flatnonzero(self._owner[slots] == number)
             if len(own):
-                getattr(policy, what)(self._slot[slots[own]], values[own])
+                mine = values[own, : policy.model.action_dim] if actions else values[own]
+                getattr(policy, what)(self._slot[slots[own]], mine)

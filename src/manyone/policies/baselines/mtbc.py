@@ -39,7 +39,8 @@ class CloningLearner:
         schedule: str = "constant",
         evaluate: Callable[[CloningLearner], Mapping[str, Any]] | None = None,
     ) -> None:
-        if (network.state_dim, network.action_dim, network.tasks) != (data.state_dim, data.action_dim, len(data)):
+        shape = (network.state_dim, network.action_dim, network.tasks, network.widths)
+        if shape != (data.state_dim, data.action_dim, len(data), data.widths):
             raise ManyoneError("the cloning network was built for other widths or another number of tasks")
         self.tasks_per_step = len(data) if tasks_per_step is None else tasks_per_step
         if not 1 <= self.tasks_per_step <= len(data):
@@ -60,7 +61,12 @@ class CloningLearner:
             for k in ("observations", "actions")
         )
         tasks = batch.tasks.to(states.device).unsqueeze(1).expand(-1, states.shape[1])
-        loss = F.mse_loss(self.network(states, tasks), actions)
+        if self.network.widths:  # the mean over tasks of each one's mean over its own actions
+            kept = self.network.kept_actions[tasks]
+            error = torch.where(kept, self.network(states, tasks) - actions, 0).square().sum(-1)
+            loss = (error / kept.sum(-1)).mean()
+        else:
+            loss = F.mse_loss(self.network(states, tasks), actions)
         for group in self._adamw.param_groups:
             group["lr"] = rate
         self._adamw.zero_grad()

@@ -298,6 +298,8 @@ def _check_fit(models: Sequence[DecisionTransformer], seeds: Sequence[int], data
             f"the network is for states and actions of width {model.state_dim} and {model.action_dim}, the data have "
             f"{data.state_dim} and {data.action_dim}"
         )
+    if model.widths != data.widths:
+        raise ManyoneError(f"the network is for tasks of widths {model.widths}, the data have {data.widths}")
     if model.context != data.context or (model.prompt and model.prompt != data.prompt_steps):
         raise ManyoneError(
             f"the network reads {model.context} steps and {model.prompt} of a prompt, the data give {data.context} and "

@@ -1,10 +1,11 @@
-"""The loss L_i(w) of each task: mean over valid steps and action dimensions of (policy(w) - a)^2, on drawn windows."""
+"""The loss L_i(w) of each task: mean over valid steps and the task's action dimensions of (policy(w) - a)^2."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from manyone.nets.decision import DecisionTransformer, DropoutNoise
@@ -38,10 +39,14 @@ class TaskLosses:
         """Losses [S, G] of ``batch`` under ``weights`` (parameters by name, with a leading axis for S x G)."""
         steps = batch.steps
         task = None
-        if self.model.id_tokens:
+        if self.model.reads_task:
             task = batch.tasks.to(self.data.device).unsqueeze(1).expand(-1, steps["timesteps"].shape[1])
         acted = self.model.run(weights, steps, batch.prompt if self.model.prompt else None, task, noise=noise)
-        error = (acted - steps["actions"]).square().sum(-1)
+        error = acted - steps["actions"]
+        dims: Tensor | int = self.model.action_dim
+        if self.model.widths:  # padded actions count nowhere
+            kept = self.model.kept_actions[batch.tasks.to(self.data.device)]
+            error, dims = torch.where(kept[:, None, None], error, 0), kept.sum(-1)
         valid = steps["valid"]
-        means = (error * valid).sum((1, 2)) / (valid.sum((1, 2)) * self.model.action_dim)
+        means = (error.square().sum(-1) * valid).sum((1, 2)) / (valid.sum((1, 2)) * dims)
         return means.view(len(self.seeds), -1)

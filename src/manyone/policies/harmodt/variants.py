@@ -72,6 +72,7 @@ def build_model(name: str, data: PolicyData, *, seed: int = 0, **shape: Any) -> 
         context=data.context,
         prompt=data.prompt_steps if chosen.prompt else 0,
         id_tokens=len(data) if chosen.id_token else 0,
+        widths=data.widths,
         seed=seed,
         **shape,
     )

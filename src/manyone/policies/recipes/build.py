@@ -90,7 +90,8 @@ def cloning(o: CloningOptions, problem: PolicyProblem, evaluate: Evaluate = None
     """Behaviour cloning."""
     held = o.hold_out == "always"
     data = PolicyData(problem.data, 1, hold_out=held, bounds=_bounds(o, problem), device=device_of(o.device))
-    network = CloningNetwork(data.state_dim, data.action_dim, len(data), seed=o.seed, width=o.width, layers=o.layers)
+    network = CloningNetwork(data.state_dim, data.action_dim, len(data), widths=data.widths, seed=o.seed,
+                             **_pick(o, "width", "layers"))  # fmt: skip
     at_once = None if o.tasks_per_step is None else min(o.tasks_per_step, len(data))
     arguments = {"tasks_per_step": at_once} | _optimisation(o)
     return CloningLearner(network.to(data.device), data, seed=o.seed, evaluate=evaluate, **arguments)

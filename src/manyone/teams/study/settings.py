@@ -69,6 +69,8 @@ class Setting:
         """The arm called ``part`` on this task."""
         arm = ARMS[part]
         known = {f.name for f in dataclasses.fields(options_class(arm.recipe))}
+        if arm.given.get("graph_rollout") != "official":
+            known -= {"warmup"}  # without it a warm-up does nothing
         shared = {name: value for name, value in self.given.items() if name in known}
         return dataclasses.replace(arm, given={**shared, **arm.given})
 

@@ -195,11 +195,8 @@ def _in_order(loader: Iterable[Any], client: int) -> Iterable[Any]:
     sampler = getattr(loader, "sampler", None)
     if not isinstance(loader, DataLoader) or sampler is None or isinstance(sampler, SequentialSampler):
         return loader
-    if (
-        isinstance(sampler, RandomSampler)
-        and not sampler.replacement
-        and sampler.num_samples == len(sampler.data_source)
-    ):
+    every = isinstance(sampler, RandomSampler) and not sampler.replacement
+    if every and sampler.num_samples == len(sampler.data_source):
         order: Any = range(sampler.num_samples)
     elif isinstance(sampler, SubsetRandomSampler):
         order = list(sampler.indices)

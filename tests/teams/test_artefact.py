@@ -231,7 +231,7 @@ def test_actions_of_several_digits_and_a_task_that_forbids_some(tmp_path: Path) 
         actions = team.act(seen, allowed, greedy=greedy)
         assert actions.shape == (50, 2, 2)
         assert (actions[..., 0] == 1).all()
-        assert set(np.unique(actions[..., 1])) == {0, 2}
+        assert set(actions[..., 1].ravel().tolist()) <= {0, 2}
     program = torch.export.load(tmp_path / "team" / "policy.pt2").module()
     given = torch.from_numpy(seen.astype(np.float32)), torch.from_numpy(allowed)
     assert np.array_equal(program(*given)[0], team.act(seen, allowed))

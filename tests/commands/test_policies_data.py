@@ -39,8 +39,8 @@ class Reaching(gymnasium.Env):
 @pytest.fixture
 def reaching(monkeypatch, tmp_path):
     """The options that name a Minari data set of a registered environment."""
-    registered = gymnasium.envs.registration.EnvSpec("Reaching-v0", Reaching, max_episode_steps=6)
-    monkeypatch.setitem(gymnasium.registry, "Reaching-v0", registered)
+    registered = gymnasium.envs.registration.EnvSpec("Reach2d-v0", Reaching, max_episode_steps=6)
+    monkeypatch.setitem(gymnasium.registry, "Reach2d-v0", registered)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     draws = np.random.default_rng(0)
     buffers = [
@@ -58,28 +58,37 @@ def reaching(monkeypatch, tmp_path):
         minari.create_dataset_from_buffers(
             "reach/mine-v0", buffers, observation_space=Reaching.observation_space, action_space=BOX
         )
-    return ("--data", "gym:Reaching-v0=reach/mine-v0", "--keys", "observation,desired_goal")
+    return ("--data", "gym:Reach2d-v0=reach/mine-v0", "--keys", "observation,desired_goal")
 
 
 def test_dictionary_observations_are_read_played_and_acted_on_by_the_same_keys(manyone, tmp_path, reaching):
     code, _, err = manyone("run", "mtbc", *reaching, *SMALL, "--out", "r")
     assert code == 0, err
-    task = "gym:Reaching-v0?keys=observation,desired_goal"
+    task = "gym:Reach2d-v0?keys=observation,desired_goal"
     assert f"data of {task}: 3 episodes, 18 steps, return 6 to 6 (median 6), success 1.00" in err
     assert lines(tmp_path / "r/metrics.jsonl")[-1][f"success/{task}"] == 1
     assert manyone("eval", "r")[0] == 0
     policy = load_policy("r/model")
-    env = gymnasium.make("Reaching-v0")
+    env = gymnasium.make("Reach2d-v0")
     observation, _ = env.reset(seed=0)
     actions = []
     for name, seen in (
-        ("gym:Reaching-v0", observation),
+        ("gym:Reach2d-v0", observation),
         (task, np.r_[observation["observation"], observation["desired_goal"]]),
     ):
         policy.reset(name)
         actions.append(policy.act(seen))
     np.testing.assert_array_equal(*actions)
-    assert "a dictionary with achieved_goal, desired_goal, observation" in manyone("run", "mtbc", *reaching[:2])[2]
+    assert "a dictionary with observation, desired_goal, achieved_goal" in manyone("run", "mtbc", *reaching[:2])[2]
+
+
+def test_a_policy_of_data_alone_knows_the_keys_too(manyone, tmp_path, reaching):
+    words = ("--data", "robot=reach/mine-v0", *reaching[2:], "--no-simulator", *SMALL[:-4])
+    code, _, err = manyone("run", "mtbc", *words, "--out", "r")
+    assert code == 0, err
+    policy = load_policy(tmp_path / "r/model")
+    policy.reset("robot")
+    assert policy.act({key: np.zeros(2, np.float32) for key in Reaching.observation_space}).shape == (2,)
 
 
 def old_d4rl(path, rewards):

@@ -17,7 +17,7 @@ from manyone.recipes.table import RECIPES, options_class
 DOCS = ROOT / "docs"
 OTHER_OPTIONS = {"--field", "--help", "--debug", "--config", "--split", "--scale", "--seeds", "--workers", "--out"}
 OTHER_OPTIONS |= {"--cluster", "--dry-run", "--episodes", "--steps", "--source"}  # of `manyone data make`
-OTHER_OPTIONS |= {"--trust", "--store", "--host"}
+OTHER_OPTIONS |= {"--trust", "--store", "--host", "--target-return", "--suite"}
 
 
 def options_of(recipe: str) -> set[str]:

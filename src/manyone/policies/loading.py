@@ -133,7 +133,7 @@ class Policy:
     def _entries(self, task: str) -> tuple[str, ...]:
         """The entries of dictionary observations that are read."""
         own = [name for name in self.tasks if name.partition("?")[0] == task]
-        named = (gym_parts(n)[1] for n in (task, *own, *self.tasks) if n.startswith("gym:"))
+        named = (gym_parts(n)[1] for n in (task, *own, *self.tasks) if "keys=" in n)
         return next(filter(None, named), ())
 
 

@@ -108,12 +108,12 @@ class Reaching(gymnasium.Env):
 
 
 def test_keys_choose_from_the_environment_s_observations_what_the_data_hold(tmp_path, monkeypatch, pendulum):
-    monkeypatch.setitem(gymnasium.registry, "Reaching-v0", gymnasium.envs.registration.EnvSpec("Reaching-v0", Reaching))
-    data = (f"gym:Reaching-v0={tmp_path / 'a'}", f"gym:Pendulum-v1={tmp_path / 'b'}")
-    with pytest.raises(ManyoneError, match="gym:Reaching-v0: its observations are a dictionary with goal, observation"):
+    monkeypatch.setitem(gymnasium.registry, "Goal-v0", gymnasium.envs.registration.EnvSpec("Goal-v0", Reaching))
+    data = (f"gym:Goal-v0={tmp_path / 'a'}", f"gym:Pendulum-v1={tmp_path / 'b'}")
+    with pytest.raises(ManyoneError, match="gym:Goal-v0: its observations are a dictionary with goal, observation"):
         load_problem(CloningOptions(data=data))
     problem = load_problem(CloningOptions(data=data, keys=("observation,goal",)))
-    assert problem.tasks == ["gym:Reaching-v0?keys=observation,goal", "gym:Pendulum-v1"]
+    assert problem.tasks == ["gym:Goal-v0?keys=observation,goal", "gym:Pendulum-v1"]
 
 
 def test_digests_are_those_of_the_content(tmp_path, pendulum):

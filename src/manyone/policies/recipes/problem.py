@@ -174,6 +174,8 @@ def _from_place(
     found = files.from_place(place, keys=own or keys, horizon=data_horizon, clip=clip)
     if not task and not simulator:
         raise ManyoneError(f"--data {pair}: give TASK=PLACE; without a simulator TASK is any name")
+    if not simulator and found.meta.get("keys") and "?" not in task:
+        task += make.gym_task("", found.meta["keys"]).removeprefix("gym:")
     if not task:
         task = make.with_keys(_recorded(found, place), found.meta.get("keys", keys))
     states, actions, _ = make.spaces(task) if simulator else (found.state_dim, found.action_dim, 0)

@@ -40,12 +40,12 @@ def run(options: PolicyOptions, build: Build, folder: RunFolder) -> None:
         print("\n".join(plan(options, folder.recipe)))
         return
     problem = load_problem(options)
-    if options.suite is None:
-        for one in problem.data:
-            print(f"data of {one.name}: {one.summary()}", file=sys.stderr)
     with evaluator_of(problem, options) as evaluator:
         learner = build(options, problem, evaluator)
         _check_inputs(options, problem, folder)  # the first thing that is written: what is refused leaves no folder
+        if options.suite is None:
+            for one in problem.data:
+                print(f"data of {one.name}: {one.summary()}", file=sys.stderr)
         final = train(
             Best(learner, folder) if options.evaluate_every else learner,
             folder,

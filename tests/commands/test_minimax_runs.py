@@ -293,12 +293,16 @@ def test_wrong_options_are_named(manyone, words, message):
 def test_bad_rows_and_damaged_models_are_named(manyone, tmp_path):
     assert manyone("run", "local-sgda", *QUICK, "--out", "r")[0] == 0
     model = load(tmp_path / "r/model")
-    with pytest.raises(ManyoneError, match=r"rows of shape \[2, 3\]: this model takes \[n, 30\]"):
-        model.predict(np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="X has 3 features, but DistributedAUCClassifier is expecting 30"):
+        model.predict(np.zeros((2, 3)))  # scikit-learn's words: the model is one of its estimators
     rows = np.zeros((2, 30))
     rows[1, 4] = np.nan
-    with pytest.raises(ManyoneError, match="row 1 holds NaN"):
+    with pytest.raises(ValueError, match="contains NaN"):
         model.predict(rows)
+    with pytest.raises(ManyoneError, match=r"rows of shape \[2, 3\]: this model takes \[n, 30\]"):
+        model.model_.predict(np.zeros((2, 3)))
+    with pytest.raises(ManyoneError, match="row 1 holds NaN"):
+        model.model_.predict(rows)
     with pytest.raises(ManyoneError, match=r"no config\.json, so this is not a minimax model"):
         load(tmp_path)
     (tmp_path / "r/model/config.json").write_text("{}")

@@ -143,13 +143,24 @@ def test_reproduce_report_and_bench_pass_their_words_on(manyone, monkeypatch, tm
     )
     assert calls.pop() == (
         ["a", "b"],
-        {"fields": [], "scale": "laptop", "seeds": 3, "out": Path("o"), "workers": 2, "on": None, "dry_run": True},
+        {
+            "fields": [],
+            "suites": [],
+            "scale": "laptop",
+            "seeds": 3,
+            "out": Path("o"),
+            "workers": 2,
+            "on": None,
+            "dry_run": True,
+        },
     )
     assert manyone("reproduce")[0] == 1
     nothing = dict.fromkeys(("seeds", "out", "workers", "on"))
-    assert calls.pop() == ([], {"fields": [], "scale": "smoke", "dry_run": False, **nothing})
+    assert calls.pop() == ([], {"fields": [], "suites": [], "scale": "smoke", "dry_run": False, **nothing})
     assert manyone("reproduce", "--field", "merging, policies", "--field", "minimax")[0] == 1
     assert calls.pop()[1]["fields"] == ["merging", "policies", "minimax"]
+    assert manyone("reproduce", "--suite", "pp-n5,relay")[0] == 1
+    assert calls.pop()[1]["suites"] == ["pp-n5", "relay"]
 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("x")

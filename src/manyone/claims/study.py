@@ -90,6 +90,8 @@ class Study:
     made: str = ""
     figures: Sequence[Figure] = ()
     field: str = ""
+    chosen: Sequence[str] = ()
+    """The suites that were asked for; none: all that the claims name."""
 
     @cached_property
     def results(self) -> Results:
@@ -102,10 +104,9 @@ class Study:
         return parse_claims(self.claims_text, "claims") if self.claims_text else Claims()
 
     def findings(self) -> list[Finding]:
-        """Every claim tested at the study's scale, on the suites that the study names (or on all, if it names none)."""
-        named = {suite.name for suite in self.suites}
+        """Every claim tested at the study's scale, on the suites of ``chosen`` where only they were asked for."""
         found = assess(self.claims, self.results, self.scale)
-        return [one for one in found if not named or one.suite in named]
+        return [one for one in found if not self.chosen or one.suite in self.chosen]
 
     def save(self, folder: Path) -> None:
         """Writes ``study.json``, ``claims.toml`` and ``results.jsonl``."""
@@ -120,6 +121,7 @@ class Study:
             "notes": list(self.notes),
             "made": self.made,
             "field": self.field,
+            "chosen": list(self.chosen),
             "figures": [f.to_json() for f in self.figures],
         }
         rows = "".join(json.dumps(r.to_json(), ensure_ascii=False, allow_nan=False) + "\n" for r in self.rows)
@@ -161,6 +163,7 @@ class Study:
                 made=rest["made"],
                 field=rest.get("field", "merging"),  # format 1 knew one field
                 figures=[Figure.from_json(f, str(path)) for f in rest.get("figures", ())],
+                chosen=rest.get("chosen", ()),
             )
             return study if rest.get("format", 1) >= 3 else _with_former_figures(study, rest.get("curves", ()))
         except (KeyError, TypeError) as error:

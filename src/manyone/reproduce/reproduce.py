@@ -179,7 +179,7 @@ def reproduce(
     command += f" --field {','.join(fields)}" if fields else ""
     command += f" --suite {','.join(suites)}" if suites else ""
     command += f" --seeds {seeds}" if seeds else ""
-    studies = [_study(p, ready[p.field], rows, scale, command, seconds) for p in plans]
+    studies = [_study(p, ready[p.field], rows, scale, command, seconds, suites) for p in plans]
     report = _beside_earlier(studies, folder, scale)
     report.save(folder)
     page = write(folder / "report.html", report)
@@ -228,7 +228,10 @@ def _lines(folder: Path, job: Job) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def _study(plan: Plan, suites: Sequence[SuiteInfo], folder: Path, scale: str, command: str, seconds: float) -> Study:
+def _study(
+    plan: Plan, suites: Sequence[SuiteInfo], folder: Path, scale: str, command: str, seconds: float,
+    chosen: Sequence[str],
+) -> Study:  # fmt: skip
     """Everything that the field's chapter shows."""
     files = [folder / f"{job.file}.jsonl" for job in plan.jobs]
     drawn = [folder / f"{job.file}.figures.json" for job in plan.jobs]
@@ -251,6 +254,7 @@ def _study(plan: Plan, suites: Sequence[SuiteInfo], folder: Path, scale: str, co
         },
         notes=list(plan.study.NOTES),
         made=time.strftime("%Y-%m-%d"),
+        chosen=chosen,
     )
 
 

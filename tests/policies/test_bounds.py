@@ -127,6 +127,25 @@ def test_bounds_that_nobody_knows_are_those_of_the_data(tasks, caplog):
     assert not half.windows.flat["actions"][:, 1].any()
 
 
+def test_an_action_that_has_one_value_only_is_that_value(tasks):
+    made, _ = in_units(tasks(1), [(0.3, 0.3)])
+    low, high = np.array([-2, 0.3], np.float32), np.array([2, 0.3], np.float32)
+    data = PolicyData(made, context=4, bounds=[(low, high)])
+    assert torch.isfinite(data.windows.flat["actions"]).all()
+    assert not data.windows.flat["actions"][:, 1].any()
+    acted = data.table.own_actions(torch.tensor([[-0.5, 0.9], [1, -1]]), 0)
+    assert acted.tolist() == [[-1, high[1]], [2, high[1]]]
+
+
+def test_bounds_of_the_largest_number_are_none(tasks, caplog):
+    made, _ = in_units(tasks(1), [(-2, 2)])
+    most = np.full(2, np.finfo(np.float32).max)
+    data = PolicyData(made, context=4, bounds=[(-most, most)])
+    assert torch.equal(data.table.bounds, PolicyData(made, context=4).table.bounds)
+    assert torch.isfinite(data.windows.flat["actions"]).all()
+    assert "2 of 2 dimensions of the actions have no known bounds" in caplog.text
+
+
 def test_actions_outside_their_bounds_are_counted_and_clipped(tasks, caplog):
     one = tasks(1)[0]
     actions = one.actions.copy()
@@ -134,7 +153,7 @@ def test_actions_outside_their_bounds_are_counted_and_clipped(tasks, caplog):
     data = PolicyData([replace(one, actions=actions)], context=4, bounds=[(np.full(2, -1), np.ones(2))])
     assert data.windows.flat["actions"][:3, 0].tolist() == [1, -1, 1]
     assert f"task-0: 2 of {len(one)} actions lie outside their bounds (-1 to 1)" in caplog.text
-    for wrong in ([(np.ones(2), np.ones(2))], [(np.full(3, -1), np.ones(3))]):
+    for wrong in ([(np.ones(2), np.zeros(2))], [(np.full(3, -1), np.ones(3))]):
         with pytest.raises(ManyoneError, match="give 2 least and largest actions"):
             PolicyData([one], context=4, bounds=wrong)
     with pytest.raises(ManyoneError, match="bounds of 2 tasks, but there are 1"):

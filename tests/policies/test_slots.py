@@ -102,6 +102,33 @@ def test_an_observation_that_is_not_finite_is_refused_with_slot_and_task(saved):
         policy.act(np.zeros((2, 5)), [np.inf, 0.0])
 
 
+@pytest.mark.parametrize("kind", ["masked", "free", "cloned"])
+def test_a_step_that_was_refused_has_not_happened(saved, kind):
+    draw = np.random.Generator(np.random.Philox(7))
+    observations, rewards = draw.normal(size=(4, 2, 5)).astype(np.float32), draw.random((4, 2)).astype(np.float32)
+    policy, other = load_policy(saved / kind), load_policy(saved / kind)
+    for one in (policy, other):
+        one.reset(["task-0", "task-1"])
+    for step in range(4):
+        for broken in (np.full((2, 5), np.nan), observations[step, :1], observations[step, :, :3]):
+            with pytest.raises(ManyoneError):
+                policy.act(broken, rewards[step])
+        found = policy.act(observations[step], rewards[step])
+        assert np.array_equal(found, other.act(observations[step], rewards[step]))
+
+
+def test_rewards_targets_and_tasks_that_cannot_be_meant_are_refused(saved):
+    policy = load_policy(saved / "masked")
+    with pytest.raises(ManyoneError, match="no tasks: give one"):
+        policy.reset([])
+    for target in (np.nan, np.inf):
+        with pytest.raises(ManyoneError, match=f"target {target}: give a finite return"):
+            policy.reset("task-0", target=target)
+    policy.reset(["task-0", "task-1"])
+    with pytest.raises(ManyoneError, match=r"rewards \[3\]: give one for each of 2 slots"):
+        policy.act(np.zeros((2, 5)), np.zeros(3))
+
+
 def test_wrong_slots_say_what_is_allowed(saved):
     policy = load_policy(saved / "masked")
     with pytest.raises(ManyoneError, match="first give the tasks of all slots"):

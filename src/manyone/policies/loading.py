@@ -16,17 +16,19 @@ Public names: :func:`load_policy`, :class:`Policy`.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from manyone.data.trajectories.observations import lay_out
 from manyone.envs.single.make import gym_parts
 from manyone.errors import ManyoneError
 from manyone.nets.decision import DecisionTransformer
-from manyone.policies.acting import SequencePolicy
+from manyone.policies.acting import SequencePolicy, checked_observations
 from manyone.policies.agnostic import AgnosticPolicy
 from manyone.policies.artefact import SavedPolicy, read_policy
 from manyone.policies.baselines.cloning import CloningNetwork, CloningPolicy
@@ -81,6 +83,10 @@ class Policy:
             names = [task] * len(chosen) if task is None or isinstance(task, str) else list(task)
         several = not isinstance(target, (int, float, np.number, type(None)))
         targets: list[Any] = list(target) if several else [target] * len(chosen)  # type: ignore[arg-type]
+        if slots is None and not names:
+            raise ManyoneError("no tasks: give one, or a sequence with one for each slot")
+        if wrong := [asked for asked in targets if asked is not None and not math.isfinite(asked)]:
+            raise ManyoneError(f"target {wrong[0]}: give a finite return to ask for")
         if len(names) != len(chosen) or len(targets) != len(chosen):
             raise ManyoneError(f"{len(names)} tasks and {len(targets)} targets for {len(chosen)} slots: give one each")
         episodes = []
@@ -107,19 +113,25 @@ class Policy:
         if not self._episodes:
             raise ManyoneError("act before reset: call policy.reset(task) at the start of an episode")
         slots = np.arange(len(self._episodes))
-        rewards = np.broadcast_to(np.asarray(reward, np.float32), len(slots))
+        rewards = np.asarray(reward, np.float32)
+        if rewards.shape not in ((), slots.shape):
+            raise ManyoneError(f"rewards {list(rewards.shape)}: give one for each of {len(slots)} slots")
+        rewards = np.broadcast_to(rewards, len(slots))
         going = np.flatnonzero(~self._first)
         wrong = going[~np.isfinite(rewards[going])]
         if len(wrong):
             raise ManyoneError(f"slot {wrong[0]} ({self._episodes[wrong[0]].task}): the reward is {rewards[wrong[0]]}")
-        if len(going):
-            self.batched.reward(going, rewards[going])
         seen = lay_out(observation, self._keys, batch=not self._single).astype(np.float32)
         states, width = self._widths()
         if seen.shape[-1] == states:
             more = self.model.state_dim - states  # type: ignore[operator]
             seen = np.concatenate((seen, np.zeros((*seen.shape[:-1], more), np.float32)), -1) if more else seen
-        actions = self.batched.act(slots, seen[None] if self._single else seen)[:, :width]
+        seen = seen[None] if self._single else seen
+        names = [episode.task for episode in self._episodes]
+        checked_observations(seen, torch.from_numpy(slots), self.model.state_dim, names)  # type: ignore[arg-type]
+        if len(going):  # nothing moves on before all is known to be right
+            self.batched.reward(going, rewards[going])
+        actions = self.batched.act(slots, seen)[:, :width]
         self._first[:] = False
         return actions[0] if self._single else actions
 

@@ -33,6 +33,7 @@ Steps = dict[str, Tensor]
 Bounds = tuple[np.ndarray, np.ndarray]
 """Least and largest action of a task, [A] each."""
 Pool = Literal["task", "pooled"]
+_LARGEST = float(np.finfo(np.float32).max)
 PROMPT_FRACTION = 0.1
 """Share of a task's episodes, the best by return, that prompts are taken from and training leaves out."""
 POOLED: dict[str, Any] = {"normalisation": "pooled", "scale": "pooled", "target": "pooled"}
@@ -114,7 +115,8 @@ class TaskTable:
         if self.bounds is None:
             return actions
         low, high = self.bounds[tasks].unbind(-2)
-        return (actions - (low + high) / 2) / ((high - low) / 2)
+        half = (high - low) / 2
+        return (actions - (low + high) / 2) / torch.where(half > 0, half, 1)
 
     def own_actions(self, unit: Tensor, tasks: int | Tensor) -> Tensor:
         """The inverse of :meth:`unit_actions`, never beyond the bounds."""
@@ -394,9 +396,9 @@ def _bounds(data: Trajectories, given: Bounds | None) -> np.ndarray:
         fits = bool((np.abs(own) <= 1).all())
         given = (np.full(data.action_dim, -1.0 if fits else -np.inf), np.full(data.action_dim, 1.0 if fits else np.inf))
     bounds = np.stack(given).astype(np.float32)
-    if bounds.shape != own.shape or not (bounds[0] < bounds[1]).all():
+    if bounds.shape != own.shape or not (bounds[0] <= bounds[1]).all():
         raise ManyoneError(f"{data.name}: bounds {bounds.tolist()}: give {data.action_dim} least and largest actions")
-    unknown = np.asarray(~np.isfinite(bounds).all(0))
+    unknown = np.asarray(np.abs(bounds).max(0) > _LARGEST / 2)  # environments write the largest number for infinity
     if unknown.any():
         low, high = own[:, unknown]
         steady = low == high  # any width does

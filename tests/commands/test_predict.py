@@ -66,12 +66,14 @@ def test_what_cannot_be_scored_is_one_line_and_nothing_is_written(manyone, tmp_p
     rows, _ = trained
     write(tmp_path / "short.csv", [{"age": r["age"], "dose": r["dose"]} for r in rows])
     write(tmp_path / "new.csv", [{**r, "colour": "violet"} for r in rows])
+    write(tmp_path / "hole.csv", [{**r, "dose": ""} for r in rows])
     (tmp_path / "old.csv").write_text("kept")
     (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.rglob("*"))
     for words, message in (
         (("r", "short.csv", "--out", "o.csv"), "colour"),
         (("r", "new.csv", "--out", "o.csv"), "--unknown zeros"),
+        (("r", "hole.csv", "--out", "o.csv"), "'dose', row 1 is empty; fill it in or drop the row; a model that was"),
         (("r", "absent.csv"), "absent.csv"),
         (("r", "my.csv", "--out", "old.csv"), "--overwrite"),
         (("empty", "my.csv"), "config.json is missing"),

@@ -111,6 +111,20 @@ def test_a_foreign_run_asks_for_trust_before_it_imports_a_module(manyone, made, 
     assert not (theirs / "ran").exists()
 
 
+def test_options_from_a_file_of_somebody_else_import_nothing(manyone, named):
+    words = ("run", "no-comm", *TINY, "--dry-run", "--config")
+    run = {"recipe": "no-comm", "options": {"env": "pettingzoo:named_team"}}
+    for content in (run, run["options"]):
+        (named / "theirs.yaml").write_text(yaml.safe_dump(content))
+        code, _, err = manyone(*words, "theirs.yaml")
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert "theirs.yaml: imports named_team" in err
+        assert not (named / "ran").exists()
+    assert manyone(*words, "theirs.yaml", "--env", "pettingzoo:named_team")[0] == 0
+    assert manyone("run", "no-comm", *TINY, "--env", "pettingzoo:named_team", "--out", "mine")[0] == 0
+    assert manyone(*words, "mine/config.yaml")[0] == 0
+
+
 def test_several_seeds_of_somebody_else_ask_as_well(manyone, named):
     options = {"env": "pettingzoo:named_team", "device": "cpu", "seed": 0}
     (named / "several").mkdir()

@@ -10,13 +10,15 @@ import torch
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from manyone.errors import ManyoneError
 from manyone.minimax import DistributedAUCClassifier, load, save
+from manyone.minimax.predict import Network, Scaling, ScoreClassifier
+from manyone.minimax.problems.flat import FlatSpec
 from manyone.minimax.recipes.build import rounds
 from manyone.minimax.recipes.options import LocalSGDAOptions
 from manyone.minimax.recipes.problem import load_case
@@ -109,6 +111,36 @@ def test_columns_are_found_by_name_in_any_order():
         clone(QUICK).fit(rows, y)
 
 
+def test_unknown_words_of_new_rows_can_be_read_as_none():
+    rows, y = table()
+    rare = rows.set_column(1, "colour", [["violet", *rows.column("colour").to_pylist()[1:]]])
+    model = clone(QUICK).set_params(categories="one-hot", unknown="zeros").fit(rows, y)
+    assert np.array_equal(model.predict_proba(rare)[1:], model.predict_proba(rows)[1:])
+    last = [["violet"] * 6 + rows.column("colour").to_pylist()[6:]]  # in one test fold alone
+    frame = pytest.importorskip("pandas").DataFrame(rows.set_column(1, "colour", last).to_pydict())
+    assert np.isfinite(cross_val_score(model, frame, y, cv=KFold(20), scoring="accuracy")).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("model", "mpl"), ("categories", "ordinal"), ("missing", "drop"), ("unknown", "drop"), ("precision", "16-true")],
+)
+def test_a_word_that_a_parameter_does_not_know_is_refused(name, word):
+    with pytest.raises(ManyoneError, match=f"{name} = '{word}': must be one of"):
+        clone(QUICK).set_params(**{name: word}).fit(*table())
+
+
+@pytest.mark.parametrize("kind", [int, float, str])
+def test_accuracy_finds_the_classes_of_a_file_however_they_are_spelt(kind):
+    network, scaling = Network([1], {"w": torch.ones(1)}), Scaling.fit(np.array([[-1.0], [1.0]]), "none")
+    model = DistributedAUCClassifier()
+    model.adopt(ScoreClassifier(network, scaling, ["0", "1"]), FlatSpec.of({"w": torch.ones(1)}, {}), torch.ones(1))
+    labels = np.array([0, 1, 1]).astype(kind)
+    for scored in (model, model.model_):
+        assert scored.score(np.array([[-1.0], [1.0], [-1.0]]), labels) == pytest.approx(2 / 3)
+    assert model.model_.score(np.array([[1.0]]), ["11"]) == 0
+
+
 def test_a_pandas_frame_with_permuted_columns_and_an_index_of_its_own():
     pandas = pytest.importorskip("pandas")
     x, y = load_breast_cancer(return_X_y=True, as_frame=True)
@@ -123,7 +155,7 @@ def test_missing_cells_take_what_training_said():
     rows, y = table()
     age = rows.column("age").to_pylist()
     holes = rows.set_column(0, "age", [[None, *age[1:]]])
-    with pytest.raises(ManyoneError, match="age"):
+    with pytest.raises(ManyoneError, match=r"'age', row 1 is .* missing='median'"):
         clone(QUICK).set_params(categories="one-hot").fit(holes, y)
     model = clone(QUICK).set_params(categories="one-hot", missing="mean").fit(holes, y)
     filled = rows.set_column(0, "age", [[float(np.mean(age[1:])), *age[1:]]])

@@ -8,7 +8,7 @@ import io
 import re
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -16,6 +16,7 @@ import docstring_parser
 import tyro
 import yaml
 
+from manyone.engine.trust import check_config
 from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
 from manyone.recipes.options import CommonOptions, check_switches, defaults, ranges, with_preset
@@ -35,7 +36,7 @@ def parse_options(cls: type[T], recipe: str, words: Sequence[str]) -> T:
     preset. Wrong input raises ``ManyoneError`` that names the option.
     """
     own, config = _take_config(words)
-    words = own if config is None else [*_words_from_yaml(config, cls, recipe), *own]
+    words = own if config is None else [*_words_from_yaml(config, cls, recipe, typed(own, cls)), *own]
     asked = [word for word in words if word not in ("-h", "--help")]
     if len(asked) < len(words):
         given: dict[str, Any] = {}
@@ -143,8 +144,11 @@ def _take_config(words: Sequence[str]) -> tuple[list[str], Path | None]:
     return rest, Path(file) if file else None
 
 
-def _words_from_yaml(file: Path, cls: Any, recipe: str) -> list[str]:
-    """The options in ``file`` as command-line words, so that they are checked like any others."""
+def _words_from_yaml(file: Path, cls: Any, recipe: str, said: Container[str]) -> list[str]:
+    """The options in ``file`` as command-line words, so that they are checked like any others.
+
+    Of those that the command line has not ``said`` itself, none may name a module if the file was not written here.
+    """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -159,4 +163,5 @@ def _words_from_yaml(file: Path, cls: Any, recipe: str) -> list[str]:
         content = {k: v for k, v in {**cls.EARLIER, **content["options"]}.items() if k not in ("out", "overwrite")}
     if not isinstance(content, Mapping):
         raise ManyoneError(f"--config {file}: expected lines of `option: value`")
+    check_config(file, {name: value for name, value in content.items() if str(name).replace("-", "_") not in said})
     return words_of(content, cls, f"--config {file}")

@@ -3,7 +3,7 @@
 Options may name a module that is imported: ``pettingzoo:MODULE`` and ``gym:MODULE:ID``. Who runs such a command chooses
 it. Who opens a run again has its ``config.yaml`` choose, so that has to be a file that was written here: the SHA-256 of
 it is noted in the cache, in a file that only its user may touch. Everything else asks for trust first.
-Public: ``named_modules``, ``remember``, ``check_trusted``.
+Public: ``named_modules``, ``remember``, ``check_trusted``, ``check_config``.
 """
 
 from __future__ import annotations
@@ -58,6 +58,16 @@ def check_trusted(file: Path, options: Any, *, trust: bool) -> None:
         raise ManyoneError(
             f"{file}: imports {', '.join(modules)}, and there is no record that you made this run here: read that "
             "code, then add --trust (in Python trust=True)"
+        )
+
+
+def check_config(file: Path, options: Any) -> None:
+    """``ManyoneError`` where the ``options`` that a command takes from ``file`` name modules, and the file is no
+    ``config.yaml`` of a run that was made here."""
+    if (modules := named_modules(options)) and not _is_own(_mark(file.read_bytes())):
+        raise ManyoneError(
+            f"--config {file}: imports {', '.join(modules)}, and there is no record that you made this run here: read "
+            "that code, then give the option that names it in the command itself"
         )
 
 

@@ -20,12 +20,13 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, validate_data
 from torch import Tensor
 
-from manyone.data.tables.encoder import learn_encoder
-from manyone.data.tables.files import Frame, from_columns
+from manyone.data.tables.encoder import canonical_word, learn_encoder, require_complete
+from manyone.data.tables.files import from_columns
 from manyone.data.tables.partitions import Kind, partition
 from manyone.data.tables.tables import Table, fill_missing
 from manyone.engine.artefact import below
 from manyone.engine.devices import device_of
+from manyone.errors import ManyoneError
 from manyone.minimax.calibration import platt
 from manyone.minimax.client_data import ClientData
 from manyone.minimax.method import DistributedSGDA
@@ -35,6 +36,15 @@ from manyone.minimax.problems.auc import AUC, positive_rate
 from manyone.minimax.problems.flat import FlatSpec
 from manyone.minimax.schedules import decaying
 from manyone.minimax.simulated import Simulated
+
+_WORDS = {
+    "model": ("linear", "mlp"),
+    "categories": ("refuse", "one-hot"),
+    "missing": ("refuse", "mean", "median"),
+    "unknown": ("refuse", "zeros"),
+    "precision": ("64-true", "32-true"),
+}
+"""What these parameters may be; others are checked where they are used."""
 
 
 class DistributedAUCClassifier(ClassifierMixin, BaseEstimator):
@@ -50,12 +60,14 @@ class DistributedAUCClassifier(ClassifierMixin, BaseEstimator):
         form, margin, ridge: the objective, see ``problems.auc.AUC``.
         scale: of the rows, see ``Scaling.fit``.
         categories, missing: columns of words ("refuse", "one-hot") and missing cells ("refuse", "mean", "median") of a
-            DataFrame; an array holds numbers, all of them.
+            DataFrame; an array holds numbers, all of them. unknown: words of new rows that no training row had are an
+            error ("refuse"), or none of the known words ("zeros").
         precision: "64-true" or "32-true"; device: where to compute.
 
     Attributes:
-        classes_ (the second is positive), n_features_in_, feature_names_in_ (of a DataFrame); model_: the fitted
-        ``ScoreClassifier``; state_: the flat state [P] of ``spec_``.
+        classes_ (the second is positive; sorted after ``fit``, not always after ``load``), n_features_in_,
+        feature_names_in_ (of a DataFrame); model_: the fitted ``ScoreClassifier``; state_: the flat state [P] of
+        ``spec_``.
     """
 
     def __init__(
@@ -80,6 +92,7 @@ class DistributedAUCClassifier(ClassifierMixin, BaseEstimator):
         scale: Literal["standard-rows", "standard", "rows", "none"] = "standard-rows",
         categories: Literal["refuse", "one-hot"] = "refuse",
         missing: Literal["refuse", "mean", "median"] = "refuse",
+        unknown: Literal["refuse", "zeros"] = "refuse",
         precision: Literal["64-true", "32-true"] = "64-true",
         device: str = "auto",
         random_state: int | np.random.RandomState | None = 0,
@@ -89,7 +102,7 @@ class DistributedAUCClassifier(ClassifierMixin, BaseEstimator):
         self.eta_x, self.eta_y, self.decay, self.local_step = eta_x, eta_y, decay, local_step
         self.model, self.hidden = model, hidden
         self.form, self.margin, self.ridge = form, margin, ridge
-        self.scale, self.categories, self.missing = scale, categories, missing
+        self.scale, self.categories, self.missing, self.unknown = scale, categories, missing, unknown
         self.precision, self.device, self.random_state = precision, device, random_state
 
     def fit(self, X: Any, y: ArrayLike, groups: ArrayLike | None = None) -> DistributedAUCClassifier:
@@ -97,6 +110,9 @@ class DistributedAUCClassifier(ClassifierMixin, BaseEstimator):
 
         ``groups`` [n]: whose row each is; a client per value.
         """
+        for name, words in _WORDS.items():
+            if (word := getattr(self, name)) not in words:
+                raise ManyoneError(f"{name} = {word!r}: must be one of {', '.join(words)}")
         table, seed = self._table(X, y), self._seed()
         if groups is None:
             parts = partition(table.labels, min(self.clients, len(table)), kind=self.partition, seed=seed,
@@ -152,8 +168,9 @@ class DistributedAUCClassifier(ClassifierMixin, BaseEstimator):
     def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Accuracy."""
         check_is_fitted(self)
-        text = self.classes_.dtype.kind == "U"  # the classes of a file are words, also where they are numbers
-        return super().score(X, np.asarray(y).astype(str) if text else y, sample_weight)
+        if self.classes_.dtype.kind == "U":  # the classes of a file are words, also where they are numbers
+            y = np.array([w if w in self.classes_ else canonical_word(w) for w in map(str, np.asarray(y).tolist())])
+        return super().score(X, y, sample_weight)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -174,6 +191,8 @@ class DistributedAUCClassifier(ClassifierMixin, BaseEstimator):
                 frame, label=None, features=names, categories=self.categories, missing=self.missing
             )
             values, y = encoder.matrix(frame), column_or_1d(y, warn=True)
+            if self.missing == "refuse":
+                require_complete(values, encoder, frame)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) != 2:
@@ -186,12 +205,12 @@ class DistributedAUCClassifier(ClassifierMixin, BaseEstimator):
                       fill=fill)  # fmt: skip
         return fill_missing(table)[0]
 
-    def _rows(self, X: Any) -> Tensor | Frame:
+    def _rows(self, X: Any) -> Tensor:
         """Rows as the fitted classifier takes them."""
         check_is_fitted(self)
         encoder = self.model_.encoder
         if encoder is not None and column_names(X) is not None:
-            return from_columns(X, "X")
+            return encoder.features(from_columns(X, "X"), unknown=self.unknown)
         values = check_array(X, accept_sparse="csr", dtype=np.float64, estimator=self)
         width = self.n_features_in_ if encoder is None else encoder.width
         if values.shape[1] != width:

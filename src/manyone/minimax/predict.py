@@ -24,7 +24,7 @@ from scipy.sparse import issparse
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from manyone.data.tables.encoder import TableEncoder
+from manyone.data.tables.encoder import TableEncoder, canonical_word
 from manyone.data.tables.files import Frame
 from manyone.data.tables.tables import check_scale
 from manyone.errors import ManyoneError
@@ -149,7 +149,9 @@ class _Classifier(ABC):
 
     def score(self, rows: Any, labels: ArrayLike) -> float:
         """Accuracy on class names."""
-        return float((self.predict(rows) == np.asarray(labels).astype(self.classes_.dtype)).mean())
+        known = set(map(str, self.classes_))
+        words = [w if w in known else canonical_word(w) for w in map(str, np.asarray(labels).tolist())]
+        return float((self.predict(rows).astype(str) == np.array(words)).mean())
 
 
 class ScoreClassifier(_Classifier):

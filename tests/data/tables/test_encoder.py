@@ -152,6 +152,8 @@ def test_decimal_commas(tmp_path):
     path.write_text("x;y\n1,5;a\n-2,25;b\n")
     with pytest.raises(ManyoneError, match=r"row 1: '1,5' is not a number; decimal commas .*--decimal ,"):
         load_table(path, label="y")
+    with pytest.raises(ManyoneError, match="--decimal ,"):  # not a 0/1 column for every number
+        load_table(path, label="y", categories="one-hot")
     table = load_table(path, label="y", decimal=",")
     assert table.features.tolist() == [[1.5], [-2.25]]
     assert table.encoding.features(path).tolist() == [[1.5], [-2.25]]

@@ -5,9 +5,10 @@
     TableEncoder.from_dict(encoder.to_dict())   # JSON data: how an artefact keeps it
 
 A column is numeric if all its cells that are not missing are numbers (or true and false, read as 1 and 0); any other
-column is one of words, and becomes one 0/1 column per word. Cells are missing if they are empty or one of
-:data:`MISSING`. In a column of words these markers are words of their own, unless missing cells are to be filled in or
-left out. Label words that mean the same are one class: numbers by value, true and false in any letter case.
+column is one of words, and becomes one 0/1 column per word (numbers with decimal commas are no words). Cells are
+missing if they are empty or one of :data:`MISSING`. In a column of words these markers are words of their own, unless
+missing cells are to be filled in or left out. Label words that mean the same are one class: numbers by value, true and
+false in any letter case.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class TableEncoder:
         """
         frame = self.frame(rows)
         values = self.matrix(frame, unknown)
-        require_complete(values, self, frame)
+        require_complete(values, self, frame, trained=True)
         return torch.from_numpy(values)
 
     def codes(self, rows: Any) -> Tensor | None:
@@ -191,7 +192,7 @@ def learn_encoder(
         if values is not None:
             read[name] = values
             columns.append(Column(name))
-        elif categories == "refuse":
+        elif categories == "refuse" or (decimal == "." and numbers(cells, ",", where)[0] is not None):
             raise _not_a_number(frame, name, bad, decimal)
         else:
             found = text(cells, MISSING if missing != "refuse" else ("",), where)
@@ -272,24 +273,26 @@ def canonical_word(word: str) -> str:
     return str(int(value)) if value.is_integer() and abs(value) < _LARGEST_EXACT else repr(value)
 
 
-def require_complete(values: np.ndarray, encoder: TableEncoder, frame: Frame) -> None:
-    """Raises an error that names the first missing cell of ``values`` [n, width], if there is one."""
+def require_complete(values: np.ndarray, encoder: TableEncoder, frame: Frame, *, trained: bool = False) -> None:
+    """Raises an error that names the first missing cell of ``values`` [n, width], if there is one; ``trained``: the
+    encoder's fills are learnt, and can no longer be chosen."""
     holes = np.isnan(values)
     if holes.any():
         row, at = np.argwhere(holes)[0]
         owners = [column.name for column in encoder.columns for _ in range(column.width)]
-        raise missing_cell(frame, owners[at], int(row), "median")
+        raise missing_cell(frame, owners[at], int(row), "median", trained=trained)
 
 
-def missing_cell(frame: Frame, name: str, row: int, way: Missing) -> ManyoneError:
-    """What to say of a missing cell; ``row`` from 0."""
+def missing_cell(frame: Frame, name: str, row: int, way: Missing, *, trained: bool = False) -> ManyoneError:
+    """What to say of a missing cell; ``row`` from 0. ``trained``: ``way`` was for training to know."""
     cell = frame.column(name)[row].as_py()
     what = "NaN" if "nan" in str(cell).lower() else "empty" + f" ({cell!r})" * bool(cell)
     ways = "drop the row" if way == "drop" else "fill it in or drop the row"
-    return ManyoneError(
-        f"{frame.where}: column {name!r}, row {row + 1} is {what}; {ways}, yourself or with missing={way!r} "
-        f"(--missing {way})"
-    )
+    if trained:
+        ways += f"; a model that was trained with missing={way!r} (--missing {way}) fills it in by itself"
+    else:
+        ways += f", yourself or with missing={way!r} (--missing {way})"
+    return ManyoneError(f"{frame.where}: column {name!r}, row {row + 1} is {what}; {ways}")
 
 
 def _indicators(frame: Frame, column: Column, unknown: Unknown) -> np.ndarray:

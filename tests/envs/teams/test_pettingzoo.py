@@ -261,7 +261,7 @@ def test_what_cannot_be_made_is_refused_in_words() -> None:
     for call, words in (
         (partial(make_adapter, "nothing", 2), "write one of pettingzoo:NAME"),
         (partial(make_adapter, "atari:x", 2), "write one of pettingzoo:NAME"),
-        (partial(make_adapter, "pettingzoo:no.such.module", 2), "cannot be imported"),
+        (partial(make_adapter, "pettingzoo:no.such.module", 2), "start in the folder that it lies in"),
         (partial(make_adapter, "pettingzoo:json", 2), r"module json has no parallel_env\(\)"),
         (partial(make_adapter, "pettingzoo:tests.envs.teams.own_parallel:size", 2), "'size' is not a setting"),
         (

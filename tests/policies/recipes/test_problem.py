@@ -73,7 +73,7 @@ def test_the_task_may_be_left_out_where_the_data_name_their_environment(tmp_path
     assert from_places((f"gym:Pendulum-v1={folder}",)).tasks == ["gym:Pendulum-v1"]
     for pair, message in (
         (str(tmp_path / "b"), "the data do not name their environment: give TASK="),
-        ("door-open-v3", "give TASK=PLACE"),
+        ("door-open-v3", "no such file, folder or Minari data set here.*give TASK=PLACE"),
         (f"gym:Pendulum-v1={tmp_path / 'none'}", "none: no such file or folder"),
         (f"door-open-v3={tmp_path / 'a'}", "states and actions of width 3 and 1, but door-open-v3 has 39 and 4"),
     ):

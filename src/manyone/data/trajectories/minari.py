@@ -49,7 +49,10 @@ def from_minari(source: Path | str, name: str | None = None, *, keys: Sequence[s
     if folder is None and Path(source).exists():
         raise ManyoneError(f"{source}: not a Minari data set: it has no data/metadata.json")
     if folder is None:
-        raise ManyoneError(f"{source}: no such Minari data set here; fetch it with: minari download {source}")
+        raise ManyoneError(
+            f"{source}: no such file, folder or Minari data set here; if it is one of Minari's, fetch it with: "
+            f"minari download {source}"
+        )
     record = _record(folder / "data")
     try:
         dataset = minari.MinariDataset(folder / "data")

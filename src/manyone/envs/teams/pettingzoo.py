@@ -228,7 +228,8 @@ def from_module(module: str, **options: Any) -> Any:
     try:
         found = import_named(module)
     except ModuleNotFoundError as problem:
-        raise ManyoneError(f"module {module} cannot be imported: {problem}") from None
+        where = "; start in the folder that it lies in" if problem.name == module.partition(".")[0] else ""
+        raise ManyoneError(f"module {module} cannot be imported: {problem}{where}") from None
     makers = [getattr(found, name, None) for name in ("parallel_env", "env")]
     if not any(map(callable, makers)):
         raise ManyoneError(f"module {module} has no parallel_env() and no env()")

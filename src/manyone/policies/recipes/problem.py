@@ -168,8 +168,8 @@ def _from_place(
     task, place = (match["task"], match["place"]) if match else ("", pair)
     if not task and not match and not Path(place).exists() and minari_folder(place) is None and "," not in place:
         raise ManyoneError(
-            f"--data {pair}: no such file, folder or Minari data set here (minari download ID fetches one); "
-            "give TASK=PLACE, e.g. door-open-v3=data/door-open"
+            f"--data {pair}: no such file, folder or Minari data set here (minari download ID fetches one of Minari's)"
+            "; give TASK=PLACE, e.g. door-open-v3=data/door-open"
         )
     if task and simulator:
         task = _environment(pair, task, keys)

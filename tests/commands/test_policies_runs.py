@@ -181,7 +181,7 @@ def test_a_suite_makes_its_data_once(manyone, tmp_path):
     [
         ((), "give --suite NAME"),
         (("--suite", "metaworld-mt11"), "metaworld-mt1"),
-        (("--suite", "metaworld-mt10", "--data", "door-open-v3=x"), "give --suite NAME"),
+        (("--suite", "metaworld-mt10", "--data", "door-open-v3=x"), "brings its own data"),
         (("--data", "door-open-v3"), "give TASK=PLACE"),
         (("--suite", "metaworld-mt10", "--width", 30, "--heads", 4), "a multiple of --heads 4"),
         (("--suite", "metaworld-mt10", "--sparsity", 1.0), "from 0 to below 1"),

@@ -76,6 +76,8 @@ def test_what_cannot_be_scored_is_one_line_and_nothing_is_written(manyone, tmp_p
         (("r", "hole.csv", "--out", "o.csv"), "'dose', row 1 is empty; fill it in or drop the row; a model that was"),
         (("r", "absent.csv"), "absent.csv"),
         (("r", "my.csv", "--out", "old.csv"), "--overwrite"),
+        (("r", "my.csv", "--out", "empty"), "--out empty is a folder"),
+        (("r", "my.csv", "--out", "old.csv/o.csv"), "old.csv is a file, not a folder"),
         (("empty", "my.csv"), "config.json is missing"),
         (("r",), "FILE"),
     ):

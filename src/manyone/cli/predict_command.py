@@ -10,7 +10,7 @@ from pathlib import Path
 
 from manyone.cli.parser import Parser
 from manyone.cli.show import show
-from manyone.engine.files import write_atomic, writing
+from manyone.engine.files import check_writable, write_atomic, writing
 from manyone.errors import ManyoneError
 from manyone.recipes.table import predictors
 
@@ -40,8 +40,12 @@ def predict(words: Sequence[str]) -> int:
         help="words that no training row had: an error, or none of the known ones (default: refuse)",
     )
     parsed = parser.parse(words)
-    if parsed.out is not None and parsed.out.exists() and not parsed.overwrite:
-        raise ManyoneError(f"--out {parsed.out} exists: choose another name, or add --overwrite")
+    if parsed.out is not None:
+        if parsed.out.is_dir():
+            raise ManyoneError(f"--out {parsed.out} is a folder: name a file in it, {parsed.out / 'predictions.csv'}")
+        if parsed.out.exists() and not parsed.overwrite:
+            raise ManyoneError(f"--out {parsed.out} exists: choose another name, or add --overwrite")
+        check_writable(parsed.out.parent)
     folder = _model_folder(parsed.model)
     module = next((m for m in predictors() if m.recognises(_config(folder))), None)
     if module is None:

@@ -98,7 +98,9 @@ class PolicyOptions(CommonOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check("precision", self.precision, self.precision == "32-true", "32-true: policies are trained in float32")
-        if (self.suite is None) == (not self.data):
+        if self.suite is not None and self.data:
+            raise ManyoneError(f"--suite {self.suite} brings its own data: leave --data out, or --suite")
+        if self.suite is None and not self.data:
             raise ManyoneError("give --suite NAME (metaworld-mt10, cheetah-vel, ...) or --data TASK=PLACE of your own")
         if self.suite is not None and not self.simulator:
             raise ManyoneError("--no-simulator is for own --data: those of a --suite are made in its simulator")

@@ -85,8 +85,8 @@ class PolicyProblem:
             if self.horizon is not None and steps < self.horizon:
                 _log.warning("%s ends its episodes at %d steps, before --horizon %d", one.name, steps, self.horizon)
             if steps > longest:
-                _log.warning("%s is evaluated for %d steps, but its data end at %d: sequence models have not learned "
-                             "later time steps", one.name, steps, longest)  # fmt: skip
+                _log.warning("%s is evaluated for %d steps, but its data end at %d: none of them shows what comes "
+                             "later", one.name, steps, longest)  # fmt: skip
 
     def digests(self) -> dict[str, str]:
         """What the data held, by content."""

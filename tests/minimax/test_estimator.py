@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas
 import pyarrow as pa
 import pytest
 import scipy.sparse
@@ -117,7 +118,7 @@ def test_unknown_words_of_new_rows_can_be_read_as_none():
     model = clone(QUICK).set_params(categories="one-hot", unknown="zeros").fit(rows, y)
     assert np.array_equal(model.predict_proba(rare)[1:], model.predict_proba(rows)[1:])
     last = [["violet"] * 6 + rows.column("colour").to_pylist()[6:]]  # in one test fold alone
-    frame = pytest.importorskip("pandas").DataFrame(rows.set_column(1, "colour", last).to_pydict())
+    frame = pandas.DataFrame(rows.set_column(1, "colour", last).to_pydict())
     assert np.isfinite(cross_val_score(model, frame, y, cv=KFold(20), scoring="accuracy")).all()
 
 
@@ -142,7 +143,6 @@ def test_accuracy_finds_the_classes_of_a_file_however_they_are_spelt(kind):
 
 
 def test_a_pandas_frame_with_permuted_columns_and_an_index_of_its_own():
-    pandas = pytest.importorskip("pandas")
     x, y = load_breast_cancer(return_X_y=True, as_frame=True)
     x = x.iloc[np.random.default_rng(0).permutation(len(x))]
     model = clone(QUICK).fit(x, y.loc[x.index])

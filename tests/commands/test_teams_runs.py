@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.commands.run_files import FILES, assert_kill_9_changes_nothing, lines
+from tests.commands.run_files import FILES, OWN_TEAM, assert_kill_9_changes_nothing, lines
 
 from manyone.errors import ManyoneError
 from manyone.recipes.options import with_preset
@@ -177,28 +177,9 @@ def test_dry_runs_tell_the_plan_and_write_nothing(manyone, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-OWN = """
-from pettingzoo import ParallelEnv
-from gymnasium.spaces import Box, Discrete
-import numpy as np
-class Own(ParallelEnv):
-    possible_agents = ("a", "b")
-    def observation_space(self, agent): return Box(0, 1, (2,))
-    def action_space(self, agent): return Discrete(2)
-    def reset(self, seed=None, options=None):
-        self.agents = list(self.possible_agents)
-        return self.see(), {a: {} for a in self.agents}
-    def see(self): return {a: np.zeros(2, np.float32) for a in self.possible_agents}
-    def step(self, actions):
-        names, self.agents = self.agents, []
-        return self.see(), {a: 1.0 for a in names}, {a: True for a in names}, {a: False for a in names}, {}
-parallel_env = Own
-"""
-
-
 def test_a_users_module_in_the_current_folder_is_an_environment(manyone, tmp_path):
     pytest.importorskip("pettingzoo")
-    (tmp_path / "own_team.py").write_text(OWN)
+    (tmp_path / "own_team.py").write_text(OWN_TEAM)
     code, out, err = manyone("run", "no-comm", "--env", "pettingzoo:own_team", *TINY, "--workers", 0, "--out", "r")
     assert code == 0, err
     assert "no film" in out

@@ -8,6 +8,7 @@ import stat
 
 import pytest
 import yaml
+from tests.commands.run_files import OWN_TEAM
 
 from manyone.assets.cache import cache_folder
 from manyone.engine.trust import named_modules
@@ -16,25 +17,10 @@ from manyone.recipes.execution import reopen
 
 pytest.importorskip("pettingzoo")
 
-MODULE = """
+MODULE = f"""
 from pathlib import Path
 (Path(__file__).parent / "ran").touch()
-from gymnasium.spaces import Box, Discrete
-import numpy as np
-class Own:
-    possible_agents = ("a", "b")
-    def observation_space(self, agent): return Box(0, 1, (2,))
-    def action_space(self, agent): return Discrete(2)
-    def reset(self, seed=None, options=None):
-        import neighbour
-        self.agents = list(self.possible_agents)
-        return self.see(), {a: {} for a in self.agents}
-    def see(self): return {a: np.zeros(2, np.float32) for a in self.possible_agents}
-    def step(self, actions):
-        names, self.agents = self.agents, []
-        return self.see(), {a: 1.0 for a in names}, {a: True for a in names}, {a: False for a in names}, {}
-    def close(self): pass
-parallel_env = Own
+{OWN_TEAM.replace("        self.agents = list", "        import neighbour; self.agents = list", 1)}
 """
 TINY = ("--envs", 4, "--length", 5, "--width", 16, "--eval-episodes", 6, "--iterations", 2)
 

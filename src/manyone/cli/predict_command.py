@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +46,10 @@ def predict(words: Sequence[str]) -> int:
             raise ManyoneError(f"--out {parsed.out} exists: choose another name, or add --overwrite")
         check_writable(parsed.out.parent)
     folder = _model_folder(parsed.model)
-    module = next((m for m in predictors() if m.recognises(_config(folder))), None)
+    from manyone.engine.artefact import model_config  # with PyTorch, which the help needs not
+
+    config = model_config(folder, "a model")
+    module = next((m for m in predictors() if m.recognises(config)), None)
     if module is None:
         raise ManyoneError(f"{folder}: a model of this kind scores no rows of a file; load it in Python (its README.md "
                            "shows how), or see `manyone eval`")  # fmt: skip
@@ -79,11 +81,3 @@ def _model_folder(path: Path) -> Path:
     if (path / "config.yaml").is_file():
         raise ManyoneError(f"{path} has no model yet: manyone resume {path}")
     raise ManyoneError(f"{path}: no model (a config.json is missing): give a run folder, or the model folder in it")
-
-
-def _config(folder: Path) -> dict[str, object]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ManyoneError(f"{folder / 'config.json'}: damaged ({error})") from None
-    return config if isinstance(config, dict) else {}

@@ -3,7 +3,8 @@
 ``model.safetensors`` holds the tensors, ``config.json`` the format's number and how the tensors belong together,
 ``README.md`` is the model card. A field says what the configuration holds and makes its model of it; the files, their
 safe replacement and the messages about missing or damaged ones are here.
-Public: ``write_model``, ``read_model``, ``read_tensors``, ``plain_tensors``, ``below``, ``load_weights``, ``made_of``.
+Public: ``write_model``, ``read_model``, ``model_config``, ``read_tensors``,
+``plain_tensors``, ``below``, ``load_weights``, ``made_of``.
 """
 
 from __future__ import annotations
@@ -79,6 +80,18 @@ def read_model(
     ``ManyoneError`` when it holds no ``what`` ("a policy"), whose configurations have the entries ``needs``, when a
     file is missing or damaged, or when a later version wrote it.
     """
+    path, config = Path(folder) / CONFIG, model_config(folder, what)
+    # models of minimax runs used to call the number "format"
+    number = config.get("manyone_format", config.get("format"))
+    if isinstance(number, int) and number > _FORMAT:
+        raise ManyoneError(f"{path}: format {number}; this version of manyone knows {_FORMAT}: use a newer one")
+    if number != _FORMAT or any(name not in config for name in needs):
+        raise ManyoneError(f"{path}: not {what} that manyone wrote (a Hugging Face folder opens with from_pretrained)")
+    return config, read_tensors(path.with_name(WEIGHTS), device)
+
+
+def model_config(folder: str | os.PathLike[str], what: str) -> dict[str, Any]:
+    """The configuration of a model folder, as :func:`read_model` reads it; {} where it is no JSON object."""
     path = Path(folder) / CONFIG
     if not path.is_file() and (path.parent / WEIGHTS).is_file():
         raise ManyoneError(
@@ -93,13 +106,7 @@ def read_model(
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ManyoneError(f"{path}: damaged ({_line(error)}): save {what} again") from None
-    # models of minimax runs used to call the number "format"
-    number = config.get("manyone_format", config.get("format")) if isinstance(config, dict) else None
-    if isinstance(number, int) and number > _FORMAT:
-        raise ManyoneError(f"{path}: format {number}; this version of manyone knows {_FORMAT}: use a newer one")
-    if number != _FORMAT or any(name not in config for name in needs):
-        raise ManyoneError(f"{path}: not {what} that manyone wrote (a Hugging Face folder opens with from_pretrained)")
-    return config, read_tensors(path.with_name(WEIGHTS), device)
+    return config if isinstance(config, dict) else {}
 
 
 def read_tensors(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> dict[str, Tensor]:

@@ -116,6 +116,8 @@ class Stately(Odd):
     def state(self):
         if self.odd == "argument":
             raise TypeError("state() missing 1 required positional argument: 'agent'")
+        if self.odd == "mistake":
+            return self.world.state
         if self.odd == "not there":
             raise NotImplementedError
         return {"None": None, "words": {"a": 1}, "number": 5, "rows": np.ones((2, 2))}[self.odd]

@@ -106,6 +106,7 @@ def test_a_state_is_used_where_it_is_numbers_and_refused_in_words_where_it_fails
     assert made(kind=StateValue)[0].reset(0).state.tolist() == [[0, 1, 2, 3]]
     for odd, words in (
         ("argument", r"state\(\) fails \(state\(\) missing 1 required positional argument: 'agent'\): mend it"),
+        ("mistake", r"state\(\) fails \(.* has no attribute 'world'\): mend it"),
         ("words", r"state\(\) returned a dict; needed are numbers: mend it, or leave it out with state=false"),
     ):  # fmt: skip
         with pytest.raises(ManyoneError, match=f"^Odd cannot be used: {words}"):

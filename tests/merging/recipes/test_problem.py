@@ -11,6 +11,7 @@ import yaml
 from manyone.data.images import ta8
 from manyone.data.tasks import Split, Suite, Task
 from manyone.errors import ManyoneError
+from manyone.merging.heads import Head
 from manyone.merging.recipes import problem
 
 transformers = pytest.importorskip("transformers")
@@ -120,3 +121,18 @@ def test_own_checkpoints_and_image_folders_are_merged_and_saved(tmp_path, manyon
     code, _, err = manyone("eval", tmp_path / "wemoe")
     assert code == 2
     assert "task cars: the data are not those that" in err
+
+
+def test_a_task_that_is_called_base_does_not_hide_the_base_model():
+    network, head = torch.nn.Linear(2, 2), Head(torch.randn(2, 2))
+    task = small_task("base", 2, 4)
+
+    def digests():
+        held = {"base": {k: torch.zeros_like(v) for k, v in network.state_dict().items()}}
+        return problem.Problem("own", {}, network, held, {"base": head}, {"base": task}).digests()
+
+    before = digests()
+    assert list(before) == ["task base", "base model", "expert base"]
+    with torch.no_grad():
+        network.bias += 1
+    assert {name for name, value in digests().items() if value != before[name]} == {"base model"}

@@ -88,10 +88,13 @@ class Parallel:
         held = getattr(self.env, "state", None)
         try:
             held = held() if callable(held) else held
-        except (NotImplementedError, AttributeError):
+        except NotImplementedError:
             return None  # PettingZoo's base class has a state() that says so
-        except TypeError as problem:
-            if str(problem).endswith("object is not callable"):  # PettingZoo's wrappers over one that is no method
+        except (AttributeError, TypeError) as problem:
+            # PettingZoo's wrappers pass the call on to an environment without state, or with one that is no method, and
+            # its base class names the environment by metadata that need not be there when it says that there is none
+            lacking = getattr(problem, "name", "") in ("state", "metadata")
+            if lacking or str(problem).endswith("object is not callable"):
                 return None
             raise ManyoneError(f"state() fails ({problem}): mend it, or leave it out with state=false") from problem
         if held is None:

@@ -83,10 +83,11 @@ class Problem:
     def digests(self) -> dict[str, str]:
         """What a user's own files held, by content: tasks with their splits, base and experts."""
         found = {f"task {t}": digest(",".join(o.classes), *_arrays(o)) for t, o in self.tasks.items()}
-        for name, weights in {"base": self.encoder.state_dict(), **self.experts}.items():
+        models = {"base model": self.encoder.state_dict(), **{f"expert {t}": w for t, w in self.experts.items()}}
+        for name, weights in models.items():
             rows = ((k, weights[k].detach().cpu().reshape(-1).view(torch.uint8).numpy()) for k in sorted(weights))
             tensors = (part for row in rows for part in row)
-            found["base model" if name == "base" else f"expert {name}"] = digest(*tensors)
+            found[name] = digest(*tensors)
         return found
 
     def only(self, seen: Sequence[str]) -> Problem:

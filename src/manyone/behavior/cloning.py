@@ -1,9 +1,9 @@
-"""Behaviour cloning on a whole data set: what a synthetic set of a few hundred pairs is measured against.
+"""Behaviour cloning: on a whole data set, which is what a synthetic set is measured against, and on a synthetic set.
 
 K students as one stack take the same mini-batches and differ in their first weights alone; the loss is the mean squared
 error of their actions (or probabilities), as in the inner loop of the distillation.
 
-Public names: :class:`CloningLearner`, :func:`clone`.
+Public names: :class:`CloningLearner`, :class:`SetLearner`, :func:`clone`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from manyone.behavior.artefact import Frame
+from manyone.behavior.artefact import Distilled, Frame
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.objectives import objective_loss
 from manyone.behavior.students.network import StudentSpec, make_student
@@ -87,6 +87,65 @@ class CloningLearner:
                 value.copy_(state["weights"][name])
         self._adam.load_state_dict(state["adam"])
         self.steps = state["steps"]
+
+    def export(self, folder: Path) -> None:
+        """Writes the artefact of the policy (or of all students)."""
+        save_policies(folder, self.policies())
+
+
+class SetLearner:
+    """``students`` students trained on a synthetic set as it says: full-batch SGD, a step each (an engine ``Learner``).
+
+    After ``distilled.inner.steps`` steps they are those of :func:`manyone.behavior.students.train.train`.
+    """
+
+    def __init__(
+        self,
+        distilled: Distilled,
+        *,
+        students: int = 1,
+        seed: int = 0,
+        evaluate: Callable[[SetLearner], Mapping[str, float]] | None = None,
+    ) -> None:
+        self.distilled, self._evaluate, self.steps = distilled, evaluate, 0
+        frame = distilled.frame
+        self.student = make_student(distilled.spec, frame.state_dim, frame.action_dim)
+        self.weights = self.student.init([seed_for(seed, "student of a set", k) for k in range(students)])
+        self._velocity = {name: torch.zeros_like(value) for name, value in self.weights.items()}
+
+    def step(self) -> dict[str, float]:
+        """One full-batch step of all students; ``loss`` is their mean before it."""
+        inner = self.distilled.inner
+        leaves = {name: value.requires_grad_() for name, value in self.weights.items()}
+        found = self.student.forward(leaves, self.distilled.states)
+        loss = objective_loss(found, self.distilled.actions)
+        # a head that greedy students do not use has no gradient
+        slopes = torch.autograd.grad(loss * len(found), list(leaves.values()), allow_unused=True)
+        for (name, value), slope in zip(leaves.items(), slopes, strict=True):
+            velocity = self._velocity[name].mul_(inner.momentum)
+            self.weights[name] = value.detach().sub_(velocity.add_(0 if slope is None else slope), alpha=inner.lr)
+        self.steps += 1
+        return {"loss": float(loss.detach())}
+
+    def policies(self) -> StudentPolicies:
+        """The students as they are now."""
+        inner = self.distilled.inner
+        info = self.distilled.info | {"training": f"{self.steps} full-batch steps of SGD {inner.lr:g}"}
+        weights = {name: value.detach().clone() for name, value in self.weights.items()}
+        return StudentPolicies(self.distilled.frame, self.distilled.spec, weights, info)
+
+    def evaluate(self) -> dict[str, float]:
+        """What the function given to the constructor measures."""
+        return dict(self._evaluate(self)) if self._evaluate is not None else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later steps depend on."""
+        weights = {name: value.detach() for name, value in self.weights.items()}
+        return {"steps": self.steps, "weights": weights, "velocity": dict(self._velocity)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what :meth:`state_dict` returned."""
+        self.steps, self.weights, self._velocity = state["steps"], dict(state["weights"]), dict(state["velocity"])
 
     def export(self, folder: Path) -> None:
         """Writes the artefact of the policy (or of all students)."""

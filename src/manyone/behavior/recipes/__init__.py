@@ -4,4 +4,8 @@ from manyone.recipes.recipe import Recipe
 
 RECIPES = {
     "obd": Recipe("options:DistilOptions", "build:distillations", "Offline Behavior Distillation: DBC, PBC, Av-PBC"),
-}
+    "bc": Recipe(
+        "options:CloningOptions", "build:cloning", "behaviour cloning, on a distilled set or on everything",
+        runner="run_cloning",
+    ),
+}  # fmt: skip

@@ -6,15 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from manyone.behavior.artefact import Distilled
+from manyone.behavior.cloning import CloningLearner, SetLearner
 from manyone.behavior.coresets import initial_pairs
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.density import density_weights
 from manyone.behavior.distil import Distillations, DistilLearner
 from manyone.behavior.inner import InnerLoop
 from manyone.behavior.objectives import Objective
-from manyone.behavior.recipes.options import DistilOptions, StudentOptions
+from manyone.behavior.recipes.options import CloningOptions, DistilOptions, StudentOptions
 from manyone.behavior.recipes.problem import BehaviorProblem
 from manyone.behavior.students.network import StudentSpec
 from manyone.behavior.teachers.teacher import Labels
@@ -64,3 +67,28 @@ def inner(o: StudentOptions) -> InnerLoop:
     """Their training on a synthetic set."""
     own = {"mode": o.mode, "memory": o.memory} if isinstance(o, DistilOptions) else {}
     return InnerLoop(o.inner_steps, o.inner_lr, o.inner_momentum, **own)
+
+
+def cloning(
+    o: CloningOptions, source: BehaviorData | Distilled, evaluate: Evaluate = None
+) -> CloningLearner | SetLearner:
+    """Behaviour cloning on a data set, or on a distilled set as it says but for what the options give."""
+    if isinstance(source, Distilled):
+        loop = replace(
+            source.inner,
+            steps=source.inner.steps if o.steps is None else o.steps,
+            lr=source.inner.lr if o.lr is None else o.lr,
+        )
+        changed = replace(source, spec=_as_given(o, source.spec), inner=loop)
+        return SetLearner(changed, students=o.students, seed=o.seed, evaluate=evaluate)
+    own = StudentSpec("mlp", 4, 256 if o.preset == "paper" else 64, "softmax" if source.choices else "tanh")
+    return CloningLearner(
+        source, students=o.students, spec=_as_given(o, own), fraction=o.fraction, batch_size=o.batch_size,
+        lr=1e-3 if o.lr is None else o.lr, seed=o.seed, evaluate=evaluate,
+    )  # fmt: skip
+
+
+def _as_given(o: CloningOptions, known: StudentSpec) -> StudentSpec:
+    """``known`` but for what the options give; a residual network has 4 layers."""
+    layers = o.layers or (4 if o.student == "residual" else known.layers)
+    return replace(known, kind=o.student or known.kind, layers=layers, width=o.width or known.width)

@@ -178,7 +178,7 @@ def save_distilled(folder: str | os.PathLike[str], sets: Distilled | Mapping[str
                 "spec": asdict(one.spec),
                 "inner": asdict(one.inner),
                 "info": one.info,
-            }  # fmt: skip
+            }
         )
     config = {"behavior": "distilled set", "sets": entries}
     write_model(folder, tensors, config, _card(named), {NPZ: _npz(named)})

@@ -124,7 +124,8 @@ class DistilOptions(StudentOptions):
     teacher_steps: Annotated[int | None, Range(1)] = None
     """Updates of a teacher that is trained here; default: its recipe's."""
     steps: Natural = 400
-    """Outer steps; 0 leaves the set as --init makes it (paper: 50,000; 20,000 for Hopper; 200,000 and 50,000 for dbc and pbc)."""
+    """Outer steps; 0 leaves the set as --init makes it (paper: 50,000, for Hopper 20,000; for dbc and pbc 200,000, for
+    Hopper 50,000)."""
     at_once: Positive = 4
     """Fresh students of an outer step, trained together (paper: 1)."""
     batch_size: Positive = 512

@@ -4,11 +4,11 @@ import logging
 import numpy as np
 import pytest
 import torch
+from tests.behavior.conftest import trajectories
 
 from manyone.behavior.data import behavior_data
 from manyone.data.trajectories.trajectories import Trajectories
 from manyone.errors import ManyoneError
-from tests.behavior.conftest import trajectories
 
 
 def test_states_are_standardised_with_a_floor_and_back(data):

@@ -144,7 +144,7 @@ class DistilOptions(StudentOptions):
     """Learn the inner learning rate too."""
     learn_momentum: bool = False
     """Learn the inner momentum too."""
-    mode: Literal["auto", "unrolled", "recompute", "segments"] = "auto"
+    mode: Literal["auto", "stored", "unrolled", "recompute", "segments"] = "auto"
     """How the gradient through the inner steps is computed; the same result. auto: the fastest within --memory."""
     memory: Rate = 1.0
     """GiB that the gradient may take."""

@@ -4,4 +4,7 @@ from manyone.recipes.recipe import Recipe
 
 RECIPES = {
     "obd": Recipe("options:DistilOptions", "build:distillations", "Offline Behavior Distillation: DBC, PBC, Av-PBC"),
-}
+    "obd-theory": Recipe(
+        "options:TheoryOptions", "theory:laboratory", "what its theorems say, exactly, on finite MDPs", runner="theory"
+    ),
+}  # fmt: skip

@@ -131,8 +131,7 @@ def expected_return(mdp: FiniteMDP, policy: Tensor) -> Tensor:
 
 def optimal_policy(mdp: FiniteMDP) -> Tensor:
     """A deterministic policy [..., S, A] of largest values, by policy iteration."""
-    shape = torch.broadcast_shapes(mdp.rewards.shape[:-2], mdp.gamma.shape)
-    policy = _greedy(mdp.rewards.expand(*shape, mdp.states, mdp.actions))
+    policy = _greedy(mdp.rewards + torch.zeros_like(mdp.gamma)[..., None, None])
     while True:
         q = action_values(mdp, policy)
         gain = q.amax(-1) - (policy * q).sum(-1)

@@ -90,8 +90,6 @@ class StudentOptions(BehaviorOptions):
     """Their learning rate (paper: 0.1)."""
     inner_momentum: Annotated[float, Range(0, 1, closed="left")] = 0.0
     """Their momentum."""
-    students: Positive = 10
-    """Fresh students that an evaluation trains on a synthetic set."""
 
 
 @dataclass(kw_only=True)
@@ -125,8 +123,9 @@ class DistilOptions(StudentOptions):
     file of the method's authors."""
     teacher_steps: Annotated[int | None, Range(1)] = None
     """Updates of a teacher that is trained here; default: its recipe's."""
-    steps: Positive = 400
-    """Outer steps (paper: 50,000; 20,000 for Hopper; 200,000 and 50,000 for dbc and pbc)."""
+    steps: Natural = 400
+    """Outer steps; 0 leaves the set as --init makes it (paper: 50,000, for Hopper 20,000; for dbc and pbc 200,000, for
+    Hopper 50,000)."""
     at_once: Positive = 4
     """Fresh students of an outer step, trained together (paper: 1)."""
     batch_size: Positive = 512
@@ -137,8 +136,10 @@ class DistilOptions(StudentOptions):
     """Its learning rate (paper: 0.1)."""
     clip: Rate = 2.0
     """Largest joint norm of the gradients of states and actions."""
+    students: Positive = 10
+    """Fresh students that an evaluation trains on the synthetic set."""
     stochastic: bool = False
-    """Students and teacher draw their actions, as published, with noise that is kept for the way back."""
+    """Students draw their actions, as published, with noise that is kept for the way back."""
     learn_lr: bool = False
     """Learn the inner learning rate too."""
     learn_momentum: bool = False
@@ -160,6 +161,43 @@ class DistilOptions(StudentOptions):
         check("layers", self.layers, fits, "4 with --student residual")
         fits = not (self.learn_momentum and self.inner_steps < 2)
         check("inner_steps", self.inner_steps, fits, "2 or more with --learn-momentum")
+
+
+@dataclass(kw_only=True)
+class CloningOptions(BehaviorOptions):
+    """Behaviour cloning, on a synthetic set or on everything; what comes out is a policy."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"laptop": {}, "paper": {"batch_size": 256}}
+
+    data: Annotated[tuple[str, ...], Places()] = ()
+    """Instead of --suite, a distilled set (the folder of an obd run or its model), or own data as TASK=PLACE: PLACE is
+    a D4RL HDF5 file, a Minari id or a folder of per-episode .npz files; TASK is the environment to act in."""
+    set: str | None = None
+    """Which one of several distilled sets in the folder."""
+    student: Literal["mlp", "residual"] | None = None
+    """Architecture: a multilayer perceptron, or one of 4 layers with a shortcut past two of them. Default: the
+    distilled set's, else mlp."""
+    layers: Annotated[int | None, Range(2, 6)] = None
+    """Linear layers; default: the distilled set's, else 4."""
+    width: Annotated[int | None, Range(1)] = None
+    """Width of the hidden layers; default: the distilled set's, else 64 (paper: 256)."""
+    students: Positive = 1
+    """Policies that are trained side by side; several act as their ensemble."""
+    fraction: Annotated[float, Range(0, 1, closed="right")] = 1.0
+    """Clone the best episodes by return alone, this share of all (10 % BC: 0.1)."""
+    steps: Annotated[int | None, Range(0)] = None
+    """Updates; default: 3000, and on a distilled set the full-batch steps that it says."""
+    batch_size: Positive = 512
+    """Transitions an update (paper: 256); a distilled set is one batch."""
+    lr: Annotated[float | None, Range(0, closed="neither")] = None
+    """Learning rate; default: 0.001 for Adam, and on a distilled set that of SGD, as the set says."""
+    evaluate_every: Natural = 0
+    """Updates between evaluations; 0: only at the end."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fits = self.student != "residual" or self.layers in (None, 4)
+        check("layers", self.layers, fits, "4 with --student residual")
 
 
 @dataclass(kw_only=True)

@@ -1,6 +1,6 @@
 """People's own trajectories with the environments that they belong to, as command lines name them: TASK=PLACE.
 
-Public names: :func:`from_places`, :func:`horizon`.
+Public names: :func:`from_places`, :func:`horizon`, :func:`references`, :func:`digests`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from pathlib import Path
 from manyone.data.trajectories import files
 from manyone.data.trajectories.minari import minari_folder
 from manyone.data.trajectories.trajectories import Trajectories, join
+from manyone.engine.inputs import digest
 from manyone.envs.single import make
 from manyone.errors import ManyoneError
 
 # TASK=PLACE; a Gymnasium task has keyword arguments behind a question mark, NAME=VALUE&..., and PLACE may have an = too
 _PAIR = re.compile(r"(?P<task>[^?=]*(\?[^=&]+=[^=&]*(&[^=&]+=[^=&]*)*)?)=(?P<place>.+)")
+
+_ARRAYS = ("observations", "actions", "rewards", "offsets", "terminated", "final_observations", "successes", "goals")
 
 
 def from_places(
@@ -100,3 +103,27 @@ def horizon(data: Trajectories, asked: int | None = None) -> int:
     if asked is None and (limit is None or not data.terminated[data.lengths == longest].all()):
         asked = longest
     return min(asked or 10**9, limit or 10**9)
+
+
+def references(data: Sequence[Trajectories], given: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Task -> return of a random and of an expert policy, ``given`` as TASK=RANDOM,EXPERT or known to the data."""
+    known = ((one.name, one.meta["reference"]) for one in data if "reference" in one.meta)
+    found = {name: (float(low), float(high)) for name, (low, high) in known}
+    tasks = [one.name for one in data]
+    for word in given:
+        task, _, pair = word.rpartition("=")
+        task = make.BODIES.get(task, task)
+        try:
+            random, expert = (float(value) for value in pair.split(","))
+        except ValueError:
+            raise ManyoneError(f"--reference {word}: give TASK=RANDOM,EXPERT, two returns") from None
+        if task not in tasks or not random < expert:
+            allowed = f"tasks {', '.join(tasks)}, and RANDOM below EXPERT"
+            raise ManyoneError(f"--reference {word}: needs one of the {allowed}")
+        found[task] = random, expert
+    return found
+
+
+def digests(data: Sequence[Trajectories]) -> dict[str, str]:
+    """What ``data`` hold, by content, as :func:`manyone.engine.inputs.check_inputs` compares it."""
+    return {f"--data {one.name}": digest(*(getattr(one, key) for key in _ARRAYS)) for one in data}

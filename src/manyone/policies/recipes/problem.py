@@ -10,16 +10,11 @@ import numpy as np
 
 from manyone.data.trajectories.offline import OfflineName, parse_offline
 from manyone.data.trajectories.trajectories import Trajectories
-from manyone.engine.inputs import digest
-from manyone.engine.progress import Progress
-from manyone.envs.single import make, own_data
-from manyone.envs.single.collect import make_offline
-from manyone.errors import ManyoneError
+from manyone.envs.single import collect, make, own_data
 from manyone.policies.held_out import split
 from manyone.policies.recipes.options import PolicyOptions
 
 _log = logging.getLogger("manyone")
-_ARRAYS = ("observations", "actions", "rewards", "offsets", "terminated", "final_observations", "successes", "goals")
 
 
 @dataclass(frozen=True)
@@ -58,19 +53,7 @@ class PolicyProblem:
 
     def references(self, given: Sequence[str]) -> dict[str, tuple[float, float]]:
         """Task -> return of a random and of an expert policy, ``given`` as TASK=RANDOM,EXPERT or known to the data."""
-        known = ((one.name, one.meta["reference"]) for one in self.data if "reference" in one.meta)
-        found = {name: (float(low), float(high)) for name, (low, high) in known}
-        for word in given:
-            task, _, pair = word.rpartition("=")
-            try:
-                random, expert = (float(value) for value in pair.split(","))
-            except ValueError:
-                raise ManyoneError(f"--reference {word}: give TASK=RANDOM,EXPERT, two returns") from None
-            if task not in self.tasks or not random < expert:
-                allowed = f"tasks {', '.join(self.tasks)}, and RANDOM below EXPERT"
-                raise ManyoneError(f"--reference {word}: needs one of the {allowed}")
-            found[task] = random, expert
-        return found
+        return own_data.references(self.data, given)
 
     def warn_of_time(self) -> None:
         """Says where an evaluation goes on when the data end, or the environment before it."""
@@ -84,9 +67,8 @@ class PolicyProblem:
 
     def digests(self) -> dict[str, str]:
         """What the data held, by content."""
-        parts = {f"--data {one.name}": one for one in self.data}
-        parts |= {f"--data {one.name}, left out": one for one in self.held_out}
-        return {label: digest(*(getattr(one, key) for key in _ARRAYS)) for label, one in parts.items()}
+        left_out = own_data.digests(self.held_out)
+        return own_data.digests(self.data) | {f"{name}, left out": one for name, one in left_out.items()}
 
 
 def load_problem(options: PolicyOptions) -> PolicyProblem:
@@ -123,11 +105,7 @@ def offline_name(options: PolicyOptions) -> OfflineName | None:
 
 def from_suite(wanted: OfflineName, *, horizon: int | None = None, workers: int | None = None) -> PolicyProblem:
     """The made data ``wanted`` from the cache; what is missing is made first, with progress on stderr."""
-    if wanted.made():
-        data = make_offline(str(wanted), seed=wanted.seed)
-    else:
-        with Progress(f"making {wanted}") as bar:
-            data = make_offline(str(wanted), seed=wanted.seed, workers=workers, progress=bar.update)
+    data = collect.made(wanted, workers=workers)
     return _problem(str(wanted), data, horizon)
 
 

@@ -40,6 +40,8 @@ class BehaviorOptions(CommonOptions):
     """Entries of dictionary observations, laid side by side in this order, e.g. observation,desired_goal."""
     data_horizon: Annotated[int | None, Range(1)] = None
     """Steps after which episodes were cut, for an HDF5 file in --data that does not tell by timeouts."""
+    data_choices: Annotated[int | None, Range(2), With("data")] = None
+    """Number of discrete actions in HDF5 or .npz files of --data; default: as many as the environment has."""
     data_seed: Annotated[Natural, With("suite")] = 0
     """Seed of made data; runs with different --seed share their data."""
     horizon: Annotated[int | None, Range(1)] = None

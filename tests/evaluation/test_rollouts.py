@@ -20,6 +20,8 @@ pytest.importorskip("metaworld")
 from tests.reference.rollouts import play_one_by_one
 
 from manyone.envs.single import make as build
+from manyone.envs.single import simulator
+from manyone.envs.single.batched import Bodies, Step
 from manyone.envs.single.metaworld import EVAL_GOALS, expert_action
 from manyone.envs.single.simulator import SPARE
 from manyone.errors import ManyoneError
@@ -78,6 +80,12 @@ class Expert:
 
 
 CHEETAHS = ["cheetah-dir:0", "cheetah-vel:5", "cheetah-vel:30"]
+
+
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every environment is stepped by itself, those of the known bodies too."""
+    monkeypatch.setattr(simulator, "batched", lambda task: None)
 
 
 def test_lock_step_equals_one_episode_at_a_time() -> None:
@@ -146,6 +154,7 @@ def test_environments_are_built_once_and_used_again(monkeypatch: pytest.MonkeyPa
     assert sorted(built) == sorted(CHEETAHS)
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_rows_that_change_their_task_keep_a_few_environments_only(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = [f"cheetah-vel:{i}" for i in range(SPARE + 3)]
     episodes = paired_episodes(tasks, 1)
@@ -201,6 +210,37 @@ def test_wrong_actions_are_refused_with_the_episode_named() -> None:
         rollout(Wobble(5), episodes, horizon=5, workers=0)
 
 
+def test_a_batch_of_bodies_plays_what_environments_one_by_one_play(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, in rows that change their task between bodies of several widths and another environment."""
+    tasks = ["gym:Hopper-v5", "ant-dir:7", "gym:InvertedPendulum-v5", "gym:Hopper-v4?ctrl_cost_weight=0.1"]
+    tasks += ["cheetah-vel:5", "gym:HalfCheetah-v5?max_episode_steps=9"]
+    episodes, results = paired_episodes(tasks, 2, seed=3), []
+    for way in (simulator.batched, lambda task: None):
+        monkeypatch.setattr(simulator, "batched", way)
+        with Arena(tasks, 1, 0, max_parallel=5) as arena:
+            results.append(arena.rollout(Wobble(8), episodes, horizon=40))
+    assert results[0] == results[1]
+    assert any(r.info["terminated"] for r in results[0])
+    assert {r.length for r in results[0] if "HalfCheetah" in r.episode.task} == {9}
+
+
+def test_bodies_that_blow_up_end_their_episodes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Bodies.step
+
+    def fragile(self: Bodies, rows: np.ndarray, actions: np.ndarray) -> Step:
+        seen = step(self, rows, actions)
+        seen.rewards[rows == 1] = math.nan
+        return seen
+
+    monkeypatch.setattr(Bodies, "step", fragile)
+    results = rollout(Wobble(6), paired_episodes(CHEETAHS[:1], 3), horizon=4, workers=0)
+    assert [(r.length, r.info["unstable"]) for r in results] == [(4, False), (1, True), (4, False)]
+    assert all(math.isfinite(r.return_) for r in results)
+    with pytest.raises(ManyoneError, match=r"episode 0 of cheetah-dir:0 \(goal 1, .* goal must be 0"):
+        rollout(Wobble(6), [Episode("cheetah-dir:0", 0, 1, 1)], horizon=4, workers=0)
+
+
+@pytest.mark.usefixtures("one_by_one")
 def test_a_simulation_that_blows_up_ends_its_episode_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     make = build.make_env
 
@@ -218,6 +258,7 @@ def test_a_simulation_that_blows_up_ends_its_episode_alone(monkeypatch: pytest.M
     assert all(math.isfinite(r.return_) for r in results)
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_a_simulator_that_raises_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     make = build.make_env
 

@@ -8,4 +8,7 @@ RECIPES = {
         "options:CloningOptions", "build:cloning", "behaviour cloning, on a distilled set or on everything",
         runner="run_cloning",
     ),
+    "obd-theory": Recipe(
+        "options:TheoryOptions", "theory:laboratory", "what its theorems say, exactly, on finite MDPs", runner="theory"
+    ),
 }  # fmt: skip

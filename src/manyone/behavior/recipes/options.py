@@ -144,7 +144,7 @@ class DistilOptions(StudentOptions):
     """Learn the inner learning rate too."""
     learn_momentum: bool = False
     """Learn the inner momentum too."""
-    mode: Literal["auto", "unrolled", "recompute", "segments"] = "auto"
+    mode: Literal["auto", "stored", "unrolled", "recompute", "segments"] = "auto"
     """How the gradient through the inner steps is computed; the same result. auto: the fastest within --memory."""
     memory: Rate = 1.0
     """GiB that the gradient may take."""
@@ -198,3 +198,33 @@ class CloningOptions(BehaviorOptions):
         super().__post_init__()
         fits = self.student != "residual" or self.layers in (None, 4)
         check("layers", self.layers, fits, "4 with --student residual")
+
+
+@dataclass(kw_only=True)
+class TheoryOptions(CommonOptions):
+    """Theorems 1 and 2 and Corollary 1 of Offline Behavior Distillation, by linear solves on finite MDPs."""
+
+    device: Literal["auto", "cpu"] = "auto"
+    """The linear solves are small: they run on the CPU."""
+    precision: Literal["64-true"] = "64-true"
+    """The identity holds to 1e-10: double precision."""
+    states: Annotated[int, Range(1, 500)] = 6
+    """States of a random MDP."""
+    actions: Annotated[int, Range(2, 100)] = 3
+    """Actions in each."""
+    pairs: Annotated[int, Range(1, 100_000)] = 1000
+    """Random MDPs, each with a teacher and a random student."""
+    teacher: Literal["optimal", "random"] = "optimal"
+    """The teacher: a policy of largest return, or a random one (the statements hold for any)."""
+    gammas: Annotated[tuple[float, ...], Range(0, 1, closed="neither")] = (
+        0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999,
+    )  # fmt: skip
+    """Discounts, each of which all MDPs are taken under."""
+    mistakes: Annotated[float, Range(0, 1, closed="right")] = 1e-5
+    """Probability of a mistake of the student in the two cases where the theorems are tight."""
+    checkpoint_every: Natural = 1
+    """Blocks of 1000 pairs (fewer of many states) between checkpoints; 0: only at the end."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("gammas", self.gammas, len(set(self.gammas)) == len(self.gammas) > 0, "one or more, each once")

@@ -86,7 +86,7 @@ def make_env(
     which = kind(task)
     if which == "gym":
         env = _make_gym(task, horizon, render_mode, **simulator)
-        _only_goal(task, goal)
+        check_goal(task, goal)
         env.action_space.seed(seed)
         return env
     module = metaworld if which == "metaworld" else locomotion
@@ -99,7 +99,13 @@ def set_goal(env: gymnasium.Env, task: str, goal: int) -> None:
     if kind(task) == "metaworld":
         metaworld.set_goal(env, goal)
     else:
-        _only_goal(task, goal)
+        check_goal(task, goal)
+
+
+def check_goal(task: str, goal: int) -> None:
+    """:class:`ManyoneError` where a task with one goal is asked for another."""
+    if goal != 0:
+        raise ManyoneError(f"{task}: the task has one goal, so goal must be 0 (got {goal})")
 
 
 @functools.lru_cache(maxsize=256)
@@ -235,11 +241,6 @@ def _is_json(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _only_goal(task: str, goal: int) -> None:
-    if goal != 0:
-        raise ManyoneError(f"{task}: the task has one goal, so goal must be 0 (got {goal})")
 
 
 def _make_gym(task: str, horizon: int | None, render_mode: str | None, **simulator: Any) -> gymnasium.Env:

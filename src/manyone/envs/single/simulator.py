@@ -1,7 +1,7 @@
 """Many single-agent environments behind rows of shared arrays: what a worker of a roll-out simulates.
 
 ``reset`` starts episodes in rows, ``step`` reads the rows' actions and writes their observations, rewards and flags,
-all in place.
+all in place. Bodies that :mod:`manyone.envs.single.batched` knows are stepped together, to the same numbers.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from manyone.envs.single import make as build
+from manyone.envs.single.batched import Bodies, batched
 from manyone.envs.workers import KNOWN, SUCCESS, TERMINATED, TRUNCATED, UNSTABLE, Failure, SharedArrays, words_of
 
 if TYPE_CHECKING:
@@ -55,15 +56,23 @@ class RowSimulator:
         self.buffers, self.number, self.options = Buffers(**buffers.views()), number, dict(options)
         self._rows: dict[int, tuple[str, gymnasium.Env]] = {}
         self._spare: list[tuple[str, gymnasium.Env]] = []  # the longest idle first
+        self._bodies: dict[str, Bodies | None] = {}  # by task; None: stepped one by one
+        self._together: dict[int, str] = {}  # task of the rows that are stepped together
 
     def reset(self, starts: Sequence[Start]) -> None:
         """Starts one episode in each of the rows; their first observations are written."""
         began = time.process_time()
         for row, task, goal, seed in sorted(starts, key=lambda start: (start[1], start[0])):
             try:
-                env = self._environment(row, task)
-                build.set_goal(env, task, goal)
-                observation, _ = env.reset(seed=seed)
+                bodies = self._batch(task)
+                if bodies is None:
+                    env = self._environment(row, task)
+                    build.set_goal(env, task, goal)
+                    observation, _ = env.reset(seed=seed)
+                else:
+                    build.check_goal(task, goal)
+                    self._together[row] = task
+                    (observation,) = bodies.reset([row], [seed])
                 self.buffers.observations[row, : len(observation)] = observation
                 if not np.isfinite(observation).all():
                     raise ValueError(f"the first observation is not finite: {observation.tolist()}")
@@ -74,12 +83,34 @@ class RowSimulator:
     def step(self, rows: Sequence[int]) -> None:
         """One step of each of the rows with its action, clipped to the action space."""
         began = time.process_time()
+        together: dict[str, list[int]] = {}
         for row in rows:
+            task = self._together.get(row)
+            if task is not None:
+                together.setdefault(task, []).append(row)
+                continue
             try:
                 self._step(row)
             except Exception as problem:
                 raise Failure(row, words_of(problem)) from problem
+        for task, those in together.items():
+            bodies = self._bodies[task]
+            assert bodies is not None
+            try:
+                self._step_together(bodies, np.array(those))
+            except Exception as problem:
+                raise Failure(those[0], words_of(problem)) from problem
         self.buffers.seconds[self.number, 0] += time.process_time() - began
+
+    def _step_together(self, bodies: Bodies, rows: np.ndarray) -> None:
+        buffers = self.buffers
+        actions = np.clip(buffers.actions[rows, : bodies.action_dim], bodies.low, bodies.high)
+        seen = bodies.step(rows, actions)
+        flags = TERMINATED * seen.terminated | TRUNCATED * seen.truncated
+        stable = np.isfinite(seen.observations).all(1) & np.isfinite(seen.rewards)
+        buffers.observations[rows, : bodies.state_dim] = seen.observations
+        buffers.rewards[rows] = np.where(stable, seen.rewards, 0.0)
+        buffers.flags[rows] = np.where(stable, flags, flags | UNSTABLE)
 
     def _step(self, row: int) -> None:
         _, env = self._rows[row]
@@ -106,9 +137,16 @@ class RowSimulator:
         """Closes every environment."""
         for _, env in [*self._rows.values(), *self._spare]:
             env.close()
-        self._rows, self._spare = {}, []
+        self._rows, self._spare, self._bodies, self._together = {}, [], {}, {}
+
+    def _batch(self, task: str) -> Bodies | None:
+        """The bodies of ``task`` where they can be stepped together; pictures and other options need environments."""
+        if task not in self._bodies:
+            self._bodies[task] = None if self.options else batched(task)
+        return self._bodies[task]
 
     def _environment(self, row: int, task: str) -> gymnasium.Env:
+        self._together.pop(row, None)
         held = self._rows.get(row)
         if held is not None:
             if held[0] == task:

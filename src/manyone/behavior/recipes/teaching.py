@@ -6,9 +6,7 @@ interrupted run goes on with it where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.recipes.build import objective
@@ -16,21 +14,17 @@ from manyone.behavior.recipes.options import DistilOptions
 from manyone.behavior.recipes.problem import BehaviorProblem, offline_name
 from manyone.behavior.teachers.artefact import load_teacher
 from manyone.behavior.teachers.authors import read_checkpoint
-from manyone.behavior.teachers.packaged import expert_teacher, is_packaged, packaged_teacher
+from manyone.behavior.teachers.packaged import expert_teacher, packaged_teacher
 from manyone.behavior.teachers.teacher import Teacher
-from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
-from manyone.recipes.arm import Arm
 
 METHODS = {"calql": "calql", "iql": "iql", "td3bc": "td3bc", "bc": "bc-teacher"}
 AUTO = "iql"
 """What is trained where nothing is said and nothing is brought."""
 
 
-def teachers_of(
-    options: DistilOptions, problem: BehaviorProblem, folder: RunFolder
-) -> list[Teacher | None]:
+def teachers_of(options: DistilOptions, problem: BehaviorProblem, folder: RunFolder) -> list[Teacher | None]:
     """A teacher for each data set; None where the objective and the start of the set ask for none."""
     if not needs_teacher(options):
         return [None] * len(problem.data)

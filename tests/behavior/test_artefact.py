@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from manyone.behavior.inner import InnerLoop
-from manyone.behavior.students.network import StudentSpec
 from safetensors.torch import load_file, save_file
 
 from manyone.behavior.artefact import Distilled, Frame, is_distilled, load_distilled, save_distilled
+from manyone.behavior.inner import InnerLoop
+from manyone.behavior.students.network import StudentSpec
 from manyone.errors import ManyoneError
 
 

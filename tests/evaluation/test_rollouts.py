@@ -25,6 +25,7 @@ from manyone.envs.single.batched import Bodies, Step
 from manyone.envs.single.metaworld import EVAL_GOALS, expert_action
 from manyone.envs.single.simulator import SPARE
 from manyone.errors import ManyoneError
+from manyone.evaluation import rollouts
 from manyone.evaluation.rollouts import Arena, Episode, paired_episodes, rollout
 
 
@@ -211,28 +212,41 @@ def test_wrong_actions_are_refused_with_the_episode_named() -> None:
 
 
 def test_a_batch_of_bodies_plays_what_environments_one_by_one_play(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bit for bit, in rows that change their task between bodies of several widths and another environment."""
+    """Bit for bit, in rows that change their task between bodies of several widths, and for any number of threads."""
     tasks = ["gym:Hopper-v5", "ant-dir:7", "gym:InvertedPendulum-v5", "gym:Hopper-v4?ctrl_cost_weight=0.1"]
     tasks += ["cheetah-vel:5", "gym:HalfCheetah-v5?max_episode_steps=9"]
-    episodes, results = paired_episodes(tasks, 2, seed=3), []
-    for way in (simulator.batched, lambda task: None):
+    episodes, results = paired_episodes(tasks, 3, seed=3), []
+    for threads, way in ((1, simulator.batched), (3, simulator.batched), (1, lambda task: None)):
         monkeypatch.setattr(simulator, "batched", way)
-        with Arena(tasks, 1, 0, max_parallel=5) as arena:
+        monkeypatch.setattr(rollouts, "processors", lambda threads=threads: threads)
+        with Arena(tasks, 3, 0, max_parallel=14) as arena:
             results.append(arena.rollout(Wobble(8), episodes, horizon=40))
-    assert results[0] == results[1]
+    assert results[0] == results[1] == results[2]
     assert any(r.info["terminated"] for r in results[0])
     assert {r.length for r in results[0] if "HalfCheetah" in r.episode.task} == {9}
 
 
-def test_bodies_that_blow_up_end_their_episodes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    step = Bodies.step
+def test_bodies_that_are_stepped_together_need_no_process() -> None:
+    episodes = paired_episodes(CHEETAHS[:1], 8)
+    before = multiprocessing.active_children()
+    with Arena(CHEETAHS[:1], 8) as arena:
+        here = arena.rollout(Wobble(6), episodes, horizon=3)
+        assert multiprocessing.active_children() == before
+    assert Arena([*CHEETAHS, "gym:InvertedPendulum-v5"], 8).workers > 0
+    with Arena(CHEETAHS[:1], 8, 2) as arena:
+        assert arena.rollout(Wobble(6), episodes, horizon=3) == here
+        assert len(multiprocessing.active_children()) == len(before) + 2
 
-    def fragile(self: Bodies, rows: np.ndarray, actions: np.ndarray) -> Step:
-        seen = step(self, rows, actions)
+
+def test_bodies_that_blow_up_end_their_episodes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = Bodies.finish
+
+    def fragile(self: Bodies, rows: np.ndarray, *more: np.ndarray) -> Step:
+        seen = finish(self, rows, *more)
         seen.rewards[rows == 1] = math.nan
         return seen
 
-    monkeypatch.setattr(Bodies, "step", fragile)
+    monkeypatch.setattr(Bodies, "finish", fragile)
     results = rollout(Wobble(6), paired_episodes(CHEETAHS[:1], 3), horizon=4, workers=0)
     assert [(r.length, r.info["unstable"]) for r in results] == [(4, False), (1, True), (4, False)]
     assert all(math.isfinite(r.return_) for r in results)
@@ -301,6 +315,7 @@ def test_workers_end_when_the_main_process_is_killed(tmp_path: Path) -> None:
         """
 import multiprocessing, os, signal
 import numpy as np
+from manyone.evaluation import rollouts
 from manyone.evaluation.rollouts import Arena, Episode
 
 class Killed:

@@ -92,10 +92,13 @@ class Frame:
     @classmethod
     def of(cls, data: BehaviorData) -> Frame:
         """That of a data set, on the CPU."""
-        names = ("mean", "deviation", "low", "high")
-        own = {n: None if (v := getattr(data, n)) is None else v.detach().cpu() for n in names}
-        return cls(data.name, data.environment, **own, choices=data.choices, horizon=data.horizon,
-                   reference=data.reference)  # type: ignore[arg-type]  # fmt: skip
+
+        def own(value: Tensor) -> Tensor:
+            return value.detach().cpu()
+
+        low, high = (None if value is None else own(value) for value in (data.low, data.high))
+        return cls(data.name, data.environment, own(data.mean), own(data.deviation), low, high, data.choices,
+                   data.horizon, data.reference)  # fmt: skip
 
     @classmethod
     def of_files(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Frame:
@@ -135,8 +138,8 @@ class Distilled:
     ) -> Distilled:  # fmt: skip
         """Pairs that stand for ``data``."""
         known = {"data": data.name, "digest": data.digest, "transitions": len(data)}
-        pairs = (value.detach().float().cpu() for value in (states, actions))
-        return cls(Frame.of(data), *pairs, spec=spec, inner=inner, info={**known, **(info or {})})
+        states, actions = (value.detach().float().cpu() for value in (states, actions))
+        return cls(Frame.of(data), states, actions, spec, inner, {**known, **(info or {})})
 
     def __len__(self) -> int:
         """Number of pairs N."""
@@ -235,7 +238,7 @@ def of_the_set(frame: Frame, info: Mapping[str, Any]) -> str:
 
 def _npz(sets: Mapping[str, Distilled]) -> Callable[[Path], None]:
     """Writes what other programs read: of several sets each array's name begins with the set's and a slash."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, one in sets.items():
         front = f"{name}/" if len(sets) > 1 else ""
         own = {"observations": one.observations(), "actions": one.own_actions(), **one.frame.tensors()}

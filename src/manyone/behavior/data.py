@@ -150,7 +150,7 @@ def behavior_data(
     one = trajectories
     if len(one) < 2:
         raise ManyoneError(f"{one.name}: {len(one)} transition: a data set to distil needs at least 2")
-    choices = int(one.meta.get("choices", 0))
+    choices = one.choices
     mean, deviation = (torch.from_numpy(value.astype(np.float32)) for value in pooled_moments([one]))
     deviation += FLOOR
     # a copy: the arrays are memory-mapped, and every batch gathers rows of them

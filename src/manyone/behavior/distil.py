@@ -122,6 +122,7 @@ class DistilLearner:
         metrics = {"loss": float(found.loss), "gradient_norm": norm, "clipped": float(norm > self.clip)}
         if self._rates is not None:
             # d H / d log lr = lr d H / d lr
+            assert found.lr is not None
             self.log_lr.grad, self.momentum.grad = found.lr * self.log_lr.exp(), found.momentum
             self._rates.step()
             self.momentum.clamp_(0, 0.99)

@@ -116,11 +116,11 @@ def make(
         console.print(f"note: {note}", markup=False)
 
 
-def info(name: str, *, keys: str = "", data_horizon: int | None = None) -> None:
+def info(name: str, *, keys: str = "", data_horizon: int | None = None, data_choices: int | None = None) -> None:
     """Everything that is known about one asset; of a suite its tasks, of a table its features and classes.
 
-    Trajectories of one's own are named by their place: a folder, a file or the id of a Minari data set; ``keys`` and
-    ``data_horizon`` are a run's. Nothing is fetched.
+    Trajectories of one's own are named by their place: a folder, a file or the id of a Minari data set; ``keys``,
+    ``data_horizon`` and ``data_choices`` are a run's. Nothing is fetched.
     """
     console = Console()
     if offline_sets.is_offline(name):
@@ -137,7 +137,8 @@ def info(name: str, *, keys: str = "", data_horizon: int | None = None) -> None:
         console.print(f"fetch them by: manyone data get {name}; then this shows the tasks", markup=False)
         return
     if name not in ASSETS and offline_sets.is_place(name):
-        console.print(offline_sets.describe_place(name, [k for k in keys.split(",") if k], data_horizon))
+        chosen = [k for k in keys.split(",") if k]
+        console.print(offline_sets.describe_place(name, chosen, data_horizon, data_choices))
         return
     if name not in ASSETS and (facts := _table_facts(name)):
         console.print(facts)

@@ -73,9 +73,11 @@ def is_place(name: str) -> bool:
     return any(Path(part).exists() or minari_folder(part) is not None for part in (name, *name.split(",")) if part)
 
 
-def describe_place(place: str, keys: Sequence[str] = (), horizon: int | None = None) -> Table:
+def describe_place(
+    place: str, keys: Sequence[str] = (), horizon: int | None = None, choices: int | None = None
+) -> Table:
     """What a data set of one's own holds, as a run would read it."""
-    data = from_place(place, keys=keys, horizon=horizon)
+    data = from_place(place, keys=keys, horizon=horizon, choices=choices)
     table = Table(show_header=False, title=place, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -85,9 +87,9 @@ def describe_place(place: str, keys: Sequence[str] = (), horizon: int | None = N
         "form": data.meta.get("source"),
         "environment": environment and f"gym:{environment}",
         "episodes": f"{data.episodes}, of {lengths.min()} to {lengths.max()} steps",
-        "states, actions": f"{data.state_dim}, {data.action_dim} wide; actions from {data.actions.min():.4g} to "
-        f"{data.actions.max():.4g}",
+        "states, actions": f"{data.state_dim}, {data.action_dim} wide; {_actions(data)}",
         "entries of the states": ", ".join(data.meta.get("keys", ())),
+        "returns that score 0, 100": ", ".join(f"{r:g}" for r in data.meta.get("reference", ())),
         "all in all": data.summary(),
     }
     for key, value in rows.items():
@@ -128,6 +130,13 @@ def make(
 def clear(name: str) -> int:
     """Removes the data of all tasks of the set (other sets that share them lose them too); the freed bytes."""
     return forget_offline(parse_offline(name))
+
+
+def _actions(data: Trajectories) -> str:
+    if not data.choices:
+        return f"actions from {data.actions.min():.4g} to {data.actions.max():.4g}"
+    shares = data.actions.mean(axis=0)
+    return f"one of {data.choices} actions, taken in {', '.join(f'{share:.0%}' for share in shares)} of the steps"
 
 
 def _quartiles(data: Trajectories) -> tuple[float, float, float]:

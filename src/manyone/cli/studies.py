@@ -142,10 +142,16 @@ def data(words: Sequence[str]) -> int:
     reads = parser.add_argument_group("options of `info` for your own episodes (a folder, a file, a Minari id)")
     reads.add_argument("--keys", metavar="A,B", help="entries of dictionary observations")
     reads.add_argument("--data-horizon", metavar="N", type=int, help="steps after which HDF5 episodes were cut")
+    reads.add_argument(
+        "--data-choices", metavar="N", type=int, help="number of discrete actions in HDF5 and .npz files"
+    )
     parsed = parser.parse(words)
     verb = one_of(parsed.verb, "verb of `manyone data`", _DATA_VERBS)
     module = _load("manyone.cli.data_command")
-    groups = {"make": ("episodes", "steps", "seed", "workers", "source"), "info": ("keys", "data_horizon")}
+    groups = {
+        "make": ("episodes", "steps", "seed", "workers", "source"),
+        "info": ("keys", "data_horizon", "data_choices"),
+    }
     options: dict[str, Any] = {}
     for owner, chosen in groups.items():
         given = {key: value for key in chosen if (value := getattr(parsed, key)) is not None}

@@ -13,14 +13,17 @@ workers, none included. (``max_parallel`` decides who shares a batch, and batche
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
+from manyone.engine.fabric import processors
 from manyone.engine.progress import Progress
 from manyone.envs.single import make as build
+from manyone.envs.single.batched import known
 from manyone.envs.single.simulator import Buffers, RowSimulator, buffer_memory
 from manyone.envs.workers import (
     KNOWN,
@@ -143,8 +146,9 @@ class Arena:
 
     ``tasks`` x ``per_task`` episodes, at most ``max_parallel``, run at a time. ``workers`` is the number of processes
     (default: one per processor that this process may use; 0 steps all environments in this process, as does the default
-    for fewer than four environments or inside a process that may not start others). Processes are spawned, so a script
-    that uses them needs the usual ``if __name__ == "__main__":``. ``simulator`` goes to ``build.make_env``.
+    for fewer than four environments, inside a process that may not start others, and where every task's bodies can be
+    stepped together: threads share these). Processes are spawned, so a script that uses them needs the usual
+    ``if __name__ == "__main__":``. ``simulator`` goes to ``build.make_env``.
     """
 
     def __init__(
@@ -162,9 +166,10 @@ class Arena:
             raise ManyoneError(f"per_task {per_task}, max_parallel {max_parallel}: both must be at least 1")
         self.tasks = list(tasks)
         self.rows = min(len(self.tasks) * per_task, max_parallel)
-        self.workers = worker_count(workers, self.rows)
         self.timing = Timing()
         self.simulator = dict(simulator or {})
+        together = not self.simulator and all(known(task) for task in self.tasks)
+        self.workers = worker_count(0 if workers is None and together else workers, self.rows)
         self._widths = {task: build.spaces(task) for task in self.tasks}
         self._pool: Workers | None = None
         build.prepare(self.tasks)
@@ -310,7 +315,8 @@ class Arena:
         count = max(self.workers, 1)
         memory = buffer_memory(self.rows, states, actions, count, shared=self.workers > 0)
         self._buffers = Buffers(**memory.views())
-        parts = [(memory, number, self.simulator) for number in range(count)]
+        threads = processors() if self.workers == 0 and not multiprocessing.current_process().daemon else 1
+        parts = [(memory, number, self.simulator, threads) for number in range(count)]
         self._pool = Workers("rollout", RowSimulator, parts, processes=self.workers > 0)
 
     def _exchange(

@@ -1,15 +1,10 @@
 """A film of one episode, as GIF or MP4.
 
-MuJoCo draws through OpenGL; ``MUJOCO_GL`` says how: ``glfw`` (a display), ``egl`` (none needed; a GPU, or Mesa in
-software) or ``osmesa``. Where it is not set and a Linux machine has no display, EGL is used.
+MuJoCo draws through OpenGL: :mod:`manyone.envs.single.opengl` finds the one that works.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +12,7 @@ import numpy as np
 
 from manyone.engine.extras import need
 from manyone.envs.single import make as build
+from manyone.envs.single import opengl
 from manyone.errors import ManyoneError
 from manyone.evaluation.rollouts import Arena, BatchedPolicy, Episode, EpisodeResult
 
@@ -51,7 +47,7 @@ def record(
         camera = "corner2"
     if camera is not None:
         options["camera_name"] = camera
-    with _opengl(), Arena([episode.task], 1, 0, simulator=options) as arena:
+    with opengl.environment(), Arena([episode.task], 1, 0, simulator=options) as arena:
         film = _Film(policy, arena, every, upside_down=camera in UPSIDE_DOWN)
         (result,) = arena.rollout(film, [episode], horizon=horizon, stop_at_success=stop_at_success)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,26 +90,8 @@ class _Film:
         try:
             picture = self.arena.picture()
         except Exception as problem:  # each OpenGL binding has its own way to fail
-            name = os.environ.get("MUJOCO_GL", "not set")
-            raise ManyoneError(
-                f"cannot draw: OpenGL does not work here (MUJOCO_GL is {name}; {type(problem).__name__}); set it to "
-                "egl or osmesa before Python starts, with libegl1 or libosmesa6 installed, or to glfw with a display"
-            ) from problem
+            raise opengl.refusal(problem) from problem
         self.pictures.append(picture[::-1, ::-1] if self.upside_down else picture)
-
-
-@contextlib.contextmanager
-def _opengl() -> Iterator[None]:
-    """Chooses EGL where nothing was chosen and there is no display."""
-    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if "MUJOCO_GL" in os.environ or display or sys.platform != "linux":
-        yield
-        return
-    os.environ["MUJOCO_GL"] = "egl"
-    try:
-        yield
-    finally:
-        del os.environ["MUJOCO_GL"]
 
 
 def _imageio(path: Path) -> Any:

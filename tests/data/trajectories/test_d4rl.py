@@ -120,7 +120,10 @@ def test_d4rl_without_timeouts_is_cut_by_the_horizon(tmp_path):
         ({"actions": np.zeros((9, 2))}, "9 actions for 12 rewards"),
         ({"rewards": None, "actions": None}, "has no actions and no rewards"),
         ({"rewards": np.where(np.arange(12) == 6, np.inf, 0)}, "episode 1, step 2: rewards are not finite"),
-        ({"actions": np.zeros((12, 1), int)}, "actions are whole numbers .int64.: discrete actions"),
+        (
+            {"actions": np.zeros((12, 1), int)},
+            "actions are whole numbers .int64.: say how many choices .* --data-choices N",
+        ),
         ({"observations": np.zeros((12, 4, 4, 3), np.uint8)}, "observations are images .uint8, 12 x 4 x 4 x 3."),
         ({"actions": np.array([b"x"] * 12)}, "actions hold .S1; expected numbers"),
         ({"next_observations": np.zeros((12, 2))}, "they must be equal"),
@@ -142,3 +145,27 @@ def test_cut_and_foreign_hdf5_files_are_refused(tmp_path):
             from_d4rl_hdf5(tmp_path / "x.hdf5")
     with pytest.raises(ManyoneError, match="not a readable HDF5 file"):
         from_d4rl_hdf5(tmp_path / "none.hdf5")
+
+
+def test_discrete_actions_of_a_stated_number_are_one_hot(tmp_path):
+    numbers = np.arange(12) % 3
+    for stored in (numbers, numbers[:, None], numbers.astype(np.float32)):
+        d4rl(tmp_path / "x.hdf5", actions=stored)
+        data = from_folder(tmp_path / "x.hdf5", choices=4)
+        assert (data.choices, data.action_dim, data.meta["choices"]) == (4, 4, 4)
+        np.testing.assert_array_equal(data.actions, np.eye(4, dtype=np.float32)[numbers[:9]])
+    for odd, message in (
+        (2, "its actions have 2; the 2 choices are 0 to 1"),
+        (1, r"choices = 1 \(--data-choices\): discrete actions need at least 2"),
+    ):
+        with pytest.raises(ManyoneError, match=message):
+            from_d4rl_hdf5(tmp_path / "x.hdf5", choices=odd)
+    d4rl(tmp_path / "x.hdf5")
+    with pytest.raises(ManyoneError, match=r"its actions are float32, 12 x 2; discrete ones are \[T\] numbers"):
+        from_d4rl_hdf5(tmp_path / "x.hdf5", choices=4)
+
+
+def test_d4rl_s_own_files_have_their_reference_returns(tmp_path):
+    for name, wanted in (("hopper_medium-v2", [-20.272305, 3234.3]), ("mine", None)):
+        d4rl(tmp_path / f"{name}.hdf5")
+        assert from_d4rl_hdf5(tmp_path / f"{name}.hdf5").meta.get("reference") == wanted

@@ -56,7 +56,7 @@ def test_a_bad_npz_episode_is_refused_by_its_file(tmp_path):
         (lambda p: np.savez(p, **fields), r"10\.npz: has no rewards"),
         (lambda p: np.savez(p, **fields, rewards=np.array([None] * 3)), "rewards .*never unpickled"),
         (lambda p: np.savez(p, **fields, rewards=np.zeros(9)), r"10\.npz: episode 10: 4 observations, 3 actions and 9"),
-        (lambda p: np.savez(p, **fields | {"actions": np.zeros((3, 1), int)}, rewards=np.zeros(3)), "discrete actions"),
+        (lambda p: np.savez(p, **fields | {"actions": np.zeros((3, 1), int)}, rewards=np.zeros(3)), "choices=N"),
         (lambda p: np.savez(p, **fields, rewards=np.full(3, np.nan)), r"10\.npz: episode 10, step 0: rewards are not"),
     ):
         write(folder / "10.npz")
@@ -129,3 +129,20 @@ def test_places_with_commas_between_them_are_one_data_set(tmp_path):
     for missing in ("/none/here", "x.hdf5", "./y"):
         with pytest.raises(ManyoneError, match=f"{missing}: no such file or folder"):
             from_place(missing)
+
+
+def test_discrete_actions_in_npz_files_are_one_hot(tmp_path):
+    folder, numbers = tmp_path / "cart", np.array([1, 0, 1])
+    folder.mkdir()
+    for i, actions in enumerate((numbers, numbers[:, None])):
+        np.savez(folder / f"{i}.npz", observations=np.zeros((3, 2)), actions=actions, rewards=np.ones(3))
+    stacked = {"o": np.zeros((2, 3, 2)), "a": np.stack([numbers, numbers]), "r": np.ones((2, 3))}
+    np.savez(tmp_path / "stacked.npz", **stacked)
+    for place in (folder, tmp_path / "stacked.npz"):
+        data = from_place(str(place), choices=2)
+        assert data.choices == 2
+        np.testing.assert_array_equal(data.actions, np.eye(2)[[1, 0, 1, 1, 0, 1]])
+        with pytest.raises(ManyoneError, match=r"say how many choices there are .*--data-choices N"):
+            from_place(str(place))
+    joined = from_place(f"{folder},{tmp_path / 'stacked.npz'}", choices=2)
+    assert (joined.episodes, joined.choices) == (4, 2)

@@ -120,14 +120,14 @@ def test_what_some_episodes_lack_does_not_reject_the_set(made):
     ("buffers", "spaces", "message"),
     [
         (
-            buffer(3, actions=np.zeros(3, int)),
-            {"action_space": gymnasium.spaces.Discrete(2)},
-            r"actions are Discrete\(2\)",
+            buffer(3, actions=np.zeros((3, 2), int)),
+            {"action_space": gymnasium.spaces.MultiDiscrete([2, 3])},
+            r"actions are MultiDiscrete\(\[2 3\]\)",
         ),
         (
             buffer(3, actions=np.zeros((3, 2), int)),
             {"action_space": gymnasium.spaces.Box(0, 9, (2,), int)},
-            "actions are .*; policies act in continuous ones",
+            "actions are .*; policies act in a Box of floats or a Discrete space",
         ),
         (
             buffer(3, np.zeros(4, int)),
@@ -141,7 +141,7 @@ def test_what_some_episodes_lack_does_not_reject_the_set(made):
         ),
     ],
 )
-def test_discrete_actions_and_images_are_refused_in_one_line(made, buffers, spaces, message):
+def test_several_discrete_actions_and_images_are_refused_in_one_line(made, buffers, spaces, message):
     with pytest.raises(ManyoneError, match=rf"d-v0: its {message}"):
         from_minari(made("d-v0", [buffers], **spaces))
 
@@ -211,3 +211,38 @@ def test_reference_returns_are_read_where_they_are_two_rising_numbers(made, scor
     head = json.loads(path.read_text()) | dict(zip(("ref_min_score", "ref_max_score"), scores))
     path.write_text(json.dumps(head))
     assert from_minari(folder).meta.get("reference") == wanted
+
+
+def test_discrete_actions_are_one_hot_and_stay_discrete(made, tmp_path):
+    actions = [np.array([4, 2, 3]), np.array([2, 2])]
+    space = gymnasium.spaces.Discrete(3, start=2)
+    data = from_minari(made("d-v0", [buffer(len(a), actions=a) for a in actions], action_space=space))
+    assert (data.choices, data.meta["choices"]) == (3, 3)
+    np.testing.assert_array_equal(data.actions, np.eye(3)[[2, 0, 1, 0, 0]])
+    folder = to_minari(data, "again-v0", root=tmp_path)
+    assert minari.load_dataset("again-v0").action_space == gymnasium.spaces.Discrete(3)
+    assert minari.load_dataset("again-v0")[0].actions.tolist() == [2, 0, 1]
+    again = from_minari(folder)
+    same(again, data)
+    assert again.meta == data.meta
+    assert from_folder(folder, choices=3).choices == 3
+    with pytest.raises(ManyoneError, match="again-v0: has 3 choices, not the 4 choices that are given"):
+        from_folder(folder, choices=4)
+
+
+@pytest.mark.parametrize(
+    ("spec", "wanted"),
+    [
+        ({"id": "Hopper-v5", "max_episode_steps": 1000}, [-20.272305, 3234.3]),
+        ({"id": "Hopper-v5", "kwargs": {"ctrl_cost_weight": 1}}, None),
+        ({"id": "Hopper-v5", "max_episode_steps": 200}, None),
+        ({"id": "Ant-v5"}, None),
+        (None, [1.629008, 4592.3]),
+    ],
+)
+def test_d4rl_s_reference_returns_are_taken_for_the_environments_that_have_them(made, spec, wanted):
+    path = made("mujoco/walker2d/expert-v0", [buffer(3)]) / "data/metadata.json"
+    if spec:
+        spec = {"additional_wrappers": []} | spec
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"env_spec": json.dumps(spec)}))
+    assert from_minari("mujoco/walker2d/expert-v0").meta.get("reference") == wanted

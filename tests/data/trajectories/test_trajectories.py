@@ -1,5 +1,6 @@
 """Trajectories and windows: against plain loops, round trips, and what is refused."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -275,3 +276,21 @@ def test_windows_of_nothing_are_refused():
         Windows([], 4)
     with pytest.raises(ManyoneError, match="1 or more"):
         Windows(data[:1], 0)
+
+
+def test_discrete_actions_are_kept_one_hot_and_what_is_not_is_refused(tmp_path):
+    episodes = [{"observations": np.zeros((3, 1)), "actions": np.array([0, 2, 1]), "rewards": np.ones(3)}]
+    data = Trajectories.from_episodes("t", episodes, choices=3)
+    assert (data.choices, data.action_dim) == (3, 3)
+    np.testing.assert_array_equal(data.actions, np.eye(3)[[0, 2, 1]])
+    assert Trajectories.open(data.save(tmp_path / "t")).choices == 3
+    assert trajectories.join([data, data]).choices == 3
+    plain_data = dataclasses.replace(data, meta={})
+    assert plain_data.choices == 0
+    with pytest.raises(ManyoneError, match="discrete actions and with others cannot be joined"):
+        trajectories.join([data, plain_data])
+    for odd in ({"actions": data.actions / 2}, {"actions": np.ones((3, 3))}, {"meta": {"choices": 2}}):
+        with pytest.raises(ManyoneError, match=r"t: its actions are not one-hot in \d choices"):
+            dataclasses.replace(data, **odd)
+    with pytest.raises(ManyoneError, match="t: episode 0: its actions have 2; the 2 choices are 0 to 1"):
+        Trajectories.from_episodes("t", episodes, choices=2)

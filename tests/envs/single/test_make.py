@@ -161,7 +161,7 @@ def test_ant_is_paid_for_its_velocity_along_the_direction() -> None:
         (lambda: build.make_env("cheetah-vel:1", 3), "goal must be 0"),
         (lambda: build.make_env("walker-dir:1"), "unknown task"),
         (lambda: build.make_env("gym:NoSuch-v0"), "cannot make"),
-        (lambda: build.make_env("gym:CartPole-v1"), "its actions are Discrete(2); policies read and give real numbers"),
+        (lambda: build.make_env("gym:FrozenLake-v1"), "its observations are Discrete(16); policies read and give real"),
         (lambda: build.make_env("gym:Pendulum-v1?g"), "'g' is no NAME=VALUE"),
         (lambda: build.make_env("gym:Pendulum-v1?grav=2"), "cannot make 'Pendulum-v1'"),
         (lambda: build.suite_tasks("metaworld-mt7"), "metaworld-mt10"),
@@ -220,6 +220,20 @@ def test_a_task_s_name_has_keyword_arguments_as_json_where_they_are_no_text():
     task = build.gym_task("X-v0", ("a", "b/c"), kwargs)
     assert build.gym_parts(task) == ("X-v0", ("a", "b/c"), kwargs)
     assert "word=sparse&" in task
+
+
+def test_of_discrete_actions_the_largest_number_is_done():
+    import gymnasium
+
+    own, raw = build.make_env("gym:CartPole-v1"), gymnasium.make("CartPole-v1")
+    assert build.spaces("gym:CartPole-v1") == (4, 2, 500)
+    assert (build.choices("gym:CartPole-v1"), build.choices("gym:Pendulum-v1"), build.choices("reach-v3")) == (2, 0, 0)
+    assert [bound.tolist() for bound in build.bounds("gym:CartPole-v1")] == [[0, 0], [1, 1]]
+    assert own.action_space.shape == (2,)
+    np.testing.assert_array_equal(own.reset(seed=3)[0], raw.reset(seed=3)[0])
+    for scores, choice in (([0.2, 0.7], 1), ([3, -1], 0), ([1, 1], 0), ([-2, -1], 1)):
+        for mine, theirs in zip(own.step(np.float32(scores)), raw.step(choice), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
 
 
 def test_dictionary_observations_are_laid_out_by_the_keys_in_a_task_s_name(reaching):

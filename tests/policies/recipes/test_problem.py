@@ -100,6 +100,34 @@ def test_the_data_s_horizon_cuts_files_without_timeouts(tmp_path):
         CloningOptions(data=("door-open-v3=x",), data_horizon=4)
 
 
+def test_discrete_actions_are_as_many_as_the_environment_has(tmp_path):
+    with h5py.File(tmp_path / "cart.hdf5", "w") as file:
+        numbers = {"observations": np.zeros((6, 4)), "actions": np.array([0, 1, 1, 0, 0, 1]), "rewards": np.ones(6)}
+        for key, value in (*numbers.items(), ("timeouts", np.arange(6) % 3 == 2)):
+            file[key] = value
+    problem = load_problem(CloningOptions(data=(f"gym:CartPole-v1={tmp_path / 'cart.hdf5'}",)))
+    assert problem.data[0].choices == 2
+    assert [bound.tolist() for bound in problem.bounds[0]] == [[0, 0], [1, 1]]
+    named = (f"cart={tmp_path / 'cart.hdf5'}",)
+    with pytest.raises(ManyoneError, match=r"say how many choices there are .*--data-choices N"):
+        load_problem(CloningOptions(data=named, simulator=False))
+    assert load_problem(CloningOptions(data=named, simulator=False, data_choices=3)).data[0].choices == 3
+    moves = {"observations": np.zeros((4, 4)), "actions": np.full((3, 2), 0.3), "rewards": np.ones(3)}
+    Trajectories.from_episodes("c", [moves]).save(tmp_path / "real")
+    with pytest.raises(ManyoneError, match=r"real: has real-valued actions, not the 2 choices that are given"):
+        from_places((f"gym:CartPole-v1={tmp_path / 'real'}",))
+
+
+def test_scores_are_normalised_where_d4rl_knows_the_environment(tmp_path):
+    moves = {"observations": np.zeros((4, 11)), "actions": np.zeros((3, 3)), "rewards": np.ones(3)}
+    data = Trajectories.from_episodes("mine", [moves])
+    data.save(tmp_path / "hopper")
+    for task, wanted in (("gym:Hopper-v5", (-20.272305, 3234.3)), ("gym:Hopper-v5?ctrl_cost_weight=1", None)):
+        problem = from_places((f"{task}={tmp_path / 'hopper'}",))
+        assert problem.references(()).get(task) == wanted
+        assert problem.references((f"{task}=1,2",)) == {task: (1, 2)}
+
+
 class Reaching(gymnasium.Env):
     observation_space = gymnasium.spaces.Dict(
         goal=gymnasium.spaces.Box(-1, 1, (1,), np.float32), observation=gymnasium.spaces.Box(-1, 1, (2,), np.float32)

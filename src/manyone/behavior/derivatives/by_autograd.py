@@ -56,7 +56,9 @@ class _Loop:
                 drawn = None if self.noise is None else self.noise[step]
                 error = self.forward(dict(zip(self.names, weights, strict=True)), self.states, drawn) - self.actions
                 loss = error.square().mean((1, 2)).sum()  # members do not touch each other
-                found = torch.autograd.grad(loss, weights, create_graph=graph, allow_unused=True, materialize_grads=True)
+                found = torch.autograd.grad(
+                    loss, weights, create_graph=graph, allow_unused=True, materialize_grads=True
+                )
             with torch.set_grad_enabled(graph):
                 velocities = at.velocities if self.plain else [
                     self.momentum * v + g for v, g in zip(at.velocities, found, strict=True)

@@ -33,7 +33,9 @@ class Head(Protocol):
         """Records step ``step`` in ``slot`` and writes dl/dz into ``delta``; ``own``: the head's own parameters."""
         ...
 
-    def second(self, slot: int, rz: Tensor, delta: Tensor, out: Tensor, own: Tensor | None, along: Tensor | None) -> None:
+    def second(
+        self, slot: int, rz: Tensor, delta: Tensor, out: Tensor, own: Tensor | None, along: Tensor | None
+    ) -> None:
         """Writes R delta into ``out``, adds to both sums; ``along``: the direction of the head's own parameters."""
         ...
 
@@ -53,7 +55,9 @@ class Tanh:
         torch.addcmul(self.one, action, action, value=-1, out=slope)
         torch.sub(action, target, out=delta).mul_(slope)
 
-    def second(self, slot: int, rz: Tensor, delta: Tensor, out: Tensor, own: Tensor | None, along: Tensor | None) -> None:
+    def second(
+        self, slot: int, rz: Tensor, delta: Tensor, out: Tensor, own: Tensor | None, along: Tensor | None
+    ) -> None:
         action, slope = self.action[slot], self.slope[slot]
         torch.mul(slope, rz, out=self.change)
         self.by_target.add_(self.change)
@@ -76,7 +80,9 @@ class Softmax:
         torch.sub(p, target, out=error)
         delta.copy_(error - (p * error).sum(1, keepdim=True)).mul_(p)
 
-    def second(self, slot: int, rz: Tensor, delta: Tensor, out: Tensor, own: Tensor | None, along: Tensor | None) -> None:
+    def second(
+        self, slot: int, rz: Tensor, delta: Tensor, out: Tensor, own: Tensor | None, along: Tensor | None
+    ) -> None:
         p, error = self.chances[slot], self.error[slot]
         rp = (rz - (p * rz).sum(1, keepdim=True)).mul_(p)
         self.by_target.add_(rp)
@@ -123,7 +129,9 @@ class Gaussian:
         torch.mul(by_log, scale, out=gradients[1])
         self._own(by_log * raw, by_log)
 
-    def second(self, slot: int, rz: Tensor, delta: Tensor, out: Tensor, own: Tensor | None, along: Tensor | None) -> None:
+    def second(
+        self, slot: int, rz: Tensor, delta: Tensor, out: Tensor, own: Tensor | None, along: Tensor | None
+    ) -> None:
         assert own is not None
         assert along is not None
         action, slope, raw = self.action[slot], self.slope[slot], self.raw[slot]

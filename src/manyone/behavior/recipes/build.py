@@ -65,8 +65,8 @@ def spec(o: StudentOptions, data: BehaviorData) -> StudentSpec:
 
 def inner(o: StudentOptions) -> InnerLoop:
     """Their training on a synthetic set."""
-    own = {"mode": o.mode, "memory": o.memory} if isinstance(o, DistilOptions) else {}
-    return InnerLoop(o.inner_steps, o.inner_lr, o.inner_momentum, **own)
+    found = InnerLoop(o.inner_steps, o.inner_lr, o.inner_momentum)
+    return replace(found, mode=o.mode, memory=o.memory) if isinstance(o, DistilOptions) else found
 
 
 def cloning(

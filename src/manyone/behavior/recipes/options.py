@@ -40,6 +40,8 @@ class BehaviorOptions(CommonOptions):
     """Entries of dictionary observations, laid side by side in this order, e.g. observation,desired_goal."""
     data_horizon: Annotated[int | None, Range(1)] = None
     """Steps after which episodes were cut, for an HDF5 file in --data that does not tell by timeouts."""
+    data_choices: Annotated[int | None, Range(2), With("data")] = None
+    """Number of discrete actions in HDF5 or .npz files of --data; default: as many as the environment has."""
     data_seed: Annotated[Natural, With("suite")] = 0
     """Seed of made data; runs with different --seed share their data."""
     horizon: Annotated[int | None, Range(1)] = None
@@ -114,9 +116,9 @@ class DistilOptions(StudentOptions):
     """Exponent of further weights by the inverse density of the states (SDW-OBD: 1); 0: none."""
     size: Positive = 64
     """N, synthetic pairs (paper: 256)."""
-    init: Literal["random", "teacher", "top-q", "k-means++", "k-means-q", "gaussian"] = "random"
+    init: Literal["random", "teacher", "top-q", "k-means++", "k-means-q", "gaussian", "xavier"] = "random"
     """Where they start: random recorded pairs, the same with the teacher's actions, those of the largest values,
-    k-means++ centres, the largest values of each cluster, or random numbers."""
+    k-means++ centres, the largest values of each cluster, or random numbers (standard normal, or Glorot's)."""
     teacher: Annotated[str, Places(names=True)] = "auto"
     """The teacher: auto (for data of ours the one that manyone brings, else calql's training), calql, iql, td3bc or bc
     (trained first), expert (the policy behind data of ours), or a place: the folder of a trained one, or a checkpoint

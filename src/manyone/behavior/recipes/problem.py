@@ -33,7 +33,13 @@ def load_problem(options: BehaviorOptions) -> BehaviorProblem:
     if wanted is not None:
         return problem_of(str(wanted), collect.made(wanted, workers=options.workers), options)
     keys = [key for word in options.keys for key in word.split(",") if key]
-    data = own_data.from_places(options.data, keys=keys, data_horizon=options.data_horizon, simulator=options.simulator)
+    data = own_data.from_places(
+        options.data,
+        keys=keys,
+        data_horizon=options.data_horizon,
+        data_choices=options.data_choices,
+        simulator=options.simulator,
+    )
     return problem_of("own data", data, options)
 
 
@@ -52,7 +58,7 @@ def problem_of(name: str, trajectories: Sequence[Trajectories], options: Behavio
     for one in trajectories:
         acts = options.simulator
         horizon = own_data.horizon(one, options.horizon) if acts else options.horizon
-        bounds = make.bounds(one.name) if acts and "choices" not in one.meta else None
+        bounds = make.bounds(one.name) if acts and not one.choices else None
         environment = one.name if acts else None
         data = behavior_data(one, bounds=bounds, environment=environment, horizon=horizon, device=device)
         found.append(replace(data, reference=references.get(one.name)))

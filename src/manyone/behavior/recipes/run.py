@@ -67,8 +67,8 @@ def run(options: DistilOptions, build: Build, folder: RunFolder) -> None:
             return metrics_of(scores)
 
         learner = build(options, problem, labels, evaluate_sets)
-        for one, teacher in zip(learner.learners, teachers):
-            one.info |= _about_teacher(teacher, baselines[one.data.name])
+        for own, teacher in zip(learner.learners, teachers):
+            own.info |= _about_teacher(teacher, baselines[own.data.name])
         train(
             learner,
             folder,
@@ -146,7 +146,7 @@ def student_seeds(options: DistilOptions) -> list[int]:
 
 def metrics_of(scores: Mapping[str, Scores]) -> dict[str, float]:
     """The scores as plain numbers; of several sets ``return/NAME`` and so on, and ``normalised``, their mean."""
-    several = {}
+    several: dict[str, float] = {}
     for name, one in scores.items():
         own = one.students.metrics() | {f"ensemble_{k}": v for k, v in one.ensemble.metrics().items()
                                         if k in ("return", "normalised")}  # fmt: skip

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from manyone.data.trajectories.hdf5 import DAMAGED, open_hdf5
-from manyone.data.trajectories.observations import check_numbers
+from manyone.data.trajectories.observations import check_numbers, one_hot
+from manyone.data.trajectories.references import known_reference
 from manyone.data.trajectories.trajectories import Trajectories
 from manyone.errors import ManyoneError
 
@@ -21,7 +22,9 @@ _TERMINALS = ("terminals", "terminations")
 _ENDS = ("timeouts", "truncations", "episode_terminals", "dones")  # ends of any kind, and those by time
 
 
-def from_d4rl_hdf5(path: Path | str, name: str | None = None, *, horizon: int | None = None) -> Trajectories:
+def from_d4rl_hdf5(
+    path: Path | str, name: str | None = None, *, horizon: int | None = None, choices: int | None = None
+) -> Trajectories:
     """D4RL's flat HDF5: observations [n, S], actions [n, A], rewards [n], terminals [n] and timeouts [n].
 
     An episode ends at a terminal or a timeout (by any of their names: terminations, truncations, d3rlpy's
@@ -30,12 +33,13 @@ def from_d4rl_hdf5(path: Path | str, name: str | None = None, *, horizon: int | 
     record of ends by time needs ``horizon``, the steps after which episodes were cut, unless next_observations or a
     terminal last row show where they end. Rows after the last end belong to an episode that the file cuts in two; they
     are left out, and counted in ``meta["dropped_steps"]``. The final state is known where the file has
-    next_observations. What was done is in words in ``meta["notes"]``.
+    next_observations. What was done is in words in ``meta["notes"]``. Discrete actions (whole numbers [n]) need
+    ``choices``, their number. ``meta["reference"]`` is known by the file's name where it is one of D4RL's.
     """
     path = Path(path)
     with open_hdf5(path) as file:
         try:
-            return _read(path, name or path.stem, file, horizon)
+            return _read(path, name or path.stem, file, horizon, choices)
         except DAMAGED as problem:
             raise ManyoneError(f"{path}: not a readable HDF5 file ({problem}); fetch it again") from None
         except MemoryError as problem:
@@ -59,7 +63,7 @@ def joined(observations: np.ndarray, following: Any, origin: str) -> np.ndarray:
     return found
 
 
-def _read(path: Path, name: str, file: Any, horizon: int | None) -> Trajectories:
+def _read(path: Path, name: str, file: Any, horizon: int | None, choices: int | None) -> Trajectories:
     sets = {key: _find(file, names, path) for key, names in (
         ("observations", _OBSERVATIONS), ("actions", ("actions",)), ("rewards", ("rewards",)),
         ("terminals", _TERMINALS), ("next_observations", _NEXT))}  # fmt: skip
@@ -73,7 +77,7 @@ def _read(path: Path, name: str, file: Any, horizon: int | None) -> Trajectories
     for key, one in (*sets.items(), *zip((e.name for e in ends), ends, strict=True)):
         if one is not None and len(one) != steps:
             raise ManyoneError(f"{path}: {len(one)} {key.strip('/')} for {steps} rewards; the file is inconsistent")
-    check_numbers(sets["observations"], sets["actions"], str(path))
+    check_numbers(sets["observations"], sets["actions"], str(path), choices)
     terminal = np.zeros(steps, bool) if sets["terminals"] is None else _flags(sets["terminals"])
     ended = np.logical_or.reduce([terminal, *map(_flags, ends)])
     observations, notes = _floats(sets["observations"], path), []
@@ -108,11 +112,16 @@ def _read(path: Path, name: str, file: Any, horizon: int | None) -> Trajectories
     if kept < steps:
         notes.append(f"{steps - kept} steps after the last end of an episode left out")
     meta: dict[str, Any] = {"source": "D4RL HDF5", "dropped_steps": steps - kept, "cuts": cuts, "notes": notes}
+    actions = _floats(sets["actions"], path)
+    if choices is not None:
+        actions, meta["choices"] = one_hot(actions, choices, str(path)), choices
+    if returns := known_reference(name) or known_reference(path.name):
+        meta["reference"] = list(returns)
     try:
         return Trajectories(
             name=name,
             observations=observations[:kept],
-            actions=_floats(sets["actions"], path)[:kept],
+            actions=actions[:kept],
             rewards=_floats(sets["rewards"], path).reshape(-1)[:kept],
             offsets=offsets,
             terminated=terminal[last],

@@ -22,7 +22,7 @@ import numpy as np
 
 from manyone.data.trajectories.d4rl import from_d4rl_hdf5, joined
 from manyone.data.trajectories.minari import from_minari, to_minari
-from manyone.data.trajectories.observations import check_numbers
+from manyone.data.trajectories.observations import check_numbers, one_hot
 from manyone.data.trajectories.trajectories import Trajectories, join
 from manyone.errors import ManyoneError
 
@@ -43,16 +43,17 @@ def from_place(
     keys: Sequence[str] = (),
     horizon: int | None = None,
     clip: float | None = 1.0,
+    choices: int | None = None,
 ) -> Trajectories:
     """The data set at ``place``: what :func:`from_folder` takes, or the id of a Minari data set on this machine.
 
     Several places with commas between them are one data set in as many parts.
     """
     if Path(place).exists():
-        return from_folder(place, name, keys=keys, horizon=horizon, clip=clip)
+        return from_folder(place, name, keys=keys, horizon=horizon, clip=clip, choices=choices)
     parts = [part for part in place.split(",") if part]
     if len(parts) > 1:
-        return join([from_place(part, name, keys=keys, horizon=horizon, clip=clip) for part in parts])
+        return join([from_place(part, name, keys=keys, horizon=horizon, clip=clip, choices=choices) for part in parts])
     if Path(place).suffix in (*_HDF5, ".npz") or place.startswith((".", "/", "~")):
         raise ManyoneError(f"{place}: no such file or folder")
     return from_minari(place, name, keys=keys)
@@ -66,11 +67,13 @@ def from_folder(
     keys: Sequence[str] = (),
     horizon: int | None = None,
     clip: float | None = 1.0,
+    choices: int | None = None,
 ) -> Trajectories:
     """The data set at ``path``, whatever its form: our own folder, a Minari folder, .npz episodes, .npz or .hdf5 file.
 
     ``limit`` keeps the first episodes only; ``keys`` are for Minari (:func:`from_minari`), ``horizon`` for HDF5 files
-    (:func:`from_d4rl_hdf5`), ``clip`` is for .npz files (:func:`from_npz_folder`).
+    (:func:`from_d4rl_hdf5`), ``clip`` is for .npz files (:func:`from_npz_folder`). ``choices`` is the number of
+    discrete actions in HDF5 and .npz files; a set of another form knows its own, which must be the same.
     """
     path = Path(path)
     if path.is_dir() and (path / "trajectories.json").is_file():
@@ -78,25 +81,33 @@ def from_folder(
     elif path.is_dir() and (path / "data" / "metadata.json").is_file():
         data = from_minari(path, name, keys=keys)
     elif path.is_dir():
-        return from_npz_folder(path, name, limit=limit, clip=clip)
+        return from_npz_folder(path, name, limit=limit, clip=clip, choices=choices)
     elif path.suffix == ".npz":
-        data = from_npz_file(path, name, clip=clip)
+        data = from_npz_file(path, name, clip=clip, choices=choices)
     elif path.suffix in _HDF5:
-        data = from_d4rl_hdf5(path, name, horizon=horizon)
+        data = from_d4rl_hdf5(path, name, horizon=horizon, choices=choices)
     else:
         raise ManyoneError(f"{path}: expected a folder of episodes, an .npz or an .hdf5 file")
+    if choices is not None and data.choices != choices:
+        has = f"{data.choices} choices" if data.choices else "real-valued actions"
+        raise ManyoneError(f"{path}: has {has}, not the {choices} choices that are given (--data-choices)")
     return data if limit is None or limit >= data.episodes else data.select(range(_positive(limit)))
 
 
 def from_npz_folder(
-    folder: Path | str, name: str | None = None, *, limit: int | None = None, clip: float | None = 1.0
+    folder: Path | str,
+    name: str | None = None,
+    *,
+    limit: int | None = None,
+    clip: float | None = 1.0,
+    choices: int | None = None,
 ) -> Trajectories:
     """The per-episode files ``0.npz``, ``1.npz``, ... of MTDiff and HarmoDT, in numerical order.
 
     Each holds observations [T, S], actions [T, A], rewards [T] or [T, 1] and, if known, terminals [T] and
     next_observations [T, S]. ``limit`` takes the first episodes (1,000 of 2,000 are those papers' sub-optimal data);
     ``clip`` bounds actions to [-clip, clip], because those files hold policy outputs before the environment clipped
-    them (None: as they are).
+    them (None: as they are). With ``choices`` actions are discrete: whole numbers from 0, [T] or [T, 1].
     """
     folder = Path(folder)
     files = sorted((p for p in folder.glob("*.npz") if p.stem.isdecimal()), key=lambda p: int(p.stem))
@@ -110,8 +121,8 @@ def from_npz_folder(
         for path in files:
             with _arrays(path) as arrays:
                 found: dict[str, Any] = {key: _one(path, arrays, (key,)) for key in _STACKED}
-                check_numbers(found["observations"], found["actions"], str(path))
-                found["actions"] = _clipped(found["actions"], clip)
+                check_numbers(found["observations"], found["actions"], str(path), choices)
+                found["actions"] = _told(found["actions"], clip, choices, str(path))
                 if "terminals" in arrays:
                     found["terminated"] = bool(np.any(_one(path, arrays, ("terminals",))))
                 following = _one(path, arrays, ("next_observations",)) if "next_observations" in arrays else None
@@ -119,9 +130,9 @@ def from_npz_folder(
                 owners.append(path)
                 yield piece
 
-    meta = {"source": "npz episodes", "clipped_actions": clip}
+    meta = {"source": "npz episodes", "clipped_actions": clip if choices is None else None}
     try:
-        data = Trajectories.from_episodes(name or folder.name, episodes(), meta=meta, source=folder)
+        data = Trajectories.from_episodes(name or folder.name, episodes(), meta=meta, source=folder, choices=choices)
     except ManyoneError as problem:
         raise ManyoneError(_with_file(str(problem), folder, owners)) from None
     if cuts := data.episodes - len(files):
@@ -129,23 +140,28 @@ def from_npz_folder(
     return data
 
 
-def from_npz_file(path: Path | str, name: str | None = None, *, clip: float | None = 1.0) -> Trajectories:
+def from_npz_file(
+    path: Path | str, name: str | None = None, *, clip: float | None = 1.0, choices: int | None = None
+) -> Trajectories:
     """One .npz of stacked episodes of equal length: observations (``o``) [E, T, S], actions (``a``), rewards (``r``).
 
-    ``clip`` as for :func:`from_npz_folder`.
+    ``clip`` and ``choices`` as for :func:`from_npz_folder`.
     """
     path = Path(path)
     with _arrays(path) as arrays:
         stacked = {key: _one(path, arrays, names) for key, names in _STACKED.items()}
-    check_numbers(stacked["observations"][0], stacked["actions"], str(path))
+    check_numbers(stacked["observations"][0], stacked["actions"], str(path), choices)
+    if choices is not None and stacked["actions"].ndim in (2, 3):
+        flat = stacked["actions"].reshape(-1, *stacked["actions"].shape[2:])
+        stacked["actions"] = one_hot(flat, choices, str(path)).reshape(*stacked["actions"].shape[:2], choices)
     counts = {key: value.shape[:2] for key, value in stacked.items()}
     if len(set(counts.values())) != 1 or any(v.ndim != 3 for k, v in stacked.items() if k != "rewards"):
         shapes = ", ".join(f"{key} {value.shape}" for key, value in stacked.items())
         raise ManyoneError(f"{path}: {shapes}; expected [E, T, S], [E, T, A] and [E, T] with the same E and T")
-    stacked["actions"] = _clipped(stacked["actions"], clip)
+    stacked["actions"] = _told(stacked["actions"], clip, None, str(path))
     episodes = ({key: value[e] for key, value in stacked.items()} for e in range(len(stacked["rewards"])))
-    meta = {"source": "stacked npz", "clipped_actions": clip}
-    return Trajectories.from_episodes(name or path.stem, episodes, meta=meta, source=path)
+    meta = {"source": "stacked npz", "clipped_actions": clip if choices is None else None}
+    return Trajectories.from_episodes(name or path.stem, episodes, meta=meta, source=path, choices=choices)
 
 
 @contextlib.contextmanager
@@ -203,7 +219,10 @@ def _pieces(path: Path, found: dict[str, Any], following: np.ndarray | None) -> 
         }
 
 
-def _clipped(actions: np.ndarray, clip: float | None) -> np.ndarray:
+def _told(actions: np.ndarray, clip: float | None, choices: int | None, origin: str) -> np.ndarray:
+    """Actions as the reader was told to take them: one-hot, clipped, or as they are."""
+    if choices is not None:
+        return one_hot(actions, choices, origin)
     return actions if clip is None else np.clip(actions, -clip, clip)
 
 

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from manyone.data.trajectories.hdf5 import DAMAGED, check_hdf5
-from manyone.data.trajectories.observations import action_width, lay_out, state_width
+from manyone.data.trajectories.observations import action_choices, action_width, lay_out, one_hot, state_width
+from manyone.data.trajectories.references import known_reference
 from manyone.data.trajectories.trajectories import Trajectories
 from manyone.engine.extras import need
 from manyone.errors import ManyoneError
@@ -38,11 +39,12 @@ def minari_folder(source: Path | str) -> Path | None:
 def from_minari(source: Path | str, name: str | None = None, *, keys: Sequence[str] = ()) -> Trajectories:
     """A Minari data set: its folder, or the id of one that is on this machine (``minari download ID`` fetches).
 
-    Observations and actions must be arrays of real numbers; of dictionary observations the entries ``keys`` are laid
+    Observations and actions must be arrays of real numbers (discrete actions become one-hot, their number is
+    ``meta["choices"]``); of dictionary observations the entries ``keys`` are laid
     side by side. Success is read from ``infos["success"]`` or ``infos["is_success"]`` (any step) where nothing better
     is known. Where some episodes lack their final observation or success, it is left out of all, and
-    ``meta["notes"]`` says so. ``meta["environment"]`` is the set's record of its environment, ``meta["reference"]`` its
-    returns of a random and of an expert policy, where it has them.
+    ``meta["notes"]`` says so. ``meta["environment"]`` is the set's record of its environment, ``meta["reference"]`` the
+    returns of a random and of an expert policy, where it has them or they are known by its environment.
     """
     minari = need("minari", "this data", "policies")
     folder = minari_folder(source)
@@ -65,6 +67,8 @@ def from_minari(source: Path | str, name: str | None = None, *, keys: Sequence[s
         raise ManyoneError(f"{source}: not a readable Minari data set ({problem}); fetch or make it again") from None
     state_width(dataset.observation_space, keys, str(source))
     action_width(dataset.action_space, str(source))
+    space: Any = dataset.action_space
+    choices = action_choices(space) or None
 
     def episodes() -> Iterator[dict[str, Any]]:
         for index, entry in enumerate(entries):
@@ -77,7 +81,9 @@ def from_minari(source: Path | str, name: str | None = None, *, keys: Sequence[s
                 raise ManyoneError(f"{origin}: damaged ({problem}); fetch or make the data again") from None
             found = {
                 "observations": lay_out(episode.observations, keys, batch=True, origin=origin),
-                "actions": lay_out(episode.actions, batch=True),
+                "actions": one_hot(episode.actions, choices, origin, int(space.start))
+                if choices
+                else lay_out(episode.actions, batch=True),
                 "rewards": episode.rewards,
                 "terminated": bool(np.any(episode.terminations)),
             }
@@ -97,11 +103,23 @@ def from_minari(source: Path | str, name: str | None = None, *, keys: Sequence[s
     environment = record.get("eval_env_spec") or record.get("env_spec")
     if environment:
         meta["environment"] = json.loads(environment)
+    own_name = head.get("name") or record["dataset_id"]
     scores: list[Any] = [record.get(key) for key in ("ref_min_score", "ref_max_score")]
     if all(isinstance(score, (int, float)) and math.isfinite(score) for score in scores) and scores[0] < scores[1]:
         meta["reference"] = scores
-    name = name or head.get("name") or record["dataset_id"]
-    return Trajectories.from_episodes(str(name), episodes(), meta=meta, source=source, partial=True)
+    elif "reference" not in meta and (known := _known(own_name, meta.get("environment"))):
+        meta["reference"] = list(known)
+    name = name or own_name
+    return Trajectories.from_episodes(str(name), episodes(), meta=meta, source=source, partial=True, choices=choices)
+
+
+def _known(name: str, environment: Any) -> tuple[float, float] | None:
+    """The reference returns that go with a set's record of its ``environment``, or with its ``name`` if it has none."""
+    if not isinstance(environment, dict):
+        return known_reference(str(name))
+    steps = environment.get("max_episode_steps")
+    varied = environment.get("kwargs") or environment.get("additional_wrappers") or steps not in (None, 1000)
+    return None if varied else known_reference(str(environment.get("id")))
 
 
 def _record(data: Path) -> dict[str, Any]:
@@ -127,11 +145,14 @@ def to_minari(data: Trajectories, dataset_id: str, *, root: Path | str | None = 
 
     ``root`` is the folder of all Minari data sets (default: Minari's own). Goal and success of an episode are in its
     metadata. Minari wants T+1 observations: where the final state is unknown, the last one is written twice, and
-    :func:`from_minari` leaves it out again.
+    :func:`from_minari` leaves it out again. Discrete actions are written as numbers of a Discrete space.
     """
     minari, gymnasium = (need(module, "this data", "policies") for module in ("minari", "gymnasium"))
     buffer = need("minari.data_collector", "this data", "policies").EpisodeBuffer
     bound = 1.0 if np.abs(data.actions).max() <= 1 else np.inf
+    space: Any = gymnasium.spaces.Box(-bound, bound, (data.action_dim,), np.float32)
+    if data.choices:
+        space = gymnasium.spaces.Discrete(data.choices)
     buffers, entries = [], []
     for index in range(data.episodes):
         episode = data.episode(index)
@@ -140,7 +161,7 @@ def to_minari(data: Trajectories, dataset_id: str, *, root: Path | str | None = 
         buffers.append(
             buffer(
                 observations=np.concatenate([episode["observations"], final[None]]),
-                actions=np.asarray(episode["actions"]),
+                actions=episode["actions"].argmax(1) if data.choices else np.asarray(episode["actions"]),
                 rewards=np.asarray(episode["rewards"]),  # type: ignore[arg-type]
                 terminations=last & episode["terminated"],
                 truncations=last & (not episode["terminated"]),
@@ -156,7 +177,7 @@ def to_minari(data: Trajectories, dataset_id: str, *, root: Path | str | None = 
                 dataset_id=dataset_id,
                 buffer=buffers,
                 observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (data.state_dim,), np.float32),
-                action_space=gymnasium.spaces.Box(-bound, bound, (data.action_dim,), np.float32),
+                action_space=space,
                 author=author,
                 algorithm_name=str(data.meta.get("policy", "unknown")),
                 description=str(data.meta.get("description", data.name)),

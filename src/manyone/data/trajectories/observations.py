@@ -2,10 +2,10 @@
 
 A policy reads a vector and gives a vector. Arrays of numbers are laid flat; of a dictionary the chosen entries are laid
 side by side in the chosen order, in the same way when data are read, when an environment is played and when a policy
-acts. Numbers that are only names (discrete actions and states) and images are refused: as plain numbers they would
-train to nonsense without a word.
+acts. Discrete actions, which are only names, are one-hot vectors: as plain numbers they would train to nonsense without
+a word. Discrete states, several discrete actions at a time and images are refused.
 
-Public names: ``lay_out``, ``state_width``, ``action_width``, ``check_numbers``.
+Public names: ``lay_out``, ``state_width``, ``action_width``, ``action_choices``, ``check_numbers``, ``one_hot``.
 """
 
 from __future__ import annotations
@@ -43,22 +43,55 @@ def state_width(space: Space, keys: Sequence[str], origin: str) -> int:
 
 
 def action_width(space: Space, origin: str) -> int:
-    """A, the width of actions in ``space``, which must be a Box of real numbers."""
+    """A, the width of actions in ``space``: a Box of real numbers, or the choices of a Discrete space."""
+    if choices := action_choices(space):
+        return choices
     width = _numbers_of(space, "actions", origin)
     if np.dtype(space.dtype).kind != "f":  # type: ignore[arg-type]
-        raise ManyoneError(f"{origin}: its actions are {space}; policies act in continuous ones (a Box of floats)")
+        raise ManyoneError(f"{origin}: its actions are {space}; policies act in a Box of floats or a Discrete space")
     return width
 
 
-def check_numbers(observations: Any, actions: Any, origin: str) -> None:
-    """Refuses images and discrete actions by the types of the arrays, or of the open HDF5 data sets."""
-    if actions.dtype.kind in "iub":
+def action_choices(space: Space) -> int:
+    """C, the choices of a Discrete action space; 0 for any other space."""
+    return int(space.n) if type(space).__name__ == "Discrete" else 0  # type: ignore[attr-defined]
+
+
+def check_numbers(observations: Any, actions: Any, origin: str, choices: int | None = None) -> None:
+    """Refuses images, and whole numbers as actions without ``choices``, by the types of arrays or of HDF5 data sets."""
+    if actions.dtype.kind in "iub" and choices is None:
         raise ManyoneError(
-            f"{origin}: its actions are whole numbers ({actions.dtype}): discrete actions; policies act in continuous "
-            "ones (store real-valued actions as floats)"
+            f"{origin}: its actions are whole numbers ({actions.dtype}): say how many choices there are if they are "
+            "discrete (choices=N, --data-choices N); store real-valued actions as floats"
         )
     if observations.dtype == np.uint8 and observations.ndim > 2:
         raise ManyoneError(f"{origin}: its observations are images ({_shape(observations)}); policies read vectors")
+
+
+def one_hot(actions: Any, choices: int, origin: str, start: int = 0) -> np.ndarray:
+    """Discrete actions [T] or [T, 1], whole numbers from ``start``, as float32 [T, ``choices``].
+
+    What is one-hot already stays what it is. ``origin`` is named in errors.
+    """
+    given = np.asarray(actions)
+    if choices < 2:
+        raise ManyoneError(f"choices = {choices} (--data-choices): discrete actions need at least 2")
+    if given.ndim == 2 and given.shape[1] == choices and given.dtype.kind == "f":
+        return given.astype(np.float32, copy=False)
+    flat = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
+    if flat.ndim != 1 or flat.dtype.kind not in "fiub":
+        raise ManyoneError(
+            f"{origin}: its actions are {_shape(given)}; discrete ones are [T] numbers of a choice, or [T, {choices}]"
+        )
+    with np.errstate(invalid="ignore"):  # NaN is none of the choices
+        numbers = flat.astype(np.int64) - start
+    odd = (numbers < 0) | (numbers >= choices) | (numbers + start != flat)
+    if odd.any():
+        first = flat[int(np.argmax(odd))]
+        raise ManyoneError(
+            f"{origin}: its actions have {first:g}; the {choices} choices are {start} to {start + choices - 1}"
+        )
+    return np.eye(choices, dtype=np.float32)[numbers]
 
 
 def _chosen(space: Any, keys: Sequence[str], origin: str) -> list[Any]:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from manyone.data.trajectories.observations import check_numbers
+from manyone.data.trajectories.observations import check_numbers, one_hot
 from manyone.errors import ManyoneError
 
 _FILE = "trajectories.json"
@@ -57,7 +57,7 @@ class Trajectories:
     observations: np.ndarray
     """float32 [n, S]: the state before each step."""
     actions: np.ndarray
-    """float32 [n, A]"""
+    """float32 [n, A]; discrete ones are one-hot, and ``meta["choices"]`` is A."""
     rewards: np.ndarray
     """float32 [n]"""
     offsets: np.ndarray
@@ -71,7 +71,10 @@ class Trajectories:
     goals: np.ndarray | None = None
     """int64 [E]: index of the goal that the episode had."""
     meta: dict[str, Any] = field(default_factory=dict)
-    """What is to be known about the data (origin, licence, quality); plain JSON values."""
+    """What is to be known about the data (origin, licence, quality); plain JSON values.
+
+    ``choices``: number of discrete actions, where they are that; ``reference``: returns of a random and of an expert
+    policy; ``environment``: Minari's record of it."""
 
     def __post_init__(self) -> None:
         check_numbers(np.asanyarray(self.observations), np.asanyarray(self.actions), self.name)
@@ -95,6 +98,11 @@ class Trajectories:
     def action_dim(self) -> int:
         """Width A of an action."""
         return self.actions.shape[1]
+
+    @property
+    def choices(self) -> int:
+        """Number of discrete actions; 0 where actions are real numbers."""
+        return int(self.meta.get("choices", 0))
 
     def __len__(self) -> int:
         """Number of steps n."""
@@ -170,19 +178,20 @@ class Trajectories:
         meta: Mapping[str, Any] | None = None,
         source: str | Path | None = None,
         partial: bool = False,
+        choices: int | None = None,
     ) -> Trajectories:
         """A data set from episodes: mappings with ``observations``, ``actions`` and ``rewards``.
 
         ``observations`` has T rows, or T+1 with the final state last. Optional: ``final_observation`` [S],
         ``terminated``, ``success`` (bool), ``goal`` (int), each in all episodes or in none (``terminated``: False
         where missing). With ``partial`` what only some episodes have is left out, and said in ``meta["notes"]``.
-        ``source`` is named in errors.
+        ``source`` is named in errors. With ``choices`` actions are discrete: whole numbers from 0 [T], kept one-hot.
         """
         origin = str(source) if source is not None else name
         parts: dict[str, list[Any]] = {key: [] for key in ("observations", "actions", "rewards", "lengths")}
         each: dict[str, list[Any]] = {"terminated": [], "final_observations": [], "successes": [], "goals": []}
         for index, raw in enumerate(episodes):
-            one = plain_episode(raw, f"{origin}: episode {index}")
+            one = plain_episode(raw, f"{origin}: episode {index}", choices)
             if index and one["observations"].shape[1:] != parts["observations"][0].shape[1:]:
                 widths = (one["observations"].shape[1], parts["observations"][0].shape[1])
                 raise ManyoneError(f"{origin}: episode {index}: states of width {widths[0]}, others have {widths[1]}")
@@ -206,6 +215,8 @@ class Trajectories:
             if 0 < lacking < len(values):
                 notes.append(f"{key.replace('_', ' ')} of {len(values) - lacking} of {len(values)} episodes left out")
         meta = dict(meta or {})
+        if choices is not None:
+            meta["choices"] = choices
         if notes:
             meta["notes"] = [*meta.get("notes", ()), *notes]
         try:
@@ -281,6 +292,8 @@ def join(parts: Sequence[Trajectories]) -> Trajectories:
     """
     first = parts[0]
     for one in parts:
+        if one.choices != first.choices:
+            raise ManyoneError(f"{first.name}: data sets with discrete actions and with others cannot be joined")
         if (one.state_dim, one.action_dim) != (first.state_dim, first.action_dim):
             raise ManyoneError(
                 f"{first.name}: a data set of states and actions of width {one.state_dim} and {one.action_dim} cannot "
@@ -298,7 +311,7 @@ def join(parts: Sequence[Trajectories]) -> Trajectories:
         elif key != "offsets" and any(value is not None for value in values):
             notes.append(f"{key.replace('_', ' ')} left out: not all of them have them")
     meta: dict[str, Any] = {"parts": [one.meta for one in parts]}
-    meta |= {key: first.meta[key] for key in ("keys", "environment", "reference") if key in first.meta}
+    meta |= {key: first.meta[key] for key in ("keys", "environment", "reference", "choices") if key in first.meta}
     meta["notes"] = notes + [note for one in parts for note in one.meta.get("notes", ())]
     return Trajectories(name=first.name, meta=meta, **arrays)
 
@@ -347,13 +360,18 @@ def pooled_moments(data: Sequence[Trajectories]) -> tuple[np.ndarray, np.ndarray
     return np.asarray(mean, dtype=np.float32), np.asarray(deviation, dtype=np.float32)
 
 
-def plain_episode(raw: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """One episode in the flat form's types; lengths and widths checked. ``origin`` names file and episode."""
+def plain_episode(raw: Mapping[str, Any], origin: str, choices: int | None = None) -> dict[str, Any]:
+    """One episode in the flat form's types; lengths and widths checked. ``origin`` names file and episode.
+
+    With ``choices`` the actions are discrete, and become one-hot.
+    """
     for key in ("observations", "actions", "rewards"):
         if key not in raw:
             raise ManyoneError(f"{origin}: has no {key} (it has {', '.join(map(str, raw)) or 'nothing'})")
     try:
         given = [np.asarray(raw[key]) for key in ("observations", "actions", "rewards")]
+        if choices is not None:
+            given[1] = one_hot(given[1], choices, origin)
         observations, actions, rewards = (one.astype(np.float32, copy=False) for one in given)
     except (TypeError, ValueError) as problem:
         raise ManyoneError(f"{origin}: not arrays of numbers ({problem})") from None
@@ -405,6 +423,8 @@ def check_arrays(data: Trajectories, origin: str) -> None:
                 episode = int(np.searchsorted(offsets, row, side="right")) - 1
                 where = f"episode {episode}, step {row - offsets[episode]}"
                 raise ManyoneError(f"{origin}: {where}: {key} are not finite; remove or mend the episode")
+    if data.choices:
+        _check_choices(data, origin)
     wanted = {
         "final_observations": (data.episodes, data.state_dim),
         **dict.fromkeys(("terminated", "successes", "goals"), (data.episodes,)),
@@ -416,3 +436,13 @@ def check_arrays(data: Trajectories, origin: str) -> None:
     if data.final_observations is not None and not np.isfinite(data.final_observations).all():
         episode = int(np.argmin(np.isfinite(data.final_observations).all(axis=1)))
         raise ManyoneError(f"{origin}: episode {episode}: the final observation is not finite; remove the episode")
+
+
+def _check_choices(data: Trajectories, origin: str) -> None:
+    """Discrete actions must be one-hot, as wide as ``meta["choices"]`` says."""
+    for start in range(0, len(data), CHUNK):
+        part = data.actions[start : start + CHUNK]
+        if data.choices != data.action_dim or not ((part.max(1) == 1) & (np.count_nonzero(part, 1) == 1)).all():
+            raise ManyoneError(
+                f"{origin}: its actions are not one-hot in {data.choices} choices, as meta['choices'] says"
+            )

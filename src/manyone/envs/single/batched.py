@@ -11,13 +11,15 @@ itself takes.
     observations = bodies.reset([0, 1, 2], [7, 8, 9])        # rows, seeds
     seen = bodies.step([0, 1, 2], actions)                   # observations, rewards, terminated, truncated
 
-(``mujoco.rollout`` steps batches natively, but it neither takes nor returns what the constraint solver starts from, so
-that its trajectories part from Gymnasium's in the last digits, and soon in the first.)
-Public names: ``batched``, ``Bodies``, ``Step``.
+(``mujoco.rollout`` steps batches natively, but it does not return what the constraint solver starts from next, so that
+trajectories part from Gymnasium's in the last digits, and soon in the first.) MuJoCo computes without Python's lock: a
+step is ``prepare``, ``advance`` for any parts of the rows, each in a thread if one likes, and ``finish``.
+Public names: ``known``, ``batched``, ``Bodies``, ``Step``.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -47,18 +49,27 @@ class Step(NamedTuple):
     truncated: np.ndarray  # bool [b]: the last step of the environment's own limit
 
 
+@functools.lru_cache(maxsize=256)
+def known(task: str) -> bool:
+    """Whether the bodies of ``task`` can be stepped together."""
+    kind = build.kind(task)
+    if kind != "gym":
+        return kind == "locomotion"
+    env = build.make_env(task)
+    env.close()
+    return _fits(env)
+
+
 def batched(task: str) -> Bodies | None:
     """The bodies of ``task`` (a name for :func:`manyone.envs.single.make.make_env`); None for any other environment.
 
     ``ManyoneError`` where there is no such environment or where it refuses its keyword arguments.
     """
-    if build.kind(task) == "metaworld":
+    if not known(task):
         return None
     env = build.make_env(task)
-    try:
-        return Bodies(task, env) if _known(env) else None
-    finally:
-        env.close()
+    env.close()
+    return Bodies(task, env)
 
 
 class Bodies:
@@ -74,7 +85,8 @@ class Bodies:
         self.task, self.low, self.high = task, space.low, space.high
         (self.state_dim,), self.action_dim = env.observation_space.shape, len(space.low)  # type: ignore[misc]
         self._rules, self._given = _RULES[_name(body)], _arguments(env)
-        self._model, self._data = body.model, body.data
+        self._model = body.model
+        self._data = {0: body.data}  # one for each thread
         self._frames, self._dt = body.frame_skip, body.dt
         self._start = body.init_qpos, body.init_qvel
         self._limit = build.limit(task) or _FAR_AWAY
@@ -96,7 +108,7 @@ class Bodies:
             raise ManyoneError(f"{len(rows)} rows and {len(seeds)} seeds: give one seed for each row")
         if len(rows):
             self._grow(int(rows.max()) + 1)
-        mujoco, model, data = self._mujoco, self._model, self._data
+        mujoco, model, data = self._mujoco, self._model, self._data[0]
         positions, velocities = self._start
         scale = self._given["reset_noise_scale"]
         for row, seed in zip(rows.tolist(), seeds, strict=True):
@@ -108,7 +120,7 @@ class Bodies:
             else:
                 data.qvel[:] = velocities + draw.uniform(low=-scale, high=scale, size=model.nv)
             mujoco.mj_forward(model, data)
-            self._keep(row)
+            self._keep(row, data)
         self._steps[rows] = 0
         return self._rules.observe(self, rows)
 
@@ -118,24 +130,39 @@ class Bodies:
         As in ``env.step``, actions are not clipped; MuJoCo clips the motors' controls where the model says so.
         """
         rows = np.asarray(rows, np.int64)
+        before = self.prepare(rows, actions)
+        self.advance(rows.tolist())
+        return self.finish(rows, actions, before)
+
+    def prepare(self, rows: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """The first part of :meth:`step`: hands the actions over; what :meth:`finish` needs."""
         if actions.shape != (len(rows), self.action_dim):
             raise ManyoneError(f"actions {list(actions.shape)}: {[len(rows), self.action_dim]} are needed")
-        before = self._place(rows)
         self._full[rows, self._width - self.action_dim :] = actions
-        mujoco, model, data, frames, parts = self._mujoco, self._model, self._data, self._frames, self._parts
+        return self._place(rows)
+
+    def advance(self, rows: Sequence[int], thread: int = 0) -> None:
+        """MuJoCo's part of :meth:`step`, which takes long, for some of the rows; ``thread``: whose memory it uses."""
+        data = self._data.get(thread)
+        if data is None:
+            data = self._data[thread] = self._mujoco.MjData(self._model)
+        mujoco, model, frames, parts = self._mujoco, self._model, self._frames, self._parts
         put, step, get, forces = mujoco.mj_setState, mujoco.mj_step, mujoco.mj_getState, mujoco.mj_rnePostConstraint
         if self._point is None:
-            for row in rows.tolist():
+            for row in rows:
                 numbers = self._row[row]
                 put(model, data, numbers, parts)
                 step(model, data, frames)
                 get(model, data, numbers, parts)
         else:
-            for row in rows.tolist():
+            for row in rows:
                 put(model, data, self._row[row], parts)
                 step(model, data, frames)
                 forces(model, data)  # so that contact forces are those of this step
-                self._keep(row)
+                self._keep(row, data)
+
+    def finish(self, rows: np.ndarray, actions: np.ndarray, before: np.ndarray) -> Step:
+        """The last part of :meth:`step`: what the rows show and are paid."""
         self._steps[rows] += 1
         velocity = (self._place(rows) - before) / self._dt
         rewards, terminated = self._rules.score(self, rows, velocity, actions)
@@ -170,12 +197,12 @@ class Bodies:
         """What moves forward: the root's x [b], or the x and y of the main body [b, 2]."""
         return self._points[rows, :2] if self._rules.follows_point else self._full[rows, 0]
 
-    def _keep(self, row: int) -> None:
+    def _keep(self, row: int, data: Any) -> None:
         """Writes what ``MjData`` holds to the row."""
-        self._mujoco.mj_getState(self._model, self._data, self._row[row], self._parts)
+        self._mujoco.mj_getState(self._model, data, self._row[row], self._parts)
         if self._point is not None:
-            self._points[row] = self._data.xpos[self._point]
-            self._forces[row] = self._data.cfrc_ext.ravel()
+            self._points[row] = data.xpos[self._point]
+            self._forces[row] = data.cfrc_ext.ravel()
 
     def _grow(self, count: int) -> None:
         more = count - len(self._row)
@@ -330,7 +357,7 @@ def _name(body: Any) -> str:
     return f"{type(body).__module__}:{type(body).__qualname__}"
 
 
-def _known(env: gymnasium.Env) -> bool:
+def _fits(env: gymnasium.Env) -> bool:
     """Whether the rules are those of ``env``, and its wrappers and model nothing that they leave out."""
     body: Any = env
     while body is not body.unwrapped:

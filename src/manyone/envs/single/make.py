@@ -5,14 +5,15 @@ name                    what                                           goals
 ======================  =============================================  ==========================
 ``door-open-v3``        a Meta-World v3 task                           0-49 (40-49 for evaluation)
 ``cheetah-vel:7``       a task of Cheetah-dir, Cheetah-vel or Ant-dir  0 (the index is the goal)
-``gym:Hopper-v5``       any Gymnasium environment with Box spaces      0
+``gym:Hopper-v5``       any Gymnasium environment with vectors         0
 ======================  =============================================  ==========================
 
 A Gymnasium environment's keyword arguments follow a question mark, as JSON where they are no text:
 ``gym:Ant-v5?ctrl_cost_weight=0.1&max_episode_steps=500``. So do the ``keys`` of dictionary observations that are laid
 side by side: ``gym:PointMaze_UMaze-v3?keys=observation,desired_goal``. (``%26`` is an &, ``%3D`` an =.)
 
-Every environment is a ``gymnasium.Env`` with flat observations and actions and the five-tuple ``step``.
+Every environment is a ``gymnasium.Env`` with flat observations and actions and the five-tuple ``step``. An environment
+with C discrete actions (``gym:CartPole-v1``) takes C numbers and does the choice with the largest.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from manyone.data.trajectories.observations import action_width, lay_out, state_width
+from manyone.data.trajectories.observations import action_choices, action_width, lay_out, state_width
 from manyone.engine.extras import need
 from manyone.engine.modules import import_named
 from manyone.envs.single import locomotion, metaworld
@@ -135,7 +136,7 @@ def limit(task: str) -> int | None:
 
 @functools.lru_cache(maxsize=256)
 def bounds(task: str) -> tuple[np.ndarray, np.ndarray]:
-    """Least and largest action of ``task``, float32 [A] each; infinite where it has no bound."""
+    """Least and largest action of ``task``, float32 [A] each; infinite where it has no bound, 0 and 1 of choices."""
     if kind(task) != "gym":  # MuJoCo's motors and Meta-World's hands
         ones = np.ones(spaces(task)[1], np.float32)
         return -ones, ones
@@ -143,6 +144,16 @@ def bounds(task: str) -> tuple[np.ndarray, np.ndarray]:
     space: Any = env.action_space
     env.close()
     return space.low.astype(np.float32), space.high.astype(np.float32)
+
+
+@functools.lru_cache(maxsize=256)
+def choices(task: str) -> int:
+    """C, the number of discrete actions of ``task``; 0 where its actions are real numbers."""
+    if kind(task) != "gym":
+        return 0
+    env = _gymnasium(task)
+    env.close()
+    return action_choices(env.action_space)
 
 
 def prepare(tasks: Sequence[str]) -> None:
@@ -251,16 +262,26 @@ def _make_gym(task: str, horizon: int | None, render_mode: str | None, **simulat
     try:
         width = state_width(env.observation_space, keys, task)
         action_width(env.action_space, task)
-        if len(env.action_space.shape or ()) != 1:
+        discrete = action_choices(env.action_space)
+        if not discrete and len(env.action_space.shape or ()) != 1:
             raise ManyoneError(f"{task}: its actions are {env.action_space}; only flat Box spaces can be used")
     except ManyoneError:
         env.close()
         raise
+    gymnasium = need("gymnasium", task, "policies")
+    if discrete:
+        scores = gymnasium.spaces.Box(0, 1, (discrete,), np.float32)
+        choose = functools.partial(_chosen, space=env.action_space)
+        env = gymnasium.wrappers.TransformAction(env, choose, scores)
     if env.observation_space.shape == (width,):
         return env
-    gymnasium = need("gymnasium", task, "policies")
     flat = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)
     return gymnasium.wrappers.TransformObservation(env, functools.partial(lay_out, keys=keys), flat)  # type: ignore[no-any-return]
+
+
+def _chosen(action: np.ndarray, space: Any) -> int:
+    """The choice with the largest number; the first one of equals."""
+    return int(space.start) + int(np.argmax(action))
 
 
 @functools.lru_cache(maxsize=256)

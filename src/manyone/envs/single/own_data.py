@@ -12,6 +12,7 @@ from pathlib import Path
 
 from manyone.data.trajectories import files
 from manyone.data.trajectories.minari import minari_folder
+from manyone.data.trajectories.references import known_reference
 from manyone.data.trajectories.trajectories import Trajectories, join
 from manyone.engine.inputs import digest
 from manyone.envs.single import make
@@ -28,6 +29,7 @@ def from_places(
     *,
     keys: Sequence[str] = (),
     data_horizon: int | None = None,
+    data_choices: int | None = None,
     clip: float | None = None,
     simulator: bool = True,
 ) -> list[Trajectories]:
@@ -35,18 +37,24 @@ def from_places(
 
     TASK may be left out where the data name their environment. Data of one task, TASK=A TASK=B or TASK=A,B, are joined.
     ``keys`` are the entries of dictionary observations (for a task that names none), ``data_horizon`` the steps after
-    which the episodes of an HDF5 file without timeouts were cut. ``clip`` cuts the actions of .npz files to
+    which the episodes of an HDF5 file without timeouts were cut, ``data_choices`` the number of discrete actions in
+    HDF5 and .npz files (default: as the environment has them). ``clip`` cuts the actions of .npz files to
     [-clip, clip]. Without ``simulator`` TASK is any name.
     """
     found: dict[str, list[Trajectories]] = {}
     for pair in pairs:
-        one = _from_place(pair, keys, data_horizon, clip, simulator)
+        one = _from_place(pair, keys, data_horizon, data_choices, clip, simulator)
         found.setdefault(one.name, []).append(one)
     return [parts[0] if len(parts) == 1 else join(parts) for parts in found.values()]
 
 
 def _from_place(
-    pair: str, keys: Sequence[str], data_horizon: int | None, clip: float | None, simulator: bool
+    pair: str,
+    keys: Sequence[str],
+    data_horizon: int | None,
+    choices: int | None,
+    clip: float | None,
+    simulator: bool,
 ) -> Trajectories:
     match = None if Path(pair).exists() else _PAIR.fullmatch(pair)
     task, place = (match["task"], match["place"]) if match else ("", pair)
@@ -57,8 +65,10 @@ def _from_place(
         )
     if task and simulator:
         task = _environment(pair, task, keys)
+    if task and simulator and choices is None:
+        choices = make.choices(task) or None
     own = make.gym_parts(task)[1] if task.startswith("gym:") else ()
-    found = files.from_place(place, keys=own or keys, horizon=data_horizon, clip=clip)
+    found = files.from_place(place, keys=own or keys, horizon=data_horizon, clip=clip, choices=choices)
     if not task and not simulator:
         raise ManyoneError(f"--data {pair}: give TASK=PLACE; without a simulator TASK is any name")
     if not simulator and found.meta.get("keys") and "?" not in task:
@@ -71,6 +81,9 @@ def _from_place(
             f"--data {pair}: the data have states and actions of width {found.state_dim} and {found.action_dim}, "
             f"but {task} has {states} and {actions}"
         )
+    if simulator and found.choices != make.choices(task):
+        has = [f"{n} discrete actions" if n else "real-valued actions" for n in (found.choices, make.choices(task))]
+        raise ManyoneError(f"--data {pair}: the data have {has[0]}, but {task} has {has[1]}")
     return replace(found, name=task)
 
 
@@ -107,8 +120,8 @@ def horizon(data: Trajectories, asked: int | None = None) -> int:
 
 def references(data: Sequence[Trajectories], given: Sequence[str]) -> dict[str, tuple[float, float]]:
     """Task -> return of a random and of an expert policy, ``given`` as TASK=RANDOM,EXPERT or known to the data."""
-    known = ((one.name, one.meta["reference"]) for one in data if "reference" in one.meta)
-    found = {name: (float(low), float(high)) for name, (low, high) in known}
+    known = ((one.name, one.meta.get("reference") or known_reference(one.name)) for one in data)
+    found = {name: (float(pair[0]), float(pair[1])) for name, pair in known if pair}
     tasks = [one.name for one in data]
     for word in given:
         task, _, pair = word.rpartition("=")

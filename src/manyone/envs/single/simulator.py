@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import gymnasium
 
 SPARE = 8  # idle environments that a simulator keeps for rows that change their task
+_FEWEST = 4  # rows that are worth a thread of their own
 
 Start = tuple[int, str, int, int]  # row, task, goal, seed
 
@@ -50,10 +52,14 @@ def buffer_memory(rows: int, states: int, actions: int, simulators: int, *, shar
 
 
 class RowSimulator:
-    """The environments of some rows; they are built when first needed and used again for later episodes."""
+    """The environments of some rows; they are built when first needed and used again for later episodes.
 
-    def __init__(self, buffers: SharedArrays, number: int, options: Mapping[str, Any]) -> None:
+    Rows that are stepped together share ``threads`` threads, this one among them.
+    """
+
+    def __init__(self, buffers: SharedArrays, number: int, options: Mapping[str, Any], threads: int = 1) -> None:
         self.buffers, self.number, self.options = Buffers(**buffers.views()), number, dict(options)
+        self.threads, self._pool = threads, ThreadPoolExecutor(threads - 1, "rollout") if threads > 1 else None
         self._rows: dict[int, tuple[str, gymnasium.Env]] = {}
         self._spare: list[tuple[str, gymnasium.Env]] = []  # the longest idle first
         self._bodies: dict[str, Bodies | None] = {}  # by task; None: stepped one by one
@@ -93,24 +99,44 @@ class RowSimulator:
                 self._step(row)
             except Exception as problem:
                 raise Failure(row, words_of(problem)) from problem
-        for task, those in together.items():
-            bodies = self._bodies[task]
-            assert bodies is not None
+        if together:
             try:
-                self._step_together(bodies, np.array(those))
+                self._step_together(together)
             except Exception as problem:
-                raise Failure(those[0], words_of(problem)) from problem
+                raise Failure(next(iter(together.values()))[0], words_of(problem)) from problem
         self.buffers.seconds[self.number, 0] += time.process_time() - began
 
-    def _step_together(self, bodies: Bodies, rows: np.ndarray) -> None:
+    def _step_together(self, together: Mapping[str, Sequence[int]]) -> None:
+        """One step of the rows of each task; rows are dealt out to the threads."""
         buffers = self.buffers
-        actions = np.clip(buffers.actions[rows, : bodies.action_dim], bodies.low, bodies.high)
-        seen = bodies.step(rows, actions)
-        flags = TERMINATED * seen.terminated | TRUNCATED * seen.truncated
-        stable = np.isfinite(seen.observations).all(1) & np.isfinite(seen.rewards)
-        buffers.observations[rows, : bodies.state_dim] = seen.observations
-        buffers.rewards[rows] = np.where(stable, seen.rewards, 0.0)
-        buffers.flags[rows] = np.where(stable, flags, flags | UNSTABLE)
+        groups = []
+        for task, those in together.items():
+            bodies, rows = self._bodies[task], np.array(those)
+            assert bodies is not None
+            actions = np.clip(buffers.actions[rows, : bodies.action_dim], bodies.low, bodies.high)
+            groups.append((bodies, rows, actions, bodies.prepare(rows, actions)))
+        count = max(1, min(self.threads, sum(len(rows) for _, rows, _, _ in groups) // _FEWEST))
+
+        def advance(thread: int) -> None:
+            dealt = 0
+            for bodies, rows, _, _ in groups:
+                bodies.advance(rows[(thread - dealt) % count :: count].tolist(), thread)
+                dealt += len(rows)
+
+        others = [self._pool.submit(advance, thread) for thread in range(1, count)] if self._pool is not None else []
+        try:
+            advance(0)
+        finally:
+            wait(others)
+        for other in others:
+            other.result()
+        for bodies, rows, actions, before in groups:
+            seen = bodies.finish(rows, actions, before)
+            flags = TERMINATED * seen.terminated | TRUNCATED * seen.truncated
+            stable = np.isfinite(seen.observations).all(1) & np.isfinite(seen.rewards)
+            buffers.observations[rows, : bodies.state_dim] = seen.observations
+            buffers.rewards[rows] = np.where(stable, seen.rewards, 0.0)
+            buffers.flags[rows] = np.where(stable, flags, flags | UNSTABLE)
 
     def _step(self, row: int) -> None:
         _, env = self._rows[row]
@@ -138,6 +164,8 @@ class RowSimulator:
         for _, env in [*self._rows.values(), *self._spare]:
             env.close()
         self._rows, self._spare, self._bodies, self._together = {}, [], {}, {}
+        if self._pool is not None:
+            self._pool.shutdown()
 
     def _batch(self, task: str) -> Bodies | None:
         """The bodies of ``task`` where they can be stepped together; pictures and other options need environments."""

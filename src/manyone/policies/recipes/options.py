@@ -47,6 +47,8 @@ class PolicyOptions(CommonOptions):
     observation,desired_goal."""
     data_horizon: Annotated[int | None, Range(1)] = None
     """Steps after which episodes were cut, for an HDF5 file in --data that does not tell by timeouts."""
+    data_choices: Annotated[int | None, Range(2)] = None
+    """Number of discrete actions, for an HDF5 or .npz file in --data without an environment that tells."""
     data_seed: Annotated[Natural, With("suite")] = 0
     """Seed of made data; runs with different --seed share their data."""
     episodes: Annotated[Positive, With("suite")] = 60
@@ -58,7 +60,8 @@ class PolicyOptions(CommonOptions):
     """Evaluate in the environments. Without, TASK is any name, and actions are compared with those of a tenth of the
     episodes, which are left out of the training."""
     reference: tuple[str, ...] = ()
-    """Returns that normalised scores count from and to, as TASK=RANDOM,EXPERT; default: what a Minari set says."""
+    """Returns that normalised scores count from and to, as TASK=RANDOM,EXPERT; default: what a Minari set says, and
+    D4RL's for Hopper, HalfCheetah and Walker2d."""
     steps: Positive = 3000
     """Training steps; each takes a batch of --tasks-per-step tasks (paper: 1,000,000)."""
     batch_size: Positive = 16

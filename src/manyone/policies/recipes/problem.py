@@ -81,6 +81,7 @@ def load_problem(options: PolicyOptions) -> PolicyProblem:
             horizon=options.horizon,
             keys=keys,
             data_horizon=options.data_horizon,
+            data_choices=options.data_choices,
             # an earlier version cut the actions of .npz files to -1 and 1 when it read them
             clip=1.0 if options.action_range == "unit" else None,
             simulator=options.simulator,
@@ -115,11 +116,14 @@ def from_places(
     horizon: int | None = None,
     keys: Sequence[str] = (),
     data_horizon: int | None = None,
+    data_choices: int | None = None,
     clip: float | None = None,
     simulator: bool = True,
 ) -> PolicyProblem:
     """Own data, each as TASK=PLACE (:func:`manyone.envs.single.own_data.from_places`); ``horizon`` is evaluation's."""
-    data = own_data.from_places(pairs, keys=keys, data_horizon=data_horizon, clip=clip, simulator=simulator)
+    data = own_data.from_places(
+        pairs, keys=keys, data_horizon=data_horizon, data_choices=data_choices, clip=clip, simulator=simulator
+    )
     return _problem("own data", data, horizon)
 
 

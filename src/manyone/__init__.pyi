@@ -1,3 +1,4 @@
+from . import behavior as behavior
 from . import merging as merging
 from . import minimax as minimax
 from . import policies as policies

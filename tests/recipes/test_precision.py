@@ -16,6 +16,7 @@ MERGED = ("adamerging", "concrete", "wemoe", "e-wemoe")
 OBEYED = {
     **dict.fromkeys(MERGED, ("16-mixed", "bf16-mixed", "64-true")),
     **dict.fromkeys(("local-sgda", "local-dsgda", "stability"), ("32-true", "64-true")),
+    "obd-theory": ("64-true",),
 }
 
 

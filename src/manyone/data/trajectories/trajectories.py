@@ -7,7 +7,7 @@ Windows of them for training are in :mod:`manyone.data.trajectories.windows`.
 Returns-to-go are undiscounted suffix sums of the rewards within an episode, g_t = sum_{u >= t} r_u (Chen et al. 2021,
 Decision Transformer, section 3).
 
-Public names: ``Trajectories``, ``join``, ``suffix_sums``, ``pooled_statistics``.
+Public names: ``Trajectories``, ``join``, ``suffix_sums``, ``pooled_statistics``, ``pooled_moments``.
 """
 
 from __future__ import annotations
@@ -342,6 +342,12 @@ def suffix_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 def pooled_statistics(data: Sequence[Trajectories]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of the states over all steps of all ``data``, float32 [S]; deviation < 1e-3 -> 1."""
+    mean, deviation = pooled_moments(data)
+    return mean, np.where(deviation < _STEADY, np.float32(1), deviation)
+
+
+def pooled_moments(data: Sequence[Trajectories]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the states over all steps of all ``data``, float32 [S], as they are."""
 
     def chunks() -> Iterator[np.ndarray]:
         for one in data:
@@ -351,8 +357,7 @@ def pooled_statistics(data: Sequence[Trajectories]) -> tuple[np.ndarray, np.ndar
     total = sum(len(one) for one in data)
     mean = sum(chunk.sum(axis=0) for chunk in chunks()) / total
     deviation = np.sqrt(sum(((chunk - mean) ** 2).sum(axis=0) for chunk in chunks()) / total)
-    deviation = np.where(deviation < _STEADY, 1.0, deviation)
-    return np.asarray(mean, dtype=np.float32), deviation.astype(np.float32)
+    return np.asarray(mean, dtype=np.float32), np.asarray(deviation, dtype=np.float32)
 
 
 def plain_episode(raw: Mapping[str, Any], origin: str, choices: int | None = None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ The work of a task is cut into pieces that depend on (seed, task, episode) alone
 makes the same bytes. A finished task is kept at once and never made again: an interrupted ``make`` goes on where it
 stopped.
 
-Public names: ``make_offline``, ``set_tasks``, ``EXPERT_VARIABLE``.
+Public names: ``make_offline``, ``made``, ``set_tasks``, ``EXPERT_VARIABLE``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from manyone.data.trajectories.offline import (
     parse_offline,
 )
 from manyone.data.trajectories.trajectories import Trajectories
+from manyone.engine.progress import Progress
 from manyone.envs.single import linear, scripted, search
 from manyone.envs.single import make as build
 from manyone.envs.single.pieces import Runner, runner
@@ -74,6 +75,14 @@ def make_offline(
                 maker(wanted, missing, run, progress or (lambda done, total: None))
         keep_list(wanted, tasks)
     return load_offline(name, episodes=episodes, steps=steps, seed=wanted.seed)
+
+
+def made(wanted: OfflineName, *, workers: int | None = None) -> list[Trajectories]:
+    """The data ``wanted`` from the cache; what is missing is made first, with progress on stderr."""
+    if wanted.made():
+        return make_offline(str(wanted), seed=wanted.seed)
+    with Progress(f"making {wanted}") as bar:
+        return make_offline(str(wanted), seed=wanted.seed, workers=workers, progress=bar.update)
 
 
 def set_tasks(wanted: OfflineName) -> list[str]:

@@ -36,6 +36,8 @@ from manyone.errors import ManyoneError
 if TYPE_CHECKING:
     import gymnasium
 
+BODIES = {"hopper": "gym:Hopper-v5", "halfcheetah": "gym:HalfCheetah-v5", "walker2d": "gym:Walker2d-v5"}
+"""Short names of environments. D4RL's Walker2d data are of the older model: say gym:Walker2d-v4 for them."""
 _PLAIN = '[]{}:,"-_.~/'  # what keeps its look in the value of a keyword argument
 
 
@@ -57,6 +59,8 @@ def suite_tasks(suite: str) -> list[str]:
     """Task names of a suite: ``metaworld-mt10`` etc., ``cheetah-vel[:train|:test]`` etc., or one task's own name."""
     if suite.startswith("metaworld-"):
         return metaworld.suite_tasks(suite)
+    if suite in BODIES:
+        return [BODIES[suite]]
     name, _, rest = suite.partition(":")
     if name in locomotion.FAMILIES and rest in ("", "train", "test"):
         return locomotion.suite_tasks(suite)

@@ -1,0 +1,9 @@
+from .data import BehaviorData as BehaviorData
+from .data import behavior_data as behavior_data
+from .objectives import Objective as Objective
+from .objectives import objective_loss as objective_loss
+from .objectives import state_weights as state_weights
+from .teachers.teacher import Labels as Labels
+from .teachers.teacher import Teacher as Teacher
+from .teachers.teacher import from_functions as from_functions
+from .teachers.teacher import label as label

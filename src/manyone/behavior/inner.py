@@ -1,0 +1,165 @@
+"""Inner training: students learn a synthetic set by plain behaviour cloning, differentiably.
+
+Lei et al., "Offline Behavior Distillation" (arXiv 2410.22728): T steps of full-batch gradient descent with momentum on
+the mean squared difference between the student's actions and the set's,
+
+    v_{t+1} = beta v_t + dl/dw (w_t, D)      w_{t+1} = w_t - alpha v_{t+1}      l = mean over N A of (pi_w(S) - A)^2
+
+for K students at once, each on its own (:func:`train_students`), and the exact gradient of any function H of the
+trained students by the set, the learning rate and the momentum (:func:`meta_gradient`). Modes of the gradient, which
+agree to rounding:
+
+    unrolled     autograd keeps the graph of all steps
+    stored       the same for our networks by hand: weights and activations of all steps are kept (the fastest)
+    recompute    the weights of all steps are kept, everything else is computed again on the way back
+    segments     the weights of every sqrt(T)-th step are kept, and the records of sqrt(T) steps (the least memory)
+    auto         the fastest that fits into the memory given
+
+Students that draw their actions get their noise from the caller, the same on the way back as on the way there; the
+authors' program draws it anew, so its gradient is not that of the training that it ran.
+
+Public names: :class:`InnerLoop`, :class:`MetaGradient`, :func:`train_students`, :func:`meta_gradient`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from manyone.behavior.derivatives import by_autograd, by_hand
+from manyone.behavior.derivatives.result import MetaGradient, Outer
+from manyone.behavior.students.network import NetworkStudent, Student
+from manyone.errors import ManyoneError
+
+__all__ = ["InnerLoop", "MetaGradient", "meta_gradient", "train_students"]
+
+Mode = Literal["auto", "unrolled", "stored", "recompute", "segments"]
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """How a student is trained on a synthetic set.
+
+    Attributes:
+        steps: T, full-batch steps; lr: alpha; momentum: beta.
+        mode: how the gradient through them is computed, see the module.
+        memory: GiB that it may take with mode auto.
+    """
+
+    steps: int = 20
+    lr: float = 0.5
+    momentum: float = 0.0
+    mode: Mode = "auto"
+    memory: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.steps, int) or self.steps < 0:
+            raise ManyoneError(f"inner steps {self.steps}: must be a whole number from 0")
+        if not (math.isfinite(self.lr) and self.lr >= 0):
+            raise ManyoneError(f"inner lr {self.lr}: must be a number from 0")
+        if not 0 <= self.momentum < 1:
+            raise ManyoneError(f"inner momentum {self.momentum}: must be from 0 to below 1")
+        if self.mode not in get_args(Mode):
+            raise ManyoneError(f"mode {self.mode!r}: must be one of {', '.join(get_args(Mode))}")
+        if not self.memory > 0:
+            raise ManyoneError(f"memory {self.memory}: must be above 0 (GiB)")
+
+
+def train_students(
+    student: Student,
+    weights: Mapping[str, Tensor],
+    states: Tensor,
+    actions: Tensor,
+    inner: InnerLoop,
+    *,
+    noise: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The stack ``weights`` [K, ...] after its training.
+
+    ``states`` [N, S] and ``actions`` [N, A] are the same for all members, or each has its own: [K, N, S], [K, N, A].
+    ``noise`` [T, N, A] or [T, K, N, A]: students draw their actions with it.
+    """
+    weights = _checked(student, weights, states, actions, inner, noise)
+    if isinstance(student, NetworkStudent) and states.ndim == actions.ndim == 2:
+        return by_hand.train(student, weights, states, actions, inner.steps, inner.lr, inner.momentum, noise)
+    forward = student.forward
+    return by_autograd.train(forward, weights, states, actions, inner.steps, inner.lr, inner.momentum, noise)
+
+
+def meta_gradient(
+    student: Student,
+    weights: Mapping[str, Tensor],
+    states: Tensor,
+    actions: Tensor,
+    outer: Outer,
+    inner: InnerLoop,
+    *,
+    noise: Tensor | None = None,
+    rates: bool = False,
+) -> MetaGradient:
+    """``outer`` of the trained students, and its gradient by ``states`` [N, S] and ``actions`` [N, A].
+
+    ``outer`` gets the trained stack and returns H, a scalar (the mean over members). ``rates``: the gradients by the
+    inner learning rate and momentum too. ``noise`` as in :func:`train_students`.
+    """
+    weights = _checked(student, weights, states, actions, inner, noise)
+    if states.ndim != 2 or actions.ndim != 2:
+        raise ManyoneError(f"states {list(states.shape)}, actions {list(actions.shape)}: a set is [N, S] and [N, A]")
+    network = isinstance(student, NetworkStudent)
+    words = {"steps": inner.steps, "lr": inner.lr, "momentum": inner.momentum, "noise": noise, "rates": rates}
+    every = {"unrolled": inner.steps, "stored": inner.steps, "recompute": 1, "segments": _root(inner.steps)}
+    if network and inner.mode != "unrolled":
+        length = every[inner.mode] if inner.mode != "auto" else _fitting(student, weights, states, inner, noise)
+        return by_hand.meta_gradient(student, weights, states, actions, outer, every=length, **words)
+    forward = student.plain if network else student.forward
+    if inner.mode == "auto":
+        bytes_of_one = by_autograd.memory_of_a_step(forward, weights, states, actions, noise)
+        length = inner.steps if bytes_of_one * inner.steps <= inner.memory * 2**30 else 1
+    else:
+        length = every[inner.mode]
+    return by_autograd.meta_gradient(forward, weights, states, actions, outer, every=length, **words)
+
+
+def _root(steps: int) -> int:
+    return max(1, math.isqrt(max(steps - 1, 0)) + 1)
+
+
+def _fitting(
+    student: NetworkStudent, weights: Mapping[str, Tensor], states: Tensor, inner: InnerLoop, noise: Tensor | None
+) -> int:
+    """Steps of a stretch: the fastest way within the memory given, or else the one that takes least."""
+    members = next(iter(weights.values())).shape[0]
+    for length in (inner.steps, 1):
+        needed = by_hand.memory(
+            student, members, len(states), inner.steps, length, noise is not None, states.element_size()
+        )
+        if needed <= inner.memory * 2**30:
+            return length
+    return _root(inner.steps)
+
+
+def _checked(
+    student: Student,
+    weights: Mapping[str, Tensor],
+    states: Tensor,
+    actions: Tensor,
+    inner: InnerLoop,
+    noise: Tensor | None,
+) -> dict[str, Tensor]:
+    """The weights where the states are; raises where shapes do not fit."""
+    rows = states.shape[-2] if states.ndim > 1 else 0
+    fits = states.ndim in (2, 3) and states.shape[-1] == student.state_dim
+    if not (fits and actions.ndim in (2, 3) and tuple(actions.shape[-2:]) == (rows, student.action_dim) and rows):
+        raise ManyoneError(
+            f"states {list(states.shape)} and actions {list(actions.shape)}: the student needs [N, "
+            f"{student.state_dim}] and [N, {student.action_dim}], N at least 1"
+        )
+    members = next(iter(weights.values())).shape[0]
+    wanted = [(inner.steps, *shape, rows, student.action_dim) for shape in ((), (1,), (members,))]
+    if noise is not None and tuple(noise.shape) not in wanted:
+        raise ManyoneError(f"noise {list(noise.shape)}: must be [T, N, A] or [T, K, N, A], {list(wanted[-1])} here")
+    return {name: value.detach().to(states) for name, value in weights.items()}

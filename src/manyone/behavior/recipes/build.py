@@ -1,0 +1,94 @@
+"""What each behavior recipe trains: the untrained learner that its options describe, on the data of a problem.
+
+``evaluate`` is called with the learner and gives metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from manyone.behavior.artefact import Distilled
+from manyone.behavior.cloning import CloningLearner, SetLearner
+from manyone.behavior.coresets import initial_pairs
+from manyone.behavior.data import BehaviorData
+from manyone.behavior.density import density_weights
+from manyone.behavior.distil import Distillations, DistilLearner
+from manyone.behavior.inner import InnerLoop
+from manyone.behavior.objectives import Objective
+from manyone.behavior.recipes.options import CloningOptions, DistilOptions, StudentOptions
+from manyone.behavior.recipes.problem import BehaviorProblem
+from manyone.behavior.students.network import StudentSpec
+from manyone.behavior.teachers.teacher import Labels
+
+Evaluate = Callable[[Any], Mapping[str, Any]] | None
+
+
+def distillations(
+    o: DistilOptions, problem: BehaviorProblem, labels: Sequence[Labels | None], evaluate: Evaluate = None
+) -> Distillations:
+    """One distillation a data set; ``labels``: what the teacher of each says."""
+    learners = [distillation(o, data, own) for data, own in zip(problem.data, labels, strict=True)]
+    return Distillations(learners, evaluate)
+
+
+def distillation(o: DistilOptions, data: BehaviorData, labels: Labels | None) -> DistilLearner:
+    """The distillation of one data set."""
+    info = {
+        "objective": o.objective, "weights": o.weights if o.objective == "av-pbc" else None, "beta": o.beta,
+        "density": o.density, "init": o.init,
+    }  # fmt: skip
+    return DistilLearner(
+        data,
+        labels,
+        objective(o),
+        start=initial_pairs(o.init, data, labels, o.size, o.seed),
+        spec=spec(o, data),
+        inner=inner(o),
+        density=density_weights(data, o.density, o.seed) if o.density else None,
+        info={name: value for name, value in info.items() if value is not None},
+        **{name: getattr(o, name) for name in ("at_once", "batch_size", "outer", "lr", "clip", "stochastic",
+                                               "learn_lr", "learn_momentum", "seed")},
+    )  # fmt: skip
+
+
+def objective(o: DistilOptions) -> Objective:
+    """The outer loss."""
+    return Objective(o.objective, o.weights, o.beta)
+
+
+def spec(o: StudentOptions, data: BehaviorData) -> StudentSpec:
+    """The students' architecture on ``data``."""
+    return StudentSpec(o.student, o.layers, o.width, "softmax" if data.choices else "tanh")
+
+
+def inner(o: StudentOptions) -> InnerLoop:
+    """Their training on a synthetic set."""
+    own = {"mode": o.mode, "memory": o.memory} if isinstance(o, DistilOptions) else {}
+    return InnerLoop(o.inner_steps, o.inner_lr, o.inner_momentum, **own)
+
+
+def cloning(
+    o: CloningOptions, source: BehaviorData | Distilled, evaluate: Evaluate = None
+) -> CloningLearner | SetLearner:
+    """Behaviour cloning on a data set, or on a distilled set as it says but for what the options give."""
+    if isinstance(source, Distilled):
+        loop = replace(
+            source.inner,
+            steps=source.inner.steps if o.steps is None else o.steps,
+            lr=source.inner.lr if o.lr is None else o.lr,
+        )
+        changed = replace(source, spec=_as_given(o, source.spec), inner=loop)
+        return SetLearner(changed, students=o.students, seed=o.seed, evaluate=evaluate)
+    own = StudentSpec("mlp", 4, 256 if o.preset == "paper" else 64, "softmax" if source.choices else "tanh")
+    return CloningLearner(
+        source, students=o.students, spec=_as_given(o, own), fraction=o.fraction, batch_size=o.batch_size,
+        lr=1e-3 if o.lr is None else o.lr, seed=o.seed, evaluate=evaluate,
+    )  # fmt: skip
+
+
+def _as_given(o: CloningOptions, known: StudentSpec) -> StudentSpec:
+    """``known`` but for what the options give; a residual network has 4 layers."""
+    layers = o.layers or (4 if o.student == "residual" else known.layers)
+    return replace(known, kind=o.student or known.kind, layers=layers, width=o.width or known.width)

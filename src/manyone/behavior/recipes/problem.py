@@ -1,0 +1,61 @@
+"""What behavior recipes read: offline data sets, each with the environment that it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from manyone.behavior.data import BehaviorData, behavior_data
+from manyone.behavior.recipes.options import BehaviorOptions
+from manyone.data.trajectories.offline import OfflineName, parse_offline
+from manyone.data.trajectories.trajectories import Trajectories
+from manyone.engine.devices import device_of
+from manyone.envs.single import collect, make, own_data
+from manyone.errors import ManyoneError
+
+
+@dataclass(frozen=True)
+class BehaviorProblem:
+    """Data sets of one recipe; each is called as its environment where there is one."""
+
+    name: str
+    data: tuple[BehaviorData, ...]
+    trajectories: tuple[Trajectories, ...]
+
+    def digests(self) -> dict[str, str]:
+        """What the data held, by content."""
+        return own_data.digests(self.trajectories)
+
+
+def load_problem(options: BehaviorOptions) -> BehaviorProblem:
+    """The data that ``options`` name, made if need be."""
+    wanted = offline_name(options)
+    if wanted is not None:
+        return problem_of(str(wanted), collect.made(wanted, workers=options.workers), options)
+    keys = [key for word in options.keys for key in word.split(",") if key]
+    data = own_data.from_places(options.data, keys=keys, data_horizon=options.data_horizon, simulator=options.simulator)
+    return problem_of("own data", data, options)
+
+
+def offline_name(options: BehaviorOptions) -> OfflineName | None:
+    """The made data that ``options`` name; None for own data."""
+    if options.suite is None:
+        return None
+    return parse_offline(f"{options.suite}-{options.quality}", seed=options.data_seed)
+
+
+def problem_of(name: str, trajectories: Sequence[Trajectories], options: BehaviorOptions) -> BehaviorProblem:
+    """``trajectories`` as tensors on the options' device, with bounds, horizons and references."""
+    references = own_data.references(trajectories, options.reference)
+    device = device_of(options.device)
+    found = []
+    for one in trajectories:
+        acts = options.simulator
+        horizon = own_data.horizon(one, options.horizon) if acts else options.horizon
+        bounds = make.bounds(one.name) if acts and "choices" not in one.meta else None
+        environment = one.name if acts else None
+        data = behavior_data(one, bounds=bounds, environment=environment, horizon=horizon, device=device)
+        found.append(replace(data, reference=references.get(one.name)))
+    if len({one.name for one in found}) < len(found):
+        raise ManyoneError(f"two data sets are called {found[0].name}: give each a name of its own")
+    return BehaviorProblem(name, tuple(found), tuple(trajectories))

@@ -11,12 +11,13 @@ from pathlib import Path
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.recipes.build import objective
 from manyone.behavior.recipes.options import DistilOptions
-from manyone.behavior.recipes.problem import BehaviorProblem, offline_name
+from manyone.behavior.recipes.problem import BehaviorProblem
 from manyone.behavior.teachers.artefact import load_teacher
 from manyone.behavior.teachers.authors import read_checkpoint
 from manyone.behavior.teachers.packaged import expert_teacher, packaged_teacher
 from manyone.behavior.teachers.teacher import Teacher
 from manyone.engine.run import RunFolder
+from manyone.envs.single.make import BODIES
 from manyone.errors import ManyoneError
 
 METHODS = ("calql", "iql", "td3bc")
@@ -58,8 +59,14 @@ def teacher_of(options: DistilOptions, data: BehaviorData, folder: RunFolder) ->
 
 def brought_teacher(options: DistilOptions, data: BehaviorData) -> Teacher | None:
     """The teacher that comes with manyone for data of ours; None where there is none."""
-    wanted = offline_name(options)
-    return None if wanted is None else packaged_teacher(wanted, data)
+    name = _own_set(options, data)
+    return None if name is None else packaged_teacher(name, data)
+
+
+def _own_set(options: DistilOptions, data: BehaviorData) -> str | None:
+    """``data`` as one of the data sets of ours, e.g. ``mujoco-hopper-medium-replay``."""
+    bodies = {task: body for body, task in BODIES.items()}
+    return f"mujoco-{bodies[data.name]}-{options.quality}" if options.suite is not None else None
 
 
 def plan_of_teacher(options: DistilOptions) -> str:
@@ -68,9 +75,7 @@ def plan_of_teacher(options: DistilOptions) -> str:
         return "no teacher is asked"
     name = options.teacher
     if name == "auto":
-        wanted = offline_name(options)
-        brought = wanted is not None and is_packaged(wanted)
-        return "teacher: the one that comes with these data" if brought else f"teacher: {AUTO}, trained first"
+        return f"teacher: the one that comes with data of ours, else {AUTO}, trained first"
     return f"teacher: {name}" + (", trained first" if name in METHODS else "")
 
 

@@ -52,7 +52,9 @@ class StudentPolicies:
             )
         needed = "softmax" if self.frame.choices else "tanh"
         if isinstance(self.spec, StudentSpec) and self.spec.output != needed:
-            raise ManyoneError(f"students with a {self.spec.output} output: the actions of {self.frame.name} need {needed}")
+            raise ManyoneError(
+                f"students with a {self.spec.output} output: the actions of {self.frame.name} need {needed}"
+            )
 
     @cached_property
     def student(self) -> Student:

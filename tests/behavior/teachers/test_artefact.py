@@ -46,7 +46,7 @@ def test_discrete_teachers_and_teachers_without_critics_come_back(tiny, tmp_path
     loaded = load_teacher(tmp_path, data)
     assert torch.equal(loaded.actions(data.states), learner.teacher().actions(data.states))
     assert (loaded.critics is None) == (kind is CloningTeacher)
-    act = read_teacher(tmp_path).act(range(4), data.states[:4].numpy())
+    act = read_teacher(tmp_path).policy().act(range(4), data.states[:4].numpy())
     assert act.sum(1).tolist() == [1, 1, 1, 1]  # choices as one-hot rows
 
 
@@ -85,7 +85,7 @@ def test_a_saved_teacher_acts_in_the_environment_s_own_numbers(learner):
     observations = learner.data.states[:6] + 5
     unit = learner.teacher().actions(learner.data.states[:6])
     expected = torch.stack([unit[:, 0] + 1, 3 * unit[:, 1]], 1)
-    torch.testing.assert_close(torch.from_numpy(saved.act(range(6), observations.numpy())), expected)
+    torch.testing.assert_close(torch.from_numpy(saved.policy().act(range(6), observations.numpy())), expected)
 
 
 def test_a_teacher_of_other_widths_or_bounds_is_refused(learner, tiny, tmp_path):

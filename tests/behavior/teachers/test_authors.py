@@ -74,7 +74,7 @@ def test_a_checkpoint_acts_and_values_as_the_authors_networks_do(tmp_path):
     teacher = saved.teacher
     torch.testing.assert_close(teacher.actions(states), actions.detach())
     torch.testing.assert_close(teacher.values(states, actions.detach()), values.detach())
-    torch.testing.assert_close(torch.from_numpy(saved.act(range(20), observations.numpy())), actions.detach())
+    torch.testing.assert_close(torch.from_numpy(saved.policy().act(range(20), observations.numpy())), actions.detach())
     _, log_std = teacher.policy.normal(states)
     torch.testing.assert_close(log_std, 1.1 * actor.base_network(states)[:, 3:].detach() - 0.9)
     assert (saved.frame.environment, saved.frame.horizon) == ("gym:Hopper-v4", 1000)

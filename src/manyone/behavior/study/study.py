@@ -34,10 +34,10 @@ from manyone.recipes.arm import Arm
 
 TITLE = "A mountain of recorded behaviour becomes a few hundred pairs: the claims of Offline Behavior Distillation"
 NOTES = [
-    "Scores are D4RL's normalised returns in percent (0: a random policy, 100: its expert), mean over the bodies. A set "
-    "is judged by fresh students that are trained on it alone, each in the same episodes.",
-    "Data are roll-outs of our own TD3 checkpoints on Gymnasium's v5 bodies. All seeds share data and teachers; a seed "
-    "is a start of the set, the students of its outer steps, and the students that judge it.",
+    "Scores are D4RL's normalised returns in percent (0: a random policy, 100: its expert), mean over the bodies. A "
+    "set is judged by fresh students that are trained on it alone, each in the same episodes.",
+    "Data are roll-outs of our own TD3 checkpoints on Gymnasium's v5 bodies. All seeds share data and teachers; a "
+    "seed is a start of the set, the students of its outer steps, and the students that judge it.",
     "All distilled sets took the same outer steps with the same students; `half` is the score after half of them.",
     "Behaviour cloning on everything has one network a seed; its row is the mean over as many networks as sets have "
     "students.",
@@ -80,9 +80,8 @@ def jobs(scale: str, suites: Sequence[str], seeds: Sequence[int]) -> list[Job]:
 def count_rows(scale: str, suite: str, part: str) -> int:
     """Rows of one job."""
     setting = setting_of(scale, suite)
-    variants = 1 + len(_transfers(setting, part))
-    qualities = len(setting.qualities_of(part))
-    return variants * (qualities + 1 if len(setting.qualities) > 1 else 1)
+    rows = len(setting.qualities_of(part)) * (len(setting.qualities) > 1) + _on_all(setting, part)
+    return rows * (1 + len(_transfers(setting, part)))
 
 
 def settings(scale: str, suite: str) -> dict[str, Any]:
@@ -112,7 +111,7 @@ def run_job(scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
             row = Row(suite, seed, method, "+".join(filter(None, (quality, variant))), metrics=metrics)
             if several and row.key not in done:
                 append_rows(path, [row])
-    for variant, rows in found.items():
+    for variant, rows in found.items() if _on_all(setting, part) else ():
         row = Row(suite, seed, method, variant, metrics=_means(rows))
         if row.key not in done:
             append_rows(path, [row])
@@ -150,6 +149,11 @@ def _evaluator(scale: str, suite: str, body: str, quality: str) -> Evaluator:
     setting = setting_of(scale, suite)
     (data,) = problem_of(scale, suite, body, quality).data
     return Evaluator(Frame.of(data), episodes=setting.eval_episodes, students=setting.students, workers=0)
+
+
+def _on_all(setting: Setting, part: str) -> bool:
+    """Whether ``part`` is measured on all qualities, so that their mean compares with other parts'."""
+    return setting.qualities_of(part) == setting.qualities
 
 
 def _transfers(setting: Setting, part: str) -> dict[str, dict[str, Any]]:

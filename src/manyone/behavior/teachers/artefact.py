@@ -8,16 +8,15 @@ Public names: :class:`SavedTeacher`, :func:`save_teacher`, :func:`read_teacher`,
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from manyone.behavior.artefact import Frame, of_the_set
 from manyone.behavior.data import BehaviorData
+from manyone.behavior.teachers.acting import TeacherPolicy
 from manyone.behavior.teachers.networks import Policy, Stack
 from manyone.behavior.teachers.trained import TrainedTeacher
 from manyone.engine.artefact import CONFIG, WEIGHTS, below, load_weights, made_of, read_model, write_model
@@ -26,7 +25,7 @@ from manyone.errors import ManyoneError
 
 @dataclass(frozen=True, eq=False)
 class SavedTeacher:
-    """A teacher with what it needs to act without its data; also the roll-outs' ``BatchedPolicy``."""
+    """A teacher with what it needs to act without its data."""
 
     teacher: TrainedTeacher
     frame: Frame
@@ -57,16 +56,9 @@ class SavedTeacher:
                 _restandardise(network, frame, data)
         return teacher
 
-    def start(self, episodes: Sequence[Any]) -> None:
-        """New episodes; there is no memory."""
-
-    def act(self, slots: Any, observations: Any) -> np.ndarray:
-        """Greedy actions float32 [b, A] of the environment for observations [b, S]; discrete: one-hot."""
-        states = self.frame.normalise(torch.as_tensor(np.asarray(observations, np.float32)))
-        return self.frame.own_actions(self.teacher.actions(states)).numpy()
-
-    def reward(self, slots: Any, rewards: Any) -> None:
-        """Rewards change nothing."""
+    def policy(self) -> TeacherPolicy:
+        """What acts in the environment of :attr:`frame`."""
+        return TeacherPolicy(self.teacher, self.frame)
 
 
 @torch.no_grad()

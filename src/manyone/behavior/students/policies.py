@@ -76,28 +76,40 @@ class Lockstep:
         """``members`` None: the ensemble of all students plays every episode."""
         self.policies = policies
         self.members = None if members is None else np.asarray(members, np.int64)
+        self._acting, self._numbers = policies, np.arange(len(policies))  # the students that still play
 
     def start(self, episodes: Sequence[Any]) -> None:
         """New episodes."""
         if self.members is not None and len(episodes) != len(self.members):
             raise ManyoneError(f"{len(self.members)} students named for {len(episodes)} episodes: name one for each")
+        self._acting, self._numbers = self.policies, np.arange(len(self.policies))
 
     def act(self, slots: Any, observations: Any) -> np.ndarray:
         """Actions float32 [b, A] of the episodes ``slots`` [b] for their observations [b, S]."""
         seen = np.asarray(observations, np.float32)
         if self.members is None:
             return self.policies.actions(seen, ensemble=True)[0]
-        own = self.members[np.asarray(slots)]
+        own = self._narrow(self.members[np.asarray(slots)])
         # each student's episodes side by side; shorter rows are filled up
-        counts = np.bincount(own, minlength=len(self.policies))
+        counts = np.bincount(own, minlength=len(self._acting))
         order = np.argsort(own, kind="stable")
         place = np.arange(len(own)) - np.repeat(np.cumsum(counts) - counts, counts)
-        laid = np.zeros((len(self.policies), max(1, int(counts.max())), seen.shape[1]), np.float32)
+        laid = np.zeros((len(self._acting), max(1, int(counts.max())), seen.shape[1]), np.float32)
         laid[own[order], place] = seen[order]
-        found = self.policies.frame.own_actions(self.policies.unit_actions(torch.from_numpy(laid))).numpy()
+        found = self._acting.frame.own_actions(self._acting.unit_actions(torch.from_numpy(laid))).numpy()
         actions = np.empty((len(own), found.shape[2]), np.float32)
         actions[order] = found[own[order], place]
         return actions
+
+    def _narrow(self, members: np.ndarray) -> np.ndarray:
+        """Places of ``members`` among those that act: who plays no more is left out once that is every second one."""
+        present = np.unique(members)
+        if not np.isin(present, self._numbers).all():  # a later episode of one that was left out
+            self._acting, self._numbers = self.policies, np.arange(len(self.policies))
+        if 2 * len(present) <= len(self._numbers):
+            weights = {name: value[torch.from_numpy(present)] for name, value in self.policies.weights.items()}
+            self._acting, self._numbers = replace(self.policies, weights=weights), present
+        return np.searchsorted(self._numbers, members)
 
     def reward(self, slots: Any, rewards: Any) -> None:
         """Rewards change nothing."""

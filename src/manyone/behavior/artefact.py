@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,14 @@ class Frame:
         """Unit actions [..., A] as the environment's, never beyond the bounds; probabilities as one-hot choices."""
         if self.low is None or self.high is None:
             return torch.nn.functional.one_hot(unit.argmax(-1), unit.shape[-1]).to(unit.dtype)
-        return ((self.low + self.high) / 2 + unit * ((self.high - self.low) / 2)).clamp(self.low, self.high)
+        centre, half = self._range
+        return (centre + unit * half).clamp(self.low, self.high)
+
+    @cached_property
+    def _range(self) -> tuple[Tensor, Tensor]:
+        assert self.low is not None
+        assert self.high is not None
+        return (self.low + self.high) / 2, (self.high - self.low) / 2
 
     def normalised(self, returns: float) -> float | None:
         """D4RL's score, 0 for a random and 1 for an expert policy; None where nobody knows these."""

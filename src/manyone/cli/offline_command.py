@@ -11,15 +11,13 @@ from rich.table import Table
 from manyone.data.trajectories.files import from_place
 from manyone.data.trajectories.minari import minari_folder
 from manyone.data.trajectories.offline import (
-    EXPERT_LICENCE,
-    LICENCE,
-    QUALITIES,
     SUITES,
     OfflineName,
     forget_offline,
     is_offline,
     offline_names,
     parse_offline,
+    qualities,
 )
 from manyone.data.trajectories.trajectories import Trajectories
 from manyone.engine.progress import Progress
@@ -29,11 +27,12 @@ __all__ = ["clear", "describe", "describe_place", "is_offline", "is_place", "mak
 
 def overview() -> Table:
     """One row a suite: what it is, its qualities, and which are made at the default size."""
-    table = Table(title="offline data sets: SUITE-QUALITY or SUITE-QUALITY@EPISODESxSTEPS", title_justify="left")
+    title = "offline data sets: SUITE-QUALITY, SUITE-QUALITY@EPISODESxSTEPS, mujoco...-QUALITY@TRANSITIONS"
+    table = Table(title=title, title_justify="left")
     for heading in ("suite", "what it is", "qualities", "made (default size, seed 0)"):
         table.add_column(heading)
     for suite, text in SUITES.items():
-        named = [name.removeprefix(f"{suite}-") for name in offline_names() if name.startswith(f"{suite}-")]
+        named = list(qualities(suite))
         made = [] if "TASK" in suite else [q for q in named if parse_offline(f"{suite}-{q}").made()]
         table.add_row(suite, text, ", ".join(named), ", ".join(made) or "no")
     return table
@@ -50,12 +49,14 @@ def describe(name: str) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     size = f"{wanted.episodes} episodes of {wanted.steps} steps a task" if wanted.size else "as in its source"
+    if wanted.transitions:
+        size = f"{wanted.transitions} transitions a task, in episodes of at most {wanted.steps} steps"
     rows = {
         "what it is": SUITES.get(wanted.suite, SUITES["metaworld-mt1:TASK"] if "mt1" in wanted.suite else wanted.suite),
-        "quality": QUALITIES[wanted.quality],
+        "quality": qualities(wanted.suite)[wanted.quality],
         "size": size,
         "tasks": f"{len(tasks)}: {', '.join(tasks)}",
-        "licence": EXPERT_LICENCE if wanted.quality == "expert" else LICENCE,
+        "licence": wanted.licence,
         "made": f"{len(made)} of {len(tasks)} tasks",
         "memory-mapped arrays": str(wanted.folder(tasks[0]).parents[1] / "TASK" / wanted.key),
         "Minari data sets": wanted.minari_id("TASK"),

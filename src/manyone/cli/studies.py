@@ -133,9 +133,15 @@ def data(words: Sequence[str]) -> int:
     )
     parser.add_argument("verb", metavar="VERB", help=f"one of {', '.join(_DATA_VERBS)}")
     parser.add_argument("names", metavar="NAME", nargs="*", help="data sets (manyone data ls)")
-    makes = parser.add_argument_group("options of `make` for offline data sets (metaworld-..., cheetah-..., ant-dir)")
-    makes.add_argument("--episodes", metavar="N", type=int, help="episodes a task, 1 to 100000 (default: 60)")
-    makes.add_argument("--steps", metavar="N", type=int, help="steps an episode, 1 to 500 (default: 200)")
+    makes = parser.add_argument_group(
+        "options of `make` for offline data sets (metaworld-..., cheetah-..., mujoco-...)"
+    )
+    makes.add_argument(
+        "--episodes", metavar="N", type=int, help="episodes a task, 1 to 100000 (default: 60; mujoco-...: 100)"
+    )
+    makes.add_argument(
+        "--steps", metavar="N", type=int, help="steps an episode, 1 to 500 (default: 200; mujoco-...: 1000)"
+    )
     makes.add_argument("--seed", metavar="N", type=int, help="seed, 0 or more (default: 0)")
     makes.add_argument("--workers", metavar="N", type=int, help="processes, 1 to the CPUs (default: the CPUs)")
     makes.add_argument("--source", metavar="DIR", type=Path, help="folder of the official episodes, for ...-expert")

@@ -324,16 +324,17 @@ class Arena:
     ) -> None:
         """Has each simulator do its part: row r belongs to simulator r mod their number."""
         assert self._pool is not None
-        parts: list[list[Any]] = [[] for _ in range(len(self._pool))]
-        for item in items:
-            parts[(item if what == "step" else item[0]) % len(parts)].append(item)
+        count = len(self._pool)
+        parts: list[Sequence[Any]] = [items]
+        if count > 1:
+            parts = [[i for i in items if (i if what == "step" else i[0]) % count == number] for number in range(count)]
         try:
             self._pool.ask(what, {number: part for number, part in enumerate(parts) if part})
         except Failure as problem:
             episode = episodes[next(int(s) for s in slots if row_of[s] == problem.row)]
             raise ManyoneError(f"{episode} failed to {what}: {problem}") from problem
         except Died as problem:
-            tasks = dict.fromkeys(episodes[int(s)].task for s in slots if row_of[s] % len(parts) == problem.number)
+            tasks = dict.fromkeys(episodes[int(s)].task for s in slots if row_of[s] % count == problem.number)
             doing = f"while it simulated {', '.join(tasks)}"
             raise ManyoneError(problem.advice(doing, "fewer max_parallel")) from None
 

@@ -34,6 +34,14 @@ def test_names_and_sizes():
     assert str(parse_offline("metaworld-mt1:door-open-v3-near", episodes=3)) == "metaworld-mt1:door-open-v3-near@3x200"
     assert parse_offline("cheetah-vel:test-near", steps=50, seed=4).key == "near-60x50-seed4-v0"
     assert parse_offline("metaworld-mt50-expert", seed=4).key == "expert-seed0-v0"
+    three = parse_offline("mujoco3-medium-replay")
+    assert (three.suite, three.quality, three.transitions, three.episodes) == ("mujoco3", "medium-replay", 100_000, 0)
+    assert (str(three), three.key) == ("mujoco3-medium-replay@100000", "medium-replay-100000-seed0-v0")
+    assert three.folder("gym:Hopper-v5") == parse_offline("mujoco-hopper-medium-replay").folder("gym:Hopper-v5")
+    assert three.minari_id("gym:Hopper-v5") == "mujoco/Hopper-v5/medium-replay-100000-seed0-v0"
+    assert parse_offline(str(three)) == three
+    assert str(parse_offline("mujoco-hopper-expert@500", steps=70)) == "mujoco-hopper-expert@100x70"
+    assert str(parse_offline("mujoco-hopper-expert@7x1000")) == "mujoco-hopper-expert@7x1000"
     for name in offline_names():
         assert str(parse_offline(name.replace("TASK", "door-open"))).startswith(name.replace("TASK", "door-open"))
 
@@ -53,6 +61,13 @@ def test_names_and_sizes():
         ("metaworld-mt10-near@10x501", "501 steps a task; must be 1 to 500"),
         ("metaworld-mt10-expert@10x500", "size of their source"),
         ("metaworld-mt10-near@10", "did you mean metaworld-mt10-near"),
+        ("metaworld-mt10-medium", "did you mean metaworld-mt10-"),
+        ("mujoco-hopper-replay", "did you mean mujoco-hopper-"),
+        ("mujoco-hopper-near", "did you mean mujoco-hopper-"),
+        ("mujoco-ant-medium", "did you mean mujoco3-medium or mujoco-walker2d-medium"),
+        ("mujoco3:hopper-medium", "did you mean mujoco-hopper-medium or mujoco3-medium"),
+        ("mujoco-hopper-medium@0", "0 transitions a task; must be 1 to 10000000"),
+        ("mujoco-hopper-medium@3x1001", "1001 steps a task; must be 1 to 1000"),
         ("x", "known are metaworld-mt1"),
     ],
 )

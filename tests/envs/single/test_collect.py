@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 
+from manyone.data.trajectories.files import from_minari
 from manyone.data.trajectories.offline import load_offline, parse_offline
+from manyone.data.trajectories.references import normalised_score
 from manyone.envs.single import collect, scripted
+from manyone.envs.single import make as build
+from manyone.envs.single.experts import play
+from manyone.envs.single.experts.ladder import ladder
 from manyone.errors import ManyoneError
 from manyone.randomness import seed_for
 
@@ -137,3 +142,71 @@ def test_families_alone_mean_their_training_tasks():
     assert len(held_out) == 5
     assert not set(held_out) & set(collect.set_tasks(parse_offline("cheetah-vel-near")))
     assert collect.set_tasks(parse_offline("cheetah-dir-sub")) == ["cheetah-dir:0", "cheetah-dir:1"]
+    assert collect.set_tasks(parse_offline("mujoco-walker2d-medium")) == ["gym:Walker2d-v5"]
+    three = ["gym:Hopper-v5", "gym:HalfCheetah-v5", "gym:Walker2d-v5"]
+    assert collect.set_tasks(parse_offline("mujoco3-medium-replay")) == three
+
+
+TRAINED = ("observations", "actions", "rewards", "offsets", "terminated", "final_observations")
+
+
+def test_shipped_experts_make_the_same_bytes_for_any_number_of_workers(tmp_path):
+    name, seen = "mujoco-hopper-medium-replay@400", []
+    (one,) = collect.make_offline(name, workers=1, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (400, 400)
+    assert seen == sorted(seen)
+    assert (one.name, len(one), one.choices) == ("gym:Hopper-v5", 400, 0)
+    assert one.meta["reference"] == [-20.272305, 3234.3]
+    assert (one.meta["quality"], one.meta["noise"], one.meta["seed"]) == ("medium-replay", 0.1, 0)
+    parts = one.meta["checkpoints"]
+    assert [part["step"] for part in parts] == [0, *ladder("hopper").steps]
+    assert sum(part["transitions"] for part in parts) == 400
+    assert sum(part["episodes"] for part in parts) == one.episodes
+    first = {key: getattr(one, key).tobytes() for key in TRAINED}
+    assert from_minari(tmp_path / "minari" / parse_offline(name).minari_id("gym:Hopper-v5")).meta == one.meta
+    for folder in (tmp_path / "offline", tmp_path / "minari"):
+        folder.rename(folder.with_suffix(".one"))
+    (two,) = collect.make_offline(name, workers=2)
+    assert {key: getattr(two, key).tobytes() for key in TRAINED} == first
+    (other,) = collect.make_offline(name, workers=1, seed=1)
+    assert not np.array_equal(other.actions[:20], two.actions[:20])
+
+
+def test_a_stopped_making_goes_on_with_the_body_that_is_missing(monkeypatch):
+    played = []
+
+    def stopping(body, policy, seeds, horizon, noise):
+        if "stop" in played and body == "halfcheetah":
+            raise KeyboardInterrupt
+        played.append(body)
+        return own(body, policy, seeds, horizon, noise)
+
+    own = play.episodes
+    monkeypatch.setattr(play, "episodes", stopping)
+    played.append("stop")
+    monkeypatch.setattr(build, "BODIES", {body: build.BODIES[body] for body in ("hopper", "halfcheetah")})
+    with pytest.raises(KeyboardInterrupt):
+        collect.make_offline("mujoco3-random@2x30", workers=1)
+    with pytest.raises(ManyoneError, match="not made yet: manyone data make mujoco3-random@2x30"):
+        load_offline("mujoco3-random@2x30")
+    assert played == ["stop", "hopper"]
+    played.clear()
+    data = collect.make_offline("mujoco3-random@2x30", workers=1)
+    assert played == ["halfcheetah"]
+    assert [one.name for one in data] == ["gym:Hopper-v5", "gym:HalfCheetah-v5"]
+    assert data[1].lengths.tolist() == [30, 30]
+    played.clear()
+    (again,) = collect.make_offline("mujoco-hopper-random@2x30", workers=1)
+    assert not played
+    np.testing.assert_array_equal(again.actions, data[0].actions)
+
+
+def test_the_better_the_name_the_better_the_data():
+    sets = {q: collect.make_offline(f"mujoco-hopper-{q}", episodes=3, workers=1)[0] for q in ("random", "medium")}
+    sets["expert"] = collect.make_offline("mujoco-hopper-expert@2x1000", workers=1)[0]
+    scores = [normalised_score(float(sets[q].returns.mean()), "gym:Hopper-v5") for q in ("random", "medium", "expert")]
+    assert scores[0] < 5 < 20 < scores[1] < 60 < scores[2]
+    assert (sets["medium"].episodes, sets["expert"].episodes) == (3, 2)
+    halves = collect.make_offline("mujoco-hopper-medium-expert@2x1000", workers=1)[0]
+    np.testing.assert_array_equal(halves.select([0]).actions, sets["medium"].select([0]).actions)
+    np.testing.assert_array_equal(halves.select([1]).actions, sets["expert"].select([0]).actions)

@@ -21,7 +21,7 @@ from manyone.behavior.recipes.figures import run_figures
 from manyone.behavior.recipes.options import DistilOptions
 from manyone.behavior.recipes.problem import BehaviorProblem, load_problem, offline_name
 from manyone.behavior.recipes.teaching import plan_of_teacher, teachers_of
-from manyone.behavior.students.train import train as train_students
+from manyone.behavior.students.training import train as train_students
 from manyone.behavior.teachers.acting import TeacherPolicy
 from manyone.behavior.teachers.teacher import Labels, Teacher, label
 from manyone.claims.figure import read_json, save_figures

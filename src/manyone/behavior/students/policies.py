@@ -17,15 +17,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from manyone.behavior.artefact import Frame, of_the_set
-from manyone.behavior.students.network import StudentSpec, make_student
+from manyone.behavior.students.network import Student, StudentSpec, make_student
 from manyone.engine.artefact import CONFIG, WEIGHTS, below, made_of, read_model, write_model
 from manyone.errors import ManyoneError
 
@@ -35,14 +36,32 @@ class StudentPolicies:
     """K students of one architecture that act in one environment."""
 
     frame: Frame
-    spec: StudentSpec
+    spec: StudentSpec | Student
+    """The architecture, or a student of the user's own, which acts but has no artefact."""
     weights: Mapping[str, Tensor]
     """The students' parameters, each [K, ...]."""
     info: dict[str, Any] = field(default_factory=dict)
     """How they were trained; plain JSON values."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_student", make_student(self.spec, self.frame.state_dim, self.frame.action_dim))
+        found = self.student
+        if (found.state_dim, found.action_dim) != (self.frame.state_dim, self.frame.action_dim):
+            raise ManyoneError(
+                f"a student from {found.state_dim} to {found.action_dim} numbers: {self.frame.name} needs "
+                f"{self.frame.state_dim} and {self.frame.action_dim}"
+            )
+        needed = "softmax" if self.frame.choices else "tanh"
+        if isinstance(self.spec, StudentSpec) and self.spec.output != needed:
+            raise ManyoneError(
+                f"students with a {self.spec.output} output: the actions of {self.frame.name} need {needed}"
+            )
+
+    @cached_property
+    def student(self) -> Student:
+        """What the weights belong to."""
+        if isinstance(self.spec, StudentSpec):
+            return make_student(self.spec, self.frame.state_dim, self.frame.action_dim)
+        return self.spec
 
     def __len__(self) -> int:
         """Number of students K."""
@@ -58,15 +77,17 @@ class StudentPolicies:
     @torch.no_grad()
     def unit_actions(self, observations: Tensor) -> Tensor:
         """What each student does, [K, n, A] from -1 to 1 or probabilities, for observations [n, S] or [K, n, S]."""
-        return self._student.forward(self.weights, self.frame.normalise(observations))  # type: ignore[attr-defined]
+        return self.student.forward(self.weights, self.frame.normalise(observations))
 
     def actions(self, observations: Any, *, ensemble: bool = False) -> np.ndarray:
-        """The environment's own actions, float32 [K, n, A], for observations [n, S]; discrete: one-hot.
+        """The environment's own actions, float32 [K, n, A], for observations [n, S] or [K, n, S]; discrete: one-hot.
 
         ``ensemble``: those of the students' mean action (or mean probabilities) alone, [1, n, A].
         """
         unit = self.unit_actions(torch.as_tensor(np.asarray(observations, np.float32)))
-        return self.frame.own_actions(unit.mean(0, keepdim=True) if ensemble else unit).numpy()
+        if ensemble:  # in double precision: the mean of equal actions is exactly these
+            unit = unit.double().mean(0, keepdim=True).float()
+        return self.frame.own_actions(unit).numpy()
 
 
 class Lockstep:
@@ -76,43 +97,50 @@ class Lockstep:
         """``members`` None: the ensemble of all students plays every episode."""
         self.policies = policies
         self.members = None if members is None else np.asarray(members, np.int64)
-        self._acting, self._numbers = policies, np.arange(len(policies))  # the students that still play
+        wrong = [m for m in ([] if members is None else members) if not 0 <= m < len(policies)]
+        if wrong:
+            raise ManyoneError(f"student {wrong[0]}: there are students 0 to {len(policies) - 1}")
+        self._laid_out: tuple[np.ndarray, _Layout] | None = None
 
     def start(self, episodes: Sequence[Any]) -> None:
         """New episodes."""
         if self.members is not None and len(episodes) != len(self.members):
             raise ManyoneError(f"{len(self.members)} students named for {len(episodes)} episodes: name one for each")
-        self._acting, self._numbers = self.policies, np.arange(len(self.policies))
+        self._laid_out = None
 
     def act(self, slots: Any, observations: Any) -> np.ndarray:
         """Actions float32 [b, A] of the episodes ``slots`` [b] for their observations [b, S]."""
         seen = np.asarray(observations, np.float32)
         if self.members is None:
             return self.policies.actions(seen, ensemble=True)[0]
-        own = self._narrow(self.members[np.asarray(slots)])
-        # each student's episodes side by side; shorter rows are filled up
-        counts = np.bincount(own, minlength=len(self._acting))
-        order = np.argsort(own, kind="stable")
-        place = np.arange(len(own)) - np.repeat(np.cumsum(counts) - counts, counts)
-        laid = np.zeros((len(self._acting), max(1, int(counts.max())), seen.shape[1]), np.float32)
-        laid[own[order], place] = seen[order]
-        found = self._acting.frame.own_actions(self._acting.unit_actions(torch.from_numpy(laid))).numpy()
-        actions = np.empty((len(own), found.shape[2]), np.float32)
-        actions[order] = found[own[order], place]
-        return actions
-
-    def _narrow(self, members: np.ndarray) -> np.ndarray:
-        """Places of ``members`` among those that act: who plays no more is left out once that is every second one."""
-        present = np.unique(members)
-        if not np.isin(present, self._numbers).all():  # a later episode of one that was left out
-            self._acting, self._numbers = self.policies, np.arange(len(self.policies))
-        if 2 * len(present) <= len(self._numbers):
-            weights = {name: value[torch.from_numpy(present)] for name, value in self.policies.weights.items()}
-            self._acting, self._numbers = replace(self.policies, weights=weights), present
-        return np.searchsorted(self._numbers, members)
+        slots = np.asarray(slots)
+        if self._laid_out is None or not np.array_equal(self._laid_out[0], slots):  # mostly as at the step before
+            self._laid_out = slots.copy(), _Layout.of(self.policies, self.members[slots])
+        layout = self._laid_out[1]
+        layout.seen[layout.row, layout.place] = seen
+        return layout.students.actions(layout.seen)[layout.row, layout.place]
 
     def reward(self, slots: Any, rewards: Any) -> None:
         """Rewards change nothing."""
+
+
+class _Layout(NamedTuple):
+    """Where episodes stand in one batched product: each student's side by side, shorter rows filled up by zeros."""
+
+    students: StudentPolicies  # those that act
+    row: np.ndarray  # int64 [b]: the episode's student among them
+    place: np.ndarray  # int64 [b]: its place in the student's row
+    seen: np.ndarray  # float32 [K, n, S]
+
+    @classmethod
+    def of(cls, policies: StudentPolicies, members: np.ndarray) -> _Layout:
+        acting, row, counts = np.unique(members, return_inverse=True, return_counts=True)
+        place = np.empty(len(row), np.int64)
+        place[np.argsort(row, kind="stable")] = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        students = policies
+        if len(acting) < len(policies):
+            students = replace(policies, weights={name: value[acting] for name, value in policies.weights.items()})
+        return cls(students, row, place, np.zeros((len(acting), counts.max(), policies.frame.state_dim), np.float32))
 
 
 class Policy:
@@ -147,6 +175,8 @@ class Policy:
 
 def save_policies(folder: str | os.PathLike[str], policies: StudentPolicies) -> None:
     """Writes the artefact of all students."""
+    if not isinstance(policies.spec, StudentSpec):
+        raise ManyoneError(f"{folder}: a student of your own has no artefact: save its weights with safetensors")
     config = {
         "behavior": "policies", "students": len(policies), "spec": asdict(policies.spec),
         "frame": policies.frame.config(), "info": policies.info,

@@ -5,6 +5,10 @@ A name is SUITE-QUALITY, optionally with a size ``@EPISODESxSTEPS``: ``metaworld
 (their training tasks; ``cheetah-vel:test`` names the held-out ones). Qualities are ``near`` and ``sub`` (near-optimal,
 sub-optimal; made in the simulator) and, for Meta-World, ``expert`` (the official demonstrations, from a folder).
 
+``mujoco-hopper``, ``mujoco-halfcheetah``, ``mujoco-walker2d`` and ``mujoco3`` (all three) have D4RL's qualities
+``random``, ``medium``, ``medium-replay``, ``medium-expert`` and ``expert``, made with the experts that come with the
+package. Their size is in transitions (``mujoco-hopper-medium@20000``), unless it is given in episodes as above.
+
 Every task is kept on its own, so that suites share tasks: a memory-mapped copy in ``offline/`` of the cache, which
 training reads, and a Minari data set in ``minari/`` (set ``MINARI_DATASETS_PATH`` to that folder to use it elsewhere).
 :func:`load_offline` reads; ``manyone.envs.single.collect.make_offline`` makes.
@@ -28,10 +32,19 @@ from manyone.errors import ManyoneError
 RECIPE = 0
 """Version of the recipes that make data; part of every folder's name, so that data of another recipe are never read."""
 
-QUALITIES = {
+_SEARCHED = {
     "near": "near-optimal: the noise ends at zero",
     "sub": "sub-optimal, like a replay buffer: never free of noise",
-    "expert": "the official expert demonstrations (10 episodes of 500 steps a task), from a folder that you give",
+}
+_OFFICIAL = {
+    "expert": "the official expert demonstrations (10 episodes of 500 steps a task), from a folder that you give"
+}
+_TRAINED = {
+    "random": "uniformly random actions",
+    "medium": "a policy with two fifths of the expert's normalised score, with the noise of its training",
+    "medium-replay": "random actions and every policy of the run, in equal parts, with noise, like its replay buffer",
+    "medium-expert": "half medium, half expert",
+    "expert": "the best policy of the run, with the noise of its training",
 }
 _METAWORLD = {
     "metaworld-mt1:TASK": "one Meta-World v3 task, e.g. metaworld-mt1:door-open",
@@ -47,29 +60,62 @@ _LOCOMOTION = {
     "cheetah-vel": "HalfCheetah, 35 velocities (cheetah-vel:test: 5 held-out ones)",
     "ant-dir": "Ant, 45 directions (ant-dir:test: 5 held-out ones)",
 }
-SUITES = {**_METAWORLD, **_LOCOMOTION}
+_MUJOCO = {
+    "mujoco-hopper": "Hopper-v5, by the checkpoints of a TD3 run",
+    "mujoco-halfcheetah": "HalfCheetah-v5, likewise",
+    "mujoco-walker2d": "Walker2d-v5, likewise",
+    "mujoco3": "Hopper, HalfCheetah and Walker2d",
+}
+SUITES = {**_METAWORLD, **_LOCOMOTION, **_MUJOCO}
 LICENCE = "made here with Meta-World's scripted policies (MIT) or a random search, and MuJoCo (Apache-2.0): yours"
+TRAINED_LICENCE = "made here with the package's own policies (Apache-2.0) and MuJoCo (Apache-2.0): yours"
 EXPERT_LICENCE = "MIT (MTDiff repository)"
 
 _EPISODES, _STEPS = 60, 200
+_TRANSITIONS, _TRAINED_EPISODES, _TRAINED_STEPS = 100_000, 100, 1000
 _LIMITS = {"episodes": (1, 100_000), "steps": (1, 500)}
-_NAME = re.compile(r"(?P<suite>.+)-(?P<quality>[a-z]+)(?:@(?P<episodes>\d+)x(?P<steps>\d+))?")
+_TRAINED_LIMITS = {"episodes": (1, 100_000), "steps": (1, 1000), "transitions": (1, 10_000_000)}
+_NAME = re.compile(
+    r"(?P<suite>.+?)-(?P<quality>medium-replay|medium-expert|[a-z]+)"
+    r"(?:@(?:(?P<episodes>\d+)x(?P<steps>\d+)|(?P<transitions>\d+)))?"
+)
 
 
 @dataclass(frozen=True)
 class OfflineName:
-    """A parsed name. ``episodes`` and ``steps`` are per task; 0 for ``expert``, which has the size of its source."""
+    """A parsed name; sizes are per task.
+
+    ``episodes`` of at most ``steps``; or ``transitions`` in as many episodes as they need, with ``episodes`` 0. All are
+    0 for the official demonstrations, which have the size of their source.
+    """
 
     suite: str
     quality: str
     episodes: int
     steps: int
     seed: int = 0
+    transitions: int = 0
 
     @property
     def size(self) -> str:
-        """E.g. ``60x200``; empty for ``expert``."""
-        return f"{self.episodes}x{self.steps}" if self.episodes else ""
+        """E.g. ``60x200``, or ``100000`` transitions; empty for the official demonstrations."""
+        return f"{self.episodes}x{self.steps}" if self.episodes else str(self.transitions or "")
+
+    @property
+    def family(self) -> str:
+        """``metaworld``, ``mujoco`` or a locomotion family: the tasks' folder."""
+        base = self.suite.partition(":")[0]
+        return next((name for name in ("metaworld", "mujoco") if base.startswith(name)), base)
+
+    @property
+    def official(self) -> bool:
+        """Whether the data are demonstrations from a folder, which are not made here."""
+        return self.family == "metaworld" and self.quality == "expert"
+
+    @property
+    def licence(self) -> str:
+        """Whose the data are."""
+        return EXPERT_LICENCE if self.official else TRAINED_LICENCE if self.family == "mujoco" else LICENCE
 
     def __str__(self) -> str:
         return f"{self.suite}-{self.quality}" + (f"@{self.size}" if self.size else "")
@@ -81,7 +127,7 @@ class OfflineName:
 
     def folder(self, task: str) -> Path:
         """Where the memory-mapped data of ``task`` lie once they are made."""
-        return cache_folder("offline", _family(self.suite), _slug(task)) / self.key
+        return cache_folder("offline", self.family, _slug(task)) / self.key
 
     def minari(self, task: str) -> Path:
         """Where the Minari data set of ``task`` lies once it is made."""
@@ -89,7 +135,7 @@ class OfflineName:
 
     def minari_id(self, task: str) -> str:
         """Minari's name of the data of ``task``, e.g. ``metaworld/door-open-v3/near-60x200-seed0-v0``."""
-        return f"{_family(self.suite)}/{_slug(task)}/{self.key}"
+        return f"{self.family}/{_slug(task)}/{self.key}"
 
     def tasks(self) -> list[str] | None:
         """The tasks, once the set was made; None before."""
@@ -112,16 +158,26 @@ class OfflineName:
 
 def offline_names() -> list[str]:
     """All names, without sizes; ``TASK`` stands for a Meta-World task."""
-    return [f"{s}-{q}" for s in SUITES for q in QUALITIES if s in _METAWORLD or q != "expert"]
+    return [f"{suite}-{quality}" for suite in SUITES for quality in qualities(suite)]
+
+
+def qualities(suite: str) -> dict[str, str]:
+    """The qualities that ``suite`` has, and what they are."""
+    if suite in _MUJOCO:
+        return _TRAINED
+    return _SEARCHED | _OFFICIAL if suite.startswith("metaworld") else _SEARCHED
 
 
 def is_offline(name: str) -> bool:
     """Whether ``name`` has the form of an offline data set's name (it may still be wrong in its parts)."""
-    return name.partition("-")[0] in ("metaworld", "cheetah", "ant")
+    return name.partition("-")[0] in ("metaworld", "cheetah", "ant", "mujoco", "mujoco3")
 
 
 def parse_offline(name: str, *, episodes: int | None = None, steps: int | None = None, seed: int = 0) -> OfflineName:
-    """The parts of ``name``; ``episodes`` and ``steps`` override its size. :class:`ManyoneError` if any is wrong."""
+    """The parts of ``name``; ``episodes`` and ``steps`` override its size. :class:`ManyoneError` if any is wrong.
+
+    Of the sets that are sized in transitions each of the two makes it episodes (default: 100 of 1000 steps).
+    """
     match = _NAME.fullmatch(name)
     suite = match["suite"] if match else name
     base, _, detail = suite.partition(":")
@@ -133,24 +189,28 @@ def parse_offline(name: str, *, episodes: int | None = None, steps: int | None =
     }
     right_detail = takes_detail.get(base, not detail)
     quality = match["quality"] if match else ""
-    right_quality = quality in QUALITIES and (quality != "expert" or base.startswith("metaworld"))
-    if match is None or base not in known or not right_detail or not right_quality:
+    trained = base in _MUJOCO
+    right_size = match is None or trained or not match["transitions"]
+    if match is None or base not in known or not right_detail or quality not in qualities(base) or not right_size:
         near = difflib.get_close_matches(name.partition("@")[0], offline_names(), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(offline_names())}"
         raise ManyoneError(f"unknown data set {name!r}: {hint}")
-    if quality == "expert":
+    if quality == "expert" and not trained:
         if match["episodes"] or episodes is not None or steps is not None:
             raise ManyoneError(f"{name}: expert data have the size of their source; leave out @, episodes and steps")
         return OfflineName(suite, quality, 0, 0, 0)
+    defaults = (_TRAINED_EPISODES, _TRAINED_STEPS) if trained else (_EPISODES, _STEPS)
     sizes = {
-        "episodes": episodes if episodes is not None else int(match["episodes"] or _EPISODES),
-        "steps": steps if steps is not None else int(match["steps"] or _STEPS),
+        "episodes": episodes if episodes is not None else int(match["episodes"] or defaults[0]),
+        "steps": steps if steps is not None else int(match["steps"] or defaults[1]),
     }
+    if trained and episodes is None and steps is None and not match["episodes"]:
+        sizes = {"transitions": int(match["transitions"] or _TRANSITIONS)}
     for what, value in sizes.items():
-        low, high = _LIMITS[what]
+        low, high = (_TRAINED_LIMITS if trained else _LIMITS)[what]
         if not low <= value <= high:
             raise ManyoneError(f"{name}: {value} {what} a task; must be {low} to {high}")
-    return OfflineName(suite, quality, seed=seed, **sizes)
+    return OfflineName(suite, quality, **{"episodes": 0, "steps": _TRAINED_STEPS, "seed": seed, **sizes})
 
 
 def load_offline(
@@ -196,9 +256,5 @@ def forget_offline(wanted: OfflineName) -> int:
     return freed
 
 
-def _family(suite: str) -> str:
-    return "metaworld" if suite.startswith("metaworld") else suite.partition(":")[0]
-
-
 def _slug(text: str) -> str:
-    return text.replace(":", "-")
+    return text.removeprefix("gym:").replace(":", "-")

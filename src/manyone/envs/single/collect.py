@@ -1,4 +1,5 @@
-"""Makes the offline data sets: scripted Meta-World episodes, official experts, locomotion by random search.
+"""Makes the offline data sets: scripted Meta-World episodes, official experts, locomotion by random search, and the
+shipped experts' roll-outs.
 
 The work of a task is cut into pieces that depend on (seed, task, episode) alone, so any number of worker processes
 makes the same bytes. A finished task is kept at once and never made again: an interrupted ``make`` goes on where it
@@ -21,18 +22,19 @@ from typing import Any
 from manyone.assets.cache import locked
 from manyone.data.trajectories.files import from_npz_file, from_npz_folder
 from manyone.data.trajectories.offline import (
-    EXPERT_LICENCE,
-    LICENCE,
     OfflineName,
     keep_list,
     keep_task,
     load_offline,
     parse_offline,
 )
+from manyone.data.trajectories.references import reference
 from manyone.data.trajectories.trajectories import Trajectories
 from manyone.engine.progress import Progress
 from manyone.envs.single import linear, scripted, search
 from manyone.envs.single import make as build
+from manyone.envs.single.experts import play
+from manyone.envs.single.experts.ladder import NOISE, ladder
 from manyone.envs.single.pieces import Runner, runner
 from manyone.errors import ManyoneError
 from manyone.randomness import seed_for
@@ -63,15 +65,15 @@ def make_offline(
     """
     wanted = parse_offline(name, episodes=episodes, steps=steps, seed=seed)
     tasks = set_tasks(wanted)
-    if source is not None and wanted.quality != "expert":
+    if source is not None and not wanted.official:
         raise ManyoneError(f"--source {source}: only expert data are read from a folder; {wanted} is made")
     with locked(f"offline-{wanted.suite.replace(':', '-')}-{wanted.key}"):
         missing = [task for task in tasks if not wanted.folder(task).is_dir()]
-        if missing and wanted.quality == "expert":
+        if missing and wanted.official:
             _copy_experts(wanted, missing, source)
         elif missing:
             with runner(workers) as run:
-                maker = _play_scripted if wanted.suite.startswith("metaworld") else _play_searched
+                maker = {"metaworld": _play_scripted, "mujoco": _play_trained}.get(wanted.family, _play_searched)
                 maker(wanted, missing, run, progress or (lambda done, total: None))
         keep_list(wanted, tasks)
     return load_offline(name, episodes=episodes, steps=steps, seed=wanted.seed)
@@ -87,7 +89,7 @@ def made(wanted: OfflineName, *, workers: int | None = None) -> list[Trajectorie
 
 def set_tasks(wanted: OfflineName) -> list[str]:
     """The tasks of a parsed name; a locomotion family alone means its training tasks."""
-    if wanted.suite.startswith("metaworld") or ":" in wanted.suite:
+    if wanted.family in ("metaworld", "mujoco") or ":" in wanted.suite:
         return build.suite_tasks(wanted.suite)
     return build.suite_tasks(f"{wanted.suite}:train")
 
@@ -147,6 +149,47 @@ def _play_searched(wanted: OfflineName, tasks: list[str], run: Runner, progress:
         keep_task(wanted, task, Trajectories.from_episodes(task, whole, meta=_meta(wanted, policy_text)))
 
 
+def _play_trained(wanted: OfflineName, tasks: list[str], run: Runner, progress: Report) -> None:
+    amount = wanted.transitions or wanted.episodes
+    each = 1 if wanted.transitions else wanted.steps  # progress counts steps
+    for number, task in enumerate(tasks):
+        body = next(name for name, its in build.BODIES.items() if its == task)
+        policies = ladder(body)
+        shares = play.shares(wanted.quality, policies, amount, in_steps=wanted.transitions > 0)
+
+        def call(share: play.Share, first: int, count: int, task: str = task, body: str = body) -> Callable[[], Any]:
+            numbers = range(first, first + count)
+            seeds = [seed_for(wanted.seed, "collect", task, share.step, n) for n in numbers]
+            return functools.partial(play.episodes, body, share.policy, seeds, wanted.steps, NOISE)
+
+        while calls := {
+            (place, first): call(share, first, count)
+            for place, share in enumerate(shares)
+            for first, count in share.needed(wanted.steps)
+        }:
+            for (place, first), piece in run(calls):
+                shares[place].pieces[first] = piece
+                done = number * amount + sum(share.filled for share in shares)
+                progress(done * each, len(tasks) * amount * each)
+        parts = [share.kept() for share in shares]
+        meta = _meta(wanted, f"policies of a TD3 run, normal noise of {NOISE} on their actions")
+        meta |= {
+            "reference": list(reference(task)),
+            "noise": NOISE,
+            "expert_return": policies.returns[policies.expert],
+            "checkpoints": [
+                {
+                    "step": share.step,
+                    "return": None if share.policy is None else policies.noisy_returns[share.policy],
+                    "episodes": len(own),
+                    "transitions": sum(len(one["rewards"]) for one in own),
+                }
+                for share, own in zip(shares, parts, strict=True)
+            ],
+        }
+        keep_task(wanted, task, Trajectories.from_episodes(task, [one for own in parts for one in own], meta=meta))
+
+
 def _copy_experts(wanted: OfflineName, tasks: list[str], source: Path | str | None) -> None:
     place = source if source is not None else os.environ.get(EXPERT_VARIABLE)
     if not place:
@@ -161,17 +204,17 @@ def _copy_experts(wanted: OfflineName, tasks: list[str], source: Path | str | No
         if not found:
             raise ManyoneError(f"{folder}: has no episodes of {task}: expected {short}.npz, {short}-v2/ or {short}/")
         data = (from_npz_folder if found[0].is_dir() else from_npz_file)(found[0], task)
-        meta = {**_meta(wanted, "SAC experts of MTDiff on Meta-World v2, actions clipped"), "licence": EXPERT_LICENCE}
+        meta = _meta(wanted, "SAC experts of MTDiff on Meta-World v2, actions clipped")
         keep_task(wanted, task, dataclasses.replace(data, meta={**data.meta, **meta}))
 
 
 def _meta(wanted: OfflineName, policy: str) -> dict[str, Any]:
-    packages = ("metaworld", "mujoco", "gymnasium", "numpy")
+    packages = (*(("metaworld",) if wanted.family == "metaworld" else ()), "mujoco", "gymnasium", "numpy")
     return {
         "description": f"{wanted}: {policy}",
         "policy": policy,
         "quality": wanted.quality,
         "seed": wanted.seed,
-        "licence": LICENCE,
+        "licence": wanted.licence,
         "made_with": {package: version(package) for package in packages},
     }

@@ -56,11 +56,18 @@ def kind(task: str) -> str:
 
 
 def suite_tasks(suite: str) -> list[str]:
-    """Task names of a suite: ``metaworld-mt10`` etc., ``cheetah-vel[:train|:test]`` etc., or one task's own name."""
+    """Task names of a suite, or one task's own name.
+
+    Suites are ``metaworld-mt10`` etc., ``cheetah-vel[:train|:test]`` etc., ``mujoco3`` and ``mujoco-hopper`` etc.
+    """
     if suite.startswith("metaworld-"):
         return metaworld.suite_tasks(suite)
     if suite in BODIES:
         return [BODIES[suite]]
+    if suite == "mujoco3":
+        return list(BODIES.values())
+    if suite.startswith("mujoco-") and suite.removeprefix("mujoco-") in BODIES:
+        return [BODIES[suite.removeprefix("mujoco-")]]
     name, _, rest = suite.partition(":")
     if name in locomotion.FAMILIES and rest in ("", "train", "test"):
         return locomotion.suite_tasks(suite)

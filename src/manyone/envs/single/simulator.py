@@ -63,7 +63,8 @@ class RowSimulator:
         self._rows: dict[int, tuple[str, gymnasium.Env]] = {}
         self._spare: list[tuple[str, gymnasium.Env]] = []  # the longest idle first
         self._bodies: dict[str, Bodies | None] = {}  # by task; None: stepped one by one
-        self._together: dict[int, str] = {}  # task of the rows that are stepped together
+        self._groups: list[Bodies] = []  # those that are not None
+        self._group = np.full(len(self.buffers.rewards), -1)  # the group of each row that is stepped with others
 
     def reset(self, starts: Sequence[Start]) -> None:
         """Starts one episode in each of the rows; their first observations are written."""
@@ -77,7 +78,7 @@ class RowSimulator:
                     observation, _ = env.reset(seed=seed)
                 else:
                     build.check_goal(task, goal)
-                    self._together[row] = task
+                    self._group[row] = self._groups.index(bodies)
                     (observation,) = bodies.reset([row], [seed])
                 self.buffers.observations[row, : len(observation)] = observation
                 if not np.isfinite(observation).all():
@@ -89,33 +90,30 @@ class RowSimulator:
     def step(self, rows: Sequence[int]) -> None:
         """One step of each of the rows with its action, clipped to the action space."""
         began = time.process_time()
-        together: dict[str, list[int]] = {}
-        for row in rows:
-            task = self._together.get(row)
-            if task is not None:
-                together.setdefault(task, []).append(row)
-                continue
+        group = self._group[rows]
+        if len(group) and group.min() < 0:
+            for row in np.asarray(rows)[group < 0].tolist():
+                try:
+                    self._step(row)
+                except Exception as problem:
+                    raise Failure(row, words_of(problem)) from problem
+        if len(group) and group.max() >= 0:
+            together = np.asarray(rows)[group >= 0]
             try:
-                self._step(row)
+                self._step_together(together, group[group >= 0])
             except Exception as problem:
-                raise Failure(row, words_of(problem)) from problem
-        if together:
-            try:
-                self._step_together(together)
-            except Exception as problem:
-                raise Failure(next(iter(together.values()))[0], words_of(problem)) from problem
+                raise Failure(int(together[0]), words_of(problem)) from problem
         self.buffers.seconds[self.number, 0] += time.process_time() - began
 
-    def _step_together(self, together: Mapping[str, Sequence[int]]) -> None:
-        """One step of the rows of each task; rows are dealt out to the threads."""
+    def _step_together(self, all_rows: np.ndarray, group: np.ndarray) -> None:
+        """One step of rows, each with the others of its ``group``; all are dealt out to the threads."""
         buffers = self.buffers
         groups = []
-        for task, those in together.items():
-            bodies, rows = self._bodies[task], np.array(those)
-            assert bodies is not None
+        for number in np.unique(group).tolist():
+            bodies, rows = self._groups[number], all_rows[group == number]
             actions = np.clip(buffers.actions[rows, : bodies.action_dim], bodies.low, bodies.high)
             groups.append((bodies, rows, actions, bodies.prepare(rows, actions)))
-        count = max(1, min(self.threads, sum(len(rows) for _, rows, _, _ in groups) // _FEWEST))
+        count = max(1, min(self.threads, len(all_rows) // _FEWEST))
 
         def advance(thread: int) -> None:
             dealt = 0
@@ -163,18 +161,20 @@ class RowSimulator:
         """Closes every environment."""
         for _, env in [*self._rows.values(), *self._spare]:
             env.close()
-        self._rows, self._spare, self._bodies, self._together = {}, [], {}, {}
+        self._rows, self._spare, self._bodies, self._groups = {}, [], {}, []
+        self._group[:] = -1
         if self._pool is not None:
             self._pool.shutdown()
 
     def _batch(self, task: str) -> Bodies | None:
         """The bodies of ``task`` where they can be stepped together; pictures and other options need environments."""
         if task not in self._bodies:
-            self._bodies[task] = None if self.options else batched(task)
+            self._bodies[task] = bodies = None if self.options else batched(task)
+            self._groups += [] if bodies is None else [bodies]
         return self._bodies[task]
 
     def _environment(self, row: int, task: str) -> gymnasium.Env:
-        self._together.pop(row, None)
+        self._group[row] = -1
         held = self._rows.get(row)
         if held is not None:
             if held[0] == task:

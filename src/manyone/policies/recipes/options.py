@@ -34,10 +34,14 @@ class PolicyOptions(CommonOptions):
     """Defaults of all options that are left open: laptop (minutes on two cores) or paper (the published values)."""
     suite: str | None = None
     """Tasks: metaworld-mt1:TASK, metaworld-mt5, -mt10, -mt30, -mt50, -pairs10 (opposing pairs), or cheetah-dir,
-    cheetah-vel, ant-dir. Their data are made by scripted or searched policies when the cache has none."""
-    quality: Annotated[Literal["near", "sub", "expert"], With("suite")] = "near"
+    cheetah-vel, ant-dir, or mujoco-hopper, -halfcheetah, -walker2d, mujoco3 (--quality medium, ...). Their data are
+    made by scripted, searched or shipped policies when the cache has none."""
+    quality: Annotated[
+        Literal["near", "sub", "expert", "random", "medium", "medium-replay", "medium-expert"], With("suite")
+    ] = "near"
     """Made data: near-optimal, sub-optimal (noisy throughout, as a replay buffer is), or the official expert episodes
-    (Meta-World, from the folder that MANYONE_METAWORLD_EXPERT names)."""
+    (Meta-World, from the folder that MANYONE_METAWORLD_EXPERT names). Of mujoco-...: random, medium, medium-replay,
+    medium-expert, expert."""
     data: Annotated[tuple[str, ...], Places()] = ()
     """Instead of --suite, own data as TASK=PLACE: PLACE is a Minari id, a D4RL HDF5 file or a folder of per-episode
     .npz files, or several with commas between; TASK is the environment to act in (door-open-v3, cheetah-vel:7,

@@ -1,0 +1,92 @@
+"""Which teacher a distillation has: one that manyone brings, one that is trained first, or one of the user's.
+
+A teacher that is trained here is a stage of the run (``stages/teacher-NAME``) with checkpoints of its own: an
+interrupted run goes on with it where it stopped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from manyone.behavior.data import BehaviorData
+from manyone.behavior.recipes.build import objective
+from manyone.behavior.recipes.options import DistilOptions
+from manyone.behavior.recipes.problem import BehaviorProblem
+from manyone.behavior.teachers.artefact import load_teacher
+from manyone.behavior.teachers.authors import read_checkpoint
+from manyone.behavior.teachers.packaged import expert_teacher, packaged_teacher
+from manyone.behavior.teachers.teacher import Teacher
+from manyone.engine.run import RunFolder
+from manyone.envs.single.make import BODIES
+from manyone.errors import ManyoneError
+
+METHODS = ("calql", "iql", "td3bc")
+AUTO = "iql"
+"""What is trained where nothing is said and nothing is brought."""
+
+
+def teachers_of(options: DistilOptions, problem: BehaviorProblem, folder: RunFolder) -> list[Teacher | None]:
+    """A teacher for each data set; None where the objective and the start of the set ask for none."""
+    if not needs_teacher(options):
+        return [None] * len(problem.data)
+    return [teacher_of(options, data, folder) for data in problem.data]
+
+
+def needs_teacher(options: DistilOptions) -> bool:
+    """Whether anything of the options asks a teacher."""
+    return objective(options).needs_teacher or options.init in ("teacher", "top-q", "k-means-q")
+
+
+def teacher_of(options: DistilOptions, data: BehaviorData, folder: RunFolder) -> Teacher:
+    """The teacher that ``options`` name, for ``data``; trained in a stage of ``folder`` where it has to be."""
+    name = options.teacher
+    if name == "expert":
+        return expert_teacher(data)
+    if name == "auto":
+        if (found := brought_teacher(options, data)) is not None:
+            return found
+        name = AUTO
+    if name in METHODS:
+        return _trained(options, name, data, folder)
+    place = Path(name)
+    if place.is_file():
+        return read_checkpoint(place).for_data(data, name)
+    if not place.is_dir():
+        allowed = ", ".join(["auto", "expert", *METHODS])
+        raise ManyoneError(f"--teacher {name}: no such file or folder, and none of {allowed}")
+    return load_teacher(place / "model" if (place / "model").is_dir() else place, data)
+
+
+def brought_teacher(options: DistilOptions, data: BehaviorData) -> Teacher | None:
+    """The teacher that comes with manyone for data of ours; None where there is none."""
+    name = _own_set(options, data)
+    return None if name is None else packaged_teacher(name, data)
+
+
+def _own_set(options: DistilOptions, data: BehaviorData) -> str | None:
+    """``data`` as one of the data sets of ours, e.g. ``mujoco-hopper-medium-replay``."""
+    bodies = {task: body for body, task in BODIES.items()}
+    return f"mujoco-{bodies[data.name]}-{options.quality}" if options.suite is not None else None
+
+
+def plan_of_teacher(options: DistilOptions) -> str:
+    """What a dry run says of the teacher."""
+    if not needs_teacher(options):
+        return "no teacher is asked"
+    name = options.teacher
+    if name == "auto":
+        return f"teacher: the one that comes with data of ours, else {AUTO}, trained first"
+    return f"teacher: {name}" + (", trained first" if name in METHODS else "")
+
+
+def _trained(options: DistilOptions, method: str, data: BehaviorData, folder: RunFolder) -> Teacher:
+    """The teacher of a stage of the run, trained by its recipe's options and builder."""
+    given: dict[str, Any] = {"data": (data.name,), "device": options.device, "seed": options.seed}
+    given |= {"preset": options.preset} | ({"steps": options.teacher_steps} if options.teacher_steps else {})
+    arm = Arm(method, method, given)
+    own = arm.options()
+    learner = arm.build(own, data)
+    place = folder.stage(f"teacher-{data.name.replace(':', '-')}")
+    print(f"teacher of {data.name}: {method}, {own.steps} updates", file=sys.stderr)
+    train(learner, place, steps=own.steps, checkpoint_every=own.checkpoint_every, log_every=max(1, own.steps // 500))
+    return load_teacher(place.path / "model", data)

@@ -1,0 +1,37 @@
+"""A teacher that acts: the roll-outs' policy of any teacher, also of somebody's two functions.
+
+Public names: :class:`TeacherPolicy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from manyone.behavior.artefact import Frame
+from manyone.behavior.teachers.teacher import Teacher
+
+
+class TeacherPolicy:
+    """The roll-outs' ``BatchedPolicy`` of ``teacher``, which sees states as ``frame`` standardises them.
+
+    It acts greedily and has no memory.
+    """
+
+    def __init__(self, teacher: Teacher, frame: Frame) -> None:
+        self.teacher, self.frame = teacher, frame
+
+    def start(self, episodes: Sequence[Any]) -> None:
+        """New episodes."""
+
+    @torch.no_grad()
+    def act(self, slots: Any, observations: Any) -> np.ndarray:
+        """The environment's own actions, float32 [b, A], for observations [b, S]; discrete: one-hot."""
+        states = self.frame.normalise(torch.as_tensor(np.asarray(observations, np.float32)))
+        return self.frame.own_actions(self.teacher.actions(states)).numpy()
+
+    def reward(self, slots: Any, rewards: Any) -> None:
+        """Rewards change nothing."""

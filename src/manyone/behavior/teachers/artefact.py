@@ -1,0 +1,131 @@
+"""The standard artefact of a teacher: policy, critics, and what standardises the states they see; nothing is pickled.
+
+``model.safetensors`` holds the networks and the statistics, ``config.json`` the method, the widths, the environment,
+the data's name and digest, and the score. Networks may be stored as float16 (half the size); they compute in float32.
+Public names: :class:`SavedTeacher`, :func:`save_teacher`, :func:`read_teacher`, :func:`load_teacher`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manyone.behavior.artefact import Frame, of_the_set
+from manyone.behavior.data import BehaviorData
+from manyone.behavior.teachers.acting import TeacherPolicy
+from manyone.behavior.teachers.networks import Policy, Stack
+from manyone.behavior.teachers.trained import TrainedTeacher
+from manyone.engine.artefact import CONFIG, WEIGHTS, below, load_weights, made_of, read_model, write_model
+from manyone.errors import ManyoneError
+
+
+@dataclass(frozen=True, eq=False)
+class SavedTeacher:
+    """A teacher with what it needs to act without its data."""
+
+    teacher: TrainedTeacher
+    frame: Frame
+    info: dict[str, Any] = field(default_factory=dict)
+    """JSON data: ``data`` and ``digest``, its data set's name and content; ``steps``, ``seed``; ``score`` if known."""
+
+    def for_data(self, data: BehaviorData, origin: str) -> TrainedTeacher:
+        """The teacher for the states of ``data``, which other statistics standardise: its first layers take them up.
+
+        ``ManyoneError``, beginning with ``origin``, where it was trained for other widths, actions or bounds.
+        """
+        frame, device = self.frame, data.states.device
+        own, given = (
+            f"states of width {one.state_dim} and {one.action_dim} {'choices' if one.choices else 'actions'}"
+            for one in (frame, data)
+        )
+        if own != given:
+            raise ManyoneError(
+                f"{origin}: a teacher for {own}; {data.name} has {given}: give the teacher of these data"
+            )
+        for name, mine, theirs in (("low", frame.low, data.low), ("high", frame.high, data.high)):
+            if mine is not None and theirs is not None and not torch.allclose(mine.to(device), theirs):
+                raise ManyoneError(f"{origin}: a teacher for actions with {name} {mine.tolist()}, those of {data.name} "
+                                   f"have {theirs.tolist()}: make both in the same environment")  # fmt: skip
+        teacher = self.teacher.copy(device)
+        for network in (teacher.policy.net, teacher.critics):
+            if network is not None:
+                _restandardise(network, frame, data)
+        return teacher
+
+    def policy(self) -> TeacherPolicy:
+        """What acts in the environment of :attr:`frame`."""
+        return TeacherPolicy(self.teacher, self.frame)
+
+
+@torch.no_grad()
+def _restandardise(network: Stack, own: Frame, data: BehaviorData) -> None:
+    """x W + b, for x = (s - mean) / deviation by the ``own`` statistics, as a function of the states of ``data``."""
+    mean, deviation = own.mean.to(data.mean), own.deviation.to(data.mean)
+    if torch.equal(mean, data.mean) and torch.equal(deviation, data.deviation):
+        return
+    weight, states = network.weights[0], slice(0, len(mean))
+    network.biases[0] += (((data.mean - mean) / deviation) @ weight[:, states])[:, None]
+    weight[:, states] *= (data.deviation / deviation)[:, None]
+
+
+def save_teacher(folder: str | os.PathLike[str], saved: SavedTeacher, *, half: bool = False) -> None:
+    """Writes the artefact; ``half``: the networks as float16."""
+    teacher, critics = saved.teacher, saved.teacher.critics
+    tensors = {f"policy.{k}": v for k, v in teacher.policy.state_dict().items()}
+    if critics is not None:
+        tensors |= {f"critics.{k}": v for k, v in critics.state_dict().items()}
+    if half:
+        tensors = {k: v.half() for k, v in tensors.items()}
+    config = {
+        "behavior": "teacher",
+        "method": teacher.name,
+        "policy": teacher.policy.config(),
+        "critics": None if critics is None else critics.config(),
+        "value": teacher.value,
+        "scale": teacher.scale,
+        "frame": saved.frame.config(),
+        "info": saved.info,
+    }
+    write_model(folder, tensors | saved.frame.tensors(), config, _card(saved))
+
+
+def read_teacher(folder: str | os.PathLike[str]) -> SavedTeacher:
+    """What :func:`save_teacher` wrote, in float32 on the CPU."""
+    config, tensors = read_model(folder, "a teacher", ("behavior", "frame"))
+    if config["behavior"] != "teacher":
+        raise ManyoneError(f"{folder}: a {config['behavior']}, not a teacher: give the model folder of a calql, iql or "
+                           "td3bc run")  # fmt: skip
+    tensors = {k: v.float() for k, v in tensors.items()}
+    with made_of(folder):
+        policy, critics = Policy(**config["policy"]), None
+        load_weights(policy, below(tensors, "policy."), Path(folder) / WEIGHTS)
+        if config["critics"] is not None:
+            critics = Stack(**config["critics"])
+            load_weights(critics, below(tensors, "critics."), Path(folder) / WEIGHTS)
+        teacher = TrainedTeacher(str(config["method"]), policy, critics, config["value"], float(config["scale"]))
+        frame = Frame.of_files(config["frame"], tensors, Path(folder) / CONFIG)
+        return SavedTeacher(teacher.copy(), frame, dict(config["info"]))
+
+
+def load_teacher(folder: str | os.PathLike[str], data: BehaviorData) -> TrainedTeacher:
+    """The teacher in ``folder`` for ``data``; ``ManyoneError`` where it was trained for other widths."""
+    return read_teacher(folder).for_data(data, str(folder))
+
+
+def _card(saved: SavedTeacher) -> str:
+    what = "policy" if saved.teacher.critics is None else "policy and critics"
+    return f"""# {saved.frame.name}: a teacher ({saved.teacher.name}), {what} by offline reinforcement learning
+
+{of_the_set(saved.frame, saved.info)}
+
+```python
+from manyone.behavior import load_teacher
+
+teacher = load_teacher("PATH OF THIS FOLDER", data)  # a BehaviorData
+actions = teacher.actions(data.states)               # greedy unit actions; with critics teacher.values(states, actions)
+```
+"""

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import process_time
 from typing import Any, Literal
 
 import torch
@@ -85,6 +86,7 @@ class DistilLearner:
         self.stochastic, self.learn_lr, self.learn_momentum = stochastic, learn_lr, learn_momentum
         self.steps, self._evaluate, self.info = 0, evaluate, dict(info or {})
         self.states, self.actions = (value.detach().clone().float() for value in start)
+        self.start = (self.states.clone(), self.actions.clone())
         _check_start(self.states, self.actions, data)
         self.log_lr = torch.tensor(self.inner.lr, device=self.states.device).log()
         self.momentum = torch.tensor(self.inner.momentum, device=self.states.device)
@@ -192,11 +194,13 @@ class Distillations:
     ) -> None:
         self.learners, self._evaluate, self._turn = list(learners), evaluate, 0
 
-    def step(self) -> dict[str, float]:
-        """One outer step of the set whose turn it is."""
+    def step(self) -> dict[str, Any]:
+        """One outer step of the set whose turn it is; ``time`` holds its processor seconds."""
         learner = self.learners[self._turn % len(self.learners)]
         self._turn += 1
-        metrics = learner.step()
+        began = process_time()
+        metrics: dict[str, Any] = dict(learner.step())
+        metrics["time"] = {"cpu": round(process_time() - began, 6)}
         several = len(self.learners) > 1
         return metrics | ({f"loss/{learner.data.name}": metrics["loss"]} if several else {})
 

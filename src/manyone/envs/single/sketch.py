@@ -3,7 +3,8 @@
 An :class:`Eye` maps points of the world to a square picture just as MuJoCo's free camera does, so the same marks fit a
 picture by OpenGL (:mod:`manyone.envs.single.stills`) and one by :func:`sketch`.
 
-Public names: :class:`Eye`, :class:`Shape`, :func:`sketch`, :func:`draw_torque`, :func:`draw_arrow`, :func:`strip`.
+Public names: :class:`Eye`, :class:`Shape`, :func:`sketch`, :func:`draw_torque`, :func:`draw_arrow`,
+:func:`draw_ground`, :func:`strip`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 POSITIVE, NEGATIVE = (37, 99, 235), (221, 107, 32)
 """Colours of actions above and below 0: blue and orange, which colour-blind people tell apart."""
-_SKY, _FLOOR, _EDGE, _INK = (226, 234, 243), (203, 213, 203), (148, 163, 148), (45, 55, 72)
+_SKY, _FLOOR, _EDGE, _GROUND, _INK = (
+    (226, 234, 243), (203, 213, 203), (148, 163, 148), (90, 105, 90), (45, 55, 72),
+)  # fmt: skip
 _NEAR = 0.05  # metres before the eye: what is closer is not drawn
 _TURN = 0.75 * math.pi  # the arc of the largest torque
 
@@ -200,6 +203,13 @@ def draw_arrow(
     """A straight arrow of the world, in metres."""
     if float(np.linalg.norm(vector)) > 1e-3 * eye.distance:
         _arrow(draw, eye.pixels(start + np.linspace(0, 1, 8)[:, None] * vector), colour, eye.size)
+
+
+def draw_ground(draw: ImageDraw.ImageDraw, eye: Eye, height: float) -> None:
+    """A line where the floor at ``height`` is below the body, for a view from the side: what touches it stands."""
+    at = np.array([eye.lookat[0], eye.lookat[1], height])
+    ends = eye.pixels(at + np.array([[-1.0], [1.0]]) * 2 * eye.distance * eye.axes[0])
+    draw.line([tuple(p) for p in ends], fill=_GROUND, width=max(1, eye.size // 200))
 
 
 def _arrow(draw: ImageDraw.ImageDraw, points: np.ndarray, colour: Colour, size: int) -> None:

@@ -25,7 +25,17 @@ from PIL import Image, ImageDraw
 from manyone.engine.extras import need
 from manyone.envs.single import opengl
 from manyone.envs.single.make import make_env
-from manyone.envs.single.sketch import NEGATIVE, POSITIVE, Eye, Shape, draw_arrow, draw_torque, sketch, strip
+from manyone.envs.single.sketch import (
+    NEGATIVE,
+    POSITIVE,
+    Eye,
+    Shape,
+    draw_arrow,
+    draw_ground,
+    draw_torque,
+    sketch,
+    strip,
+)
 from manyone.errors import ManyoneError
 
 _SCALE = 2  # pictures are drawn this much larger and then made small: smooth edges
@@ -102,6 +112,9 @@ class _Body:
         self.given = self.model.nq - self.skip + self.model.nv
         (self.observed,) = env.observation_space.shape
         self.pieces = [g for g in range(self.model.ngeom) if self._body_of(g) and self._visible(g)]
+        self.planes = [
+            g for g in range(self.model.ngeom) if self.model.geom_type[g] == self.mujoco.mjtGeom.mjGEOM_PLANE
+        ]
         # the pose of the model's file, which the middle and the size of the picture follow
         self._pose(self.model.qpos0, np.zeros(self.model.nv))
         self.radius = self._extent()[1]
@@ -216,8 +229,7 @@ class _Body:
     def _fade_floor(self) -> None:
         """Makes the floor's pattern pale, for marks to stand out from it."""
         model = self.model
-        planes = [g for g in range(model.ngeom) if model.geom_type[g] == self.mujoco.mjtGeom.mjGEOM_PLANE]
-        materials = {int(model.geom_matid[g]) for g in planes} - {-1}
+        materials = {int(model.geom_matid[g]) for g in self.planes} - {-1}
         for texture in {int(t) for m in materials for t in np.ravel(model.mat_texid[m])} - {-1}:
             at = int(model.tex_adr[texture])
             length = int(model.tex_height[texture] * model.tex_width[texture] * model.tex_nchannel[texture])
@@ -247,12 +259,11 @@ class _Body:
             int(self.mujoco.mjtGeom.mjGEOM_BOX): "box",
             int(self.mujoco.mjtGeom.mjGEOM_ELLIPSOID): "ellipsoid",
         }
-        model, data, floor, shapes = self.model, self.data, None, []
+        model, data, shapes = self.model, self.data, []
+        floor = float(data.geom_xpos[self.planes[0], 2]) if self.planes else None
         for geom in range(model.ngeom):
             kind = int(model.geom_type[geom])
-            if kind == int(self.mujoco.mjtGeom.mjGEOM_PLANE):
-                floor = float(data.geom_xpos[geom, 2])
-            elif self._visible(geom):
+            if geom not in self.planes and self._visible(geom):
                 red, green, blue = (int(255 * c) for c in model.geom_rgba[geom, :3])
                 axes, size = data.geom_xmat[geom].reshape(3, 3), model.geom_size[geom].copy()
                 if kind not in kinds:  # a mesh, by the ball around it
@@ -279,6 +290,8 @@ class _Body:
     def _mark(self, picture: Image.Image, eye: Eye, shares: np.ndarray | None) -> None:
         """Velocity and torques over the picture."""
         draw, data = ImageDraw.Draw(picture), self.data
+        for plane in self.planes if self.view[1] == 0 else ():
+            draw_ground(draw, eye, float(data.geom_xpos[plane, 2]))
         root = int(self.model.geom_bodyid[self.pieces[0]])
         velocity = data.subtree_linvel[root] * _SHOWN
         longest = 0.9 * self.radius

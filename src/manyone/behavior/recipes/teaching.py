@@ -6,7 +6,9 @@ interrupted run goes on with it where it stopped.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.recipes.build import objective
@@ -16,9 +18,11 @@ from manyone.behavior.teachers.artefact import load_teacher
 from manyone.behavior.teachers.authors import read_checkpoint
 from manyone.behavior.teachers.packaged import expert_teacher, packaged_teacher
 from manyone.behavior.teachers.teacher import Teacher
+from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.envs.single.make import BODIES
 from manyone.errors import ManyoneError
+from manyone.recipes.arm import Arm
 
 METHODS = ("calql", "iql", "td3bc")
 AUTO = "iql"
@@ -81,8 +85,8 @@ def plan_of_teacher(options: DistilOptions) -> str:
 
 def _trained(options: DistilOptions, method: str, data: BehaviorData, folder: RunFolder) -> Teacher:
     """The teacher of a stage of the run, trained by its recipe's options and builder."""
-    given: dict[str, Any] = {"data": (data.name,), "device": options.device, "seed": options.seed}
-    given |= {"preset": options.preset} | ({"steps": options.teacher_steps} if options.teacher_steps else {})
+    given: dict[str, Any] = {name: getattr(options, name) for name in ("preset", "suite", "data", "device", "seed")}
+    given |= {"steps": options.teacher_steps} if options.teacher_steps else {}
     arm = Arm(method, method, given)
     own = arm.options()
     learner = arm.build(own, data)

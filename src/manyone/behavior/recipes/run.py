@@ -189,7 +189,7 @@ def _baselines(
             continue
         evaluator, rows = evaluators[data.name], found[data.name]
         if teacher is not None:
-            rows["teacher"] = evaluator.play(TeacherPolicy(teacher, Frame.of(data))).metrics()
+            rows["teacher"] = evaluator.play(TeacherPolicy(teacher, Frame.of(data), data.states.device)).metrics()
         whole = clone(data, steps=_CLONING_STEPS, students=min(_CLONES, options.students), spec=spec(options, data),
                       seed=options.seed)  # fmt: skip
         rows["everything cloned"] = evaluator(whole).metrics()

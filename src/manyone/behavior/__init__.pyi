@@ -3,6 +3,8 @@ from .data import behavior_data as behavior_data
 from .objectives import Objective as Objective
 from .objectives import objective_loss as objective_loss
 from .objectives import state_weights as state_weights
+from .teachers.artefact import load_teacher as load_teacher
+from .teachers.authors import read_checkpoint as read_checkpoint
 from .teachers.teacher import Labels as Labels
 from .teachers.teacher import Teacher as Teacher
 from .teachers.teacher import from_functions as from_functions

@@ -1,5 +1,8 @@
+from .coresets import initial_pairs as initial_pairs
 from .data import BehaviorData as BehaviorData
 from .data import behavior_data as behavior_data
+from .density import density_weights as density_weights
+from .evolution import evolve as evolve
 from .objectives import Objective as Objective
 from .objectives import objective_loss as objective_loss
 from .objectives import state_weights as state_weights

@@ -96,7 +96,7 @@ class CloningLearner:
 class SetLearner:
     """``students`` students trained on a synthetic set as it says: full-batch SGD, a step each (an engine ``Learner``).
 
-    After ``distilled.inner.steps`` steps they are those of :func:`manyone.behavior.students.train.train`.
+    After ``distilled.inner.steps`` steps they are those of :func:`manyone.behavior.students.training.train`.
     """
 
     def __init__(

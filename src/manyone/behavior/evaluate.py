@@ -3,17 +3,25 @@
 Students that are trained on the same synthetic set differ in their first weights alone, and yet act very differently;
 a student's own episodes differ too. A mean over everything hides which of the two it was, so both are reported.
 
-Public names: :class:`Evaluator`, :class:`StudentScores`.
+    evaluate_students(distilled, episodes=10)                 # ten fresh students, and their ensemble
+    evaluate_matrix({"64": small, "256": large}, evaluator, specs=architectures(small.spec), optimisers=OPTIMISERS)
+
+Public names: :func:`evaluate_students`, :func:`evaluate_matrix`, :func:`architectures`, :class:`Evaluator`,
+:class:`StudentScores`, :class:`Evaluation`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from manyone.behavior.artefact import Frame
+from manyone.behavior.artefact import Distilled, Frame
+from manyone.behavior.students.network import Student, StudentSpec
 from manyone.behavior.students.policies import Lockstep, StudentPolicies
+from manyone.behavior.students.training import train
 from manyone.errors import ManyoneError
 from manyone.evaluation.intervals import t_interval
 from manyone.evaluation.rollouts import Arena, BatchedPolicy, paired_episodes
@@ -46,11 +54,16 @@ class StudentScores:
         return float(self.returns.std(axis=1, ddof=1).mean()) if self.returns.shape[1] > 1 else 0.0
 
     def metrics(self) -> dict[str, float]:
-        """Plain numbers: ``return`` with its interval over students, both spreads and, where known, ``normalised``."""
+        """Plain numbers: ``return`` with its interval, both spreads and, where known, ``normalised``.
+
+        The interval is over the students' means: what other students would do in these episodes. Of one student (or an
+        ensemble) it is over episodes.
+        """
         found = {"return": self.mean, "students_spread": self.between, "episodes_spread": self.within,
                  "episode_length": float(self.lengths.mean())}  # fmt: skip
-        if len(self.returns) > 1:
-            interval = t_interval(self.returns.mean(1).tolist())
+        drawn = self.returns.mean(1) if len(self.returns) > 1 else self.returns[0]
+        if len(drawn) > 1:
+            interval = t_interval(drawn.tolist())
             found |= {"return_low": interval.low, "return_high": interval.high}
         for name in ("return", "return_low", "return_high"):
             if name in found and (score := self.frame.normalised(found[name])) is not None:
@@ -96,3 +109,56 @@ class Evaluator:
 
     def __exit__(self, *problem: object) -> None:
         self.arena.close()
+
+
+class Evaluation(NamedTuple):
+    """How students act, each alone and all together."""
+
+    students: StudentScores
+    ensemble: StudentScores
+
+
+def evaluate_students(
+    source: Distilled | StudentPolicies,
+    episodes: int = 10,
+    *,
+    students: int | Sequence[int] = 10,
+    seed: int = 0,
+    workers: int | None = None,
+) -> Evaluation:
+    """The returns of students in ``episodes`` episodes each, and those of their ensemble.
+
+    ``source``: a distilled set, on which ``students`` fresh ones are trained (a number, or the seeds), or policies.
+    ``seed`` fixes how episodes start; ``workers`` as :class:`Evaluator` takes them.
+    """
+    policies = source if isinstance(source, StudentPolicies) else train(source, students)
+    with Evaluator(policies.frame, episodes=episodes, students=len(policies), seed=seed, workers=workers) as evaluator:
+        return Evaluation(evaluator(policies), evaluator.ensemble(policies))
+
+
+def architectures(spec: StudentSpec) -> dict[str, StudentSpec]:
+    """The published cross-architecture table around ``spec``: 2 to 6 layers and a residual network, of its width."""
+    found = {f"{layers} layers": replace(spec, kind="mlp", layers=layers) for layers in range(2, 7)}
+    return found | {"residual": replace(spec, kind="residual", layers=4)}
+
+
+def evaluate_matrix(
+    sets: Mapping[str, Distilled],
+    evaluator: Evaluator,
+    *,
+    students: int | Sequence[int] = 10,
+    specs: Mapping[str, StudentSpec | Student] | None = None,
+    optimisers: Iterable[str] = ("sgd",),
+) -> dict[tuple[str, str, str], StudentScores]:
+    """(set, architecture, optimiser) -> scores of fresh students: sizes, architectures and optimisers, all crossed.
+
+    ``specs`` None: each set's own, called "own". All play the same episodes and have the same seeds.
+    """
+    chosen = list(optimisers)
+    found = {}
+    for name, distilled in sets.items():
+        for title, spec in ({"own": distilled.spec} if specs is None else specs).items():
+            for optimiser in chosen:
+                policies = train(distilled, students, spec=spec, optimiser=optimiser)
+                found[name, title, optimiser] = evaluator(policies)
+    return found

@@ -1,0 +1,8 @@
+"""Students: what they are, how they are trained, and how they act.
+
+The public names are those of ``__init__.pyi``, imported when they are first used.
+"""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

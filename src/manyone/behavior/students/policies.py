@@ -187,10 +187,10 @@ def save_policies(folder: str | os.PathLike[str], policies: StudentPolicies) -> 
 
 def load_policies(folder: str | os.PathLike[str], device: str = "cpu") -> StudentPolicies:
     """What :func:`save_policies` wrote, or the run's ``model`` folder."""
-    config, tensors = read_model(folder, "a cloned policy", ("behavior", "spec", "frame"), device)
+    config, tensors = read_model(folder, "a cloned policy", ("behavior",), device)
     path = Path(folder) / CONFIG
     if config["behavior"] != "policies":
-        raise ManyoneError(f"{path}: a {config['behavior']}, not a policy: manyone run bc --data {folder} trains one")
+        raise ManyoneError(f"{folder}: a {config['behavior']}, not a policy: manyone run bc --data {folder} trains one")
     with made_of(path):
         frame = Frame.of_files(config["frame"], tensors, path)
         spec, info = StudentSpec(**config["spec"]), dict(config["info"])

@@ -25,7 +25,7 @@ from manyone.errors import ManyoneError
 from manyone.recipes.arm import Arm
 
 METHODS = ("calql", "iql", "td3bc")
-AUTO = "iql"
+AUTO, AUTO_DISCRETE = "td3bc", "iql"
 """What is trained where nothing is said and nothing is brought."""
 
 
@@ -49,7 +49,7 @@ def teacher_of(options: DistilOptions, data: BehaviorData, folder: RunFolder) ->
     if name == "auto":
         if (found := brought_teacher(options, data)) is not None:
             return found
-        name = AUTO
+        name = AUTO_DISCRETE if data.choices else AUTO
     if name in METHODS:
         return _trained(options, name, data, folder)
     place = Path(name)
@@ -79,7 +79,7 @@ def plan_of_teacher(options: DistilOptions) -> str:
         return "no teacher is asked"
     name = options.teacher
     if name == "auto":
-        return f"teacher: the one that comes with data of ours, else {AUTO}, trained first"
+        return f"teacher: the one that comes with data of ours, else {AUTO} ({AUTO_DISCRETE} for discrete actions), trained first"
     return f"teacher: {name}" + (", trained first" if name in METHODS else "")
 
 

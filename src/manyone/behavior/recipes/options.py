@@ -120,8 +120,8 @@ class DistilOptions(StudentOptions):
     """Where they start: random recorded pairs, the same with the teacher's actions, those of the largest values,
     k-means++ centres, the largest values of each cluster, or random numbers (standard normal, or Glorot's)."""
     teacher: Annotated[str, Places(names=True)] = "auto"
-    """The teacher: auto (for data of ours the one that manyone brings, else iql), calql, iql or td3bc (trained first),
-    expert (the policy behind data of ours), or a place: the folder of a trained one, or a checkpoint file of the
+    """The teacher: auto (for data of ours the one that manyone brings, else td3bc, or iql where actions are
+    discrete), calql, iql or td3bc (trained first), expert (the policy behind data of ours), or a place: the folder of a trained one, or a checkpoint file of the
     method's authors."""
     teacher_steps: Annotated[int | None, Range(1)] = None
     """Updates of a teacher that is trained here; default: its recipe's."""
@@ -230,3 +230,84 @@ class TheoryOptions(CommonOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check("gammas", self.gammas, len(set(self.gammas)) == len(self.gammas) > 0, "one or more, each once")
+
+
+@dataclass(kw_only=True)
+class TeacherOptions(BehaviorOptions):
+    """Offline reinforcement learning on one data set: a policy and twin critics, the teacher of a distillation."""
+
+    steps: Positive = 20_000
+    """Updates (paper: 1,000,000)."""
+    batch_size: Positive = 256
+    """Transitions an update, drawn with replacement."""
+    width: Positive = 128
+    """Width of the hidden layers (paper: 256)."""
+    lr: Rate = 1e-3
+    """Learning rate of the critics (paper: 0.0003)."""
+    policy_lr: Rate = 1e-3
+    """Learning rate of the policy (paper: 0.0003; calql 0.00003)."""
+    schedule: Literal["constant", "policy", "all"] = "all"
+    """Which learning rates fall to 0 along a half cosine: none (paper), the policy's (paper for iql), or all."""
+    discount: Annotated[float, Range(0, 1, closed="left")] = 0.99
+    """What a reward one step later is worth."""
+    tau: Annotated[float, Range(0, 1, closed="right")] = 0.02
+    """Share of the weights by which target networks follow in a step (paper: 0.005)."""
+    norm: bool = True
+    """Normalise the layers of the critics, without which few updates leave them far off where data are scarce (paper:
+    off)."""
+    average: Annotated[float, Range(0, 1, closed="left")] = 0.999
+    """The policy that acts is the average of the trained one's over about the last 1 / (1 - average) updates; 0 is the
+    trained one itself (paper)."""
+    reward_scale: Annotated[float, Range(0)] = 1.0
+    """Factor of the rewards while training; 0: such that the returns of the data span 1000 (iql)."""
+    evaluate_every: Natural = 0
+    """Updates between evaluations in the environment; 0: only at the end."""
+    checkpoint_every: Natural = 5000
+    """Updates between checkpoints; 0: only at the end."""
+
+
+_PAPER: Mapping[str, Any] = {"steps": 1_000_000, "width": 256, "lr": 3e-4, "policy_lr": 3e-4, "schedule": "constant",
+                             "tau": 0.005, "norm": False, "average": 0.0, "evaluate_every": 50_000,
+                             "checkpoint_every": 50_000}  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class CalQLOptions(TeacherOptions):
+    """Cal-QL (Nakamoto et al., NeurIPS 2023): conservative critics that stay above the value of the data."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "laptop": {"penalised": 64},
+        "paper": {**_PAPER, "policy_lr": 3e-5},
+    }
+
+    alpha: Annotated[float, Range(0)] = 10.0
+    """Weight of the conservative term."""
+    samples: Positive = 10
+    """Actions of each of three kinds (uniform, the policy's, the policy's a step later) that the term draws."""
+    penalised: Annotated[int | None, Range(1)] = None
+    """States of a batch at which the term is taken; default: all (laptop: 64, four times as fast)."""
+
+
+@dataclass(kw_only=True)
+class IQLOptions(TeacherOptions):
+    """Implicit Q-learning (Kostrikov et al., ICLR 2022): the best recorded actions by an expectile of their values."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "laptop": {"reward_scale": 0.0},
+        "paper": {**_PAPER, "schedule": "policy", "reward_scale": 0.0},
+    }
+
+    expectile: Annotated[float, Range(0.5, 1, closed="neither")] = 0.7
+    """Which recorded actions a state's value is that of: near 1 the best one's."""
+    temperature: Annotated[float, Range(0)] = 3.0
+    """How much better actions outweigh others in the policy's loss; 0 clones all of them."""
+
+
+@dataclass(kw_only=True)
+class TD3BCOptions(TeacherOptions):
+    """TD3+BC (Fujimoto and Gu, NeurIPS 2021): Q-learning whose policy is held near the recorded actions."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"laptop": {}, "paper": _PAPER}
+
+    alpha: Annotated[float, Range(0)] = 2.5
+    """Weight of the critic against the recorded actions."""

@@ -25,6 +25,7 @@ from manyone.behavior.students.training import train as train_students
 from manyone.behavior.teachers.acting import TeacherPolicy
 from manyone.behavior.teachers.teacher import Labels, Teacher, label
 from manyone.claims.figure import read_json, save_figures
+from manyone.engine.devices import one_thread_below
 from manyone.engine.files import write_atomic
 from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
@@ -50,6 +51,7 @@ def run(options: DistilOptions, build: Build, folder: RunFolder) -> None:
     if options.dry_run:
         print("\n".join(plan(options, folder.recipe)))
         return
+    one_thread_below(256, options.width)
     problem = load_problem(options)
     check_inputs(folder, problem.digests())  # the first thing that is written: what is refused leaves no folder
     for one in problem.trajectories:
@@ -187,7 +189,7 @@ def _baselines(
             continue
         evaluator, rows = evaluators[data.name], found[data.name]
         if teacher is not None:
-            rows["teacher"] = evaluator.play(TeacherPolicy(teacher, Frame.of(data))).metrics()
+            rows["teacher"] = evaluator.play(TeacherPolicy(teacher, Frame.of(data), data.states.device)).metrics()
         whole = clone(data, steps=_CLONING_STEPS, students=min(_CLONES, options.students), spec=spec(options, data),
                       seed=options.seed)  # fmt: skip
         rows["everything cloned"] = evaluator(whole).metrics()

@@ -14,6 +14,7 @@ from manyone.behavior.evaluate import Evaluator
 from manyone.behavior.recipes.options import CloningOptions
 from manyone.behavior.recipes.problem import load_problem, offline_name
 from manyone.behavior.students.policies import StudentPolicies, load_policies
+from manyone.engine.devices import one_thread_below
 from manyone.engine.inputs import check_inputs, digest
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
@@ -33,6 +34,7 @@ def run(options: CloningOptions, build: Build, folder: RunFolder) -> None:
     if options.dry_run:
         print("\n".join(plan(options, folder.recipe)))
         return
+    one_thread_below(256, options.width or 64)
     source, digests = _source(options)
     frame = source.frame if isinstance(source, Distilled) else Frame.of(source)
     if not options.simulator:

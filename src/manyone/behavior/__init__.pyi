@@ -15,6 +15,7 @@ from .distil import DistilLearner as DistilLearner
 from .distil import distil as distil
 from .evaluate import Evaluator as Evaluator
 from .evaluate import StudentScores as StudentScores
+from .evaluate import evaluate_students as evaluate_students
 from .evolution import evolve as evolve
 from .inner import InnerLoop as InnerLoop
 from .inner import MetaGradient as MetaGradient

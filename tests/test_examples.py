@@ -11,6 +11,7 @@ FOLDER = Path(__file__).parents[1] / "examples"
 SAYS = {
     "merge_experts": lambda r: r["task arithmetic + Surgery"] > r["task arithmetic"] > r["base"],
     "teams": lambda r: r["right when loaded"] > 0.5 and r["links"] == 3,
+    "behavior": lambda r: r["8 distilled pairs"] > 1.5 * max(r["recorded"], r["8 random pairs"]),
     "minimax": lambda r: r["worst class: worst class"] > r["plain average: worst class"] > 0.5,
 }
 """What the figures that a script's ``main`` returns must show (scripts that need arguments: see their field)."""

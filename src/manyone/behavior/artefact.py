@@ -206,6 +206,10 @@ def load_distilled(folder: str | os.PathLike[str], name: str | None = None) -> D
     return sets[name]
 
 
+load, save = load_distilled, save_distilled
+"""The artefact's reader and writer, by the names that they have in every field."""
+
+
 def load_all(folder: str | os.PathLike[str]) -> dict[str, Distilled]:
     """All sets in ``folder`` by their names."""
     config, tensors = read_model(folder, "a distilled set", ("behavior", "sets"))

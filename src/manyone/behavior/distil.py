@@ -110,7 +110,7 @@ class DistilLearner:
 
         found = meta_gradient(
             self.student,
-            self.student.init(seeds),
+            {name: value.to(rows.device) for name, value in self.student.init(seeds).items()},
             self.states,
             self.actions,
             outer,

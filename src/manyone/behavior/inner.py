@@ -110,18 +110,24 @@ def meta_gradient(
     if states.ndim != 2 or actions.ndim != 2:
         raise ManyoneError(f"states {list(states.shape)}, actions {list(actions.shape)}: a set is [N, S] and [N, A]")
     network = isinstance(student, NetworkStudent)
-    words = {"steps": inner.steps, "lr": inner.lr, "momentum": inner.momentum, "noise": noise, "rates": rates}
+    common = {"steps": inner.steps, "lr": inner.lr, "momentum": inner.momentum, "noise": noise, "rates": rates}
     every = {"unrolled": inner.steps, "stored": inner.steps, "recompute": 1, "segments": _root(inner.steps)}
     if network and inner.mode != "unrolled":
         length = every[inner.mode] if inner.mode != "auto" else _fitting(student, weights, states, inner, noise)
-        return by_hand.meta_gradient(student, weights, states, actions, outer, every=length, **words)
-    forward = student.plain if network else student.forward
-    if inner.mode == "auto":
-        bytes_of_one = by_autograd.memory_of_a_step(forward, weights, states, actions, noise)
-        length = inner.steps if bytes_of_one * inner.steps <= inner.memory * 2**30 else 1
+        found = by_hand.meta_gradient(student, weights, states, actions, outer, every=length, **common)
     else:
-        length = every[inner.mode]
-    return by_autograd.meta_gradient(forward, weights, states, actions, outer, every=length, **words)
+        forward = student.plain if network else student.forward
+        length = every[inner.mode] if inner.mode != "auto" else _fitting_graph(
+            forward, weights, states, actions, inner, noise
+        )  # fmt: skip
+        found = by_autograd.meta_gradient(forward, weights, states, actions, outer, every=length, **common)
+    finite = all(bool(value.isfinite().all()) for value in (found.loss, found.states, found.actions))
+    if not finite:
+        raise ManyoneError(
+            f"the gradient through {inner.steps} inner steps is not finite (outer loss {float(found.loss):.3g}): "
+            f"lower the inner lr, {inner.lr:.3g} here, or take fewer steps"
+        )
+    return found
 
 
 def _root(steps: int) -> int:
@@ -138,6 +144,23 @@ def _fitting(
             student, members, len(states), inner.steps, length, noise is not None, states.element_size()
         )
         if needed <= inner.memory * 2**30:
+            return length
+    return _root(inner.steps)
+
+
+def _fitting_graph(
+    forward: by_autograd.Forward,
+    weights: Mapping[str, Tensor],
+    states: Tensor,
+    actions: Tensor,
+    inner: InnerLoop,
+    noise: Tensor | None,
+) -> int:
+    """The same for autograd's graphs."""
+    graph = by_autograd.memory_of_a_step(forward, weights, states, actions, noise) if inner.steps else 0
+    kept = sum(value.nbytes for value in weights.values()) * (2 if inner.momentum else 1)
+    for length in (inner.steps, 1):
+        if graph * length + kept * inner.steps <= inner.memory * 2**30:
             return length
     return _root(inner.steps)
 

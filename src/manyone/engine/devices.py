@@ -39,3 +39,13 @@ def known_device(name: str) -> tuple[str, int | None]:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ManyoneError("device 'mps' is not there: torch finds no Apple GPU")
     return kind, int(index) if index else None
+
+
+def one_thread_below(enough: int, width: int) -> None:
+    """This process computes with one thread where its networks' ``width`` is below ``enough``.
+
+    Handing out products of so small matrices costs more than they take, most of all where other processes compute too.
+    ``OMP_NUM_THREADS``, where it is set, decides instead.
+    """
+    if width < enough and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from manyone.envs.single import linear, lockstep, search
+from manyone.envs.single import linear, search
 from manyone.envs.single.pieces import runner
 from manyone.envs.single.search import Search, Teachers
 from manyone.errors import ManyoneError
@@ -29,7 +29,7 @@ class Pointmass:
 def pointmass(monkeypatch):
     from manyone.envs.single import make as build
 
-    monkeypatch.setattr(lockstep, "built", lambda task, count, horizon: [Pointmass() for _ in range(count)])
+    monkeypatch.setattr(linear, "_built", lambda task, count, horizon: [Pointmass() for _ in range(count)])
     monkeypatch.setattr(build, "spaces", lambda task: (2, 1, 20))
 
 

@@ -127,3 +127,13 @@ def test_classic_control_is_drawn_by_gymnasium() -> None:
     with_action = still("gym:Pendulum-v1", [1, 0, 0], [2.0], size=80)
     assert np.array_equal(with_action[:80], found.pictures[0])
     assert (np.abs(with_action[80:].astype(int) - POSITIVE).sum(-1) < 40).any()
+
+
+def test_discrete_actions_have_a_bar_each() -> None:
+    pytest.importorskip("pygame")
+    found = stills("gym:CartPole-v1", np.array([[0, 0, 0.1, 0], [0, 0, -0.3, 0]]), np.array([[0.2, 0.8], [1, 0]]), 120)
+    bars = [p[80:] for p in found.pictures]
+    blue = [(np.abs(b.astype(int) - POSITIVE).sum(-1) < 40) for b in bars]
+    rows = [[int(part.sum()) for part in np.array_split(b[: b.shape[0] // 2 * 2], 2)] for b in blue]
+    assert rows[0][1] > 3 * rows[0][0] > 0
+    assert rows[1][0] > 0 == rows[1][1]

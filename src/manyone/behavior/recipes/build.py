@@ -15,11 +15,24 @@ from manyone.behavior.coresets import initial_pairs
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.density import density_weights
 from manyone.behavior.distil import Distillations, DistilLearner
+from manyone.behavior.evolution import EvolutionLearner, Fitness
 from manyone.behavior.inner import InnerLoop
 from manyone.behavior.objectives import Objective
-from manyone.behavior.recipes.options import CloningOptions, DistilOptions, StudentOptions
+from manyone.behavior.recipes.options import (
+    CalQLOptions,
+    CloningOptions,
+    DistilOptions,
+    EvolutionOptions,
+    IQLOptions,
+    StudentOptions,
+    TD3BCOptions,
+    TeacherOptions,
+)
 from manyone.behavior.recipes.problem import BehaviorProblem
 from manyone.behavior.students.network import StudentSpec
+from manyone.behavior.teachers.calql import CalQLTeacher
+from manyone.behavior.teachers.iql import IQLTeacher
+from manyone.behavior.teachers.td3bc import TD3BCTeacher
 from manyone.behavior.teachers.teacher import Labels
 
 Evaluate = Callable[[Any], Mapping[str, Any]] | None
@@ -51,6 +64,21 @@ def distillation(o: DistilOptions, data: BehaviorData, labels: Labels | None) ->
         **{name: getattr(o, name) for name in ("at_once", "batch_size", "outer", "lr", "clip", "stochastic",
                                                "learn_lr", "learn_momentum", "seed")},
     )  # fmt: skip
+
+
+def evolution(o: EvolutionOptions, data: BehaviorData, fitness: Fitness, evaluate: Evaluate = None) -> EvolutionLearner:
+    """The same pairs by evolution on ``fitness``, the students' returns."""
+    return EvolutionLearner(
+        data,
+        fitness,
+        start=initial_pairs(o.init, data, None, o.size, o.seed),
+        spec=spec(o, data),
+        inner=inner(o),
+        students=o.at_once,
+        evaluate=evaluate,
+        info={"objective": "true returns", "init": o.init},
+        **{name: getattr(o, name) for name in ("population", "sigma", "lr", "seed")},
+    )
 
 
 def objective(o: DistilOptions) -> Objective:
@@ -92,3 +120,26 @@ def _as_given(o: CloningOptions, known: StudentSpec) -> StudentSpec:
     """``known`` but for what the options give; a residual network has 4 layers."""
     layers = o.layers or (4 if o.student == "residual" else known.layers)
     return replace(known, kind=o.student or known.kind, layers=layers, width=o.width or known.width)
+
+
+def calql(o: CalQLOptions, data: BehaviorData, evaluate: Evaluate = None) -> CalQLTeacher:
+    """Cal-QL."""
+    own = {name: getattr(o, name) for name in ("alpha", "samples", "penalised")}
+    return CalQLTeacher(data, evaluate=evaluate, **own, **_training(o))
+
+
+def iql(o: IQLOptions, data: BehaviorData, evaluate: Evaluate = None) -> IQLTeacher:
+    """Implicit Q-learning."""
+    return IQLTeacher(data, expectile=o.expectile, temperature=o.temperature, evaluate=evaluate, **_training(o))
+
+
+def td3bc(o: TD3BCOptions, data: BehaviorData, evaluate: Evaluate = None) -> TD3BCTeacher:
+    """TD3+BC."""
+    return TD3BCTeacher(data, alpha=o.alpha, evaluate=evaluate, **_training(o))
+
+
+def _training(o: TeacherOptions) -> dict[str, Any]:
+    """What all teachers take."""
+    names = ("steps", "batch_size", "width", "lr", "policy_lr", "schedule", "discount", "tau", "norm", "average",
+             "seed")  # fmt: skip
+    return {"scale": o.reward_scale or None, **{name: getattr(o, name) for name in names}}

@@ -92,6 +92,8 @@ class StudentOptions(BehaviorOptions):
     """Their learning rate (paper: 0.1)."""
     inner_momentum: Annotated[float, Range(0, 1, closed="left")] = 0.0
     """Their momentum."""
+    students: Positive = 10
+    """Fresh students that an evaluation trains on a synthetic set."""
 
 
 @dataclass(kw_only=True)
@@ -120,9 +122,9 @@ class DistilOptions(StudentOptions):
     """Where they start: random recorded pairs, the same with the teacher's actions, those of the largest values,
     k-means++ centres, the largest values of each cluster, or random numbers (standard normal, or Glorot's)."""
     teacher: Annotated[str, Places(names=True)] = "auto"
-    """The teacher: auto (for data of ours the one that manyone brings, else iql), calql, iql or td3bc (trained first),
-    expert (the policy behind data of ours), or a place: the folder of a trained one, or a checkpoint file of the
-    method's authors."""
+    """The teacher: auto (for data of ours the one that manyone brings, else td3bc, or iql where actions are discrete),
+    calql, iql or td3bc (trained first), expert (the policy behind data of ours), or a place: the folder of a trained
+    one, or a checkpoint file of the method's authors."""
     teacher_steps: Annotated[int | None, Range(1)] = None
     """Updates of a teacher that is trained here; default: its recipe's."""
     steps: Natural = 400
@@ -138,8 +140,6 @@ class DistilOptions(StudentOptions):
     """Its learning rate (paper: 0.1)."""
     clip: Rate = 2.0
     """Largest joint norm of the gradients of states and actions."""
-    students: Positive = 10
-    """Fresh students that an evaluation trains on the synthetic set."""
     stochastic: bool = False
     """Students draw their actions, as published, with noise that is kept for the way back."""
     learn_lr: bool = False
@@ -163,6 +163,41 @@ class DistilOptions(StudentOptions):
         check("layers", self.layers, fits, "4 with --student residual")
         fits = not (self.learn_momentum and self.inner_steps < 2)
         check("inner_steps", self.inner_steps, fits, "2 or more with --learn-momentum")
+
+
+@dataclass(kw_only=True)
+class EvolutionOptions(StudentOptions):
+    """Distillation by evolution strategies on true returns (Lupu et al., ICLR 2024): online, the oracle of the rest."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"laptop": {}, "paper": {"width": 256, "size": 256}}
+
+    size: Positive = 64
+    """N, synthetic pairs."""
+    init: Literal["random", "k-means++", "gaussian", "xavier"] = "random"
+    """Where they start: random recorded pairs, k-means++ centres, or random numbers."""
+    steps: Natural = 100
+    """Generations."""
+    population: Annotated[int, Range(2)] = 32
+    """Sets that a generation tries, an even number: each noise comes with its negative."""
+    sigma: Rate = 0.1
+    """Deviation of the noise, in deviations of the states and half ranges of the actions."""
+    at_once: Positive = 1
+    """Students that judge each set."""
+    episodes: Positive = 1
+    """Episodes that each of them plays."""
+    lr: Rate = 0.02
+    """Learning rate of Adam."""
+    evaluate_every: Natural = 0
+    """Generations between evaluations; 0: only at the end."""
+    checkpoint_every: Natural = 10
+    """Generations between checkpoints; 0: only at the end."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("population", self.population, self.population % 2 == 0, "an even number")
+        check("simulator", self.simulator, self.simulator, "on: evolution plays in the environment")
+        fits = self.student != "residual" or self.layers == 4
+        check("layers", self.layers, fits, "4 with --student residual")
 
 
 @dataclass(kw_only=True)
@@ -230,3 +265,84 @@ class TheoryOptions(CommonOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check("gammas", self.gammas, len(set(self.gammas)) == len(self.gammas) > 0, "one or more, each once")
+
+
+@dataclass(kw_only=True)
+class TeacherOptions(BehaviorOptions):
+    """Offline reinforcement learning on one data set: a policy and twin critics, the teacher of a distillation."""
+
+    steps: Positive = 20_000
+    """Updates (paper: 1,000,000)."""
+    batch_size: Positive = 256
+    """Transitions an update, drawn with replacement."""
+    width: Positive = 128
+    """Width of the hidden layers (paper: 256)."""
+    lr: Rate = 1e-3
+    """Learning rate of the critics (paper: 0.0003)."""
+    policy_lr: Rate = 1e-3
+    """Learning rate of the policy (paper: 0.0003; calql 0.00003)."""
+    schedule: Literal["constant", "policy", "all"] = "all"
+    """Which learning rates fall to 0 along a half cosine: none (paper), the policy's (paper for iql), or all."""
+    discount: Annotated[float, Range(0, 1, closed="left")] = 0.99
+    """What a reward one step later is worth."""
+    tau: Annotated[float, Range(0, 1, closed="right")] = 0.02
+    """Share of the weights by which target networks follow in a step (paper: 0.005)."""
+    norm: bool = True
+    """Normalise the layers of the critics, without which few updates leave them far off where data are scarce (paper:
+    off)."""
+    average: Annotated[float, Range(0, 1, closed="left")] = 0.999
+    """The policy that acts is the average of the trained one's over about the last 1 / (1 - average) updates; 0 is the
+    trained one itself (paper)."""
+    reward_scale: Annotated[float, Range(0)] = 1.0
+    """Factor of the rewards while training; 0: such that the returns of the data span 1000 (iql)."""
+    evaluate_every: Natural = 0
+    """Updates between evaluations in the environment; 0: only at the end."""
+    checkpoint_every: Natural = 5000
+    """Updates between checkpoints; 0: only at the end."""
+
+
+_PAPER: Mapping[str, Any] = {"steps": 1_000_000, "width": 256, "lr": 3e-4, "policy_lr": 3e-4, "schedule": "constant",
+                             "tau": 0.005, "norm": False, "average": 0.0, "evaluate_every": 50_000,
+                             "checkpoint_every": 50_000}  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class CalQLOptions(TeacherOptions):
+    """Cal-QL (Nakamoto et al., NeurIPS 2023): conservative critics that stay above the value of the data."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "laptop": {"penalised": 64},
+        "paper": {**_PAPER, "policy_lr": 3e-5},
+    }
+
+    alpha: Annotated[float, Range(0)] = 10.0
+    """Weight of the conservative term."""
+    samples: Positive = 10
+    """Actions of each of three kinds (uniform, the policy's, the policy's a step later) that the term draws."""
+    penalised: Annotated[int | None, Range(1)] = None
+    """States of a batch at which the term is taken; default: all (laptop: 64, four times as fast)."""
+
+
+@dataclass(kw_only=True)
+class IQLOptions(TeacherOptions):
+    """Implicit Q-learning (Kostrikov et al., ICLR 2022): the best recorded actions by an expectile of their values."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "laptop": {"reward_scale": 0.0},
+        "paper": {**_PAPER, "schedule": "policy", "reward_scale": 0.0},
+    }
+
+    expectile: Annotated[float, Range(0.5, 1, closed="neither")] = 0.7
+    """Which recorded actions a state's value is that of: near 1 the best one's."""
+    temperature: Annotated[float, Range(0)] = 3.0
+    """How much better actions outweigh others in the policy's loss; 0 clones all of them."""
+
+
+@dataclass(kw_only=True)
+class TD3BCOptions(TeacherOptions):
+    """TD3+BC (Fujimoto and Gu, NeurIPS 2021): Q-learning whose policy is held near the recorded actions."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"laptop": {}, "paper": _PAPER}
+
+    alpha: Annotated[float, Range(0)] = 2.5
+    """Weight of the critic against the recorded actions."""

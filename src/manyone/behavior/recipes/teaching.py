@@ -6,7 +6,9 @@ interrupted run goes on with it where it stopped.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.recipes.build import objective
@@ -16,12 +18,14 @@ from manyone.behavior.teachers.artefact import load_teacher
 from manyone.behavior.teachers.authors import read_checkpoint
 from manyone.behavior.teachers.packaged import expert_teacher, packaged_teacher
 from manyone.behavior.teachers.teacher import Teacher
+from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.envs.single.make import BODIES
 from manyone.errors import ManyoneError
+from manyone.recipes.arm import Arm
 
 METHODS = ("calql", "iql", "td3bc")
-AUTO = "iql"
+AUTO, AUTO_DISCRETE = "td3bc", "iql"
 """What is trained where nothing is said and nothing is brought."""
 
 
@@ -45,7 +49,7 @@ def teacher_of(options: DistilOptions, data: BehaviorData, folder: RunFolder) ->
     if name == "auto":
         if (found := brought_teacher(options, data)) is not None:
             return found
-        name = AUTO
+        name = AUTO_DISCRETE if data.choices else AUTO
     if name in METHODS:
         return _trained(options, name, data, folder)
     place = Path(name)
@@ -75,14 +79,15 @@ def plan_of_teacher(options: DistilOptions) -> str:
         return "no teacher is asked"
     name = options.teacher
     if name == "auto":
-        return f"teacher: the one that comes with data of ours, else {AUTO}, trained first"
+        trained = f"{AUTO} ({AUTO_DISCRETE} for discrete actions)"
+        return f"teacher: the one that comes with data of ours, else {trained}, trained first"
     return f"teacher: {name}" + (", trained first" if name in METHODS else "")
 
 
 def _trained(options: DistilOptions, method: str, data: BehaviorData, folder: RunFolder) -> Teacher:
     """The teacher of a stage of the run, trained by its recipe's options and builder."""
-    given: dict[str, Any] = {"data": (data.name,), "device": options.device, "seed": options.seed}
-    given |= {"preset": options.preset} | ({"steps": options.teacher_steps} if options.teacher_steps else {})
+    given: dict[str, Any] = {name: getattr(options, name) for name in ("preset", "suite", "data", "device", "seed")}
+    given |= {"steps": options.teacher_steps} if options.teacher_steps else {}
     arm = Arm(method, method, given)
     own = arm.options()
     learner = arm.build(own, data)

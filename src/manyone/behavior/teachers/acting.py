@@ -21,8 +21,9 @@ class TeacherPolicy:
     It acts greedily and has no memory.
     """
 
-    def __init__(self, teacher: Teacher, frame: Frame) -> None:
-        self.teacher, self.frame = teacher, frame
+    def __init__(self, teacher: Teacher, frame: Frame, device: str | torch.device = "cpu") -> None:
+        """``device``: where the teacher computes."""
+        self.teacher, self.frame, self.device = teacher, frame, device
 
     def start(self, episodes: Sequence[Any]) -> None:
         """New episodes."""
@@ -31,7 +32,7 @@ class TeacherPolicy:
     def act(self, slots: Any, observations: Any) -> np.ndarray:
         """The environment's own actions, float32 [b, A], for observations [b, S]; discrete: one-hot."""
         states = self.frame.normalise(torch.as_tensor(np.asarray(observations, np.float32)))
-        return self.frame.own_actions(self.teacher.actions(states)).numpy()
+        return self.frame.own_actions(self.teacher.actions(states.to(self.device)).cpu()).numpy()
 
     def reward(self, slots: Any, rewards: Any) -> None:
         """Rewards change nothing."""

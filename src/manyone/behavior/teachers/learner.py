@@ -82,6 +82,7 @@ class TeacherLearner:
                                "rewards can be found; give one")  # fmt: skip
         self.data, self.steps_planned, self.seed, self.batch_size = data, steps, seed, batch_size
         self.schedule, self.average, self.tau, self.evaluator, self.iteration = schedule, average, tau, evaluate, 0
+        self.scores: dict[str, Any] = {}
         self.scale = _RETURN_RANGE / span if scale is None else scale
         self.networks = nn.ModuleDict(dict(networks)).to(data.states.device)
         self.policy: Policy = self.networks["policy"]  # type: ignore[assignment]
@@ -144,7 +145,8 @@ class TeacherLearner:
 
     def evaluate(self) -> dict[str, Any]:
         """What the ``evaluate`` given at the start says."""
-        return dict(self.evaluator(self)) if self.evaluator else {}
+        self.scores = dict(self.evaluator(self)) if self.evaluator else {}
+        return self.scores
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later steps depend on."""
@@ -165,8 +167,9 @@ class TeacherLearner:
         save_teacher(folder, self.saved())
 
     def saved(self) -> SavedTeacher:
-        """The teacher as it is now with what it needs to act; on the CPU."""
+        """The teacher as it is now with what it needs to act, on the CPU; with the score of its last evaluation."""
         info = {"data": self.data.name, "digest": self.data.digest, "steps": self.iteration, "seed": self.seed}
+        info |= {name: float(self.scores[name]) for name in ("return", "normalised") if name in self.scores}
         return SavedTeacher(self.teacher().copy(), Frame.of(self.data), info)
 
 

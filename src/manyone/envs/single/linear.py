@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from manyone.envs.single import lockstep
+from manyone.envs.single import make as build
+
+_environments: dict[str, list[Any]] = {}
 
 
 def returns(
@@ -47,14 +49,52 @@ def episodes(
     ``mean`` and ``deviation`` are [S], or [n, S] with one row per policy. Roll-out i starts from ``seeds[i]`` and adds
     ``noise[i]`` times standard normal numbers to its actions.
     """
-    jitter = np.zeros((len(seeds), horizon, weights.shape[1]))
+    count, action_dim, state_dim = weights.shape
+    envs = _built(task, count, horizon)
+    observations = np.zeros((count, horizon + 1, state_dim))
+    actions = np.zeros((count, horizon, action_dim), np.float32)
+    rewards = np.zeros((count, horizon))
+    survival, lengths = np.zeros(count), np.zeros(count, np.int64)
+    terminated = np.zeros(count, bool)
+    jitter = np.zeros((count, horizon, action_dim))
     if noise is not None:
         for i, (seed, level) in enumerate(zip(seeds, noise, strict=True)):
-            jitter[i] = level * np.random.Generator(np.random.Philox(seed)).standard_normal(jitter.shape[1:])
-    means, deviations = (np.broadcast_to(x, (len(seeds), weights.shape[2])) for x in (mean, deviation))
+            jitter[i] = level * np.random.Generator(np.random.Philox(seed)).standard_normal((horizon, action_dim))
+    for i, seed in enumerate(seeds):
+        observations[i, 0], _ = envs[i].reset(seed=seed)
+    running = list(range(count))
+    for t in range(horizon):
+        scaled = (observations[:, t] - mean) / deviation
+        # the action that is stored is the one that is played
+        actions[:, t] = np.clip(np.matmul(weights, scaled[..., None])[..., 0] + jitter[:, t], -1, 1)
+        for i in running:
+            state, reward, ended, _, info = envs[i].step(actions[i, t])
+            observations[i, t + 1], rewards[i, t] = state, reward
+            survival[i] += info.get("reward_survive", 0.0)
+            terminated[i], lengths[i] = ended, t + 1
+        running = [i for i in running if not terminated[i]]
+        if not running:
+            break
+    return [
+        {
+            "observations": observations[i, : n + 1],
+            "actions": actions[i, :n],
+            "rewards": rewards[i, :n],
+            "terminated": bool(terminated[i]),
+            "goal": 0,
+            "survival": float(survival[i]),
+        }
+        for i, n in enumerate(lengths)
+    ]
 
-    def act(rows: np.ndarray, observations: np.ndarray, step: int) -> np.ndarray:
-        scaled = (observations - means[rows]) / deviations[rows]
-        return np.clip(np.matmul(weights[rows], scaled[..., None])[..., 0] + jitter[rows, step], -1, 1)
 
-    return lockstep.episodes(task, seeds, horizon, act)
+def _built(task: str, count: int, horizon: int) -> list[Any]:
+    """``count`` environments of ``task``; those of another task are closed."""
+    key = f"{task}/{horizon}"
+    for other in [k for k in _environments if k != key]:
+        for env in _environments.pop(other):
+            env.close()
+    envs = _environments.setdefault(key, [])
+    while len(envs) < count:
+        envs.append(build.make_env(task, horizon=horizon))
+    return envs[:count]

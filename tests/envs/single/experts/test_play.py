@@ -30,7 +30,6 @@ def episode(steps, number):
         "rewards": np.ones(steps),
         "terminated": True,
         "goal": 0,
-        "survival": 0.0,
     }
 
 

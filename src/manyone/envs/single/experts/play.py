@@ -8,6 +8,7 @@ Public names: ``episodes``, ``roll_out``, ``Share``, ``shares``.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from manyone.envs.single import lockstep, make
+from manyone.envs.single.batched import Bodies, batched
 from manyone.envs.single.experts.ladder import Actor, Ladder, ladder
+from manyone.errors import ManyoneError
 
 _PIECE = 5  # episodes of up to 1000 steps that a worker plays in lock-step before it answers
 
@@ -117,18 +119,48 @@ def roll_out(task: str, actor: Actor | None, seeds: Sequence[int], horizon: int,
     Actions are the policy's plus ``noise`` times standard normal numbers, clipped to -1 and 1; ``actor`` None: uniform
     in -1 to 1.
     """
-    width = make.spaces(task)[1]
-    draws = [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
-    if actor is None:
-        jitter = np.stack([draw.uniform(-1, 1, (horizon, width)) for draw in draws])
-    else:
-        jitter = np.stack([noise * draw.standard_normal((horizon, width)) for draw in draws])
+    bodies = _bodies(task)
+    count, width = len(seeds), bodies.action_dim
+    jitter = np.stack([_noise(seed, (horizon, width), None if actor is None else noise) for seed in seeds])
+    observations = np.zeros((count, horizon + 1, bodies.state_dim))
+    actions = np.zeros((count, horizon, width), np.float32)
+    rewards, lengths, terminated = np.zeros((count, horizon)), np.zeros(count, np.int64), np.zeros(count, bool)
+    running = np.arange(count)
+    observations[:, 0] = bodies.reset(running, seeds)
+    for t in range(horizon):
+        wanted = jitter[running, t]
+        if actor is not None:  # a product a row: what a row gives must not depend on how many there are
+            wanted = np.clip(actor.actions(observations[running, t, None])[:, 0] + wanted, -1, 1)
+        # the action that is stored is the one that is played
+        actions[running, t] = wanted
+        step = bodies.step(running, actions[running, t])
+        observations[running, t + 1], rewards[running, t] = step.observations, step.rewards
+        terminated[running], lengths[running] = step.terminated, t + 1
+        running = running[~step.terminated]
+        if not len(running):
+            break
+    return [
+        {
+            "observations": observations[i, : n + 1],
+            "actions": actions[i, :n],
+            "rewards": rewards[i, :n],
+            "terminated": bool(terminated[i]),
+            "goal": 0,
+        }
+        for i, n in enumerate(lengths)
+    ]
 
-    def act(rows: np.ndarray, observations: np.ndarray, step: int) -> np.ndarray:
-        if actor is None:
-            return jitter[rows, step]
-        # a product a row: what a row gives must not depend on how many there are
-        wanted = actor.actions(observations[:, None])[:, 0]
-        return np.clip(wanted + jitter[rows, step], -1, 1)
 
-    return lockstep.episodes(task, seeds, horizon, act)
+@functools.lru_cache(maxsize=1)
+def _bodies(task: str) -> Bodies:
+    """The bodies of this process; they start anew with every roll-out."""
+    found = batched(task)
+    if found is None:
+        raise ManyoneError(f"{task}: not one of the bodies that are stepped together")
+    return found
+
+
+def _noise(seed: int, shape: tuple[int, int], deviation: float | None) -> np.ndarray:
+    """Normal numbers of ``deviation``; uniform ones in -1 to 1 where it is None."""
+    draw = np.random.Generator(np.random.Philox(seed))
+    return draw.uniform(-1, 1, shape) if deviation is None else deviation * draw.standard_normal(shape)

@@ -8,6 +8,10 @@ RECIPES = {
         "options:CloningOptions", "build:cloning", "behaviour cloning, on a distilled set or on everything",
         runner="run_cloning",
     ),
+    "obd-es": Recipe(
+        "options:EvolutionOptions", "build:evolution", "the same pairs by evolution on true returns, the online oracle",
+        runner="run_evolution",
+    ),
     "calql": Recipe(
         "options:CalQLOptions", "build:calql", "Cal-QL, the published teacher: offline RL with conservative critics",
         runner="run_teacher",

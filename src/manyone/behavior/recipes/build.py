@@ -15,12 +15,14 @@ from manyone.behavior.coresets import initial_pairs
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.density import density_weights
 from manyone.behavior.distil import Distillations, DistilLearner
+from manyone.behavior.evolution import EvolutionLearner, Fitness
 from manyone.behavior.inner import InnerLoop
 from manyone.behavior.objectives import Objective
 from manyone.behavior.recipes.options import (
     CalQLOptions,
     CloningOptions,
     DistilOptions,
+    EvolutionOptions,
     IQLOptions,
     StudentOptions,
     TD3BCOptions,
@@ -62,6 +64,21 @@ def distillation(o: DistilOptions, data: BehaviorData, labels: Labels | None) ->
         **{name: getattr(o, name) for name in ("at_once", "batch_size", "outer", "lr", "clip", "stochastic",
                                                "learn_lr", "learn_momentum", "seed")},
     )  # fmt: skip
+
+
+def evolution(o: EvolutionOptions, data: BehaviorData, fitness: Fitness, evaluate: Evaluate = None) -> EvolutionLearner:
+    """The same pairs by evolution on ``fitness``, the students' returns."""
+    return EvolutionLearner(
+        data,
+        fitness,
+        start=initial_pairs(o.init, data, None, o.size, o.seed),
+        spec=spec(o, data),
+        inner=inner(o),
+        students=o.at_once,
+        evaluate=evaluate,
+        info={"objective": "true returns", "init": o.init},
+        **{name: getattr(o, name) for name in ("population", "sigma", "lr", "seed")},
+    )
 
 
 def objective(o: DistilOptions) -> Objective:

@@ -92,6 +92,8 @@ class StudentOptions(BehaviorOptions):
     """Their learning rate (paper: 0.1)."""
     inner_momentum: Annotated[float, Range(0, 1, closed="left")] = 0.0
     """Their momentum."""
+    students: Positive = 10
+    """Fresh students that an evaluation trains on a synthetic set."""
 
 
 @dataclass(kw_only=True)
@@ -120,9 +122,9 @@ class DistilOptions(StudentOptions):
     """Where they start: random recorded pairs, the same with the teacher's actions, those of the largest values,
     k-means++ centres, the largest values of each cluster, or random numbers (standard normal, or Glorot's)."""
     teacher: Annotated[str, Places(names=True)] = "auto"
-    """The teacher: auto (for data of ours the one that manyone brings, else td3bc, or iql where actions are
-    discrete), calql, iql or td3bc (trained first), expert (the policy behind data of ours), or a place: the folder of a trained one, or a checkpoint file of the
-    method's authors."""
+    """The teacher: auto (for data of ours the one that manyone brings, else td3bc, or iql where actions are discrete),
+    calql, iql or td3bc (trained first), expert (the policy behind data of ours), or a place: the folder of a trained
+    one, or a checkpoint file of the method's authors."""
     teacher_steps: Annotated[int | None, Range(1)] = None
     """Updates of a teacher that is trained here; default: its recipe's."""
     steps: Natural = 400
@@ -138,8 +140,6 @@ class DistilOptions(StudentOptions):
     """Its learning rate (paper: 0.1)."""
     clip: Rate = 2.0
     """Largest joint norm of the gradients of states and actions."""
-    students: Positive = 10
-    """Fresh students that an evaluation trains on the synthetic set."""
     stochastic: bool = False
     """Students draw their actions, as published, with noise that is kept for the way back."""
     learn_lr: bool = False
@@ -163,6 +163,41 @@ class DistilOptions(StudentOptions):
         check("layers", self.layers, fits, "4 with --student residual")
         fits = not (self.learn_momentum and self.inner_steps < 2)
         check("inner_steps", self.inner_steps, fits, "2 or more with --learn-momentum")
+
+
+@dataclass(kw_only=True)
+class EvolutionOptions(StudentOptions):
+    """Distillation by evolution strategies on true returns (Lupu et al., ICLR 2024): online, the oracle of the rest."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"laptop": {}, "paper": {"width": 256, "size": 256}}
+
+    size: Positive = 64
+    """N, synthetic pairs."""
+    init: Literal["random", "k-means++", "gaussian", "xavier"] = "random"
+    """Where they start: random recorded pairs, k-means++ centres, or random numbers."""
+    steps: Natural = 100
+    """Generations."""
+    population: Annotated[int, Range(2)] = 32
+    """Sets that a generation tries, an even number: each noise comes with its negative."""
+    sigma: Rate = 0.1
+    """Deviation of the noise, in deviations of the states and half ranges of the actions."""
+    at_once: Positive = 1
+    """Students that judge each set."""
+    episodes: Positive = 1
+    """Episodes that each of them plays."""
+    lr: Rate = 0.02
+    """Learning rate of Adam."""
+    evaluate_every: Natural = 0
+    """Generations between evaluations; 0: only at the end."""
+    checkpoint_every: Natural = 10
+    """Generations between checkpoints; 0: only at the end."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("population", self.population, self.population % 2 == 0, "an even number")
+        check("simulator", self.simulator, self.simulator, "on: evolution plays in the environment")
+        fits = self.student != "residual" or self.layers == 4
+        check("layers", self.layers, fits, "4 with --student residual")
 
 
 @dataclass(kw_only=True)

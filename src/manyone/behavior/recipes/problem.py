@@ -65,3 +65,12 @@ def problem_of(name: str, trajectories: Sequence[Trajectories], options: Behavio
     if len({one.name for one in found}) < len(found):
         raise ManyoneError(f"two data sets are called {found[0].name}: give each a name of its own")
     return BehaviorProblem(name, tuple(found), tuple(trajectories))
+
+
+def plan_of_data(options: BehaviorOptions, recipe: str) -> str:
+    """What a dry run says of the data."""
+    wanted = offline_name(options)
+    if wanted is None:
+        return f"{recipe} on own data: {', '.join(options.data)}"
+    state = "in the cache" if wanted.made() else "would be made in the simulator"
+    return f"{recipe} on {wanted}: {', '.join(collect.set_tasks(wanted))}\ndata: {state}"

@@ -18,8 +18,8 @@ from manyone.behavior.evaluate import Evaluator, StudentScores
 from manyone.behavior.objectives import negative_share
 from manyone.behavior.recipes.build import inner, objective, spec
 from manyone.behavior.recipes.figures import run_figures
-from manyone.behavior.recipes.options import DistilOptions
-from manyone.behavior.recipes.problem import BehaviorProblem, load_problem, offline_name
+from manyone.behavior.recipes.options import DistilOptions, StudentOptions
+from manyone.behavior.recipes.problem import BehaviorProblem, load_problem, plan_of_data
 from manyone.behavior.recipes.teaching import plan_of_teacher, teachers_of
 from manyone.behavior.students.training import train as train_students
 from manyone.behavior.teachers.acting import TeacherPolicy
@@ -30,7 +30,6 @@ from manyone.engine.files import write_atomic
 from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder, read_metrics
-from manyone.envs.single.collect import set_tasks
 from manyone.errors import ManyoneError
 from manyone.randomness import seed_for
 from manyone.recipes.options import Split
@@ -84,13 +83,14 @@ def run(options: DistilOptions, build: Build, folder: RunFolder) -> None:
     save_figures(folder.path / FIGURES, run_figures(learner, lines, baselines, scores))
     for data in problem.data:
         if data.name in scores:
-            _print(data, options, scores[data.name], baselines[data.name])
+            what = f"{options.objective}, {options.size} pairs"
+            print_scores(data, what, scores[data.name], baselines[data.name])
     print(f"distilled: {folder.path / 'model'}")
 
 
 def evaluate(
-    options: DistilOptions,
-    build: Build,
+    options: StudentOptions,
+    build: Any,
     folder: RunFolder,
     split: Split,
     *,
@@ -131,7 +131,7 @@ class Scores(NamedTuple):
 
 
 def scores_of(
-    options: DistilOptions, sets: Mapping[str, Distilled], evaluators: Mapping[str, Evaluator]
+    options: StudentOptions, sets: Mapping[str, Distilled], evaluators: Mapping[str, Evaluator]
 ) -> dict[str, Scores]:
     """Fresh students of each set in its environment; sets without one are left out."""
     found = {}
@@ -141,7 +141,7 @@ def scores_of(
     return found
 
 
-def student_seeds(options: DistilOptions) -> list[int]:
+def student_seeds(options: StudentOptions) -> list[int]:
     """Seeds of the students that evaluations train; none of them took part in the distillation."""
     return [seed_for(options.seed, "evaluated student", member) for member in range(options.students)]
 
@@ -209,10 +209,9 @@ def _about_teacher(teacher: Teacher | None, rows: Rows) -> dict[str, Any]:
     return {"teacher": teacher.name} | ({"teacher_return": rows["teacher"]["return"]} if "teacher" in rows else {})
 
 
-def _print(data: BehaviorData, options: DistilOptions, scores: Scores, baselines: Rows) -> None:
-    """One line for whatever acts, for people."""
-    own = {f"{options.objective}, {options.size} pairs": scores.students.metrics(), "its ensemble":
-           scores.ensemble.metrics()}  # fmt: skip
+def print_scores(data: BehaviorData, what: str, scores: Scores, baselines: Rows) -> None:
+    """One line for whatever acts, for people; ``what`` the students were trained on."""
+    own = {what: scores.students.metrics(), "its ensemble": scores.ensemble.metrics()}
     shown = own | baselines
     scored = data.reference is not None
     rows = []
@@ -225,14 +224,8 @@ def _print(data: BehaviorData, options: DistilOptions, scores: Scores, baselines
 
 def plan(options: DistilOptions, recipe: str) -> list[str]:
     """What a dry run prints; nothing is made for it."""
-    wanted = offline_name(options)
-    if wanted is None:
-        lines = [f"{recipe} on own data: {', '.join(options.data)}"]
-    else:
-        state = "in the cache" if wanted.made() else "would be made in the simulator"
-        lines = [f"{recipe} on {wanted}: {', '.join(set_tasks(wanted))}", f"data: {state}"]
     return [
-        *lines,
+        plan_of_data(options, recipe),
         plan_of_teacher(options),
         f"{options.steps} outer steps a data set, each through {options.inner_steps} steps of {options.at_once} "
         f"students; {options.size} pairs",

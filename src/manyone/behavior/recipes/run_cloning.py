@@ -12,13 +12,12 @@ from manyone.behavior.cloning import CloningLearner, SetLearner
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.evaluate import Evaluator
 from manyone.behavior.recipes.options import CloningOptions
-from manyone.behavior.recipes.problem import load_problem, offline_name
+from manyone.behavior.recipes.problem import load_problem
 from manyone.behavior.students.policies import StudentPolicies, load_policies
 from manyone.engine.devices import one_thread_below
 from manyone.engine.inputs import check_inputs, digest
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
-from manyone.envs.single.collect import set_tasks
 from manyone.errors import ManyoneError
 from manyone.recipes.options import Split
 from manyone.recipes.running import percent, print_table
@@ -130,10 +129,8 @@ def _print(frame: Frame, metrics: Mapping[str, float], students: int) -> None:
 
 def plan(options: CloningOptions, recipe: str) -> list[str]:
     """What a dry run prints; nothing is made for it."""
-    wanted = offline_name(options)
-    what = ", ".join(options.data) if wanted is None else f"{wanted}: {', '.join(set_tasks(wanted))}"
     return [
-        f"{recipe} on {what}",
+        plan_of_data(options, recipe),
         f"{options.students} students, {options.eval_episodes} episodes",
         "nothing was written",
     ]

@@ -11,14 +11,13 @@ from manyone.behavior.artefact import Frame
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.evaluate import Evaluator
 from manyone.behavior.recipes.options import TeacherOptions
-from manyone.behavior.recipes.problem import load_problem, offline_name
+from manyone.behavior.recipes.problem import load_problem, plan_of_data
 from manyone.behavior.teachers.acting import TeacherPolicy
 from manyone.behavior.teachers.artefact import read_teacher
 from manyone.behavior.teachers.learner import TeacherLearner
 from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
-from manyone.envs.single.collect import set_tasks
 from manyone.errors import ManyoneError
 from manyone.recipes.options import Split
 from manyone.recipes.running import percent, print_table
@@ -94,10 +93,8 @@ def _print(data: BehaviorData, recipe: str, metrics: Mapping[str, float]) -> Non
 
 def plan(options: TeacherOptions, recipe: str) -> list[str]:
     """What a dry run prints; nothing is made for it."""
-    wanted = offline_name(options)
-    what = ", ".join(options.data) if wanted is None else f"{wanted}: {', '.join(set_tasks(wanted))}"
     return [
-        f"{recipe} on {what}",
+        plan_of_data(options, recipe),
         f"{options.steps} updates of {options.batch_size} transitions, networks of width {options.width}",
         "nothing was written",
     ]

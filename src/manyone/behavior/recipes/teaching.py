@@ -79,7 +79,8 @@ def plan_of_teacher(options: DistilOptions) -> str:
         return "no teacher is asked"
     name = options.teacher
     if name == "auto":
-        return f"teacher: the one that comes with data of ours, else {AUTO} ({AUTO_DISCRETE} for discrete actions), trained first"
+        trained = f"{AUTO} ({AUTO_DISCRETE} for discrete actions)"
+        return f"teacher: the one that comes with data of ours, else {trained}, trained first"
     return f"teacher: {name}" + (", trained first" if name in METHODS else "")
 
 

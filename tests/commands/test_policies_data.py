@@ -150,3 +150,37 @@ def test_variants_of_an_environment_are_tasks_of_their_own(manyone, tmp_path, re
     assert {"return/gym:Pendulum-v1?g=5", "return/gym:Pendulum-v1?g=10"} <= set(lines(tmp_path / "r/metrics.jsonl")[-1])
     if recipe == "task-dt":
         assert (tmp_path / "r/model/gym-Pendulum-v1-g=5/model.safetensors").is_file()
+
+
+def test_data_of_the_shipped_experts_are_made_shown_and_trained_on(manyone, tmp_path):
+    code, out, err = manyone("data", "make", "mujoco-hopper-medium@60", "--workers", 1)
+    assert code == 0, err
+    assert "gym:Hopper-v5" in out
+    out = " ".join(manyone("data", "info", "mujoco-hopper-medium@60")[1].split())
+    for words in ("60 transitions a task", "made here with the package's own policies", "1 of 1 tasks"):
+        assert words in out
+    options = ("--suite", "mujoco-hopper", "--quality", "expert", "--episodes", 2, "--workers", 1)
+    code, _, err = manyone("run", "mtbc", *options, *SMALL, "--out", "r")
+    assert code == 0, err
+    metrics = lines(tmp_path / "r/metrics.jsonl")[-1]
+    assert metrics["normalised"] == pytest.approx((metrics["return"] + 20.272305) / (3234.3 + 20.272305))
+    assert manyone("run", "mtbc", "--suite", "mujoco-hopper", "--out", "x")[2] == (
+        "manyone: unknown data set 'mujoco-hopper-near': did you mean mujoco-hopper-expert or mujoco-hopper-random or "
+        "mujoco-hopper-medium?\n"
+    )
+
+
+def test_a_policy_of_discrete_actions_gives_a_number_to_each_of_them(manyone, tmp_path):
+    with h5py.File(tmp_path / "cart.hdf5", "w") as file:
+        draws = np.random.default_rng(0)
+        file["observations"], file["rewards"] = draws.normal(size=(40, 4)), np.ones(40)
+        file["actions"], file["timeouts"] = draws.integers(0, 2, 40), np.arange(40) % 10 == 9
+    out = manyone("data", "info", "cart.hdf5", "--data-choices", 2)[1]
+    assert "one of 2 actions" in out
+    code, _, err = manyone("run", "mtbc", "--data", "gym:CartPole-v1=cart.hdf5", *SMALL, "--workers", 1, "--out", "r")
+    assert code == 0, err
+    assert lines(tmp_path / "r/metrics.jsonl")[-1]["return"] == 5
+    policy = load_policy("r/model")
+    policy.reset("gym:CartPole-v1")
+    assert np.asarray(policy.act(np.zeros(4))).shape == (2,)
+    assert "its actions are whole numbers" in manyone("data", "info", "cart.hdf5")[2]

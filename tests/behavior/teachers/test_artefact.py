@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from manyone.behavior.artefact import Frame
-from manyone.behavior.teachers.artefact import SavedTeacher, load_teacher, read_teacher, save_teacher
+from manyone.behavior.teachers.artefact import SavedTeacher, load_teacher, read_teacher
 from manyone.behavior.teachers.bc import CloningTeacher
 from manyone.behavior.teachers.calql import CalQLTeacher
 from manyone.behavior.teachers.iql import IQLTeacher
+from manyone.behavior.teachers.packaged import pack, unpack
 from manyone.errors import ManyoneError
 
 
@@ -57,13 +58,15 @@ def test_training_on_does_not_change_what_was_saved(learner):
     assert torch.equal(before, saved.teacher.actions(learner.data.states))
 
 
-def test_half_precision_halves_the_file_and_hardly_changes_the_teacher(learner, tmp_path):
-    save_teacher(tmp_path / "whole", learner.saved())
-    save_teacher(tmp_path / "half", learner.saved(), half=True)
-    whole, half = (tmp_path / name / "model.safetensors" for name in ("whole", "half"))
-    assert half.stat().st_size < 0.75 * whole.stat().st_size
-    loaded = load_teacher(tmp_path / "half", learner.data)
-    assert loaded.policy.net.weights[0].dtype == torch.float32
+def test_a_packed_teacher_is_a_small_file_and_hardly_another_teacher(learner, tmp_path):
+    learner.export(tmp_path / "whole")
+    pack(tmp_path / "packed.safetensors", learner.saved())
+    whole, packed = (tmp_path / name for name in ("whole/model.safetensors", "packed.safetensors"))
+    assert packed.stat().st_size < 0.75 * whole.stat().st_size + 1500  # the configuration is in the file
+    saved = unpack(packed)
+    assert saved.info == learner.saved().info
+    assert saved.teacher.policy.net.weights[0].dtype == torch.float32
+    loaded = saved.for_data(learner.data, "packed")
     for mine, theirs in zip(values(loaded, learner.data), values(learner.teacher(), learner.data)):
         torch.testing.assert_close(mine, theirs, rtol=2e-2, atol=2e-2)
 

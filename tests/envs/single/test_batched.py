@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("mujoco")
 
+from manyone.envs.single import linear
 from manyone.envs.single import make as build
 from manyone.envs.single.batched import Bodies, batched
 from manyone.errors import ManyoneError
@@ -54,9 +55,10 @@ def test_episodes_are_gymnasium_s(task: str, kind: str) -> None:
     running, ends = [0, 1, 2], 0
     for step in range(steps):
         seen = bodies.step([rows[i] for i in running], wanted[step, running])
-        expected = [envs[i].step(wanted[step, i])[:4] for i in running]
-        for ours, theirs in zip(seen, zip(*expected)):
+        expected = [envs[i].step(wanted[step, i]) for i in running]
+        for ours, theirs in zip(seen[:4], zip(*expected)):
             np.testing.assert_array_equal(ours, np.array(theirs))
+        assert seen.survival.tolist() == [info.get("reward_survive", 0.0) for *_, info in expected]
         over = seen.terminated | seen.truncated
         again = [i for i, end in zip(running, over) if end]
         if again and ends == 0:  # a row that has ended starts again while the others go on
@@ -79,7 +81,7 @@ def test_a_whole_episode_ends_where_gymnasium_s_does(body: str) -> None:
     bodies.reset([0], [3])
     wanted = actions("gait", 1000, bodies.low, bodies.high, 1)
     total, lengths = np.zeros(2), [0, 0]
-    for place, step in enumerate((lambda a: env.step(a[0])[1:4], lambda a: [x[0] for x in bodies.step([0], a)[1:]])):
+    for place, step in enumerate((lambda a: env.step(a[0])[1:4], lambda a: [x[0] for x in bodies.step([0], a)[1:4]])):
         over = False
         while not over:
             reward, terminated, truncated = step(wanted[lengths[place]])
@@ -97,6 +99,22 @@ def test_actions_of_double_precision_are_paid_for_in_double_precision() -> None:
     bodies.reset([0], [0])
     action = np.full((1, 6), 0.1)
     assert bodies.step([0], action).rewards[0] == env.step(action[0])[1]
+
+
+@pytest.mark.parametrize("task", ["gym:Hopper-v5", "gym:Walker2d-v4", "cheetah-vel:3", "ant-dir:7"])
+def test_linear_policies_play_the_same_together_as_one_by_one(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    states, width, _ = build.spaces(task)
+    weights = 0.3 * np.random.default_rng(0).normal(size=(5, width, states))
+    played = []
+    for way in (linear.batched, lambda task: None):
+        monkeypatch.setattr(linear, "batched", way)
+        monkeypatch.setattr(linear, "_bodies", {})
+        played.append(linear.episodes(task, weights, np.zeros(states), np.ones(states), range(5), 60, [0.1] * 5))
+    for ours, theirs in zip(*played, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            np.testing.assert_array_equal(value, theirs[name])
+    assert len({len(one["rewards"]) for one in played[0]}) > 1 or "cheetah" in task
 
 
 def test_what_is_not_known_is_left_to_its_environment() -> None:

@@ -29,6 +29,7 @@ class Pointmass:
 def pointmass(monkeypatch):
     from manyone.envs.single import make as build
 
+    monkeypatch.setattr(linear, "batched", lambda task: None)
     monkeypatch.setattr(linear, "_built", lambda task, count, horizon: [Pointmass() for _ in range(count)])
     monkeypatch.setattr(build, "spaces", lambda task: (2, 1, 20))
 

@@ -32,7 +32,7 @@ from manyone.engine.loop import train
 from manyone.engine.run import RunFolder, read_metrics
 from manyone.errors import ManyoneError
 from manyone.randomness import seed_for
-from manyone.recipes.options import Split
+from manyone.recipes.options import Split, check
 from manyone.recipes.running import percent, print_table
 from manyone.report.runs import FIGURES
 
@@ -52,6 +52,9 @@ def run(options: DistilOptions, build: Build, folder: RunFolder) -> None:
         return
     one_thread_below(256, options.width)
     problem = load_problem(options)
+    for data in problem.data:
+        few = f"at most the {len(data)} transitions of {data.name}"
+        check("size", options.size, options.size <= len(data) or options.init == "gaussian", few)
     check_inputs(folder, problem.digests())  # the first thing that is written: what is refused leaves no folder
     for one in problem.trajectories:
         print(f"data of {one.name}: {one.summary()}", file=sys.stderr)

@@ -12,7 +12,7 @@ from manyone.behavior.cloning import CloningLearner, SetLearner
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.evaluate import Evaluator
 from manyone.behavior.recipes.options import CloningOptions
-from manyone.behavior.recipes.problem import load_problem
+from manyone.behavior.recipes.problem import load_problem, plan_of_data
 from manyone.behavior.students.policies import StudentPolicies, load_policies
 from manyone.engine.devices import one_thread_below
 from manyone.engine.inputs import check_inputs, digest

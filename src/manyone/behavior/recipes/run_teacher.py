@@ -12,8 +12,8 @@ from manyone.behavior.data import BehaviorData
 from manyone.behavior.evaluate import Evaluator
 from manyone.behavior.recipes.options import TeacherOptions
 from manyone.behavior.recipes.problem import load_problem, plan_of_data
-from manyone.behavior.teachers.acting import TeacherPolicy
-from manyone.behavior.teachers.artefact import read_teacher
+from manyone.behavior.teachers.artefact import SavedTeacher, read_teacher
+from manyone.behavior.teachers.calibration import CalibrationPolicy
 from manyone.behavior.teachers.learner import TeacherLearner
 from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
@@ -44,7 +44,8 @@ def run(options: TeacherOptions, build: Build, folder: RunFolder) -> None:
             evaluator = stack.enter_context(own)
 
         def scores(learner: TeacherLearner) -> Mapping[str, float]:
-            return {} if evaluator is None else evaluator.play(learner.saved().policy()).metrics()
+            saved = learner.saved()
+            return {} if evaluator is None else scores_of(saved, evaluator, options.discount)
 
         learner = build(options, data, scores)
         check_inputs(folder, problem.digests())  # the first thing that is written: what is refused leaves no folder
@@ -79,7 +80,13 @@ def evaluate(
     frame = replace(saved.frame, horizon=horizon or saved.frame.horizon)
     with Evaluator(frame, episodes=episodes or options.eval_episodes, students=1, seed=seed,
                    workers=options.workers) as evaluator:  # fmt: skip
-        return evaluator.play(TeacherPolicy(saved.teacher, frame)).metrics()
+        return scores_of(replace(saved, frame=frame), evaluator, options.discount)
+
+
+def scores_of(saved: SavedTeacher, evaluator: Evaluator, discount: float) -> dict[str, float]:
+    """How a teacher acts, and whether its values are the returns of what it does."""
+    policy = CalibrationPolicy(saved.teacher, saved.frame, discount)
+    return evaluator.play(policy).metrics() | policy.metrics()
 
 
 def _print(data: BehaviorData, recipe: str, metrics: Mapping[str, float]) -> None:
@@ -88,7 +95,13 @@ def _print(data: BehaviorData, recipe: str, metrics: Mapping[str, float]) -> Non
     scored = "normalised" in metrics
     cells = [f"{metrics['return']:.1f}", *([percent(metrics["normalised"])] if scored else []),
              f"{metrics['episodes_spread']:.1f}"]  # fmt: skip
-    print_table((data.name, "return", *(["normalised %"] * scored), "spread of episodes"), [(recipe, *cells)])
+    columns = [data.name, "return", *(["normalised %"] * scored), "spread of episodes"]
+    if "value_mean" in metrics:
+        cells += [f"{metrics['value_mean']:.1f}", f"{metrics['discounted_mean']:.1f}"]
+        columns += ["values", "discounted returns"]
+    if "value_correlation" in metrics:
+        cells, columns = [*cells, f"{metrics['value_correlation']:.2f}"], [*columns, "correlation"]
+    print_table(columns, [(recipe, *cells)])
 
 
 def plan(options: TeacherOptions, recipe: str) -> list[str]:

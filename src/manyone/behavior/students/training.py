@@ -32,7 +32,7 @@ from manyone.errors import ManyoneError
 class _Optimiser:
     title: str
     lr: float | None = None
-    """None: the set's own."""
+    """None: the set's own; with a momentum of its own, what moves weights as far in the long run."""
     momentum: float | None = None
     """None: the set's own."""
     adaptive: type[torch.optim.Adam | torch.optim.AdamW] | None = None
@@ -60,8 +60,8 @@ def train(
 
     ``seeds``: their number (seeds 0, 1, ...), or the seeds of their first weights. ``spec``: another architecture than
     the set was distilled with. ``optimiser``: sgd (as the set says, step size and momentum too), momentum (SGD with
-    0.9), adam, adamw; ``lr``: its step size (None: the set's own for SGD, 0.003 for Adam and AdamW); ``steps``: None
-    for as many as the set says.
+    0.9), adam, adamw. ``lr``: its step size (None: the set's own for sgd, that times (1 - 0.9) / (1 - the set's
+    momentum) for momentum, 0.003 for Adam and AdamW); ``steps``: None for as many as the set says.
     """
     if optimiser not in OPTIMISERS:
         raise ManyoneError(f"optimiser {optimiser!r}: must be one of {', '.join(OPTIMISERS)}")
@@ -70,13 +70,12 @@ def train(
     if not len(numbers):
         raise ManyoneError(f"seeds {seeds}: give at least one")
     wanted = spec if spec is not None else distilled.spec
-    student = make_student(wanted, frame.state_dim, frame.action_dim) if isinstance(wanted, StudentSpec) else wanted
-    rate = lr if lr is not None else chosen.lr if chosen.lr is not None else distilled.inner.lr
-    loop = InnerLoop(
-        steps=distilled.inner.steps if steps is None else steps,
-        lr=rate,
-        momentum=distilled.inner.momentum if chosen.momentum is None else chosen.momentum,
-    )
+    student: Student = wanted  # type: ignore[assignment]
+    if isinstance(wanted, StudentSpec):
+        student = make_student(wanted, frame.state_dim, frame.action_dim)
+    momentum = distilled.inner.momentum if chosen.momentum is None else chosen.momentum
+    usual = chosen.lr or distilled.inner.lr * (1 - momentum) / (1 - distilled.inner.momentum)
+    loop = InnerLoop(distilled.inner.steps if steps is None else steps, usual if lr is None else lr, momentum)
     policies = StudentPolicies(frame, wanted, student.init(list(numbers)), _info(distilled, chosen, loop))
     if chosen.adaptive is None:
         weights = train_students(student, policies.weights, distilled.states, distilled.actions, loop)

@@ -1,25 +1,28 @@
 """The standard artefact of a teacher: policy, critics, and what standardises the states they see; nothing is pickled.
 
 ``model.safetensors`` holds the networks and the statistics, ``config.json`` the method, the widths, the environment,
-the data's name and digest, and the score. Networks may be stored as float16 (half the size); they compute in float32.
-Public names: :class:`SavedTeacher`, :func:`save_teacher`, :func:`read_teacher`, :func:`load_teacher`.
+the data's name and digest, and the score.
+Public names: :class:`SavedTeacher`, :func:`save_teacher`, :func:`read_teacher`, :func:`load_teacher`; for other files
+:func:`parts_of`, :func:`teacher_of`.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from manyone.behavior.artefact import Frame, of_the_set
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.teachers.acting import TeacherPolicy
 from manyone.behavior.teachers.networks import Policy, Stack
 from manyone.behavior.teachers.trained import TrainedTeacher
-from manyone.engine.artefact import CONFIG, WEIGHTS, below, load_weights, made_of, read_model, write_model
+from manyone.engine.artefact import WEIGHTS, below, load_weights, made_of, read_model, write_model
 from manyone.errors import ManyoneError
 
 
@@ -72,14 +75,18 @@ def _restandardise(network: Stack, own: Frame, data: BehaviorData) -> None:
     weight[:, states] *= (data.deviation / deviation)[:, None]
 
 
-def save_teacher(folder: str | os.PathLike[str], saved: SavedTeacher, *, half: bool = False) -> None:
-    """Writes the artefact; ``half``: the networks as float16."""
+def save_teacher(folder: str | os.PathLike[str], saved: SavedTeacher) -> None:
+    """Writes the artefact."""
+    tensors, config = parts_of(saved)
+    write_model(folder, tensors, config, _card(saved))
+
+
+def parts_of(saved: SavedTeacher) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, configuration as JSON data) of a teacher."""
     teacher, critics = saved.teacher, saved.teacher.critics
     tensors = {f"policy.{k}": v for k, v in teacher.policy.state_dict().items()}
     if critics is not None:
         tensors |= {f"critics.{k}": v for k, v in critics.state_dict().items()}
-    if half:
-        tensors = {k: v.half() for k, v in tensors.items()}
     config = {
         "behavior": "teacher",
         "method": teacher.name,
@@ -90,25 +97,30 @@ def save_teacher(folder: str | os.PathLike[str], saved: SavedTeacher, *, half: b
         "frame": saved.frame.config(),
         "info": saved.info,
     }
-    write_model(folder, tensors | saved.frame.tensors(), config, _card(saved))
+    return tensors | saved.frame.tensors(), config
+
+
+def teacher_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> SavedTeacher:
+    """The inverse of :func:`parts_of`, in float32; ``path``, of the tensors, is named where the two do not fit."""
+    tensors = {k: v.float() for k, v in tensors.items()}
+    policy, critics = Policy(**config["policy"]), None
+    load_weights(policy, below(tensors, "policy."), path)
+    if config["critics"] is not None:
+        critics = Stack(**config["critics"])
+        load_weights(critics, below(tensors, "critics."), path)
+    teacher = TrainedTeacher(str(config["method"]), policy, critics, config["value"], float(config["scale"]))
+    return SavedTeacher(teacher.copy(), Frame.of_files(config["frame"], tensors, path), dict(config["info"]))
 
 
 def read_teacher(folder: str | os.PathLike[str]) -> SavedTeacher:
-    """What :func:`save_teacher` wrote, in float32 on the CPU."""
+    """What :func:`save_teacher` wrote, on the CPU."""
     config, tensors = read_model(folder, "a teacher", ("behavior", "frame"))
     if config["behavior"] != "teacher":
-        raise ManyoneError(f"{folder}: a {config['behavior']}, not a teacher: give the model folder of a calql, iql or "
-                           "td3bc run")  # fmt: skip
-    tensors = {k: v.float() for k, v in tensors.items()}
+        raise ManyoneError(
+            f"{folder}: a {config['behavior']}, not a teacher: give the model folder of a calql, iql or td3bc run"
+        )
     with made_of(folder):
-        policy, critics = Policy(**config["policy"]), None
-        load_weights(policy, below(tensors, "policy."), Path(folder) / WEIGHTS)
-        if config["critics"] is not None:
-            critics = Stack(**config["critics"])
-            load_weights(critics, below(tensors, "critics."), Path(folder) / WEIGHTS)
-        teacher = TrainedTeacher(str(config["method"]), policy, critics, config["value"], float(config["scale"]))
-        frame = Frame.of_files(config["frame"], tensors, Path(folder) / CONFIG)
-        return SavedTeacher(teacher.copy(), frame, dict(config["info"]))
+        return teacher_of(config, tensors, Path(folder) / WEIGHTS)
 
 
 def load_teacher(folder: str | os.PathLike[str], data: BehaviorData) -> TrainedTeacher:

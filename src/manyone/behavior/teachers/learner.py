@@ -26,6 +26,7 @@ from manyone.randomness import generator_for
 
 Schedule = Literal["constant", "policy", "all"]
 """Which learning rates fall to 0 along a half cosine: none, the policy's (IQL as published), or all."""
+_SCORES = ("return", "normalised", "value_correlation")  # of the last evaluation, that go into the artefact
 _RETURN_RANGE = 1000.0  # D4RL's IQL scales rewards such that the returns of the data span this
 
 
@@ -169,7 +170,7 @@ class TeacherLearner:
     def saved(self) -> SavedTeacher:
         """The teacher as it is now with what it needs to act, on the CPU; with the score of its last evaluation."""
         info = {"data": self.data.name, "digest": self.data.digest, "steps": self.iteration, "seed": self.seed}
-        info |= {name: float(self.scores[name]) for name in ("return", "normalised") if name in self.scores}
+        info |= {name: float(self.scores[name]) for name in _SCORES if name in self.scores}
         return SavedTeacher(self.teacher().copy(), Frame.of(self.data), info)
 
 

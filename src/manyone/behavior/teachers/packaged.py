@@ -2,30 +2,37 @@
 
 ``scripts/train_teachers.py`` has made them, each by the method that gave the best one on the set's seed 0. A set of
 another seed or size holds roll-outs of the same policies, for which the same teacher serves.
-Public names: :func:`packaged_teacher`, :func:`packaged_teachers`, :func:`expert_teacher`.
+Public names: :func:`packaged_teacher`, :func:`packaged_teachers`, :func:`expert_teacher`; for making them :func:`pack`,
+:func:`unpack`.
 """
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from manyone.behavior.data import BehaviorData
-from manyone.behavior.teachers.artefact import read_teacher
+from manyone.behavior.teachers.artefact import SavedTeacher, parts_of, teacher_of
 from manyone.behavior.teachers.teacher import Teacher, from_functions
 from manyone.behavior.teachers.trained import TrainedTeacher
+from manyone.engine.tensors import save_tensors
 from manyone.envs.single.experts.ladder import ladder
 from manyone.envs.single.make import BODIES
 from manyone.errors import ManyoneError
 
+_HEAD = "manyone"
+
 
 def packaged_teachers() -> dict[str, Path]:
-    """Data set, e.g. ``mujoco-hopper-medium-replay`` -> folder of the teacher that was trained on it."""
-    folder = Path(str(resources.files(__package__))) / "models"
-    return {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
+    """Data set, e.g. ``mujoco-hopper-medium-replay`` -> file of the teacher that was trained on it."""
+    folder = Path(str(resources.files(__package__))) / "files"
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 
 def packaged_teacher(name: str, data: BehaviorData) -> TrainedTeacher | None:
@@ -33,8 +40,22 @@ def packaged_teacher(name: str, data: BehaviorData) -> TrainedTeacher | None:
 
     ``data`` is that set: its statistics standardise the states that the teacher sees.
     """
-    folder = packaged_teachers().get(name.partition("@")[0])
-    return None if folder is None else read_teacher(folder).for_data(data, str(folder))
+    path = packaged_teachers().get(name.partition("@")[0])
+    return None if path is None else unpack(path).for_data(data, name)
+
+
+def pack(path: Path, saved: SavedTeacher) -> None:
+    """Writes a teacher into one file: its networks as float16, the statistics as they are."""
+    tensors, config = parts_of(saved)
+    small = {k: v.half() if k.startswith(("policy.", "critics.")) else v for k, v in tensors.items()}
+    save_tensors({k: v.contiguous() for k, v in small.items()}, path, {_HEAD: json.dumps(config, sort_keys=True)})
+
+
+def unpack(path: Path) -> SavedTeacher:
+    """What :func:`pack` wrote; the networks compute in float32."""
+    with safe_open(path, framework="pt") as file:
+        config = json.loads(file.metadata()[_HEAD])
+    return teacher_of(config, load_file(path), path)
 
 
 def expert_teacher(data: BehaviorData) -> Teacher:

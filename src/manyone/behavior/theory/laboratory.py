@@ -88,7 +88,8 @@ class TheoryLaboratory:
         self._scale[at, chosen] = mdp.largest_reward * mdp.horizon
         self.steps += 1
         found = summary(self.measured[at, chosen], self._scale[at, chosen])
-        return {"loss": found["identity_residual"], "gamma": self.setting.gammas[at], **found}
+        shown = {name: found[name] for name in ("misplaced_residual", "gap", "violations")}
+        return {"loss": found["identity_residual"], "gamma": self.setting.gammas[at], **shown}
 
     def pairs(self, numbers: Sequence[int], gamma: float) -> families.Case:
         """The MDPs of these numbers under one discount, with their teachers and students."""

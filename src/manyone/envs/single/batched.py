@@ -47,6 +47,7 @@ class Step(NamedTuple):
     rewards: np.ndarray  # float64 [b]
     terminated: np.ndarray  # bool [b]
     truncated: np.ndarray  # bool [b]: the last step of the environment's own limit
+    survival: np.ndarray  # float64 [b]: the rewards' bonus for being alive, where the environment tells it, else 0
 
 
 @functools.lru_cache(maxsize=256)
@@ -165,8 +166,8 @@ class Bodies:
         """The last part of :meth:`step`: what the rows show and are paid."""
         self._steps[rows] += 1
         velocity = (self._place(rows) - before) / self._dt
-        rewards, terminated = self._rules.score(self, rows, velocity, actions)
-        return Step(self._rules.observe(self, rows), rewards, terminated, self._steps[rows] >= self._limit)
+        rewards, terminated, survival = self._rules.score(self, rows, velocity, actions)
+        return Step(self._rules.observe(self, rows), rewards, terminated, self._steps[rows] >= self._limit, survival)
 
     # ---- what the rules read --------------------------------------------------------------------------------------
 
@@ -215,7 +216,7 @@ class Bodies:
 
 # ---- the environments' rules --------------------------------------------------------------------------------------
 
-Score = tuple[np.ndarray, np.ndarray]  # rewards float64 [b], terminated bool [b]
+Score = tuple[np.ndarray, np.ndarray, np.ndarray]  # rewards float64 [b], terminated bool [b], survival float64 [b]
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def _cost(bodies: Bodies, actions: np.ndarray) -> np.ndarray:
     return bodies.given("ctrl_cost_weight") * np.square(actions).sum(1)  # type: ignore[no-any-return]
 
 
-def _alive(healthy: np.ndarray, bodies: Bodies, *, always: bool) -> Score:
+def _alive(healthy: np.ndarray, bodies: Bodies, *, always: bool) -> tuple[np.ndarray, np.ndarray]:
     """(Reward for being healthy, terminated). Version 4 pays it ``always``, where unhealthy means the end."""
     ends = bool(bodies.given("terminate_when_unhealthy"))
     paid = np.ones_like(healthy) if always and ends else healthy
@@ -259,14 +260,15 @@ def _legs(healthy: Callable[[Bodies, np.ndarray], np.ndarray], *, always: bool) 
 
     def score(bodies: Bodies, rows: np.ndarray, velocity: np.ndarray, actions: np.ndarray) -> Score:
         paid, terminated = _alive(healthy(bodies, rows), bodies, always=always)
-        return bodies.given("forward_reward_weight") * velocity + paid - _cost(bodies, actions), terminated
+        rewards = bodies.given("forward_reward_weight") * velocity + paid - _cost(bodies, actions)
+        return rewards, terminated, np.zeros(len(rows)) if always else paid  # version 4 does not tell it
 
     return score
 
 
 def _half_cheetah(bodies: Bodies, rows: np.ndarray, velocity: np.ndarray, actions: np.ndarray) -> Score:
     rewards = bodies.given("forward_reward_weight") * velocity - _cost(bodies, actions)
-    return rewards, np.zeros(len(rows), bool)
+    return rewards, np.zeros(len(rows), bool), np.zeros(len(rows))
 
 
 def _ant(version: int) -> Callable[..., Score]:
@@ -278,7 +280,7 @@ def _ant(version: int) -> Callable[..., Score]:
         costs = _cost(bodies, actions)
         if version == 5 or bodies.given("use_contact_forces"):
             costs = costs + bodies.given("contact_cost_weight") * np.square(bodies.contact_forces(rows)).sum(1)
-        return velocity[:, 0] * weight + paid - costs, terminated
+        return velocity[:, 0] * weight + paid - costs, terminated, paid
 
     return score
 
@@ -295,7 +297,8 @@ def _cheetah_task(bodies: Bodies, rows: np.ndarray, velocity: np.ndarray, action
     """Cheetah-dir and Cheetah-vel of :mod:`manyone.envs.single.bodies`."""
     target = bodies.given("target")
     forward = -np.abs(velocity - target) if bodies.given("velocity") else target * velocity
-    return forward - 0.05 * np.square(actions).sum(1).astype(np.float64), np.zeros(len(rows), bool)
+    control = 0.05 * np.square(actions).sum(1).astype(np.float64)
+    return forward - control, np.zeros(len(rows), bool), np.zeros(len(rows))
 
 
 def _ant_task(bodies: Bodies, rows: np.ndarray, velocity: np.ndarray, actions: np.ndarray) -> Score:
@@ -304,7 +307,7 @@ def _ant_task(bodies: Bodies, rows: np.ndarray, velocity: np.ndarray, actions: n
     forward = velocity[:, 0] * math.cos(target) + velocity[:, 1] * math.sin(target)
     control = 0.5 * np.square(actions).sum(1).astype(np.float64)
     contact = 0.0005 * np.square(bodies.contact_forces(rows)).sum(1)
-    return forward - control - contact + 1.0, ~_standing(bodies, rows)
+    return forward - control - contact + 1.0, ~_standing(bodies, rows), np.ones(len(rows))
 
 
 def _plain(hidden: int, *, clipped: bool = False) -> Callable[[Bodies, np.ndarray], np.ndarray]:

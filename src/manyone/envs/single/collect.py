@@ -168,7 +168,7 @@ def _play_trained(wanted: OfflineName, tasks: list[str], run: Runner, progress: 
             for first, count in share.needed(wanted.steps)
         }:
             for (place, first), piece in run(calls):
-                shares[place].pieces[first] = piece
+                shares[place].add(first, piece)
                 done = number * amount + sum(share.filled for share in shares)
                 progress(done * each, len(tasks) * amount * each)
         parts = [share.kept() for share in shares]

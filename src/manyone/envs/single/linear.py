@@ -6,14 +6,16 @@ alone, so a batch may be cut into any pieces. This module imports no torch: work
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from manyone.envs.single import make as build
+from manyone.envs.single.batched import Bodies, batched
 
 _environments: dict[str, list[Any]] = {}
+_bodies: dict[str, Bodies | None] = {}
 
 
 def returns(
@@ -50,7 +52,7 @@ def episodes(
     ``noise[i]`` times standard normal numbers to its actions.
     """
     count, action_dim, state_dim = weights.shape
-    envs = _built(task, count, horizon)
+    start, step = _together(task) or _one_by_one(task, count, horizon)
     observations = np.zeros((count, horizon + 1, state_dim))
     actions = np.zeros((count, horizon, action_dim), np.float32)
     rewards = np.zeros((count, horizon))
@@ -60,20 +62,19 @@ def episodes(
     if noise is not None:
         for i, (seed, level) in enumerate(zip(seeds, noise, strict=True)):
             jitter[i] = level * np.random.Generator(np.random.Philox(seed)).standard_normal((horizon, action_dim))
-    for i, seed in enumerate(seeds):
-        observations[i, 0], _ = envs[i].reset(seed=seed)
-    running = list(range(count))
+    observations[:, 0] = start(seeds)
+    running = np.arange(count)
     for t in range(horizon):
         scaled = (observations[:, t] - mean) / deviation
         # the action that is stored is the one that is played
         actions[:, t] = np.clip(np.matmul(weights, scaled[..., None])[..., 0] + jitter[:, t], -1, 1)
-        for i in running:
-            state, reward, ended, _, info = envs[i].step(actions[i, t])
-            observations[i, t + 1], rewards[i, t] = state, reward
-            survival[i] += info.get("reward_survive", 0.0)
-            terminated[i], lengths[i] = ended, t + 1
-        running = [i for i in running if not terminated[i]]
-        if not running:
+        observations[running, t + 1], rewards[running, t], terminated[running], bonus = step(
+            running, actions[running, t]
+        )
+        survival[running] += bonus
+        lengths[running] = t + 1
+        running = running[~terminated[running]]
+        if not len(running):
             break
     return [
         {
@@ -86,6 +87,41 @@ def episodes(
         }
         for i, n in enumerate(lengths)
     ]
+
+
+Start = Callable[[Sequence[int]], np.ndarray]
+"""seeds n -> first observations [n, S]"""
+Step = Callable[[np.ndarray, np.ndarray], tuple[Any, Any, Any, Any]]
+"""rows [b], actions [b, A] -> observations [b, S], rewards [b], whether episodes ended [b], bonus for survival [b]"""
+
+
+def _together(task: str) -> tuple[Start, Step] | None:
+    """Bodies that are stepped together; None where the environment is none of these."""
+    if task not in _bodies:
+        _bodies.clear()
+        _bodies[task] = batched(task)
+    bodies = _bodies[task]
+    if bodies is None:
+        return None
+    known = bodies
+
+    def step(rows: np.ndarray, actions: np.ndarray) -> tuple[Any, Any, Any, Any]:
+        seen = known.step(rows, actions)
+        return seen.observations, seen.rewards, seen.terminated, seen.survival
+
+    return lambda seeds: known.reset(range(len(seeds)), seeds), step
+
+
+def _one_by_one(task: str, count: int, horizon: int) -> tuple[Start, Step]:
+    """One environment a row."""
+    envs = _built(task, count, horizon)
+
+    def step(rows: np.ndarray, actions: np.ndarray) -> tuple[Any, Any, Any, Any]:
+        seen = [envs[row].step(action) for row, action in zip(rows.tolist(), actions)]
+        states, rewards, ended, _, infos = zip(*seen)
+        return np.array(states), rewards, ended, [info.get("reward_survive", 0.0) for info in infos]
+
+    return lambda seeds: np.array([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds)]), step
 
 
 def _built(task: str, count: int, horizon: int) -> list[Any]:

@@ -95,12 +95,12 @@ def load_problem(options: PolicyOptions) -> PolicyProblem:
 
 
 def offline_name(options: PolicyOptions) -> OfflineName | None:
-    """The made data that ``options`` name; None for own data. Expert episodes have a size of their own."""
+    """The made data that ``options`` name; None for own data. Official episodes have a size of their own."""
     if options.suite is None:
         return None
     name = f"{options.suite}-{options.quality}"
-    if options.quality == "expert":
-        return parse_offline(name)
+    if (official := parse_offline(name)).official:
+        return official
     return parse_offline(name, episodes=options.episodes, steps=options.horizon, seed=options.data_seed)
 
 

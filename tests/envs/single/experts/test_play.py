@@ -41,7 +41,7 @@ def test_a_part_keeps_its_first_episodes_to_the_step_whatever_was_asked_for(leng
     while pieces := share.needed(50):
         rounds += 1
         for first, count in reversed(pieces):
-            share.pieces[first] = [episode(lengths(n), n) for n in range(first, first + count)]
+            share.add(first, [episode(lengths(n), n) for n in range(first, first + count)])
     assert share.filled == amount
     assert rounds <= 8
     kept = share.kept()
@@ -56,7 +56,8 @@ def test_a_part_keeps_its_first_episodes_to_the_step_whatever_was_asked_for(leng
 def test_a_part_in_episodes_asks_for_exactly_those():
     share = play.Share(0, 10, 12, in_steps=False)
     assert share.needed(50) == [(0, 5), (5, 5), (10, 2)]
-    share.pieces = {first: [episode(4, n) for n in range(first, first + count)] for first, count in share.needed(50)}
+    for first, count in share.needed(50):
+        share.add(first, [episode(4, n) for n in range(first, first + count)])
     assert share.needed(50) == []
     assert len(share.kept()) == 12
 

@@ -39,22 +39,28 @@ class Share:
     """Transitions or episodes."""
     in_steps: bool
     """Whether ``amount`` counts transitions."""
-    pieces: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
-    """Episodes by the number of the first one."""
+    _pieces: dict[int, list[dict[str, Any]]] = field(default_factory=dict)  # by the number of the first episode
+    _episodes: int = 0
+    _size: int = 0  # as ``amount``
 
     @property
     def filled(self) -> int:
         """How much of ``amount`` is there."""
-        return min(self.amount, self._size())
+        return min(self.amount, self._size)
+
+    def add(self, first: int, episodes: list[dict[str, Any]]) -> None:
+        """Takes a piece that was needed: its ``episodes`` from number ``first`` on."""
+        self._pieces[first] = episodes
+        self._episodes += len(episodes)
+        self._size += sum(len(one["rewards"]) for one in episodes) if self.in_steps else len(episodes)
 
     def needed(self, horizon: int) -> list[tuple[int, int]]:
         """(first, count) of the pieces to be played next, from what is known of the episodes' lengths; none if full."""
-        begin = sum(map(len, self.pieces.values()))
-        missing = self.amount - self._size()
+        begin, missing = self._episodes, self.amount - self._size
         if missing <= 0:
             return []
         if self.in_steps:
-            length = self._size() / begin if begin else horizon
+            length = self._size / begin if begin else horizon
             # the first episodes may be the shortest: at most three times as many again
             missing = min(math.ceil(missing / length), max(3 * begin, math.ceil(self.amount / horizon)))
             missing = -(-missing // _PIECE) * _PIECE
@@ -62,7 +68,7 @@ class Share:
 
     def kept(self) -> list[dict[str, Any]]:
         """Exactly ``amount``, in the order of the episodes."""
-        every = [one for first in sorted(self.pieces) for one in self.pieces[first]]
+        every = [one for first in sorted(self._pieces) for one in self._pieces[first]]
         if not self.in_steps:
             return every[: self.amount]
         found, left = [], self.amount
@@ -72,10 +78,6 @@ class Share:
             found.append(_cut(one, left))
             left -= len(one["rewards"])
         return found
-
-    def _size(self) -> int:
-        every = [one for piece in self.pieces.values() for one in piece]
-        return sum(len(one["rewards"]) for one in every) if self.in_steps else len(every)
 
 
 def _cut(episode: dict[str, Any], steps: int) -> dict[str, Any]:

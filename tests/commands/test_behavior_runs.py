@@ -1,0 +1,163 @@
+"""Whole runs of obd, obd-es and bc on episodes of a user's own: scores, resume after kill -9, policies, bad input."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from examples.own_data import main
+from tests.commands.run_files import assert_kill_9_changes_nothing, lines
+
+from manyone.behavior import load_distilled, load_policy, students
+from manyone.randomness import seed_for
+
+TASK = "gym:Pendulum-v1"
+SMALL = ("--width", 8, "--layers", 3, "--size", 6, "--inner-steps", 3, "--batch-size", 16, "--eval-episodes", 2,
+         "--students", 2, "--horizon", 10, "--workers", 1)  # fmt: skip
+TAUGHT = ("--teacher", "td3bc", "--teacher-steps", 20)
+
+
+@pytest.fixture(scope="session")
+def pendulum(shared_cache):
+    """The folder of a controller's episodes."""
+    folder = shared_cache / "pendulum"
+    if not folder.exists():
+        main(str(folder))
+    return folder
+
+
+@pytest.fixture
+def distilled(manyone, tmp_path, pendulum):
+    """A folder with a distilled set."""
+    code, _, err = manyone("run", "obd", "--data", f"{TASK}={pendulum}", *SMALL, "--objective", "dbc", "--steps", 4,
+                           "--no-baselines", "--out", "set")  # fmt: skip
+    assert code == 0, err
+    return tmp_path / "set"
+
+
+def test_a_run_trains_its_teacher_scores_and_draws(manyone, tmp_path, pendulum):
+    words = ("obd", "--data", f"{TASK}={pendulum}", *SMALL, *TAUGHT, "--steps", 6, "--evaluate-every", 3)
+    code, out, err = manyone("run", *words, "--out", "r")
+    assert code == 0, err
+    for row in ("av-pbc, 6 pairs", "its ensemble", "teacher", "everything cloned", "random pairs"):
+        assert row in out, out
+    records = lines(tmp_path / "r/metrics.jsonl")
+    assert [r["step"] for r in records if r["kind"] == "eval"] == [0, 3]
+    final = records[-1]
+    assert {"return", "students_spread", "episodes_spread", "ensemble_return"} <= set(final)
+    assert final["step"] == 6
+    assert (tmp_path / f"r/stages/teacher-{TASK.replace(':', '-')}/model/config.json").is_file()
+    assert manyone("report", "r")[0] == 0
+    page = (tmp_path / "r/report.html").read_text()
+    assert "everything cloned" in page
+    found = load_distilled(tmp_path / "r/model")
+    assert (len(found), found.info["teacher"], found.info["objective"]) == (6, "td3bc", "av-pbc")
+    code, out, err = manyone("eval", "r")
+    assert code == 0, err
+    assert f"{final['return']:.6g}" in out
+
+
+def test_kill_9_changes_nothing(manyone, process, tmp_path, pendulum):
+    words = ("obd", "--data", f"{TASK}={pendulum}", *SMALL, *TAUGHT, "--no-simulator", "--steps", 400)
+    words = tuple(w for w in words if w not in ("--horizon", 10)) + ("--checkpoint-every", 20, "--no-baselines")
+    assert_kill_9_changes_nothing(manyone, process, tmp_path, words, after=50)
+
+
+def test_a_teacher_that_was_trained_before_serves_again(manyone, tmp_path, pendulum):
+    code, _, err = manyone("run", "iql", "--data", f"{TASK}={pendulum}", "--width", 8, "--steps", 20, "--eval-episodes",
+                           1, "--horizon", 10, "--workers", 1, "--out", "teacher")  # fmt: skip
+    assert code == 0, err
+    code, _, err = manyone("run", "obd", "--data", f"{TASK}={pendulum}", *SMALL, "--teacher", "teacher", "--steps", 2,
+                           "--no-baselines", "--out", "r")  # fmt: skip
+    assert code == 0, err
+    assert load_distilled(tmp_path / "r/model").info["teacher"] == "iql"
+
+
+def test_a_policy_is_cloned_from_the_set_alone(manyone, tmp_path, distilled):
+    code, out, err = manyone("run", "bc", "--data", "set", "--eval-episodes", 2, "--workers", 1, "--out", "bc")
+    assert code == 0, err
+    assert "policy: " in out
+    policy = load_policy(tmp_path / "bc/model")
+    policy.reset()
+    actions = policy.act(np.zeros((3, 3)))
+    assert actions.shape == (3, 1)
+    assert np.abs(actions).max() <= 2
+    code, out, err = manyone("eval", "bc", "--episodes", 1)
+    assert code == 0, err
+
+
+def test_the_command_s_students_are_the_library_s(manyone, tmp_path, distilled):
+    words = ("bc", "--data", "set", "--students", 2, "--eval-episodes", 1, "--workers", 1)
+    assert manyone("run", *words, "--out", "bc")[0] == 0
+    found, policy = load_distilled(distilled / "model"), load_policy(tmp_path / "bc/model")
+    seeds = [seed_for(0, "student of a set", k) for k in range(2)]
+    trained = students.train(found, seeds=seeds)
+    for name, value in trained.weights.items():
+        torch.testing.assert_close(policy.policies.weights[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_everything_is_cloned_in_steps(manyone, tmp_path, pendulum):
+    words = ("bc", "--data", f"{TASK}={pendulum}", "--width", 8, "--steps", 5, "--fraction", 0.5, "--students", 2,
+             "--eval-episodes", 1, "--horizon", 10, "--workers", 1)  # fmt: skip
+    code, out, err = manyone("run", *words, "--out", "r")
+    assert code == 0, err
+    assert "ensemble of 2" in out
+    assert len(load_policy(tmp_path / "r/model").policies) == 2
+
+
+def test_evolution_runs_and_goes_on(manyone, tmp_path, pendulum):
+    words = ("obd-es", "--data", f"{TASK}={pendulum}", *[w for w in SMALL if w not in ("--batch-size", 16)],
+             "--population", 4, "--steps", 2)  # fmt: skip
+    code, out, err = manyone("run", *words, "--out", "r")
+    assert code == 0, err
+    assert "evolved, 6 pairs" in out
+    assert len(load_distilled(tmp_path / "r/model")) == 6
+
+
+def test_without_a_simulator_the_losses_are_known(manyone, tmp_path, pendulum):
+    words = [w for w in SMALL if w not in ("--horizon", 10)]
+    code, _, err = manyone("run", "obd", "--data", f"mine={pendulum}", *words, *TAUGHT, "--no-simulator", "--steps", 2,
+                           "--out", "r")  # fmt: skip
+    assert code == 0, err
+    assert load_distilled(tmp_path / "r/model").frame.environment is None
+
+
+def test_a_plan_writes_nothing(manyone, tmp_path):
+    code, out, _ = manyone("run", "obd", "--dry-run")
+    assert code == 0
+    assert "mujoco-hopper-medium-replay" in out
+    assert "64 pairs" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("obd", "--teacher", "nobody"), "--teacher nobody: no such file or folder, and none of auto, expert"),
+        (("obd", "--teacher", "expert"), "teacher expert: gym:Pendulum-v1 has none"),
+        (("obd", "--size", "0"), "--size 0: must be 1 or more"),
+        (("obd", "--weights", "q", "--objective", "pbc"), "--weights q: does nothing without --objective av-pbc"),
+        (("obd", "--student", "residual", "--layers", "3"), "--layers 3: must be 4 with --student residual"),
+        (("obd", "--size", "100000"), "--size 100000: must be at most the "),
+        (("bc", "--set", "x"), "--set x: is for a folder of distilled sets"),
+        (("obd-es", "--population", "3"), "--population 3: must be an even number"),
+    ],
+)
+def test_wrong_options_are_named(manyone, tmp_path, pendulum, words, message):
+    code, _, err = manyone("run", *words, "--data", f"{TASK}={pendulum}", "--workers", 1, "--out", "r")
+    assert code == 2
+    assert message in err
+    assert len([line for line in err.strip().splitlines() if "data of" not in line]) == 1
+    assert not (tmp_path / "r/model").exists()
+
+
+def test_a_set_of_other_widths_is_no_policy(manyone, distilled):
+    code, _, err = manyone("run", "bc", "--data", "set", "--fraction", "0.5", "--out", "r")
+    assert code == 2
+    assert "--fraction 0.5: a distilled set has no episodes" in err
+    config = json.loads((distilled / "model/config.json").read_text())
+    config["sets"][0]["pairs"] = 7
+    (distilled / "model/config.json").write_text(json.dumps(config))
+    code, _, err = manyone("run", "bc", "--data", "set", "--out", "r")
+    assert code == 2
+    assert "model.safetensors: pairs of [6, 3] and [6, 1]" in err

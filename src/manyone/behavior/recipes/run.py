@@ -14,7 +14,7 @@ from manyone.behavior.artefact import Distilled, Frame, load_all
 from manyone.behavior.cloning import clone
 from manyone.behavior.coresets import initial_pairs
 from manyone.behavior.data import BehaviorData
-from manyone.behavior.distil import Distillations
+from manyone.behavior.distillation import Distillations
 from manyone.behavior.evaluate import Evaluator, StudentScores
 from manyone.behavior.objectives import negative_share
 from manyone.behavior.recipes.build import inner, objective, spec

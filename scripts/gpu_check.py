@@ -62,6 +62,11 @@ RUNS = {
         6,
         same_draws=False,
     ),
+    "behavior": Run(
+        "obd --data cheetah-dir:0=data/0 --horizon 12 --eval-episodes 2 --students 2 --size 6 --width 16 --teacher iql "
+        "--teacher-steps 20 --steps 60 --checkpoint-every 5 --workers 1 --no-baselines",
+        12,
+    ),
 }
 
 

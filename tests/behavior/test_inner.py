@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.reference import obd
 from torch import Tensor, nn
 
 from manyone.behavior.derivatives import by_autograd, by_hand
 from manyone.behavior.inner import InnerLoop, MetaGradient, meta_gradient, train_students
 from manyone.behavior.students.network import ModuleStudent, Student, StudentSpec, make_student
 from manyone.errors import ManyoneError
-from tests.reference import obd
 
 S, A, N, B = 5, 3, 7, 9
 MLP = StudentSpec(width=8)
@@ -65,9 +65,9 @@ class Case:
         return meta_gradient(self.student, weights, states, actions, outer, inner, **given)
 
 
-def network_case(name: str, members: int = 1, dtype: torch.dtype = torch.float64) -> Case:
+def network_case(name: str, members: int = 1, dtype: torch.dtype = torch.float64, seed: int = 0) -> Case:
     student = ModuleStudent(small_module, S, A) if name == "module" else make_student(SPECS[name], S, A)
-    return Case(student, members, dtype)
+    return Case(student, members, dtype, seed)
 
 
 def close(found: MetaGradient, wanted: MetaGradient, tolerance: float) -> None:
@@ -94,9 +94,9 @@ def test_all_modes_agree(name, members, momentum):
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("name", ["mlp-2", "mlp-4", "residual", "softmax", "module"])
 def test_all_modes_agree_in_float32(name, momentum):
-    """Where no ReLU is so near its kink that rounding decides: there the derivative jumps."""
-    case = network_case(name, 3, torch.float32)
-    inner = InnerLoop(steps=5, lr=0.3, momentum=momentum, mode="unrolled")
+    """On a training that does not blow rounding up, as autograd's own against float64 shows."""
+    case = network_case(name, 3, torch.float32, seed=2)
+    inner = InnerLoop(steps=5, lr=0.1, momentum=momentum, mode="unrolled")
     wanted = case.gradient(inner)
     assert wanted.states.dtype == torch.float32
     for mode in MODES[1:]:
@@ -122,7 +122,7 @@ def test_it_is_what_plain_autograd_gives_for_one_student(name, momentum):
         torch.testing.assert_close(a[0], b, rtol=1e-10, atol=1e-12)
 
 
-def differences(function: Callable[[Tensor], Tensor], at: Tensor, step: float = 1e-5) -> Tensor:
+def differences(function: Callable[[Tensor], Tensor], at: Tensor, step: float = 1e-6) -> Tensor:
     """Central finite differences of a scalar function by every entry of ``at``."""
     found = torch.empty_like(at)
     for place in range(at.numel()):
@@ -139,7 +139,7 @@ def differences(function: Callable[[Tensor], Tensor], at: Tensor, step: float = 
 @pytest.mark.parametrize("name", ["mlp-2", "mlp-4", "mlp-6", "residual", "softmax", "module"])
 def test_finite_differences(name, momentum):
     """Property 2 of the method: T = 4, width 8, to 1e-5."""
-    case = network_case(name, 2)
+    case = network_case(name, 2, seed=1)
     inner = InnerLoop(steps=4, lr=0.3, momentum=momentum)
     found = case.gradient(inner)
 
@@ -149,6 +149,7 @@ def test_finite_differences(name, momentum):
     def close_to(value: Tensor, wanted: Tensor) -> None:
         assert (value - wanted).abs().max() <= 1e-5 * max(wanted.abs().max(), 1e-3)
 
+    # a step so small that no ReLU of any inner step turns over within it: there H jumps
     close_to(found.states, differences(lambda s: loss(s, case.actions, inner), case.states))
     close_to(found.actions, differences(lambda a: loss(case.states, a, inner), case.actions))
 
@@ -228,7 +229,7 @@ def test_students_side_by_side_are_the_mean_of_single_ones(name, mode):
 @pytest.mark.parametrize("members", [1, 3])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_students_that_draw_their_actions(spec, members, momentum):
-    """Stored noise: the modes agree with each other and with the plain formulation, the head for log-deviations learns."""
+    """Stored noise: the modes agree, with the plain formulation too, and the head for log-deviations learns."""
     case, steps = Case(make_student(spec, S, A), members), 4
     noise, last = case.draw(steps, members, N, A), case.draw(members, B, A)
 
@@ -342,7 +343,8 @@ def test_auto_takes_what_fits_into_the_memory(module, monkeypatch):
 
     monkeypatch.setattr(where, "meta_gradient", spy)
     weights = sum(value.nbytes for value in case.weights.values()) / 2**30
-    for memory in (1.0, 20 * weights, weights):
+    step = by_autograd.memory_of_a_step(case.student.forward, case.weights, case.states, case.actions, None) / 2**30
+    for memory in (1.0, 16 * weights + 2 * step, weights):
         case.gradient(InnerLoop(steps=16, lr=0.1, memory=memory))
     assert lengths == [16, 1, 4]
 

@@ -81,7 +81,12 @@ def unrolled(
     """H and its derivatives by states, actions, lr and momentum, with the whole graph kept."""
     inputs = [
         v.clone().requires_grad_()
-        for v in (states, actions, torch.tensor(lr).to(states), torch.tensor(momentum).to(states))
+        for v in (
+            states,
+            actions,
+            torch.tensor(lr, dtype=torch.float64).to(states),
+            torch.tensor(momentum, dtype=torch.float64).to(states),
+        )
     ]
     start = [w.clone().requires_grad_() for w in weights]
     loss = outer(train(net, start, *inputs[:2], steps, *inputs[2:], noise=noise, graph=True))

@@ -10,9 +10,9 @@ from .coresets import initial_pairs as initial_pairs
 from .data import BehaviorData as BehaviorData
 from .data import behavior_data as behavior_data
 from .density import density_weights as density_weights
-from .distil import Distillations as Distillations
-from .distil import DistilLearner as DistilLearner
-from .distil import distil as distil
+from .distillation import Distillations as Distillations
+from .distillation import DistilLearner as DistilLearner
+from .distillation import distil as distil
 from .evaluate import Evaluator as Evaluator
 from .evaluate import StudentScores as StudentScores
 from .evaluate import architectures as architectures

@@ -31,7 +31,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from manyone.behavior.derivatives import by_autograd, by_hand
-from manyone.behavior.derivatives.result import MetaGradient, Outer
+from manyone.behavior.derivatives.result import Descent, MetaGradient, Outer
 from manyone.behavior.students.network import NetworkStudent, Student
 from manyone.errors import ManyoneError
 
@@ -68,6 +68,11 @@ class InnerLoop:
         if not self.memory > 0:
             raise ManyoneError(f"memory {self.memory}: must be above 0 (GiB)")
 
+    @property
+    def descent(self) -> Descent:
+        """What the students do, apart from how it is differentiated."""
+        return Descent(self.steps, self.lr, self.momentum)
+
 
 def train_students(
     student: Student,
@@ -85,9 +90,8 @@ def train_students(
     """
     weights = _checked(student, weights, states, actions, inner, noise)
     if isinstance(student, NetworkStudent) and states.ndim == actions.ndim == 2:
-        return by_hand.train(student, weights, states, actions, inner.steps, inner.lr, inner.momentum, noise)
-    forward = student.forward
-    return by_autograd.train(forward, weights, states, actions, inner.steps, inner.lr, inner.momentum, noise)
+        return by_hand.train(student, weights, states, actions, inner.descent, noise)
+    return by_autograd.train(student.forward, weights, states, actions, inner.descent, noise)
 
 
 def meta_gradient(
@@ -109,18 +113,19 @@ def meta_gradient(
     weights = _checked(student, weights, states, actions, inner, noise)
     if states.ndim != 2 or actions.ndim != 2:
         raise ManyoneError(f"states {list(states.shape)}, actions {list(actions.shape)}: a set is [N, S] and [N, A]")
-    network = isinstance(student, NetworkStudent)
-    common = {"steps": inner.steps, "lr": inner.lr, "momentum": inner.momentum, "noise": noise, "rates": rates}
-    every = {"unrolled": inner.steps, "stored": inner.steps, "recompute": 1, "segments": _root(inner.steps)}
-    if network and inner.mode != "unrolled":
-        length = every[inner.mode] if inner.mode != "auto" else _fitting(student, weights, states, inner, noise)
-        found = by_hand.meta_gradient(student, weights, states, actions, outer, every=length, **common)
+    kept = {"unrolled": inner.steps, "stored": inner.steps, "recompute": 1, "segments": _root(inner.steps)}
+    every = kept.get(inner.mode, 0)
+    if isinstance(student, NetworkStudent) and inner.mode != "unrolled":
+        every = every or _fitting(student, weights, states, inner, noise)
+        found = by_hand.meta_gradient(
+            student, weights, states, actions, outer, inner.descent, every=every, noise=noise, rates=rates
+        )
     else:
-        forward = student.plain if network else student.forward
-        length = every[inner.mode] if inner.mode != "auto" else _fitting_graph(
-            forward, weights, states, actions, inner, noise
-        )  # fmt: skip
-        found = by_autograd.meta_gradient(forward, weights, states, actions, outer, every=length, **common)
+        forward = student.plain if isinstance(student, NetworkStudent) else student.forward
+        every = every or _fitting_graph(forward, weights, states, actions, inner, noise)
+        found = by_autograd.meta_gradient(
+            forward, weights, states, actions, outer, inner.descent, every=every, noise=noise, rates=rates
+        )
     finite = all(bool(value.isfinite().all()) for value in (found.loss, found.states, found.actions))
     if not finite:
         raise ManyoneError(
@@ -139,7 +144,7 @@ def _fitting(
 ) -> int:
     """Steps of a stretch: the fastest way within the memory given, or else the one that takes least."""
     members = next(iter(weights.values())).shape[0]
-    for length in (inner.steps, 1):
+    for length in (max(inner.steps, 1), 1):
         needed = by_hand.memory(
             student, members, len(states), inner.steps, length, noise is not None, states.element_size()
         )

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from manyone.behavior.artefact import Distilled, Frame
-from manyone.behavior.distil import Distillations, DistilLearner
+from manyone.behavior.distillation import Distillations, DistilLearner
 from manyone.behavior.evaluate import StudentScores
 from manyone.behavior.inner import InnerLoop
 from manyone.behavior.objectives import Objective

@@ -9,13 +9,13 @@ Public names: :func:`train`, :func:`meta_gradient`, :func:`memory_of_a_step`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from manyone.behavior.derivatives.result import MetaGradient, Outer, check_scalar
+from manyone.behavior.derivatives.result import Descent, MetaGradient, Outer, check_scalar
 
 Forward = Callable[[Mapping[str, Tensor], Tensor, Tensor | None], Tensor]
 """A student's ``forward``."""
@@ -36,12 +36,19 @@ class _Loop:
     """T steps of training as a function of all that it depends on."""
 
     def __init__(
-        self, forward: Forward, names: list[str], states: Tensor, actions: Tensor, noise: Tensor | None, rates: bool,
-        lr: float, momentum: float,
-    ) -> None:  # fmt: skip
-        self.forward, self.names, self.noise, self.plain = forward, names, noise, not (momentum or rates)
+        self,
+        forward: Forward,
+        names: list[str],
+        states: Tensor,
+        actions: Tensor,
+        descent: Descent,
+        noise: Tensor | None,
+        rates: bool = False,
+    ) -> None:
+        self.forward, self.names, self.noise, self.plain = forward, names, noise, not (descent.momentum or rates)
         self.states, self.actions = states.detach().requires_grad_(), actions.detach().requires_grad_()
-        self.lr, self.momentum = (states.new_tensor(value).requires_grad_(rates) for value in (lr, momentum))
+        rate, momentum = (states.new_tensor(value) for value in (descent.lr, descent.momentum))
+        self.lr, self.momentum = rate.requires_grad_(rates), momentum.requires_grad_(rates)
 
     def inputs(self) -> list[Tensor]:
         """What dH is asked for."""
@@ -79,14 +86,12 @@ def train(
     weights: Mapping[str, Tensor],
     states: Tensor,
     actions: Tensor,
-    steps: int,
-    lr: float,
-    momentum: float,
+    descent: Descent,
     noise: Tensor | None,
 ) -> dict[str, Tensor]:
-    """The weights after ``steps`` steps on states [N, S] or [K, N, S] and actions [N, A] or [K, N, A]."""
-    loop = _Loop(forward, list(weights), states, actions, noise, False, lr, momentum)
-    found = loop.run(_start(loop, weights), range(steps), graph=False)
+    """The weights after ``descent`` on states [N, S] or [K, N, S] and actions [N, A] or [K, N, A]."""
+    loop = _Loop(forward, list(weights), states, actions, descent, noise)
+    found = loop.run(_start(loop, weights), range(descent.steps), graph=False)
     return {name: value.detach() for name, value in zip(weights, found.weights, strict=True)}
 
 
@@ -96,46 +101,46 @@ def meta_gradient(
     states: Tensor,
     actions: Tensor,
     outer: Outer,
+    descent: Descent,
     *,
-    steps: int,
-    lr: float,
-    momentum: float,
     every: int,
     noise: Tensor | None = None,
     rates: bool = False,
 ) -> MetaGradient:
     """H and its derivatives; ``every``: steps of a stretch, T for the plain unrolling."""
-    loop = _Loop(forward, list(weights), states, actions, noise, rates, lr, momentum)
+    loop, steps = _Loop(forward, list(weights), states, actions, descent, noise, rates), descent.steps
     stretches = [range(start, min(start + every, steps)) for start in range(0, steps, max(every, 1))]
     starts = [_start(loop, weights)]
     for stretch in stretches[:-1]:
         starts.append(loop.run(starts[-1], stretch, graph=False).detached())
     end = loop.run(starts[-1], stretches[-1], graph=True) if stretches else starts[0]
-    trained = {name: value.detach() for name, value in zip(loop.names, end.weights, strict=True)}
+    trained = dict(zip(loop.names, end.weights, strict=True))
     with torch.enable_grad():
-        loss = outer(dict(zip(loop.names, end.weights, strict=True)))
-    check_scalar(loss)
+        goal = outer(trained)
+    check_scalar(goal)
+    loss, trained = goal.detach(), {name: value.detach() for name, value in trained.items()}
 
     total = [torch.zeros_like(value) for value in loop.inputs()]
-    outputs, adjoint = [loss], [torch.ones_like(loss)]
     for place in reversed(range(len(stretches))):
-        if place < len(stretches) - 1:
-            end = loop.run(starts[place], stretches[place], graph=True)
-            outputs = [*end.weights, *end.velocities]
-        kept = [(out, gradient) for out, gradient in zip(outputs, adjoint, strict=True) if out.requires_grad]
-        state = [*starts[place].weights, *starts[place].velocities] if place else []
-        inputs = [*loop.inputs(), *state]
-        if not kept:
+        if not goal.requires_grad:
             break
-        found = torch.autograd.grad(
-            [out for out, _ in kept], inputs, [g for _, g in kept], allow_unused=True, materialize_grads=True
-        )
+        start = starts.pop()
+        state = [*start.weights, *start.velocities] if place else []
+        found = torch.autograd.grad(goal, [*loop.inputs(), *state], allow_unused=True, materialize_grads=True)
         total = [a + b for a, b in zip(total, found)]
-        adjoint = list(found[len(total) :])
-        del end, outputs, kept  # the graph goes before the next one comes
-        starts.pop()
+        if place:
+            goal = end = None  # type: ignore[assignment]  # this graph goes before the next one comes
+            end = loop.run(starts[-1], stretches[place - 1], graph=True)
+            goal = _product(end, found[len(total) :])
     lr_gradient, momentum_gradient = total[2:] if rates else (None, None)
-    return MetaGradient(loss.detach(), total[0], total[1], trained, lr_gradient, momentum_gradient)
+    return MetaGradient(loss, total[0], total[1], trained, lr_gradient, momentum_gradient)
+
+
+@torch.enable_grad()
+def _product(end: _State, adjoint: Sequence[Tensor]) -> Tensor:
+    """A scalar with the gradient ``adjoint`` by ``end``: an adjoint given to autograd would load half of torch.fx."""
+    ends = zip([*end.weights, *end.velocities], adjoint, strict=True)
+    return torch.stack([(value * one).sum() for value, one in ends]).sum()
 
 
 def memory_of_a_step(
@@ -149,7 +154,7 @@ def memory_of_a_step(
         kept[storage.data_ptr()] = storage.nbytes()
         return value
 
-    loop = _Loop(forward, list(weights), states, actions, noise, False, 1.0, 0.0)
+    loop = _Loop(forward, list(weights), states, actions, Descent(1, 1.0), noise)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
         loop.run(_start(loop, weights), range(1), graph=True)
     return sum(kept.values())

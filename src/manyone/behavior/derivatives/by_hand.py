@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from manyone.behavior.derivatives.passes import Layout, Passes, Point
-from manyone.behavior.derivatives.result import MetaGradient, Outer, outer_gradient
+from manyone.behavior.derivatives.result import Descent, MetaGradient, Outer, outer_gradient
 from manyone.behavior.students.network import NetworkStudent
 
 
@@ -38,22 +38,20 @@ def train(
     weights: Mapping[str, Tensor],
     states: Tensor,
     actions: Tensor,
-    steps: int,
-    lr: float,
-    momentum: float,
+    descent: Descent,
     noise: Tensor | None,
 ) -> dict[str, Tensor]:
-    """The weights after ``steps`` steps on states [N, S] and actions [N, A]; noise as in :func:`meta_gradient`."""
+    """The weights after ``descent`` on states [N, S] and actions [N, A]; noise as in :func:`meta_gradient`."""
     layout = Layout(student, student.check(weights), noise is not None)
     passes = Passes(layout, states, actions, length=1)
     passes.load(states, actions, noise)
     at, velocity = (Point(layout, states.new_zeros(layout.length())) for _ in range(2))
     layout.pack(weights, at.flat)
-    rate = lr * 2 / actions.numel()
-    for step in range(steps):
+    rate = descent.lr * 2 / actions.numel()
+    for step in range(descent.steps):
         passes.forward(0, step, at)
         passes.backward(0, at)
-        passes.gradient(0, velocity, momentum if step else 0.0)
+        passes.gradient(0, velocity, descent.momentum if step else 0.0)
         at.flat.sub_(velocity.flat, alpha=rate)
     return layout.unpack(at.flat, weights)
 
@@ -119,7 +117,7 @@ def _space(layout: Layout, states: Tensor, actions: Tensor, plan: Plan) -> Itera
 def memory(student: NetworkStudent, members: int, rows: int, steps: int, every: int, noisy: bool, size: int) -> int:
     """Bytes of buffers, to within what does not grow with ``steps``; ``size``: bytes of a number."""
     hidden, width = student.spec.layers - 1, student.spec.width
-    plan = Plan(steps, every, velocities=noisy)
+    plan = Plan(steps, every, velocities=False)
     records = min(every, steps) * members * rows * (hidden * (2 * width + 1) + 4 * student.action_dim)
     return size * (records + plan.rows * Layout(student, members, noisy).length())
 
@@ -131,10 +129,8 @@ def meta_gradient(
     states: Tensor,
     actions: Tensor,
     outer: Outer,
+    descent: Descent,
     *,
-    steps: int,
-    lr: float,
-    momentum: float,
     every: int,
     noise: Tensor | None = None,
     rates: bool = False,
@@ -143,6 +139,7 @@ def meta_gradient(
 
     ``every``: see the module; from 1 to T. ``rates``: the derivatives by lr and momentum too.
     """
+    steps, lr, momentum = descent
     every = max(1, min(every, steps))
     plan = Plan(steps, every, velocities=rates or bool(momentum and 1 < every < steps))
     layout = Layout(student, student.check(weights), noise is not None)

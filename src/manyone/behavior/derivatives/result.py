@@ -1,4 +1,4 @@
-"""What a gradient through a training returns, and how the outer loss enters it."""
+"""What a training is, what the gradient through it returns, and how the outer loss enters it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from manyone.errors import ManyoneError
 
 Outer = Callable[[dict[str, Tensor]], Tensor]
 """From the trained stack of weights to the outer loss H, a scalar."""
+
+
+class Descent(NamedTuple):
+    """Gradient descent with momentum."""
+
+    steps: int
+    lr: float
+    momentum: float = 0.0
 
 
 class MetaGradient(NamedTuple):

@@ -14,7 +14,7 @@ from manyone.behavior.cloning import CloningLearner, SetLearner
 from manyone.behavior.coresets import initial_pairs
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.density import density_weights
-from manyone.behavior.distil import Distillations, DistilLearner
+from manyone.behavior.distillation import Distillations, DistilLearner
 from manyone.behavior.evolution import EvolutionLearner, Fitness
 from manyone.behavior.inner import InnerLoop
 from manyone.behavior.objectives import Objective

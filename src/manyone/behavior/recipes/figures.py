@@ -22,7 +22,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from manyone.behavior.artefact import Distilled
-from manyone.behavior.distil import Distillations, DistilLearner
+from manyone.behavior.distillation import Distillations, DistilLearner
 from manyone.behavior.evaluate import StudentScores
 from manyone.claims.figure import Figure
 from manyone.claims.numbers import significant

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from manyone.behavior.artefact import Distilled, Frame, load_all
 from manyone.behavior.cloning import clone
 from manyone.behavior.coresets import initial_pairs
 from manyone.behavior.data import BehaviorData
-from manyone.behavior.distil import Distillations
+from manyone.behavior.distillation import Distillations
 from manyone.behavior.evaluate import Evaluator, StudentScores
 from manyone.behavior.objectives import negative_share
 from manyone.behavior.recipes.build import inner, objective, spec
@@ -80,7 +81,7 @@ def run(options: DistilOptions, build: Build, folder: RunFolder) -> None:
             evaluate_every=options.evaluate_every * len(problem.data),
             checkpoint_every=options.checkpoint_every * len(problem.data),
             loggers=options.logger,
-            log_every=max(1, options.steps * len(problem.data) // 1000),
+            log_every=log_every(options.steps, len(problem.data)),
         )
     lines = [line for line, _ in read_metrics(folder.path)]
     save_figures(folder.path / FIGURES, run_figures(learner, lines, baselines, scores))
@@ -113,6 +114,14 @@ def evaluate(
                             workers=options.workers)  # fmt: skip
             evaluators[name] = stack.enter_context(own)
         return metrics_of(scores_of(options, sets, evaluators))
+
+
+def log_every(steps: int, sets: int) -> int:
+    """Steps between lines of the metrics: about a thousand lines, among which each of the sets has its turn."""
+    every = max(1, steps * sets // 1000)
+    while math.gcd(every, sets) > 1:
+        every += 1
+    return every
 
 
 def evaluators_of(options: DistilOptions, problem: BehaviorProblem, stack: ExitStack) -> dict[str, Evaluator]:

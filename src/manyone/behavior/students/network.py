@@ -261,7 +261,7 @@ class _Maps(torch.autograd.Function):
 
 
 def orthogonal(drawn: Tensor) -> Tensor:
-    """Matrices [..., n, m <= n] with orthonormal columns, uniformly distributed, of standard normal numbers [..., n, m].
+    """Matrices [..., n, m <= n] with orthonormal columns, uniformly distributed, of normal numbers [..., n, m].
 
     Column j's last n - j numbers give the j-th of m Householder reflections, whose product has the distribution of the
     Q of a Gaussian matrix with the signs that make R's diagonal positive (Stewart, SIAM J. Numer. Anal. 17, 1980): half
@@ -291,7 +291,7 @@ class ModuleStudent:
             found = self.module(torch.zeros(2, state_dim))
         if tuple(found.shape) != (2, action_dim):
             raise ManyoneError(
-                f"the student's module gives {list(found.shape)} for states [2, {state_dim}]: expected [2, {action_dim}]"
+                f"the student's module gives {list(found.shape)} for 2 states: expected [2, {action_dim}]"
             )
         if not dict(self.module.named_parameters()):
             raise ManyoneError("the student's module has no parameters: there is nothing to train")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from manyone.behavior.coresets import initial_pairs
-from manyone.behavior.distil import Distillations, DistilLearner, distil
+from manyone.behavior.distillation import Distillations, DistilLearner, distil
 from manyone.behavior.inner import InnerLoop, train_students
 from manyone.behavior.objectives import Objective, objective_loss
 from manyone.behavior.students.network import StudentSpec, make_student

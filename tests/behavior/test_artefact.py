@@ -8,6 +8,8 @@ from safetensors.torch import load_file, save_file
 from manyone.behavior.artefact import Distilled, Frame, is_distilled, load_distilled, save_distilled
 from manyone.behavior.inner import InnerLoop
 from manyone.behavior.students.network import StudentSpec
+from manyone.behavior.students.policies import save_policies
+from manyone.behavior.students.training import train
 from manyone.errors import ManyoneError
 
 
@@ -81,7 +83,16 @@ def _tensors(folder, change):
         (lambda t: t.update({"0.deviation": torch.zeros(5)}), "statistics or bounds"),
         (lambda t: t.pop("0.low"), "statistics or bounds"),
         (lambda t: t.pop("0.actions"), "damaged"),
-        (lambda t: t.update({"0.actions": torch.full((6, 2), float("nan"))}), "not finite"),
+        (lambda t: t.update({"0.deviation": -torch.ones(5)}), "statistics or bounds"),
+        (lambda t: t.update({"0.high": -torch.ones(2)}), "statistics or bounds"),  # as low
+        *(
+            (lambda t, k=k: t[k].fill_(float("nan")), f"0.{k[2:]} has numbers that are not finite")
+            for k in ("0.actions", "0.states", "0.mean", "0.low")
+        ),
+        *(
+            (lambda t, d=d: t.update({"0.states": torch.ones(6, 5).to(d)}), "0.states is")
+            for d in (torch.int64, torch.bool, torch.complex64)
+        ),
     ],
 )
 def test_damaged_files_are_named(data, tmp_path, change, words):
@@ -90,6 +101,48 @@ def test_damaged_files_are_named(data, tmp_path, change, words):
     with pytest.raises(ManyoneError, match=words) as problem:
         load_distilled(tmp_path / "set")
     assert str(tmp_path) in str(problem.value)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_other_precisions_are_read_as_ours(data, tmp_path, kind):
+    save_distilled(tmp_path / "set", distilled(data))
+    _tensors(tmp_path / "set", lambda t: t.update({k: v.to(kind) for k, v in t.items()}))
+    found = load_distilled(tmp_path / "set")
+    assert found.states.dtype == found.frame.mean.dtype == torch.float32
+    assert train(found, 2).actions(np.zeros((3, 5), np.float32)).shape == (2, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("name",), ("pairs",), ("frame", "choices"), ("frame", "horizon"), ("frame", "name"), ("frame", "environment"),
+        ("frame", "reference"), ("spec", "width"), ("spec", "layers"), ("spec", "kind"), ("spec", "gaussian"),
+        ("spec", "output"), ("inner", "steps"), ("inner", "lr"), ("inner", "momentum"), ("inner", "mode"),
+    ],
+)  # fmt: skip
+def test_no_configuration_hangs_takes_the_memory_or_says_more_than_a_line(data, tmp_path, path):
+    save_distilled(tmp_path / "set", distilled(data))
+    file = tmp_path / "set/config.json"
+    config = json.loads(file.read_text())
+    at = config["sets"][0]
+    for key in path[:-1]:
+        at = at[key]
+    for value in ("a\nb" * 200, "5\n", 10**9, 10**400, -1, 1e30, float("nan"), float("inf"), [1, 2, 3], {"a": []}):
+        if path == ("inner", "lr") and value in (10**9, 1e30):  # finite: training says that it diverges
+            continue
+        at[path[-1]] = value
+        file.write_text(json.dumps(config))
+        with pytest.raises(ManyoneError) as problem:
+            load_distilled(tmp_path / "set")
+        told = str(problem.value).replace(str(tmp_path), "")
+        assert "\n" not in told
+        assert len(told) < 200
+
+
+def test_other_artefacts_are_called_what_they_are(data, tmp_path):
+    save_policies(tmp_path / "policy", train(distilled(data), 2))
+    with pytest.raises(ManyoneError, match="a 'policies', not a distilled set: give the model folder of an obd run"):
+        load_distilled(tmp_path / "policy")
 
 
 def test_scores_are_counted_from_random_to_expert(data):

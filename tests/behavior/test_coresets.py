@@ -127,7 +127,7 @@ def test_the_data_are_not_touched(data):
     ("init", "labels", "size", "message"),
     [
         ("top", True, 3, "start 'top': did you mean 'top-q'"),
-        ("random", True, 0, "size 0: a synthetic set has 1 pair or more"),
+        ("random", True, 0, "size 0: must be a whole number from 1"),
         ("random", True, 500, "500 pairs of 108 recorded transitions: ask for at most 108"),
         ("teacher", False, 3, "give a teacher"),
         *((init, False, 3, "give a teacher with a critic") for init in NEEDS_VALUES),

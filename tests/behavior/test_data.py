@@ -72,13 +72,23 @@ def test_infinite_bounds_are_the_data_s_own():
     ("change", "words"),
     [
         ({"actions": np.full((108, 2), 2, np.float32)}, "walks: action 0 is always 2"),
-        ({"bounds": (np.zeros(3), np.ones(3))}, "actions of width 2, but bounds of width 3"),
+        ({"bounds": (np.zeros(3), np.ones(3))}, r"actions of width 2, but bounds of shapes \[3\] and \[3\]"),
+        ({"bounds": (np.zeros(2), np.ones(3))}, r"but bounds of shapes \[2\] and \[3\]"),
+        ({"bounds": (-2.0, 2.0)}, r"but bounds of shapes \[\] and \[\]"),
+        ({"bounds": ([-2, 2], [2, -2])}, "action 1 has the bounds 2 and -2"),
+        ({"bounds": ([-2, np.nan], [2, 2])}, "action 1 has the bounds nan and 2"),
     ],
 )
 def test_what_cannot_be_distilled_is_said(change, words):
     one, bounds = trajectories(scale=3.0), change.pop("bounds", None)
     with pytest.raises(ManyoneError, match=words):
         behavior_data(dataclasses.replace(one, **change) if change else one, bounds=bounds)
+
+
+@pytest.mark.parametrize("horizon", [0, -5, 2.5, "9", float("nan")])
+def test_a_horizon_is_a_number_of_steps(horizon):
+    with pytest.raises(ManyoneError, match="must be a whole number from 1"):
+        behavior_data(trajectories(), horizon=horizon)
 
 
 def test_one_transition_is_too_few():

@@ -5,7 +5,7 @@ from manyone.behavior.coresets import initial_pairs
 from manyone.behavior.distillation import Distillations, DistilLearner, distil
 from manyone.behavior.inner import InnerLoop, train_students
 from manyone.behavior.objectives import Objective, objective_loss
-from manyone.behavior.students.network import StudentSpec, make_student
+from manyone.behavior.students.network import ModuleStudent, StudentSpec, make_student
 from manyone.behavior.teachers.teacher import from_functions, label
 from manyone.errors import ManyoneError
 from manyone.randomness import seed_for
@@ -149,3 +149,26 @@ def test_what_does_not_fit_is_said(data, discrete):
         learner(data).__class__(data, None, Objective("dbc"), start=(torch.zeros(6, 4), torch.zeros(6, 2)))
     with pytest.raises(ManyoneError, match="av-pbc asks for a teacher's"):
         DistilLearner(data, None, start=(torch.zeros(6, 5), torch.zeros(6, 2)))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"size": 2.5}, "size 2.5: must be a whole number from 1"),
+        ({"size": "8"}, "size '8': must be"),
+        ({"steps": -1}, "steps -1: must be a whole number from 0"),
+        ({"init": None}, "start None: "),
+        ({"at_once": 0}, "at_once 0: must be a whole number from 1"),
+        ({"batch_size": 0}, "batch_size 0: must be"),
+        ({"lr": 0}, "lr 0: must be a number above 0"),
+        ({"lr": float("inf")}, "lr inf: must be"),
+        ({"clip": float("nan")}, "clip nan: must be"),
+        ({"spec": ModuleStudent(lambda: torch.nn.Linear(5, 2), 5, 2)}, "a module of your own learns from them"),
+        ({"inner": 5}, r"inner 5: must be an InnerLoop"),
+        ({"density": torch.ones(3)}, r"density weights \[3\]: must be \[108\]"),
+    ],
+)
+def test_wrong_options_are_said_before_anything_is_computed(data, given, words):
+    with pytest.raises(ManyoneError, match=words) as problem:
+        distil(data, teacher(data), **({"size": 4, "steps": 1, "progress": False} | given))
+    assert "\n" not in str(problem.value)

@@ -89,7 +89,9 @@ def test_the_teacher_s_action_at_a_state_of_weight_zero_is_not_seen(data, kind):
 def test_negative_values_push_away_as_published(data):
     found = labels(data, values=torch.full((len(data),), -1.0))
     assert loss(Objective("av-pbc", "q"), data, found) < 0
-    assert loss(Objective("av-pbc", "clamped"), data, found) == 0
+    found.values[0] = 1.0
+    assert loss(Objective("av-pbc", "q"), data, found) < 0
+    assert loss(Objective("av-pbc", "clamped"), data, found) >= 0
 
 
 def test_density_multiplies(data):
@@ -107,3 +109,24 @@ def test_what_is_missing_is_said(data):
         state_weights(Objective(), data, Labels(data.actions))
     with pytest.raises(ManyoneError, match="no state has a positive weight"):
         state_weights(Objective("av-pbc", "mean-one"), data, labels(data, values=-torch.ones(len(data))))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("sac",), "objective kind 'sac': must be one of dbc, pbc, av-pbc"),
+        (("pbc", "many"), "objective weights 'many': must be one of q, clamped, mean-one, advantage"),
+        (("av-pbc", "q", 0), "beta 0: must be a number above 0"),
+        (("av-pbc", "q", float("nan")), "beta nan: must be"),
+    ],
+)
+def test_objectives_that_there_are_not_are_refused(given, words):
+    with pytest.raises(ManyoneError, match=words):
+        Objective(*given)
+
+
+@pytest.mark.parametrize("weights", ["clamped", "mean-one"])
+def test_values_of_which_none_is_positive_teach_nothing_and_that_is_said(data, weights):
+    values = -torch.ones(len(data))
+    with pytest.raises(ManyoneError, match=f"no state has a positive weight .{weights}.*use weights q, or pbc"):
+        state_weights(Objective("av-pbc", weights), data, Labels(data.actions, values, values))

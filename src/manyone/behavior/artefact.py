@@ -5,11 +5,13 @@ environment, the data's digest, the objective and how students are trained; ``di
 everybody else: observations and actions as the environment knows them. Nothing is pickled. A folder may hold several
 sets, each by its name.
 
-Public names: :class:`Distilled`, :class:`Frame`, :func:`save_distilled`, :func:`load_distilled`, :func:`is_distilled`.
+Public names: :class:`Distilled`, :class:`Frame`, :func:`save_distilled`, :func:`load_distilled`, :func:`is_distilled`,
+:func:`float_tensors`.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -28,6 +30,8 @@ from manyone.engine.artefact import CONFIG, WEIGHTS, below, made_of, model_confi
 from manyone.errors import ManyoneError
 
 NPZ = "distilled.npz"
+_MOST_CHOICES, _LONGEST_EPISODE = 1 << 20, 10_000_000
+"""What a file may claim: far beyond any environment, and within what a machine can do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,17 +114,35 @@ class Frame:
 
     @classmethod
     def of_files(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Frame:
-        """Inverse of :meth:`config` and :meth:`tensors`; ``path`` is named where they do not belong together."""
-        reference = config["reference"]
-        found = cls(
-            str(config["name"]), config["environment"], tensors["mean"], tensors["deviation"], tensors.get("low"),
-            tensors.get("high"), int(config["choices"]), int(config["horizon"]),
-            None if reference is None else (float(reference[0]), float(reference[1])),
-        )  # fmt: skip
+        """Inverse of :meth:`config` and :meth:`tensors`; ``path`` is named where they do not belong together.
+
+        ``tensors`` may hold others, which are not looked at.
+        """
+        named = {k: tensors[k] for k in ("mean", "deviation", "low", "high") if k in tensors}
+        own = float_tensors(named, path.with_name(WEIGHTS))
+        for entry, least, most in (("choices", 0, _MOST_CHOICES), ("horizon", 1, _LONGEST_EPISODE)):
+            if type(config[entry]) is not int or not least <= config[entry] <= most:
+                raise ManyoneError(
+                    f"{path}: {entry} {config[entry]!r:.40}: must be a whole number from {least} to {most}"
+                )
+        name, environment, reference = config["name"], config["environment"], config["reference"]
+        _check_name(path, "name", name)
+        if environment is not None:
+            _check_name(path, "environment", environment)
+        if reference is not None:
+            random, expert = (float(value) for value in reference)
+            if not (math.isfinite(random) and math.isfinite(expert) and random != expert):
+                raise ManyoneError(f"{path}: reference {reference!r:.40}: must be two different returns")
+            reference = random, expert
+        found = cls(name, environment, own["mean"], own["deviation"], own.get("low"), own.get("high"),
+                    config["choices"], config["horizon"], reference)  # fmt: skip
         shapes = [value.shape for value in (found.low, found.high) if value is not None]
         fits = found.mean.ndim == 1 and found.deviation.shape == found.mean.shape and len(set(shapes)) <= 1
         fits &= bool(found.choices) != bool(shapes) and len(shapes) in (0, 2) and all(len(s) == 1 for s in shapes)
-        if not fits or not bool((found.deviation > 0).all()):
+        fits = fits and bool((found.deviation > 0).all())
+        if fits and found.low is not None and found.high is not None:
+            fits = bool((found.low < found.high).all())
+        if not fits:
             raise ManyoneError(f"{path.with_name(WEIGHTS)}: statistics or bounds are not those of {CONFIG}")
         return found
 
@@ -212,8 +234,13 @@ load, save = load_distilled, save_distilled
 
 def load_all(folder: str | os.PathLike[str]) -> dict[str, Distilled]:
     """All sets in ``folder`` by their names."""
-    config, tensors = read_model(folder, "a distilled set", ("behavior", "sets"))
+    config, tensors = read_model(folder, "a distilled set", ("behavior",))
     path = Path(folder) / CONFIG
+    if config["behavior"] != "distilled set":
+        raise ManyoneError(
+            f"{folder}: a {config['behavior']!r:.40}, not a distilled set: give the model folder of an obd run"
+        )
+    tensors = float_tensors(tensors, path.with_name(WEIGHTS))
     found = {}
     with made_of(path):
         for number, entry in enumerate(config["sets"]):
@@ -223,16 +250,36 @@ def load_all(folder: str | os.PathLike[str]) -> dict[str, Distilled]:
                 frame, own["states"], own["actions"], StudentSpec(**entry["spec"]), InnerLoop(**entry["inner"]),
                 dict(entry["info"]),
             )  # fmt: skip
-            wanted = [(int(entry["pairs"]), frame.state_dim), (int(entry["pairs"]), frame.action_dim)]
+            needed = "softmax" if frame.choices else "tanh"
+            if one.spec.output != needed:
+                raise ManyoneError(f"{path}: students with a {one.spec.output} output; these actions need {needed}")
+            wanted = [(entry["pairs"], frame.state_dim), (entry["pairs"], frame.action_dim)]
             if [tuple(one.states.shape), tuple(one.actions.shape)] != wanted or not len(one):
                 shapes = f"{list(one.states.shape)} and {list(one.actions.shape)}"
-                raise ManyoneError(f"{path.with_name(WEIGHTS)}: pairs of {shapes}, {CONFIG} describes {wanted}")
-            if not bool(one.states.isfinite().all() and one.actions.isfinite().all()):
-                raise ManyoneError(f"{path.with_name(WEIGHTS)}: numbers that are not finite: distil again")
-            found[str(entry["name"])] = one
+                raise ManyoneError(f"{path.with_name(WEIGHTS)}: pairs of {shapes}, {CONFIG} describes {wanted!r:.80}")
+            _check_name(path, "name", entry["name"])
+            found[entry["name"]] = one
     if not found:
         raise ManyoneError(f"{path}: holds no distilled set")
     return found
+
+
+def float_tensors(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """``tensors`` of the file ``path`` in float32; ``ManyoneError`` names one that holds no (finite) real numbers."""
+    found = {}
+    for name, value in tensors.items():
+        if not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise ManyoneError(f"{path}: {name} is {kind}, not floating-point: save it again with manyone")
+        found[name] = value.float()
+        if not bool(found[name].isfinite().all()):
+            raise ManyoneError(f"{path}: {name} has numbers that are not finite: make it again")
+    return found
+
+
+def _check_name(path: Path, entry: str, value: object) -> None:
+    if not (isinstance(value, str) and value and value.isprintable()):
+        raise ManyoneError(f"{path}: {entry} {value!r:.40}: must be a line of text")
 
 
 def is_distilled(place: str | os.PathLike[str]) -> bool:

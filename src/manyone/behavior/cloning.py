@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from manyone.behavior.artefact import Distilled, Frame
+from manyone.behavior.checks import check_number, check_whole
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.objectives import objective_loss
 from manyone.behavior.students.network import StudentSpec, make_student
@@ -42,6 +43,10 @@ class CloningLearner:
         seed: int = 0,
         evaluate: Callable[[CloningLearner], Mapping[str, float]] | None = None,
     ) -> None:
+        check_whole("students", students)
+        check_whole("batch_size", batch_size)
+        check_number("lr", lr)
+        check_number("fraction", fraction, 1)
         self.data, self._evaluate = data, evaluate
         self.rows = data if fraction == 1 else data.best(fraction)
         self.spec = spec or StudentSpec(output="softmax" if data.choices else "tanh")
@@ -156,6 +161,7 @@ def clone(
     data: BehaviorData, *, steps: int = 3000, students: int = 10, progress: bool | None = None, **options: Any
 ) -> StudentPolicies:
     """``students`` cloned from ``data`` in ``steps`` updates; ``options`` are those of :class:`CloningLearner`."""
+    check_whole("steps", steps, 0)
     learner = CloningLearner(data, students=students, **options)
     with Progress(f"cloning {data.name}", steps, show=progress) as bar:
         for step in range(1, steps + 1):

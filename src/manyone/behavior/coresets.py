@@ -27,6 +27,7 @@ import torch
 from sklearn.cluster import MiniBatchKMeans, kmeans_plusplus
 from torch import Tensor
 
+from manyone.behavior.checks import check_whole
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.teachers.teacher import Labels
 from manyone.engine.words import suggestion
@@ -127,9 +128,8 @@ def initial_pairs(init: str, data: BehaviorData, labels: Labels | None, size: in
     ``labels``: what a teacher says (with values for top-q and k-means-q); None where the initialiser asks for none.
     """
     if init not in INITS:
-        raise ManyoneError(f"start {init!r}: {suggestion(init, INITS)}")
-    if size < 1:
-        raise ManyoneError(f"size {size}: a synthetic set has 1 pair or more")
+        raise ManyoneError(f"start {init!r:.40}: {suggestion(str(init), INITS)}")
+    check_whole("size", size)
     if size > len(data) and init not in _INVENTED:
         raise ManyoneError(
             f"{data.name}: {size} pairs of {len(data)} recorded transitions: ask for at most {len(data)}"

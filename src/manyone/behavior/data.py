@@ -150,6 +150,8 @@ def behavior_data(
     one = trajectories
     if len(one) < 2:
         raise ManyoneError(f"{one.name}: {len(one)} transition: a data set to distil needs at least 2")
+    if horizon is not None and not (isinstance(horizon, int) and horizon >= 1):
+        raise ManyoneError(f"horizon {horizon!r:.40}: must be a whole number from 1, or None for the longest episode's")
     choices = one.choices
     mean, deviation = (torch.from_numpy(value.astype(np.float32)) for value in pooled_moments([one]))
     deviation += FLOOR
@@ -202,10 +204,18 @@ def _bounds(one: Trajectories, given: tuple[np.ndarray, np.ndarray] | None, acti
     low, high = (torch.full_like(least, -1), torch.full_like(most, 1)) if within else (least, most)
     if given is not None:
         own = [torch.from_numpy(np.array(value, np.float32)) for value in given]
-        if own[0].shape != least.shape:
+        shapes = [list(value.shape) for value in own]
+        if shapes != [list(least.shape)] * 2:
             raise ManyoneError(
-                f"{one.name}: actions of width {one.action_dim}, but bounds of width {len(own[0])}: give the data of "
-                "this environment"
+                f"{one.name}: actions of width {one.action_dim}, but bounds of shapes {shapes[0]} and {shapes[1]}: "
+                f"give the data of this environment, and two bounds of [{one.action_dim}]"
+            )
+        wrong = own[0].isnan() | own[1].isnan() | (own[0] >= own[1])
+        if bool(wrong.any()):
+            entry = int(wrong.int().argmax())
+            found = " and ".join(f"{float(value[entry]):g}" for value in own)
+            raise ManyoneError(
+                f"{one.name}: action {entry} has the bounds {found}: give the least first, then a larger one"
             )
         low, high = torch.where(own[0].isfinite(), own[0], low), torch.where(own[1].isfinite(), own[1], high)
     if bool((high <= low).any()):

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from manyone.behavior.artefact import Distilled, save_distilled
+from manyone.behavior.checks import check_number, check_whole
 from manyone.behavior.coresets import initial_pairs
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.inner import InnerLoop, meta_gradient
@@ -74,6 +75,17 @@ class DistilLearner:
         info: Mapping[str, Any] | None = None,
     ) -> None:
         self.data, self.objective = data, objective or Objective()
+        check_whole("at_once", at_once)
+        check_whole("batch_size", batch_size)
+        check_number("lr", lr)
+        check_number("clip", clip)
+        if spec is not None and not isinstance(spec, StudentSpec):
+            raise ManyoneError(
+                f"spec of type {type(spec).__name__}: sets are distilled with a StudentSpec; a module of your own "
+                "learns from them with students.train"
+            )
+        if inner is not None and not isinstance(inner, InnerLoop):
+            raise ManyoneError(f"inner {inner!r:.40}: must be an InnerLoop, e.g. InnerLoop(steps=20, lr=0.5)")
         self.spec = spec or StudentSpec(output="softmax" if data.choices else "tanh")
         if (self.spec.output == "softmax") != bool(data.choices):
             needed = "softmax" if data.choices else "tanh"
@@ -244,6 +256,7 @@ def distil(
     ``init`` names where they start (:func:`~manyone.behavior.coresets.initial_pairs`); further ``options`` are those
     of :class:`DistilLearner`. Progress is shown when it takes long (``progress`` None), always or never.
     """
+    check_whole("steps", steps, 0)
     wanted = objective or Objective()
     labels = None
     if teacher is not None:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from manyone.behavior.artefact import Distilled, Frame
+from manyone.behavior.checks import check_whole
 from manyone.behavior.students.network import Student, StudentSpec
 from manyone.behavior.students.policies import Lockstep, StudentPolicies
 from manyone.behavior.students.training import train
@@ -83,6 +84,8 @@ class Evaluator:
     ) -> None:
         if frame.environment is None:
             raise ManyoneError(f"{frame.name}: no environment to act in: name one, as in --data hopper=PLACE")
+        check_whole("episodes", episodes)
+        check_whole("students", students)
         self.frame, self.episodes = frame, paired_episodes([frame.environment], episodes, seed=seed)
         count = students * episodes
         self.arena = Arena([frame.environment], count, workers=workers, max_parallel=count)

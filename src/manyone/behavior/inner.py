@@ -24,8 +24,10 @@ Public names: :class:`InnerLoop`, :class:`MetaGradient`, :func:`train_students`,
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -38,6 +40,8 @@ from manyone.errors import ManyoneError
 __all__ = ["InnerLoop", "MetaGradient", "meta_gradient", "train_students"]
 
 Mode = Literal["auto", "unrolled", "stored", "recompute", "segments"]
+LONGEST = 100_000
+"""Most inner steps: a thousand times the published number; a file that asks for more would never end."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +61,18 @@ class InnerLoop:
     memory: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 0:
-            raise ManyoneError(f"inner steps {self.steps}: must be a whole number from 0")
-        if not (math.isfinite(self.lr) and self.lr >= 0):
-            raise ManyoneError(f"inner lr {self.lr}: must be a number from 0")
-        if not 0 <= self.momentum < 1:
-            raise ManyoneError(f"inner momentum {self.momentum}: must be from 0 to below 1")
+        if type(self.steps) is not int or not 0 <= self.steps <= LONGEST:
+            raise ManyoneError(f"inner steps {self.steps!r:.40}: must be a whole number from 0 to {LONGEST}")
+        if not (_is_number(self.lr) and 0 <= self.lr <= sys.float_info.max):
+            raise ManyoneError(f"inner lr {self.lr!r:.40}: must be a finite number from 0")
+        if not (_is_number(self.momentum) and 0 <= self.momentum < 1):
+            raise ManyoneError(f"inner momentum {self.momentum!r:.40}: must be from 0 to below 1")
         if self.mode not in get_args(Mode):
-            raise ManyoneError(f"mode {self.mode!r}: must be one of {', '.join(get_args(Mode))}")
-        if not self.memory > 0:
-            raise ManyoneError(f"memory {self.memory}: must be above 0 (GiB)")
+            raise ManyoneError(f"mode {self.mode!r:.40}: must be one of {', '.join(get_args(Mode))}")
+        if not (_is_number(self.memory) and 0 < self.memory <= 1e6):
+            raise ManyoneError(f"memory {self.memory!r:.40}: must be above 0 (GiB), at most 1e6")
+        for name in ("lr", "momentum", "memory"):  # NumPy's numbers too, and JSON knows these alone
+            object.__setattr__(self, name, float(getattr(self, name)))
 
     @property
     def descent(self) -> Descent:
@@ -133,6 +139,10 @@ def meta_gradient(
             f"lower the inner lr, {inner.lr:.3g} here, or take fewer steps"
         )
     return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _root(steps: int) -> int:

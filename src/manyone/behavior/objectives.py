@@ -21,10 +21,11 @@ Public names: :class:`Objective`, :func:`state_weights`, :func:`objective_loss`,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
+from manyone.behavior.checks import check_number
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.teachers.teacher import Labels
 from manyone.errors import ManyoneError
@@ -42,6 +43,12 @@ class Objective:
     kind: Kind = "av-pbc"
     weights: Weights = "clamped"
     beta: float = BETA
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("kind", self.kind, get_args(Kind)), ("weights", self.weights, get_args(Weights))):
+            if value not in known:
+                raise ManyoneError(f"objective {name} {value!r:.40}: must be one of {', '.join(known)}")
+        check_number("beta", self.beta)
 
     @property
     def needs_teacher(self) -> bool:
@@ -70,6 +77,8 @@ def state_weights(
 
     ``density``: further weights [n] of mean 1 (SDW-OBD, arXiv 2512.06692), which multiply.
     """
+    if density is not None and tuple(density.shape) != (len(data),):
+        raise ManyoneError(f"{data.name}: density weights {list(density.shape)}: must be [{len(data)}], one a state")
     if not objective.needs_values:
         return density
     if labels is None or labels.values is None or labels.recorded is None:
@@ -80,16 +89,13 @@ def state_weights(
         found = found - recorded
     if objective.weights != "q":
         found = found.clamp(min=0)
-    if objective.weights in ("q", "clamped"):
-        found = objective.beta * found
-    else:
-        mean = found.mean()
-        if not bool(mean > 0):
+        if not bool(found.any()):  # nothing would be learned, silently
             raise ManyoneError(
                 f"{data.name}: no state has a positive weight ({objective.weights}): the teacher's values are all 0 or "
-                "below; train it longer, or use weights q"
+                "below; train it longer, or use weights q, or pbc"
             )
-        found = found / mean
+    factor = objective.beta if objective.weights in ("q", "clamped") else 1 / found.mean()
+    found = factor * found
     if density is None:
         return found
     return found * (density.unsqueeze(1) if found.ndim == 2 else density)

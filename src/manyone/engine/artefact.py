@@ -4,7 +4,7 @@
 ``README.md`` is the model card. A field says what the configuration holds and makes its model of it; the files, their
 safe replacement and the messages about missing or damaged ones are here.
 Public: ``write_model``, ``read_model``, ``model_config``, ``read_tensors``,
-``plain_tensors``, ``below``, ``load_weights``, ``made_of``.
+``plain_tensors``, ``below``, ``load_weights``, ``check_shapes``, ``made_of``.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def read_model(
     path, config = Path(folder) / CONFIG, model_config(folder, what)
     # models of minimax runs used to call the number "format"
     number = config.get("manyone_format", config.get("format"))
-    if isinstance(number, int) and number > _FORMAT:
-        raise ManyoneError(f"{path}: format {number}; this version of manyone knows {_FORMAT}: use a newer one")
+    if type(number) is int and number > _FORMAT:
+        raise ManyoneError(f"{path}: format {number!r:.40}; this version of manyone knows {_FORMAT}: use a newer one")
     if number != _FORMAT or any(name not in config for name in needs):
         raise ManyoneError(f"{path}: not {what} that manyone wrote (a Hugging Face folder opens with from_pretrained)")
     return config, read_tensors(path.with_name(WEIGHTS), device)
@@ -134,15 +134,22 @@ def load_weights(
 
     ``ManyoneError`` names the first that does not fit.
     """
-    expected = {name: list(value.shape) for name, value in module.state_dict().items()}
-    for name in sorted({*expected, *tensors}):
-        found = list(tensors[name].shape) if name in tensors else "missing"
-        if found != expected.get(name, "no such tensor"):
-            raise ManyoneError(
-                f"{path}: {name} is {found}, {CONFIG} describes {expected.get(name, 'no such tensor')}: the two "
-                "files do not belong together; copy the whole folder again"
-            )
+    check_shapes({name: value.shape for name, value in module.state_dict().items()}, tensors, path)
     module.load_state_dict(dict(tensors), assign=assign)
+
+
+def check_shapes(
+    shapes: Mapping[str, Sequence[int]], tensors: Mapping[str, Tensor], path: str | os.PathLike[str]
+) -> None:
+    """``ManyoneError`` names the first of ``tensors`` of the file ``path`` that is not as ``shapes`` say."""
+    for name in sorted({*shapes, *tensors}):
+        found = list(tensors[name].shape) if name in tensors else "missing"
+        wanted = list(shapes[name]) if name in shapes else "no such tensor"
+        if found != wanted:
+            raise ManyoneError(
+                f"{path}: {name} is {found}, {CONFIG} describes {wanted}: the two files do not belong together; copy "
+                "the whole folder again"
+            )
 
 
 @contextlib.contextmanager
@@ -150,7 +157,7 @@ def made_of(path: str | os.PathLike[str]) -> Iterator[None]:
     """Names the configuration ``path`` (or the model folder that holds it) when what is made of it inside fails."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         path = Path(path) / CONFIG if Path(path).is_dir() else path
         what = f"{error} is missing" if isinstance(error, KeyError) else _line(error)
         raise ManyoneError(f"{path}: damaged ({what}): save the model again") from error

@@ -98,3 +98,25 @@ def test_what_cannot_be_trained_is_refused_in_a_line(walks):
 
 def test_training_has_a_public_name():
     assert students.train is train
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"seeds": 2.5}, "seeds 2.5: must be a number of students, or a list of whole numbers"),
+        ({"seeds": "ab"}, "seeds 'ab': must be"),
+        ({"spec": "mlp"}, r"spec 'mlp': must be a StudentSpec, e.g. StudentSpec\(kind='mlp'\)"),
+        ({"steps": 10**9}, "inner steps 1000000000: must be a whole number from 0 to 100000"),
+        ({"lr": 1e6, "steps": 40}, "students diverged in 40 steps of SGD 1e\\+06: lower the lr"),
+    ],
+)
+def test_wrong_arguments_and_students_that_diverge_are_said(walks, given, words):
+    with pytest.raises(ManyoneError, match=words):
+        train(walks, **({"seeds": 2} | given))
+
+
+def test_a_module_student_is_given_what_makes_modules_of_the_right_width():
+    with pytest.raises(ManyoneError, match=r"ModuleStudent of a module: give what makes one, e.g. lambda: Linear"):
+        ModuleStudent(nn.Linear(5, 2), 5, 2)
+    with pytest.raises(ManyoneError, match=r"does not take states \[2, 4\]: mat1 and mat2"):
+        ModuleStudent(lambda: nn.Linear(5, 2), 4, 2)

@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from manyone.behavior.artefact import Frame
 from manyone.behavior.teachers.artefact import SavedTeacher, load_teacher, read_teacher
@@ -115,7 +116,7 @@ def test_other_folders_and_damaged_ones_are_said_to_be_that(learner, tmp_path):
         (tmp_path / "config.json").write_text(json.dumps({**config, **changed}))
 
     write(behavior="policies")
-    with pytest.raises(ManyoneError, match="a policies, not a teacher"):
+    with pytest.raises(ManyoneError, match="a 'policies', not a teacher"):
         read_teacher(tmp_path)
     write(policy={**config["policy"], "width": 9})
     with pytest.raises(ManyoneError, match="the two files do not belong together"):
@@ -123,3 +124,36 @@ def test_other_folders_and_damaged_ones_are_said_to_be_that(learner, tmp_path):
     write(critics={"sizes": "many"})
     with pytest.raises(ManyoneError, match="damaged"):
         read_teacher(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path", [("policy", "states"), ("policy", "actions"), ("policy", "width"), ("policy", "layers"), ("policy", "head"),
+             ("critics", "members"), ("critics", "norm"), ("critics", "sizes"), ("scale",), ("value",)],
+)  # fmt: skip
+def test_nothing_is_made_that_the_file_has_no_tensors_for(learner, tmp_path, path):
+    learner.export(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    at = config
+    for key in path[:-1]:
+        at = at[key]
+    wrong = [0, -1, 10**400, "a\nb", None, float("nan"), [], {}]
+    wrong += [] if path == ("scale",) else [10**9, 10**18, 1.5, "8"]
+    for value in wrong:
+        at[path[-1]] = value
+        file.write_text(json.dumps(config))
+        with pytest.raises(ManyoneError) as problem:
+            read_teacher(tmp_path)
+        told = str(problem.value).replace(str(tmp_path), "")
+        assert "\n" not in told
+        assert len(told) < 200
+
+
+@pytest.mark.parametrize("name", ["policy.net.weights.0", "critics.biases.1", "mean", "high"])
+def test_numbers_that_are_not_finite_or_not_real_are_refused(learner, tmp_path, name):
+    for change in (lambda t: t * float("nan"), lambda t: t.to(torch.int32), lambda t: t.to(torch.complex64)):
+        learner.export(tmp_path)
+        tensors = load_file(tmp_path / "model.safetensors")
+        save_file(tensors | {name: change(tensors[name])}, tmp_path / "model.safetensors")
+        with pytest.raises(ManyoneError, match=f"{name} (is|has numbers that are not finite)"):
+            read_teacher(tmp_path)

@@ -151,10 +151,17 @@ def test_the_module_that_a_file_names_for_its_scalars_is_not_imported(tmp_path, 
     ("change", "message"),
     [
         (lambda c: c.pop("critic1"), "critic1 is another network"),
-        (lambda c: c["actor"].pop("base_network.6.bias"), r"actor is another network \(see base_network.6.bias"),
-        (lambda c: c["actor"].update({"base_network.8.weight": torch.ones(2, 2)}), "see base_network.8.weight"),
+        (lambda c: c["actor"].pop("base_network.6.bias"), r"actor is another network \(see 'base_network.6.bias"),
+        (lambda c: c["actor"].update({"base_network.8.weight": torch.ones(2, 2)}), "see 'base_network.8.weight"),
         (lambda c: c["critic1"].update({"network.2.weight": torch.ones(16, 15)}), "do not fit one another"),
         (lambda c: c["critic1"].update({"network.4.weight": torch.ones(2, 16)}), "do not fit|critic takes"),
+        (lambda c: c["actor"].update({"a\nb": torch.ones(2)}), r"see 'a\\nb'"),
+        (
+            lambda c: c["actor"].update({"base_network.0.weight": torch.ones(1).expand(1 << 30, 11)}),
+            "at most 4096 wide",
+        ),
+        (lambda c: c["actor"]["base_network.2.weight"].fill_(float("nan")), "not finite"),
+        (lambda c: c["critic1"].update({"network.0.bias": torch.ones(16, dtype=torch.int32)}), r"is int32 \[16\]"),
     ],
 )
 def test_another_layout_is_refused_in_one_line(tmp_path, change, message):

@@ -53,5 +53,7 @@ def outer_gradient(outer: Outer, weights: Mapping[str, Tensor]) -> tuple[Tensor,
 
 def check_scalar(loss: Tensor) -> None:
     """The outer loss is one number."""
+    if not isinstance(loss, Tensor):
+        raise ManyoneError(f"the outer loss is a {type(loss).__name__}: must be a tensor that depends on the weights")
     if loss.ndim:
         raise ManyoneError(f"the outer loss has shape {list(loss.shape)}: must be a scalar, e.g. the mean over members")

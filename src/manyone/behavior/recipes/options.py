@@ -15,6 +15,7 @@ from manyone.recipes.options import CommonOptions, Places, Range, With, check
 
 Natural = Annotated[int, Range(0)]
 Positive = Annotated[int, Range(1)]
+Width = Annotated[int, Range(1, 4096)]
 Rate = Annotated[float, Range(0, closed="neither")]
 
 
@@ -84,9 +85,9 @@ class StudentOptions(BehaviorOptions):
     """Architecture: a multilayer perceptron, or one of 4 layers with a shortcut past two of them."""
     layers: Annotated[int, Range(2, 6)] = 4
     """Linear layers of the students."""
-    width: Positive = 64
+    width: Width = 64
     """Width of their hidden layers (paper: 256)."""
-    inner_steps: Natural = 20
+    inner_steps: Annotated[int, Range(0, 100_000)] = 20
     """T, full-batch steps of behaviour cloning that train a student (paper: 100)."""
     inner_lr: Rate = 0.5
     """Their learning rate (paper: 0.1)."""
@@ -216,7 +217,7 @@ class CloningOptions(BehaviorOptions):
     distilled set's, else mlp."""
     layers: Annotated[int | None, Range(2, 6)] = None
     """Linear layers; default: the distilled set's, else 4."""
-    width: Annotated[int | None, Range(1)] = None
+    width: Annotated[int | None, Range(1, 4096)] = None
     """Width of the hidden layers; default: the distilled set's, else 64 (paper: 256)."""
     students: Positive = 1
     """Policies that are trained side by side; several act as their ensemble."""

@@ -32,6 +32,8 @@ from manyone.randomness import generator_for, seed_for
 Stack = Mapping[str, Tensor]
 LOG_DEVIATION = (-20.0, 2.0)
 """Bounds of log sigma."""
+WIDEST = 4096
+"""Largest width of a student: a file that asks for more would take the memory of the machine."""
 
 
 class Student(Protocol):
@@ -78,15 +80,17 @@ class StudentSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in ("mlp", "residual"):
-            raise ManyoneError(f"student kind {self.kind!r}: must be mlp or residual")
+            raise ManyoneError(f"student kind {self.kind!r:.40}: must be mlp or residual")
         if self.output not in ("tanh", "softmax"):
-            raise ManyoneError(f"student output {self.output!r}: must be tanh or softmax")
-        if not isinstance(self.layers, int) or not 2 <= self.layers <= 6:
-            raise ManyoneError(f"layers {self.layers}: a student has 2 to 6 linear maps")
+            raise ManyoneError(f"student output {self.output!r:.40}: must be tanh or softmax")
+        if type(self.layers) is not int or not 2 <= self.layers <= 6:
+            raise ManyoneError(f"layers {self.layers!r:.40}: a student has 2 to 6 linear maps")
         if self.kind == "residual" and self.layers != 4:
             raise ManyoneError(f"layers {self.layers}: a residual student has 4")
-        if not isinstance(self.width, int) or self.width < 1:
-            raise ManyoneError(f"width {self.width}: must be a whole number from 1")
+        if type(self.width) is not int or not 1 <= self.width <= WIDEST:
+            raise ManyoneError(f"width {self.width!r:.40}: must be a whole number from 1 to {WIDEST}")
+        if not isinstance(self.gaussian, bool):
+            raise ManyoneError(f"gaussian {self.gaussian!r:.40}: must be True or False")
 
 
 def make_student(spec: StudentSpec, state_dim: int, action_dim: int) -> NetworkStudent:
@@ -117,6 +121,13 @@ class NetworkStudent:
         widths = [self.spec.width] * (self.spec.layers - 1)
         last = self.action_dim * (2 if self.gaussian else 1)
         return list(zip([*widths, last], [self.state_dim, *widths], strict=True))
+
+    def tensor_shapes(self, members: int) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor of ``members`` students, by name."""
+        found: dict[str, tuple[int, ...]] = {}
+        for place, (outputs, inputs) in enumerate(self.shapes()):
+            found |= {f"layers.{place}.weight": (members, outputs, inputs), f"layers.{place}.bias": (members, outputs)}
+        return found | ({"log_std_scale": (members,), "log_std_offset": (members,)} if self.gaussian else {})
 
     def parameter_count(self) -> int:
         """Numbers that one member learns."""
@@ -150,11 +161,7 @@ class NetworkStudent:
     def check(self, weights: Stack) -> int:
         """The number of members of ``weights``, which must be this student's."""
         members = next(iter(weights.values())).shape[0] if weights else 0
-        wanted: dict[str, tuple[int, ...]] = {}
-        for place, (outputs, inputs) in enumerate(self.shapes()):
-            wanted |= {f"layers.{place}.weight": (members, outputs, inputs), f"layers.{place}.bias": (members, outputs)}
-        if self.gaussian:
-            wanted |= {"log_std_scale": (members,), "log_std_offset": (members,)}
+        wanted = self.tensor_shapes(members)
         given = {name: tuple(value.shape) for name, value in weights.items()}
         if given != wanted or not members:
             name = next((n for n in (*wanted, *given) if given.get(n) != wanted.get(n)), "")
@@ -292,10 +299,20 @@ class ModuleStudent:
     """
 
     def __init__(self, build: Callable[[], nn.Module], state_dim: int, action_dim: int) -> None:
+        if isinstance(build, nn.Module):
+            raise ManyoneError(
+                f"ModuleStudent of a module: give what makes one, e.g. lambda: {type(build).__name__}(...), for every "
+                "student begins with weights of its own"
+            )
         self.state_dim, self.action_dim, self._build = state_dim, action_dim, build
         self.module = self._seeded(0).eval()
-        with torch.no_grad():
-            found = self.module(torch.zeros(2, state_dim))
+        try:
+            with torch.no_grad():
+                found = self.module(torch.zeros(2, state_dim))
+        except RuntimeError as error:
+            raise ManyoneError(
+                f"the student's module does not take states [2, {state_dim}]: {str(error).splitlines()[0]}"
+            ) from error
         if tuple(found.shape) != (2, action_dim):
             raise ManyoneError(
                 f"the student's module gives {list(found.shape)} for 2 states: expected [2, {action_dim}]"

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyone.behavior.artefact import Frame, of_the_set
+from manyone.behavior.artefact import Frame, float_tensors, of_the_set
 from manyone.behavior.students.network import Student, StudentSpec, make_student
-from manyone.engine.artefact import CONFIG, WEIGHTS, below, made_of, read_model, write_model
+from manyone.engine.artefact import CONFIG, WEIGHTS, below, check_shapes, made_of, read_model, write_model
 from manyone.errors import ManyoneError
 
 
@@ -190,18 +190,19 @@ def load_policies(folder: str | os.PathLike[str], device: str = "cpu") -> Studen
     config, tensors = read_model(folder, "a cloned policy", ("behavior",), device)
     path = Path(folder) / CONFIG
     if config["behavior"] != "policies":
-        raise ManyoneError(f"{folder}: a {config['behavior']}, not a policy: manyone run bc --data {folder} trains one")
+        fix = f"manyone run bc --data {folder} trains one"
+        if config["behavior"] != "distilled set":
+            fix = "give the model folder of a bc run"
+        raise ManyoneError(f"{folder}: a {config['behavior']!r:.40}, not a policy: {fix}")
     with made_of(path):
         frame = Frame.of_files(config["frame"], tensors, path)
         spec, info = StudentSpec(**config["spec"]), dict(config["info"])
-        weights = below(tensors, "weights.")
-        count = int(config["students"])
-        wanted = make_student(spec, frame.state_dim, frame.action_dim).init([0])
-        for name in sorted({*wanted, *weights}):
-            found = list(weights[name].shape) if name in weights else "missing"
-            needed = [count, *wanted[name].shape[1:]] if name in wanted else "no such tensor"
-            if found != needed:
-                raise ManyoneError(f"{path.with_name(WEIGHTS)}: {name} is {found}, {CONFIG} describes {needed}")
+        weights = below(float_tensors(tensors, path.with_name(WEIGHTS)), "weights.")
+        count = config["students"]
+        if type(count) is not int or count < 1:
+            raise ManyoneError(f"{path}: students {count!r:.40}: must be a whole number from 1")
+        wanted = make_student(spec, frame.state_dim, frame.action_dim).tensor_shapes(count)
+        check_shapes(wanted, weights, path.with_name(WEIGHTS))
         return StudentPolicies(frame, spec, weights, info)
 
 

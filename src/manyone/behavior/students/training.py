@@ -66,9 +66,15 @@ def train(
     if optimiser not in OPTIMISERS:
         raise ManyoneError(f"optimiser {optimiser!r}: must be one of {', '.join(OPTIMISERS)}")
     chosen, frame = OPTIMISERS[optimiser], distilled.frame
+    if not isinstance(seeds, int) and not (isinstance(seeds, Sequence) and all(isinstance(s, int) for s in seeds)):
+        raise ManyoneError(f"seeds {seeds!r:.40}: must be a number of students, or a list of whole numbers")
     numbers = range(seeds) if isinstance(seeds, int) else seeds
     if not len(numbers):
         raise ManyoneError(f"seeds {seeds}: give at least one")
+    if isinstance(spec, str):
+        raise ManyoneError(
+            f"spec {spec!r:.40}: must be a StudentSpec, e.g. StudentSpec(kind={spec[:20]!r}), or a Student"
+        )
     wanted = spec if spec is not None else distilled.spec
     student: Student = wanted  # type: ignore[assignment]
     if isinstance(wanted, StudentSpec):
@@ -81,6 +87,10 @@ def train(
         weights = train_students(student, policies.weights, distilled.states, distilled.actions, loop)
     else:
         weights = _adaptive(student, policies.weights, distilled, chosen.adaptive, loop)
+    if not all(bool(value.isfinite().all()) for value in weights.values()):
+        raise ManyoneError(
+            f"{distilled.name}: students diverged in {loop.steps} steps of {chosen.title} {loop.lr:g}: lower the lr"
+        )
     return replace(policies, weights=weights)
 
 

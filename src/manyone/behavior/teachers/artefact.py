@@ -8,22 +8,35 @@ Public names: :class:`SavedTeacher`, :func:`save_teacher`, :func:`read_teacher`,
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from manyone.behavior.artefact import Frame, of_the_set
+from manyone.behavior.artefact import Frame, float_tensors, of_the_set
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.teachers.acting import TeacherPolicy
 from manyone.behavior.teachers.networks import Policy, Stack
-from manyone.behavior.teachers.trained import TrainedTeacher
-from manyone.engine.artefact import WEIGHTS, below, load_weights, made_of, read_model, write_model
+from manyone.behavior.teachers.trained import TrainedTeacher, Value
+from manyone.engine.artefact import (
+    CONFIG,
+    WEIGHTS,
+    below,
+    check_shapes,
+    load_weights,
+    made_of,
+    read_model,
+    write_model,
+)
 from manyone.errors import ManyoneError
+
+_DEEPEST = 16
+"""Most hidden layers of a network that is read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,22 +115,52 @@ def parts_of(saved: SavedTeacher) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def teacher_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> SavedTeacher:
     """The inverse of :func:`parts_of`, in float32; ``path``, of the tensors, is named where the two do not fit."""
-    tensors = {k: v.float() for k, v in tensors.items()}
-    policy, critics = Policy(**config["policy"]), None
+    frame, at = Frame.of_files(config["frame"], tensors, path.with_name(CONFIG)), path.with_name(CONFIG)
+    tensors = float_tensors(tensors, path)
+    value, scale = config["value"], float(config["scale"])
+    if value not in get_args(Value) or not (scale > 0 and math.isfinite(scale)):
+        raise ManyoneError(f"{at}: value {value!r:.40} and scale {scale:g}: must be min or first, and above 0")
+    own, other = dict(config["policy"]), None if config["critics"] is None else dict(config["critics"])
+    allowed = ("softmax",) if frame.choices else ("tanh", "gaussian")
+    if own["head"] not in allowed:
+        raise ManyoneError(f"{at}: head {own['head']!r:.40}: these actions need {' or '.join(allowed)}")
+    _check_sizes(at, "policy", [own["states"], own["width"], own["actions"]], frame.state_dim, frame.action_dim)
+    _check_sizes(at, "policy", [own["layers"]], most=_DEEPEST)
+    # nothing is made that the file has no tensors for: its shapes come first
+    check_shapes(Policy.shapes(**own), below(tensors, "policy."), path)
+    policy, critics = Policy(**own), None
     load_weights(policy, below(tensors, "policy."), path)
-    if config["critics"] is not None:
-        critics = Stack(**config["critics"])
+    if other is not None:
+        inputs = frame.state_dim + (0 if frame.choices else frame.action_dim)
+        _check_sizes(at, "critics", [len(other["sizes"])], most=_DEEPEST + 2)
+        _check_sizes(at, "critics", [*other["sizes"]], inputs, frame.choices or 1)
+        _check_sizes(at, "critics", [other["members"]])
+        if not isinstance(other["norm"], bool):
+            raise ManyoneError(f"{at}: norm {other['norm']!r:.40}: must be true or false")
+        check_shapes(Stack.shapes(other["sizes"], other["members"]), below(tensors, "critics."), path)
+        critics = Stack(**other)
         load_weights(critics, below(tensors, "critics."), path)
-    teacher = TrainedTeacher(str(config["method"]), policy, critics, config["value"], float(config["scale"]))
-    return SavedTeacher(teacher.copy(), Frame.of_files(config["frame"], tensors, path), dict(config["info"]))
+    teacher = TrainedTeacher(str(config["method"]), policy, critics, value, scale)
+    return SavedTeacher(teacher.copy(), frame, dict(config["info"]))
+
+
+def _check_sizes(
+    path: Path, name: str, sizes: Sequence[Any], first: int | None = None, last: int | None = None, most: int = 1 << 20
+) -> None:
+    """``sizes`` are whole numbers from 1 to ``most``, the ``first`` and the ``last`` as given."""
+    for size in sizes:
+        if type(size) is not int or not 1 <= size <= most:
+            raise ManyoneError(f"{path}: {name}: a size of {size!r:.40}: must be a whole number from 1 to {most}")
+    if first is not None and (sizes[0], sizes[-1]) != (first, last):
+        raise ManyoneError(f"{path}: {name} from {sizes[0]} to {sizes[-1]} numbers: these data need {first} to {last}")
 
 
 def read_teacher(folder: str | os.PathLike[str]) -> SavedTeacher:
     """What :func:`save_teacher` wrote, on the CPU."""
-    config, tensors = read_model(folder, "a teacher", ("behavior", "frame"))
+    config, tensors = read_model(folder, "a teacher", ("behavior",))
     if config["behavior"] != "teacher":
         raise ManyoneError(
-            f"{folder}: a {config['behavior']}, not a teacher: give the model folder of a calql, iql or td3bc run"
+            f"{folder}: a {config['behavior']!r:.40}, not a teacher: give the model folder of a calql, iql or td3bc run"
         )
     with made_of(folder):
         return teacher_of(config, tensors, Path(folder) / WEIGHTS)

@@ -36,6 +36,7 @@ from manyone.behavior.teachers.trained import TrainedTeacher
 from manyone.errors import ManyoneError
 
 _LARGEST = 64 << 20  # bytes; the published files have 4 MB
+_WIDEST = 4096  # numbers between two layers; the published networks have 256
 _ENVIRONMENTS = {"halfcheetah": "gym:HalfCheetah-v4", "hopper": "gym:Hopper-v4", "walker2d": "gym:Walker2d-v4"}
 """Of version 4, as D4RL's: Walker2d's feet have another friction since."""
 _WRONG = "no checkpoint of Cal-QL as CORL saves it"
@@ -135,5 +136,13 @@ def _layers(
     found = {k: v.ndim for k, v in own.items() if isinstance(v, Tensor)} if isinstance(own, Mapping) else {}
     odd = sorted(str(name) for name, _ in set(found.items()) ^ set(wanted.items()))
     if odd:
-        raise ManyoneError(f"{path}: {_WRONG}: {part} is another network (see {odd[0]})")
+        raise ManyoneError(f"{path}: {_WRONG}: {part} is another network (see {odd[0]!r:.60})")
+    for name in wanted:
+        value = own[name]
+        # the size first: a tensor of any size may be a view of a single number
+        if value.layout != torch.strided or not value.is_floating_point() or max(value.shape, default=1) > _WIDEST:
+            raise ManyoneError(f"{path}: {_WRONG}: {part}'s {name} is {str(value.dtype).removeprefix('torch.')} "
+                               f"{list(value.shape)}: must be floating-point, at most {_WIDEST} wide")  # fmt: skip
+        if not bool(value.isfinite().all()):
+            raise ManyoneError(f"{path}: {_WRONG}: {part}'s {name} has numbers that are not finite")
     return [(own[f"{network}.{i}.weight"], own[f"{network}.{i}.bias"]) for i in layers]

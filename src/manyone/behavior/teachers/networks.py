@@ -61,6 +61,14 @@ class Stack(nn.Module):
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(bias))
 
+    @staticmethod
+    def shapes(sizes: Sequence[int], members: int = 1) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor of a stack of these ``sizes``, by name."""
+        found: dict[str, tuple[int, ...]] = {}
+        for layer, (a, b) in enumerate(pairwise(sizes)):
+            found |= {f"weights.{layer}": (members, a, b), f"biases.{layer}": (members, 1, b)}
+        return found
+
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, JSON-able."""
         return {"sizes": list(self.sizes), "members": self.members, "norm": self.norm}
@@ -88,10 +96,15 @@ class Policy(nn.Module):
     ) -> None:
         super().__init__()
         self.head, self.action_dim = head, actions
-        outputs = 2 * actions if head == "gaussian" else actions
-        self.net = Stack((states, *[width] * layers, outputs), seed=seed, name="policy", init=init)
+        self.net = Stack(_sizes(states, actions, width, layers, head), seed=seed, name="policy", init=init)
         if head == "gaussian":
             self.multiplier, self.offset = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(-1.0))
+
+    @staticmethod
+    def shapes(states: int, actions: int, width: int, layers: int, head: Head) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor of such a policy, by name."""
+        found = {f"net.{k}": v for k, v in Stack.shapes(_sizes(states, actions, width, layers, head)).items()}
+        return found | ({"multiplier": (), "offset": ()} if head == "gaussian" else {})
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, JSON-able."""
@@ -112,6 +125,10 @@ class Policy(nn.Module):
         """Mean and log deviation [n, A] of a Gaussian policy before the tanh."""
         mean, raw = self.net(states)[0].chunk(2, -1)
         return mean, (self.multiplier * raw + self.offset).clamp(*LOG_STD)
+
+
+def _sizes(states: int, actions: int, width: int, layers: int, head: Head) -> tuple[int, ...]:
+    return (states, *[width] * layers, 2 * actions if head == "gaussian" else actions)
 
 
 def tanh_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ Public names: :class:`Teacher`, :class:`Labels`, :func:`label`, :func:`from_func
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -99,16 +99,28 @@ class _Functions:
         self.policy, self.critic, self.data, self.name = policy, critic, data, name
 
     def actions(self, states: Tensor) -> Tensor:
-        given = torch.as_tensor(self.policy(self.data.observations(states)), dtype=states.dtype, device=states.device)
+        given = self._tensor("actions", self.policy(self.data.observations(states)), states)
         _check(self.name, "actions", given, torch.Size((len(states), self.data.action_dim)))
+        if self.data.choices and not bool((given >= 0).all() and ((given.sum(1) - 1).abs() < 1e-2).all()):
+            raise ManyoneError(
+                f"{self.name}: its policy gives no probabilities (from 0, their sum 1 in each row): end it in a softmax"
+            )
         return self.data.unit_actions(given)
+
+    def _tensor(self, what: str, found: Any, like: Tensor) -> Tensor:
+        try:
+            return torch.as_tensor(found, dtype=like.dtype, device=like.device)
+        except (TypeError, ValueError, RuntimeError):
+            raise ManyoneError(
+                f"{self.name}: its {what} are of type {type(found).__name__}: return a tensor or a NumPy array"
+            ) from None
 
     def values(self, states: Tensor, actions: Tensor) -> Tensor:
         if self.critic is None:
             raise ManyoneError(f"{self.name} has no critic, which av-pbc needs: give one, or use pbc")
         found = self.critic(self.data.observations(states), self.data.own_actions(actions))
-        found = torch.as_tensor(found, dtype=states.dtype, device=states.device)
-        return found if self.data.choices else found.reshape(len(found), -1).squeeze(1)
+        found = self._tensor("values", found, states)
+        return found.squeeze(1) if found.ndim == 2 and not self.data.choices and found.shape[1] == 1 else found
 
 
 def _check(name: str, what: str, found: Tensor, shape: torch.Size) -> None:

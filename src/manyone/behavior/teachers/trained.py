@@ -1,6 +1,6 @@
 """A teacher of networks: a policy and, where its method has one, critics.
 
-Public names: :class:`TrainedTeacher`.
+Public names: :class:`TrainedTeacher`, :data:`Value`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from torch import Tensor
 from manyone.behavior.teachers.networks import Policy, Stack
 from manyone.errors import ManyoneError
 
+Value = Literal["min", "first"]
+"""Which of the critics is believed: the smaller value, or the first critic's."""
+
 
 @dataclass(frozen=True, eq=False)
 class TrainedTeacher:
@@ -24,7 +27,7 @@ class TrainedTeacher:
     policy: Policy
     critics: Stack | None = None
     """[M, n, 1] values of (state, action), or [M, n, C] values of all choices; None: the method has no critic."""
-    value: Literal["min", "first"] = "min"
+    value: Value = "min"
     """Which of the critics is believed."""
     scale: float = 1.0
     """What the rewards were multiplied with when the critics learned: values are divided by it."""

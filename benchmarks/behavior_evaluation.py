@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -231,6 +232,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=None, help="append one JSON row per figure to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one processor, so that nothing starts threads
     rows = [row for body in options.bodies for row in measure(body, options)]
     show(rows, options.students * options.episodes)
     if options.json is not None:

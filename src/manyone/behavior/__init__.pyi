@@ -15,6 +15,8 @@ from .distillation import DistilLearner as DistilLearner
 from .distillation import distil as distil
 from .evaluate import Evaluator as Evaluator
 from .evaluate import StudentScores as StudentScores
+from .evaluate import architectures as architectures
+from .evaluate import evaluate_matrix as evaluate_matrix
 from .evaluate import evaluate_students as evaluate_students
 from .evolution import evolve as evolve
 from .inner import InnerLoop as InnerLoop

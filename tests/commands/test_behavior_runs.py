@@ -59,7 +59,8 @@ def test_a_run_trains_its_teacher_scores_and_draws(manyone, tmp_path, pendulum):
 
 def test_kill_9_changes_nothing(manyone, process, tmp_path, pendulum):
     words = ("obd", "--data", f"{TASK}={pendulum}", *SMALL, *TAUGHT, "--no-simulator", "--steps", 400)
-    words = tuple(w for w in words if w not in ("--horizon", 10)) + ("--checkpoint-every", 20, "--no-baselines")
+    words = [w for w in words if w not in ("--horizon", 10)]
+    words += ["--checkpoint-every", 20, "--no-baselines"]
     assert_kill_9_changes_nothing(manyone, process, tmp_path, words, after=50)
 
 

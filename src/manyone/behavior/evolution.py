@@ -1,7 +1,7 @@
 """Behaviour distillation by evolution strategies on true returns: what an environment to act in would give.
 
 Lupu, Lu, Liesen, Lange and Foerster, "Behaviour Distillation" (ICLR 2024) evolve the same few pairs D that
-:mod:`manyone.behavior.distil` descends on, but ask the environment instead of recorded data. One step k::
+:mod:`manyone.behavior.distillation` descends on, but ask the environment instead of recorded data. One step k::
 
     e_1 .. e_{P/2}                  normal noise of the shape of D, and its negatives            EvolutionLearner.step
     w^{p,j} = BC(w_0^j, D + s e_p)  K students, fresh in every step, the same for all members     inner.train_students
@@ -100,9 +100,9 @@ class EvolutionLearner:
         spec: StudentSpec | None = None,
         inner: InnerLoop | None = None,
         population: int = 32,
-        sigma: float = 0.1,
+        sigma: float = 0.2,
         students: int = 1,
-        lr: float = 0.02,
+        lr: float = 0.05,
         seed: int = 0,
         evaluate: Callable[[EvolutionLearner], Mapping[str, float]] | None = None,
         info: Mapping[str, Any] | None = None,

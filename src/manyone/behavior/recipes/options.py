@@ -179,13 +179,13 @@ class EvolutionOptions(StudentOptions):
     """Generations."""
     population: Annotated[int, Range(2)] = 32
     """Sets that a generation tries, an even number: each noise comes with its negative."""
-    sigma: Rate = 0.1
+    sigma: Rate = 0.2
     """Deviation of the noise, in deviations of the states and half ranges of the actions."""
     at_once: Positive = 1
     """Students that judge each set."""
     episodes: Positive = 1
     """Episodes that each of them plays."""
-    lr: Rate = 0.02
+    lr: Rate = 0.05
     """Learning rate of Adam."""
     evaluate_every: Natural = 0
     """Generations between evaluations; 0: only at the end."""

@@ -39,12 +39,12 @@ class Student(Protocol):
 
     @property
     def state_dim(self) -> int:
-        """Width of a state."""
+        """Width S of a state."""
         ...
 
     @property
     def action_dim(self) -> int:
-        """Width of an action, or number of choices."""
+        """Width A of an action, or the number of choices."""
         ...
 
     def init(self, seeds: Sequence[int]) -> dict[str, Tensor]:

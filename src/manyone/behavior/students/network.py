@@ -37,8 +37,15 @@ LOG_DEVIATION = (-20.0, 2.0)
 class Student(Protocol):
     """What the inner training and the evaluation ask of a student; it holds no weights."""
 
-    state_dim: int
-    action_dim: int
+    @property
+    def state_dim(self) -> int:
+        """Width S of a state."""
+        ...
+
+    @property
+    def action_dim(self) -> int:
+        """Width A of an action, or the number of choices."""
+        ...
 
     def init(self, seeds: Sequence[int]) -> dict[str, Tensor]:
         """Fresh weights [K, ...]; member k depends on ``seeds[k]`` alone."""

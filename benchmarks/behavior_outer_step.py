@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from manyone.behavior.data import BehaviorData
-from manyone.behavior.distil import DistilLearner
+from manyone.behavior.distillation import DistilLearner
 from manyone.behavior.inner import InnerLoop, meta_gradient, train_students
 from manyone.behavior.objectives import Objective, objective_loss
 from manyone.behavior.students.network import StudentSpec, make_student

@@ -77,8 +77,8 @@ def run(options: DistilOptions, build: Build, folder: RunFolder) -> None:
             return metrics_of(scores)
 
         learner = build(options, problem, labels, evaluate_sets)
-        for own, teacher in zip(learner.learners, teachers):
-            own.info |= _about_teacher(teacher, baselines[own.data.name])
+        for learning, teacher in zip(learner.learners, teachers):
+            learning.info |= _about_teacher(teacher, baselines[learning.data.name])
         train(
             learner,
             folder,

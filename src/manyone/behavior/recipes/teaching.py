@@ -19,7 +19,7 @@ from manyone.behavior.recipes.problem import BehaviorProblem
 from manyone.behavior.teachers.artefact import load_teacher
 from manyone.behavior.teachers.authors import read_checkpoint
 from manyone.behavior.teachers.learner import TeacherLearner
-from manyone.behavior.teachers.packaged import expert_teacher, packaged_teacher
+from manyone.behavior.teachers.packaged import expert_teacher, packaged_teacher, packaged_teachers
 from manyone.behavior.teachers.teacher import Teacher
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
@@ -68,11 +68,11 @@ def needs_teacher(options: DistilOptions) -> bool:
 def teacher_of(options: DistilOptions, data: BehaviorData) -> Teacher | Lesson:
     """The teacher that ``options`` name, for ``data``, or how it is trained."""
     name = options.teacher
-    if name == "expert":
+    if name == "expert" or (name == "auto" and options.suite is not None):
         return expert_teacher(data)
+    if name == "offline":
+        return _offline(options, data)
     if name == "auto":
-        if (found := brought_teacher(options, data)) is not None:
-            return found
         name = AUTO_DISCRETE if data.choices else AUTO
     if name in METHODS:
         return _lesson(options, name, data)
@@ -80,21 +80,22 @@ def teacher_of(options: DistilOptions, data: BehaviorData) -> Teacher | Lesson:
     if place.is_file():
         return read_checkpoint(place).for_data(data, name)
     if not place.is_dir():
-        allowed = ", ".join(["auto", "expert", *METHODS])
+        allowed = ", ".join(["auto", "expert", "offline", *METHODS])
         raise ManyoneError(f"--teacher {name}: no such file or folder, and none of {allowed}")
     return load_teacher(place / "model" if (place / "model").is_dir() else place, data)
 
 
-def brought_teacher(options: DistilOptions, data: BehaviorData) -> Teacher | None:
-    """The teacher that comes with manyone for data of ours; None where there is none."""
-    name = _own_set(options, data)
-    return None if name is None else packaged_teacher(name, data)
-
-
-def _own_set(options: DistilOptions, data: BehaviorData) -> str | None:
-    """``data`` as one of the data sets of ours, e.g. ``mujoco-hopper-medium-replay``."""
+def _offline(options: DistilOptions, data: BehaviorData) -> Teacher:
+    """The teacher of offline learning that comes with manyone for a data set of ours."""
     bodies = {task: body for body, task in BODIES.items()}
-    return f"mujoco-{bodies[data.name]}-{options.quality}" if options.suite is not None else None
+    name = f"mujoco-{bodies[data.name]}-{options.quality}" if options.suite is not None else "own data"
+    found = packaged_teacher(name, data)
+    if found is None:
+        raise ManyoneError(
+            f"--teacher offline: none comes with {name}; there are those of {', '.join(packaged_teachers())}: name "
+            f"{' or '.join(METHODS)} to train one first"
+        )
+    return found
 
 
 def plan_of_teacher(options: DistilOptions) -> str:
@@ -104,7 +105,8 @@ def plan_of_teacher(options: DistilOptions) -> str:
     name = options.teacher
     if name == "auto":
         trained = f"{AUTO} ({AUTO_DISCRETE} for discrete actions)"
-        return f"teacher: the one that comes with data of ours, else {trained}, trained first"
+        brought = "the expert behind the data"
+        return f"teacher: {brought if options.suite is not None else f'{trained}, trained first'}"
     return f"teacher: {name}" + (", trained first" if name in METHODS else "")
 
 

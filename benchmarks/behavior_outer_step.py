@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.distillation import DistilLearner
-from manyone.behavior.inner import InnerLoop, meta_gradient
+from manyone.behavior.inner import InnerLoop, meta_gradient, train_students
 from manyone.behavior.objectives import Objective, objective_loss
 from manyone.behavior.students.network import StudentSpec, make_student
 from manyone.behavior.teachers.teacher import Labels
@@ -176,7 +176,7 @@ def products(states: int, actions: int, width: int, size: int, steps: int, membe
         """(left, right, out) of products up, down and by weights: so many of the first map, and of each other map."""
         x, flat, map_1 = torch.randn(states + 1, rows), torch.randn(k * w, rows), torch.randn(k * w, states + 1)
         kinds = [(map_1, x, flat), (map_1.T, flat, torch.empty_like(x)), (flat, x.T, torch.empty_like(map_1))]
-        found = [kind for kind, count in zip(kinds, first, strict=True) for _ in range(count)]
+        found: list[tuple[Tensor, ...]] = [kind for kind, count in zip(kinds, first, strict=True) for _ in range(count)]
         for outputs in (w, w, actions):
             maps, below, above = torch.randn(k, w, outputs), torch.randn(k, w, rows), torch.randn(k, outputs, rows)
             out = (torch.empty_like(above), torch.empty_like(below), torch.empty_like(maps))
@@ -282,13 +282,14 @@ def race(steps: int, workers: int) -> Iterator[dict[str, Any]]:
     world = World(100_000, 11, 3, 64)
     student, loop = make_student(StudentSpec(width=64), 11, 3), InnerLoop(20, 0.5)
     first = student.init(range(1000, 1016))  # students that no step sees
+    assert world.labels.values is not None
     weights = BETA * world.labels.values[:2000]
 
     def loss(states: Tensor, actions: Tensor) -> float:
-        def outer(trained: dict[str, Tensor]) -> Tensor:
-            return objective_loss(student.forward(trained, world.states[:2000]), world.labels.actions[:2000], weights)
-
-        return meta_gradient(student, first, states, actions, outer, loop).loss.item()
+        trained = train_students(student, first, states, actions, loop)
+        with torch.no_grad():
+            found = student.forward(trained, world.states[:2000])
+            return objective_loss(found, world.labels.actions[:2000], weights).item()
 
     def train(step: Callable[[], Any], where: Any, ended: Callable[[int, float], bool]) -> tuple[int, float, float]:
         """(steps, CPU seconds, loss) when ``ended``; the loss is the mean of five measurements, five steps apart."""
@@ -317,7 +318,7 @@ def race(steps: int, workers: int) -> Iterator[dict[str, Any]]:
 def show(title: str, rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     """Prints rows as they come, under their columns."""
     print(f"\n{title}")
-    kept = []
+    kept: list[dict[str, Any]] = []
     for row in rows:
         if not kept:
             print(" | ".join(row))

@@ -140,6 +140,7 @@ def test_a_plan_writes_nothing(manyone, tmp_path):
         (("obd", "--weights", "q", "--objective", "pbc"), "--weights q: does nothing without --objective av-pbc"),
         (("obd", "--student", "residual", "--layers", "3"), "--layers 3: must be 4 with --student residual"),
         (("obd", "--size", "100000"), "--size 100000: must be at most the "),
+        (("obd-es", "--size", "100000"), "--size 100000: must be at most the "),
         (("bc", "--set", "x"), "--set x: is for a folder of distilled sets"),
         (("obd-es", "--population", "3"), "--population 3: must be an even number"),
     ],
@@ -149,7 +150,38 @@ def test_wrong_options_are_named(manyone, tmp_path, pendulum, words, message):
     assert code == 2
     assert message in err
     assert len([line for line in err.strip().splitlines() if "data of" not in line]) == 1
-    assert not (tmp_path / "r/model").exists()
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_teacher_that_does_not_serve_leaves_no_folder(manyone, tmp_path, pendulum):
+    data = ("--data", f"{TASK}={pendulum}", *SMALL)
+    assert manyone("run", "iql", *data[:2], "--width", 8, "--steps", 2, "--no-simulator", "--out", "teacher")[0] == 0
+    wide, zero = tmp_path / "wide", tmp_path / "zero"
+    for folder, key, change in ((wide, "observations", lambda a: np.tile(a, 2)), (zero, "rewards", lambda a: 0 * a)):
+        folder.mkdir()
+        with np.load(pendulum / "0.npz") as one:
+            np.savez(folder / "0.npz", **{k: change(one[k]) if k == key else one[k] for k in one.files})
+    words = [w for w in SMALL if w not in ("--horizon", 10)]
+    for place, teacher, message in ((wide, "teacher", "states of width 3 and 1 actions; x has states of width 6"),
+                                    (zero, "td3bc", "x: all rewards are 0, and td3bc learns")):  # fmt: skip
+        code, _, err = manyone("run", "obd", "--data", f"x={place}", *words, "--no-simulator", "--teacher", teacher,
+                               "--out", "r")  # fmt: skip
+        assert code == 2
+        assert message in err
+        assert not (tmp_path / "r").exists()
+
+
+def test_the_evaluation_of_a_set_s_policy_is_as_asked(manyone, tmp_path, distilled):
+    code, _, err = manyone("run", "bc", "--data", "set", "--eval-episodes", 1, "--workers", 1, "--horizon", 4,
+                             "--reference", f"{TASK}=-100,0", "--out", "bc")  # fmt: skip
+    assert code == 0, err
+    found = lines(tmp_path / "bc/metrics.jsonl")[-1]
+    assert found["episode_length"] == 4
+    assert found["normalised"] == pytest.approx((found["return"] + 100) / 100)
+    code, _, err = manyone("run", "bc", "--data", "set", "--reference", "x=0,1", "--out", "no")
+    assert code == 2
+    assert f"--reference x=0,1: needs one of the tasks {TASK}" in err
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_set_of_other_widths_is_no_policy(manyone, distilled):

@@ -40,7 +40,7 @@ def made(seed: int) -> Trajectories:
     return Trajectories.from_episodes("gym:Hopper-v5", episodes)
 
 
-def teacher_of(data):
+def leaning(data):
     """Leans on the state; values are above 0."""
     return from_functions(lambda s: torch.tanh(s[:, :3]), lambda s, a: 2 + a.sum(1).tanh(), data)
 
@@ -53,7 +53,7 @@ def tiny(monkeypatch):
     options = setting.arm("pbc", "hopper", "medium").options()
     problems = {q: problem_of(q, [made(k)], options) for k, q in enumerate(QUALITIES)}
     monkeypatch.setattr(study, "problem_of", lambda scale, suite, body, quality: problems[quality])
-    monkeypatch.setattr(study, "brought_teacher", lambda options, data: teacher_of(data))
+    monkeypatch.setattr(study, "teacher_of", lambda options, data: leaning(data))
     return setting
 
 
@@ -106,7 +106,7 @@ def test_a_row_is_what_the_command_makes_and_its_students_do(tiny, tmp_path):
     (data,) = problem.data
     options = as_typed(tiny.arm("av-pbc", "hopper", "medium"), seed=3)
     arm = Arm("", "obd", {})
-    learner = arm.build(options, problem, [label(teacher_of(data), data)])
+    learner = arm.build(options, problem, [label(leaning(data), data)])
     for _ in range(options.steps):
         learner.step()
     (distilled,) = learner.distilled().values()
@@ -114,14 +114,6 @@ def test_a_row_is_what_the_command_makes_and_its_students_do(tiny, tmp_path):
     with study.Evaluator(distilled.frame, episodes=1, students=2, workers=0) as evaluator:
         assert evaluator(policies).metrics()["return"] == rows["medium"]["return"]
         assert evaluator.ensemble(policies).metrics()["return"] == rows["medium+ensemble"]["return"]
-
-
-def test_a_set_without_a_teacher_is_said_to_have_none(tiny, monkeypatch, tmp_path):
-    monkeypatch.setattr(study, "brought_teacher", lambda options, data: None)
-    monkeypatch.setitem(SETTINGS["smoke"], "untaught", tiny)
-    with pytest.raises(study.ManyoneError, match="no teacher comes with hopper-medium-replay: python scripts"):
-        study.run_job("smoke", "untaught", 0, "pbc", tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 def test_every_row_that_a_claim_needs_is_measured_at_its_scale():

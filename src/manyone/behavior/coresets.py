@@ -14,7 +14,7 @@ seed) and returns states [N, S] and actions [N, A]. ``INITS`` has them by name:
 
 Of discrete actions the last two give random probabilities. Everything is drawn from (seed, name) alone.
 
-Public names: ``INITS``, :func:`initial_pairs`, and the initialisers.
+Public names: ``INITS``, ``NEEDS_VALUES``, ``INVENTED``, :func:`initial_pairs`, and the initialisers.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ INITS: dict[str, Init] = {
 }
 NEEDS_VALUES = ("top-q", "k-means-q")
 """Those that ask for a teacher's values of the recorded actions."""
-_INVENTED = ("gaussian", "xavier")
+INVENTED = ("gaussian", "xavier")
+"""Those that invent their pairs: as many as one likes."""
 
 
 def initial_pairs(init: str, data: BehaviorData, labels: Labels | None, size: int, seed: int) -> Pairs:
@@ -130,7 +131,7 @@ def initial_pairs(init: str, data: BehaviorData, labels: Labels | None, size: in
     if init not in INITS:
         raise ManyoneError(f"start {init!r:.40}: {suggestion(str(init), INITS)}")
     check_whole("size", size)
-    if size > len(data) and init not in _INVENTED:
+    if size > len(data) and init not in INVENTED:
         raise ManyoneError(
             f"{data.name}: {size} pairs of {len(data)} recorded transitions: ask for at most {len(data)}"
         )

@@ -1,10 +1,48 @@
-"""SIGTERM and SIGINT as requests: the loop finishes its step, saves, and leaves with the usual exit code."""
+"""SIGTERM and SIGINT as requests: the loop finishes its step, saves, and leaves with the usual exit code.
+
+Public names: :class:`StopRequests`, :func:`saying_how_to_go_on`.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
+
+from manyone.errors import InterruptedRun
+
+
+@contextmanager
+def saying_how_to_go_on(advice: Callable[[], str | None]) -> Iterator[None]:
+    """SIGTERM and SIGINT outside of training leave the block by ``InterruptedRun``, with ``advice()`` in its message.
+
+    A run has phases without checkpoints (data, baselines, figures), where nothing waits for a step to end. Where there
+    is nothing to go on with, ``advice()`` is None, and the process ends as if this were not there.
+    """
+    owner, main = os.getpid(), threading.current_thread() is threading.main_thread()
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        text = advice() if os.getpid() == owner else None  # a forked child has its parent's handlers
+        if text is None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        raise InterruptedRun(f"stopped by {signal.Signals(number).name}; {text}", 128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave) if main else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        text = advice()
+        if text is None:
+            raise
+        raise InterruptedRun(f"stopped by SIGINT; {text}", 128 + signal.SIGINT) from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None: not set by Python
 
 
 class StopRequests:

@@ -9,6 +9,7 @@ from typing import Any
 from manyone.engine.loggers import check_loggers
 from manyone.engine.options import values_from_plain
 from manyone.engine.run import CONFIG, RunFolder
+from manyone.engine.signals import saying_how_to_go_on
 from manyone.engine.trust import check_trusted
 from manyone.errors import ManyoneError
 from manyone.recipes.options import CommonOptions, with_preset
@@ -36,7 +37,12 @@ def options_from(recipe: str, plain: Mapping[str, Any], where: str) -> CommonOpt
 def execute(options: CommonOptions, folder: RunFolder) -> bool:
     """Does the work, or the rest of it, in ``folder``; False when only a plan was printed."""
     check_loggers(options.logger)
-    runner(folder.recipe).run(options, builder(folder.recipe), folder)
+
+    def advice() -> str | None:
+        return f"what is done is kept; go on with: manyone resume {folder.path}" if folder.exists else None
+
+    with saying_how_to_go_on(advice):
+        runner(folder.recipe).run(options, builder(folder.recipe), folder)
     if options.dry_run and not folder.exists:
         return False
     folder.finish()

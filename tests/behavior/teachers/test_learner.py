@@ -248,9 +248,15 @@ def test_the_scale_can_come_from_the_returns(tiny):
     data = tiny["random"]()
     span = float(data.returns.max() - data.returns.min())
     assert make("iql", data, scale=None).scale == pytest.approx(1000 / span)
-    constant = dataclasses.replace(data, returns=torch.ones(len(data)))
-    with pytest.raises(ManyoneError, match="tiny: all episodes have the return 1"):
-        make("iql", constant, scale=None)
+    constant = dataclasses.replace(data, returns=torch.full((len(data),), -8.0))
+    assert make("iql", constant, scale=None).scale == 125, "a perfect controller's episodes are all alike"
+
+
+def test_steps_without_a_known_successor_teach_no_values(tiny):
+    data = tiny["random"]()
+    never = torch.zeros(len(data), dtype=torch.bool)
+    with pytest.raises(ManyoneError, match="tiny: no step's next state is known, and iql learns from these"):
+        make("iql", dataclasses.replace(data, has_next=never, terminals=never))
 
 
 def test_the_acting_policy_is_the_average_of_the_trained_one(tiny):

@@ -118,7 +118,15 @@ def test_d4rl_without_timeouts_is_cut_by_the_horizon(tmp_path):
     ("change", "message"),
     [
         ({"actions": np.zeros((9, 2))}, "9 actions for 12 rewards"),
-        ({"rewards": None, "actions": None}, "has no actions and no rewards"),
+        (
+            {"rewards": None, "actions": None},
+            r"has no actions and no rewards .it has observations, terminals, timeouts.; expected",
+        ),
+        (
+            dict.fromkeys(("observations", "actions"), np.zeros((0, 2)))
+            | dict.fromkeys(("rewards", "terminals", "timeouts"), np.zeros(0)),
+            "holds no steps",
+        ),
         ({"rewards": np.where(np.arange(12) == 6, np.inf, 0)}, "episode 1, step 2: rewards are not finite"),
         (
             {"actions": np.zeros((12, 1), int)},

@@ -76,7 +76,8 @@ def test_normalised_scores_are_d4rls_and_need_a_reference_for_every_task():
     assert problem.references(("a=5,6", "b?x=1=1,2"))["a"] == (5, 6), "what is given wins"
     assert normalised({"return/a": 5.0, "return/b": 1.0}, {"a": (0, 1)}) == {}
     for word, message in (("a", "give TASK=RANDOM,EXPERT"), ("a=1", "two returns"), ("a=2,1", "RANDOM below EXPERT"),
-                          ("c=1,2", "one of the tasks a, b"), ("a=nan,2", "RANDOM below EXPERT")):  # fmt: skip
+                          ("c=1,2", "one of the tasks a, b"), ("a=nan,2", "RANDOM below EXPERT"),
+                          ("a=-inf,2", "both finite"), ("a=0,inf", "both finite")):  # fmt: skip
         with pytest.raises(ManyoneError, match=message):
             problem.references((word,))
 

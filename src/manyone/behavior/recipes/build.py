@@ -48,8 +48,9 @@ def distillations(
 
 def distillation(o: DistilOptions, data: BehaviorData, labels: Labels | None) -> DistilLearner:
     """The distillation of one data set."""
+    weights = o.weights if o.objective == "av-pbc" else None
     info = {
-        "objective": o.objective, "weights": o.weights if o.objective == "av-pbc" else None, "beta": o.beta,
+        "objective": o.objective, "weights": weights, "beta": o.beta if weights in ("clamped", "q") else None,
         "density": o.density, "init": o.init,
     }  # fmt: skip
     return DistilLearner(

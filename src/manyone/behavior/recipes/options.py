@@ -123,9 +123,10 @@ class DistilOptions(StudentOptions):
     """Where they start: random recorded pairs, the same with the teacher's actions, those of the largest values,
     k-means++ centres, the largest values of each cluster, or random numbers (standard normal, or Glorot's)."""
     teacher: Annotated[str, Places(names=True)] = "auto"
-    """The teacher: auto (for data of ours the one that manyone brings, else td3bc, or iql where actions are discrete),
-    calql, iql or td3bc (trained first), expert (the policy behind data of ours), or a place: the folder of a trained
-    one, or a checkpoint file of the method's authors."""
+    """The teacher: auto (for data of ours expert, else td3bc, or iql where actions are discrete), calql, iql or td3bc
+    (trained first), expert (the best policy behind data of ours, with its critics), offline (one that was trained on
+    data of ours alone, where manyone brings it), or a place: the folder of a trained one, or a checkpoint file of the
+    method's authors."""
     teacher_steps: Annotated[int | None, Range(1)] = None
     """Updates of a teacher that is trained here; default: its recipe's."""
     steps: Natural = 400
@@ -295,7 +296,8 @@ class TeacherOptions(BehaviorOptions):
     """The policy that acts is the average of the trained one's over about the last 1 / (1 - average) updates; 0 is the
     trained one itself (paper)."""
     reward_scale: Annotated[float, Range(0)] = 1.0
-    """Factor of the rewards while training; 0: such that the returns of the data span 1000 (iql)."""
+    """Factor of the rewards while training: critics learn fastest where values are a few tens (td3bc: 0.05; paper: 1);
+    0: such that the returns of the data span 1000 (iql)."""
     evaluate_every: Natural = 0
     """Updates between evaluations in the environment; 0: only at the end."""
     checkpoint_every: Natural = 5000
@@ -343,7 +345,10 @@ class IQLOptions(TeacherOptions):
 class TD3BCOptions(TeacherOptions):
     """TD3+BC (Fujimoto and Gu, NeurIPS 2021): Q-learning whose policy is held near the recorded actions."""
 
-    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"laptop": {}, "paper": _PAPER}
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "laptop": {"steps": 40_000, "reward_scale": 0.05},
+        "paper": _PAPER,
+    }
 
     alpha: Annotated[float, Range(0)] = 2.5
     """Weight of the critic against the recorded actions."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from manyone.behavior.artefact import Distilled, Frame, load_all
 from manyone.behavior.cloning import clone
-from manyone.behavior.coresets import initial_pairs
+from manyone.behavior.coresets import INVENTED, initial_pairs
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.distillation import Distillations
 from manyone.behavior.evaluate import Evaluator, StudentScores
@@ -21,7 +21,7 @@ from manyone.behavior.recipes.build import inner, objective, spec
 from manyone.behavior.recipes.figures import run_figures
 from manyone.behavior.recipes.options import DistilOptions, StudentOptions
 from manyone.behavior.recipes.problem import BehaviorProblem, load_problem, plan_of_data
-from manyone.behavior.recipes.teaching import plan_of_teacher, teachers_of
+from manyone.behavior.recipes.teaching import Lesson, plan_of_teacher, teachers_of
 from manyone.behavior.students.training import train as train_students
 from manyone.behavior.teachers.acting import TeacherPolicy
 from manyone.behavior.teachers.teacher import Labels, Teacher, label
@@ -55,12 +55,17 @@ def run(options: DistilOptions, build: Build, folder: RunFolder) -> None:
     problem = load_problem(options)
     for data in problem.data:
         few = f"at most the {len(data)} transitions of {data.name}"
-        check("size", options.size, options.size <= len(data) or options.init == "gaussian", few)
+        check("size", options.size, options.size <= len(data) or options.init in INVENTED, few)
+    found = teachers_of(options, problem)
+    asked = [None if isinstance(one, Lesson) else _labels(options, data, one) for data, one in zip(problem.data, found)]
     check_inputs(folder, problem.digests())  # the first thing that is written: what is refused leaves no folder
     for one in problem.trajectories:
         print(f"data of {one.name}: {one.summary()}", file=sys.stderr)
-    teachers = teachers_of(options, problem, folder)
-    labels = [_labels(options, data, teacher) for data, teacher in zip(problem.data, teachers)]
+    teachers = [one.train(folder) if isinstance(one, Lesson) else one for one in found]
+    labels = [_labels(options, data, one) if own is None else own
+              for data, one, own in zip(problem.data, teachers, asked)]  # fmt: skip
+    for data, own in zip(problem.data, labels):
+        _say_negative(options, data, own)
     with ExitStack() as stack:
         evaluators = evaluators_of(options, problem, stack)
         baselines = _baselines(options, problem, teachers, labels, evaluators, folder)
@@ -72,8 +77,8 @@ def run(options: DistilOptions, build: Build, folder: RunFolder) -> None:
             return metrics_of(scores)
 
         learner = build(options, problem, labels, evaluate_sets)
-        for own, teacher in zip(learner.learners, teachers):
-            own.info |= _about_teacher(teacher, baselines[own.data.name])
+        for learning, teacher in zip(learner.learners, teachers):
+            learning.info |= _about_teacher(teacher, baselines[learning.data.name])
         train(
             learner,
             folder,
@@ -175,12 +180,16 @@ def _labels(options: DistilOptions, data: BehaviorData, teacher: Teacher | None)
     if teacher is None:
         return None
     wanted = objective(options).needs_values or options.init in ("top-q", "k-means-q")
-    found = label(teacher, data, values=wanted)
-    if wanted and (share := negative_share(found)) > 0.001 and options.objective == "av-pbc":
+    return label(teacher, data, values=wanted)
+
+
+def _say_negative(options: DistilOptions, data: BehaviorData, labels: Labels | None) -> None:
+    if options.objective != "av-pbc" or labels is None:
+        return
+    if (share := negative_share(labels)) > 0.001:
         what = {"q": "push students away from the teacher there", "clamped": "count as 0", "mean-one": "count as 0",
                 "advantage": "are compared with the recorded actions' values"}[options.weights]  # fmt: skip
         print(f"{data.name}: {100 * share:.1f} % of the teacher's values are negative; they {what}", file=sys.stderr)
-    return found
 
 
 def _baselines(

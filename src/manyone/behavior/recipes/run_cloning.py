@@ -18,6 +18,7 @@ from manyone.engine.devices import one_thread_below
 from manyone.engine.inputs import check_inputs, digest
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
+from manyone.envs.single.own_data import given_references
 from manyone.errors import ManyoneError
 from manyone.recipes.options import Split
 from manyone.recipes.running import percent, print_table
@@ -35,6 +36,8 @@ def run(options: CloningOptions, build: Build, folder: RunFolder) -> None:
         return
     one_thread_below(256, options.width or 64)
     source, digests = _source(options)
+    if isinstance(source, Distilled):
+        source = replace(source, frame=_frame_as_given(options, source.frame))
     frame = source.frame if isinstance(source, Distilled) else Frame.of(source)
     if not options.simulator:
         frame = replace(frame, environment=None)
@@ -110,6 +113,13 @@ def _source(options: CloningOptions) -> tuple[BehaviorData | Distilled, dict[str
         names = ", ".join(one.name for one in problem.data)
         raise ManyoneError(f"bc clones one data set, here are {names}: run it once for each")
     return problem.data[0], problem.digests()
+
+
+def _frame_as_given(options: CloningOptions, frame: Frame) -> Frame:
+    """``frame`` of a distilled set but for what the options give of the evaluation."""
+    given = given_references([frame.name], options.reference)
+    reference = given.get(frame.name, frame.reference)
+    return replace(frame, horizon=options.horizon or frame.horizon, reference=reference)
 
 
 def _print(frame: Frame, metrics: Mapping[str, float], students: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from manyone.behavior.artefact import Frame
+from manyone.behavior.coresets import INVENTED
 from manyone.behavior.evaluate import Evaluator
 from manyone.behavior.evolution import EvolutionLearner, Returns
 from manyone.behavior.recipes.options import EvolutionOptions
@@ -15,6 +16,7 @@ from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
+from manyone.recipes.options import check
 
 Build = Callable[..., EvolutionLearner]
 EVAL_OPTIONS = ("episodes", "seed", "horizon")
@@ -35,6 +37,8 @@ def run(options: EvolutionOptions, build: Build, folder: RunFolder) -> None:
         names = ", ".join(one.name for one in problem.data)
         raise ManyoneError(f"{folder.recipe} takes one data set, here are {names}: run it once for each")
     (data,) = problem.data
+    fits = options.size <= len(data) or options.init in INVENTED
+    check("size", options.size, fits, f"at most the {len(data)} transitions of {data.name}")
     check_inputs(folder, problem.digests())  # the first thing that is written: what is refused leaves no folder
     frame = Frame.of(data)
     with (

@@ -6,17 +6,20 @@ interrupted run goes on with it where it stopped.
 
 from __future__ import annotations
 
+import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.recipes.build import objective
-from manyone.behavior.recipes.options import DistilOptions
+from manyone.behavior.recipes.options import DistilOptions, TeacherOptions
 from manyone.behavior.recipes.problem import BehaviorProblem
 from manyone.behavior.teachers.artefact import load_teacher
 from manyone.behavior.teachers.authors import read_checkpoint
-from manyone.behavior.teachers.packaged import expert_teacher, packaged_teacher
+from manyone.behavior.teachers.learner import TeacherLearner
+from manyone.behavior.teachers.packaged import expert_teacher, packaged_teacher, packaged_teachers
 from manyone.behavior.teachers.teacher import Teacher
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
@@ -29,11 +32,32 @@ AUTO, AUTO_DISCRETE = "td3bc", "iql"
 """What is trained where nothing is said and nothing is brought."""
 
 
-def teachers_of(options: DistilOptions, problem: BehaviorProblem, folder: RunFolder) -> list[Teacher | None]:
-    """A teacher for each data set; None where the objective and the start of the set ask for none."""
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """A teacher that is not there yet: its untrained learner, and for how long its recipe trains it."""
+
+    options: TeacherOptions
+    learner: TeacherLearner
+    data: BehaviorData
+
+    def train(self, folder: RunFolder) -> Teacher:
+        """The teacher, trained in a stage of ``folder``, or the rest of the way."""
+        own, method = self.options, self.learner.METHOD
+        place = folder.stage(stage_name(self.data.name))
+        print(f"teacher of {self.data.name}: {method}, {own.steps} updates", file=sys.stderr)
+        every = max(1, own.steps // 500)
+        train(self.learner, place, steps=own.steps, checkpoint_every=own.checkpoint_every, log_every=every)
+        return load_teacher(place.path / "model", self.data)
+
+
+def teachers_of(options: DistilOptions, problem: BehaviorProblem) -> list[Teacher | Lesson | None]:
+    """A teacher a data set, or how it is trained; None where the objective and the start of the set ask for none.
+
+    Writes nothing: a teacher that does not serve is refused before there is a run folder.
+    """
     if not needs_teacher(options):
         return [None] * len(problem.data)
-    return [teacher_of(options, data, folder) for data in problem.data]
+    return [teacher_of(options, data) for data in problem.data]
 
 
 def needs_teacher(options: DistilOptions) -> bool:
@@ -41,36 +65,37 @@ def needs_teacher(options: DistilOptions) -> bool:
     return objective(options).needs_teacher or options.init in ("teacher", "top-q", "k-means-q")
 
 
-def teacher_of(options: DistilOptions, data: BehaviorData, folder: RunFolder) -> Teacher:
-    """The teacher that ``options`` name, for ``data``; trained in a stage of ``folder`` where it has to be."""
+def teacher_of(options: DistilOptions, data: BehaviorData) -> Teacher | Lesson:
+    """The teacher that ``options`` name, for ``data``, or how it is trained."""
     name = options.teacher
-    if name == "expert":
+    if name == "expert" or (name == "auto" and options.suite is not None):
         return expert_teacher(data)
+    if name == "offline":
+        return _offline(options, data)
     if name == "auto":
-        if (found := brought_teacher(options, data)) is not None:
-            return found
         name = AUTO_DISCRETE if data.choices else AUTO
     if name in METHODS:
-        return _trained(options, name, data, folder)
+        return _lesson(options, name, data)
     place = Path(name)
     if place.is_file():
         return read_checkpoint(place).for_data(data, name)
     if not place.is_dir():
-        allowed = ", ".join(["auto", "expert", *METHODS])
+        allowed = ", ".join(["auto", "expert", "offline", *METHODS])
         raise ManyoneError(f"--teacher {name}: no such file or folder, and none of {allowed}")
     return load_teacher(place / "model" if (place / "model").is_dir() else place, data)
 
 
-def brought_teacher(options: DistilOptions, data: BehaviorData) -> Teacher | None:
-    """The teacher that comes with manyone for data of ours; None where there is none."""
-    name = _own_set(options, data)
-    return None if name is None else packaged_teacher(name, data)
-
-
-def _own_set(options: DistilOptions, data: BehaviorData) -> str | None:
-    """``data`` as one of the data sets of ours, e.g. ``mujoco-hopper-medium-replay``."""
+def _offline(options: DistilOptions, data: BehaviorData) -> Teacher:
+    """The teacher of offline learning that comes with manyone for a data set of ours."""
     bodies = {task: body for body, task in BODIES.items()}
-    return f"mujoco-{bodies[data.name]}-{options.quality}" if options.suite is not None else None
+    name = f"mujoco-{bodies[data.name]}-{options.quality}" if options.suite is not None else "own data"
+    found = packaged_teacher(name, data)
+    if found is None:
+        raise ManyoneError(
+            f"--teacher offline: none comes with {name}; there are those of {', '.join(packaged_teachers())}: name "
+            f"{' or '.join(METHODS)} to train one first"
+        )
+    return found
 
 
 def plan_of_teacher(options: DistilOptions) -> str:
@@ -80,18 +105,20 @@ def plan_of_teacher(options: DistilOptions) -> str:
     name = options.teacher
     if name == "auto":
         trained = f"{AUTO} ({AUTO_DISCRETE} for discrete actions)"
-        return f"teacher: the one that comes with data of ours, else {trained}, trained first"
+        brought = "the expert behind the data"
+        return f"teacher: {brought if options.suite is not None else f'{trained}, trained first'}"
     return f"teacher: {name}" + (", trained first" if name in METHODS else "")
 
 
-def _trained(options: DistilOptions, method: str, data: BehaviorData, folder: RunFolder) -> Teacher:
-    """The teacher of a stage of the run, trained by its recipe's options and builder."""
+def stage_name(name: str) -> str:
+    """The folder of the teacher of the data set called ``name``, which may be any text (``gym:Ant-v5?keys=a/b``)."""
+    return "teacher-" + re.sub(r"[^\w.-]", lambda found: f"%{ord(found[0]):02X}", name.replace(":", "-"))
+
+
+def _lesson(options: DistilOptions, method: str, data: BehaviorData) -> Lesson:
+    """The training of a teacher by its recipe's options and builder."""
     given: dict[str, Any] = {name: getattr(options, name) for name in ("preset", "suite", "data", "device", "seed")}
     given |= {"steps": options.teacher_steps} if options.teacher_steps else {}
     arm = Arm(method, method, given)
     own = arm.options()
-    learner = arm.build(own, data)
-    place = folder.stage(f"teacher-{data.name.replace(':', '-')}")
-    print(f"teacher of {data.name}: {method}, {own.steps} updates", file=sys.stderr)
-    train(learner, place, steps=own.steps, checkpoint_every=own.checkpoint_every, log_every=max(1, own.steps // 500))
-    return load_teacher(place.path / "model", data)
+    return Lesson(own, arm.build(own, data), data)

@@ -76,9 +76,9 @@ def train(
             f"spec {spec!r:.40}: must be a StudentSpec, e.g. StudentSpec(kind={spec[:20]!r}), or a Student"
         )
     wanted = spec if spec is not None else distilled.spec
-    student: Student = wanted  # type: ignore[assignment]
-    if isinstance(wanted, StudentSpec):
-        student = make_student(wanted, frame.state_dim, frame.action_dim)
+    student: Student = (
+        make_student(wanted, frame.state_dim, frame.action_dim) if isinstance(wanted, StudentSpec) else wanted
+    )
     momentum = distilled.inner.momentum if chosen.momentum is None else chosen.momentum
     usual = chosen.lr or distilled.inner.lr * (1 - momentum) / (1 - distilled.inner.momentum)
     loop = InnerLoop(distilled.inner.steps if steps is None else steps, usual if lr is None else lr, momentum)

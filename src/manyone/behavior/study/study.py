@@ -21,7 +21,7 @@ from manyone.behavior.artefact import Distilled, Frame
 from manyone.behavior.evaluate import Evaluator, StudentScores
 from manyone.behavior.recipes.problem import BehaviorProblem, load_problem
 from manyone.behavior.recipes.run import student_seeds
-from manyone.behavior.recipes.teaching import brought_teacher
+from manyone.behavior.recipes.teaching import Lesson, teacher_of
 from manyone.behavior.students.policies import StudentPolicies
 from manyone.behavior.students.training import train as train_students
 from manyone.behavior.study.settings import PARTS, TRANSFERS, Setting, setting_of
@@ -137,9 +137,9 @@ def _taught(scale: str, suite: str, body: str, quality: str) -> tuple[Teacher, L
     """The teacher that the recipe takes for this data set, and what it says."""
     setting = setting_of(scale, suite)
     (data,) = problem_of(scale, suite, body, quality).data
-    teacher = brought_teacher(setting.arm("av-pbc", body, quality).options(), data)
-    if teacher is None:
-        raise ManyoneError(f"no teacher comes with {body}-{quality}: python scripts/train_teachers.py {body}-{quality}")
+    teacher = teacher_of(setting.arm("av-pbc", body, quality).options(), data)
+    if isinstance(teacher, Lesson):
+        raise ManyoneError(f"the study takes teachers that come with manyone, and {teacher.learner.METHOD} is trained")
     return teacher, label(teacher, data)
 
 

@@ -50,7 +50,8 @@ class TeacherLearner:
 
     ``rates``: learning rate of each network. ``steps``: updates after which the ``schedule`` ends. ``average``: the
     policy that acts is the trained one's average over about the last 1 / (1 - average) steps; 0: the trained one
-    itself. ``scale``: what rewards are multiplied with while training; None: such that the data's returns span 1000;
+    itself. ``scale``: what rewards are multiplied with while training; None: such that the data's returns span 1000 (or
+    are 1000, where all episodes have one return: those of a perfect controller, or a single one);
     the teacher's values are those of the rewards themselves.
     """
 
@@ -74,17 +75,13 @@ class TeacherLearner:
     ) -> None:
         if self.NEEDS_REWARDS and not bool(data.rewards.any()):
             raise ManyoneError(
-                f"{data.name}: all rewards are 0, and {self.METHOD} learns from rewards: give data with rewards, or "
-                "take the teacher bc, which needs none"
+                f"{data.name}: all rewards are 0, and {self.METHOD} learns from rewards: give data with rewards; bc "
+                "and obd --objective dbc need none"
             )
-        span = float(data.returns.max() - data.returns.min())
-        if scale is None and span == 0:
-            raise ManyoneError(f"{data.name}: all episodes have the return {float(data.returns[0]):g}: no scale of the "
-                               "rewards can be found; give one")  # fmt: skip
         self.data, self.steps_planned, self.seed, self.batch_size = data, steps, seed, batch_size
         self.schedule, self.average, self.tau, self.evaluator, self.iteration = schedule, average, tau, evaluate, 0
         self.scores: dict[str, Any] = {}
-        self.scale = _RETURN_RANGE / span if scale is None else scale
+        self.scale = _scale_of(data) if scale is None else scale
         self.networks = nn.ModuleDict(dict(networks)).to(data.states.device)
         self.policy: Policy = self.networks["policy"]  # type: ignore[assignment]
         self.targets = nn.ModuleDict({name: copy.deepcopy(self.networks[name]) for name in self.followed()})
@@ -94,6 +91,9 @@ class TeacherLearner:
             [{"params": list(self.networks[name].parameters()), "lr": rate} for name, rate in rates.items()], fused=True
         )
         known = data.has_next | data.terminals
+        if self.NEEDS_REWARDS and not bool(known.any()):
+            raise ManyoneError(f"{data.name}: no step's next state is known, and {self.METHOD} learns from these: give "
+                               "episodes of several steps, or with next_observations")  # fmt: skip
         self._known = known.nonzero()[:, 0] if self.NEEDS_REWARDS and not bool(known.all()) else None
         self._goes_on = (~data.terminals).float()
 
@@ -183,6 +183,12 @@ def twin_critics(data: BehaviorData, width: int, *, seed: int, norm: bool = Fals
     """Twin critics with two hidden layers: of (state, action), or of discrete actions all at once."""
     inputs, outputs = (data.state_dim, data.choices) if data.choices else (data.state_dim + data.action_dim, 1)
     return Stack((inputs, width, width, outputs), 2, norm=norm, seed=seed, name="critics", init=init)
+
+
+def _scale_of(data: BehaviorData) -> float:
+    """What makes the returns span 1000."""
+    span = float(data.returns.max() - data.returns.min()) or float(data.returns.abs().max())
+    return _RETURN_RANGE / span if span else 1.0
 
 
 def critic_values(

@@ -72,8 +72,13 @@ def _read(path: Path, name: str, file: Any, horizon: int | None, choices: int | 
     if sets["terminals"] is None and not ends:
         lacking.append("terminals")
     if lacking:
-        raise ManyoneError(f"{path}: has no {' and no '.join(lacking)}; expected the keys of D4RL")
+        raise ManyoneError(
+            f"{path}: has no {' and no '.join(lacking)} (it has {', '.join(sorted(file)[:9]) or 'nothing'}); expected "
+            "the keys of D4RL: observations, actions, rewards, terminals and timeouts"
+        )
     steps = len(sets["rewards"])
+    if not steps:
+        raise ManyoneError(f"{path}: holds no steps; give a file with episodes")
     for key, one in (*sets.items(), *zip((e.name for e in ends), ends, strict=True)):
         if one is not None and len(one) != steps:
             raise ManyoneError(f"{path}: {len(one)} {key.strip('/')} for {steps} rewards; the file is inconsistent")

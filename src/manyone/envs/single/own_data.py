@@ -1,10 +1,11 @@
 """People's own trajectories with the environments that they belong to, as command lines name them: TASK=PLACE.
 
-Public names: :func:`from_places`, :func:`horizon`, :func:`references`, :func:`digests`.
+Public names: :func:`from_places`, :func:`horizon`, :func:`references`, :func:`given_references`, :func:`digests`.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -122,7 +123,12 @@ def references(data: Sequence[Trajectories], given: Sequence[str]) -> dict[str, 
     """Task -> return of a random and of an expert policy, ``given`` as TASK=RANDOM,EXPERT or known to the data."""
     known = ((one.name, one.meta.get("reference") or known_reference(one.name)) for one in data)
     found = {name: (float(pair[0]), float(pair[1])) for name, pair in known if pair}
-    tasks = [one.name for one in data]
+    return found | given_references([one.name for one in data], given)
+
+
+def given_references(tasks: Sequence[str], given: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Task -> returns of a random and an expert policy, ``given`` as TASK=RANDOM,EXPERT for some of ``tasks``."""
+    found = {}
     for word in given:
         task, _, pair = word.rpartition("=")
         task = make.BODIES.get(task, task)
@@ -130,8 +136,8 @@ def references(data: Sequence[Trajectories], given: Sequence[str]) -> dict[str, 
             random, expert = (float(value) for value in pair.split(","))
         except ValueError:
             raise ManyoneError(f"--reference {word}: give TASK=RANDOM,EXPERT, two returns") from None
-        if task not in tasks or not random < expert:
-            allowed = f"tasks {', '.join(tasks)}, and RANDOM below EXPERT"
+        if task not in tasks or not -math.inf < random < expert < math.inf:
+            allowed = f"tasks {', '.join(tasks)}, and RANDOM below EXPERT, both finite"
             raise ManyoneError(f"--reference {word}: needs one of the {allowed}")
         found[task] = random, expert
     return found

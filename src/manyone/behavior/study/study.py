@@ -36,11 +36,11 @@ TITLE = "A mountain of recorded behaviour becomes a few hundred pairs: the claim
 NOTES = [
     "Scores are D4RL's normalised returns in percent (0: a random policy, 100: its expert), mean over the bodies. A "
     "set is judged by fresh students that are trained on it alone, each in the same episodes.",
+    "The teacher is the best of the policies behind the data, with its critics: it was trained online, by TD3.",
     "Data are roll-outs of our own TD3 checkpoints on Gymnasium's v5 bodies. All seeds share data and teachers; a "
     "seed is a start of the set, the students of its outer steps, and the students that judge it.",
     "All distilled sets took the same outer steps with the same students; `half` is the score after half of them.",
-    "Behaviour cloning on everything has one network a seed; its row is the mean over as many networks as sets have "
-    "students.",
+    "The row of behaviour cloning is the mean over as many networks as sets have students.",
 ]
 SEEDS = {"smoke": 3, "laptop": 3, "paper": 5}
 Cell = tuple[str, str]

@@ -149,3 +149,14 @@ def test_what_does_not_fit_is_said(data, discrete):
         learner(data).__class__(data, None, Objective("dbc"), start=(torch.zeros(6, 4), torch.zeros(6, 2)))
     with pytest.raises(ManyoneError, match="av-pbc asks for a teacher's"):
         DistilLearner(data, None, start=(torch.zeros(6, 5), torch.zeros(6, 2)))
+
+
+def test_weights_beyond_all_numbers_are_said(data):
+    one = learner(data)
+    one.weights = torch.full((len(data),), 1e30)
+    before = one.states.detach().clone()
+    with pytest.raises(
+        ManyoneError, match=r"the norm of the gradient is (inf|nan).*take the weights mean-one|not finite"
+    ):
+        one.step()
+    torch.testing.assert_close(one.states.detach(), before)

@@ -105,5 +105,8 @@ def test_what_is_missing_is_said(data):
         targets(Objective("pbc"), data, None)
     with pytest.raises(ManyoneError, match="give a teacher with a critic"):
         state_weights(Objective(), data, Labels(data.actions))
-    with pytest.raises(ManyoneError, match="no state has a positive weight"):
-        state_weights(Objective("av-pbc", "mean-one"), data, labels(data, values=-torch.ones(len(data))))
+    worst = labels(data, values=-torch.ones(len(data)))._replace(recorded=torch.zeros(len(data)))
+    for weights, advice in (("mean-one", "or the weights advantage"),
+                            ("advantage", "take the objective pbc$")):  # fmt: skip
+        with pytest.raises(ManyoneError, match=rf"no state has a positive weight \({weights}\): .*{advice}"):
+            state_weights(Objective("av-pbc", weights), data, worst)

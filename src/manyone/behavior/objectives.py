@@ -80,16 +80,13 @@ def state_weights(
         found = found - recorded
     if objective.weights != "q":
         found = found.clamp(min=0)
-    if objective.weights in ("q", "clamped"):
-        found = objective.beta * found
-    else:
-        mean = found.mean()
-        if not bool(mean > 0):
-            raise ManyoneError(
-                f"{data.name}: no state has a positive weight ({objective.weights}): the teacher's values are all 0 or "
-                "below; train it longer, or use weights q"
-            )
-        found = found / mean
+        if objective.weights != "clamped" and not bool((found > 0).any()):
+            why = "the teacher's values are all 0 or below, as they are where no reward is above 0"
+            advice = "take the objective pbc, or the weights advantage"
+            if objective.weights == "advantage":
+                why, advice = "the teacher gains nothing over the recorded actions", "take the objective pbc"
+            raise ManyoneError(f"{data.name}: no state has a positive weight ({objective.weights}): {why}: {advice}")
+    found = objective.beta * found if objective.weights in ("q", "clamped") else found / found.mean()
     if density is None:
         return found
     return found * (density.unsqueeze(1) if found.ndim == 2 else density)

@@ -22,7 +22,7 @@ from manyone.behavior.data import BehaviorData
 from manyone.behavior.teachers.acting import TeacherPolicy
 from manyone.behavior.teachers.networks import Policy, Stack
 from manyone.behavior.teachers.trained import TrainedTeacher
-from manyone.engine.artefact import WEIGHTS, below, load_weights, made_of, read_model, write_model
+from manyone.engine.artefact import WEIGHTS, below, load_weights, made_of, model_config, read_model, write_model
 from manyone.errors import ManyoneError
 
 
@@ -114,11 +114,13 @@ def teacher_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: P
 
 def read_teacher(folder: str | os.PathLike[str]) -> SavedTeacher:
     """What :func:`save_teacher` wrote, on the CPU."""
-    config, tensors = read_model(folder, "a teacher", ("behavior", "frame"))
-    if config["behavior"] != "teacher":
+    kind = model_config(folder, "a teacher").get("behavior", "teacher")
+    if kind != "teacher":
         raise ManyoneError(
-            f"{folder}: a {config['behavior']}, not a teacher: give the model folder of a calql, iql or td3bc run"
+            f"{folder}: {kind}, no teacher: give the folder of a calql, iql or td3bc run (obd keeps the one that it "
+            "trains in stages/teacher-...)"
         )
+    config, tensors = read_model(folder, "a teacher", ("behavior", "frame"))
     with made_of(folder):
         return teacher_of(config, tensors, Path(folder) / WEIGHTS)
 

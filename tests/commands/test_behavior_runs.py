@@ -190,7 +190,7 @@ def test_suites_are_those_of_behavior(manyone, tmp_path, words, message):
 
 def test_a_set_is_no_data_and_no_teacher(manyone, tmp_path, pendulum, distilled):
     for words, message in (
-        (("bc", "--data", f"{TASK}=set"), "a distilled set knows its environment: give --data set"),
+        (("bc", "--data", f"{TASK}=set"), "a distilled set knows its environment: give --data /"),
         (("bc", "--data", "set", "--set", "x"), f"--set x: one of {TASK}"),
         (("bc", "--data", "set", "--keys", "x"), "--keys: does nothing on a distilled set"),
         (("obd", "--data", f"{TASK}={pendulum}", "--teacher", "set"), "distilled set, no teacher: give the folder of"),

@@ -68,8 +68,8 @@ def test_a_teacher_that_was_trained_before_serves_again(manyone, tmp_path, pendu
     code, _, err = manyone("run", "iql", "--data", f"{TASK}={pendulum}", "--width", 8, "--steps", 20, "--eval-episodes",
                            1, "--horizon", 10, "--workers", 1, "--out", "teacher")  # fmt: skip
     assert code == 0, err
-    code, _, err = manyone("run", "obd", "--data", f"{TASK}={pendulum}", *SMALL, "--teacher", "teacher", "--weights", "q",
-                           "--steps", 2, "--no-baselines", "--out", "r")  # fmt: skip
+    code, _, err = manyone("run", "obd", "--data", f"{TASK}={pendulum}", *SMALL, "--teacher", "teacher", "--weights",
+                           "q", "--steps", 2, "--no-baselines", "--out", "r")  # fmt: skip
     assert code == 0, err
     assert load_distilled(tmp_path / "r/model").info["teacher"] == "iql"
 

@@ -107,7 +107,7 @@ def test_training_has_a_public_name():
         ({"seeds": "ab"}, "seeds 'ab': must be"),
         ({"spec": "mlp"}, r"spec 'mlp': must be a StudentSpec, e.g. StudentSpec\(kind='mlp'\)"),
         ({"steps": 10**9}, "inner steps 1000000000: must be a whole number from 0 to 100000"),
-        ({"lr": 1e6, "steps": 40}, "students diverged in 40 steps of SGD 1e\\+06: lower the lr"),
+        ({"lr": 1e30, "steps": 40}, "students diverged in 40 steps of SGD 1e\\+30: lower the lr"),
     ],
 )
 def test_wrong_arguments_and_students_that_diverge_are_said(walks, given, words):

@@ -94,3 +94,10 @@ def test_what_cannot_be_is_said(data):
         density_weights(data, -1.0)
     with pytest.raises(ManyoneError, match="5 states: their density needs 22 or more"):
         density_weights(dataclasses.replace(data, states=data.states[:5]))
+
+
+def test_no_exponent_is_too_large():
+    states = np.random.default_rng(0).normal(size=(300, 5)).astype(np.float32)
+    weights = inverse_density_weights(states, 1e4)
+    assert weights.mean() == pytest.approx(1)
+    assert 1 < weights.max() <= LARGEST * (1 + 1e-9)

@@ -172,3 +172,14 @@ def test_wrong_options_are_said_before_anything_is_computed(data, given, words):
     with pytest.raises(ManyoneError, match=words) as problem:
         distil(data, teacher(data), **({"size": 4, "steps": 1, "progress": False} | given))
     assert "\n" not in str(problem.value)
+
+
+def test_weights_beyond_all_numbers_are_said(data):
+    one = learner(data)
+    one.weights = torch.full((len(data),), 1e30)
+    before = one.states.detach().clone()
+    with pytest.raises(
+        ManyoneError, match=r"the norm of the gradient is (inf|nan).*take the weights mean-one|not finite"
+    ):
+        one.step()
+    torch.testing.assert_close(one.states.detach(), before)

@@ -107,8 +107,10 @@ def test_what_is_missing_is_said(data):
         targets(Objective("pbc"), data, None)
     with pytest.raises(ManyoneError, match="give a teacher with a critic"):
         state_weights(Objective(), data, Labels(data.actions))
-    with pytest.raises(ManyoneError, match="no state has a positive weight"):
-        state_weights(Objective("av-pbc", "mean-one"), data, labels(data, values=-torch.ones(len(data))))
+    worst = labels(data, values=-torch.ones(len(data)))._replace(recorded=torch.zeros(len(data)))
+    for weights, advice in (("mean-one", "or the weights advantage"), ("advantage", "take the objective pbc$")):
+        with pytest.raises(ManyoneError, match=rf"no state has a positive weight \({weights}\): .*{advice}"):
+            state_weights(Objective("av-pbc", weights), data, worst)
 
 
 @pytest.mark.parametrize(
@@ -128,5 +130,5 @@ def test_objectives_that_there_are_not_are_refused(given, words):
 @pytest.mark.parametrize("weights", ["clamped", "mean-one"])
 def test_values_of_which_none_is_positive_teach_nothing_and_that_is_said(data, weights):
     values = -torch.ones(len(data))
-    with pytest.raises(ManyoneError, match=f"no state has a positive weight .{weights}.*use weights q, or pbc"):
+    with pytest.raises(ManyoneError, match=f"no state has a positive weight .{weights}.*take the objective pbc"):
         state_weights(Objective("av-pbc", weights), data, Labels(data.actions, values, values))

@@ -14,7 +14,7 @@ from manyone.randomness import seed_for
 TASK = "gym:Pendulum-v1"
 SMALL = ("--width", 8, "--layers", 3, "--size", 6, "--inner-steps", 3, "--batch-size", 16, "--eval-episodes", 2,
          "--students", 2, "--horizon", 10, "--workers", 1)  # fmt: skip
-TAUGHT = ("--teacher", "td3bc", "--teacher-steps", 20)
+TAUGHT = ("--teacher", "td3bc", "--teacher-steps", 20, "--weights", "q")  # rewards here are never above 0
 
 
 @pytest.fixture(scope="session")
@@ -68,8 +68,8 @@ def test_a_teacher_that_was_trained_before_serves_again(manyone, tmp_path, pendu
     code, _, err = manyone("run", "iql", "--data", f"{TASK}={pendulum}", "--width", 8, "--steps", 20, "--eval-episodes",
                            1, "--horizon", 10, "--workers", 1, "--out", "teacher")  # fmt: skip
     assert code == 0, err
-    code, _, err = manyone("run", "obd", "--data", f"{TASK}={pendulum}", *SMALL, "--teacher", "teacher", "--steps", 2,
-                           "--no-baselines", "--out", "r")  # fmt: skip
+    code, _, err = manyone("run", "obd", "--data", f"{TASK}={pendulum}", *SMALL, "--teacher", "teacher", "--weights",
+                           "q", "--steps", 2, "--no-baselines", "--out", "r")  # fmt: skip
     assert code == 0, err
     assert load_distilled(tmp_path / "r/model").info["teacher"] == "iql"
 
@@ -141,6 +141,8 @@ def test_a_plan_writes_nothing(manyone, tmp_path):
         (("obd", "--student", "residual", "--layers", "3"), "--layers 3: must be 4 with --student residual"),
         (("obd", "--size", "100000"), "--size 100000: must be at most the "),
         (("obd-es", "--size", "100000"), "--size 100000: must be at most the "),
+        (("obd-es", "--no-simulator"), "--no-simulator: evolution plays in the environment"),
+        (("obd", "--keys", "a,b", "--objective", "dbc"), "--keys a,b: none of the data has observations with entries"),
         (("bc", "--set", "x"), "--set x: is for a folder of distilled sets"),
         (("obd-es", "--population", "3"), "--population 3: must be an even number"),
     ],
@@ -169,6 +171,52 @@ def test_a_teacher_that_does_not_serve_leaves_no_folder(manyone, tmp_path, pendu
         assert code == 2
         assert message in err
         assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("obd", "--suite", "mujoco-hoper"), "--suite mujoco-hoper: did you mean 'mujoco-hopper'?"),
+        (("bc", "--suite", "mujoco-hopper-medium"), "did you mean 'mujoco-hopper'? (its quality is --quality)"),
+        (("iql", "--suite", "metaworld-mt10", "--dry-run"), "--suite metaworld-mt10: "),
+    ],
+)
+def test_suites_are_those_of_behavior(manyone, tmp_path, words, message):
+    code, _, err = manyone("run", *words, "--out", "r")
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_set_is_no_data_and_no_teacher(manyone, tmp_path, pendulum, distilled):
+    for words, message in (
+        (("bc", "--data", f"{TASK}=set"), "a distilled set knows its environment: give --data /"),
+        (("bc", "--data", "set", "--set", "x"), f"--set x: one of {TASK}"),
+        (("bc", "--data", "set", "--keys", "x"), "--keys: does nothing on a distilled set"),
+        (
+            ("obd", "--data", f"{TASK}={pendulum}", "--teacher", "set"),
+            "distilled set, not a teacher: give the folder of",
+        ),
+    ):
+        code, _, err = manyone("run", *words, "--out", "r")
+        assert code == 2, words
+        assert message in err
+        assert not (tmp_path / "r").exists()
+
+
+def test_a_run_that_is_not_finished_has_nothing_to_evaluate(manyone, tmp_path, distilled):
+    (distilled / "model").rename(tmp_path / "elsewhere")
+    code, _, err = manyone("eval", "set")
+    assert code == 2
+    assert "set: not finished, nothing to evaluate yet: manyone resume" in err
+
+
+def test_data_without_a_positive_reward_are_named(manyone, tmp_path, pendulum):
+    words = [w for w in SMALL if w not in ("--horizon", 10)]
+    code, _, err = manyone("run", "obd", "--data", f"x={pendulum}", *words, *TAUGHT[:4], "--no-simulator", "--steps",
+                           1, "--out", "r")  # fmt: skip
+    assert code == 0, err
+    assert "x: no reward is above 0, so that no state has a value to be weighed by: --objective pbc" in err
 
 
 def test_the_evaluation_of_a_set_s_policy_is_as_asked(manyone, tmp_path, distilled):

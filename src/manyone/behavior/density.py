@@ -31,6 +31,8 @@ from manyone.randomness import generator_for
 LARGEST = 10.0
 """The largest weight."""
 _REFERENCES, _NEIGHBOURS = 4096, 20
+FEWEST = _NEIGHBOURS + 2
+"""States that have a density."""
 _ROWS = 1 << 17
 """States whose neighbours are sought at a time."""
 Doubles = NDArray[np.float64]
@@ -46,8 +48,8 @@ def inverse_density_weights(states: NDArray[np.float32], exponent: float = 1.0, 
     """(1 / density)^exponent of each of ``states`` [n, S] among all of them, of mean 1 and at most ``LARGEST``."""
     if not exponent >= 0:
         raise ManyoneError(f"density exponent {exponent}: must be 0 or more")
-    if len(states) < _NEIGHBOURS + 2:
-        raise ManyoneError(f"{len(states)} states: their density needs {_NEIGHBOURS + 2} or more")
+    if len(states) < FEWEST:
+        raise ManyoneError(f"{len(states)} states: their density needs {FEWEST} or more")
     drawn = torch.randperm(len(states), generator=generator_for(seed, "density"))[:_REFERENCES].numpy()
     references = np.ascontiguousarray(states[drawn], dtype=np.float32)
     search = NearestNeighbors(n_neighbors=_NEIGHBOURS, algorithm="brute").fit(references)
@@ -81,12 +83,15 @@ def _floor(radius: Doubles) -> float:
 
 def _bounded(logs: Doubles) -> Doubles:
     """exp(logs) up to a bound, scaled to mean 1, so that none is above ``LARGEST``."""
-    values = np.exp(logs - logs.max())
-    low, high = logs.min() - logs.max(), 0.0  # of log c; min(values, c).mean() / c falls as c grows
-    if values.mean() * LARGEST < 1:
-        for _ in range(60):
-            middle = (low + high) / 2
-            share = np.minimum(values, np.exp(middle)).mean() / np.exp(middle)
-            low, high = (middle, high) if share * LARGEST >= 1 else (low, middle)
-        values = np.minimum(values, np.exp(low))
+    low, high = logs.min(), logs.max()  # of log c; the mean of min(exp(logs), c) / c falls as c grows
+
+    def shares(log_bound: float) -> Doubles:
+        return np.exp(np.minimum(logs - log_bound, 0))  # a difference of logarithms never overflows
+
+    if shares(high).mean() * LARGEST >= 1:
+        low = high
+    for _ in range(60 if low < high else 0):
+        middle = (low + high) / 2
+        low, high = (middle, high) if shares(middle).mean() * LARGEST >= 1 else (low, middle)
+    values = shares(low)
     return values / values.mean()

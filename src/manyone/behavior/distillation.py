@@ -18,6 +18,7 @@ Public names: :class:`DistilLearner`, :class:`Distillations`, :func:`distil`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +133,11 @@ class DistilLearner:
         )
         self.states.grad, self.actions.grad = found.states, found.actions
         norm = float(torch.nn.utils.clip_grad_norm_([self.states, self.actions], self.clip))
+        if not math.isfinite(norm):
+            raise ManyoneError(
+                f"{self.data.name}: the norm of the gradient is {norm} (outer loss {float(found.loss):.3g}):"
+                " rewards or weights are too large: scale the rewards, or take the weights mean-one"
+            )
         self._optimiser.step()
         metrics = {"loss": float(found.loss), "gradient_norm": norm, "clipped": float(norm > self.clip)}
         if self._rates is not None:

@@ -90,10 +90,11 @@ def state_weights(
     if objective.weights != "q":
         found = found.clamp(min=0)
         if not bool(found.any()):  # nothing would be learned, silently
-            raise ManyoneError(
-                f"{data.name}: no state has a positive weight ({objective.weights}): the teacher's values are all 0 or "
-                "below; train it longer, or use weights q, or pbc"
-            )
+            why = "the teacher's values are all 0 or below, as they are where no reward is above 0"
+            advice = "take the objective pbc, or the weights advantage"
+            if objective.weights == "advantage":
+                why, advice = "the teacher gains nothing over the recorded actions", "take the objective pbc"
+            raise ManyoneError(f"{data.name}: no state has a positive weight ({objective.weights}): {why}: {advice}")
     factor = objective.beta if objective.weights in ("q", "clamped") else 1 / found.mean()
     found = factor * found
     if density is None:

@@ -197,7 +197,8 @@ class EvolutionOptions(StudentOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check("population", self.population, self.population % 2 == 0, "an even number")
-        check("simulator", self.simulator, self.simulator, "on: evolution plays in the environment")
+        if not self.simulator:
+            raise ManyoneError("--no-simulator: evolution plays in the environment: leave it out")
         fits = self.student != "residual" or self.layers == 4
         check("layers", self.layers, fits, "4 with --student residual")
 

@@ -10,6 +10,8 @@ from manyone.behavior.recipes.options import BehaviorOptions
 from manyone.data.trajectories.offline import OfflineName, parse_offline
 from manyone.data.trajectories.trajectories import Trajectories
 from manyone.engine.devices import device_of
+from manyone.engine.run import RunFolder
+from manyone.engine.words import suggestion
 from manyone.envs.single import collect, make, own_data
 from manyone.errors import ManyoneError
 
@@ -47,6 +49,10 @@ def offline_name(options: BehaviorOptions) -> OfflineName | None:
     """The made data that ``options`` name; None for own data."""
     if options.suite is None:
         return None
+    known = (*(f"mujoco-{body}" for body in make.BODIES), "mujoco3")
+    if options.suite not in known:
+        quality = " (its quality is --quality)" if options.suite.startswith(known) else ""
+        raise ManyoneError(f"--suite {options.suite}: {suggestion(options.suite, known)}{quality}")
     return parse_offline(f"{options.suite}-{options.quality}", seed=options.data_seed)
 
 
@@ -65,6 +71,12 @@ def problem_of(name: str, trajectories: Sequence[Trajectories], options: Behavio
     if len({one.name for one in found}) < len(found):
         raise ManyoneError(f"two data sets are called {found[0].name}: give each a name of its own")
     return BehaviorProblem(name, tuple(found), tuple(trajectories))
+
+
+def check_exported(folder: RunFolder) -> None:
+    """Refuses to evaluate a run that has not come to its end, which is when behavior runs export what acts."""
+    if not (folder.path / "model").is_dir():
+        raise ManyoneError(f"{folder.path}: not finished, nothing to evaluate yet: manyone resume {folder.path}")
 
 
 def plan_of_data(options: BehaviorOptions, recipe: str) -> str:

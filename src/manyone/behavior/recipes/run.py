@@ -14,13 +14,14 @@ from manyone.behavior.artefact import Distilled, Frame, load_all
 from manyone.behavior.cloning import clone
 from manyone.behavior.coresets import INVENTED, initial_pairs
 from manyone.behavior.data import BehaviorData
+from manyone.behavior.density import FEWEST
 from manyone.behavior.distillation import Distillations
 from manyone.behavior.evaluate import Evaluator, StudentScores
 from manyone.behavior.objectives import negative_share
 from manyone.behavior.recipes.build import inner, objective, spec
 from manyone.behavior.recipes.figures import run_figures
 from manyone.behavior.recipes.options import DistilOptions, StudentOptions
-from manyone.behavior.recipes.problem import BehaviorProblem, load_problem, plan_of_data
+from manyone.behavior.recipes.problem import BehaviorProblem, check_exported, load_problem, plan_of_data
 from manyone.behavior.recipes.teaching import Lesson, plan_of_teacher, teachers_of
 from manyone.behavior.students.training import train as train_students
 from manyone.behavior.teachers.acting import TeacherPolicy
@@ -56,11 +57,15 @@ def run(options: DistilOptions, build: Build, folder: RunFolder) -> None:
     for data in problem.data:
         few = f"at most the {len(data)} transitions of {data.name}"
         check("size", options.size, options.size <= len(data) or options.init in INVENTED, few)
+        dense = not options.density or len(data) >= FEWEST
+        check("density", options.density, dense, f"0 for {data.name}: {len(data)} states of {FEWEST} that it needs")
     found = teachers_of(options, problem)
     asked = [None if isinstance(one, Lesson) else _labels(options, data, one) for data, one in zip(problem.data, found)]
     check_inputs(folder, problem.digests())  # the first thing that is written: what is refused leaves no folder
     for one in problem.trajectories:
         print(f"data of {one.name}: {one.summary()}", file=sys.stderr)
+    for data in problem.data:
+        _say_unrewarded(options, data)
     teachers = [one.train(folder) if isinstance(one, Lesson) else one for one in found]
     labels = [_labels(options, data, one) if own is None else own
               for data, one, own in zip(problem.data, teachers, asked)]  # fmt: skip
@@ -110,6 +115,7 @@ def evaluate(
     """Scores of fresh students on the exported sets; other starts for another ``seed``."""
     if split != "test":
         raise ManyoneError(f"--split {split}: a distilled set has no splits; leave it out")
+    check_exported(folder)
     sets = load_all(folder.path / "model")
     frames = {name: replace(one.frame, horizon=horizon or one.frame.horizon) for name, one in sets.items()}
     with ExitStack() as stack:
@@ -181,6 +187,14 @@ def _labels(options: DistilOptions, data: BehaviorData, teacher: Teacher | None)
         return None
     wanted = objective(options).needs_values or options.init in ("top-q", "k-means-q")
     return label(teacher, data, values=wanted)
+
+
+def _say_unrewarded(options: DistilOptions, data: BehaviorData) -> None:
+    """Where no reward is above 0, no value is, and what a teacher that says otherwise weighs is its error."""
+    weighed = options.objective == "av-pbc" and options.weights in ("clamped", "mean-one")
+    if weighed and not bool((data.rewards > 0).any()):
+        print(f"{data.name}: no reward is above 0, so that no state has a value to be weighed by: --objective pbc or "
+              "--weights advantage suit such data", file=sys.stderr)  # fmt: skip
 
 
 def _say_negative(options: DistilOptions, data: BehaviorData, labels: Labels | None) -> None:

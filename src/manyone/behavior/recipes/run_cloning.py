@@ -7,12 +7,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from manyone.behavior.artefact import Distilled, Frame, is_distilled, load_distilled
+from manyone.behavior.artefact import Distilled, Frame, is_distilled, load_all
 from manyone.behavior.cloning import CloningLearner, SetLearner
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.evaluate import Evaluator
 from manyone.behavior.recipes.options import CloningOptions
-from manyone.behavior.recipes.problem import load_problem, plan_of_data
+from manyone.behavior.recipes.problem import check_exported, load_problem, plan_of_data
 from manyone.behavior.students.policies import StudentPolicies, load_policies
 from manyone.engine.devices import one_thread_below
 from manyone.engine.inputs import check_inputs, digest
@@ -80,6 +80,7 @@ def evaluate(
     """Scores of the exported policy; other starts for another ``seed``."""
     if split != "test":
         raise ManyoneError(f"--split {split}: cloning has no splits; leave it out")
+    check_exported(folder)
     policies = load_policies(folder.path / "model")
     frame = replace(policies.frame, horizon=horizon or policies.frame.horizon)
     with Evaluator(frame, episodes=episodes or options.eval_episodes, students=len(policies), seed=seed,
@@ -104,8 +105,18 @@ def _source(options: CloningOptions) -> tuple[BehaviorData | Distilled, dict[str
             raise ManyoneError(f"--data {' '.join(options.data)}: a distilled set is cloned alone: give one folder")
         if options.fraction < 1:
             raise ManyoneError(f"--fraction {options.fraction:g}: a distilled set has no episodes: leave it out")
-        found = load_distilled(sets[0], options.set)
+        for name in ("keys", "data_choices"):
+            if getattr(options, name):
+                raise ManyoneError(f"--{name.replace('_', '-')}: does nothing on a distilled set: leave it out")
+        known = load_all(sets[0])
+        if options.set not in (known if len(known) > 1 else (None, *known)):
+            asked = "give --set NAME," if options.set is None else f"--set {options.set}:"
+            raise ManyoneError(f"--data {options.data[0]}: {asked} one of {', '.join(known)}")
+        found = next(iter(known.values())) if options.set is None else known[options.set]
         return found, {f"--data {found.name}, distilled": digest(found.states.numpy(), found.actions.numpy())}
+    for word, tail in ((word, Path(word.rpartition("=")[2])) for word in options.data):
+        if is_distilled(tail / "model") or is_distilled(tail):
+            raise ManyoneError(f"--data {word}: a distilled set knows its environment: give --data {tail}")
     if options.set is not None:
         raise ManyoneError(f"--set {options.set}: is for a folder of distilled sets in --data")
     problem = load_problem(options)

@@ -11,7 +11,7 @@ from manyone.behavior.artefact import Frame
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.evaluate import Evaluator
 from manyone.behavior.recipes.options import TeacherOptions
-from manyone.behavior.recipes.problem import load_problem, plan_of_data
+from manyone.behavior.recipes.problem import check_exported, load_problem, plan_of_data
 from manyone.behavior.teachers.artefact import SavedTeacher, read_teacher
 from manyone.behavior.teachers.calibration import CalibrationPolicy
 from manyone.behavior.teachers.learner import TeacherLearner
@@ -76,6 +76,7 @@ def evaluate(
     """Scores of the exported policy; other starts for another ``seed``."""
     if split != "test":
         raise ManyoneError(f"--split {split}: a teacher has no splits; leave it out")
+    check_exported(folder)
     saved = read_teacher(folder.path / "model")
     frame = replace(saved.frame, horizon=horizon or saved.frame.horizon)
     with Evaluator(frame, episodes=episodes or options.eval_episodes, students=1, seed=seed,

@@ -30,6 +30,7 @@ from manyone.engine.artefact import (
     check_shapes,
     load_weights,
     made_of,
+    model_config,
     read_model,
     write_model,
 )
@@ -157,11 +158,13 @@ def _check_sizes(
 
 def read_teacher(folder: str | os.PathLike[str]) -> SavedTeacher:
     """What :func:`save_teacher` wrote, on the CPU."""
-    config, tensors = read_model(folder, "a teacher", ("behavior",))
-    if config["behavior"] != "teacher":
+    kind = model_config(folder, "a teacher").get("behavior", "teacher")
+    if kind != "teacher":
         raise ManyoneError(
-            f"{folder}: a {config['behavior']!r:.40}, not a teacher: give the model folder of a calql, iql or td3bc run"
+            f"{folder}: a {kind!s:.40}, not a teacher: give the folder of a calql, iql or td3bc run (obd keeps the "
+            "one that it trains in stages/teacher-...)"
         )
+    config, tensors = read_model(folder, "a teacher", ("behavior", "frame"))
     with made_of(folder):
         return teacher_of(config, tensors, Path(folder) / WEIGHTS)
 

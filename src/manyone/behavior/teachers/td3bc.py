@@ -44,7 +44,7 @@ class TD3BCTeacher(TeacherLearner):
     ) -> None:
         if data.choices:
             raise ManyoneError(f"{data.name}: td3bc is for continuous actions, these are {data.choices} choices: take "
-                               "iql, calql or bc")  # fmt: skip
+                               "iql or calql")  # fmt: skip
         self.discount, self.alpha = discount, alpha
         policy = Policy(data.state_dim, data.action_dim, width, 2, "tanh", seed=seed)
         networks = {"policy": policy, "critics": twin_critics(data, width, seed=seed, norm=norm)}

@@ -46,6 +46,8 @@ def from_places(
     for pair in pairs:
         one = _from_place(pair, keys, data_horizon, data_choices, clip, simulator)
         found.setdefault(one.name, []).append(one)
+    if keys and not any("?" in name or part.meta.get("keys") for name, parts in found.items() for part in parts):
+        raise ManyoneError(f"--keys {','.join(keys)}: none of the data has observations with entries: leave it out")
     return [parts[0] if len(parts) == 1 else join(parts) for parts in found.values()]
 
 

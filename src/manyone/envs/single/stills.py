@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -354,6 +355,7 @@ def _classic(task: str, env: Any, observations: np.ndarray, shares: np.ndarray |
         raise ManyoneError(f"{task}: its observations do not hold a state to set, so none can be drawn")
     if observations.shape[1:] != first.shape:
         raise ManyoneError(f"{task}: observations of width {observations.shape[1]}: its own have {len(first)}")
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # no picture makes a sound; without a desktop SDL would complain
     need("pygame", f"a picture of {task}", "pip install 'gymnasium[classic-control]'")
     shown = make_env(task, render_mode="rgb_array")
     try:

@@ -37,6 +37,7 @@ from manyone.data.trajectories.references import normalised_score
 from manyone.envs.single import make
 from manyone.envs.single.experts import ladder, play
 from manyone.envs.single.experts.ladder import MEDIUM, NOISE
+from manyone.envs.single.experts.pack import write
 from manyone.randomness import seed_for
 
 GAMMA, TAU, DELAY = 0.99, 0.005, 2
@@ -270,7 +271,7 @@ def pack(name: str, out: Path, seed: int, to: Path | None) -> None:
     }
     path = to or ladder.path_of(name)
     greedy, noisy = ([played(i, noise) for i in chosen] for noise in (0.0, NOISE))
-    ladder.write(path, [saved(i) for i in chosen], [steps[i] for i in chosen], greedy, noisy, info)
+    write(path, [saved(i) for i in chosen], [steps[i] for i in chosen], greedy, noisy, info)
     for i in chosen:
         print(f"{steps[i]:>9} steps: return {played(i, 0.0):8.1f}, with noise {played(i, NOISE):8.1f}")
     print(f"{path}: {path.stat().st_size} bytes")

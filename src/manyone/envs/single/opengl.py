@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from manyone.engine.extras import need
+from manyone.engine.modules import python
 from manyone.errors import ManyoneError
 
 _PROBE = """
@@ -51,7 +52,7 @@ def _first(candidates: tuple[str, ...], platform: str) -> str | None:
 
 
 def _draws(name: str) -> bool:
-    command = [sys.executable, "-c", _PROBE, name]
+    command = python("-c", _PROBE, name)
     try:
         done = subprocess.run(
             command, env=os.environ | {"MUJOCO_GL": name}, capture_output=True, timeout=_SECONDS, check=False

@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 from manyone.data.trajectories.references import normalised_score
 from manyone.envs.single import make
 from manyone.envs.single.experts import ladder as module
-from manyone.envs.single.experts.ladder import ladder, path_of, rounded, write
+from manyone.envs.single.experts.ladder import ladder, path_of, rounded
+from manyone.envs.single.experts.pack import write
 from manyone.errors import ManyoneError
 
 BODIES = [body for body in make.BODIES if path_of(body).exists()]

@@ -5,21 +5,20 @@ float16; the returns that the file tells are those of the rounded policies. Ever
 start fast.
 
 Public names: ``Ladder``, ``Actor``, ``Critics``, ``ladder``, ``path_of``, ``NOISE``, ``MEDIUM``; for packing ``actor``,
-``rounded``, ``write``.
+``rounded``, ``FORMAT``, ``HEAD``.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from manyone.data.trajectories.references import normalised_score
 from manyone.envs.single import make
@@ -29,8 +28,9 @@ NOISE = 0.1
 """Deviation of the normal noise that training added to actions, and that roll-outs for data add again."""
 MEDIUM = 0.4
 """The medium policy is the one whose normalised score is nearest to this share of the expert's."""
-_FORMAT = 1
-_HEAD = "manyone"
+FORMAT = 1
+HEAD = "manyone"
+"""The entry of a file's metadata that tells everything else, as JSON."""
 _LAYERS = ("0", "2", "4")
 
 
@@ -123,9 +123,9 @@ def ladder(body: str) -> Ladder:
     """The policies of ``body`` (hopper, halfcheetah or walker2d)."""
     path = path_of(body)
     with safe_open(path, framework="numpy") as file:
-        head = json.loads((file.metadata() or {}).get(_HEAD, "{}"))
-        if head.get("format") != _FORMAT:
-            raise ManyoneError(f"{path}: format {head.get('format')}, this version reads {_FORMAT}; install it anew")
+        head = json.loads((file.metadata() or {}).get(HEAD, "{}"))
+        if head.get("format") != FORMAT:
+            raise ManyoneError(f"{path}: format {head.get('format')}, this version reads {FORMAT}; install it anew")
         arrays = {key: file.get_tensor(key).astype(np.float32) for key in file.keys()}  # noqa: SIM118
     stacked = {key: value for key, value in arrays.items() if not key.startswith("critics.")}
     actors = tuple(actor({key: value[i] for key, value in stacked.items()}) for i in range(len(head["steps"])))
@@ -155,24 +155,3 @@ def rounded(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A checkpoint in the types that are shipped: float16, and the observations' statistics in float32."""
     whole = ("mean", "deviation")
     return {key: value.astype(np.float32 if key in whole else np.float16) for key, value in arrays.items()}
-
-
-def write(
-    path: Path,
-    checkpoints: Sequence[Mapping[str, np.ndarray]],
-    steps: Sequence[int],
-    returns: Sequence[float],
-    noisy_returns: Sequence[float],
-    info: Mapping[str, Any],
-) -> None:
-    """Writes a body's file: the actors of ``checkpoints``, rounded, and the critics of the one with the best return.
-
-    ``checkpoints`` are as training saved them; ``info`` needs ``settings`` with ``layer_norm``.
-    """
-    every = [rounded(one) for one in checkpoints]
-    best = every[int(np.argmax(returns))]
-    critics = {key: value for key, value in best.items() if key.startswith("critics.")}
-    arrays = critics | {key: np.stack([one[key] for one in every]) for key in best if key not in critics}
-    told = {"steps": list(steps), "returns": list(returns), "noisy_returns": list(noisy_returns)}
-    head = {"format": _FORMAT, **told, **info}
-    save_file(arrays, path, metadata={_HEAD: json.dumps(head, sort_keys=True)})

@@ -1,0 +1,36 @@
+"""Writes the file of a body's checkpoints, which :mod:`manyone.envs.single.experts.ladder` reads without PyTorch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from manyone.engine.tensors import save_tensors
+from manyone.envs.single.experts.ladder import FORMAT, HEAD, rounded
+
+
+def write(
+    path: Path,
+    checkpoints: Sequence[Mapping[str, np.ndarray]],
+    steps: Sequence[int],
+    returns: Sequence[float],
+    noisy_returns: Sequence[float],
+    info: Mapping[str, Any],
+) -> None:
+    """Writes a body's file: the actors of ``checkpoints``, rounded, and the critics of the one with the best return.
+
+    ``checkpoints`` are as training saved them; ``info`` needs ``settings`` with ``layer_norm``.
+    """
+    every = [rounded(one) for one in checkpoints]
+    best = every[int(np.argmax(returns))]
+    critics = {key: value for key, value in best.items() if key.startswith("critics.")}
+    arrays = critics | {key: np.stack([one[key] for one in every]) for key in best if key not in critics}
+    told = {"steps": list(steps), "returns": list(returns), "noisy_returns": list(noisy_returns)}
+    head = {"format": FORMAT, **told, **info}
+    tensors = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in arrays.items()}
+    save_tensors(tensors, path, {HEAD: json.dumps(head, sort_keys=True)})

@@ -18,7 +18,7 @@ def trajectories(seed=0, episodes=12, steps=9, states=5, actions=2, scale=1.0, c
         rewards = (seen[:-1, 0] + number).astype(np.float32)
         parts.append({"observations": seen, "actions": acted, "rewards": rewards, "terminated": number % 2 == 0})
     extra = {"choices": choices} if choices else {}
-    return Trajectories.from_episodes("walks", parts, meta={**extra, **meta})
+    return Trajectories.from_episodes("choices" if choices else "walks", parts, meta={**extra, **meta})
 
 
 @pytest.fixture

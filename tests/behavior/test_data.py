@@ -38,9 +38,7 @@ def test_rows_know_their_successor_and_their_episode(data):
     assert data.has_next.all()
     assert data.terminals.nonzero()[:, 0].tolist() == ends[::2].tolist()
     assert data.returns[:9].tolist() == [pytest.approx(float(one.returns[0]))] * 9
-    left, first = data.discounted
-    assert first.tolist() == one.offsets[:-1].tolist()
-    assert left[:9].tolist() == list(range(9, 0, -1))
+    assert data.first.tolist() == one.offsets[:-1].tolist()
 
 
 def test_without_final_observations_the_last_step_has_no_successor():
@@ -111,6 +109,9 @@ def test_the_best_episodes(data):
     others = [r for e, r in zip(data.episode.tolist(), data.returns.tolist(), strict=True) if e not in kept]
     assert chosen.returns.min() >= max(others)
     assert chosen.mean is data.mean
+    again = set(chosen.best(0.34).episode.tolist())  # the numbers of its episodes have gaps
+    assert len(again) == 1
+    assert again == {int(chosen.episode[chosen.returns.argmax()])}
 
 
 def test_other_data_have_another_digest(data):

@@ -5,10 +5,9 @@ from manyone.behavior.coresets import initial_pairs
 from manyone.behavior.distillation import Distillations, DistilLearner, distil
 from manyone.behavior.inner import InnerLoop, train_students
 from manyone.behavior.objectives import Objective, objective_loss
-from manyone.behavior.students.network import ModuleStudent, StudentSpec, make_student
+from manyone.behavior.students.network import ModuleStudent, NetworkStudent, StudentSpec, make_student
 from manyone.behavior.teachers.teacher import from_functions, label
 from manyone.errors import ManyoneError
-from manyone.randomness import seed_for
 
 
 def teacher(data):
@@ -74,12 +73,16 @@ def test_the_gradient_is_clipped_by_its_joint_norm(data):
     assert all(float(m.norm()) < 0.999e-5 for m in moved)
 
 
-def test_students_are_new_at_every_step_and_the_same_for_the_same_seed(data):
+def test_students_are_new_at_every_step_and_the_same_for_the_same_seed(data, monkeypatch):
     first, again, other = (run(learner(data, seed=seed)) for seed in (3, 3, 4))
     assert torch.equal(first[0], again[0])
     assert not torch.equal(first[0], other[0])
-    drawn = [make_student(StudentSpec(layers=3, width=8), 5, 2).init([seed_for(3, "student", k, 0)]) for k in (0, 1)]
-    assert not torch.equal(drawn[0]["layers.0.weight"], drawn[1]["layers.0.weight"])
+    drawn, init = [], NetworkStudent.init
+    monkeypatch.setattr(NetworkStudent, "init", lambda self, seeds: drawn.append(init(self, seeds)) or drawn[-1])
+    run(learner(data), 3)
+    found = torch.cat([weights["layers.0.weight"] for weights in drawn])
+    assert len(found) == 6
+    assert len({tuple(student.flatten().tolist()) for student in found}) == 6, "a student came twice"
 
 
 @pytest.mark.parametrize("options", [{}, {"outer": "sgd"}, {"learn_lr": True, "learn_momentum": True},
@@ -127,7 +130,9 @@ def test_several_sets_take_turns(data, discrete):
     alone = learner(data)
     run(alone, 3)
     assert torch.equal(both.learners[0].states, alone.states)
-    assert set(both.distilled()) == {data.name, discrete.name} or data.name == discrete.name
+    assert set(both.distilled()) == {"walks", "choices"}
+    with pytest.raises(ManyoneError, match="two data sets are called walks"):
+        Distillations([learner(data), learner(data)])
     assert metrics[0]["loss"] == metrics[0][f"loss/{data.name}"]
 
 

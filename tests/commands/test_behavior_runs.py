@@ -74,6 +74,18 @@ def test_a_teacher_that_was_trained_before_serves_again(manyone, tmp_path, pendu
     assert load_distilled(tmp_path / "r/model").info["teacher"] == "iql"
 
 
+def test_behaviour_cloning_is_a_teacher_without_values(manyone, tmp_path, pendulum):
+    words = ("obd", "--data", f"{TASK}={pendulum}", *SMALL, "--teacher", "bc", "--teacher-steps", 20, "--steps", 2,
+             "--no-baselines")  # fmt: skip
+    code, _, err = manyone("run", *words, "--objective", "pbc", "--out", "r")
+    assert code == 0, err
+    assert load_distilled(tmp_path / "r/model").info["teacher"] == "bc"
+    code, _, err = manyone("run", *words, "--out", "no")
+    assert code == 2
+    assert "--teacher bc: must be one with values (calql, iql, td3bc) for av-pbc" in err
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_policy_is_cloned_from_the_set_alone(manyone, tmp_path, distilled):
     code, out, err = manyone("run", "bc", "--data", "set", "--eval-episodes", 2, "--workers", 1, "--out", "bc")
     assert code == 0, err

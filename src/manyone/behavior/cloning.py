@@ -24,6 +24,9 @@ from manyone.engine.progress import Progress
 from manyone.nets.memory import keep_freed_memory
 from manyone.randomness import generator_for, seed_for
 
+STEPS = 3000
+"""Updates of behaviour cloning on a whole data set, where nobody says otherwise."""
+
 
 class CloningLearner:
     """``students`` students cloned from the actions of ``data`` by Adam (an engine ``Learner``).
@@ -158,7 +161,7 @@ class SetLearner:
 
 
 def clone(
-    data: BehaviorData, *, steps: int = 3000, students: int = 10, progress: bool | None = None, **options: Any
+    data: BehaviorData, *, steps: int = STEPS, students: int = 10, progress: bool | None = None, **options: Any
 ) -> StudentPolicies:
     """``students`` cloned from ``data`` in ``steps`` updates; ``options`` are those of :class:`CloningLearner`."""
     check_whole("steps", steps, 0)

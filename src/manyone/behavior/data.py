@@ -84,11 +84,11 @@ class BehaviorData:
         return self.actions.shape[1]
 
     @cached_property
-    def discounted(self) -> tuple[Tensor, Tensor]:
-        """(number of steps from each row to the end of its episode, first row of each episode), int64 [n] and [E]."""
-        first = torch.searchsorted(self.episode, torch.arange(int(self.episode[-1]) + 1, device=self.episode.device))
-        last = torch.cat([first[1:], first.new_tensor([len(self)])])
-        return last[self.episode] - torch.arange(len(self), device=self.episode.device), first
+    def first(self) -> Tensor:
+        """The first row of each episode, int64 [E]; of chosen rows too, whose episodes' numbers have gaps."""
+        begins = torch.ones(len(self), dtype=torch.bool, device=self.episode.device)
+        begins[1:] = self.episode[1:] != self.episode[:-1]
+        return begins.nonzero()[:, 0]
 
     def normalise(self, observations: Tensor) -> Tensor:
         """Observations [..., S] of the environment as states."""
@@ -119,11 +119,9 @@ class BehaviorData:
 
     def best(self, fraction: float) -> BehaviorData:
         """The episodes with the highest returns: ``fraction`` of all, at least one."""
-        _, first = self.discounted
-        order = torch.argsort(self.returns[first], descending=True, stable=True)
-        kept = torch.zeros(len(first), dtype=torch.bool, device=first.device)
-        kept[order[: max(1, round(fraction * len(first)))]] = True
-        return self.rows(kept[self.episode])
+        order = torch.argsort(self.returns[self.first], descending=True, stable=True)
+        best = order[: max(1, round(fraction * len(order)))]
+        return self.rows(torch.isin(self.episode, self.episode[self.first[best]]))
 
     def to(self, device: str | torch.device) -> BehaviorData:
         """The same on ``device``."""

@@ -127,7 +127,7 @@ class DistilLearner:
             self.states,
             self.actions,
             outer,
-            replace(self.inner, lr=float(self.log_lr.exp()), momentum=float(self.momentum)),
+            self._loop(),
             noise=noise,
             rates=self._rates is not None,
         )
@@ -146,9 +146,14 @@ class DistilLearner:
             self.log_lr.grad, self.momentum.grad = found.lr * self.log_lr.exp(), found.momentum
             self._rates.step()
             self.momentum.clamp_(0, 0.99)
-            metrics |= {"inner_lr": float(self.log_lr.exp()), "inner_momentum": float(self.momentum)}
+            metrics |= {"inner_lr": self._loop().lr, "inner_momentum": self._loop().momentum}
         self.steps += 1
         return metrics
+
+    def _loop(self) -> InnerLoop:
+        """The inner training as it is now: as given but for what is learned."""
+        lr = float(self.log_lr.exp()) if self.learn_lr else self.inner.lr
+        return replace(self.inner, lr=lr, momentum=float(self.momentum) if self.learn_momentum else self.inner.momentum)
 
     def _noise(self) -> tuple[Tensor | None, Tensor | None]:
         """Standard normal numbers for the students' actions in the inner steps and in the outer loss."""
@@ -167,7 +172,7 @@ class DistilLearner:
             self.states.detach().clone(),
             self.actions.detach().clone(),
             spec=self.spec,
-            inner=replace(self.inner, lr=float(self.log_lr.exp()), momentum=float(self.momentum)),
+            inner=self._loop(),
             info={**self.info, "outer_steps": self.steps, "seed": self.seed},
         )
 
@@ -211,6 +216,9 @@ class Distillations:
         evaluate: Callable[[Distillations], Mapping[str, float]] | None = None,
     ) -> None:
         self.learners, self._evaluate, self._turn = list(learners), evaluate, 0
+        names = [one.data.name for one in self.learners]
+        if len(set(names)) < len(names):
+            raise ManyoneError(f"two data sets are called {names[0]}: give each a name of its own")
 
     def step(self) -> dict[str, Any]:
         """One outer step of the set whose turn it is; ``time`` holds its processor seconds."""

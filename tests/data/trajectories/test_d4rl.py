@@ -164,7 +164,8 @@ def test_discrete_actions_of_a_stated_number_are_one_hot(tmp_path):
         np.testing.assert_array_equal(data.actions, np.eye(4, dtype=np.float32)[numbers[:9]])
     for odd, message in (
         (2, "its actions have 2; the 2 choices are 0 to 1"),
-        (1, r"choices = 1 \(--data-choices\): discrete actions need at least 2"),
+        (1, r"1 discrete actions \(--data-choices\): must be 2 to 10000"),
+        (10**9, r"1000000000 discrete actions \(--data-choices\): must be 2 to 10000"),
     ):
         with pytest.raises(ManyoneError, match=message):
             from_d4rl_hdf5(tmp_path / "x.hdf5", choices=odd)

@@ -294,3 +294,15 @@ def test_discrete_actions_are_kept_one_hot_and_what_is_not_is_refused(tmp_path):
             dataclasses.replace(data, **odd)
     with pytest.raises(ManyoneError, match="t: episode 0: its actions have 2; the 2 choices are 0 to 1"):
         Trajectories.from_episodes("t", episodes, choices=2)
+
+
+@pytest.mark.parametrize("choices", [3, -1, 10**12, "2", 2.0, True])
+def test_a_description_that_counts_other_choices_than_there_are_columns_is_refused(tmp_path, choices):
+    data = Trajectories.from_episodes("x", make_episodes([4, 5]))
+    data.save(tmp_path / "x")
+    path = tmp_path / "x/trajectories.json"
+    told = json.loads(path.read_text())
+    told["meta"]["choices"] = choices
+    path.write_text(json.dumps(told))
+    with pytest.raises(ManyoneError, match="in its description: must be a whole number|its actions are not one-hot in"):
+        Trajectories.open(tmp_path / "x")

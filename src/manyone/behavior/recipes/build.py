@@ -30,6 +30,7 @@ from manyone.behavior.recipes.options import (
 )
 from manyone.behavior.recipes.problem import BehaviorProblem
 from manyone.behavior.students.network import StudentSpec
+from manyone.behavior.teachers.bc import CloningTeacher
 from manyone.behavior.teachers.calql import CalQLTeacher
 from manyone.behavior.teachers.iql import IQLTeacher
 from manyone.behavior.teachers.td3bc import TD3BCTeacher
@@ -137,6 +138,12 @@ def iql(o: IQLOptions, data: BehaviorData, evaluate: Evaluate = None) -> IQLTeac
 def td3bc(o: TD3BCOptions, data: BehaviorData, evaluate: Evaluate = None) -> TD3BCTeacher:
     """TD3+BC."""
     return TD3BCTeacher(data, alpha=o.alpha, evaluate=evaluate, **_training(o))
+
+
+def cloned_teacher(o: TeacherOptions, data: BehaviorData) -> CloningTeacher:
+    """Behaviour cloning as a teacher, which has no values."""
+    return CloningTeacher(data, width=o.width, lr=o.policy_lr, steps=o.steps, batch_size=o.batch_size, seed=o.seed,
+                          schedule=o.schedule, average=o.average)  # fmt: skip
 
 
 def _training(o: TeacherOptions) -> dict[str, Any]:

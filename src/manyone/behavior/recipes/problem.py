@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from manyone.behavior.data import BehaviorData, behavior_data
 from manyone.behavior.recipes.options import BehaviorOptions
@@ -14,6 +15,7 @@ from manyone.engine.run import RunFolder
 from manyone.engine.words import suggestion
 from manyone.envs.single import collect, make, own_data
 from manyone.errors import ManyoneError
+from manyone.recipes.options import Split
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,14 @@ def problem_of(name: str, trajectories: Sequence[Trajectories], options: Behavio
     return BehaviorProblem(name, tuple(found), tuple(trajectories))
 
 
-def check_exported(folder: RunFolder) -> None:
-    """Refuses to evaluate a run that has not come to its end, which is when behavior runs export what acts."""
-    if not (folder.path / "model").is_dir():
+def exported(folder: RunFolder, split: Split) -> Path:
+    """The model of a run that is evaluated; behavior runs export what acts when they have come to their end."""
+    if split != "test":
+        raise ManyoneError(f"--split {split}: {folder.recipe} has no splits: leave it out")
+    model = folder.path / "model"
+    if not model.is_dir():
         raise ManyoneError(f"{folder.path}: not finished, nothing to evaluate yet: manyone resume {folder.path}")
+    return model
 
 
 def plan_of_data(options: BehaviorOptions, recipe: str) -> str:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from manyone.behavior.artefact import Distilled, Frame, load_all
 from manyone.behavior.cloning import clone
@@ -16,12 +16,12 @@ from manyone.behavior.coresets import INVENTED, initial_pairs
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.density import FEWEST
 from manyone.behavior.distillation import Distillations
-from manyone.behavior.evaluate import Evaluator, StudentScores
+from manyone.behavior.evaluate import Evaluation, Evaluator
 from manyone.behavior.objectives import negative_share
 from manyone.behavior.recipes.build import inner, objective, spec
 from manyone.behavior.recipes.figures import run_figures
 from manyone.behavior.recipes.options import DistilOptions, StudentOptions
-from manyone.behavior.recipes.problem import BehaviorProblem, check_exported, load_problem, plan_of_data
+from manyone.behavior.recipes.problem import BehaviorProblem, exported, load_problem, plan_of_data
 from manyone.behavior.recipes.teaching import Lesson, plan_of_teacher, teachers_of
 from manyone.behavior.students.training import train as train_students
 from manyone.behavior.teachers.acting import TeacherPolicy
@@ -32,7 +32,6 @@ from manyone.engine.files import write_atomic
 from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder, read_metrics
-from manyone.errors import ManyoneError
 from manyone.randomness import seed_for
 from manyone.recipes.options import Split, check
 from manyone.recipes.running import percent, print_table
@@ -42,7 +41,7 @@ Build = Callable[..., Distillations]
 EVAL_OPTIONS = ("episodes", "seed", "horizon")
 """Options of ``manyone eval`` that :func:`evaluate` takes."""
 _BASELINES = "baselines.json"
-_CLONING_STEPS, _CLONES = 3000, 5
+_CLONES = 5
 Rows = dict[str, dict[str, float]]
 """What acted -> its scores."""
 
@@ -74,7 +73,7 @@ def run(options: DistilOptions, build: Build, folder: RunFolder) -> None:
     with ExitStack() as stack:
         evaluators = evaluators_of(options, problem, stack)
         baselines = _baselines(options, problem, teachers, labels, evaluators, folder)
-        scores: dict[str, Scores] = {}
+        scores: dict[str, Evaluation] = {}
 
         def evaluate_sets(learner: Distillations) -> dict[str, float]:
             scores.clear()
@@ -112,11 +111,8 @@ def evaluate(
     seed: int = 0,
     horizon: int | None = None,
 ) -> Mapping[str, float]:
-    """Scores of fresh students on the exported sets; other starts for another ``seed``."""
-    if split != "test":
-        raise ManyoneError(f"--split {split}: a distilled set has no splits; leave it out")
-    check_exported(folder)
-    sets = load_all(folder.path / "model")
+    """Evaluation of fresh students on the exported sets; other starts for another ``seed``."""
+    sets = load_all(exported(folder, split))
     frames = {name: replace(one.frame, horizon=horizon or one.frame.horizon) for name, one in sets.items()}
     with ExitStack() as stack:
         evaluators = {}
@@ -146,21 +142,14 @@ def evaluators_of(options: DistilOptions, problem: BehaviorProblem, stack: ExitS
     return found
 
 
-class Scores(NamedTuple):
-    """How students of one set act, each alone and all together."""
-
-    students: StudentScores
-    ensemble: StudentScores
-
-
 def scores_of(
     options: StudentOptions, sets: Mapping[str, Distilled], evaluators: Mapping[str, Evaluator]
-) -> dict[str, Scores]:
+) -> dict[str, Evaluation]:
     """Fresh students of each set in its environment; sets without one are left out."""
     found = {}
     for name, evaluator in evaluators.items():
         policies = train_students(sets[name], seeds=student_seeds(options))
-        found[name] = Scores(evaluator(policies), evaluator.ensemble(policies))
+        found[name] = Evaluation(evaluator(policies), evaluator.ensemble(policies))
     return found
 
 
@@ -169,7 +158,7 @@ def student_seeds(options: StudentOptions) -> list[int]:
     return [seed_for(options.seed, "evaluated student", member) for member in range(options.students)]
 
 
-def metrics_of(scores: Mapping[str, Scores]) -> dict[str, float]:
+def metrics_of(scores: Mapping[str, Evaluation]) -> dict[str, float]:
     """The scores as plain numbers; of several sets ``return/NAME`` and so on, and ``normalised``, their mean."""
     several: dict[str, float] = {}
     for name, one in scores.items():
@@ -225,7 +214,7 @@ def _baselines(
         evaluator, rows = evaluators[data.name], found[data.name]
         if teacher is not None:
             rows["teacher"] = evaluator.play(TeacherPolicy(teacher, Frame.of(data), data.states.device)).metrics()
-        whole = clone(data, steps=_CLONING_STEPS, students=min(_CLONES, options.students), spec=spec(options, data),
+        whole = clone(data, students=min(_CLONES, options.students), spec=spec(options, data),
                       seed=options.seed)  # fmt: skip
         rows["everything cloned"] = evaluator(whole).metrics()
         for name, init in (("random pairs", "random"), ("random pairs, teacher's actions", "teacher")):
@@ -244,7 +233,7 @@ def _about_teacher(teacher: Teacher | None, rows: Rows) -> dict[str, Any]:
     return {"teacher": teacher.name} | ({"teacher_return": rows["teacher"]["return"]} if "teacher" in rows else {})
 
 
-def print_scores(data: BehaviorData, what: str, scores: Scores, baselines: Rows) -> None:
+def print_scores(data: BehaviorData, what: str, scores: Evaluation, baselines: Rows) -> None:
     """One line for whatever acts, for people; ``what`` the students were trained on."""
     own = {what: scores.students.metrics(), "its ensemble": scores.ensemble.metrics()}
     shown = own | baselines

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from manyone.behavior.artefact import Distilled, Frame, is_distilled, load_all
-from manyone.behavior.cloning import CloningLearner, SetLearner
+from manyone.behavior.cloning import STEPS, CloningLearner, SetLearner
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.evaluate import Evaluator
 from manyone.behavior.recipes.options import CloningOptions
-from manyone.behavior.recipes.problem import check_exported, load_problem, plan_of_data
+from manyone.behavior.recipes.problem import exported, load_problem, plan_of_data
 from manyone.behavior.students.policies import StudentPolicies, load_policies
 from manyone.engine.devices import one_thread_below
 from manyone.engine.inputs import check_inputs, digest
@@ -26,7 +26,6 @@ from manyone.recipes.running import percent, print_table
 Build = Callable[..., CloningLearner | SetLearner]
 EVAL_OPTIONS = ("episodes", "seed", "horizon")
 """Options of ``manyone eval`` that :func:`evaluate` takes."""
-_STEPS = 3000
 
 
 def run(options: CloningOptions, build: Build, folder: RunFolder) -> None:
@@ -52,7 +51,7 @@ def run(options: CloningOptions, build: Build, folder: RunFolder) -> None:
 
         learner = build(options, source, scores)
         check_inputs(folder, digests)  # the first thing that is written: what is refused leaves no folder
-        whole = learner.distilled.inner.steps if isinstance(learner, SetLearner) else _STEPS
+        whole = learner.distilled.inner.steps if isinstance(learner, SetLearner) else STEPS
         steps = whole if options.steps is None else options.steps
         final = train(
             learner,
@@ -78,10 +77,7 @@ def evaluate(
     horizon: int | None = None,
 ) -> Mapping[str, float]:
     """Scores of the exported policy; other starts for another ``seed``."""
-    if split != "test":
-        raise ManyoneError(f"--split {split}: cloning has no splits; leave it out")
-    check_exported(folder)
-    policies = load_policies(folder.path / "model")
+    policies = load_policies(exported(folder, split))
     frame = replace(policies.frame, horizon=horizon or policies.frame.horizon)
     with Evaluator(frame, episodes=episodes or options.eval_episodes, students=len(policies), seed=seed,
                    workers=options.workers) as evaluator:  # fmt: skip

@@ -11,10 +11,11 @@ from manyone.behavior.artefact import Frame
 from manyone.behavior.data import BehaviorData
 from manyone.behavior.evaluate import Evaluator
 from manyone.behavior.recipes.options import TeacherOptions
-from manyone.behavior.recipes.problem import check_exported, load_problem, plan_of_data
+from manyone.behavior.recipes.problem import exported, load_problem, plan_of_data
 from manyone.behavior.teachers.artefact import SavedTeacher, read_teacher
 from manyone.behavior.teachers.calibration import CalibrationPolicy
 from manyone.behavior.teachers.learner import TeacherLearner
+from manyone.engine.devices import one_thread_below
 from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
@@ -32,6 +33,7 @@ def run(options: TeacherOptions, build: Build, folder: RunFolder) -> None:
     if options.dry_run:
         print("\n".join(plan(options, folder.recipe)))
         return
+    one_thread_below(256, options.width)
     problem = load_problem(options)
     if len(problem.data) != 1:
         names = ", ".join(one.name for one in problem.data)
@@ -74,10 +76,7 @@ def evaluate(
     horizon: int | None = None,
 ) -> Mapping[str, float]:
     """Scores of the exported policy; other starts for another ``seed``."""
-    if split != "test":
-        raise ManyoneError(f"--split {split}: a teacher has no splits; leave it out")
-    check_exported(folder)
-    saved = read_teacher(folder.path / "model")
+    saved = read_teacher(exported(folder, split))
     frame = replace(saved.frame, horizon=horizon or saved.frame.horizon)
     with Evaluator(frame, episodes=episodes or options.eval_episodes, students=1, seed=seed,
                    workers=options.workers) as evaluator:  # fmt: skip

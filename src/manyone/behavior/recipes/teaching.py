@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from manyone.behavior.data import BehaviorData
-from manyone.behavior.recipes.build import objective
+from manyone.behavior.recipes.build import cloned_teacher, objective
 from manyone.behavior.recipes.options import DistilOptions, TeacherOptions
 from manyone.behavior.recipes.problem import BehaviorProblem
 from manyone.behavior.teachers.artefact import load_teacher
@@ -26,8 +26,9 @@ from manyone.engine.run import RunFolder
 from manyone.envs.single.make import BODIES
 from manyone.errors import ManyoneError
 from manyone.recipes.arm import Arm
+from manyone.recipes.options import with_preset
 
-METHODS = ("calql", "iql", "td3bc")
+METHODS = ("calql", "iql", "td3bc", "bc")
 AUTO, AUTO_DISCRETE = "td3bc", "iql"
 """What is trained where nothing is said and nothing is brought."""
 
@@ -119,6 +120,9 @@ def _lesson(options: DistilOptions, method: str, data: BehaviorData) -> Lesson:
     """The training of a teacher by its recipe's options and builder."""
     given: dict[str, Any] = {name: getattr(options, name) for name in ("preset", "suite", "data", "device", "seed")}
     given |= {"steps": options.teacher_steps} if options.teacher_steps else {}
+    if method == "bc":  # the recipe of this name makes students
+        own = with_preset(TeacherOptions, given)
+        return Lesson(own, cloned_teacher(own, data), data)
     arm = Arm(method, method, given)
     own = arm.options()
     return Lesson(own, arm.build(own, data), data)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from manyone.behavior.artefact import Distilled, Frame
+from manyone.behavior.cloning import STEPS
 from manyone.behavior.evaluate import Evaluator, StudentScores
 from manyone.behavior.recipes.problem import BehaviorProblem, load_problem
 from manyone.behavior.recipes.run import student_seeds
@@ -174,7 +175,7 @@ def _measure(scale: str, suite: str, seed: int, part: str, body: str, quality: s
     started = time.process_time()
     if PARTS[part].recipe == "bc":
         learner = arm.build(options, data)
-        for _ in range(options.steps or 3000):
+        for _ in range(STEPS if options.steps is None else options.steps):
             learner.step()
         cost = {"cpu_s": time.process_time() - started}
         return {"": _scores(evaluator(learner.policies())) | cost}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -45,7 +46,7 @@ class Batch(NamedTuple):
     """For further draws of this step."""
 
 
-class TeacherLearner:
+class TeacherLearner(ABC):
     """An engine ``Learner`` that trains the ``networks`` of one method on ``data``.
 
     ``rates``: learning rate of each network. ``steps``: updates after which the ``schedule`` ends. ``average``: the
@@ -101,9 +102,9 @@ class TeacherLearner:
         """The networks that have a target network."""
         return ()
 
+    @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars whose sum the step descends on."""
-        raise NotImplementedError
 
     def moves_targets(self) -> bool:
         """Whether targets follow after this step."""

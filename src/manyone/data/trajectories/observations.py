@@ -5,7 +5,8 @@ side by side in the chosen order, in the same way when data are read, when an en
 acts. Discrete actions, which are only names, are one-hot vectors: as plain numbers they would train to nonsense without
 a word. Discrete states, several discrete actions at a time and images are refused.
 
-Public names: ``lay_out``, ``state_width``, ``action_width``, ``action_choices``, ``check_numbers``, ``one_hot``.
+Public names: ``lay_out``, ``state_width``, ``action_width``, ``action_choices``, ``check_numbers``, ``one_hot``,
+``MOST_CHOICES``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from manyone.errors import ManyoneError
 
 if TYPE_CHECKING:
     from gymnasium import Space
+
+MOST_CHOICES = 10_000
+"""More discrete actions than this are not read: each becomes a column of numbers."""
 
 
 def lay_out(
@@ -74,8 +78,8 @@ def one_hot(actions: Any, choices: int, origin: str, start: int = 0) -> np.ndarr
     What is one-hot already stays what it is. ``origin`` is named in errors.
     """
     given = np.asarray(actions)
-    if choices < 2:
-        raise ManyoneError(f"choices = {choices} (--data-choices): discrete actions need at least 2")
+    if not 2 <= choices <= MOST_CHOICES:  # a file's own number, and so many columns
+        raise ManyoneError(f"{origin}: {choices} discrete actions (--data-choices): must be 2 to {MOST_CHOICES}")
     if given.ndim == 2 and given.shape[1] == choices and given.dtype.kind == "f":
         return given.astype(np.float32, copy=False)
     flat = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given

@@ -412,6 +412,8 @@ def check_arrays(data: Trajectories, origin: str) -> None:
         raise ManyoneError(
             f"{origin}: episode {min(last, data.episodes - 1)}: {steps} rewards, the episodes need {offsets[-1]}"
         )
+    if type(choices := data.meta.get("choices", 0)) is not int:
+        raise ManyoneError(f"{origin}: choices {choices!r:.40} in its description: must be a whole number")
     for key, dims in (("observations", 2), ("actions", 2), ("rewards", 1)):
         array = getattr(data, key)
         if array.ndim != dims or len(array) != steps or 0 in array.shape:

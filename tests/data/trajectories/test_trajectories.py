@@ -304,5 +304,5 @@ def test_a_description_that_counts_other_choices_than_there_are_columns_is_refus
     told = json.loads(path.read_text())
     told["meta"]["choices"] = choices
     path.write_text(json.dumps(told))
-    with pytest.raises(ManyoneError, match=r"in its description: must be a whole number|its actions are not one-hot in"):
+    with pytest.raises(ManyoneError, match=r"description: must be a whole number|its actions are not one-hot in"):
         Trajectories.open(tmp_path / "x")

@@ -49,7 +49,7 @@ def main(pairs: int = 8, steps: int = 100) -> dict[str, float]:
     policies = students.train(distilled, seeds=5)  # five fresh networks, a fraction of a second
     scores = evaluate_students(policies, episodes=3, workers=0)
     return {
-        "recorded": float(data.returns[data.discounted[1]].mean()),
+        "recorded": float(data.returns[data.first].mean()),
         f"{pairs} random pairs": evaluate_students(unlearned, episodes=3, students=5, workers=0).students.mean,
         f"{pairs} distilled pairs": scores.students.mean,
         "all five students together": scores.ensemble.mean,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -82,6 +83,36 @@ def test_acting_in_many_episodes_at_once_is_the_plain_loop_over_each(tasks, meth
             plain = by_hand(model, data.table, weights, episode.task, observations[e], rewards[e], found[e], t)
             np.testing.assert_allclose(found[e, t], plain, atol=2e-6)
         assert np.isnan(found[e, 9 - e % 3 :]).all()
+
+
+@pytest.mark.parametrize("method", ["prompt-dt", "harmodt"])
+def test_an_episode_with_a_prompt_of_its_own_acts_as_if_its_task_had_it(tasks, method):
+    data = PolicyData(tasks(3), context=4, prompt=3)
+    model = build_model(method, data, **SHAPE)
+    with torch.no_grad():  # fresh blocks hardly look at the prompt
+        for name, value in model.named_parameters():
+            value.mul_(20 if name.startswith("blocks.") and value.ndim == 2 else 1)
+    masks = TaskMasks.random(maskable_shapes(model), 3, 0.3, seed=1) if method == "harmodt" else None
+    episodes = [Episode(f"task-{t}") for t in (0, 1, 2, 0, 2)]
+    policy = SequencePolicy(model, data.table, masks)
+    plain, _, _ = play(policy, episodes)
+    batch = data.batch([0], 3, batch_size=2)
+    assert batch.prompt is not None
+    given = {k: v[0] for k, v in batch.prompt.items()}
+
+    class Given(SequencePolicy):
+        def start(self, episodes):
+            super().start(episodes)
+            self.give_prompts([4, 1], given)
+
+    own, _, _ = play(Given(model, data.table, masks), episodes)
+    for slot in (0, 2, 3):
+        np.testing.assert_allclose(own[slot], plain[slot], atol=1e-6)
+    for place, slot in enumerate((4, 1)):
+        table = replace(data.table, prompt={k: v[[place] * 3] for k, v in given.items()})
+        expected, _, _ = play(SequencePolicy(model, table, masks), episodes)
+        np.testing.assert_allclose(own[slot], expected[slot], atol=1e-6)
+        assert np.nanmax(np.abs(own[slot] - plain[slot])) > 1e-3
 
 
 def test_an_episode_acts_alike_whatever_runs_beside_it(tasks):

@@ -2,7 +2,8 @@
 
 At every step the last K steps of all running episodes go through the network in one batched call: episodes are grouped
 by their mask, and the masked weights are stacked [masks, ...] (made once, while they fit into memory). The front of
-each sequence (prompt, task token) does not see the history, so its keys and values are computed once per task: exact.
+each sequence (prompt, task token) does not see the history, so its keys and values are computed once: per task, or per
+episode where episodes have prompts of their own (:meth:`SequencePolicy.give_prompts`). That is exact.
 The history's own keys are not kept: its window slides, and every step's returns-to-go and place in it change.
 Returns-to-go start at the episode's or the task's target and fall by each reward (g_{t+1} = g_t - r_t).
 Public names: :class:`SequencePolicy`, :class:`EpisodeLike`, :func:`checked_observations`.
@@ -21,7 +22,7 @@ from manyone.errors import ManyoneError
 from manyone.nets.decision import DecisionTransformer, Prefix
 from manyone.nets.memory import keep_freed_memory
 from manyone.policies.masks import TaskMasks
-from manyone.policies.tasks import TaskTable
+from manyone.policies.tasks import Steps, TaskTable
 
 Batch = tuple[Tensor, tuple[int, ...], tuple[int, ...]]
 _CACHED = 256 << 20  # bytes of masked weights that are kept
@@ -88,6 +89,7 @@ class SequencePolicy:
         self._cache: dict[tuple[int, ...], dict[str, Tensor]] = {}
         self._laid_out: tuple[np.ndarray, list[Batch]] | None = None
         self._prefixes: dict[tuple[int, ...], Prefix | None] = {}
+        self._fronts: Prefix | None = None  # of each slot, where episodes have prompts of their own
 
     # ---- the roll-outs' interface ---------------------------------------------------------------------------------
 
@@ -105,6 +107,7 @@ class SequencePolicy:
         self._returns, self._left = zeros(count, k), zeros(count)
         self._time = torch.zeros(count, dtype=torch.int64, device=self.device)
         self.tasks = torch.zeros_like(self._time)
+        self._fronts = None
         self.restart(range(count), episodes)
 
     def restart(self, slots: Sequence[int], episodes: Sequence[EpisodeLike]) -> None:
@@ -119,12 +122,29 @@ class SequencePolicy:
         self._left[slot] = self.table.target[task] if target is None else target
 
     @torch.no_grad()
+    def give_prompts(self, slots: Any, prompts: Steps) -> None:
+        """Prompts [b, K*, ...] of their own for the episodes ``slots`` [b], until they are given others.
+
+        Normalised as the tasks' own in the table are, which all other episodes keep; every step must be valid. To be
+        called after :meth:`start` or :meth:`restart`, which leave prompts as they are.
+        """
+        slot = self._slots(slots)
+        if self._fronts is None:
+            everyone = torch.arange(len(self.names), device=self.device)
+            rest = everyone[~torch.isin(everyone, slot)]
+            self._fronts = []
+            if len(rest):
+                assert self.table.prompt is not None
+                self._put_fronts(rest, {k: v[self.tasks[rest]] for k, v in self.table.prompt.items()})
+        self._put_fronts(slot, prompts)
+
+    @torch.no_grad()
     def act(self, slots: Any, observations: Any) -> np.ndarray:
         """Actions float32 [b, A] for ``observations`` [b, S] of the distinct episodes ``slots`` [b]."""
         slot = self.observe(slots, observations)
         actions = torch.empty(len(slot), self.model.action_dim, dtype=self.dtype, device=self.device)
         for places, groups, tasks in self.batches(slot):
-            actions[places] = self.actions(groups, self.window(slot[places]), tasks)[:, :, 0]
+            actions[places] = self.actions(groups, self.window(slot[places]), tasks, slot[places])[:, :, 0]
         return self.acted(slot, actions)
 
     def reward(self, slots: Any, rewards: Any) -> None:
@@ -206,10 +226,18 @@ class SequencePolicy:
             batches.append((torch.from_numpy(np.stack(rows)).to(self.device), groups, numbers))
         return batches
 
-    def actions(self, groups: tuple[int, ...], window: dict[str, Tensor], tasks: tuple[int, ...]) -> Tensor:
-        """Actions [G, B, 1, A] for windows [G, B, ...], row i under mask ``groups[i]`` as task ``tasks[i]``."""
+    def actions(
+        self, groups: tuple[int, ...], window: dict[str, Tensor], tasks: tuple[int, ...], slots: Tensor | None = None
+    ) -> Tensor:
+        """Actions [G, B, 1, A] for windows [G, B, ...], row i under mask ``groups[i]`` as task ``tasks[i]``.
+
+        With the windows' ``slots`` [G, B], prompts that these were given stand before them.
+        """
         weights = self.weights(groups)
-        prefix = self._prefix(groups, tasks, weights)
+        if self._fronts is not None and slots is not None:
+            prefix: Prefix | None = [(k[slots], v[slots]) for k, v in self._fronts]
+        else:
+            prefix = self._prefix(groups, tasks, weights)
         prompt, task = self._front(tasks, window["timesteps"].shape[:2])
         if prefix is not None:
             return self.model.run(weights, window, None, task, prefix=prefix, last_only=True)
@@ -240,6 +268,25 @@ class SequencePolicy:
             else:
                 self._prefixes[key] = self.model.encode_prefix(weights, prompt, task, (len(tasks), 1))
         return self._prefixes[key]
+
+    def _put_fronts(self, slot: Tensor, prompts: Steps) -> None:
+        """Encodes ``prompts`` [b, K*, ...] for the episodes ``slot`` [b], each under its task's weights."""
+        assert self._fronts is not None
+        for number in self.tasks[slot].unique().tolist():
+            rows = self.tasks[slot] == number
+            own = {k: v[rows.to(v.device)].to(self.device).unsqueeze(0) for k, v in prompts.items()}
+            size = (1, int(rows.sum()))
+            task = None
+            if self.model.reads_task:
+                task = torch.full(size, number, device=self.device)
+            made = self.model.encode_prefix(self.weights((self.assignment[number],)), own, task, size)
+            if made is None:
+                raise ManyoneError("the network reads no prompts: it was built with prompt = 0")
+            if not self._fronts:
+                count = len(self.names)
+                self._fronts = [(k.new_zeros(count, *k.shape[2:]), v.new_zeros(count, *v.shape[2:])) for k, v in made]
+            for (keys, values), (k, v) in zip(self._fronts, made):
+                keys[slot[rows]], values[slot[rows]] = k[0], v[0]
 
     def _front(self, tasks: tuple[int, ...], size: Sequence[int]) -> tuple[dict[str, Tensor] | None, Tensor | None]:
         prompt = None

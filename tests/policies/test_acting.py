@@ -115,6 +115,45 @@ def test_an_episode_with_a_prompt_of_its_own_acts_as_if_its_task_had_it(tasks, m
         assert np.nanmax(np.abs(own[slot] - plain[slot])) > 1e-3
 
 
+def test_weights_of_a_tasks_own_act_as_a_network_that_has_them(tasks):
+    data = PolicyData(tasks(3), context=4, prompt=2)
+    model, other = (build_model("prompt-dt", data, **SHAPE, seed=s) for s in (0, 1))
+    theta, changed = (dict(m.named_parameters()) for m in (model, other))
+    own = {n: torch.stack((v, changed[n])) for n, v in theta.items() if n.startswith(("blocks.1.", "head", "embed."))}
+    episodes = [Episode(f"task-{t}") for t in (0, 1, 2, 0, 2)]
+    found, _, _ = play(SequencePolicy(model, data.table, assignment=[0, 1, 0], own=own), episodes)
+    plain, _, _ = play(SequencePolicy(model, data.table), episodes)
+    other.load_state_dict(theta | {n: v[1] for n, v in own.items()})
+    expected, _, _ = play(SequencePolicy(other, data.table), episodes)
+    for slot in (0, 2, 3, 4):
+        np.testing.assert_allclose(found[slot], plain[slot], atol=1e-6)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
+    assert np.nanmax(np.abs(found[1] - plain[1])) > 1e-4
+    with pytest.raises(ManyoneError, match=r"of 2 members, but member 2 is assigned"):
+        SequencePolicy(model, data.table, own=own)
+    masks = TaskMasks.random(maskable_shapes(model), 3, 0.3, seed=1)
+    with pytest.raises(ManyoneError, match="beside masks"):
+        SequencePolicy(model, data.table, masks, assignment=[0, 1, 0], own=own)
+
+
+def test_soft_tokens_of_an_episode_act_as_the_prompt_that_they_embed(tasks):
+    data = PolicyData(tasks(2), context=4, prompt=3)
+    model = build_model("prompt-dt", data, **SHAPE)
+    prompt = data.batch([0], 3, batch_size=2).prompt
+    assert prompt is not None
+    tokens = model.prompt_tokens(dict(model.named_parameters()), prompt)[0].detach()
+    found = []
+    for given in ({k: v[0] for k, v in prompt.items()}, tokens):
+
+        class Given(SequencePolicy):
+            def start(self, episodes, given=given):
+                super().start(episodes)
+                self.give_prompts([2, 0], given)
+
+        found.append(play(Given(model, data.table), [Episode(f"task-{t}") for t in (0, 1, 1)])[0])
+    np.testing.assert_array_equal(*found)
+
+
 def test_an_episode_acts_alike_whatever_runs_beside_it(tasks):
     data = PolicyData(tasks(3), context=4, prompt=2, dtype=torch.float64)
     model = build_model("harmodt", data, **SHAPE)

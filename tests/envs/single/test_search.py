@@ -88,7 +88,7 @@ def test_searched_teachers_are_kept_and_searched_again_only_for_other_settings(p
 
 def test_qualities_choose_better_teachers_later():
     scores = np.array([0.0, 3.0, 1.0, 5.0, 4.0, 9.0, 8.0, 10.0, 2.0, 2.0, 2.0])
-    found = Teachers(*(np.zeros((11, 1)),) * 3, scores)
+    found = Teachers(*(np.zeros((11, 1)),) * 3, scores, np.ones(11))
     assert search.choose(found, "near", 1.0) == (7, 0.0)
     assert search.choose(found, "near", 0.0) == (7, 0.1)
     assert search.choose(found, "sub", 0.0) == (0, 0.3)

@@ -40,6 +40,15 @@ if TYPE_CHECKING:
 
 BODIES = {"hopper": "gym:Hopper-v5", "halfcheetah": "gym:HalfCheetah-v5", "walker2d": "gym:Walker2d-v5"}
 """Short names of environments. D4RL's Walker2d data are of the older model: say gym:Walker2d-v4 for them."""
+LINEAR_BODIES = {
+    "invertedpendulum": "gym:InvertedPendulum-v5",
+    "inverteddoublependulum": "gym:InvertedDoublePendulum-v5",
+    "swimmer": "gym:Swimmer-v5",
+    "reacher": "gym:Reacher-v5",
+    "ant": "gym:Ant-v5?include_cfrc_ext_in_observation=false",
+}
+"""Short names of the environments whose packaged experts are linear."""
+_SEQUENCE = [*list(LINEAR_BODIES.values())[:-1], *BODIES.values(), LINEAR_BODIES["ant"]]  # 4/1 to 27/8
 _PLAIN = '[]{}:,"-_.~/'  # what keeps its look in the value of a keyword argument
 
 
@@ -67,12 +76,11 @@ def suite_tasks(suite: str) -> list[str]:
     """
     if suite.startswith("metaworld-"):
         return metaworld.suite_tasks(suite)
-    if suite in BODIES:
-        return [BODIES[suite]]
-    if suite == "mujoco3":
-        return list(BODIES.values())
-    if suite.startswith("mujoco-") and suite.removeprefix("mujoco-") in BODIES:
-        return [BODIES[suite.removeprefix("mujoco-")]]
+    bodies = LINEAR_BODIES | BODIES
+    if suite.removeprefix("mujoco-") in bodies:
+        return [bodies[suite.removeprefix("mujoco-")]]
+    if suite in ("mujoco3", "mujoco8"):
+        return list(BODIES.values()) if suite == "mujoco3" else list(_SEQUENCE)
     if families.is_split(suite):
         return families.split_tasks(suite)
     return [metaworld.task_name(suite) if kind(suite) == "metaworld" else suite]

@@ -7,7 +7,8 @@ import torch
 from tests.reference import harmodt
 
 from manyone.errors import ManyoneError
-from manyone.nets.decision import DecisionTransformer, DropoutNoise
+from manyone.nets.decision import DecisionTransformer
+from manyone.nets.dropout import DropoutNoise
 
 
 def model_of(**options):

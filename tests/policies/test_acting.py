@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -82,6 +83,75 @@ def test_acting_in_many_episodes_at_once_is_the_plain_loop_over_each(tasks, meth
             plain = by_hand(model, data.table, weights, episode.task, observations[e], rewards[e], found[e], t)
             np.testing.assert_allclose(found[e, t], plain, atol=2e-6)
         assert np.isnan(found[e, 9 - e % 3 :]).all()
+
+
+@pytest.mark.parametrize("method", ["prompt-dt", "harmodt"])
+def test_an_episode_with_a_prompt_of_its_own_acts_as_if_its_task_had_it(tasks, method):
+    data = PolicyData(tasks(3), context=4, prompt=3)
+    model = build_model(method, data, **SHAPE)
+    with torch.no_grad():  # fresh blocks hardly look at the prompt
+        for name, value in model.named_parameters():
+            value.mul_(20 if name.startswith("blocks.") and value.ndim == 2 else 1)
+    masks = TaskMasks.random(maskable_shapes(model), 3, 0.3, seed=1) if method == "harmodt" else None
+    episodes = [Episode(f"task-{t}") for t in (0, 1, 2, 0, 2)]
+    policy = SequencePolicy(model, data.table, masks)
+    plain, _, _ = play(policy, episodes)
+    batch = data.batch([0], 3, batch_size=2)
+    assert batch.prompt is not None
+    given = {k: v[0] for k, v in batch.prompt.items()}
+
+    class Given(SequencePolicy):
+        def start(self, episodes):
+            super().start(episodes)
+            self.give_prompts([4, 1], given)
+
+    own, _, _ = play(Given(model, data.table, masks), episodes)
+    for slot in (0, 2, 3):
+        np.testing.assert_allclose(own[slot], plain[slot], atol=1e-6)
+    for place, slot in enumerate((4, 1)):
+        table = replace(data.table, prompt={k: v[[place] * 3] for k, v in given.items()})
+        expected, _, _ = play(SequencePolicy(model, table, masks), episodes)
+        np.testing.assert_allclose(own[slot], expected[slot], atol=1e-6)
+        assert np.nanmax(np.abs(own[slot] - plain[slot])) > 1e-3
+
+
+def test_weights_of_a_tasks_own_act_as_a_network_that_has_them(tasks):
+    data = PolicyData(tasks(3), context=4, prompt=2)
+    model, other = (build_model("prompt-dt", data, **SHAPE, seed=s) for s in (0, 1))
+    theta, changed = (dict(m.named_parameters()) for m in (model, other))
+    own = {n: torch.stack((v, changed[n])) for n, v in theta.items() if n.startswith(("blocks.1.", "head", "embed."))}
+    episodes = [Episode(f"task-{t}") for t in (0, 1, 2, 0, 2)]
+    found, _, _ = play(SequencePolicy(model, data.table, assignment=[0, 1, 0], own=own), episodes)
+    plain, _, _ = play(SequencePolicy(model, data.table), episodes)
+    other.load_state_dict(theta | {n: v[1] for n, v in own.items()})
+    expected, _, _ = play(SequencePolicy(other, data.table), episodes)
+    for slot in (0, 2, 3, 4):
+        np.testing.assert_allclose(found[slot], plain[slot], atol=1e-6)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
+    assert np.nanmax(np.abs(found[1] - plain[1])) > 1e-4
+    with pytest.raises(ManyoneError, match=r"of 2 members, but member 2 is assigned"):
+        SequencePolicy(model, data.table, own=own)
+    masks = TaskMasks.random(maskable_shapes(model), 3, 0.3, seed=1)
+    with pytest.raises(ManyoneError, match="beside masks"):
+        SequencePolicy(model, data.table, masks, assignment=[0, 1, 0], own=own)
+
+
+def test_soft_tokens_of_an_episode_act_as_the_prompt_that_they_embed(tasks):
+    data = PolicyData(tasks(2), context=4, prompt=3)
+    model = build_model("prompt-dt", data, **SHAPE)
+    prompt = data.batch([0], 3, batch_size=2).prompt
+    assert prompt is not None
+    tokens = model.prompt_tokens(dict(model.named_parameters()), prompt)[0].detach()
+    found = []
+    for given in ({k: v[0] for k, v in prompt.items()}, tokens):
+
+        class Given(SequencePolicy):
+            def start(self, episodes, given=given):
+                super().start(episodes)
+                self.give_prompts([2, 0], given)
+
+        found.append(play(Given(model, data.table), [Episode(f"task-{t}") for t in (0, 1, 1)])[0])
+    np.testing.assert_array_equal(*found)
 
 
 def test_an_episode_acts_alike_whatever_runs_beside_it(tasks):

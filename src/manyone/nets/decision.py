@@ -7,12 +7,13 @@ prompt's. The action is read at each history *state* token.
 
 One implementation serves one set of weights and many: every parameter may carry a leading member axis, and so may the
 data (see :meth:`DecisionTransformer.run`). Nothing is computed that no action depends on: the last action token is left
-out, and the last block runs its queries and its MLP at the history's state tokens only.
+out, and the last block runs its queries and its MLP at the history's state tokens only. Small trained parts beside the
+weights (soft tokens, low-rank updates, adapters: :mod:`manyone.nets.adapters`) are further entries of the mapping.
 
 Tasks of different widths share the blocks; with ``widths`` each has maps of its own from states and actions to tokens
 and from tokens to actions (HarmoDT's ``special_embedding``), held as one stack padded to the widest. What padded
 entries hold is never read, and padded actions are 0.
-Public names: :class:`DecisionTransformer`, :class:`DropoutNoise`.
+Public names: :class:`DecisionTransformer`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
-from manyone.nets.members import linear, lookup, mlp, norm
+from manyone.nets.adapters import SOFT, block_parts, bottleneck, low_rank
+from manyone.nets.dropout import DropoutNoise
+from manyone.nets.members import linear, lookup, mlp, norm, product
 from manyone.randomness import generator_for
 
 Steps = Mapping[str, Tensor]
@@ -162,16 +165,17 @@ class DecisionTransformer(nn.Module):
 
         With members the data have a leading axis too, [M, B, K, ...]; a parameter's member axis may be any divisor m
         of M: member i of the data uses the parameter's member i // (M / m). So masked block weights [seeds x tasks]
-        and shared embeddings [seeds] run in one program. ``noise`` gives the dropout masks (None: no dropout).
-        ``prefix`` stands for a prompt that :meth:`encode_prefix` has read already; ``last_only`` gives the action of
-        the last step alone, [M, B, 1, A].
+        and shared embeddings [seeds] run in one program. ``weights`` may hold parts of :mod:`manyone.nets.adapters`;
+        with soft tokens there is no prompt. ``noise`` gives the dropout masks (None: no dropout). ``prefix`` stands
+        for a prompt that :meth:`encode_prefix` has read already; ``last_only`` gives the action of the last step alone,
+        [M, B, 1, A].
         """
         single = batch["observations"].ndim == 3
         if single:
             batch = {k: v.unsqueeze(0) for k, v in batch.items()}
             prompt = None if prompt is None else {k: v.unsqueeze(0) for k, v in prompt.items()}
             task = task.unsqueeze(0) if isinstance(task, Tensor) and task.ndim == 1 else task
-        self._check(batch, prompt, task, prefix)
+        self._check(weights, batch, prompt, task, prefix)
         members, size, steps = batch["timesteps"].shape
         own = self._own_task(task, members)
         tokens = self._history(weights, batch, own)[:, :, :-1]  # nobody reads the last action
@@ -190,6 +194,10 @@ class DecisionTransformer(nn.Module):
             actions = torch.where(self.kept_actions[own][:, None, None], actions, 0)
         return actions.squeeze(0) if single else actions
 
+    def prompt_tokens(self, weights: Mapping[str, Tensor], prompt: Steps) -> Tensor:
+        """The tokens [M, B, 3 K*, E] that ``prompt``, [M, B, K*, ...], is read as: where soft tokens stand."""
+        return self._tokens(weights, "embed_prompt.", prompt, None)
+
     def encode_prefix(
         self, weights: Mapping[str, Tensor], prompt: Steps | None, task: Tensor | None, shape: tuple[int, int]
     ) -> Prefix | None:
@@ -206,7 +214,14 @@ class DecisionTransformer(nn.Module):
         self._encode(weights, front, _attention_mask(seen, 0), collect=collected)
         return collected
 
-    def _check(self, batch: Steps, prompt: Steps | None, task: Tensor | int | None, prefix: Prefix | None) -> None:
+    def _check(
+        self,
+        weights: Mapping[str, Tensor],
+        batch: Steps,
+        prompt: Steps | None,
+        task: Tensor | int | None,
+        prefix: Prefix | None,
+    ) -> None:
         for what, steps in (("batch", batch), ("prompt", prompt)):
             if steps is None:
                 continue
@@ -216,7 +231,9 @@ class DecisionTransformer(nn.Module):
                     f"{what}: states and actions are {found[0]} and {found[1]} wide, but the model was built for "
                     f"{self.state_dim} and {self.action_dim}"
                 )
-        if prefix is None and bool(self.prompt) != (prompt is not None):
+        if prompt is not None and SOFT in weights:
+            raise ManyoneError("a prompt and soft tokens in its place: give one of them")
+        if prefix is None and bool(self.prompt) != (prompt is not None or SOFT in weights):
             raise ManyoneError(f"the model was built with prompt = {self.prompt}: a prompt must be given iff it is > 0")
         if (prefix is None or bool(self.widths)) and self.reads_task != (task is not None):
             raise ManyoneError(
@@ -255,6 +272,10 @@ class DecisionTransformer(nn.Module):
         if prompt is not None:
             parts.append(self._tokens(weights, "embed_prompt.", prompt, self._own_task(task, shape[0])))
             seen.append(prompt["valid"].repeat_interleave(3, -1))
+        if SOFT in weights:
+            soft = weights[SOFT]
+            parts.append(_soft(soft, shape))
+            seen.append(soft.new_ones(1, dtype=torch.bool).expand(*shape, soft.shape[-2]))
         return (torch.cat(parts, 2), torch.cat(seen, 2)) if parts else (None, None)
 
     def _tokens(self, weights: Mapping[str, Tensor], prefix: str, steps: Steps, own: Tensor | None) -> Tensor:
@@ -289,6 +310,7 @@ class DecisionTransformer(nn.Module):
             x = noise.drop(x)
         for number in range(self.layers):
             w = {name: weights[f"blocks.{number}.{name}"] for name in _BLOCK}
+            more = block_parts(weights, number)
             rows = wanted if number == self.layers - 1 else None
             h = norm(x, w["norm1.weight"], w["norm1.bias"])
             if rows is not None:
@@ -299,9 +321,14 @@ class DecisionTransformer(nn.Module):
                     w["attn.qkv.bias"].split(cut, -1),
                 )
                 q, kv = linear(h[:, :, rows], weight_q, bias_q), linear(h, weight_kv, bias_kv)
+                if more.qkv is not None:
+                    inner = product(h, more.qkv[0])
+                    second_q, second_kv = more.qkv[1].split(cut, -2)
+                    q, kv = q + product(inner[:, :, rows], second_q), kv + product(inner, second_kv)
                 k, v = kv.chunk(2, -1)
             else:
-                q, k, v = linear(h, w["attn.qkv.weight"], w["attn.qkv.bias"]).chunk(3, -1)
+                qkv = linear(h, w["attn.qkv.weight"], w["attn.qkv.bias"])
+                q, k, v = (qkv if more.qkv is None else qkv + low_rank(h, more.qkv)).chunk(3, -1)
             q, k, v = (self._split(t) for t in (q, k, v))
             if collect is not None:
                 collect.append((k.unflatten(0, x.shape[:2]), v.unflatten(0, x.shape[:2])))
@@ -310,12 +337,15 @@ class DecisionTransformer(nn.Module):
             if prefix is not None:
                 old_k, old_v = (t.expand(*x.shape[:2], *t.shape[2:]).flatten(0, 1) for t in prefix[number])
                 k, v = torch.cat((old_k, k), 2), torch.cat((old_v, v), 2)
-            h = _attention(q, k, v, mask if rows is None else mask[..., rows, :], noise)
-            h = h.unflatten(0, x.shape[:2]).transpose(2, 3).flatten(3)
-            h = linear(h, w["attn.proj.weight"], w["attn.proj.bias"])
+            read = _attention(q, k, v, mask if rows is None else mask[..., rows, :], noise)
+            read = read.unflatten(0, x.shape[:2]).transpose(2, 3).flatten(3)
+            h = linear(read, w["attn.proj.weight"], w["attn.proj.bias"])
+            h = h if more.proj is None else h + low_rank(read, more.proj)
+            h = h if more.attn is None else bottleneck(h, more.attn)
             x = x + (h if noise is None else noise.drop(h))
             h = norm(x, w["norm2.weight"], w["norm2.bias"])
             h = mlp(h, *(w[f"mlp.{part}"] for part in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")))
+            h = h if more.mlp is None else bottleneck(h, more.mlp)
             x = x + (h if noise is None else noise.drop(h))
         return x
 
@@ -327,36 +357,6 @@ class DecisionTransformer(nn.Module):
         rows = [length] * (self.layers - 1) + [last]
         attention = sum(self.heads * row * length for row in rows)
         return size * (length * self.width + attention + 2 * sum(rows) * self.width)
-
-
-class DropoutNoise:
-    """Dropout masks as a fixed function of named streams: one generator for each member of the data.
-
-    ``names`` are the streams' names, e.g. ``[(seed, "dropout", step), ...]``; what a member draws does not depend on
-    the others, so a member of a stack sees what it would see alone. One draw per step covers all dropout sites; the
-    probability is rounded to a multiple of 2^-16.
-    """
-
-    def __init__(self, probability: float, names: Sequence[tuple[str | int, ...]], device: torch.device) -> None:
-        self.probability, self.names, self.device = probability, names, device
-        self._keep: Tensor | None = None
-        self._used = 0
-
-    def start(self, width: int) -> None:
-        """Draws ``width`` numbers for each member."""
-        words = torch.empty(len(self.names), -(-width // 4), dtype=torch.int64, device=self.device)
-        for row, name in zip(words, self.names):
-            row.random_(-(2**63), None, generator=generator_for(*name, device=self.device))
-        self._keep = words.view(torch.int16) >= round(self.probability * 65536) - 32768
-        self._used = 0
-
-    def drop(self, x: Tensor) -> Tensor:
-        """``x`` [members, ...] (or [members x batch, ...]) with dropped entries zero and the others scaled up."""
-        assert self._keep is not None
-        count = x.numel() // len(self._keep)
-        keep = self._keep[:, self._used : self._used + count]
-        self._used += count
-        return x * keep.to(x.dtype).mul_(1 / (1 - self.probability)).view(x.shape)
 
 
 class TaskLinear(nn.Module):
@@ -399,6 +399,13 @@ def _embeddings(
             "time": nn.Embedding(max_timestep, width),
         }
     )
+
+
+def _soft(tokens: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Soft tokens [L, E] or [m, L, E] for [M, B] = ``shape`` sequences, m a divisor of M: [M, B, L, E]."""
+    if tokens.ndim == 3:
+        tokens = tokens.repeat_interleave(shape[0] // len(tokens), 0).unsqueeze(1)
+    return tokens.expand(*shape, *tokens.shape[-2:])
 
 
 def _block(width: int) -> nn.ModuleDict:

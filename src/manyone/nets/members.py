@@ -3,8 +3,8 @@
 The same as ``torch.baddbmm`` under autograd, with less memory traffic: gradients of the weights come out in the layout
 of the weights, biases are added in place, and a hidden layer's gradient is cut by its ReLU in place. For networks so
 small that the passes over memory cost as much as the products, that is a third of a training step.
-Where weights may be shared or a member's own, :func:`linear`, :func:`mlp`, :func:`norm` and :func:`lookup` take both.
-Public names: :func:`linear_members`, :func:`mlp_members`, and these four.
+Where weights may be shared or a member's own, :func:`linear`, :func:`product`, :func:`mlp`, :func:`norm` and
+:func:`lookup` take both. Public names: :func:`linear_members`, :func:`mlp_members`, and these five.
 """
 
 from __future__ import annotations
@@ -41,6 +41,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     rows = _rows(bias, members)
     out = F.linear(flat, weight) + rows if weight.ndim == 2 else linear_members(flat, _each(weight, members), rows)
     return out.view(*x.shape[:-1], -1)
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x [M, ..., I] by weight [O, I] or [m, O, I] with m a divisor of M."""
+    if weight.ndim == 2:
+        return F.linear(x, weight)
+    return torch.bmm(x.reshape(len(weight), -1, x.shape[-1]), weight.mT).view(*x.shape[:-1], -1)
 
 
 def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """A sequence policy that acts in many episodes of many tasks at once.
 
 At every step the last K steps of all running episodes go through the network in one batched call: episodes are grouped
-by their mask, and the masked weights are stacked [masks, ...] (made once, while they fit into memory). The front of
-each sequence (prompt, task token) does not see the history, so its keys and values are computed once per task: exact.
+by their mask, and the masked weights are stacked [masks, ...] (made once, while they fit into memory); so are weights
+of a task's own, where a frozen network was adapted to each. The front of
+each sequence (prompt, task token) does not see the history, so its keys and values are computed once: per task, or per
+episode where episodes have prompts of their own (:meth:`SequencePolicy.give_prompts`). That is exact.
 The history's own keys are not kept: its window slides, and every step's returns-to-go and place in it change.
 Returns-to-go start at the episode's or the task's target and fall by each reward (g_{t+1} = g_t - r_t).
 Public names: :class:`SequencePolicy`, :class:`EpisodeLike`, :func:`checked_observations`.
@@ -10,7 +12,7 @@ Public names: :class:`SequencePolicy`, :class:`EpisodeLike`, :func:`checked_obse
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,10 +20,11 @@ import torch
 from torch import Tensor
 
 from manyone.errors import ManyoneError
+from manyone.nets.adapters import SOFT
 from manyone.nets.decision import DecisionTransformer, Prefix
 from manyone.nets.memory import keep_freed_memory
 from manyone.policies.masks import TaskMasks
-from manyone.policies.tasks import TaskTable
+from manyone.policies.tasks import Steps, TaskTable
 
 Batch = tuple[Tensor, tuple[int, ...], tuple[int, ...]]
 _CACHED = 256 << 20  # bytes of masked weights that are kept
@@ -57,7 +60,9 @@ class SequencePolicy:
     """``model`` under the task's mask: batched over all episodes (the roll-outs' ``BatchedPolicy``).
 
     ``table``: names, statistics, targets and prompts of the tasks; ``masks`` (None: dense) and ``assignment`` (task ->
-    mask, default its own). Weights are read once: make a new policy after training on.
+    mask, default its own). In the place of masks ``own`` may hold weights of the network, or parts of
+    :mod:`manyone.nets.adapters`, by name [m, ...]: ``assignment`` then says which of the m a task has. Weights are read
+    once: make a new policy after training on.
     """
 
     reads_returns = True
@@ -70,6 +75,7 @@ class SequencePolicy:
         masks: TaskMasks | None = None,
         *,
         assignment: Sequence[int] | None = None,
+        own: Mapping[str, Tensor] | None = None,
     ) -> None:
         parameter = next(model.parameters())
         self.model, self.device, self.dtype = model, parameter.device, parameter.dtype
@@ -80,14 +86,23 @@ class SequencePolicy:
             raise ManyoneError(f"{len(self.assignment)} masks assigned to {len(table.names)} tasks: give each task one")
         if self.masks is not None and max(self.assignment) >= len(self.masks):
             raise ManyoneError(f"mask {max(self.assignment)} is assigned, but there are masks 0..{len(self.masks) - 1}")
+        self._own = {name: value.detach().to(self.device, self.dtype) for name, value in (own or {}).items()}
+        if self._own and self.masks is not None:
+            raise ManyoneError("weights of the tasks' own beside masks: a policy has one of them")
+        for name, value in self._own.items():
+            if max(self.assignment) >= len(value):
+                raise ManyoneError(f"{name} of {len(value)} members, but member {max(self.assignment)} is assigned")
         if model.prompt and table.prompt is None:
             raise ManyoneError("the network reads prompts, but the task table holds none")
         if self.device.type == "cpu":
             keep_freed_memory()
         self._weights = {name: value.detach() for name, value in model.named_parameters()}
+        each = sum(v[0].numel() for v in self._own.values()) if self.masks is None else sum(self.masks.sizes)
+        self._bytes = each * parameter.element_size()  # of what a mask or member makes its own
         self._cache: dict[tuple[int, ...], dict[str, Tensor]] = {}
         self._laid_out: tuple[np.ndarray, list[Batch]] | None = None
         self._prefixes: dict[tuple[int, ...], Prefix | None] = {}
+        self._fronts: Prefix | None = None  # of each slot, where episodes have prompts of their own
 
     # ---- the roll-outs' interface ---------------------------------------------------------------------------------
 
@@ -105,6 +120,7 @@ class SequencePolicy:
         self._returns, self._left = zeros(count, k), zeros(count)
         self._time = torch.zeros(count, dtype=torch.int64, device=self.device)
         self.tasks = torch.zeros_like(self._time)
+        self._fronts = None
         self.restart(range(count), episodes)
 
     def restart(self, slots: Sequence[int], episodes: Sequence[EpisodeLike]) -> None:
@@ -119,12 +135,30 @@ class SequencePolicy:
         self._left[slot] = self.table.target[task] if target is None else target
 
     @torch.no_grad()
+    def give_prompts(self, slots: Any, prompts: Steps | Tensor) -> None:
+        """Prompts [b, K*, ...] of their own for the episodes ``slots`` [b], until they are given others.
+
+        Normalised as the tasks' own in the table are, which all other episodes keep; every step must be valid. A tensor
+        [b, 3 K*, E] is soft tokens (:mod:`manyone.nets.adapters`). To be called after :meth:`start` or :meth:`restart`,
+        which leave prompts as they are.
+        """
+        slot = self._slots(slots)
+        if self._fronts is None:
+            everyone = torch.arange(len(self.names), device=self.device)
+            rest = everyone[~torch.isin(everyone, slot)]
+            self._fronts = []
+            if len(rest):
+                assert self.table.prompt is not None
+                self._put_fronts(rest, {k: v[self.tasks[rest]] for k, v in self.table.prompt.items()})
+        self._put_fronts(slot, prompts)
+
+    @torch.no_grad()
     def act(self, slots: Any, observations: Any) -> np.ndarray:
         """Actions float32 [b, A] for ``observations`` [b, S] of the distinct episodes ``slots`` [b]."""
         slot = self.observe(slots, observations)
         actions = torch.empty(len(slot), self.model.action_dim, dtype=self.dtype, device=self.device)
         for places, groups, tasks in self.batches(slot):
-            actions[places] = self.actions(groups, self.window(slot[places]), tasks)[:, :, 0]
+            actions[places] = self.actions(groups, self.window(slot[places]), tasks, slot[places])[:, :, 0]
         return self.acted(slot, actions)
 
     def reward(self, slots: Any, rewards: Any) -> None:
@@ -190,9 +224,8 @@ class SequencePolicy:
                 parts[-1].append(int(i))
             else:
                 parts.append([int(i)])
-        if self.masks is not None:
-            size = sum(self.masks.sizes) * self._weights["norm.weight"].element_size()
-            most = max(1, _CACHED // size)
+        if self._bytes:
+            most = max(1, _CACHED // self._bytes)
             parts = [part[i : i + most] for part in parts for i in range(0, len(part), most)]
         batches = []
         for part in parts:
@@ -206,27 +239,36 @@ class SequencePolicy:
             batches.append((torch.from_numpy(np.stack(rows)).to(self.device), groups, numbers))
         return batches
 
-    def actions(self, groups: tuple[int, ...], window: dict[str, Tensor], tasks: tuple[int, ...]) -> Tensor:
-        """Actions [G, B, 1, A] for windows [G, B, ...], row i under mask ``groups[i]`` as task ``tasks[i]``."""
+    def actions(
+        self, groups: tuple[int, ...], window: dict[str, Tensor], tasks: tuple[int, ...], slots: Tensor | None = None
+    ) -> Tensor:
+        """Actions [G, B, 1, A] for windows [G, B, ...], row i under mask ``groups[i]`` as task ``tasks[i]``.
+
+        With the windows' ``slots`` [G, B], prompts that these were given stand before them.
+        """
         weights = self.weights(groups)
-        prefix = self._prefix(groups, tasks, weights)
+        if self._fronts is not None and slots is not None:
+            prefix: Prefix | None = [(k[slots], v[slots]) for k, v in self._fronts]
+        else:
+            prefix = self._prefix(groups, tasks, weights)
         prompt, task = self._front(tasks, window["timesteps"].shape[:2])
         if prefix is not None:
             return self.model.run(weights, window, None, task, prefix=prefix, last_only=True)
         return self.model.run(weights, window, prompt, task, last_only=True)
 
     def weights(self, groups: tuple[int, ...]) -> dict[str, Tensor]:
-        """Parameters by name, the masked ones stacked [G, ...] for the masks ``groups``."""
-        if self.masks is None:
+        """Parameters by name, masked ones or the tasks' own stacked [G, ...] for the masks or members ``groups``."""
+        if not self._bytes:
             return self._weights
         if groups not in self._cache:
-            size = self.masks.size * len(groups) * self._weights["norm.weight"].element_size()
-            held = sum(len(g) for g in self._cache) * size // len(groups)
-            if held + size > _CACHED:
+            if (sum(len(g) for g in self._cache) + len(groups)) * self._bytes > _CACHED:
                 self._cache.clear()
                 self._prefixes.clear()
-            masks = self.masks.stacked(groups)
-            stacked = {n: torch.where(m, self._weights[n], 0) for n, m in masks.items()}
+            if self.masks is None:
+                stacked = {n: v[list(groups)] for n, v in self._own.items()}
+            else:
+                masks = self.masks.stacked(groups)
+                stacked = {n: torch.where(m, self._weights[n], 0) for n, m in masks.items()}
             single = {n: v[0] for n, v in stacked.items()} if len(groups) == 1 else stacked
             self._cache[groups] = self._weights | single
         return self._cache[groups]
@@ -240,6 +282,28 @@ class SequencePolicy:
             else:
                 self._prefixes[key] = self.model.encode_prefix(weights, prompt, task, (len(tasks), 1))
         return self._prefixes[key]
+
+    def _put_fronts(self, slot: Tensor, prompts: Steps | Tensor) -> None:
+        """Encodes ``prompts`` [b, K*, ...] for the episodes ``slot`` [b], each under its task's weights."""
+        assert self._fronts is not None
+        for number in self.tasks[slot].unique().tolist():
+            rows = self.tasks[slot] == number
+            weights, own, task = self.weights((self.assignment[number],)), None, None
+            size = (int(rows.sum()), 1)
+            if isinstance(prompts, Tensor):
+                weights = weights | {SOFT: prompts[rows.to(prompts.device)].to(self.device)}
+            else:
+                own = {k: v[rows.to(v.device)].to(self.device).unsqueeze(1) for k, v in prompts.items()}
+            if self.model.reads_task:
+                task = torch.full(size, number, device=self.device)
+            made = self.model.encode_prefix(weights, own, task, size)
+            if made is None:
+                raise ManyoneError("the network reads no prompts: it was built with prompt = 0")
+            if not self._fronts:
+                count = len(self.names)
+                self._fronts = [(k.new_zeros(count, *k.shape[2:]), v.new_zeros(count, *v.shape[2:])) for k, v in made]
+            for (keys, values), (k, v) in zip(self._fronts, made):
+                keys[slot[rows]], values[slot[rows]] = k[:, 0], v[:, 0]
 
     def _front(self, tasks: tuple[int, ...], size: Sequence[int]) -> tuple[dict[str, Tensor] | None, Tensor | None]:
         prompt = None

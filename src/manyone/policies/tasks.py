@@ -147,8 +147,9 @@ class PolicyData:
     """The data of N tasks. Where their widths differ, S and A are the widest, and narrower tasks end in zeros.
 
     ``context`` K and ``prompt`` K* in steps (0: no prompts); ``scale``: what returns-to-go are divided by, the largest
-    absolute return of the ``"task"``'s or of all data (``"pooled"``), or a number; targets are the ``target_quantile``
-    of the returns of each ``"task"`` or of all (``target="pooled"``); ``normalisation`` of states likewise.
+    absolute return of the ``"task"``'s or of all data (``"pooled"``), or a number, or one a task; targets are the
+    ``target_quantile`` of the returns of each ``"task"`` or of all (``target="pooled"``); ``normalisation`` of states
+    likewise, or a mean and deviation [N, S] that are given.
     ``hold_out``: training windows leave out the episodes that prompts are taken from, also where ``prompt`` is 0 (a
     task's only episode is left out for a prompt alone); statistics, scales and targets are of all episodes. With
     ``legacy_prompt`` nothing is left out.
@@ -165,8 +166,8 @@ class PolicyData:
         context: int = 20,
         prompt: int = 0,
         *,
-        normalisation: Pool = "task",
-        scale: Pool | float = "task",
+        normalisation: Pool | tuple[Tensor, Tensor] = "task",
+        scale: Pool | float | Sequence[float] = "task",
         target: Pool = "task",
         target_quantile: float = 0.9,
         legacy_prompt: bool = False,
@@ -186,7 +187,7 @@ class PolicyData:
         if not 0 <= target_quantile <= 1:
             raise ManyoneError(f"target_quantile = {target_quantile}: must be in [0, 1]")
         for name, choice in (("normalisation", normalisation), ("target", target)):
-            if choice not in ("task", "pooled"):
+            if not isinstance(choice, tuple) and choice not in ("task", "pooled"):
                 raise ManyoneError(f"{name} {choice!r}: must be task or pooled")
         names = [one.name for one in trajectories]
         if len(set(names)) < len(names):
@@ -283,18 +284,31 @@ class PolicyData:
         chosen._numbers = self._numbers[list(tasks)]
         return chosen
 
-    def _table(self, normalisation: Pool, scale: Pool | float, target: Pool, quantile: float) -> TaskTable:
+    def _table(
+        self,
+        normalisation: Pool | tuple[Tensor, Tensor],
+        scale: Pool | float | Sequence[float],
+        target: Pool,
+        quantile: float,
+    ) -> TaskTable:
         data = self.trajectories
-        if normalisation == "pooled":
+        if isinstance(normalisation, tuple):
+            shapes = [list(value.shape) for value in normalisation]
+            if shapes != [[len(data), self.state_dim]] * 2:
+                raise ManyoneError(
+                    f"normalisation of {shapes}: give a mean and deviation {[len(data), self.state_dim]}"
+                )
+            statistics = [(m.cpu().numpy(), d.cpu().numpy()) for m, d in zip(*normalisation)]
+        elif normalisation == "pooled":
             statistics = [pooled_statistics(data)] * len(data)
         else:
             statistics = [one.statistics() for one in data]
         every = np.concatenate([one.returns for one in data])
         largest = [float(np.abs(every if scale == "pooled" else one.returns).max()) for one in data]
         if not isinstance(scale, str):
-            if not scale > 0:
-                raise ManyoneError(f"scale = {scale}: must be above 0")
-            largest = [float(scale)] * len(data)
+            largest = [float(scale)] * len(data) if isinstance(scale, (int, float)) else [float(x) for x in scale]
+            if len(largest) != len(data) or not min(largest) > 0:
+                raise ManyoneError(f"scale = {scale}: must be above 0, one number or one for each of {len(data)} tasks")
         elif scale not in ("task", "pooled"):
             raise ManyoneError(f"scale {scale!r}: must be task, pooled or a number")
         targets = [float(np.quantile(every if target == "pooled" else one.returns, quantile)) for one in data]
@@ -308,7 +322,7 @@ class PolicyData:
             widths=None if len(self._widths) == 1 else torch.tensor([(one.state_dim, one.action_dim) for one in data]),
         )
 
-    def _check_widths(self, normalisation: Pool) -> None:
+    def _check_widths(self, normalisation: Pool | tuple[Tensor, Tensor]) -> None:
         self._widths = {(one.state_dim, one.action_dim): one.name for one in reversed(self.trajectories)}
         if len(self._widths) > 1 and normalisation == "pooled":
             found = ", ".join(f"{name} {s} and {a}" for (s, a), name in reversed(self._widths.items()))

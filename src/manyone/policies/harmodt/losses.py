@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manyone.nets.decision import DecisionTransformer, DropoutNoise
+from manyone.nets.decision import DecisionTransformer
+from manyone.nets.dropout import DropoutNoise
 from manyone.policies.tasks import PolicyData, TaskBatch
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from manyone.nets.decision import DropoutNoise
+from manyone.nets.dropout import DropoutNoise
 from manyone.policies.harmodt.losses import TaskLosses
 from manyone.policies.harmodt.point import MaskedPoint
 from manyone.policies.tasks import TaskBatch

@@ -1,0 +1,230 @@
+"""One network's weights divided among tasks, so that what a task has learned cannot be overwritten by the next.
+
+"Solving Continual Offline RL through Selective Weights Activation on Aligned Spaces" (arXiv 2410.15698), section 4.2.
+For each weight tensor W of two or more dimensions and tasks i = 1..I:
+
+    masks     M_i in {0, 1}^shape(W), random;  sum_i M_i = 1,  M_i * M_j = 0        draw_masks
+    forward   task i computes with M_i * W: other tasks' weights are invisible      MaskedWeights.begin, .weights
+    gradient  is 0 outside M_i                                                       MaskedWeights.filter_gradients
+    assembly  W = sum_i M_i * (W after task i)                                       assemble
+
+While a task is learned the network itself holds M_i * W, so that no product is taken in the forward pass; with a
+gradient of 0 and no weight decay what is outside stays 0, whatever the optimiser. The optimiser begins anew with each
+task: then nothing outside the mask ever moves. One that keeps its state, or decays weights, moves what is outside;
+:meth:`MaskedWeights.after_step` puts it back, and what comes of task i is the same as by assembling checkpoints of a
+dense W. Ours: tensors of one dimension (biases, norms), 0.5-2 % of the parameters, are each task's own (the bank); the
+paper does not mention them, and shared they would be overwritten. Of a fan-in only the mask's share is left, so that
+a task's first weights are scaled by the root of the inverse share (sqrt I).
+
+Public names: :class:`MaskedWeights`, :func:`draw_masks`, :func:`assemble`, :func:`weight_shapes`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from manyone.errors import ManyoneError
+from manyone.policies.masks import Shapes, TaskMasks
+from manyone.randomness import generator_for
+
+Tensors = dict[str, Tensor]
+Draw = Literal["disjoint", "overlapping", "magnitude"]
+OneDimensional = Literal["bank", "frozen", "shared"]
+
+
+def weight_shapes(network: nn.Module) -> Shapes:
+    """Names and shapes of the tensors that masks divide: the parameters of two or more dimensions."""
+    return {name: tuple(value.shape) for name, value in network.named_parameters() if value.ndim >= 2}
+
+
+def draw_masks(
+    shapes: Mapping[str, Sequence[int]],
+    tasks: int,
+    seed: int,
+    *,
+    draw: Draw = "disjoint",
+    weights: Mapping[str, Tensor] | None = None,
+) -> TaskMasks:
+    """A mask a task: floor or ceil of 1 / ``tasks`` of each tensor's entries, all entries taken.
+
+    ``overlapping`` draws each task's share from all entries (an ablation: tasks overwrite each other). ``magnitude``
+    gives the first task the largest of ``weights``, the second the next, and so on.
+    """
+    if tasks < 1:
+        raise ManyoneError(f"masks of {tasks} tasks: there must be at least one")
+    if draw not in get_args(Draw):
+        raise ManyoneError(f"mask draw {draw!r}: must be {', '.join(get_args(Draw))}")
+    masks = TaskMasks(shapes, torch.zeros(tasks, -(-sum(map(math.prod, shapes.values())) // 8), dtype=torch.uint8))
+    flat = [torch.zeros(masks.size, dtype=torch.bool) for _ in range(tasks)]
+    begin = 0
+    for (name, _), size in zip(masks.shapes.items(), masks.sizes, strict=True):
+        if draw == "magnitude":
+            if weights is None:
+                raise ManyoneError("masks by magnitude need the weights")
+            order = weights[name].detach().abs().flatten().sort(descending=True, stable=True).indices.cpu()
+        else:
+            order = torch.randperm(size, generator=generator_for(seed, "mask", name))
+        for task in range(tasks):
+            first, last = size * task // tasks, size * (task + 1) // tasks
+            if draw == "overlapping":
+                order = torch.randperm(size, generator=generator_for(seed, "mask", name, task))
+            flat[task][begin + order[first:last]] = True
+        begin += size
+    for task, mask in enumerate(flat):
+        masks.set(task, mask)
+    return masks
+
+
+def assemble(base: Mapping[str, Tensor], snapshots: Mapping[int, Mapping[str, Tensor]], masks: TaskMasks) -> Tensors:
+    """W = sum_i M_i * (snapshot of task i): new tensors, ``base`` where none of the ``snapshots``' masks is."""
+    whole = {name: base[name].detach().clone() for name in masks.shapes}
+    for task, snapshot in snapshots.items():
+        for name, mask in masks.unpack(task).items():
+            torch.where(mask.to(whole[name].device), snapshot[name].detach(), whole[name], out=whole[name])
+    return whole
+
+
+class MaskedWeights:
+    """The weights of ``network``, a share for each task, and the network as the active task's.
+
+    ``masks`` of all tasks, over :func:`weight_shapes`. ``one_dimensional``: each task has its own biases and norms
+    (``bank``), all have the first task's (``frozen``), or the last that was learned has overwritten them (``shared``,
+    which forgets: a control).
+
+    :meth:`begin` a task, then after each backward pass :meth:`filter_gradients`, step the optimiser (a new one) and
+    call :meth:`after_step` if it was not new or decays weights; then :meth:`end` the task.
+    """
+
+    def __init__(self, network: nn.Module, masks: TaskMasks, *, one_dimensional: OneDimensional = "bank") -> None:
+        if one_dimensional not in get_args(OneDimensional):
+            raise ManyoneError(f"one_dimensional {one_dimensional!r}: must be {', '.join(get_args(OneDimensional))}")
+        if masks.shapes != weight_shapes(network):
+            raise ManyoneError("the masks are not of this network: names or shapes of its weights differ")
+        self.network, self.masks, self.one_dimensional = network, masks, one_dimensional
+        self.full: Tensors = {n: p.detach().clone() for n, p in network.named_parameters() if n in masks.shapes}
+        self.first: Tensors = {n: p.detach().clone() for n, p in network.named_parameters() if n not in masks.shapes}
+        self.bank: dict[int, Tensors] = {}
+        self.active: int | None = None
+        self._mask: Tensors = {}
+
+    # --- learning -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def begin(self, task: int) -> None:
+        """The network becomes ``task``'s: its untrained share of the weights, scaled, and the first biases and norms.
+
+        One that was learned before goes on from what it had.
+        """
+        if self.active is not None:
+            raise ManyoneError(f"task {task} cannot begin: task {self.active} has not ended")
+        self._activate(task)
+        parameters = dict(self.network.named_parameters())
+        for name, mask in self._mask.items():
+            share = float(mask.double().mean())
+            scale = 1.0 if task in self.bank or share in (0.0, 1.0) else share**-0.5
+            parameters[name].copy_(self.full[name] * scale * mask)
+        for name, value in self._one_dimensional(task).items():
+            parameters[name].copy_(value)
+
+    @torch.no_grad()
+    def filter_gradients(self) -> None:
+        """After the backward pass: gradients outside the active mask become 0, and those of frozen biases."""
+        fixed = self.one_dimensional == "frozen" and bool(self.bank)
+        for name, value in self.network.named_parameters():
+            if value.grad is None:
+                continue
+            if name in self._mask:
+                value.grad.mul_(self._mask[name])
+            elif fixed:
+                value.grad.zero_()
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """What an optimiser with a memory, or with weight decay, has moved outside the active mask is 0 again."""
+        for name, value in self.network.named_parameters():
+            if name in self._mask:
+                value.mul_(self._mask[name])
+            elif self.one_dimensional == "frozen" and self.bank:
+                value.copy_(self._one_dimensional(self._task())[name])
+
+    @torch.no_grad()
+    def end(self, values: Mapping[str, Tensor] | None = None) -> None:
+        """Keeps the active task's ``values`` of all parameters (default: the network's, e.g. their moving average)."""
+        task = self._task()
+        if values is None:
+            values = dict(self.network.named_parameters())
+        self.full = assemble(self.full, {task: values}, self.masks)
+        self.bank[task] = {name: values[name].detach().clone() for name in self.first}
+        self.active, self._mask = None, {}
+
+    # --- acting -------------------------------------------------------------------------------------------------------
+
+    def weights(self, task: int) -> Tensors:
+        """All parameters with which ``task`` acts, by name: its share of the weights, zeros, its biases and norms.
+
+        Of the active task: the network's own, as they are.
+        """
+        if task == self.active:
+            return {name: value.detach() for name, value in self.network.named_parameters()}
+        if task not in self.bank:
+            raise ManyoneError(f"task {task} has not been learned: there are {sorted(self.bank) or 'none'}")
+        masks = self.masks.unpack(task)
+        shared = {name: value * masks[name].to(value.device) for name, value in self.full.items()}
+        return shared | self._one_dimensional(task)
+
+    def sizes(self) -> dict[str, float]:
+        """``bank_bytes`` and ``mask_bytes`` that a task adds to the shared weights, and ``weights``, their number."""
+        bank = sum(value.numel() * value.element_size() for value in self.first.values())
+        return {
+            "bank_bytes": float(bank),
+            "mask_bytes": self.masks.nbytes / len(self.masks),
+            "weights": float(self.masks.size),
+        }
+
+    # --- state --------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the network's parameters, which its owner keeps."""
+        return {"full": dict(self.full), "bank": {str(i): dict(b) for i, b in self.bank.items()},
+                "first": dict(self.first), "bits": self.masks.bits, "active": self.active}  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what :meth:`state_dict` returned; the network's parameters are loaded by their owner."""
+        device = next(iter(self.full.values())).device
+        self.full = {name: value.to(device).clone() for name, value in state["full"].items()}
+        self.first = {name: value.to(device).clone() for name, value in state["first"].items()}
+        self.bank = {
+            int(i): {name: value.to(device).clone() for name, value in one.items()} for i, one in state["bank"].items()
+        }
+        self.masks = TaskMasks(self.masks.shapes, state["bits"].clone())
+        self.active, self._mask = None, {}
+        if state["active"] is not None:
+            self._activate(int(state["active"]))
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+
+    def _task(self) -> int:
+        if self.active is None:
+            raise ManyoneError("no task is being learned: begin one")
+        return self.active
+
+    def _activate(self, task: int) -> None:
+        masks = self.masks.unpack(task)
+        self._mask = {name: mask.to(self.full[name].device) for name, mask in masks.items()}
+        self.active = task
+
+    def _one_dimensional(self, task: int) -> Tensors:
+        """Biases and norms that ``task`` starts with, or acts with once it was learned."""
+        if not self.bank:
+            return self.first
+        earliest, latest = next(iter(self.bank)), next(reversed(self.bank))
+        if self.one_dimensional == "frozen":
+            return self.bank[earliest]
+        if self.one_dimensional == "shared":
+            return self.bank[latest]
+        return self.bank.get(task, self.first)

@@ -5,7 +5,7 @@ refuse every other one, so code in the file is never looked up, let alone called
 
 :func:`load_plain` trusts the pickle with nothing: the opcodes are checked before any is followed, the names stand for
 stand-ins of this module rather than for numpy's own (whose ``__setstate__`` takes more than it should), and what comes
-out is no larger than the file, however often it refers to its own parts.
+out is not much larger than the file, however often that refers to its own parts.
 
 Public names: ``load_array``, ``load_plain``.
 """
@@ -66,7 +66,7 @@ _OPCODES = frozenset(
      "LONG_BINGET", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"]
 )  # fmt: skip
 """What lists, dictionaries, numbers, text and numpy's arrays are written with."""
-_NODE = 1 << 12  # parts that even a small file may have
+_SMALL = 1 << 20  # bytes (and parts) that even a small file may unpack to: episodes may share an array
 
 
 def load_plain(raw: bytes, origin: str) -> Any:
@@ -168,7 +168,7 @@ class _Unpacking:
     """Puts arrays in the places of their stand-ins, and counts: no more values are visited than the file pays for."""
 
     def __init__(self, size: int, origin: str) -> None:
-        self.left, self.nodes, self.origin = size, size + _NODE, origin
+        self.left, self.nodes, self.origin = 2 * size + _SMALL, size + _SMALL, origin
 
     def unpacked(self, value: Any) -> Any:
         """``value`` as the file means it."""

@@ -33,6 +33,7 @@ def test_names_and_sizes():
     assert parse_offline("metaworld-pairs10-sub") == one
     assert str(parse_offline("metaworld-mt1:door-open-v3-near", episodes=3)) == "metaworld-mt1:door-open-v3-near@3x200"
     assert parse_offline("cheetah-vel:test-near", steps=50, seed=4).key == "near-60x50-seed4-v0"
+    assert parse_offline("ant-dir:test-near").key == "near-60x200-seed0-v1"  # version 0 had other directions
     assert parse_offline("metaworld-mt50-expert", seed=4).key == "expert-seed0-v0"
     three = parse_offline("mujoco3-medium-replay")
     assert (three.suite, three.quality, three.transitions, three.episodes) == ("mujoco3", "medium-replay", 100_000, 0)
@@ -56,7 +57,7 @@ def test_names_and_sizes():
         ("metaworld-mt10:door-near", "did you mean"),
         ("cheetah-dir-expert", "did you mean cheetah-dir-"),
         ("cheetah-dir:test-near", "did you mean cheetah-dir-near"),
-        ("ant-dir:all-near", "did you mean ant-dir-near"),
+        ("ant-dir:all-near", "did you mean ant-dir-small-near or ant-dir-near"),
         ("metaworld-mt10-near@0x200", "0 episodes a task; must be 1 to 100000"),
         ("metaworld-mt10-near@10x501", "501 steps a task; must be 1 to 500"),
         ("metaworld-mt10-expert@10x500", "size of their source"),

@@ -1,7 +1,8 @@
 """Linear policies rolled out side by side: n environments in lock-step, one batched matrix product a step.
 
-The policy is a = clip(M (s - mean) / deviation + noise, -1, 1). Every roll-out depends on its own weights and seed
-alone, so a batch may be cut into any pieces. This module imports no torch: worker processes start fast.
+The policy is a = clip(M (s - mean) / deviation + noise, low, high), within the environment's bounds. Every roll-out
+depends on its own weights and seed alone, so a batch may be cut into any pieces. This module imports no torch: worker
+processes start fast.
 """
 
 from __future__ import annotations
@@ -64,10 +65,11 @@ def episodes(
             jitter[i] = level * np.random.Generator(np.random.Philox(seed)).standard_normal((horizon, action_dim))
     observations[:, 0] = start(seeds)
     running = np.arange(count)
+    low, high = build.bounds(task)
     for t in range(horizon):
         scaled = (observations[:, t] - mean) / deviation
         # the action that is stored is the one that is played
-        actions[:, t] = np.clip(np.matmul(weights, scaled[..., None])[..., 0] + jitter[:, t], -1, 1)
+        actions[:, t] = np.clip(np.matmul(weights, scaled[..., None])[..., 0] + jitter[:, t], low, high)
         observations[running, t + 1], rewards[running, t], terminated[running], bonus = step(
             running, actions[running, t]
         )

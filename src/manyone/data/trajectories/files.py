@@ -5,7 +5,8 @@ where there is one, the episode. No file runs code or makes another one be read:
 arrays are read (:mod:`manyone.assets.safe_pickle`). What a reader had to leave out or cut is said in ``meta["notes"]``.
 
 Public names: ``from_minari``, ``to_minari``, ``from_d4rl_hdf5``, ``from_npz_folder``, ``from_npz_file``,
-``from_pickle_file``, ``from_folder`` and ``from_place`` (find out which of them a path is).
+``from_pickle_file``, ``from_folder`` and ``from_place`` (find out which of them a path is), ``pairs_from_npz`` (states
+and actions alone).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _PROMPT_DT_FAMILIES = {
 
 __all__ = [
     "from_d4rl_hdf5", "from_folder", "from_minari", "from_npz_file", "from_npz_folder", "from_pickle_file",
-    "from_place", "to_minari",
+    "from_place", "pairs_from_npz", "to_minari",
 ]  # fmt: skip
 
 
@@ -228,6 +229,26 @@ def _listed(episode: Mapping[str, Any], key: str, origin: str) -> np.ndarray:
     if array.dtype.kind not in "fiub":
         raise ManyoneError(f"{origin}: {key} hold {array.dtype}; expected numbers")
     return array
+
+
+def pairs_from_npz(path: Path | str, name: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """Observations [n, S] and actions [n, A], float32, of an .npz of bare pairs, such as a distilled set's.
+
+    They are called ``observations`` and ``actions``; in a file of several sets ``NAME/observations``, of which those of
+    ``name`` are read. A folder stands for the ``distilled.npz`` in it.
+    """
+    path = Path(path)
+    path = path / "distilled.npz" if path.is_dir() else path
+    with _arrays(path) as arrays:
+        observations, actions = (_one(path, arrays, (f"{name}/{key}", key)) for key in ("observations", "actions"))
+    check_numbers(observations, actions, str(path))
+    if observations.ndim != 2 or actions.ndim != 2 or len(observations) != len(actions) or not len(actions):
+        shapes = f"{observations.shape} and {actions.shape}"
+        raise ManyoneError(f"{path}: observations and actions are {shapes}; expected [n, S] and [n, A], n at least 1")
+    found = observations.astype(np.float32), actions.astype(np.float32)
+    if not all(np.isfinite(part).all() for part in found):
+        raise ManyoneError(f"{path}: observations or actions are not finite")
+    return found
 
 
 @contextlib.contextmanager

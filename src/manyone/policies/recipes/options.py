@@ -29,6 +29,8 @@ class PolicyOptions(CommonOptions):
     }  # fmt: skip
 
     EARLIER: ClassVar[Mapping[str, Any]] = {"hold_out": "with-prompt", "action_range": "unit"}
+    NEEDS_DATA: ClassVar[bool] = True
+    """Whether there is nothing to do without --suite or --data."""
 
     preset: Literal["laptop", "paper"] = "laptop"
     """Defaults of all options that are left open: laptop (minutes on two cores) or paper (the published values)."""
@@ -107,7 +109,7 @@ class PolicyOptions(CommonOptions):
         check("precision", self.precision, self.precision == "32-true", "32-true: policies are trained in float32")
         if self.suite is not None and self.data:
             raise ManyoneError(f"--suite {self.suite} brings its own data: leave --data out, or --suite")
-        if self.suite is None and not self.data:
+        if self.suite is None and not self.data and self.NEEDS_DATA:
             raise ManyoneError("give --suite NAME (metaworld-mt10, cheetah-vel, ...) or --data TASK=PLACE of your own")
         if self.suite is not None and not self.simulator:
             raise ManyoneError("--no-simulator is for own --data: those of a --suite are made in its simulator")
@@ -181,6 +183,9 @@ class MultiTaskOptions(TransformerOptions):
 class PromptOptions(TransformerOptions):
     """Prompt-DT (Xu et al., ICML 2022): MT-DT behind a prompt, the tail of one of the task's best episodes."""
 
+    statistics: Literal["task", "pooled"] = "task"
+    """States and returns in the statistics of each task, or of all tasks together: then a new task needs none of its
+    own, and prompts alone tell tasks apart."""
     surgery: Literal["none", "pcgrad", "cagrad", "gradnorm"] = "none"
     """Combine the gradients of the tasks of a step by PCGrad, CAGrad or GradNorm's weights instead of their mean."""
 

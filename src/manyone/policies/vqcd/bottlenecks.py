@@ -100,7 +100,7 @@ class Gaussian(Plain):
     def __init__(self, beta: float) -> None:
         super().__init__()
         if not beta >= 0:
-            raise ManyoneError(f"beta = {beta}: must be positive")
+            raise ManyoneError(f"beta = {beta}: must be 0 or more")
         self.beta = beta
 
     def forward(self, encoded: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:

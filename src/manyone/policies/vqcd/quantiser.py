@@ -103,10 +103,12 @@ class VectorQuantiser(nn.Module):
         super().__init__()
         if codebook not in get_args(Codebook):
             raise ManyoneError(f"codebook {codebook!r}: must be {' or '.join(get_args(Codebook))}")
-        for name, value, right in (("codes", codes, codes >= 1), ("commitment", commitment, commitment >= 0),
-                                   ("bound", bound, bound > 0)):  # fmt: skip
-            if not right:
-                raise ManyoneError(f"{name} = {value}: must be {'at least 1' if name == 'codes' else 'positive'}")
+        if codes < 1:
+            raise ManyoneError(f"codes = {codes}: must be at least 1")
+        if not commitment >= 0:
+            raise ManyoneError(f"commitment = {commitment}: must be 0 or more")
+        if not bound > 0:
+            raise ManyoneError(f"bound = {bound}: must be positive")
         self.codes, self.dim, self.commitment, self.limit = codes, dim, commitment, bound
         self.init, self.by_average, self.seed = init, codebook == "ema", seed
         start = initial_codes(init, codes, dim, seed).clamp_(-bound, bound)

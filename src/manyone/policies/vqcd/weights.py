@@ -50,7 +50,7 @@ def draw_masks(
     draw: Draw = "disjoint",
     weights: Mapping[str, Tensor] | None = None,
 ) -> TaskMasks:
-    """A mask a task: floor or ceil of 1 / ``tasks`` of each tensor's entries, all entries taken.
+    """A mask a task: floor or ceil of 1 / ``tasks`` of each tensor's entries; without ``overlapping`` all are taken.
 
     ``overlapping`` draws each task's share from all entries (an ablation: tasks overwrite each other). ``magnitude``
     gives the first task the largest of ``weights``, the second the next, and so on.
@@ -59,25 +59,39 @@ def draw_masks(
         raise ManyoneError(f"masks of {tasks} tasks: there must be at least one")
     if draw not in get_args(Draw):
         raise ManyoneError(f"mask draw {draw!r}: must be {', '.join(get_args(Draw))}")
-    masks = TaskMasks(shapes, torch.zeros(tasks, -(-sum(map(math.prod, shapes.values())) // 8), dtype=torch.uint8))
-    flat = [torch.zeros(masks.size, dtype=torch.bool) for _ in range(tasks)]
-    begin = 0
-    for (name, _), size in zip(masks.shapes.items(), masks.sizes, strict=True):
-        if draw == "magnitude":
-            if weights is None:
-                raise ManyoneError("masks by magnitude need the weights")
-            order = weights[name].detach().abs().flatten().sort(descending=True, stable=True).indices.cpu()
-        else:
-            order = torch.randperm(size, generator=generator_for(seed, "mask", name))
-        for task in range(tasks):
-            first, last = size * task // tasks, size * (task + 1) // tasks
-            if draw == "overlapping":
-                order = torch.randperm(size, generator=generator_for(seed, "mask", name, task))
-            flat[task][begin + order[first:last]] = True
-        begin += size
-    for task, mask in enumerate(flat):
-        masks.set(task, mask)
+    if draw == "magnitude" and weights is None:
+        raise ManyoneError("masks by magnitude need the weights")
+    rows: list[Tensors] = [{} for _ in range(tasks)]
+    for name, shape in shapes.items():
+        entries = torch.arange(math.prod(shape))
+        if draw == "magnitude" and weights is not None:
+            entries = weights[name].detach().abs().flatten().cpu().sort(descending=True, stable=True).indices
+        for task, row in enumerate(rows):
+            if draw == "overlapping" or (draw == "disjoint" and task == 0):
+                entries = torch.randperm(len(entries), generator=generator_for(seed, "mask", name, task))
+            row[name] = _marked(entries[share_of(len(entries), task, tasks)], shape)
+    return pack_masks(shapes, rows)
+
+
+def share_of(size: int, number: int, count: int) -> slice:
+    """Part ``number`` of ``count`` nearly equal ones of ``size`` entries: floor or ceil of size / count, all taken."""
+    return slice(size * number // count, size * (number + 1) // count)
+
+
+def pack_masks(shapes: Mapping[str, Sequence[int]], rows: Sequence[Mapping[str, Tensor]]) -> TaskMasks:
+    """The masks ``rows``, each with a bool tensor of every name, as bits."""
+    size = sum(math.prod(shape) for shape in shapes.values())
+    masks = TaskMasks(shapes, torch.zeros(len(rows), -(-size // 8), dtype=torch.uint8))
+    for number, row in enumerate(rows):
+        masks.set(number, row)
     return masks
+
+
+def _marked(entries: Tensor, shape: Sequence[int]) -> Tensor:
+    """Bool of ``shape``, True at the flat ``entries``."""
+    mask = torch.zeros(math.prod(shape), dtype=torch.bool)
+    mask[entries] = True
+    return mask.view(tuple(shape))
 
 
 def assemble(base: Mapping[str, Tensor], snapshots: Mapping[int, Mapping[str, Tensor]], masks: TaskMasks) -> Tensors:
@@ -109,6 +123,7 @@ class MaskedWeights:
         self.full: Tensors = {n: p.detach().clone() for n, p in network.named_parameters() if n in masks.shapes}
         self.first: Tensors = {n: p.detach().clone() for n, p in network.named_parameters() if n not in masks.shapes}
         self.bank: dict[int, Tensors] = {}
+        self.narrow: dict[int, Shapes] = {}
         self.active: int | None = None
         self._mask: Tensors = {}
 
@@ -167,15 +182,33 @@ class MaskedWeights:
     def weights(self, task: int) -> Tensors:
         """All parameters with which ``task`` acts, by name: its share of the weights, zeros, its biases and norms.
 
-        Of the active task: the network's own, as they are.
+        Of the active task: the network's own, as they are. Of a task from before the network was widened: the shapes
+        of the network that it was learned in (``narrow``).
         """
         if task == self.active:
             return {name: value.detach() for name, value in self.network.named_parameters()}
         if task not in self.bank:
             raise ManyoneError(f"task {task} has not been learned: there are {sorted(self.bank) or 'none'}")
         masks = self.masks.unpack(task)
-        shared = {name: value * masks[name].to(value.device) for name, value in self.full.items()}
+        corners = {name: tuple(map(slice, shape)) for name, shape in self.narrow.get(task, self.masks.shapes).items()}
+        shared = {
+            name: value[corners[name]] * masks[name][corners[name]].to(value.device)
+            for name, value in self.full.items()
+        }
         return shared | self._one_dimensional(task)
+
+    def regrown(self, network: nn.Module, full: Mapping[str, Tensor], masks: TaskMasks) -> None:
+        """The weights become ``full``, divided by ``masks`` of more tasks, and new tasks are learned in ``network``.
+
+        With larger tensors than before, whose leading corner is what earlier tasks have (see
+        :mod:`manyone.policies.vqcd.capacity`, which makes them).
+        """
+        if masks.shapes != self.masks.shapes:
+            if self.one_dimensional != "bank":
+                raise ManyoneError(f"one_dimensional {self.one_dimensional!r}: biases of two widths need a bank")
+            self.narrow |= {task: self.masks.shapes for task in self.bank if task not in self.narrow}
+            self.first = {n: p.detach().clone() for n, p in network.named_parameters() if n not in masks.shapes}
+        self.network, self.full, self.masks = network, dict(full), masks
 
     def sizes(self) -> dict[str, float]:
         """``bank_bytes`` and ``mask_bytes`` that a task adds to the shared weights, and ``weights``, their number."""
@@ -191,7 +224,8 @@ class MaskedWeights:
     def state_dict(self) -> dict[str, Any]:
         """Everything but the network's parameters, which its owner keeps."""
         return {"full": dict(self.full), "bank": {str(i): dict(b) for i, b in self.bank.items()},
-                "first": dict(self.first), "bits": self.masks.bits, "active": self.active}  # fmt: skip
+                "first": dict(self.first), "bits": self.masks.bits, "active": self.active,
+                "narrow": {str(i): {n: list(s) for n, s in one.items()} for i, one in self.narrow.items()}}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what :meth:`state_dict` returned; the network's parameters are loaded by their owner."""
@@ -202,6 +236,7 @@ class MaskedWeights:
             int(i): {name: value.to(device).clone() for name, value in one.items()} for i, one in state["bank"].items()
         }
         self.masks = TaskMasks(self.masks.shapes, state["bits"].clone())
+        self.narrow = {int(i): {n: tuple(s) for n, s in one.items()} for i, one in state["narrow"].items()}
         self.active, self._mask = None, {}
         if state["active"] is not None:
             self._activate(int(state["active"]))

@@ -4,7 +4,7 @@
     python scripts/train_linear_experts.py pack cheetah-vel --out linear/     # chooses and writes what is shipped
 
 The searches are those of :mod:`manyone.envs.single.search`. Cheetah-dir is searched from zero. Cheetah-vel goes on from
-its forward policy: the fastest task first, every other from its neighbour's last policy. Ant-dir is searched in a few
+its forward policy: the fastest task first, every other from its neighbour's best policy. Ant-dir is searched in a few
 directions only: the ant is the same after a quarter turn and in a mirror, so that a policy for one direction is one for
 eight, and every task takes the search whose direction comes nearest to its own. The other bodies are searched once.
 Cheetahs are searched on 17 observations (the torso's place tells a policy nothing); their matrices serve those of 20.
@@ -53,7 +53,7 @@ class Plan:
     first: Search
     """The first task (or each of them)."""
     onward: Search | None = None
-    """Tasks that go on from a neighbour's last policy."""
+    """Tasks that go on from a neighbour's policy."""
 
 
 PLANS = {
@@ -141,7 +141,8 @@ def train(name: str, out: Path, seed: int) -> None:
         last = _searched(out, "cheetah17-dir:0", PLANS["cheetah-dir"].first, seed)
         for index in reversed(range(FAMILIES[name].tasks)):
             fastest = index == FAMILIES[name].tasks - 1
-            last = _searched(out, f"cheetah17-vel:{index}", plan.first if fastest else plan.onward, seed, last)
+            found = _searched(out, f"cheetah17-vel:{index}", plan.first if fastest else plan.onward, seed, last)
+            last = chosen_rows(found, [int(np.argmax(found.scores))])
     elif name == "ant-dir":
         first, *others = ant_sources()
         path = {first: _searched(out, f"ant-dir:{first}", plan.first, seed)}

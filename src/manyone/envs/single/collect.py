@@ -102,7 +102,7 @@ def _play_scripted(wanted: OfflineName, tasks: list[str], run: Runner, progress:
 def _play_points(wanted: OfflineName, tasks: list[str], run: Runner, progress: Report) -> None:
     from manyone.envs.single import point_robot  # imports gymnasium
 
-    play = functools.partial(point_robot.play, steps=wanted.steps)
+    play = functools.partial(point_robot.play, steps=min(wanted.steps, build.spaces(tasks[0])[2]))
     _in_pieces(wanted, tasks, run, progress, play, f"{wanted.quality} policy that sees the goal")
 
 
@@ -172,19 +172,22 @@ def _play_shipped(wanted: OfflineName, tasks: list[str], run: Runner, progress: 
     each = 1 if wanted.transitions else wanted.steps  # progress counts steps
     for number, task in enumerate(tasks):
         name = next((name for name, its in build.BODIES.items() if its == task), task)
-        policies = play.shipped(name)
+        policies, steps = play.shipped(name), min(wanted.steps, build.limit(task) or wanted.steps)
         shares = play.shares(wanted.quality, policies, amount, in_steps=wanted.transitions > 0)
 
-        def call(share: play.Share, first: int, count: int, task: str = task, name: str = name) -> Callable[[], Any]:
+        episodes = functools.partial(play.episodes, name, horizon=steps, noise=policies.noise)
+
+        def call(
+            share: play.Share, first: int, count: int, task: str = task, play: Any = episodes
+        ) -> Callable[[], Any]:
             numbers = range(first, first + count)
             seeds = [seed_for(wanted.seed, "collect", task, share.step, n) for n in numbers]
-            noise = play.shipped(name).noise
-            return functools.partial(play.episodes, name, share.policy, seeds, wanted.steps, noise)
+            return functools.partial(roll, share.policy, seeds)
 
         while calls := {
             (place, first): call(share, first, count)
             for place, share in enumerate(shares)
-            for first, count in share.needed(wanted.steps)
+            for first, count in share.needed(steps)
         }:
             for (place, first), piece in run(calls):
                 shares[place].add(first, piece)
@@ -194,7 +197,7 @@ def _play_shipped(wanted: OfflineName, tasks: list[str], run: Runner, progress: 
         kind = "a TD3 run" if name in build.BODIES else "augmented random searches (linear)"
         policy = f"policies of {kind}, normal noise of {policies.noise} on their actions"
         meta = _meta(wanted, "uniformly random actions" if wanted.quality == "random" else policy)
-        if pair := _reference(policies, wanted.steps):
+        if pair := _reference(policies, steps):
             meta["reference"] = pair
         meta |= {
             "noise": policies.noise,

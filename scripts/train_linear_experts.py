@@ -4,7 +4,7 @@
     python scripts/train_linear_experts.py pack cheetah-vel --out linear/     # chooses and writes what is shipped
 
 The searches are those of :mod:`manyone.envs.single.search`. Cheetah-dir is searched from zero. Cheetah-vel goes on from
-its forward policy: the fastest task first, every other from its neighbour's last policy. Ant-dir is searched in a few
+its forward policy: the fastest task first, every other from its neighbour's best policy. Ant-dir is searched in a few
 directions only: the ant is the same after a quarter turn and in a mirror, so that a policy for one direction is one for
 eight, and every task takes the search whose direction comes nearest to its own. The other bodies are searched once.
 Cheetahs are searched on 17 observations (the torso's place tells a policy nothing); their matrices serve those of 20.
@@ -19,15 +19,17 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from manyone.envs.single import linear, make
-
+from manyone.envs.single import make
+from manyone.envs.single.experts import matrices, play
+from manyone.envs.single.experts.pack import write_matrices
 from manyone.envs.single.families import FAMILIES
 from manyone.envs.single.locomotion import ANT_DIRECTIONS, target
 from manyone.envs.single.pieces import runner
@@ -36,8 +38,10 @@ from manyone.randomness import seed_for
 
 SHARES = (0.1, 0.25, 0.4, 0.6, 0.8, 1.0)
 """Of the way from random actions to the best policy: what is kept of a search."""
-EPISODES, TRIED = 40, 12
-"""Episodes that a shipped policy is played for, and those of a candidate."""
+TRIED, EPISODES = 12, 20
+"""Episodes that a candidate is played for, and a shipped policy (those of the fifty ants, each: half as many)."""
+EVERY, EARLY = 5, 16
+"""Of the policies on the way of a search, every so manieth is a candidate, and the first of one that starts at zero."""
 LONG = 1000
 """Steps of a whole episode of the bodies that are no family's."""
 
@@ -49,7 +53,7 @@ class Plan:
     first: Search
     """The first task (or each of them)."""
     onward: Search | None = None
-    """Tasks that go on from a neighbour's last policy."""
+    """Tasks that go on from a neighbour's policy."""
 
 
 PLANS = {
@@ -137,7 +141,8 @@ def train(name: str, out: Path, seed: int) -> None:
         last = _searched(out, "cheetah17-dir:0", PLANS["cheetah-dir"].first, seed)
         for index in reversed(range(FAMILIES[name].tasks)):
             fastest = index == FAMILIES[name].tasks - 1
-            last = _searched(out, f"cheetah17-vel:{index}", plan.first if fastest else plan.onward, seed, last)
+            found = _searched(out, f"cheetah17-vel:{index}", plan.first if fastest else plan.onward, seed, last)
+            last = chosen_rows(found, [int(np.argmax(found.scores))])
     elif name == "ant-dir":
         first, *others = ant_sources()
         path = {first: _searched(out, f"ant-dir:{first}", plan.first, seed)}
@@ -171,8 +176,134 @@ def _searched(out: Path, task: str, plan: Search | None, seed: int, start: Teach
             np.savez(stream, **asdict(found))
         partial.replace(file)
         print(f"{file.stem}: {found.scores[-1]:.1f}, {time.process_time() - began:.0f} CPU s", flush=True)
-    with np.load(file, allow_pickle=False) as kept:
+    return loaded(out, task)
+
+
+def loaded(out: Path, task: str) -> Teachers:
+    """A search that was done."""
+    with np.load(_file(out, task), allow_pickle=False) as kept:
         return Teachers(**{key: kept[key] for key in kept})
+
+
+# ---- packing ------------------------------------------------------------------------------------------------------
+
+
+def chosen_rows(path: Teachers, rows: Sequence[int]) -> Teachers:
+    """Some policies of a search."""
+    return Teachers(*(getattr(path, name.name)[list(rows)] for name in fields(Teachers)))
+
+
+def together(*paths: Teachers) -> Teachers:
+    """The policies of several searches."""
+    return Teachers(*(np.concatenate([getattr(path, name.name) for path in paths]) for name in fields(Teachers)))
+
+
+def on_the_way(path: Teachers, every: int = EVERY) -> Teachers:
+    """The last policy of a search, every so manieth before, and the first ones: from zero, searches rise fast."""
+    last = len(path.scores) - 1
+    return chosen_rows(path, sorted({*range(last, 0, -every), *range(1, min(EARLY, last) * (path.counts[0] == 0))}))
+
+
+def played(task: str, found: Teachers, count: int, seed: int, noise: float = 0.0) -> list[list[dict[str, Any]]]:
+    """``count`` whole episodes of each of the policies ``found``."""
+    seeds = [seed_for(seed, "pack", k) >> 32 for k in range(count)]
+    horizon = make.spaces(task)[2]
+    low, high = make.bounds(task)
+    actors = [matrices.Linear(w, m, d, low, high) for w, m, d in zip(found.weights, found.means, found.deviations)]
+    return [play.roll_out(task, actor, seeds, horizon, noise) for actor in actors]
+
+
+def mean_returns(episodes: Sequence[Sequence[dict[str, Any]]]) -> np.ndarray:
+    """Mean return of each policy's episodes."""
+    return np.array([np.mean([one["rewards"].sum() for one in of]) for of in episodes])
+
+
+def velocity_returns(found: Teachers, seed: int) -> np.ndarray:
+    """What each of the policies earns at each speed of Cheetah-vel, [C, 40]: one play tells it for all."""
+    speeds = [target(f"cheetah-vel:{i}") for i in range(FAMILIES["cheetah-vel"].tasks)]
+    earned = []
+    for of in played("cheetah17-dir:0", found, TRIED, seed):
+        control = np.array([0.05 * np.square(one["actions"]).sum(1) for one in of])  # [n, 200]
+        velocity = np.array([one["rewards"] for one in of]) + control
+        earned.append([float((-np.abs(velocity - speed) - control).sum(1).mean()) for speed in speeds])
+    return np.array(earned)
+
+
+def choose(returns: np.ndarray, random: float) -> list[int]:
+    """The candidates nearest to ``SHARES`` of the way from ``random`` to the best, in the order of their returns."""
+    left, found = list(range(len(returns))), []
+    for share in reversed(SHARES):
+        wanted = random + share * (returns.max() - random)
+        found.append(min(left, key=lambda i: abs(returns[i] - wanted)))
+        left.remove(found[-1])
+    return sorted(found, key=lambda i: returns[i])
+
+
+def pools(name: str, out: Path, seed: int) -> Iterator[tuple[str, Teachers, np.ndarray]]:
+    """For each task of a family or body its name, the candidates, and what these earn there."""
+    if name == "cheetah-vel":
+        tasks = [f"cheetah17-vel:{i}" for i in range(FAMILIES[name].tasks)]
+        paths = [loaded(out, task) for task in tasks]
+        found = together(
+            on_the_way(loaded(out, "cheetah17-dir:0")),
+            *(on_the_way(path, (len(path.scores) - 1) // 2) for path in paths),
+        )
+        earned = velocity_returns(found, seed)
+        yield from ((task, found, earned[:, i]) for i, task in enumerate(tasks))
+    elif name == "ant-dir":
+        angles = {i: target(f"ant-dir:{i}") for i in ant_sources()}
+        first = next(iter(angles))
+        early = on_the_way(loaded(out, f"ant-dir:{first}"), 4 * EVERY)
+        own = {i: loaded(out, f"ant-dir:{i}") for i in angles}
+        sets = {
+            i: together(
+                turned(early, angles[first], angles[i]), on_the_way(own[i], max(EVERY, len(own[i].scores) // 3))
+            )
+            for i in angles
+        }
+        earned = {i: mean_returns(played(f"ant-dir:{i}", of, TRIED, seed)) for i, of in sets.items()}
+        for task in (f"ant-dir:{i}" for i in range(FAMILIES[name].tasks)):
+            near = min(angles, key=lambda i: abs(folded(angles[i])[0] - folded(target(task))[0]))
+            yield task, turned(sets[near], angles[near], target(task)), earned[near]
+    else:
+        tasks = ["cheetah17-dir:0", "cheetah17-dir:1"] if name == "cheetah-dir" else [make.LINEAR_BODIES[name]]
+        for task in tasks:
+            found = on_the_way(loaded(out, task))
+            yield task, found, mean_returns(played(task, found, TRIED, seed))
+
+
+def pack(name: str, out: Path, seed: int) -> None:
+    """Writes what is shipped of a family or a body beside the code that reads it."""
+    kept, told = [], []
+    count = EPISODES // 2 if name == "ant-dir" else EPISODES
+    for task, found, earned in pools(name, out, seed):
+        seeds = [seed_for(seed, "pack", k) >> 32 for k in range(count)]
+        random = play.roll_out(task, None, seeds, make.spaces(task)[2], 0)
+        floor = float(np.mean([one["rewards"].sum() for one in random]))
+        rows = chosen_rows(found, choose(earned, floor))
+        rows = replace(rows, weights=rows.weights.astype(np.float16).astype(np.float64))
+        greedy, noisy = (mean_returns(played(task, rows, count, seed, noise)) for noise in (0.0, matrices.NOISE))
+        kept.append(rows)
+        told.append(
+            {
+                "steps": [int(n) for n in rows.counts],
+                "returns": [round(float(r), 1) for r in greedy],
+                "noisy_returns": [round(float(r), 1) for r in noisy],
+                "random_return": round(floor, 1),
+            }
+        )
+        print(task, told[-1], flush=True)
+    info = {
+        "settings": asdict(PLANS[name]),
+        "seed": seed,
+        "episodes": count,
+        "script": f"scripts/{Path(__file__).name}",
+        "made_with": {package: version(package) for package in ("gymnasium", "mujoco", "numpy")},
+    }
+    path = Path(matrices.__file__).with_name("linear") / f"{name}.safetensors"
+    stacks = (np.stack([getattr(rows, key) for rows in kept]) for key in ("weights", "means", "deviations"))
+    write_matrices(path, *stacks, told, info)
+    print(f"{path}: {path.stat().st_size} bytes")
 
 
 def main() -> None:
@@ -183,8 +314,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     for name in given.names:
-        if given.verb == "train":
-            train(name, given.out, given.seed)
+        (train if given.verb == "train" else pack)(name, given.out, given.seed)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,14 @@ def test_names_and_sizes():
     assert three.folder("gym:Hopper-v5") == parse_offline("mujoco-hopper-medium-replay").folder("gym:Hopper-v5")
     assert three.minari_id("gym:Hopper-v5") == "mujoco/Hopper-v5/medium-replay-100000-seed0-v0"
     assert parse_offline(str(three)) == three
+    ant = parse_offline("mujoco-ant-random")
+    assert ant.minari_id("gym:Ant-v5?include_cfrc_ext_in_observation=false").startswith("mujoco/Ant-v5/random-")
+    assert parse_offline("ant-dir-4-expert").folder("ant-dir:10") == parse_offline("ant-dir-ood-expert").folder(
+        "ant-dir:10"
+    )
+    hidden = {name: parse_offline(f"{name}-expert") for name in ("ml1-pick-place", "point-robot")}
+    assert {name: one.size for name, one in hidden.items()} == {"ml1-pick-place": "20x200", "point-robot": "60x20"}
+    assert all(one.family == name and not one.official for name, one in hidden.items())
     assert str(parse_offline("mujoco-hopper-expert@500", steps=70)) == "mujoco-hopper-expert@100x70"
     assert str(parse_offline("mujoco-hopper-expert@7x1000")) == "mujoco-hopper-expert@7x1000"
     for name in offline_names():
@@ -55,7 +63,10 @@ def test_names_and_sizes():
         ("metaworld-mt10-nearly", "did you mean metaworld-mt10-near"),
         ("metaworld-mt1-near", "did you mean"),
         ("metaworld-mt10:door-near", "did you mean"),
-        ("cheetah-dir-expert", "did you mean cheetah-dir-"),
+        ("cheetah-dir-experts", "did you mean cheetah-dir-expert"),
+        ("ant-dir-4:test-expert", "did you mean ant-dir-4-expert"),
+        ("point-robot-medium-replay", "did you mean point-robot-medium"),
+        ("ml1-reach:train-expert", "did you mean ml1-reach-expert"),
         ("cheetah-dir:test-near", "did you mean cheetah-dir-near"),
         ("ant-dir:all-near", "did you mean ant-dir-small-near or ant-dir-near"),
         ("metaworld-mt10-near@0x200", "0 episodes a task; must be 1 to 100000"),
@@ -65,7 +76,7 @@ def test_names_and_sizes():
         ("metaworld-mt10-medium", "did you mean metaworld-mt10-"),
         ("mujoco-hopper-replay", "did you mean mujoco-hopper-"),
         ("mujoco-hopper-near", "did you mean mujoco-hopper-"),
-        ("mujoco-ant-medium", "did you mean mujoco3-medium or mujoco-walker2d-medium"),
+        ("mujoco-humanoid-medium", "did you mean mujoco"),
         ("mujoco3:hopper-medium", "did you mean mujoco-hopper-medium or mujoco3-medium"),
         ("mujoco-hopper-medium@0", "0 transitions a task; must be 1 to 10000000"),
         ("mujoco-hopper-medium@3x1001", "1001 steps a task; must be 1 to 1000"),

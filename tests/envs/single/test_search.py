@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from manyone.envs.single import linear, search
+from manyone.envs.single import linear, search, stepping
 from manyone.envs.single.pieces import runner
 from manyone.envs.single.search import Search, Teachers
 from manyone.errors import ManyoneError
@@ -29,8 +29,8 @@ class Pointmass:
 def pointmass(monkeypatch):
     from manyone.envs.single import make as build
 
-    monkeypatch.setattr(linear, "batched", lambda task: None)
-    monkeypatch.setattr(linear, "_built", lambda task, count, horizon: [Pointmass() for _ in range(count)])
+    monkeypatch.setattr(stepping, "batched", lambda task: None)
+    monkeypatch.setattr(stepping, "_built", lambda task, count, horizon: [Pointmass() for _ in range(count)])
     monkeypatch.setattr(build, "spaces", lambda task: (2, 1, 20))
     monkeypatch.setattr(build, "bounds", lambda task: (-np.ones(1), np.ones(1)))
 

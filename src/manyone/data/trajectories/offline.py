@@ -6,12 +6,12 @@ A name is SUITE-QUALITY, optionally with a size ``@EPISODESxSTEPS``: ``metaworld
   (near-optimal, sub-optimal; made in the simulator) and ``expert`` (the official demonstrations, from a folder);
 - families of tasks that share a body, whose name alone means their training tasks (``cheetah-vel:test`` names the
   held-out ones): ``cheetah-dir``, ``cheetah-vel``, ``cheetah17-...``, ``ant-dir``, ``ant-dir-small|ood|4|6``, with
-  ``near`` and ``sub`` by a search on this machine and ``random``, ``medium``, ``medium-replay``, ``expert`` by policies
-  that come with the package; ``ml1-reach``, ``ml1-pick-place`` and ``point-robot`` with ``random``, ``medium``,
-  ``expert``;
-- ``mujoco-hopper``, ``mujoco-halfcheetah``, ``mujoco-walker2d`` and ``mujoco3`` (all three), with D4RL's qualities
-  ``random``, ``medium``, ``medium-replay``, ``medium-expert`` and ``expert``, made with the experts that come with the
-  package. Their size is in transitions (``mujoco-hopper-medium@20000``), unless it is given in episodes as above.
+  ``near`` and ``sub`` by a search on this machine and D4RL's qualities by policies that come with the package;
+  ``ml1-reach``, ``ml1-pick-place`` and ``point-robot`` with ``random``, ``medium``, ``expert``;
+- ``mujoco-hopper``, ``mujoco-halfcheetah``, ``mujoco-walker2d`` and ``mujoco3`` (all three), and five simpler bodies,
+  ``mujoco-swimmer`` etc. (``mujoco8``: all eight), with D4RL's qualities ``random``, ``medium``, ``medium-replay``,
+  ``medium-expert`` and ``expert``, made with the policies that come with the package. Their size is in transitions
+  (``mujoco-hopper-medium@20000``), unless it is given in episodes as above.
 
 Every task is kept on its own, so that suites share tasks: a memory-mapped copy in ``offline/`` of the cache, which
 training reads, and a Minari data set in ``minari/`` (set ``MINARI_DATASETS_PATH`` to that folder to use it elsewhere).
@@ -46,10 +46,10 @@ _OFFICIAL = {
 }
 _TRAINED = {
     "random": "uniformly random actions",
-    "medium": "a policy with two fifths of the expert's normalised score, with the noise of its training",
-    "medium-replay": "random actions and every policy of the run, in equal parts, with noise, like its replay buffer",
+    "medium": "a shipped policy about two fifths of the way from random to expert, with noise",
+    "medium-replay": "random actions and every shipped policy, in equal parts, with noise, like a replay buffer",
     "medium-expert": "half medium, half expert",
-    "expert": "the best policy of the run, with the noise of its training",
+    "expert": "the best shipped policy, with noise",
 }
 _PLAYED = {
     "random": "uniformly random actions",
@@ -87,9 +87,15 @@ _MUJOCO = {
     "mujoco-halfcheetah": "HalfCheetah-v5, likewise",
     "mujoco-walker2d": "Walker2d-v5, likewise",
     "mujoco3": "Hopper, HalfCheetah and Walker2d",
+    "mujoco-invertedpendulum": "InvertedPendulum-v5, by linear policies",
+    "mujoco-inverteddoublependulum": "InvertedDoublePendulum-v5, likewise",
+    "mujoco-swimmer": "Swimmer-v5, likewise",
+    "mujoco-reacher": "Reacher-v5, likewise",
+    "mujoco-ant": "Ant-v5 without contact forces in its observations, likewise",
+    "mujoco8": "all eight, from 4 states and 1 action to 27 and 8",
 }
 SUITES = {**_METAWORLD, **_LOCOMOTION, **_HIDDEN, **_MUJOCO}
-LICENCE = "made here with Meta-World's scripted policies (MIT) or a random search, and MuJoCo (Apache-2.0): yours"
+LICENCE = "made here with scripted policies (Meta-World's: MIT) or a random search, and MuJoCo (Apache-2.0): yours"
 TRAINED_LICENCE = "made here with the package's own policies (Apache-2.0) and MuJoCo (Apache-2.0): yours"
 EXPERT_LICENCE = "MIT (MTDiff repository)"
 
@@ -139,7 +145,10 @@ class OfflineName:
     @property
     def licence(self) -> str:
         """Whose the data are."""
-        return EXPERT_LICENCE if self.official else TRAINED_LICENCE if self.family == "mujoco" else LICENCE
+        if self.official:
+            return EXPERT_LICENCE
+        shipped = self.quality in _TRAINED and self.family not in _HIDDEN
+        return TRAINED_LICENCE if shipped else LICENCE
 
     def __str__(self) -> str:
         return f"{self.suite}-{self.quality}" + (f"@{self.size}" if self.size else "")
@@ -196,7 +205,9 @@ def qualities(suite: str) -> dict[str, str]:
         return _TRAINED
     if suite in _HIDDEN:
         return _PLAYED
-    return _SEARCHED | _OFFICIAL if suite.startswith("metaworld") else _SEARCHED
+    if suite in _LOCOMOTION:
+        return _SEARCHED | _TRAINED
+    return _SEARCHED | _OFFICIAL
 
 
 def is_offline(name: str) -> bool:
@@ -284,4 +295,4 @@ def forget_offline(wanted: OfflineName) -> int:
 
 
 def _slug(text: str) -> str:
-    return text.removeprefix("gym:").replace(":", "-")
+    return text.removeprefix("gym:").partition("?")[0].replace(":", "-")

@@ -35,19 +35,21 @@ class PolicyOptions(CommonOptions):
     preset: Literal["laptop", "paper"] = "laptop"
     """Defaults of all options that are left open: laptop (minutes on two cores) or paper (the published values)."""
     suite: str | None = None
-    """Tasks: metaworld-mt1:TASK, metaworld-mt5, -mt10, -mt30, -mt50, -pairs10 (opposing pairs), or cheetah-dir,
-    cheetah-vel, ant-dir, or mujoco-hopper, -halfcheetah, -walker2d, mujoco3 (--quality medium, ...). Their data are
-    made by scripted, searched or shipped policies when the cache has none."""
+    """Tasks: metaworld-mt1:TASK, metaworld-mt5, -mt10, -mt30, -mt50, -pairs10 (opposing pairs), -cw10, or cheetah-dir,
+    cheetah-vel, ant-dir (also -4, -6, -small, -ood), or ml1-reach, ml1-pick-place, point-robot (goals hidden; --quality
+    expert, medium, random), or mujoco-hopper, -halfcheetah, -walker2d, mujoco3, mujoco8 (--quality medium, ...). Their
+    data are made by scripted, searched or shipped policies when the cache has none (manyone data ls)."""
     quality: Annotated[
         Literal["near", "sub", "expert", "random", "medium", "medium-replay", "medium-expert"], With("suite")
     ] = "near"
     """Made data: near-optimal, sub-optimal (noisy throughout, as a replay buffer is), or the official expert episodes
-    (Meta-World, from the folder that MANYONE_METAWORLD_EXPERT names). Of mujoco-...: random, medium, medium-replay,
-    medium-expert, expert."""
+    (Meta-World, from the folder that MANYONE_METAWORLD_EXPERT names). Of mujoco-... and locomotion: random, medium,
+    medium-replay, medium-expert, expert, by policies that come with the package."""
     data: Annotated[tuple[str, ...], Places()] = ()
-    """Instead of --suite, own data as TASK=PLACE: PLACE is a Minari id, a D4RL HDF5 file or a folder of per-episode
-    .npz files, or several with commas between; TASK is the environment to act in (door-open-v3, cheetah-vel:7,
-    gym:Hopper-v5, gym:Ant-v5?ctrl_cost_weight=0.1) and may be left out where the data name it, as Minari's do."""
+    """Instead of --suite, own data as TASK=PLACE: PLACE is a Minari id, a D4RL HDF5 file, a folder of per-episode .npz
+    files or Prompt-DT's .pkl file, or several with commas between; TASK is the environment to act in (door-open-v3,
+    cheetah-vel:7, gym:Hopper-v5, gym:Ant-v5?ctrl_cost_weight=0.1) and may be left out where the data name it, as
+    Minari's do."""
     keys: Annotated[tuple[str, ...], With("data")] = ()
     """Entries of dictionary observations, laid side by side in this order, in --data and in their environments, e.g.
     observation,desired_goal."""

@@ -62,12 +62,11 @@ PLANS = {
         Search(iterations=80), Search(iterations=40, directions=10, top=5, step_size=0.015, noise=0.02)
     ),
     "ant-dir": Plan(Search(iterations=300, noise=0.025), Search(iterations=25, step_size=0.015, noise=0.025)),
-    "invertedpendulum": Plan(Search(iterations=20, directions=8, top=4, step_size=0.05, noise=0.1, horizon=LONG)),
-    "inverteddoublependulum": Plan(
-        Search(iterations=60, directions=8, top=4, step_size=0.03, noise=0.05, horizon=LONG)
-    ),
-    "swimmer": Plan(Search(iterations=100, directions=4, top=2, horizon=LONG)),
-    "reacher": Plan(Search(iterations=200, horizon=50)),
+    "ant": Plan(Search()),  # Ant-dir's policies for the direction 0
+    "invertedpendulum": Plan(Search(20, 8, 4, step_size=0.05, noise=0.1, horizon=LONG, survival=True)),
+    "inverteddoublependulum": Plan(Search(60, 8, 4, step_size=0.03, noise=0.05, horizon=LONG, survival=True)),
+    "swimmer": Plan(Search(100, 4, 2, horizon=LONG)),
+    "reacher": Plan(Search(200, horizon=50)),
 }
 
 
@@ -154,7 +153,7 @@ def train(name: str, out: Path, seed: int) -> None:
     elif name == "cheetah-dir":
         for index in (0, 1):
             _searched(out, f"cheetah17-dir:{index}", plan.first, seed)
-    else:
+    elif name != "ant":
         _searched(out, make.LINEAR_BODIES[name], plan.first, seed)
 
 
@@ -250,7 +249,7 @@ def pools(name: str, out: Path, seed: int) -> Iterator[tuple[str, Teachers, np.n
         )
         earned = velocity_returns(found, seed)
         yield from ((task, found, earned[:, i]) for i, task in enumerate(tasks))
-    elif name == "ant-dir":
+    elif name in ("ant-dir", "ant"):
         angles = {i: target(f"ant-dir:{i}") for i in ant_sources()}
         first = next(iter(angles))
         early = on_the_way(loaded(out, f"ant-dir:{first}"), 4 * EVERY)
@@ -261,6 +260,11 @@ def pools(name: str, out: Path, seed: int) -> Iterator[tuple[str, Teachers, np.n
             )
             for i in angles
         }
+        if name == "ant":
+            straight = min(angles, key=lambda i: folded(angles[i])[0])
+            found, task = turned(sets[straight], angles[straight], 0.0), make.LINEAR_BODIES["ant"]
+            yield task, found, mean_returns(played(task, found, TRIED // 2, seed))
+            return
         earned = {i: mean_returns(played(f"ant-dir:{i}", of, TRIED, seed)) for i, of in sets.items()}
         for task in (f"ant-dir:{i}" for i in range(FAMILIES[name].tasks)):
             near = min(angles, key=lambda i: abs(folded(angles[i])[0] - folded(target(task))[0]))

@@ -11,6 +11,7 @@ from manyone.data.trajectories.offline import (
     load_offline,
     offline_names,
     parse_offline,
+    qualities,
 )
 from manyone.data.trajectories.trajectories import Trajectories
 from manyone.errors import ManyoneError
@@ -119,6 +120,13 @@ def test_a_stopped_keeper_is_repeated_and_forgetting_removes_everything(tmp_path
     assert not list(tmp_path.rglob("*.hdf5"))
     with pytest.raises(ManyoneError, match="not made yet"):
         load_offline("metaworld-mt5-near@2x5")
+
+
+def test_a_side_has_the_qualities_of_its_suite():
+    assert qualities("ml1-reach:test") == qualities("ml1-reach")
+    assert list(qualities("ml1-reach")) == ["random", "medium", "expert"]
+    assert list(qualities("metaworld-mt1:door-open")) == ["near", "sub", "expert"]
+    assert qualities("ant-dir:test")["expert"] == qualities("mujoco8")["expert"]
 
 
 def test_a_cut_list_of_tasks_counts_as_not_made():

@@ -123,6 +123,8 @@ def test_an_ended_episode_leaves_the_batch(pointmass):
     found = linear.returns("point", weights, np.zeros(2), np.ones(2), [0, 0], 15)
     assert found["returns"] == pytest.approx([p["rewards"].sum() - len(p["rewards"]) for p in played])
     assert found["counts"].tolist() == [len(played[0]["rewards"]), 15]
+    paid = linear.returns("point", weights, np.zeros(2), np.ones(2), [0, 0], 15, survival=True)
+    assert paid["returns"] == pytest.approx([p["rewards"].sum() for p in played])
 
 
 @pytest.mark.parametrize("task", ["cheetah-vel:3", "ant-dir:2"])

@@ -200,7 +200,8 @@ def offline_names() -> list[str]:
 
 
 def qualities(suite: str) -> dict[str, str]:
-    """The qualities that ``suite`` has, and what they are."""
+    """The qualities that ``suite`` (or a side of it) has, and what they are."""
+    suite = suite.partition(":")[0]
     if suite in _MUJOCO:
         return _TRAINED
     if suite in _HIDDEN:

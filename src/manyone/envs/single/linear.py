@@ -17,9 +17,16 @@ from manyone.envs.single.stepping import stepper
 
 
 def returns(
-    task: str, weights: np.ndarray, mean: np.ndarray, deviation: np.ndarray, seeds: Sequence[int], horizon: int
+    task: str,
+    weights: np.ndarray,
+    mean: np.ndarray,
+    deviation: np.ndarray,
+    seeds: Sequence[int],
+    horizon: int,
+    *,
+    survival: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Return (without the bonus for survival) and the sums of the states of each roll-out.
+    """Return (with or without the bonus for ``survival``) and the sums of the states of each roll-out.
 
     ``weights`` [n, A, S], ``mean`` and ``deviation`` [S], ``seeds`` n. Gives ``returns`` [n], ``counts`` [n], ``sums``
     and ``squares`` [n, S] over the states visited, float64.
@@ -28,7 +35,7 @@ def returns(
     states = [one["observations"][:-1].astype(np.float64) for one in played]
     return {
         # what is paid for staying alive would reward standing still (Mania et al., section 4.1)
-        "returns": np.array([one["rewards"].sum() - one["survival"] for one in played]),
+        "returns": np.array([one["rewards"].sum() - (0.0 if survival else one["survival"]) for one in played]),
         "counts": np.array([float(len(s)) for s in states]),
         "sums": np.stack([s.sum(axis=0) for s in states]),
         "squares": np.stack([(s**2).sum(axis=0) for s in states]),

@@ -50,6 +50,8 @@ class Search:
     """nu: deviation of the perturbed weights."""
     horizon: int = 200
     """Steps of a roll-out."""
+    survival: bool = False
+    """Whether the bonus for staying alive counts: for bodies that are paid for little else."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.top <= self.directions or min(self.iterations, self.horizon) < 1:
@@ -117,7 +119,7 @@ def search(
         delta = rng.standard_normal((settings.directions, action_dim, state_dim))
         tried = np.concatenate([policy + settings.noise * delta, policy - settings.noise * delta])
         starts = [seed_for(seed, "search start", task, iteration, k) for k in range(settings.directions)] * 2
-        found = _roll_out(task, tried, mean, deviation, starts, settings.horizon, run, progress)
+        found = _roll_out(task, tried, mean, deviation, starts, settings, run, progress)
         plus, minus = found["returns"].reshape(2, -1)
         for key, value in zip(path, (policy, mean, deviation, found["returns"].mean(), count), strict=True):
             path[key].append(value)
@@ -148,7 +150,7 @@ def _roll_out(
     mean: np.ndarray,
     deviation: np.ndarray,
     starts: list[int],
-    horizon: int,
+    settings: Search,
     run: Runner,
     progress: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
@@ -156,14 +158,21 @@ def _roll_out(
     pieces = range(0, len(tried), _PIECE)
     calls = {
         i: functools.partial(
-            linear.returns, task, tried[i : i + _PIECE], mean, deviation, starts[i : i + _PIECE], horizon
+            linear.returns,
+            task,
+            tried[i : i + _PIECE],
+            mean,
+            deviation,
+            starts[i : i + _PIECE],
+            settings.horizon,
+            survival=settings.survival,
         )
         for i in pieces
     }
     done = {}
     for i, result in run(calls):
         done[i] = result
-        progress(len(result["returns"]) * horizon)
+        progress(len(result["returns"]) * settings.horizon)
     return {key: np.concatenate([done[i][key] for i in pieces]) for key in done[0]}
 
 

@@ -185,7 +185,7 @@ class PromptDiffuserLearner:
             generator = self._generator(self._stage_1(), self.diffuser.fitted, self._best_conditions())
             return PromptedPolicy(self.shots.model, self._unseen_table(), generator, seed=self.seed)
         adapted = self.second is not None and not variant
-        weights = self.second.average if adapted and self.second is not None else self._stage_1()
+        weights = self.second.average.values[0] if adapted and self.second is not None else self._stage_1()
         assert self.shots.pool is not None
         generator = self._generator(weights, self._new_limits(), self.shots.pool, self._contexts(weights))
         return PromptedPolicy(self.shots.model, self.shots.table, generator, seed=self.seed)
@@ -219,7 +219,7 @@ class PromptDiffuserLearner:
         )
 
     def _stage_1(self) -> Tensor:
-        return self._start if self.first is None else self.first.average
+        return self._start if self.first is None else self.first.average.values[0]
 
     def _new_limits(self) -> Limits:
         """The range of the training tasks' prompts, widened to each new task's own."""

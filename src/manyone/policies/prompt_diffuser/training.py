@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from manyone.errors import ManyoneError
+from manyone.nets.diffusion.ema import Ema
 from manyone.policies.harmodt.layout import Layout
 from manyone.policies.optimiser import FlatAdamW
 from manyone.policies.prompt_diffuser.model import Limits, PromptDiffuser, chain_noise
@@ -109,8 +110,8 @@ class DiffuserTraining:
         self.layout = Layout(diffuser, ())
         self.point = point.detach().clone().requires_grad_()
         """phi, [m, P]"""
-        self.average = point.detach().clone()
-        """phi_ema, [m, P]"""
+        self.average = Ema([self.point], recipe.ema_decay)
+        """phi_ema, its only value [m, P]"""
         self.optimiser = FlatAdamW(self.point, 0.0, "shared")
         self.projection = Projection(**{"kind": "vector", "shapes": self.layout.shapes, **(recipe.projection or {})})
         self.theta = dict(shots.model.named_parameters())
@@ -144,8 +145,8 @@ class DiffuserTraining:
             metrics |= {"cosine": float(angles.mean()), "conflict": float((angles < 0).float().mean())}
             direction = d + recipe.weight * self.projection(v, d)
         self.optimiser.step(direction, recipe.lr)
-        self.average.lerp_(self.point.detach(), 1 - recipe.ema_decay)
         self.iteration += 1
+        self.average.update(self.iteration)
         return metrics
 
     def gradients(
@@ -220,7 +221,7 @@ class DiffuserTraining:
         """Everything that later steps depend on."""
         return {
             "point": self.point.detach(),
-            "average": self.average,
+            "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "projection": self.projection.state_dict(),
             "iteration": self.iteration,
@@ -234,7 +235,7 @@ class DiffuserTraining:
             )
         with torch.no_grad():
             self.point.copy_(state["point"])
-        self.average.copy_(state["average"])
+        self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.projection.load_state_dict(state["projection"], self.point.device)
         self.iteration = int(state["iteration"])

@@ -38,7 +38,9 @@ class AdaptationOptions(PolicyOptions):
     """The few episodes of each new task, as TASK=PLACE like --data; default: the held-out tasks of --suite."""
     shot_episodes: Annotated[Positive, With("suite")] = 5
     """Episodes of each held-out task of --suite that are adapted with."""
-    shot_quality: Annotated[Quality, With("suite")] = "near"
+    quality: Annotated[Quality, With("suite")] = "expert"
+    """Quality of the made data of the training tasks."""
+    shot_quality: Annotated[Quality, With("suite")] = "expert"
     """Quality of these episodes, as --quality."""
     prompts: Annotated[tuple[str, ...], Places()] = ()
     """Episodes whose tails are the new tasks' prompts, as TASK=PLACE; default: the shots."""

@@ -89,7 +89,7 @@ def test_stacked_npz_with_short_or_long_names(tmp_path):
     (tmp_path / "bare.npy").rename(tmp_path / "bare.npz")
     with pytest.raises(ManyoneError, match="one bare array"):
         from_npz_file(tmp_path / "bare.npz")
-    with pytest.raises(ManyoneError, match=r"expected a folder of episodes, an \.npz or an \.hdf5"):
+    with pytest.raises(ManyoneError, match=r"expected a folder of episodes, an \.npz, \.pkl or \.hdf5 file"):
         from_folder(tmp_path / "x.csv")
 
 

@@ -123,10 +123,10 @@ class DistilOptions(StudentOptions):
     """Where they start: random recorded pairs, the same with the teacher's actions, those of the largest values,
     k-means++ centres, the largest values of each cluster, or random numbers (standard normal, or Glorot's)."""
     teacher: Annotated[str, Places(names=True)] = "auto"
-    """The teacher: auto (for data of ours expert, else td3bc, or iql where actions are discrete), calql, iql, td3bc
-    or bc (trained first; bc has no values), expert (the best policy behind data of ours, with its critics), offline
-    (one that was trained on data of ours alone, where manyone brings it), or a place: the folder of a trained one, or
-    a checkpoint file of the method's authors."""
+    """The teacher: auto (for data of ours offline, or expert where none comes along; else td3bc, or iql where actions
+    are discrete), calql, iql, td3bc or bc (trained first; bc has no values), offline (one that was trained on data of
+    ours alone, where manyone brings it), expert (the best policy behind data of ours, with its critics: trained
+    online), or a place: the folder of a trained one, or a checkpoint file of the method's authors."""
     teacher_steps: Annotated[int | None, Range(1)] = None
     """Updates of a teacher that is trained here; default: its recipe's."""
     steps: Natural = 400

@@ -69,7 +69,9 @@ def needs_teacher(options: DistilOptions) -> bool:
 def teacher_of(options: DistilOptions, data: BehaviorData) -> Teacher | Lesson:
     """The teacher that ``options`` name, for ``data``, or how it is trained."""
     name = options.teacher
-    if name == "expert" or (name == "auto" and options.suite is not None):
+    if name == "auto" and options.suite is not None:
+        return packaged_teacher(_set_name(options, data), data) or expert_teacher(data)
+    if name == "expert":
         return expert_teacher(data)
     if name == "offline":
         return _offline(options, data)
@@ -88,8 +90,7 @@ def teacher_of(options: DistilOptions, data: BehaviorData) -> Teacher | Lesson:
 
 def _offline(options: DistilOptions, data: BehaviorData) -> Teacher:
     """The teacher of offline learning that comes with manyone for a data set of ours."""
-    bodies = {task: body for body, task in BODIES.items()}
-    name = f"mujoco-{bodies[data.name]}-{options.quality}" if options.suite is not None else "own data"
+    name = "own data" if options.suite is None else _set_name(options, data)
     found = packaged_teacher(name, data)
     if found is None:
         raise ManyoneError(
@@ -99,6 +100,12 @@ def _offline(options: DistilOptions, data: BehaviorData) -> Teacher:
     return found
 
 
+def _set_name(options: DistilOptions, data: BehaviorData) -> str:
+    """What the data set of ours for the body of ``data`` is called."""
+    bodies = {task: body for body, task in BODIES.items()}
+    return f"mujoco-{bodies[data.name]}-{options.quality}"
+
+
 def plan_of_teacher(options: DistilOptions) -> str:
     """What a dry run says of the teacher."""
     if not needs_teacher(options):
@@ -106,7 +113,7 @@ def plan_of_teacher(options: DistilOptions) -> str:
     name = options.teacher
     if name == "auto":
         trained = f"{AUTO} ({AUTO_DISCRETE} for discrete actions)"
-        brought = "the expert behind the data"
+        brought = "one that was trained on the data, else the expert behind them"
         return f"teacher: {brought if options.suite is not None else f'{trained}, trained first'}"
     return f"teacher: {name}" + (", trained first" if name in METHODS else "")
 

@@ -27,11 +27,11 @@ class Part(NamedTuple):
 REPLAY = ("medium-replay",)
 PARTS: dict[str, Part] = {
     "av-pbc": Part("obd", {}, "av-pbc", transfers=True),
-    "av-pbc-mean-one": Part("obd", {"weights": "mean-one"}, "av-pbc-mean-one"),
+    "av-pbc-mean-one": Part("obd", {"weights": "mean-one"}, "av-pbc-mean-one", qualities=REPLAY),
     "av-pbc-256": Part("obd", {"size": 256}, "av-pbc-256", qualities=REPLAY),
     "pbc": Part("obd", {"objective": "pbc"}, "pbc"),
     "dbc": Part("obd", {"objective": "dbc"}, "dbc"),
-    "sdw": Part("obd", {"density": 1.0}, "sdw"),
+    "sdw": Part("obd", {"density": 1.0}, "sdw", qualities=REPLAY),
     "av-pbc-advantage": Part("obd", {"weights": "advantage"}, "av-pbc-advantage", qualities=REPLAY),
     "bc": Part("bc", {}, "bc"),
     "bc-10": Part("bc", {"fraction": 0.1}, "bc-10"),

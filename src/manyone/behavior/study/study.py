@@ -37,7 +37,8 @@ TITLE = "A mountain of recorded behaviour becomes a few hundred pairs: the claim
 NOTES = [
     "Scores are D4RL's normalised returns in percent (0: a random policy, 100: its expert), mean over the bodies. A "
     "set is judged by fresh students that are trained on it alone, each in the same episodes.",
-    "The teacher is the best of the policies behind the data, with its critics: it was trained online, by TD3.",
+    "Each data set's teacher was trained offline on that set alone (TD3+BC or IQL, with their critics) and comes with "
+    "the package: every method has seen the same data.",
     "Data are roll-outs of our own TD3 checkpoints on Gymnasium's v5 bodies. All seeds share data and teachers; a "
     "seed is a start of the set, the students of its outer steps, and the students that judge it.",
     "All distilled sets took the same outer steps with the same students; `half` is the score after half of them.",

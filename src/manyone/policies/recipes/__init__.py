@@ -12,4 +12,8 @@ RECIPES = {
     "id-token-dt": Recipe("options:IdTokenOptions", "build:id_token", "decision transformer with a token of the task"),
     "mtbc": Recipe("options:CloningOptions", "build:cloning", "multi-task behaviour cloning, an MLP"),
     "task-dt": Recipe("options:SingleTaskOptions", "build:each_task", "a decision transformer of its own a task"),
-}
+    "vq-cd": Recipe(
+        "options_planner:PlannerOptions", "build_planner:planner",
+        "VQ-CD: a diffusion planner learns task after task, of any spaces", runner="run_planner",
+    ),
+}  # fmt: skip

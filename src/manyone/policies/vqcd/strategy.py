@@ -11,23 +11,25 @@ penalise, freeze, rehearse or start anew. A learner calls a strategy in this ord
     the moving average of the trained tensors is copied into them
     end(task)
 
-Public names: :class:`Strategy`, :class:`Trainee`, :class:`Kept`, :func:`strategy_class`.
+What a learner must know before there is a network (whether it is told the task, whether all tasks come at once) is in
+the strategy's :class:`~manyone.policies.vqcd.strategies.Entry`.
+Public names: :class:`Strategy`, :class:`Trainee`, :class:`Kept`, :func:`entry_of`, :func:`make_strategy`,
+:func:`live`.
 """
 
 from __future__ import annotations
 
 import importlib
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
-from manyone.policies.masks import TaskMasks
+from manyone.policies.masks import Shapes, TaskMasks
 from manyone.policies.vqcd.data import PlanBatch
-from manyone.policies.vqcd.strategies import STRATEGIES
+from manyone.policies.vqcd.strategies import STRATEGIES, Entry
 
 
 class Trainee(Protocol):
@@ -61,6 +63,12 @@ class Trainee(Protocol):
         ``weights``: parameters by name in place of the live network's (those that are missing are the live ones).
         """
 
+    def output(self, task: int, batch: PlanBatch, step: int) -> Tensor:
+        """What the live network gives where :meth:`loss` compares it: all its outputs, one row a window, [B, ...]."""
+
+    def count(self, task: int) -> int:
+        """How many windows the data of ``task`` have."""
+
     def another(self, share: float, who: str) -> nn.Module:
         """A fresh network of the same kind with about ``share`` of the live one's parameters, drawn for ``who``."""
 
@@ -70,33 +78,52 @@ class Kept:
     """What is left of a strategy when training is over: enough to act in every task.
 
     The parameters of task i are ``shared``, of which those that ``masks`` cover are zero outside mask i, with
-    ``own[i]`` in place of the tensors of the same names.
+    ``own[i]`` in place of the tensors of the same names, and with the products of ``factors[i]`` added.
     """
 
     shared: dict[str, Tensor]
     masks: TaskMasks | None = None
     own: list[dict[str, Tensor]] = field(default_factory=list)
+    factors: list[dict[str, tuple[Tensor, Tensor]]] = field(default_factory=list)
+    """Of each task: by parameter B [m, r] and A [r, n], whose product has as many entries as the parameter."""
+    narrow: dict[int, Shapes] = field(default_factory=dict)
+    """Task -> shapes of its masked tensors where these are the leading corners of the shared ones."""
 
     def of(self, task: int) -> dict[str, Tensor]:
         """Parameters by name with which ``task`` acts."""
         found = dict(self.shared)
         if self.masks is not None:
-            found |= {name: found[name] * mask for name, mask in self.masks.unpack(task).items()}
-        return found | (self.own[task] if self.own else {})
+            shapes, masks = self.narrow.get(task, self.masks.shapes), self.masks.unpack(task)
+            corners = {name: tuple(map(slice, shape)) for name, shape in shapes.items()}
+            found |= {name: found[name][at] * masks[name][at].to(found[name].device) for name, at in corners.items()}
+        found |= self.own[task] if self.own else {}
+        factors = self.factors[task] if self.factors else {}
+        return found | {name: found[name] + (b @ a).view_as(found[name]) for name, (b, a) in factors.items()}
+
+    def sizes(self) -> dict[str, float]:
+        """``parameters`` that are kept, and ``bytes_per_task``, what every further task adds."""
+        tasks = max(1, len(self.own), len(self.factors))
+        own = [t for one in self.own for t in one.values()]
+        own += [t for one in self.factors for pair in one.values() for t in pair]
+        replaced = {name for one in self.own for name in one} & set(self.shared)
+        parameters = sum(t.numel() for name, t in self.shared.items() if name not in replaced)
+        masks = 0 if self.masks is None else self.masks.nbytes / len(self.masks)
+        added = masks + sum(t.numel() * t.element_size() for t in own) / tasks
+        return {"parameters": float(parameters + sum(t.numel() for t in own)), "bytes_per_task": added}
 
 
-class Strategy(ABC):
-    """How earlier tasks are protected. One object lives through all tasks of a sequence.
+def live(network: nn.Module) -> dict[str, Tensor]:
+    """The parameters of ``network`` as they are now, by name; copies."""
+    return {name: value.detach().clone() for name, value in network.named_parameters()}
+
+
+class Strategy:
+    """How earlier tasks are protected: as it stands, not at all. One object lives through all tasks of a sequence.
 
     A subclass's constructor takes the trainee and its own numbers by keyword; the recipe gives it the options of the
     same names. A strategy owns nothing that the learner saves: the live network, its optimiser and moving average are
     the learner's, everything else that later steps depend on is in :meth:`state_dict`.
     """
-
-    conditioned: ClassVar[bool] = False
-    """Whether the network is told the task, as a one-hot entry of its condition."""
-    at_once: ClassVar[bool] = False
-    """Whether all tasks are trained together, in one phase of as many steps as all phases have together."""
 
     def __init__(self, trainee: Trainee) -> None:
         self.trainee = trainee
@@ -135,15 +162,15 @@ class Strategy(ABC):
         """A term of the loss, or None."""
         return None
 
-    def filter_gradients(self) -> None:  # noqa: B027  (most strategies have nothing to do here)
+    def filter_gradients(self) -> None:
         """Changes the gradients of the trained tensors before the optimiser reads them."""
 
-    def after_step(self, task: int, step: int) -> None:  # noqa: B027
+    def after_step(self, task: int, step: int) -> None:
         """After the optimiser has moved; ``step`` counts from 0 within ``task``."""
 
-    @abstractmethod
     def kept(self) -> Kept:
         """What acting needs, of the tasks trained so far (of the one in training: as it is now)."""
+        return Kept(live(self.trainee.network))
 
     def weights(self, task: int) -> dict[str, Tensor]:
         """Parameters of :meth:`network` with which ``task`` acts, by name."""
@@ -151,12 +178,7 @@ class Strategy(ABC):
 
     def sizes(self) -> dict[str, float]:
         """``parameters`` that are kept, and ``bytes_per_task``, what every further task adds."""
-        kept = self.kept()
-        own = [sum(t.numel() * t.element_size() for t in one.values()) for one in kept.own]
-        masks = 0 if kept.masks is None else kept.masks.nbytes / len(kept.masks)
-        parameters = sum(t.numel() for t in kept.shared.values())
-        parameters += sum(t.numel() for one in kept.own for name, t in one.items() if name not in kept.shared)
-        return {"parameters": float(parameters), "bytes_per_task": masks + sum(own) / max(1, len(own))}
+        return self.kept().sizes()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later steps depend on beside the live network and its optimiser."""
@@ -167,10 +189,17 @@ class Strategy(ABC):
         self.task = None if state["task"] is None else int(state["task"])
 
 
-def strategy_class(name: str) -> type[Strategy]:
-    """The strategy called ``name``."""
+def entry_of(name: str) -> Entry:
+    """Where the strategy called ``name`` is and what it takes."""
     if name not in STRATEGIES:
         raise ManyoneError(f"strategy {name!r}: must be one of {', '.join(STRATEGIES)}")
-    module, _, attribute = STRATEGIES[name].partition(":")
+    return STRATEGIES[name]
+
+
+def make_strategy(name: str, trainee: Trainee, options: Mapping[str, Any]) -> Strategy:
+    """The strategy called ``name`` for ``trainee``, with those of ``options`` that it takes."""
+    entry = entry_of(name)
+    module, _, attribute = entry.place.partition(":")
     found: type[Strategy] = getattr(importlib.import_module(f"manyone.policies.vqcd.strategies.{module}"), attribute)
-    return found
+    own = {key: options[key] for key in entry.options if key in options}
+    return found(trainee, **own, **entry.fixed)

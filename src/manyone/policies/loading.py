@@ -34,6 +34,7 @@ from manyone.policies.artefact import SavedPolicy, read_policy
 from manyone.policies.baselines.cloning import CloningNetwork, CloningPolicy
 from manyone.policies.g_harmodt.gate import Gate
 from manyone.policies.prompt_tuning.acting import ACTS_WITH, load_adapted
+from manyone.policies.vqcd.artefact import PlannerModel, planner_policy
 
 
 class _Episode(NamedTuple):
@@ -173,6 +174,8 @@ def _acting(saved: SavedPolicy) -> Any:
     """What acts in many episodes at once (the roll-outs' ``BatchedPolicy``)."""
     if isinstance(saved.model, CloningNetwork):
         return CloningPolicy(saved.model, saved.table)
+    if isinstance(saved.model, PlannerModel):
+        return planner_policy(saved)
     assert isinstance(saved.model, DecisionTransformer)
     way = saved.info.get("acts_with")
     if way is None:

@@ -47,9 +47,7 @@ def qsa_loss(x, encoder, decoder, codebook, commitment):
 
 def gaussian_divergence(mean, log_variance):
     """KL(N(mean, variance) || N(0, 1)) of one latent vector, by its integral's closed form."""
-    return sum(
-        0.5 * (float(m) ** 2 + math.exp(float(v)) - 1 - float(v)) for m, v in zip(mean, log_variance, strict=True)
-    )
+    return sum(0.5 * (m**2 + math.exp(v) - 1 - v) for m, v in zip(mean.tolist(), log_variance.tolist(), strict=True))
 
 
 def perceptron(weights, x):

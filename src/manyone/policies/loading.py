@@ -33,6 +33,7 @@ from manyone.policies.agnostic import AgnosticPolicy
 from manyone.policies.artefact import SavedPolicy, read_policy
 from manyone.policies.baselines.cloning import CloningNetwork, CloningPolicy
 from manyone.policies.g_harmodt.gate import Gate
+from manyone.policies.prompt_tuning.acting import ACTS_WITH, load_adapted
 from manyone.policies.vqcd.artefact import PlannerModel, planner_policy
 
 
@@ -179,6 +180,8 @@ def _acting(saved: SavedPolicy) -> Any:
     way = saved.info.get("acts_with")
     if way is None:
         return SequencePolicy(saved.model, saved.table, saved.masks, assignment=saved.assignment)
+    if way == ACTS_WITH:
+        return load_adapted(saved)
     if way != "agnostic":
         raise ManyoneError(f"this policy acts with {way!r}, which this version does not know")
     gate = _gate(saved) if "gate" in saved.info else None

@@ -62,7 +62,7 @@ def test_the_divergence_is_that_of_the_encodings_from_a_standard_normal():
     loss, mse = module.loss(x, draw())
     mean, log_variance = module.encoder(x).chunk(2, -1)
     expected = sum(plain.gaussian_divergence(m, v) for m, v in zip(mean, log_variance, strict=True)) / 7
-    assert float(loss - 5 * mse) == pytest.approx(2 * expected, rel=1e-4)
+    assert float((loss - 5 * mse).detach()) == pytest.approx(2 * expected, rel=1e-4)
     assert torch.equal(module.aligned(x), mean), "once trained, the mean"
     noise = torch.randn(7, 6, generator=draw())
     drawn = mean + (log_variance / 2).exp() * noise
@@ -176,7 +176,7 @@ def test_the_learning_rate_falls_from_the_first_to_the_last():
     training = AlignmentTraining(make_alignment("ae", 6, hidden=8), data(6), steps=101)
     assert training.rate(0) == pytest.approx(1e-3)
     assert training.rate(100) == pytest.approx(1e-4)
-    assert training.rate(50) == pytest.approx(1e-3 * 10**-0.5)
+    assert training.rate(50) == pytest.approx((1e-3 + 1e-4) / 2)
 
 
 def test_padding_needs_no_training_and_gives_everything_back():

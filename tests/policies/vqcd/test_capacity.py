@@ -111,6 +111,13 @@ def test_a_network_can_be_widened_twice_saved_and_read():
         assert torch.equal(output(again, task, network), output(weights, task, network))
 
 
+def test_a_narrow_task_cannot_be_learned_on():
+    weights = learned()
+    widen(weights, Small(width=20), seed=0)
+    with pytest.raises(ManyoneError, match="task 0 was learned before the network was widened"):
+        weights.begin(0)
+
+
 def test_a_release_after_a_widening_leaves_the_narrow_tasks_theirs():
     weights = learned()
     narrow = weights.network

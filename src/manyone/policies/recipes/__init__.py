@@ -11,6 +11,12 @@ RECIPES = {
     "prompt-dt": Recipe("options:PromptOptions", "build:prompted", "decision transformer behind a prompt of the task"),
     "id-token-dt": Recipe("options:IdTokenOptions", "build:id_token", "decision transformer with a token of the task"),
     "mtbc": Recipe("options:CloningOptions", "build:cloning", "multi-task behaviour cloning, an MLP"),
+    "prompt-tuning": Recipe(
+        "options_tuning:TuningOptions",
+        "build_tuning:tuning",
+        "a frozen policy adapted to new tasks: prompt, LoRA, adapters, weights",
+        "run_adaptation",
+    ),
     "task-dt": Recipe("options:SingleTaskOptions", "build:each_task", "a decision transformer of its own a task"),
     "vq-cd": Recipe(
         "options_planner:PlannerOptions", "build_planner:planner",

@@ -11,7 +11,7 @@ With x of width d, encoder f, decoder g (both MLPs) and z of n latents of l entr
     padding  z = x and zeros; nothing is trained
 
 The squared norms are sums over entries; losses are means over the batch (:meth:`AutoEncoder.loss`). The learning rate
-falls from ``lr`` to ``last_lr`` by the same factor each step (:class:`AlignmentTraining`; the paper gives its ends).
+falls from ``lr`` to ``last_lr`` along a cosine (:class:`AlignmentTraining`; the paper gives its ends).
 
 Public names: :class:`Alignment`, :data:`Kind`, :func:`make_alignment`, :class:`AutoEncoder`, :class:`Padding`,
 :class:`AlignmentTraining`, :func:`feature_difference`.
@@ -19,6 +19,7 @@ Public names: :class:`Alignment`, :data:`Kind`, :func:`make_alignment`, :class:`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Literal, Protocol, get_args
@@ -293,7 +294,8 @@ class AlignmentTraining:
 
     def rate(self, step: int) -> float:
         """Learning rate of ``step``: ``lr`` at the first, ``last_lr`` at the last."""
-        return self.lr * (self.last_lr / self.lr) ** (step / max(1, self.steps - 1))
+        falling = 0.5 * (1 + math.cos(math.pi * step / max(1, self.steps - 1)))
+        return self.last_lr + (self.lr - self.last_lr) * falling
 
     def step(self) -> dict[str, float]:
         """One step: ``loss``, ``mse`` of the batch."""

@@ -125,7 +125,8 @@ class MaskedWeights:
         self.bank: dict[int, Tensors] = {}
         self.narrow: dict[int, Shapes] = {}
         self.active: int | None = None
-        self._mask: Tensors = {}
+        self._within: list[tuple[nn.Parameter, Tensor]] = []  # of the active task: each weight and its mask
+        self._fixed: dict[str, nn.Parameter] = {}  # biases and norms that the active task must not change
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
@@ -137,35 +138,36 @@ class MaskedWeights:
         """
         if self.active is not None:
             raise ManyoneError(f"task {task} cannot begin: task {self.active} has not ended")
+        if task in self.narrow:
+            raise ManyoneError(f"task {task} was learned before the network was widened: it cannot be learned on")
         self._activate(task)
         parameters = dict(self.network.named_parameters())
-        for name, mask in self._mask.items():
+        for (weight, mask), start in zip(self._within, self.full.values(), strict=True):
             share = float(mask.double().mean())
             scale = 1.0 if task in self.bank or share in (0.0, 1.0) else share**-0.5
-            parameters[name].copy_(self.full[name] * scale * mask)
+            weight.copy_(start * scale * mask)
         for name, value in self._one_dimensional(task).items():
             parameters[name].copy_(value)
 
     @torch.no_grad()
     def filter_gradients(self) -> None:
         """After the backward pass: gradients outside the active mask become 0, and those of frozen biases."""
-        fixed = self.one_dimensional == "frozen" and bool(self.bank)
-        for name, value in self.network.named_parameters():
-            if value.grad is None:
-                continue
-            if name in self._mask:
-                value.grad.mul_(self._mask[name])
-            elif fixed:
+        for value, mask in self._within:
+            if value.grad is not None:
+                value.grad.mul_(mask)
+        for value in self._fixed.values():
+            if value.grad is not None:
                 value.grad.zero_()
 
     @torch.no_grad()
     def after_step(self) -> None:
         """What an optimiser with a memory, or with weight decay, has moved outside the active mask is 0 again."""
-        for name, value in self.network.named_parameters():
-            if name in self._mask:
-                value.mul_(self._mask[name])
-            elif self.one_dimensional == "frozen" and self.bank:
-                value.copy_(self._one_dimensional(self._task())[name])
+        for value, mask in self._within:
+            value.mul_(mask)
+        if self._fixed:
+            start = self._one_dimensional(self._task())
+            for name, value in self._fixed.items():
+                value.copy_(start[name])
 
     @torch.no_grad()
     def end(self, values: Mapping[str, Tensor] | None = None) -> None:
@@ -174,8 +176,9 @@ class MaskedWeights:
         if values is None:
             values = dict(self.network.named_parameters())
         self.full = assemble(self.full, {task: values}, self.masks)
+        self.bank.pop(task, None)  # its place in the order is the latest now
         self.bank[task] = {name: values[name].detach().clone() for name in self.first}
-        self.active, self._mask = None, {}
+        self.active, self._within, self._fixed = None, [], {}
 
     # --- acting -------------------------------------------------------------------------------------------------------
 
@@ -237,7 +240,7 @@ class MaskedWeights:
         }
         self.masks = TaskMasks(self.masks.shapes, state["bits"].clone())
         self.narrow = {int(i): {n: tuple(s) for n, s in one.items()} for i, one in state["narrow"].items()}
-        self.active, self._mask = None, {}
+        self.active, self._within, self._fixed = None, [], {}
         if state["active"] is not None:
             self._activate(int(state["active"]))
 
@@ -249,8 +252,10 @@ class MaskedWeights:
         return self.active
 
     def _activate(self, task: int) -> None:
-        masks = self.masks.unpack(task)
-        self._mask = {name: mask.to(self.full[name].device) for name, mask in masks.items()}
+        parameters, masks = dict(self.network.named_parameters()), self.masks.unpack(task)
+        self._within = [(parameters[name], masks[name].to(value.device)) for name, value in self.full.items()]
+        frozen = self.one_dimensional == "frozen" and bool(self.bank)
+        self._fixed = {name: parameters[name] for name in self.first} if frozen else {}
         self.active = task
 
     def _one_dimensional(self, task: int) -> Tensors:

@@ -29,8 +29,8 @@ class PlannerOptions(DataOptions):
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "laptop": {},
         "paper": {"transitions": 1_000_000, "steps": 500_000, "batch_size": 32, "lr": 3e-4, "schedule": "constant",
-                  "ema_every": 10, "ema_start": 2000, "align_steps": 500_000, "align_hidden": 256,
-                  "denoiser": "unet", "width": 256, "inverse": "shared", "eval_episodes": 30,
+                  "ema_every": 10, "ema_start": 2000, "align_steps": 500_000, 
+                  "denoiser": "unet", "width": 256, "inverse": "shared", "prediction": "noise", "eval_episodes": 30,
                   "checkpoint_every": 10_000},
     }  # fmt: skip
 
@@ -81,7 +81,7 @@ class PlannerOptions(DataOptions):
     alignment: Literal["auto", "vq", "fsq", "ae", "vae", "padding", "none"] = "auto"
     """How states and actions of different widths become alike: quantised auto-encoders, their ablations, zeros, or not
     at all; auto: none where all widths are the same, else vq."""
-    align_steps: Annotated[int, Range(1)] = 1000
+    align_steps: Annotated[int, Range(1)] = 2000
     """Training steps of a task's two alignments (paper: 500,000)."""
     align_batch_size: Positive = 256
     """States and actions that one of these steps takes."""
@@ -89,8 +89,8 @@ class PlannerOptions(DataOptions):
     """Their learning rate at the first step."""
     align_last_lr: Annotated[float, Range(0, closed="neither")] = 1e-4
     """Their learning rate at the last step."""
-    align_hidden: Positive = 128
-    """Width of their two hidden layers (paper: 256)."""
+    align_hidden: Positive = 256
+    """Width of their two hidden layers."""
     state_latents: Positive = 10
     """Latents of a state, of --latent-width entries each."""
     action_latents: Positive = 5
@@ -130,8 +130,9 @@ class PlannerOptions(DataOptions):
     """K, diffusion steps in training."""
     noise_schedule: Literal["cosine", "linear", "vp"] = "cosine"
     """How noise grows over them."""
-    prediction: Literal["noise", "data", "velocity"] = "noise"
-    """What the denoiser predicts."""
+    prediction: Literal["noise", "data", "velocity"] = "data"
+    """What the denoiser predicts: the noise (paper), which takes far more training for states as exact as acting needs;
+    the states themselves; or a mixture."""
     condition_dropout: Annotated[float, Range(0, 1, closed="left")] = 0.25
     """Share of windows that are told no return."""
     return_discount: Annotated[float, Range(0, 1, closed="right")] = 0.99

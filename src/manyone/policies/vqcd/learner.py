@@ -168,6 +168,11 @@ class PlannerLearner:
         """Planner steps of each task."""
         return self.training.steps
 
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(B, T, Ds, Da): windows of a batch, steps of a window, aligned widths of states and actions."""
+        return (self.training.batch_size, self.data.horizon, *self.spaces.widths)
+
     def batch(self, task: int, step: int, purpose: str = "train", newest: float = 1.0) -> PlanBatch:
         """Windows of ``task``, drawn by (seed, purpose, task, step); of the ``newest`` share of them."""
         if task < self.first:

@@ -183,8 +183,10 @@ def _acting(saved: SavedPolicy) -> Any:
     way = saved.info.get("acts_with")
     if way is None:
         return SequencePolicy(saved.model, saved.table, saved.masks, assignment=saved.assignment)
-    if way == ACTS_WITH:
+    if way == ADAPTED:
         return load_adapted(saved)
+    if way == PROMPTED:
+        return read_prompted(saved)
     if way != "agnostic":
         raise ManyoneError(f"this policy acts with {way!r}, which this version does not know")
     gate = _gate(saved) if "gate" in saved.info else None

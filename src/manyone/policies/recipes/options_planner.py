@@ -29,7 +29,7 @@ class PlannerOptions(DataOptions):
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "laptop": {},
         "paper": {"transitions": 1_000_000, "steps": 500_000, "batch_size": 32, "lr": 3e-4, "schedule": "constant",
-                  "ema_every": 10, "ema_start": 2000, "align_steps": 500_000, 
+                  "ema_every": 10, "ema_start": 2000, "align_steps": 500_000,
                   "denoiser": "unet", "width": 256, "inverse": "shared", "prediction": "noise", "eval_episodes": 30,
                   "checkpoint_every": 10_000},
     }  # fmt: skip
@@ -174,13 +174,13 @@ class PlannerOptions(DataOptions):
     @classmethod
     def preset_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         found = dict(super().preset_values(given))
-        own = bool(given.get("data") or given.get("tasks"))
-        if not own and given.get("suite") is None:
-            found |= {"suite": _SUITE["suite"]}
-        if not own and given.get("suite", "mujoco3") in ("mujoco3", None):
-            found |= {"quality": _SUITE["quality"], "order": _ORDER}
-        sized = given.get("episodes") is not None or not given.get("suite", "mujoco3").startswith("mujoco")
-        if own or sized:
+        if given.get("data") or given.get("tasks"):
+            return {name: value for name, value in found.items() if name != "transitions"}
+        suite = given.get("suite") or _SUITE["suite"]
+        if suite == _SUITE["suite"]:
+            found |= {**_SUITE, "order": _ORDER}
+        sized = any(given.get(name) is not None for name in ("episodes", "horizon"))
+        if sized or not suite.startswith("mujoco"):
             found.pop("transitions", None)
         return found
 

@@ -37,6 +37,7 @@ from manyone.policies.prompt_diffuser.acting import ACTS_WITH as PROMPTED
 from manyone.policies.prompt_diffuser.acting import read_prompted
 from manyone.policies.prompt_tuning.acting import ACTS_WITH as ADAPTED
 from manyone.policies.prompt_tuning.acting import load_adapted
+from manyone.policies.vqcd.artefact import PlannerModel, planner_policy
 
 
 class _Episode(NamedTuple):
@@ -50,10 +51,10 @@ class Policy:
     ``model``, ``table``, ``masks`` (or None) and ``assignment`` are its parts, ``info`` what else was saved.
     """
 
-    def __init__(self, saved: SavedPolicy, seed: int = 0) -> None:
+    def __init__(self, saved: SavedPolicy) -> None:
         self.model, self.table, self.masks = saved.model, saved.table, saved.masks
         self.assignment, self.info = saved.assignment, saved.info
-        self.batched: Any = _acting(saved, seed)
+        self.batched: Any = _acting(saved)
         self._episodes: list[_Episode] = []
 
     @property
@@ -153,12 +154,9 @@ class Policy:
         return next(filter(None, named), ())
 
 
-def load_policy(folder: str | os.PathLike[str], device: str = "cpu", *, seed: int = 0) -> Policy:
-    """The policy in ``folder``, the ``model`` folder of a run.
-
-    ``seed`` is of what it draws as it acts, where it does: a prompt an episode, of a prompt diffuser.
-    """
-    return Policy(read_policy(folder, device), seed)
+def load_policy(folder: str | os.PathLike[str], device: str = "cpu") -> Policy:
+    """The policy in ``folder``, the ``model`` folder of a run."""
+    return Policy(read_policy(folder, device))
 
 
 load = load_policy
@@ -175,18 +173,18 @@ def _numbers(slots: Any, count: int) -> list[int]:
     return given.astype(np.int64).tolist()
 
 
-def _acting(saved: SavedPolicy, seed: int) -> Any:
+def _acting(saved: SavedPolicy) -> Any:
     """What acts in many episodes at once (the roll-outs' ``BatchedPolicy``)."""
     if isinstance(saved.model, CloningNetwork):
         return CloningPolicy(saved.model, saved.table)
+    if isinstance(saved.model, PlannerModel):
+        return planner_policy(saved)
     assert isinstance(saved.model, DecisionTransformer)
     way = saved.info.get("acts_with")
     if way is None:
         return SequencePolicy(saved.model, saved.table, saved.masks, assignment=saved.assignment)
-    if way == ADAPTED:
+    if way == ACTS_WITH:
         return load_adapted(saved)
-    if way == PROMPTED:
-        return read_prompted(saved, seed)
     if way != "agnostic":
         raise ManyoneError(f"this policy acts with {way!r}, which this version does not know")
     gate = _gate(saved) if "gate" in saved.info else None

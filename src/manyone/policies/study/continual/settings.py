@@ -78,9 +78,9 @@ _BODIES = (("hopper", "walker2d", "halfcheetah"), ("walker2d", "halfcheetah", "h
 # the returns of 200 steps: a random policy earns next to nothing, the experts what stands here
 _SHORT = ("hopper=0,600", "walker2d=0,600", "halfcheetah=0,1100")
 _SMOKE = {
-    "episodes": 20, "horizon": 200, "reference": _SHORT[:2], "align_steps": 60, "align_batch_size": 64,
-    "align_hidden": 32, "codes": 64, "width": 64, "layers": 2, "inverse_width": 32, "plan_length": 4, "batch_size": 32, "steps": 150,
-    "sampling_steps": 3, "plan_every": 3,
+    "episodes": 20, "horizon": 200, "reference": _SHORT[:2], "align_steps": 150, "align_batch_size": 64,
+    "align_hidden": 32, "codes": 64, "width": 64, "layers": 2, "inverse_width": 32, "plan_length": 4,
+    "batch_size": 32, "steps": 500, "sampling_steps": 3, "plan_every": 3,
 }  # fmt: skip
 _LAPTOP = {
     "episodes": 250, "horizon": 200, "reference": _SHORT, "align_steps": 600, "align_batch_size": 128,
@@ -101,7 +101,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             released=(0.5,),
             eval_episodes=2,
             options=_SMOKE,
-            cloning={"width": 32, "layers": 2, "batch_size": 64, "steps": 150, "memory_size": 100},
+            cloning={"width": 32, "layers": 2, "batch_size": 64, "steps": 500, "memory_size": 100},
         ),
     },
     "laptop": {

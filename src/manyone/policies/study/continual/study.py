@@ -206,7 +206,7 @@ def _done(policy: Any, problem: PolicyProblem, task: str) -> bytes:
     seen = np.zeros((min(_SEEN, len(data)), policy.state_dim), np.float32)
     seen[:, : data.state_dim] = data.observations[: len(seen)]
     policy.start([_Noted(task)] * len(seen))
-    return np.asarray(policy.act(np.arange(len(seen)), seen)).tobytes()
+    return np.asarray(policy.act(np.arange(len(seen)), seen))[:, : data.action_dim].tobytes()
 
 
 class _Noted(NamedTuple):

@@ -178,7 +178,7 @@ def _play_shipped(wanted: OfflineName, tasks: list[str], run: Runner, progress: 
         episodes = functools.partial(play.episodes, name, horizon=steps, noise=policies.noise)
 
         def call(
-            share: play.Share, first: int, count: int, task: str = task, play: Any = episodes
+            share: play.Share, first: int, count: int, task: str = task, roll: Any = episodes
         ) -> Callable[[], Any]:
             numbers = range(first, first + count)
             seeds = [seed_for(wanted.seed, "collect", task, share.step, n) for n in numbers]

@@ -86,6 +86,11 @@ class TuningLearner:
         self.point = torch.cat([empty.new_zeros(len(parts[0]), 0), *parts], 1) if parts else empty
         self.optimiser = FlatAdamW(self.point, weight_decay, "shared")
 
+    @property
+    def total(self) -> int:
+        """Steps that it takes in all."""
+        return self.steps_planned
+
     # ---- the engine's Learner -------------------------------------------------------------------------------------
 
     def step(self) -> dict[str, float]:

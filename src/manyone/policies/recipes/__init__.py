@@ -9,6 +9,8 @@ RECIPES = {
     "g-harmodt": Recipe("options:GroupedOptions", "build:grouped", "G-HarmoDT: group masks, the group told by a gate"),
     "mt-dt": Recipe("options:MultiTaskOptions", "build:multi_task", "one dense decision transformer for all tasks"),
     "prompt-dt": Recipe("options:PromptOptions", "build:prompted", "decision transformer behind a prompt of the task"),
+    "prompt-diffuser": Recipe("options_prompt:DiffuserOptions", "build_prompts:prompt_diffuser",
+                              "Prompt Diffuser: a frozen policy's prompts generated from noise", "run_adaptation"),
     "id-token-dt": Recipe("options:IdTokenOptions", "build:id_token", "decision transformer with a token of the task"),
     "mtbc": Recipe("options:CloningOptions", "build:cloning", "multi-task behaviour cloning, an MLP"),
     "prompt-tuning": Recipe(
@@ -18,4 +20,4 @@ RECIPES = {
         "run_adaptation",
     ),
     "task-dt": Recipe("options:SingleTaskOptions", "build:each_task", "a decision transformer of its own a task"),
-}
+}  # fmt: skip

@@ -21,6 +21,7 @@ from manyone.data.trajectories.trajectories import Trajectories
 from manyone.engine.devices import device_of
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
+from manyone.envs.single import own_data
 from manyone.envs.single.collect import set_tasks
 from manyone.errors import ManyoneError
 from manyone.policies.artefact import SavedPolicy, read_policy
@@ -60,12 +61,16 @@ class AdaptationProblem:
             raise ManyoneError("the policy of this run is not trained yet: manyone resume goes on with it")
         return self.policy
 
-    def digests(self) -> dict[str, str]:
-        """What own data held, by content."""
-        prompts = replace(self.new, data=self.prompts, held_out=()).digests()
-        each = [self.new.digests(), {f"prompts of {name}": one for name, one in prompts.items()}]
-        training = {} if self.training is None else self.training.digests()
-        return {f"training, {name}": one for name, one in training.items()} | each[0] | each[1]
+    def digests(self, options: AdaptationOptions) -> dict[str, str]:
+        """What the user's own data held, by content; made data are kept by their recipe."""
+        found: dict[str, str] = {}
+        if options.data and self.training is not None:
+            found |= self.training.digests()
+        if options.shots:
+            parts = {"--shots": self.new.data, "left out of --shots": self.new.held_out, "--prompts": self.prompts}
+            for name, data in parts.items():
+                found |= {f"{name}, {key}": value for key, value in own_data.digests(data).items()}
+        return found
 
 
 def load_adaptation(options: AdaptationOptions) -> AdaptationProblem:

@@ -6,15 +6,18 @@ Without ``--policy`` the policy is trained first, in a stage of the run: an inte
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
+from manyone.claims.figure import save_figures
 from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.policies.best import Best, best_state
+from manyone.policies.prompt_diffuser.prompts import FewShots
 from manyone.policies.protocol import PolicyTrainer
 from manyone.policies.recipes.adaptation import (
     AdaptationProblem,
@@ -25,17 +28,30 @@ from manyone.policies.recipes.adaptation import (
 )
 from manyone.policies.recipes.options_prompt import AdaptationOptions
 from manyone.policies.recipes.run import EVAL_OPTIONS, Evaluator, evaluator_of, record_videos
+from manyone.policies.tasks import label
 from manyone.recipes.options import Split
 from manyone.recipes.running import restore
+from manyone.report.runs import FIGURES
 
-Build = Callable[..., PolicyTrainer]
+
+class Adaptation(PolicyTrainer, Protocol):
+    """A policy's learner that adapts to the tasks of ``shots``."""
+
+    shots: FewShots
+
+    @property
+    def total(self) -> int:
+        """Steps that it takes in all."""
+
+
+Build = Callable[..., Adaptation]
 __all__ = ["EVAL_OPTIONS", "evaluate", "run"]
 
 
 def run(options: AdaptationOptions, build: Build, folder: RunFolder) -> None:
-    """Policy, data, loop, scores before and after, artefact and, if asked for, films."""
+    """Policy, data, loop, scores before and after, artefact, figures and, if asked for, films."""
     if options.dry_run:
-        print("\n".join([folder.recipe, *plan_of_adaptation(options), *_plan(options), "nothing was written"]))
+        print("\n".join([folder.recipe, *plan_of_adaptation(options), _plan(options), "nothing was written"]))
         return
     problem = load_adaptation(options)
     with evaluator_of(problem.new, options) as evaluator:
@@ -44,23 +60,26 @@ def run(options: AdaptationOptions, build: Build, folder: RunFolder) -> None:
         learner = build(options, problem, evaluator)
         for one in problem.new.data:
             print(f"few episodes of {one.name}: {one.summary()}", file=sys.stderr)
+        print(_statistics(learner.shots), file=sys.stderr)
         final = train(
             Best(learner, folder) if options.evaluate_every else learner,
             folder,
-            steps=options.steps,
+            steps=learner.total,
             evaluate_every=options.evaluate_every,
             checkpoint_every=options.checkpoint_every,
             loggers=options.logger,
-            log_every=max(1, options.steps // 1000),
+            log_every=max(1, learner.total // 1000),
         )
         evaluator.save(folder)
         evaluator.print(final)
         before: Any = _Before(learner)
         print(f"before the adaptation: {_headline(evaluator(before))}; after: {_headline(final)}")
     if (best := best_state(folder)) is not None:
-        print(f"exported: {best}" + "; the table is of the last" * (best.step < options.steps))
+        print(f"exported: {best}" + "; the table is of the last" * (best.step < learner.total))
+    policy = learner.policy()
+    save_figures(folder.path / FIGURES, learner.figures(policy, _history(folder)))
     if options.video:
-        record_videos(folder, learner.policy(), problem.new)
+        record_videos(folder, policy, problem.new)
 
 
 def evaluate(
@@ -118,11 +137,30 @@ def _headline(metrics: Mapping[str, Any]) -> str:
     return f"return {metrics['return']:.1f}" + ("" if success is None else f", success {100 * success:.0f} %")
 
 
-def _plan(options: AdaptationOptions) -> list[str]:
-    return [f"{options.steps} steps on all new tasks at once; {options.eval_episodes} evaluation episodes a task"]
+def _plan(options: AdaptationOptions) -> str:
+    return f"{options.steps} steps; {options.eval_episodes} evaluation episodes a task"
+
+
+def _statistics(shots: FewShots) -> str:
+    """Where each new task's statistics of states come from, in a line."""
+    tasks = defaultdict(list)
+    for task, origin in shots.statistics.items():
+        tasks[origin].append(label(task))
+    return "states are standardised by " + "; by ".join(f"{k} in {', '.join(v)}" for k, v in tasks.items())
+
+
+def _history(folder: RunFolder) -> dict[str, list[tuple[int, float]]]:
+    """What the steps have measured: metric -> (step, value)."""
+    history: dict[str, list[tuple[int, float]]] = {}
+    for line in folder.metrics():
+        if line["kind"] == "train":
+            for name, value in line.items():
+                if isinstance(value, (int, float)) and name not in ("step", "time"):
+                    history.setdefault(name, []).append((int(line["step"]), float(value)))
+    return history
 
 
 def _check_inputs(options: AdaptationOptions, problem: AdaptationProblem, folder: RunFolder) -> None:
-    """Own files may have changed since the run began; made data are kept by their recipe."""
-    if options.suite is None or options.shots:
-        check_inputs(folder, problem.digests())
+    """Own files may have changed since the run began."""
+    if own := problem.digests(options):
+        check_inputs(folder, own)

@@ -21,3 +21,5 @@ class PlanBatch(NamedTuple):
     """What the windows' first steps still earn, from 0 (the task's least) to 1 (its most), [B]."""
     valid: Tensor
     """Steps that are within the episode, bool [B, T]; what follows an episode's end repeats its last state."""
+    times: Tensor
+    """When the windows begin in their episodes, from 0 to 1 for the longest of the task's, [B]."""

@@ -20,4 +20,8 @@ RECIPES = {
         "run_adaptation",
     ),
     "task-dt": Recipe("options:SingleTaskOptions", "build:each_task", "a decision transformer of its own a task"),
+    "vq-cd": Recipe(
+        "options_planner:PlannerOptions", "build_planner:planner",
+        "VQ-CD: a diffusion planner learns task after task, of any spaces", runner="run_planner",
+    ),
 }  # fmt: skip

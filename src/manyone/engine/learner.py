@@ -16,8 +16,11 @@ class Learner(Protocol):
     the loop; draws from ``manyone.randomness`` need no state.
     """
 
-    def step(self) -> Mapping[str, float]:
-        """One optimisation step. The metrics contain ``"loss"``, the value that the step descended on."""
+    def step(self) -> Mapping[str, Any]:
+        """One optimisation step. The metrics contain ``"loss"``, the value that the step descended on.
+
+        A ``"phase"`` among them, in words, is shown beside the progress.
+        """
 
     def evaluate(self) -> Mapping[str, float]:
         """Metrics of the present state. Leaves the parameters as they are."""

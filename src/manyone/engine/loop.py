@@ -93,7 +93,7 @@ def train(
                 saver.save(step)
             if stopping:
                 raise _interrupted(stop, run, f"at step {step} of {steps}; the state is saved")
-            bar.update(step, metrics=metrics)
+            bar.update(step, metrics=metrics, name=_doing(run, metrics))
 
         final = dict(learner.evaluate())
         record(steps, "final", final)
@@ -101,6 +101,12 @@ def train(
         if fabric.any_rank(bool(stop.received)):
             raise _interrupted(stop, run, f"after step {steps} of {steps}; the model is saved")
     return final
+
+
+def _doing(run: RunFolder, metrics: Mapping[str, Any]) -> str:
+    """The run by name, with its "phase" where the metrics of a step tell one."""
+    phase = metrics.get("phase")
+    return run.path.name if phase is None else f"{run.path.name}: {phase}"
 
 
 class _Saver:

@@ -21,8 +21,13 @@ from manyone.nets.decision import DecisionTransformer
 from manyone.policies.baselines.cloning import CloningNetwork
 from manyone.policies.masks import TaskMasks
 from manyone.policies.tasks import TaskTable
+from manyone.policies.vqcd.artefact import PlannerModel
 
-_KINDS: dict[str, type[nn.Module]] = {"decision-transformer": DecisionTransformer, "cloning": CloningNetwork}
+_KINDS: dict[str, type[nn.Module]] = {
+    "decision-transformer": DecisionTransformer,
+    "cloning": CloningNetwork,
+    "planner": PlannerModel,
+}
 
 
 class SavedPolicy(NamedTuple):

@@ -37,6 +37,7 @@ from manyone.policies.prompt_diffuser.acting import ACTS_WITH as PROMPTED
 from manyone.policies.prompt_diffuser.acting import read_prompted
 from manyone.policies.prompt_tuning.acting import ACTS_WITH as ADAPTED
 from manyone.policies.prompt_tuning.acting import load_adapted
+from manyone.policies.vqcd.artefact import PlannerModel, planner_policy
 
 
 class _Episode(NamedTuple):
@@ -179,6 +180,8 @@ def _acting(saved: SavedPolicy, seed: int) -> Any:
     """What acts in many episodes at once (the roll-outs' ``BatchedPolicy``)."""
     if isinstance(saved.model, CloningNetwork):
         return CloningPolicy(saved.model, saved.table)
+    if isinstance(saved.model, PlannerModel):
+        return planner_policy(saved)
     assert isinstance(saved.model, DecisionTransformer)
     way = saved.info.get("acts_with")
     if way is None:

@@ -71,8 +71,6 @@ class TuningLearner:
             raise ManyoneError(f"windows {windows!r}: must be anywhere or tail")
         if candidates < 2:
             raise ManyoneError(f"candidates = {candidates}: a ranking needs at least 2")
-        if method == "ranking-online" and score is None:
-            raise ManyoneError("method ranking-online ranks by what prompts score: give score")
         if shots.data.device.type == "cpu":
             keep_freed_memory()
         self.shots, self.method, self.seed = shots, method, seed
@@ -136,8 +134,8 @@ class TuningLearner:
 
     def policy(self, variant: Literal["", "before"] = "") -> AdaptedPolicy:
         """The policy as it is now, or as it was ``before`` it was adapted."""
-        values = self.trained.initial if variant == "before" else self.values()
-        return AdaptedPolicy(self.shots.model, self.shots.table, self.trained.acting(values))
+        acting = Acting({}, self.trained.starts) if variant == "before" else self.acting()
+        return AdaptedPolicy(self.shots.model, self.shots.table, acting)
 
     def effort(self) -> dict[str, float]:
         """Updates and samples a task."""
@@ -199,7 +197,8 @@ class TuningLearner:
             theta = dict(self.shots.model.named_parameters())
             losses = prompt_losses(self.shots.model, theta, self.batch(step), prompts)
         else:
-            assert self.score is not None
+            if self.score is None:
+                raise ManyoneError("method ranking-online ranks by episodes that prompts play: give score")
             own = {name: value.unflatten(0, (len(self.shots), -1)) for name, value in prompts.items()}
             losses = self.score(own, step).to(self.point).flatten()
         losses = losses.view(units, m)

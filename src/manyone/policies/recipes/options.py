@@ -19,21 +19,12 @@ Importance = Literal["fisher", "magnitude", "none"]
 
 
 @dataclass(kw_only=True)
-class PolicyOptions(CommonOptions):
-    """Data of many tasks in, one policy out; evaluated at goals that the data have not seen."""
+class DataOptions(CommonOptions):
+    """Offline data of tasks, and how what was trained on them is evaluated."""
 
-    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "laptop": {"horizon": 200},
-        "paper": {"episodes": 2000, "horizon": 500, "steps": 1_000_000, "batch_size": 8, "lr": 1e-4,
-                  "schedule": "constant"},
-    }  # fmt: skip
-
-    EARLIER: ClassVar[Mapping[str, Any]] = {"hold_out": "with-prompt", "action_range": "unit"}
     NEEDS_DATA: ClassVar[bool] = True
     """Whether there is nothing to do without --suite or --data."""
 
-    preset: Literal["laptop", "paper"] = "laptop"
-    """Defaults of all options that are left open: laptop (minutes on two cores) or paper (the published values)."""
     suite: str | None = None
     """Tasks: metaworld-mt1:TASK, metaworld-mt5, -mt10, -mt30, -mt50, -pairs10 (opposing pairs), -cw10, or cheetah-dir,
     cheetah-vel, ant-dir (also -4, -6, -small, -ood), or ml1-reach, ml1-pick-place, point-robot (goals hidden; --quality
@@ -59,7 +50,7 @@ class PolicyOptions(CommonOptions):
     """Number of discrete actions, for an HDF5 or .npz file in --data without an environment that tells."""
     data_seed: Annotated[Natural, With("suite")] = 0
     """Seed of made data; runs with different --seed share their data."""
-    episodes: Annotated[Positive, With("suite")] = 60
+    episodes: Annotated[int | None, Range(1), With("suite")] = 60
     """Episodes a task of made data (paper: 2000)."""
     horizon: Annotated[int | None, Range(1)] = None
     """Steps of an episode, in made data (at most 500) and in evaluation (paper: 500). Own data, if not given: as long
@@ -70,25 +61,9 @@ class PolicyOptions(CommonOptions):
     reference: tuple[str, ...] = ()
     """Returns that normalised scores count from and to, as TASK=RANDOM,EXPERT; default: what a Minari set says, and
     D4RL's for Hopper, HalfCheetah and Walker2d."""
-    steps: Positive = 3000
-    """Training steps; each takes a batch of --tasks-per-step tasks (paper: 1,000,000)."""
-    batch_size: Positive = 16
-    """Samples a task and step (paper: 8)."""
-    lr: Annotated[float, Range(0, closed="neither")] = 1e-3
-    """Peak learning rate of AdamW (paper: 0.0001)."""
-    weight_decay: Annotated[float, Range(0)] = 1e-4
-    """AdamW's weight decay."""
-    hold_out: Literal["always", "with-prompt", "never"] = "always"
-    """Leave the best tenth of each task's episodes, which prompts are taken from, out of the training: always, so that
-    methods with and without a prompt train on the same data; only where there is a prompt; or never."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate after the warm-up (paper: constant)."""
     action_range: Literal["bounds", "unit"] = "bounds"
     """Actions that the network can give: those within the task's bounds (of the environment, else of the data), or -1
     to 1 whatever these are."""
-    evaluate_every: Natural = 0
-    """Steps between evaluations while training, the best of whose weights are exported; 0: only at the end, of the
-    last weights."""
     checkpoint_every: Natural = 500
     """Steps between checkpoints; 0: only at the end."""
     eval_episodes: Positive = 10
@@ -118,6 +93,42 @@ class PolicyOptions(CommonOptions):
         check("video", self.video, self.simulator or not self.video, "off with --no-simulator")
         files = any(kind in word for word in self.data for kind in (".hdf5", ".h5"))
         check("data_horizon", self.data_horizon, self.data_horizon is None or files, "for an HDF5 file in --data")
+
+    def data_name(self) -> str:
+        """The made data, as ``manyone data`` names them; their size is told besides."""
+        return f"{self.suite}-{self.quality}"
+
+
+@dataclass(kw_only=True)
+class PolicyOptions(DataOptions):
+    """Data of many tasks in, one policy out; evaluated at goals that the data have not seen."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "laptop": {"horizon": 200},
+        "paper": {"episodes": 2000, "horizon": 500, "steps": 1_000_000, "batch_size": 8, "lr": 1e-4,
+                  "schedule": "constant"},
+    }  # fmt: skip
+
+    EARLIER: ClassVar[Mapping[str, Any]] = {"hold_out": "with-prompt", "action_range": "unit"}
+
+    preset: Literal["laptop", "paper"] = "laptop"
+    """Defaults of all options that are left open: laptop (minutes on two cores) or paper (the published values)."""
+    steps: Positive = 3000
+    """Training steps; each takes a batch of --tasks-per-step tasks (paper: 1,000,000)."""
+    batch_size: Positive = 16
+    """Samples a task and step (paper: 8)."""
+    lr: Annotated[float, Range(0, closed="neither")] = 1e-3
+    """Peak learning rate of AdamW (paper: 0.0001)."""
+    weight_decay: Annotated[float, Range(0)] = 1e-4
+    """AdamW's weight decay."""
+    hold_out: Literal["always", "with-prompt", "never"] = "always"
+    """Leave the best tenth of each task's episodes, which prompts are taken from, out of the training: always, so that
+    methods with and without a prompt train on the same data; only where there is a prompt; or never."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up (paper: constant)."""
+    evaluate_every: Natural = 0
+    """Steps between evaluations while training, the best of whose weights are exported; 0: only at the end, of the
+    last weights."""
 
 
 @dataclass(kw_only=True)

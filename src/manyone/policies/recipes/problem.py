@@ -12,7 +12,7 @@ from manyone.data.trajectories.offline import OfflineName, parse_offline
 from manyone.data.trajectories.trajectories import Trajectories
 from manyone.envs.single import collect, make, own_data
 from manyone.policies.held_out import split
-from manyone.policies.recipes.options import PolicyOptions
+from manyone.policies.recipes.options import DataOptions
 
 _log = logging.getLogger("manyone")
 
@@ -71,7 +71,7 @@ class PolicyProblem:
         return own_data.digests(self.data) | {f"{name}, left out": one for name, one in left_out.items()}
 
 
-def load_problem(options: PolicyOptions) -> PolicyProblem:
+def load_problem(options: DataOptions) -> PolicyProblem:
     """The data that ``options`` name, made if need be."""
     wanted = offline_name(options)
     if wanted is None:
@@ -94,11 +94,11 @@ def load_problem(options: PolicyOptions) -> PolicyProblem:
     return from_suite(wanted, horizon=options.horizon, workers=options.workers)
 
 
-def offline_name(options: PolicyOptions) -> OfflineName | None:
+def offline_name(options: DataOptions) -> OfflineName | None:
     """The made data that ``options`` name; None for own data. Official episodes have a size of their own."""
     if options.suite is None:
         return None
-    name = f"{options.suite}-{options.quality}"
+    name = options.data_name()
     if (official := parse_offline(name)).official:
         return official
     return parse_offline(name, episodes=options.episodes, steps=options.horizon, seed=options.data_seed)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from manyone.data.trajectories.trajectories import Trajectories
 from manyone.engine.files import write_atomic
 from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
@@ -154,9 +155,12 @@ class Evaluator:
         self.results: list[EpisodeResult] = []
         self.references = dict(references or {})
 
-    def play(self, policy: BatchedPolicy, target: float | None = None) -> list[EpisodeResult]:
-        """All episodes with ``policy``, of which the return ``target`` is asked."""
-        episodes = [replace(episode, target=target) for episode in self.episodes]
+    def play(
+        self, policy: BatchedPolicy, target: float | None = None, tasks: Sequence[str] | None = None
+    ) -> list[EpisodeResult]:
+        """All episodes (or those of ``tasks``) with ``policy``, of which the return ``target`` is asked."""
+        chosen = [one for one in self.episodes if tasks is None or one.task in tasks]
+        episodes = [replace(episode, target=target) for episode in chosen]
         return self.arena.rollout(policy, episodes, horizon=self.horizon, stop_at_success=self.stop)
 
     def __call__(self, learner: PolicyTrainer) -> dict[str, float]:
@@ -213,7 +217,11 @@ class ActionErrors:
 
     def __call__(self, learner: PolicyTrainer) -> dict[str, float]:
         """``action_error``, the mean over tasks, and that of each task."""
-        errors = action_errors(learner.policy(), self.data, self.halves)
+        return self.errors(learner.policy(), self.data)
+
+    def errors(self, policy: BatchedPolicy, data: Sequence[Trajectories]) -> dict[str, float]:
+        """The error of ``policy`` on the episodes ``data`` of some tasks, as metrics."""
+        errors = action_errors(policy, data, self.halves)
         mean = sum(errors.values()) / len(errors)
         return {"action_error": mean} | {f"action_error/{task}": error for task, error in errors.items()}
 

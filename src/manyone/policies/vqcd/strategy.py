@@ -27,7 +27,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
-from manyone.policies.masks import TaskMasks
+from manyone.policies.masks import Shapes, TaskMasks
 from manyone.policies.vqcd.data import PlanBatch
 from manyone.policies.vqcd.strategies import STRATEGIES, Entry
 
@@ -90,12 +90,16 @@ class Kept:
     own: list[dict[str, Tensor]] = field(default_factory=list)
     factors: list[dict[str, tuple[Tensor, Tensor]]] = field(default_factory=list)
     """Of each task: by parameter B [m, r] and A [r, n], whose product has as many entries as the parameter."""
+    narrow: dict[int, Shapes] = field(default_factory=dict)
+    """Task -> shapes of its masked tensors where these are the leading corners of the shared ones."""
 
     def of(self, task: int) -> dict[str, Tensor]:
         """Parameters by name with which ``task`` acts."""
         found = dict(self.shared)
         if self.masks is not None:
-            found |= {name: found[name] * mask for name, mask in self.masks.unpack(task).items()}
+            shapes, masks = self.narrow.get(task, self.masks.shapes), self.masks.unpack(task)
+            corners = {name: tuple(map(slice, shape)) for name, shape in shapes.items()}
+            found |= {name: found[name][at] * masks[name][at].to(found[name].device) for name, at in corners.items()}
         found |= self.own[task] if self.own else {}
         factors = self.factors[task] if self.factors else {}
         return found | {name: found[name] + (b @ a).view_as(found[name]) for name, (b, a) in factors.items()}

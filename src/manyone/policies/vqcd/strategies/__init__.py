@@ -25,7 +25,7 @@ _REHEARSAL = ("rehearse_every", "rehearse_newest")
 # what has weights of a task's own tells the task by them; all others are told it, except where not being told is the
 # point: forgetting should not be mere confusion
 STRATEGIES: dict[str, Entry] = {
-    "masks": Entry("masks:MaskStrategy", told=False),
+    "masks": Entry("masks:MaskStrategy", False, ("capacity", "mask_draw", "one_dimensional")),
     "finetune": Entry("finetune:Finetune"),
     "joint": Entry("joint:Joint", at_once=True),
     "separate": Entry("separate:Separate", told=False),

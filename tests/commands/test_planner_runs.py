@@ -1,4 +1,4 @@
-"""Whole runs of the planner recipe on two small bodies of different spaces: scores, kill -9, learning on, other words."""
+"""Whole runs of the planner recipe on small bodies of different spaces: scores, kill -9, learning on, other words."""
 
 from __future__ import annotations
 

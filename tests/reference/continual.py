@@ -58,3 +58,16 @@ def adapted(base: np.ndarray, b: np.ndarray, a: np.ndarray) -> np.ndarray:
         for j in range(rows.shape[1]):
             rows[i, j] += sum(b[i, k] * a[k, j] for k in range(b.shape[1]))
     return found
+
+
+def cloning_loss(layers: list, pairs: list, tasks: int) -> float:
+    """Mean over (state, task, action) of the mean squared error of an MLP on the state and a one-hot task."""
+    errors = []
+    for state, task, action in pairs:
+        x = np.concatenate([state, [1.0 if j == task else 0.0 for j in range(tasks)]])
+        for weights, bias in layers[:-1]:
+            x = np.maximum(weights @ x + bias, 0)
+        weights, bias = layers[-1]
+        out = np.tanh(weights @ x + bias)
+        errors.append(np.mean((out - action) ** 2))
+    return float(np.mean(errors))

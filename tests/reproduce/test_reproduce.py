@@ -264,6 +264,23 @@ def test_workers_end_with_a_killed_parent(toys):
     assert all(gone(child, 20) for child in children)
 
 
+def test_a_field_means_all_of_its_chapters_and_a_chapter_can_be_chosen_alone(toys, monkeypatch):
+    (toys / "claims" / "wood-carved.toml").write_text(CLAIMS.format(field="wood-carved"))
+    monkeypatch.setattr(reproduce, "STUDIES", dict.fromkeys(("wood", "wood-carved", "tin"), "toy_study"))
+    assert [p.field for p in reproduce.plan([], ["wood"], "smoke", 1)] == ["wood", "wood-carved"]
+    assert [p.field for p in reproduce.plan([], ["wood-carved"], "smoke", 1)] == ["wood-carved"]
+    assert [p.field for p in reproduce.plan(["wood-carved-clever"], ["wood"], "smoke", 1)] == ["wood-carved"]
+    with pytest.raises(ManyoneError, match="'wood-clever' belongs to wood, which --field wood-carved leaves out"):
+        reproduce.plan(["wood-clever"], ["wood-carved"], "smoke", 1)
+
+
+def test_chapters_are_folders_of_a_fields_study():
+    for name, module in reproduce.STUDIES.items():
+        assert reproduce.claims_file(name).is_file()
+        field, _, chapter = name.partition("-")
+        assert module == ".".join(["manyone", field, "study", *([chapter] if chapter else []), "study"])
+
+
 def test_every_study_named_has_its_claims_file_and_its_own_suites():
     """Files of rows are named by suite, so two fields must not share one."""
     seen: dict[str, str] = {}

@@ -52,7 +52,8 @@ def describe(name: str) -> Table:
     if wanted.transitions:
         size = f"{wanted.transitions} transitions a task, in episodes of at most {wanted.steps} steps"
     rows = {
-        "what it is": SUITES.get(wanted.suite, SUITES["metaworld-mt1:TASK"] if "mt1" in wanted.suite else wanted.suite),
+        "what it is": SUITES.get(wanted.suite)
+        or SUITES.get(wanted.suite.partition(":")[0], SUITES["metaworld-mt1:TASK"]),
         "quality": qualities(wanted.suite)[wanted.quality],
         "size": size,
         "tasks": f"{len(tasks)}: {', '.join(tasks)}",

@@ -134,10 +134,13 @@ def data(words: Sequence[str]) -> int:
     parser.add_argument("verb", metavar="VERB", help=f"one of {', '.join(_DATA_VERBS)}")
     parser.add_argument("names", metavar="NAME", nargs="*", help="data sets (manyone data ls)")
     makes = parser.add_argument_group(
-        "options of `make` for offline data sets (metaworld-..., cheetah-..., mujoco-...)"
+        "options of `make` for offline data sets (metaworld-..., cheetah-..., ml1-..., mujoco-...)"
     )
     makes.add_argument(
-        "--episodes", metavar="N", type=int, help="episodes a task, 1 to 100000 (default: 60; mujoco-...: 100)"
+        "--episodes",
+        metavar="N",
+        type=int,
+        help="episodes a task, 1 to 100000 (default: 60; ml1-...: 20; mujoco-...: 100)",
     )
     makes.add_argument(
         "--steps", metavar="N", type=int, help="steps an episode, 1 to 500 (default: 200; mujoco-...: 1000)"
@@ -149,7 +152,7 @@ def data(words: Sequence[str]) -> int:
     reads.add_argument("--keys", metavar="A,B", help="entries of dictionary observations")
     reads.add_argument("--data-horizon", metavar="N", type=int, help="steps after which HDF5 episodes were cut")
     reads.add_argument(
-        "--data-choices", metavar="N", type=int, help="number of discrete actions in HDF5 and .npz files"
+        "--data-choices", metavar="N", type=int, help="number of discrete actions in HDF5, .npz and .pkl files"
     )
     parsed = parser.parse(words)
     verb = one_of(parsed.verb, "verb of `manyone data`", _DATA_VERBS)

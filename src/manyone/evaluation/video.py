@@ -43,7 +43,7 @@ def record(
         raise ManyoneError(f"every {every}, fps {fps}, size {size}: must be at least 1, 1 and 16")
     iio = _imageio(path)
     options: dict[str, Any] = {"render_mode": "rgb_array", "width": size, "height": size}
-    if camera is None and build.kind(episode.task) == "metaworld":
+    if camera is None and build.kind(episode.task) in ("metaworld", "ml1"):
         camera = "corner2"
     if camera is not None:
         options["camera_name"] = camera

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from manyone.errors import ManyoneError
 
@@ -35,9 +36,8 @@ class FlatAdamW:
     def __init__(self, point: Tensor, weight_decay: float, moment_policy: Literal["shared", "freeze_masked"]) -> None:
         if moment_policy not in ("shared", "freeze_masked"):
             raise ManyoneError(f"moment_policy {moment_policy!r}: must be shared or freeze_masked")
-        self.point, self.policy = point, moment_policy
-        self._adamw = torch.optim.AdamW([point], lr=1.0, betas=_BETAS, eps=_EPS, weight_decay=weight_decay, fused=True)
-        self._adamw.state[point] = {
+        self.point, self.policy, self.weight_decay = point, moment_policy, weight_decay
+        self._state = {
             "step": torch.zeros((), dtype=torch.float32, device=point.device),
             "exp_avg": torch.zeros_like(point, requires_grad=False),
             "exp_avg_sq": torch.zeros_like(point, requires_grad=False),
@@ -46,29 +46,29 @@ class FlatAdamW:
     @torch.no_grad()
     def step(self, gradient: Tensor, rate: float, mask: Tensor | None = None) -> None:
         """One step; ``mask`` bool [S, d] says for the first d entries whether they take part."""
-        self._adamw.param_groups[0]["lr"] = rate
+        (beta1, beta2), state = _BETAS, self._state
+        first, second = state["exp_avg"], state["exp_avg_sq"]
         if mask is None or self.policy == "shared":
-            self.point.grad = gradient
-            self._adamw.step()
-            self.point.grad = None
+            # the function, not the class: making an optimiser imports torch's compiler, which takes seconds
+            adam([self.point], [gradient], [first], [second], [], [state["step"]], fused=True, amsgrad=False,
+                 beta1=beta1, beta2=beta2, lr=rate, weight_decay=self.weight_decay, eps=_EPS, maximize=False,
+                 decoupled_weight_decay=True)  # fmt: skip
             return
-        state, group = self._adamw.state[self.point], self._adamw.param_groups[0]
-        (beta1, beta2), first, second = group["betas"], state["exp_avg"], state["exp_avg_sq"]
         state["step"] += 1
         count, d = float(state["step"]), mask.shape[1]
         for old, new in ((first, first.lerp(gradient, 1 - beta1)),
                          (second, (second * beta2).addcmul_(gradient, gradient, value=1 - beta2))):  # fmt: skip
             torch.where(mask, new[:, :d], old[:, :d], out=old[:, :d])
             old[:, d:] = new[:, d:]
-        root = (second.sqrt() / math.sqrt(1 - beta2**count)).add_(group["eps"])
-        self.point.mul_(1 - rate * group["weight_decay"])
+        root = (second.sqrt() / math.sqrt(1 - beta2**count)).add_(_EPS)
+        self.point.mul_(1 - rate * self.weight_decay)
         self.point.addcdiv_(first, root, value=-rate / (1 - beta1**count))
 
     def state_dict(self) -> dict[str, Any]:
         """Moments and step count."""
-        return dict(self._adamw.state[self.point])
+        return dict(self._state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what :meth:`state_dict` returned."""
-        for key, value in self._adamw.state[self.point].items():
+        for key, value in self._state.items():
             value.copy_(state[key])

@@ -97,6 +97,17 @@ class With:
         return " or ".join(f"--{name.replace('_', '-')}{' ' * bool(value)}{value}" for name, _, value in words)
 
 
+@dataclass(frozen=True)
+class Without:
+    """The option does something only where ``switch`` is not set."""
+
+    switch: str
+
+    def __str__(self) -> str:
+        """In words: "--policy"."""
+        return f"--{self.switch.replace('_', '-')}"
+
+
 @dataclass(kw_only=True)
 class CommonOptions:
     """Options that every recipe has.
@@ -152,7 +163,10 @@ def with_preset(cls: type[T], given: Mapping[str, Any]) -> T:
 
 
 def check_switches(options: Any, given: Mapping[str, Any]) -> None:
-    """Raises ``ManyoneError`` for an option of ``given`` that changes nothing, as none of its switches is set."""
+    """Raises ``ManyoneError`` for an option of ``given`` that changes nothing, as its switches are."""
+    for name, other in _noted(type(options), Without).items():
+        if name in given and getattr(options, other.switch):
+            raise ManyoneError(f"--{name.replace('_', '-')}: does nothing with {other}: leave one of the two out")
     for name, needed in _noted(type(options), With).items():
         if name in given and not needed.on(options):
             others = {k: v for k, v in given.items() if k != name}

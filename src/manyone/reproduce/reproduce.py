@@ -2,7 +2,8 @@
 
 Every field has a claims file (``study/claims.toml``) and a study module (``study/study.py``), which knows how its
 claims are tested; this module plans their jobs, runs them side by side and puts all fields on one page. Rows that exist
-are not measured again.
+are not measured again. A field whose methods are of several families has further chapters, each a folder of its study
+with the same two files: ``policies/study/continual`` is ``policies-continual``, and ``--field policies`` means all.
 """
 
 from __future__ import annotations
@@ -31,8 +32,18 @@ from manyone.report.html import write
 from manyone.report.terminal import show
 from manyone.reproduce.processes import Runner, Task, cluster, task_runner
 
-STUDIES = {field: f"manyone.{field}.study.study" for field in FIELDS}
-"""Field (the ``field`` of a claims file) to study module, in the order of the page's chapters."""
+
+def _studies() -> dict[str, str]:
+    found = {}
+    for field in FIELDS:
+        found[field] = f"manyone.{field}.study.study"
+        files = sorted((Path(__file__).parents[1] / field / "study").glob("*/claims.toml"))
+        found |= {f"{field}-{p.parent.name}": f"manyone.{field}.study.{p.parent.name}.study" for p in files}
+    return found
+
+
+STUDIES = _studies()
+"""Field or chapter (the ``field`` of a claims file) to study module, in the order of the page's chapters."""
 
 
 class StudyModule(Protocol):
@@ -95,8 +106,9 @@ def ls() -> list[dict[str, str]]:
 
 
 def claims_file(field: str) -> Path:
-    """The claims of ``field``: ``study/claims.toml`` in its package."""
-    return Path(__file__).parents[1] / field / "study" / "claims.toml"
+    """The claims of ``field``: ``study/claims.toml`` in its package, or of its chapter after a hyphen."""
+    name, _, chapter = field.partition("-")
+    return Path(__file__).parents[1] / name / "study" / chapter / "claims.toml"
 
 
 def all_claims() -> dict[str, Claims]:
@@ -111,6 +123,7 @@ def plan(
     for field in fields:
         if field not in STUDIES:
             raise ManyoneError(f"--field {field}: unknown field, use {', '.join(STUDIES)}")
+    fields = [name for name in STUDIES if name in fields or name.partition("-")[0] in fields]
     known = all_claims()
     home = {c.id: field for field, claims in known.items() for c in claims.claims}
     for name in names:

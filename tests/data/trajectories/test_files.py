@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from tests.data.trajectories.episodes import episodes, same
 
-from manyone.data.trajectories.files import from_folder, from_npz_file, from_npz_folder, from_place
+from manyone.data.trajectories.files import (
+    from_folder,
+    from_npz_file,
+    from_npz_folder,
+    from_place,
+    pairs_from_npz,
+)
 from manyone.data.trajectories.trajectories import Trajectories
 from manyone.errors import ManyoneError
 
@@ -83,7 +89,7 @@ def test_stacked_npz_with_short_or_long_names(tmp_path):
     (tmp_path / "bare.npy").rename(tmp_path / "bare.npz")
     with pytest.raises(ManyoneError, match="one bare array"):
         from_npz_file(tmp_path / "bare.npz")
-    with pytest.raises(ManyoneError, match=r"expected a folder of episodes, an \.npz or an \.hdf5"):
+    with pytest.raises(ManyoneError, match=r"expected a folder of episodes, an \.npz, \.pkl or \.hdf5 file"):
         from_folder(tmp_path / "x.csv")
 
 
@@ -146,3 +152,32 @@ def test_discrete_actions_in_npz_files_are_one_hot(tmp_path):
             from_place(str(place))
     joined = from_place(f"{folder},{tmp_path / 'stacked.npz'}", choices=2)
     assert (joined.episodes, joined.choices) == (4, 2)
+
+
+def test_pairs_are_read_by_name_and_from_the_folder_that_holds_them(tmp_path):
+    draws = np.random.Generator(np.random.Philox(0))
+    own = {key: draws.normal(size=(5, width)) for key, width in (("observations", 3), ("actions", 2))}
+    np.savez(tmp_path / "distilled.npz", mean=np.zeros(3), **own)
+    for place in (tmp_path, tmp_path / "distilled.npz"):
+        for read, given in zip(pairs_from_npz(place, "hopper"), own.values()):
+            np.testing.assert_array_equal(read, given.astype(np.float32))
+    np.savez(tmp_path / "several.npz", **{f"{n}/{k}": v + n for n in (1, 2) for k, v in own.items()})
+    np.testing.assert_array_equal(
+        pairs_from_npz(tmp_path / "several.npz", "2")[0], (own["observations"] + 2).astype(np.float32)
+    )
+
+
+def test_files_without_pairs_are_refused(tmp_path):
+    good = {"observations": np.ones((4, 3)), "actions": np.ones((4, 2))}
+    for number, (change, message) in enumerate((
+        ({"actions": np.ones((3, 2))}, r"expected \[n, S\] and \[n, A\]"),
+        ({"actions": np.full((4, 2), np.nan)}, "are not finite"),
+        ({"observations": np.array([{}] * 4)}, "cannot be read"),
+        ({"observations": np.zeros((0, 3)), "actions": np.zeros((0, 2))}, "n at least 1"),
+    )):  # fmt: skip
+        np.savez(tmp_path / f"{number}.npz", **(good | change))
+        with pytest.raises(ManyoneError, match=message):
+            pairs_from_npz(tmp_path / f"{number}.npz")
+    np.savez(tmp_path / "other.npz", observations=np.ones((4, 3)))
+    with pytest.raises(ManyoneError, match=r"has no hopper/actions or actions \(it has observations\)"):
+        pairs_from_npz(tmp_path / "other.npz", "hopper")

@@ -210,3 +210,47 @@ def test_the_better_the_name_the_better_the_data():
     halves = collect.make_offline("mujoco-hopper-medium-expert@2x1000", workers=1)[0]
     np.testing.assert_array_equal(halves.select([0]).actions, sets["medium"].select([0]).actions)
     np.testing.assert_array_equal(halves.select([1]).actions, sets["expert"].select([0]).actions)
+
+
+def test_data_of_shipped_linear_policies_are_the_same_bytes_for_any_number_of_workers(tmp_path):
+    name = "cheetah-dir-medium-replay@9x25"
+    first = {
+        (one.name, key): getattr(one, key).tobytes() for one in collect.make_offline(name, workers=1) for key in TRAINED
+    }
+    for folder in (tmp_path / "offline", tmp_path / "minari"):
+        folder.rename(folder.with_suffix(".one"))
+    data = collect.make_offline(name, workers=2)
+    assert {(one.name, key): getattr(one, key).tobytes() for one in data for key in TRAINED} == first
+    assert [part["episodes"] for part in data[0].meta["checkpoints"]] == [2, 2, 1, 1, 1, 1, 1]
+    assert "reference" not in data[0].meta  # these are no whole episodes
+    exported = from_minari(tmp_path / "minari" / parse_offline(name).minari_id("cheetah-dir:0"))
+    np.testing.assert_array_equal(exported.actions, data[0].actions)
+
+
+def test_qualities_of_families_are_ordered():
+    found = {}
+    for quality in ("random", "medium", "expert"):
+        backward = collect.make_offline(f"cheetah-dir-{quality}@4x200", workers=1)[1]
+        found[quality] = backward.returns.mean()
+    _, high = backward.meta["reference"]
+    assert found["random"] < 0.1 * high < found["medium"] < 0.65 * high < 0.75 * high < found["expert"]
+    points = [collect.make_offline(f"point-robot:test-{q}@5x20", workers=1)[0] for q in ("random", "medium", "expert")]
+    assert points[0].returns.max() < points[1].returns.mean() < points[2].returns.min()
+    assert points[2].successes.all()
+    (hidden, *_) = collect.make_offline("ml1-reach:test-expert@1x60", workers=1)
+    assert (hidden.name, hidden.successes.tolist()) == ("ml1-reach:11", [True])
+    assert not hidden.observations[:, 36:].any()
+
+
+def test_the_velocity_term_flips_its_sign_between_the_two_directions():
+    action = np.linspace(-1, 1, 6, dtype=np.float32)
+    rewards, velocity = {}, {}
+    for task in ("cheetah-dir:0", "cheetah-dir:1"):
+        env = build.make_env(task)
+        env.reset(seed=3)
+        for _ in range(5):
+            _, rewards[task], _, _, info = env.step(action)
+        velocity[task] = info["velocity"]
+    control = 0.05 * float(np.square(action).sum())
+    assert velocity["cheetah-dir:0"] == velocity["cheetah-dir:1"] != 0
+    assert rewards["cheetah-dir:0"] + control == pytest.approx(-(rewards["cheetah-dir:1"] + control))

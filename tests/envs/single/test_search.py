@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from manyone.envs.single import linear, search
+from manyone.envs.single import linear, search, stepping
 from manyone.envs.single.pieces import runner
 from manyone.envs.single.search import Search, Teachers
 from manyone.errors import ManyoneError
@@ -29,9 +29,10 @@ class Pointmass:
 def pointmass(monkeypatch):
     from manyone.envs.single import make as build
 
-    monkeypatch.setattr(linear, "batched", lambda task: None)
-    monkeypatch.setattr(linear, "_built", lambda task, count, horizon: [Pointmass() for _ in range(count)])
+    monkeypatch.setattr(stepping, "batched", lambda task: None)
+    monkeypatch.setattr(stepping, "_built", lambda task, count, horizon: [Pointmass() for _ in range(count)])
     monkeypatch.setattr(build, "spaces", lambda task: (2, 1, 20))
+    monkeypatch.setattr(build, "bounds", lambda task: (-np.ones(1), np.ones(1)))
 
 
 SMALL = Search(iterations=25, directions=6, top=3, step_size=0.1, noise=0.1, horizon=12)
@@ -62,6 +63,20 @@ def test_search_improves_and_does_not_depend_on_the_pieces(pointmass, monkeypatc
     assert not np.array_equal(found.weights, other.weights)
 
 
+def test_a_search_goes_on_from_another_one(pointmass):
+    with runner(1) as run:
+        found = search.search("point", SMALL, 0, run)
+        onward = search.search("point", SMALL, 1, run, start=found)
+    np.testing.assert_array_equal(onward.weights[0], found.weights[-1])
+    np.testing.assert_array_equal(onward.means[0], found.means[-1])
+    assert found.counts[0] == 0
+    assert onward.counts[0] == found.counts[-1]
+    assert onward.counts[-1] > 1.9 * found.counts[-1]
+    # the statistics are those of all states of both searches
+    assert onward.means[-1, 1] == pytest.approx(1)
+    assert onward.scores.mean() > found.scores.mean()
+
+
 def test_normalisation_uses_all_states_seen_before(pointmass):
     with runner(1) as run:
         found = search.search("point", SMALL, 0, run)
@@ -88,7 +103,7 @@ def test_searched_teachers_are_kept_and_searched_again_only_for_other_settings(p
 
 def test_qualities_choose_better_teachers_later():
     scores = np.array([0.0, 3.0, 1.0, 5.0, 4.0, 9.0, 8.0, 10.0, 2.0, 2.0, 2.0])
-    found = Teachers(*(np.zeros((11, 1)),) * 3, scores)
+    found = Teachers(*(np.zeros((11, 1)),) * 3, scores, np.ones(11))
     assert search.choose(found, "near", 1.0) == (7, 0.0)
     assert search.choose(found, "near", 0.0) == (7, 0.1)
     assert search.choose(found, "sub", 0.0) == (0, 0.3)
@@ -108,6 +123,8 @@ def test_an_ended_episode_leaves_the_batch(pointmass):
     found = linear.returns("point", weights, np.zeros(2), np.ones(2), [0, 0], 15)
     assert found["returns"] == pytest.approx([p["rewards"].sum() - len(p["rewards"]) for p in played])
     assert found["counts"].tolist() == [len(played[0]["rewards"]), 15]
+    paid = linear.returns("point", weights, np.zeros(2), np.ones(2), [0, 0], 15, survival=True)
+    assert paid["returns"] == pytest.approx([p["rewards"].sum() for p in played])
 
 
 @pytest.mark.parametrize("task", ["cheetah-vel:3", "ant-dir:2"])

@@ -107,7 +107,7 @@ def test_prompts_may_come_from_other_episodes_than_the_windows(tasks):
     assert shots.pool.count(0) == 2
     assert float(shots.table.target) == pytest.approx(float(np.quantile(good.returns, 0.9)), rel=1e-5)
     g = bad.returns_to_go[bad.offsets[1:] - 4] / float(shots.table.scale)
-    best = int(np.argmax(g))
+    best = int(np.argmax(bad.returns))
     assert shots.table.prompt is not None
     np.testing.assert_allclose(shots.table.prompt["returns_to_go"][0, 0], g[best], rtol=1e-5)
     assert "rewards" not in shots.table.prompt

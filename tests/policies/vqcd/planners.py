@@ -30,7 +30,8 @@ def planner(states: int = 20, actions: int = 10, *, seed: int = 0, **given: Any)
     """A narrow planner; ``given`` replaces parts of its configuration."""
     config = {
         "states": states, "actions": actions, "horizon": 8, "plan": "states", "told": 0, "schedule": "cosine",
-        "diffusion_steps": 20, "prediction": "noise", "denoiser": {"kind": "mlp", "width": 16, "layers": 2},
+        "diffusion_steps": 20, "prediction": "noise",
+        "denoiser": {"kind": "mlp", "width": 16, "layers": 2, "embedding": 8},
         "inverse": {"states": states, "actions": actions, "width": 8, "layers": 2}, **given,
     }  # fmt: skip
     return make_planner(config, seed=seed)

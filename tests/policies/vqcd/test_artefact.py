@@ -85,7 +85,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
     one.export(tmp_path / "model")
     text = (tmp_path / "model/config.json").read_text()
     (tmp_path / "model/config.json").write_text(text.replace('"layers": 2', '"layers": 3'))
-    with pytest.raises(ManyoneError, match="do not fit|describes"):
+    with pytest.raises(ManyoneError, match=r"do not fit|describes"):
         load_policy(tmp_path / "model")
 
 

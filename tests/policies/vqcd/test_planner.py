@@ -101,7 +101,7 @@ def test_outputs_are_what_the_loss_compares():
 
 
 def test_another_planner_has_its_share_of_the_parameters():
-    one = planner(20, 10, denoiser={"kind": "mlp", "width": 96, "layers": 3},
+    one = planner(20, 10, denoiser={"kind": "mlp", "width": 96, "layers": 3, "embedding": 32},
                   inverse={"states": 20, "actions": 10, "width": 64, "layers": 2})  # fmt: skip
     size = sum(p.numel() for p in one.parameters())
     for share in (1 / 3, 1.5):

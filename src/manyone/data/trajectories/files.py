@@ -1,17 +1,19 @@
-"""Trajectories from and to the files that others use: Minari, D4RL's HDF5, folders of .npz episodes, stacked .npz.
+"""Trajectories from and to the files that others use: Minari, D4RL's HDF5, .npz and pickled episodes.
 
 Every reader checks what it reads; a damaged, cut or inconsistent file raises :class:`ManyoneError` naming the file and,
-where there is one, the episode. Nothing is ever unpickled, and no file makes another one be read. What a reader had to
-leave out or cut is said in ``meta["notes"]``.
+where there is one, the episode. No file runs code or makes another one be read: of pickles only lists, dictionaries and
+arrays are read (:mod:`manyone.assets.safe_pickle`). What a reader had to leave out or cut is said in ``meta["notes"]``.
 
 Public names: ``from_minari``, ``to_minari``, ``from_d4rl_hdf5``, ``from_npz_folder``, ``from_npz_file``,
-``from_folder`` and ``from_place`` (find out which of them a path is).
+``from_pickle_file``, ``from_folder`` and ``from_place`` (find out which of them a path is), ``pairs_from_npz`` (states
+and actions alone).
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from manyone.assets.safe_pickle import load_plain
 from manyone.data.trajectories.d4rl import from_d4rl_hdf5, joined
 from manyone.data.trajectories.minari import from_minari, to_minari
 from manyone.data.trajectories.observations import check_numbers, one_hot
@@ -30,9 +33,18 @@ from manyone.errors import ManyoneError
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 _STACKED = {"observations": ("observations", "o"), "actions": ("actions", "a"), "rewards": ("rewards", "r")}
 _HDF5 = (".hdf5", ".h5")
+_LARGEST_PICKLE = 1 << 30
+_PROMPT_DT = re.compile(r"(?P<family>.+)-(?P<task>\d+)(-prompt)?-[a-z]+")
+_PROMPT_DT_FAMILIES = {
+    "ant_dir": "ant-dir",
+    "cheetah_dir": "cheetah-dir",
+    "cheetah_vel": "cheetah-vel",
+    "ML1-pick-place-v2": "ml1-pick-place",
+}
 
 __all__ = [
-    "from_d4rl_hdf5", "from_folder", "from_minari", "from_npz_file", "from_npz_folder", "from_place", "to_minari",
+    "from_d4rl_hdf5", "from_folder", "from_minari", "from_npz_file", "from_npz_folder", "from_pickle_file",
+    "from_place", "pairs_from_npz", "to_minari",
 ]  # fmt: skip
 
 
@@ -54,7 +66,7 @@ def from_place(
     parts = [part for part in place.split(",") if part]
     if len(parts) > 1:
         return join([from_place(part, name, keys=keys, horizon=horizon, clip=clip, choices=choices) for part in parts])
-    if Path(place).suffix in (*_HDF5, ".npz") or place.startswith((".", "/", "~")):
+    if Path(place).suffix in (*_HDF5, ".npz", ".pkl") or place.startswith((".", "/", "~")):
         raise ManyoneError(f"{place}: no such file or folder")
     return from_minari(place, name, keys=keys)
 
@@ -69,11 +81,11 @@ def from_folder(
     clip: float | None = 1.0,
     choices: int | None = None,
 ) -> Trajectories:
-    """The data set at ``path``, whatever its form: our own folder, a Minari folder, .npz episodes, .npz or .hdf5 file.
+    """The data set at ``path``: our own folder, a Minari folder, .npz episodes, an .npz, .pkl or .hdf5 file.
 
     ``limit`` keeps the first episodes only; ``keys`` are for Minari (:func:`from_minari`), ``horizon`` for HDF5 files
-    (:func:`from_d4rl_hdf5`), ``clip`` is for .npz files (:func:`from_npz_folder`). ``choices`` is the number of
-    discrete actions in HDF5 and .npz files; a set of another form knows its own, which must be the same.
+    (:func:`from_d4rl_hdf5`), ``clip`` is for .npz and .pkl files (:func:`from_npz_folder`). ``choices`` is the number
+    of discrete actions in HDF5, .npz and .pkl files; a set of another form knows its own, which must be the same.
     """
     path = Path(path)
     if path.is_dir() and (path / "trajectories.json").is_file():
@@ -84,10 +96,12 @@ def from_folder(
         return from_npz_folder(path, name, limit=limit, clip=clip, choices=choices)
     elif path.suffix == ".npz":
         data = from_npz_file(path, name, clip=clip, choices=choices)
+    elif path.suffix == ".pkl":
+        data = from_pickle_file(path, name, clip=clip, choices=choices)
     elif path.suffix in _HDF5:
         data = from_d4rl_hdf5(path, name, horizon=horizon, choices=choices)
     else:
-        raise ManyoneError(f"{path}: expected a folder of episodes, an .npz or an .hdf5 file")
+        raise ManyoneError(f"{path}: expected a folder of episodes, an .npz, .pkl or .hdf5 file")
     if choices is not None and data.choices != choices:
         has = f"{data.choices} choices" if data.choices else "real-valued actions"
         raise ManyoneError(f"{path}: has {has}, not the {choices} choices that are given (--data-choices)")
@@ -164,6 +178,79 @@ def from_npz_file(
     return Trajectories.from_episodes(name or path.stem, episodes, meta=meta, source=path, choices=choices)
 
 
+def from_pickle_file(
+    path: Path | str, name: str | None = None, *, clip: float | None = 1.0, choices: int | None = None
+) -> Trajectories:
+    """Pickled episodes as Prompt-DT publishes them: ``ant_dir-7-expert.pkl``, ``ant_dir-7-prompt-expert.pkl``.
+
+    A list of dictionaries with observations [T, S], actions [T, A], rewards [T] or [T, 1] and, if known, terminals [T]
+    and next_observations [T, S]; files of up to 1 GiB. The default name is the task that the file's name tells
+    (``ant-dir:7``), where it is of Prompt-DT's form. ``clip`` and ``choices`` as for :func:`from_npz_folder`.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > _LARGEST_PICKLE:
+            raise ManyoneError(f"{path}: {size} bytes; pickles of up to {_LARGEST_PICKLE} are read")
+        loaded = load_plain(path.read_bytes(), str(path))
+    except OSError as problem:
+        raise ManyoneError(f"{path}: cannot be read ({problem})") from None
+    if not isinstance(loaded, list) or not loaded or not all(isinstance(one, dict) for one in loaded):
+        raise ManyoneError(f"{path}: expected a list of episodes, each a dictionary of observations, actions, rewards")
+
+    def episodes() -> Iterator[dict[str, Any]]:
+        for number, one in enumerate(loaded):
+            origin = f"{path}: episode {number}"
+            found: dict[str, Any] = {key: _listed(one, key, origin) for key in _STACKED}
+            check_numbers(found["observations"], found["actions"], origin, choices)
+            found["actions"] = _told(found["actions"], clip, choices, origin)
+            if "terminals" in one:
+                found["terminated"] = bool(np.any(_listed(one, "terminals", origin)))
+            following = _listed(one, "next_observations", origin) if "next_observations" in one else None
+            yield from _pieces(origin, found, following)
+
+    match = _PROMPT_DT.fullmatch(path.stem)
+    told = f"{_PROMPT_DT_FAMILIES.get(match['family'], match['family'])}:{match['task']}" if match else path.stem
+    meta = {"source": "pickled episodes", "clipped_actions": clip if choices is None else None}
+    data = Trajectories.from_episodes(name or told, episodes(), meta=meta, source=path, choices=choices)
+    if cuts := data.episodes - len(loaded):
+        data.meta.update(cuts=cuts, notes=[f"{cuts} episode cuts where next_observations do not join the next row"])
+    return data
+
+
+def _listed(episode: Mapping[str, Any], key: str, origin: str) -> np.ndarray:
+    """The numbers under ``key``, an array or a list of numbers or rows."""
+    if key not in episode:
+        raise ManyoneError(f"{origin}: has no {key} (it has {', '.join(episode)})")
+    try:
+        array = np.asarray(episode[key])
+    except ValueError as problem:
+        raise ManyoneError(f"{origin}: {key} cannot be read ({problem})") from None
+    if array.dtype.kind not in "fiub":
+        raise ManyoneError(f"{origin}: {key} hold {array.dtype}; expected numbers")
+    return array
+
+
+def pairs_from_npz(path: Path | str, name: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """Observations [n, S] and actions [n, A], float32, of an .npz of bare pairs, such as a distilled set's.
+
+    They are called ``observations`` and ``actions``; in a file of several sets ``NAME/observations``, of which those of
+    ``name`` are read. A folder stands for the ``distilled.npz`` in it.
+    """
+    path = Path(path)
+    path = path / "distilled.npz" if path.is_dir() else path
+    with _arrays(path) as arrays:
+        observations, actions = (_one(path, arrays, (f"{name}/{key}", key)) for key in ("observations", "actions"))
+    check_numbers(observations, actions, str(path))
+    if observations.ndim != 2 or actions.ndim != 2 or len(observations) != len(actions) or not len(actions):
+        shapes = f"{observations.shape} and {actions.shape}"
+        raise ManyoneError(f"{path}: observations and actions are {shapes}; expected [n, S] and [n, A], n at least 1")
+    found = observations.astype(np.float32), actions.astype(np.float32)
+    if not all(np.isfinite(part).all() for part in found):
+        raise ManyoneError(f"{path}: observations or actions are not finite")
+    return found
+
+
 @contextlib.contextmanager
 def _arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
     try:
@@ -199,7 +286,7 @@ def _words(problem: Exception) -> str:
     )
 
 
-def _pieces(path: Path, found: dict[str, Any], following: np.ndarray | None) -> Iterator[dict[str, Any]]:
+def _pieces(path: Path | str, found: dict[str, Any], following: np.ndarray | None) -> Iterator[dict[str, Any]]:
     """The episodes of one file: it is cut where next_observations do not join the next row."""
     steps = len(found["rewards"])
     if following is None or following.shape != np.shape(found["observations"]) or len(following) != steps:

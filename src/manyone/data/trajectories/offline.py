@@ -1,13 +1,17 @@
 """Offline data sets by name, such as ``metaworld-mt10-near``: what the names mean and where made ones lie.
 
 A name is SUITE-QUALITY, optionally with a size ``@EPISODESxSTEPS``: ``metaworld-pairs10-sub@60x200``. Suites are
-``metaworld-mt1:TASK``, ``metaworld-mt5|mt10|pairs10|mt30|mt50``, and ``cheetah-dir``, ``cheetah-vel``, ``ant-dir``
-(their training tasks; ``cheetah-vel:test`` names the held-out ones). Qualities are ``near`` and ``sub`` (near-optimal,
-sub-optimal; made in the simulator) and, for Meta-World, ``expert`` (the official demonstrations, from a folder).
 
-``mujoco-hopper``, ``mujoco-halfcheetah``, ``mujoco-walker2d`` and ``mujoco3`` (all three) have D4RL's qualities
-``random``, ``medium``, ``medium-replay``, ``medium-expert`` and ``expert``, made with the experts that come with the
-package. Their size is in transitions (``mujoco-hopper-medium@20000``), unless it is given in episodes as above.
+- ``metaworld-mt1:TASK``, ``metaworld-mt5|mt10|pairs4|pairs10|cw10|mt30|mt50``, with the qualities ``near`` and ``sub``
+  (near-optimal, sub-optimal; made in the simulator) and ``expert`` (the official demonstrations, from a folder);
+- families of tasks that share a body, whose name alone means their training tasks (``cheetah-vel:test`` names the
+  held-out ones): ``cheetah-dir``, ``cheetah-vel``, ``cheetah17-...``, ``ant-dir``, ``ant-dir-small|ood|4|6``, with
+  ``near`` and ``sub`` by a search on this machine and D4RL's qualities by policies that come with the package;
+  ``ml1-reach``, ``ml1-pick-place`` and ``point-robot`` with ``random``, ``medium``, ``expert``;
+- ``mujoco-hopper``, ``mujoco-halfcheetah``, ``mujoco-walker2d`` and ``mujoco3`` (all three), and five simpler bodies,
+  ``mujoco-swimmer`` etc. (``mujoco8``: all eight), with D4RL's qualities ``random``, ``medium``, ``medium-replay``,
+  ``medium-expert`` and ``expert``, made with the policies that come with the package. Their size is in transitions
+  (``mujoco-hopper-medium@20000``), unless it is given in episodes as above.
 
 Every task is kept on its own, so that suites share tasks: a memory-mapped copy in ``offline/`` of the cache, which
 training reads, and a Minari data set in ``minari/`` (set ``MINARI_DATASETS_PATH`` to that folder to use it elsewhere).
@@ -29,8 +33,9 @@ from manyone.data.trajectories.files import to_minari
 from manyone.data.trajectories.trajectories import Trajectories
 from manyone.errors import ManyoneError
 
-RECIPE = 0
-"""Version of the recipes that make data; part of every folder's name, so that data of another recipe are never read."""
+RECIPES = {"ant-dir": 1}
+"""By family (others 0), the version of the recipe that makes data: part of every folder's name, so that data of another
+recipe are never read. Version 0 of Ant-dir had evenly spaced directions."""
 
 _SEARCHED = {
     "near": "near-optimal: the noise ends at zero",
@@ -41,10 +46,15 @@ _OFFICIAL = {
 }
 _TRAINED = {
     "random": "uniformly random actions",
-    "medium": "a policy with two fifths of the expert's normalised score, with the noise of its training",
-    "medium-replay": "random actions and every policy of the run, in equal parts, with noise, like its replay buffer",
+    "medium": "a shipped policy about two fifths of the way from random to expert, with noise",
+    "medium-replay": "random actions and every shipped policy, in equal parts, with noise, like a replay buffer",
     "medium-expert": "half medium, half expert",
-    "expert": "the best policy of the run, with the noise of its training",
+    "expert": "the best shipped policy, with noise",
+}
+_PLAYED = {
+    "random": "uniformly random actions",
+    "medium": "the expert with noise, about two fifths of the way from random to expert by return",
+    "expert": "the scripted policy, which sees the goal that the data hide, with little noise",
 }
 _METAWORLD = {
     "metaworld-mt1:TASK": "one Meta-World v3 task, e.g. metaworld-mt1:door-open",
@@ -52,26 +62,46 @@ _METAWORLD = {
     "metaworld-mt10": "Meta-World's own MT10",
     "metaworld-pairs4": "4 tasks: drawer and window, open and close",
     "metaworld-pairs10": "10 tasks with opposing pairs (open and close)",
+    "metaworld-cw10": "Continual World's 10 tasks, in its order",
     "metaworld-mt30": "the first 30 tasks of the papers' list",
     "metaworld-mt50": "all 50 tasks",
 }
 _LOCOMOTION = {
     "cheetah-dir": "HalfCheetah, 2 directions",
     "cheetah-vel": "HalfCheetah, 35 velocities (cheetah-vel:test: 5 held-out ones)",
+    "cheetah17-dir": "cheetah-dir without the torso's position in its observations",
+    "cheetah17-vel": "cheetah-vel likewise",
     "ant-dir": "Ant, 45 directions (ant-dir:test: 5 held-out ones)",
+    "ant-dir-small": "Prompt-DT's small set: 8 directions (ant-dir-small:test: 3 held-out ones)",
+    "ant-dir-ood": "the same 8 (ant-dir-ood:test: 4 directions outside their range)",
+    "ant-dir-4": "VQ-CD's sequence of 4 directions",
+    "ant-dir-6": "VQ-CD's sequence of 6 directions",
+}
+_HIDDEN = {
+    "ml1-reach": "Meta-World's reach with its goal hidden, 45 goals (ml1-reach:test: 5 held-out ones)",
+    "ml1-pick-place": "Meta-World's pick-place likewise",
+    "point-robot": "a point in the plane with its goal hidden, 16 goals (point-robot:test: 4 held-out ones)",
 }
 _MUJOCO = {
     "mujoco-hopper": "Hopper-v5, by the checkpoints of a TD3 run",
     "mujoco-halfcheetah": "HalfCheetah-v5, likewise",
     "mujoco-walker2d": "Walker2d-v5, likewise",
     "mujoco3": "Hopper, HalfCheetah and Walker2d",
+    "mujoco-invertedpendulum": "InvertedPendulum-v5, by linear policies",
+    "mujoco-inverteddoublependulum": "InvertedDoublePendulum-v5, likewise",
+    "mujoco-swimmer": "Swimmer-v5, likewise",
+    "mujoco-reacher": "Reacher-v5, likewise",
+    "mujoco-ant": "Ant-v5 without contact forces in its observations, likewise",
+    "mujoco8": "all eight, from 4 states and 1 action to 27 and 8",
 }
-SUITES = {**_METAWORLD, **_LOCOMOTION, **_MUJOCO}
-LICENCE = "made here with Meta-World's scripted policies (MIT) or a random search, and MuJoCo (Apache-2.0): yours"
+SUITES = {**_METAWORLD, **_LOCOMOTION, **_HIDDEN, **_MUJOCO}
+LICENCE = "made here with scripted policies (Meta-World's: MIT) or a random search, and MuJoCo (Apache-2.0): yours"
 TRAINED_LICENCE = "made here with the package's own policies (Apache-2.0) and MuJoCo (Apache-2.0): yours"
 EXPERT_LICENCE = "MIT (MTDiff repository)"
 
 _EPISODES, _STEPS = 60, 200
+_SHORTER = {"ml1-reach": (20, 200), "ml1-pick-place": (20, 200), "point-robot": (60, 20)}
+_ONE_SIDED = ("cheetah-dir", "cheetah17-dir", "ant-dir-4", "ant-dir-6")  # no task is held out
 _TRANSITIONS, _TRAINED_EPISODES, _TRAINED_STEPS = 100_000, 100, 1000
 _LIMITS = {"episodes": (1, 100_000), "steps": (1, 500)}
 _TRAINED_LIMITS = {"episodes": (1, 100_000), "steps": (1, 1000), "transitions": (1, 10_000_000)}
@@ -103,9 +133,9 @@ class OfflineName:
 
     @property
     def family(self) -> str:
-        """``metaworld``, ``mujoco`` or a locomotion family: the tasks' folder."""
+        """``metaworld``, ``mujoco`` or a family of tasks: the tasks' folder."""
         base = self.suite.partition(":")[0]
-        return next((name for name in ("metaworld", "mujoco") if base.startswith(name)), base)
+        return next((name for name in ("metaworld", "mujoco", "ant-dir") if base.startswith(name)), base)
 
     @property
     def official(self) -> bool:
@@ -115,7 +145,10 @@ class OfflineName:
     @property
     def licence(self) -> str:
         """Whose the data are."""
-        return EXPERT_LICENCE if self.official else TRAINED_LICENCE if self.family == "mujoco" else LICENCE
+        if self.official:
+            return EXPERT_LICENCE
+        shipped = self.quality in _TRAINED and self.family not in _HIDDEN
+        return TRAINED_LICENCE if shipped else LICENCE
 
     def __str__(self) -> str:
         return f"{self.suite}-{self.quality}" + (f"@{self.size}" if self.size else "")
@@ -123,7 +156,12 @@ class OfflineName:
     @property
     def key(self) -> str:
         """What distinguishes this recipe's data of one task, as a file name, e.g. ``near-60x200-seed0-v0``."""
-        return "-".join(part for part in (self.quality, self.size, f"seed{self.seed}", f"v{RECIPE}") if part)
+        return "-".join(part for part in (self.quality, self.size, f"seed{self.seed}", f"v{self.recipe}") if part)
+
+    @property
+    def recipe(self) -> int:
+        """Version of what makes the data; see ``RECIPES``."""
+        return RECIPES.get(self.family, 0)
 
     def folder(self, task: str) -> Path:
         """Where the memory-mapped data of ``task`` lie once they are made."""
@@ -162,15 +200,20 @@ def offline_names() -> list[str]:
 
 
 def qualities(suite: str) -> dict[str, str]:
-    """The qualities that ``suite`` has, and what they are."""
+    """The qualities that ``suite`` (or a side of it) has, and what they are."""
+    suite = suite.partition(":")[0]
     if suite in _MUJOCO:
         return _TRAINED
-    return _SEARCHED | _OFFICIAL if suite.startswith("metaworld") else _SEARCHED
+    if suite in _HIDDEN:
+        return _PLAYED
+    if suite in _LOCOMOTION:
+        return _SEARCHED | _TRAINED
+    return _SEARCHED | _OFFICIAL
 
 
 def is_offline(name: str) -> bool:
     """Whether ``name`` has the form of an offline data set's name (it may still be wrong in its parts)."""
-    return name.partition("-")[0] in ("metaworld", "cheetah", "ant", "mujoco", "mujoco3")
+    return name.partition("-")[0] in {suite.partition("-")[0] for suite in SUITES}
 
 
 def parse_offline(name: str, *, episodes: int | None = None, steps: int | None = None, seed: int = 0) -> OfflineName:
@@ -182,12 +225,8 @@ def parse_offline(name: str, *, episodes: int | None = None, steps: int | None =
     suite = match["suite"] if match else name
     base, _, detail = suite.partition(":")
     known = {s.partition(":")[0] for s in SUITES}
-    takes_detail = {
-        "metaworld-mt1": detail != "",
-        "cheetah-vel": detail in ("", "test"),
-        "ant-dir": detail in ("", "test"),
-    }
-    right_detail = takes_detail.get(base, not detail)
+    sides = base in (*_LOCOMOTION, *_HIDDEN) and base not in _ONE_SIDED
+    right_detail = detail != "" if base == "metaworld-mt1" else detail in (("", "test") if sides else ("",))
     quality = match["quality"] if match else ""
     trained = base in _MUJOCO
     right_size = match is None or trained or not match["transitions"]
@@ -195,11 +234,11 @@ def parse_offline(name: str, *, episodes: int | None = None, steps: int | None =
         near = difflib.get_close_matches(name.partition("@")[0], offline_names(), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(offline_names())}"
         raise ManyoneError(f"unknown data set {name!r}: {hint}")
-    if quality == "expert" and not trained:
+    if quality == "expert" and base.startswith("metaworld"):
         if match["episodes"] or episodes is not None or steps is not None:
             raise ManyoneError(f"{name}: expert data have the size of their source; leave out @, episodes and steps")
         return OfflineName(suite, quality, 0, 0, 0)
-    defaults = (_TRAINED_EPISODES, _TRAINED_STEPS) if trained else (_EPISODES, _STEPS)
+    defaults = (_TRAINED_EPISODES, _TRAINED_STEPS) if trained else _SHORTER.get(base, (_EPISODES, _STEPS))
     sizes = {
         "episodes": episodes if episodes is not None else int(match["episodes"] or defaults[0]),
         "steps": steps if steps is not None else int(match["steps"] or defaults[1]),
@@ -257,4 +296,4 @@ def forget_offline(wanted: OfflineName) -> int:
 
 
 def _slug(text: str) -> str:
-    return text.removeprefix("gym:").replace(":", "-")
+    return text.removeprefix("gym:").partition("?")[0].replace(":", "-")

@@ -336,7 +336,8 @@ def _ant_seen(version: int) -> Callable[[Bodies, np.ndarray], np.ndarray]:
 
 
 def _cheetah_task_seen(bodies: Bodies, rows: np.ndarray) -> np.ndarray:
-    return np.concatenate((bodies.positions(rows)[:, 1:], bodies.velocities(rows), bodies.points(rows)), 1)
+    torso = bodies.points(rows)[:, : 3 if bodies.given("torso") else 0]
+    return np.concatenate((bodies.positions(rows)[:, 1:], bodies.velocities(rows), torso), 1)
 
 
 _GYM, _OURS = "gymnasium.envs.mujoco.", "manyone.envs.single.bodies:"
@@ -375,7 +376,7 @@ def _arguments(env: gymnasium.Env) -> dict[str, Any]:
     """The constructor's arguments of a body by name, defaults among them."""
     body: Any = env.unwrapped
     if _name(body).startswith(_OURS):
-        own = {"target": body.target, "velocity": getattr(body, "velocity", None)}
+        own = {name: getattr(body, name, None) for name in ("target", "velocity", "torso")}
         bound = inspect.signature(type(body).__mro__[1]).bind(include_cfrc_ext_in_observation=False)
     else:
         own = {}

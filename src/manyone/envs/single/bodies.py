@@ -12,16 +12,20 @@ from gymnasium.spaces import Box
 
 
 class Cheetah(HalfCheetahEnv):
-    """Runs in the direction ``target`` (a sign), or at the velocity ``target`` where ``velocity`` is True."""
+    """Runs in the direction ``target`` (a sign), or at the velocity ``target`` where ``velocity`` is True.
 
-    def __init__(self, target: float, *, velocity: bool, **options: Any) -> None:
-        self.target, self.velocity = target, velocity
+    With ``torso`` its observations end with the torso's position: 20 entries, else 17.
+    """
+
+    def __init__(self, target: float, *, velocity: bool, torso: bool, **options: Any) -> None:
+        self.target, self.velocity, self.torso = target, velocity, torso
         super().__init__(**options)
-        self.observation_space = Box(-np.inf, np.inf, (20,), np.float64)
+        self.observation_space = Box(-np.inf, np.inf, (20 if torso else 17,), np.float64)
 
     def _get_obs(self) -> np.ndarray:
         position, velocity = self.data.qpos.flatten(), self.data.qvel.flatten()
-        return np.concatenate([position[1:], velocity, self.data.body("torso").xpos])
+        torso = self.data.body("torso").xpos if self.torso else []
+        return np.concatenate([position[1:], velocity, torso])
 
     def step(self, action: np.ndarray) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """One step."""

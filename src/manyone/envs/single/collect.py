@@ -31,10 +31,10 @@ from manyone.data.trajectories.offline import (
 from manyone.data.trajectories.references import reference
 from manyone.data.trajectories.trajectories import Trajectories
 from manyone.engine.progress import Progress
-from manyone.envs.single import linear, scripted, search
+from manyone.envs.single import families, linear, scripted, search
 from manyone.envs.single import make as build
 from manyone.envs.single.experts import play
-from manyone.envs.single.experts.ladder import NOISE, ladder
+from manyone.envs.single.experts.matrices import Matrices
 from manyone.envs.single.pieces import Runner, runner
 from manyone.errors import ManyoneError
 from manyone.randomness import seed_for
@@ -73,7 +73,8 @@ def make_offline(
             _copy_experts(wanted, missing, source)
         elif missing:
             with runner(workers) as run:
-                maker = {"metaworld": _play_scripted, "mujoco": _play_trained}.get(wanted.family, _play_searched)
+                locomotion = _play_searched if wanted.quality in ("near", "sub") else _play_shipped
+                maker = _MAKERS.get(wanted.family, locomotion)
                 maker(wanted, missing, run, progress or (lambda done, total: None))
         keep_list(wanted, tasks)
     return load_offline(name, episodes=episodes, steps=steps, seed=wanted.seed)
@@ -88,21 +89,38 @@ def made(wanted: OfflineName, *, workers: int | None = None) -> list[Trajectorie
 
 
 def set_tasks(wanted: OfflineName) -> list[str]:
-    """The tasks of a parsed name; a locomotion family alone means its training tasks."""
-    if wanted.family in ("metaworld", "mujoco") or ":" in wanted.suite:
-        return build.suite_tasks(wanted.suite)
-    return build.suite_tasks(f"{wanted.suite}:train")
+    """The tasks of a parsed name; a family alone means its training tasks."""
+    return build.suite_tasks(f"{wanted.suite}:train" if wanted.suite in families.SPLITS else wanted.suite)
 
 
 def _play_scripted(wanted: OfflineName, tasks: list[str], run: Runner, progress: Report) -> None:
+    play = functools.partial(scripted.play, episodes=wanted.episodes, steps=wanted.steps)
+    policy = f"scripted policy of metaworld {version('metaworld')}, with noise"
+    _in_pieces(wanted, tasks, run, progress, play, policy)
+
+
+def _play_points(wanted: OfflineName, tasks: list[str], run: Runner, progress: Report) -> None:
+    from manyone.envs.single import point_robot  # imports gymnasium
+
+    play = functools.partial(point_robot.play, steps=min(wanted.steps, build.spaces(tasks[0])[2]))
+    _in_pieces(wanted, tasks, run, progress, play, f"{wanted.quality} policy that sees the goal")
+
+
+def _in_pieces(
+    wanted: OfflineName,
+    tasks: list[str],
+    run: Runner,
+    progress: Report,
+    play: Callable[..., list[dict[str, Any]]],
+    policy: str,
+) -> None:
+    """Keeps the episodes of ``play(task, quality, numbers, seeds)``, cut into pieces; ``policy``: who plays."""
     starts, total = range(0, wanted.episodes, _PIECE), len(tasks) * wanted.episodes * wanted.steps
     calls = {}
     for task, start in itertools.product(tasks, starts):
         numbers = range(start, min(start + _PIECE, wanted.episodes))
         seeds = [seed_for(wanted.seed, "collect", task, wanted.quality, number) for number in numbers]
-        calls[task, start] = functools.partial(
-            scripted.play, task, wanted.quality, numbers, seeds, episodes=wanted.episodes, steps=wanted.steps
-        )
+        calls[task, start] = functools.partial(play, task, wanted.quality, numbers, seeds)
     played: dict[str, dict[int, list[dict[str, Any]]]] = {task: {} for task in tasks}
     done = 0
     for (task, start), piece in run(calls):
@@ -112,12 +130,11 @@ def _play_scripted(wanted: OfflineName, tasks: list[str], run: Runner, progress:
         if len(played[task]) == len(starts):
             pieces = played.pop(task)
             whole = [episode for start in starts for episode in pieces[start]]
-            policy = f"scripted policy of metaworld {version('metaworld')}, with noise"
             keep_task(wanted, task, Trajectories.from_episodes(task, whole, meta=_meta(wanted, policy)))
 
 
 def _play_searched(wanted: OfflineName, tasks: list[str], run: Runner, progress: Report) -> None:
-    settings = search.SETTINGS[wanted.suite.partition(":")[0]]
+    settings = search.SETTINGS[wanted.family]
     total = len(tasks) * (settings.steps + wanted.episodes * wanted.steps)
     done = 0
 
@@ -127,7 +144,8 @@ def _play_searched(wanted: OfflineName, tasks: list[str], run: Runner, progress:
         progress(done, total)
 
     for task in tasks:
-        file = wanted.folder(task).parent / f"search-seed{wanted.seed}.npz"
+        recipe = f"-v{wanted.recipe}" if wanted.recipe else ""
+        file = wanted.folder(task).parent / f"search-seed{wanted.seed}{recipe}.npz"
         found = search.teachers(file, task, settings, wanted.seed, run, tell)
         qualities = [number / max(1, wanted.episodes - 1) for number in range(wanted.episodes)]
         chosen, noise = zip(*(search.choose(found, wanted.quality, q) for q in qualities), strict=True)
@@ -149,33 +167,40 @@ def _play_searched(wanted: OfflineName, tasks: list[str], run: Runner, progress:
         keep_task(wanted, task, Trajectories.from_episodes(task, whole, meta=_meta(wanted, policy_text)))
 
 
-def _play_trained(wanted: OfflineName, tasks: list[str], run: Runner, progress: Report) -> None:
+def _play_shipped(wanted: OfflineName, tasks: list[str], run: Runner, progress: Report) -> None:
     amount = wanted.transitions or wanted.episodes
     each = 1 if wanted.transitions else wanted.steps  # progress counts steps
     for number, task in enumerate(tasks):
-        body = next(name for name, its in build.BODIES.items() if its == task)
-        policies = ladder(body)
+        name = next((name for name, its in build.BODIES.items() if its == task), task)
+        policies, steps = play.shipped(name), min(wanted.steps, build.limit(task) or wanted.steps)
         shares = play.shares(wanted.quality, policies, amount, in_steps=wanted.transitions > 0)
 
-        def call(share: play.Share, first: int, count: int, task: str = task, body: str = body) -> Callable[[], Any]:
+        episodes = functools.partial(play.episodes, name, horizon=steps, noise=policies.noise)
+
+        def call(
+            share: play.Share, first: int, count: int, task: str = task, roll: Any = episodes
+        ) -> Callable[[], Any]:
             numbers = range(first, first + count)
             seeds = [seed_for(wanted.seed, "collect", task, share.step, n) for n in numbers]
-            return functools.partial(play.episodes, body, share.policy, seeds, wanted.steps, NOISE)
+            return functools.partial(roll, share.policy, seeds)
 
         while calls := {
             (place, first): call(share, first, count)
             for place, share in enumerate(shares)
-            for first, count in share.needed(wanted.steps)
+            for first, count in share.needed(steps)
         }:
             for (place, first), piece in run(calls):
                 shares[place].add(first, piece)
                 done = number * amount + sum(share.filled for share in shares)
                 progress(done * each, len(tasks) * amount * each)
         parts = [share.kept() for share in shares]
-        meta = _meta(wanted, f"policies of a TD3 run, normal noise of {NOISE} on their actions")
+        kind = "a TD3 run" if name in build.BODIES else "augmented random searches (linear)"
+        policy = f"policies of {kind}, normal noise of {policies.noise} on their actions"
+        meta = _meta(wanted, "uniformly random actions" if wanted.quality == "random" else policy)
+        if pair := _reference(policies, steps):
+            meta["reference"] = pair
         meta |= {
-            "reference": list(reference(task)),
-            "noise": NOISE,
+            "noise": policies.noise,
             "expert_return": policies.returns[policies.expert],
             "checkpoints": [
                 {
@@ -188,6 +213,24 @@ def _play_trained(wanted: OfflineName, tasks: list[str], run: Runner, progress: 
             ],
         }
         keep_task(wanted, task, Trajectories.from_episodes(task, [one for own in parts for one in own], meta=meta))
+
+
+def _reference(policies: play.Policies, steps: int) -> list[float] | None:
+    """Returns that scores of the data count from and to: D4RL's, else the shipped policies' of whole episodes."""
+    if isinstance(policies, Matrices):
+        whole = steps >= build.spaces(policies.task)[2]
+        return [policies.random_return, policies.returns[policies.expert]] if whole else None
+    return list(reference(policies.task))
+
+
+_MAKERS = {
+    "metaworld": _play_scripted,
+    "mujoco": _play_shipped,
+    "ml1-reach": _play_scripted,
+    "ml1-pick-place": _play_scripted,
+    "point-robot": _play_points,
+}
+"""What makes the data of a family; those of locomotion are searched or played by what is shipped, by their quality."""
 
 
 def _copy_experts(wanted: OfflineName, tasks: list[str], source: Path | str | None) -> None:
@@ -209,7 +252,9 @@ def _copy_experts(wanted: OfflineName, tasks: list[str], source: Path | str | No
 
 
 def _meta(wanted: OfflineName, policy: str) -> dict[str, Any]:
-    packages = (*(("metaworld",) if wanted.family == "metaworld" else ()), "mujoco", "gymnasium", "numpy")
+    scripted_family = wanted.family.startswith(("metaworld", "ml1"))
+    simulators = () if wanted.family == "point-robot" else ("mujoco",)
+    packages = (*(("metaworld",) if scripted_family else ()), *simulators, "gymnasium", "numpy")
     return {
         "description": f"{wanted}: {policy}",
         "policy": policy,

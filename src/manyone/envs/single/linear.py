@@ -1,27 +1,32 @@
 """Linear policies rolled out side by side: n environments in lock-step, one batched matrix product a step.
 
-The policy is a = clip(M (s - mean) / deviation + noise, -1, 1). Every roll-out depends on its own weights and seed
-alone, so a batch may be cut into any pieces. This module imports no torch: worker processes start fast.
+The policy is a = clip(M (s - mean) / deviation + noise, low, high), within the environment's bounds. Every roll-out
+depends on its own weights and seed alone, so a batch may be cut into any pieces. This module imports no torch: worker
+processes start fast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from manyone.envs.single import make as build
-from manyone.envs.single.batched import Bodies, batched
-
-_environments: dict[str, list[Any]] = {}
-_bodies: dict[str, Bodies | None] = {}
+from manyone.envs.single.stepping import stepper
 
 
 def returns(
-    task: str, weights: np.ndarray, mean: np.ndarray, deviation: np.ndarray, seeds: Sequence[int], horizon: int
+    task: str,
+    weights: np.ndarray,
+    mean: np.ndarray,
+    deviation: np.ndarray,
+    seeds: Sequence[int],
+    horizon: int,
+    *,
+    survival: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Return (without the bonus for survival) and the sums of the states of each roll-out.
+    """Return (with or without the bonus for ``survival``) and the sums of the states of each roll-out.
 
     ``weights`` [n, A, S], ``mean`` and ``deviation`` [S], ``seeds`` n. Gives ``returns`` [n], ``counts`` [n], ``sums``
     and ``squares`` [n, S] over the states visited, float64.
@@ -30,7 +35,7 @@ def returns(
     states = [one["observations"][:-1].astype(np.float64) for one in played]
     return {
         # what is paid for staying alive would reward standing still (Mania et al., section 4.1)
-        "returns": np.array([one["rewards"].sum() - one["survival"] for one in played]),
+        "returns": np.array([one["rewards"].sum() - (0.0 if survival else one["survival"]) for one in played]),
         "counts": np.array([float(len(s)) for s in states]),
         "sums": np.stack([s.sum(axis=0) for s in states]),
         "squares": np.stack([(s**2).sum(axis=0) for s in states]),
@@ -52,7 +57,7 @@ def episodes(
     ``noise[i]`` times standard normal numbers to its actions.
     """
     count, action_dim, state_dim = weights.shape
-    start, step = _together(task) or _one_by_one(task, count, horizon)
+    start, step = stepper(task, count, horizon)
     observations = np.zeros((count, horizon + 1, state_dim))
     actions = np.zeros((count, horizon, action_dim), np.float32)
     rewards = np.zeros((count, horizon))
@@ -64,10 +69,11 @@ def episodes(
             jitter[i] = level * np.random.Generator(np.random.Philox(seed)).standard_normal((horizon, action_dim))
     observations[:, 0] = start(seeds)
     running = np.arange(count)
+    low, high = build.bounds(task)
     for t in range(horizon):
         scaled = (observations[:, t] - mean) / deviation
         # the action that is stored is the one that is played
-        actions[:, t] = np.clip(np.matmul(weights, scaled[..., None])[..., 0] + jitter[:, t], -1, 1)
+        actions[:, t] = np.clip(np.matmul(weights, scaled[..., None])[..., 0] + jitter[:, t], low, high)
         observations[running, t + 1], rewards[running, t], terminated[running], bonus = step(
             running, actions[running, t]
         )
@@ -87,50 +93,3 @@ def episodes(
         }
         for i, n in enumerate(lengths)
     ]
-
-
-Start = Callable[[Sequence[int]], np.ndarray]
-"""seeds n -> first observations [n, S]"""
-Step = Callable[[np.ndarray, np.ndarray], tuple[Any, Any, Any, Any]]
-"""rows [b], actions [b, A] -> observations [b, S], rewards [b], whether episodes ended [b], bonus for survival [b]"""
-
-
-def _together(task: str) -> tuple[Start, Step] | None:
-    """Bodies that are stepped together; None where the environment is none of these."""
-    if task not in _bodies:
-        _bodies.clear()
-        _bodies[task] = batched(task)
-    bodies = _bodies[task]
-    if bodies is None:
-        return None
-    known = bodies
-
-    def step(rows: np.ndarray, actions: np.ndarray) -> tuple[Any, Any, Any, Any]:
-        seen = known.step(rows, actions)
-        return seen.observations, seen.rewards, seen.terminated, seen.survival
-
-    return lambda seeds: known.reset(range(len(seeds)), seeds), step
-
-
-def _one_by_one(task: str, count: int, horizon: int) -> tuple[Start, Step]:
-    """One environment a row."""
-    envs = _built(task, count, horizon)
-
-    def step(rows: np.ndarray, actions: np.ndarray) -> tuple[Any, Any, Any, Any]:
-        seen = [envs[row].step(action) for row, action in zip(rows.tolist(), actions)]
-        states, rewards, ended, _, infos = zip(*seen)
-        return np.array(states), rewards, ended, [info.get("reward_survive", 0.0) for info in infos]
-
-    return lambda seeds: np.array([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds)]), step
-
-
-def _built(task: str, count: int, horizon: int) -> list[Any]:
-    """``count`` environments of ``task``; those of another task are closed."""
-    key = f"{task}/{horizon}"
-    for other in [k for k in _environments if k != key]:
-        for env in _environments.pop(other):
-            env.close()
-    envs = _environments.setdefault(key, [])
-    while len(envs) < count:
-        envs.append(build.make_env(task, horizon=horizon))
-    return envs[:count]

@@ -1,12 +1,14 @@
 """Any environment of the project by one name.
 
-======================  =============================================  ==========================
+======================  =============================================  ===========================
 name                    what                                           goals
-======================  =============================================  ==========================
+======================  =============================================  ===========================
 ``door-open-v3``        a Meta-World v3 task                           0-49 (40-49 for evaluation)
 ``cheetah-vel:7``       a task of Cheetah-dir, Cheetah-vel or Ant-dir  0 (the index is the goal)
+``ml1-reach:7``         Meta-World's reach or pick-place, goal hidden  0 (the index is the goal)
+``point-robot:7``       a point in the plane, goal hidden              0 (the index is the goal)
 ``gym:Hopper-v5``       any Gymnasium environment with vectors         0
-======================  =============================================  ==========================
+======================  =============================================  ===========================
 
 A Gymnasium environment's keyword arguments follow a question mark, as JSON where they are no text:
 ``gym:Ant-v5?ctrl_cost_weight=0.1&max_episode_steps=500``. So do the ``keys`` of dictionary observations that are laid
@@ -30,7 +32,7 @@ import numpy as np
 from manyone.data.trajectories.observations import action_choices, action_width, lay_out, state_width
 from manyone.engine.extras import need
 from manyone.engine.modules import import_named
-from manyone.envs.single import locomotion, metaworld
+from manyone.envs.single import families, locomotion, metaworld, ml1
 from manyone.errors import ManyoneError
 
 if TYPE_CHECKING:
@@ -38,19 +40,30 @@ if TYPE_CHECKING:
 
 BODIES = {"hopper": "gym:Hopper-v5", "halfcheetah": "gym:HalfCheetah-v5", "walker2d": "gym:Walker2d-v5"}
 """Short names of environments. D4RL's Walker2d data are of the older model: say gym:Walker2d-v4 for them."""
+LINEAR_BODIES = {
+    "invertedpendulum": "gym:InvertedPendulum-v5",
+    "inverteddoublependulum": "gym:InvertedDoublePendulum-v5",
+    "swimmer": "gym:Swimmer-v5",
+    "reacher": "gym:Reacher-v5",
+    "ant": "gym:Ant-v5?include_cfrc_ext_in_observation=false",
+}
+"""Short names of the environments whose packaged experts are linear."""
+_SEQUENCE = [*list(LINEAR_BODIES.values())[:-1], *BODIES.values(), LINEAR_BODIES["ant"]]  # 4/1 to 27/8
 _PLAIN = '[]{}:,"-_.~/'  # what keeps its look in the value of a keyword argument
 
 
 def kind(task: str) -> str:
-    """``"metaworld"``, ``"locomotion"`` or ``"gym"``; :class:`ManyoneError` for a name that is none of them."""
+    """``"metaworld"``, ``"gym"`` or a family's: ``"locomotion"``, ``"ml1"``, ``"point-robot"``.
+
+    :class:`ManyoneError` for a name that is none of them.
+    """
     if task.startswith("gym:"):
         return "gym"
-    if task.partition(":")[0] in locomotion.FAMILIES:
-        locomotion.parse(task)
-        return "locomotion"
+    if task.partition(":")[0] in families.FAMILIES:
+        return families.parse(task)[0].kind
     if ":" in task:
-        families = ", ".join(f"{name}:INDEX" for name in locomotion.FAMILIES)
-        raise ManyoneError(f"unknown task {task!r}; allowed: a Meta-World name (door-open-v3), {families}, gym:ID")
+        known = ", ".join(f"{name}:INDEX" for name in families.FAMILIES)
+        raise ManyoneError(f"unknown task {task!r}; allowed: a Meta-World name (door-open-v3), {known}, gym:ID")
     metaworld.task_name(task)
     return "metaworld"
 
@@ -58,19 +71,18 @@ def kind(task: str) -> str:
 def suite_tasks(suite: str) -> list[str]:
     """Task names of a suite, or one task's own name.
 
-    Suites are ``metaworld-mt10`` etc., ``cheetah-vel[:train|:test]`` etc., ``mujoco3`` and ``mujoco-hopper`` etc.
+    Suites are ``metaworld-mt10`` etc., ``cheetah-vel[:train|:test]`` etc. (the splits of
+    :mod:`manyone.envs.single.families`), ``mujoco3``, ``mujoco8`` and ``mujoco-hopper`` etc.
     """
     if suite.startswith("metaworld-"):
         return metaworld.suite_tasks(suite)
-    if suite in BODIES:
-        return [BODIES[suite]]
-    if suite == "mujoco3":
-        return list(BODIES.values())
-    if suite.startswith("mujoco-") and suite.removeprefix("mujoco-") in BODIES:
-        return [BODIES[suite.removeprefix("mujoco-")]]
-    name, _, rest = suite.partition(":")
-    if name in locomotion.FAMILIES and rest in ("", "train", "test"):
-        return locomotion.suite_tasks(suite)
+    bodies = LINEAR_BODIES | BODIES
+    if suite.removeprefix("mujoco-") in bodies:
+        return [bodies[suite.removeprefix("mujoco-")]]
+    if suite in ("mujoco3", "mujoco8"):
+        return list(BODIES.values()) if suite == "mujoco3" else list(_SEQUENCE)
+    if families.is_split(suite):
+        return families.split_tasks(suite)
     return [metaworld.task_name(suite) if kind(suite) == "metaworld" else suite]
 
 
@@ -97,9 +109,15 @@ def make_env(
         check_goal(task, goal)
         env.action_space.seed(seed)
         return env
-    module = metaworld if which == "metaworld" else locomotion
-    options: dict[str, Any] = {} if horizon is None else {"horizon": horizon}
-    return module.make_env(task, goal, seed, render_mode=render_mode, **options, **simulator)
+    options = {"horizon": horizon, "render_mode": render_mode, **simulator}
+    if which == "metaworld":
+        return metaworld.make_env(
+            task, goal, seed, **{key: value for key, value in options.items() if value is not None}
+        )
+    check_goal(task, goal)
+    if horizon is not None and horizon < 1:
+        raise ManyoneError(f"horizon {horizon} of {task}: must be at least 1")
+    return _family_module(which, task).make_env(task, seed, **options)  # type: ignore[no-any-return]
 
 
 def set_goal(env: gymnasium.Env, task: str, goal: int) -> None:
@@ -111,7 +129,7 @@ def set_goal(env: gymnasium.Env, task: str, goal: int) -> None:
 
 
 def check_goal(task: str, goal: int) -> None:
-    """:class:`ManyoneError` where a task with one goal is asked for another."""
+    """:class:`ManyoneError` where a task with one goal (a family's index is its goal) is asked for another."""
     if goal != 0:
         raise ManyoneError(f"{task}: the task has one goal, so goal must be 0 (got {goal})")
 
@@ -122,9 +140,9 @@ def spaces(task: str) -> tuple[int, int, int]:
     which = kind(task)
     if which == "metaworld":
         return metaworld.STATE_DIM, metaworld.ACTION_DIM, metaworld.HORIZON
-    if which == "locomotion":
-        family, _ = locomotion.parse(task)
-        return family.state_dim, family.action_dim, locomotion.HORIZON
+    if which != "gym":
+        family, _ = families.parse(task)
+        return family.state_dim, family.action_dim, family.horizon
     env = _make_gym(task, None, None)
     (states,), (actions,) = env.observation_space.shape or (), env.action_space.shape or ()
     env.close()
@@ -165,7 +183,8 @@ def choices(task: str) -> int:
 
 def prepare(tasks: Sequence[str]) -> None:
     """Makes what environments read from the cache (Meta-World's goals), once, before processes are started."""
-    metaworld.prepare([metaworld.task_name(task) for task in tasks if kind(task) == "metaworld"])
+    names = {"metaworld": metaworld.task_name, "ml1": lambda task: ml1.source(task)[0]}
+    metaworld.prepare(list(dict.fromkeys(names[which](task) for task in tasks if (which := kind(task)) in names)))
 
 
 def gym_parts(task: str) -> tuple[str, tuple[str, ...], dict[str, Any]]:
@@ -242,6 +261,16 @@ def named_task(name: str, origin: str) -> str | None:
     key, keys, kwargs = gym_parts(name)
     found = gym_parts(recorded_task({"id": key, "kwargs": kwargs}, origin))
     return gym_task(found[0], keys, found[2])
+
+
+def _family_module(which: str, task: str) -> Any:
+    """What makes the environments of families; Gymnasium is imported for the point's alone."""
+    if which != "point-robot":
+        return {"locomotion": locomotion, "ml1": ml1}[which]
+    need("gymnasium", task, "policies")
+    from manyone.envs.single import point_robot
+
+    return point_robot
 
 
 def _harmless(value: Any) -> bool:

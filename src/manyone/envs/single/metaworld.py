@@ -9,7 +9,8 @@ Goals 0-39 are for data (:data:`TRAIN_GOALS`), 40-49 for evaluation (:data:`EVAL
 
 Task lists: MT5, MT30 and MT50 are the prefixes of the list that MTDiff, HarmoDT and later papers use (their texts say
 "randomly sampled", their code uses this order); MT10 is Meta-World's own benchmark; *pairs10* holds ten tasks with
-opposing pairs (open and close), where the gradients of one policy conflict most, *pairs4* the four quickest of them.
+opposing pairs (open and close), where the gradients of one policy conflict most, *pairs4* the four quickest of them;
+*cw10* is the sequence of Continual World (Wolczyk et al. 2021), in its order, with today's tasks of the same names.
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ _PAIRS10 = """
 basketball bin-picking button-press-topdown button-press door-open door-close drawer-open drawer-close window-open
 window-close
 """
+_CW10 = """
+hammer push-wall faucet-close push-back stick-pull handle-press-side push shelf-place window-close peg-unplug-side
+"""
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -70,6 +74,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "metaworld-mt50": TASKS50,
     "metaworld-pairs4": _names("drawer-open drawer-close window-open window-close"),
     "metaworld-pairs10": _names(_PAIRS10),
+    "metaworld-cw10": _names(_CW10),
 }
 
 
@@ -83,7 +88,7 @@ def task_name(name: str) -> str:
 
 
 def suite_tasks(suite: str) -> list[str]:
-    """The task names of a suite: ``metaworld-mt5|mt10|mt30|mt50|pairs4|pairs10`` or ``metaworld-mt1:TASK``."""
+    """The task names of a suite: ``metaworld-mt5|mt10|mt30|mt50|pairs4|pairs10|cw10`` or ``metaworld-mt1:TASK``."""
     if suite.startswith("metaworld-mt1:"):
         return [task_name(suite.removeprefix("metaworld-mt1:"))]
     if suite not in SUITES:

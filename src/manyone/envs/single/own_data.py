@@ -34,7 +34,7 @@ def from_places(
     clip: float | None = None,
     simulator: bool = True,
 ) -> list[Trajectories]:
-    """Own data, each as TASK=PLACE: a Minari id, a D4RL HDF5 file or a folder of per-episode .npz files.
+    """Own data, each as TASK=PLACE: a Minari id, a D4RL HDF5 file, a folder of .npz episodes, Prompt-DT's .pkl file.
 
     TASK may be left out where the data name their environment. Data of one task, TASK=A TASK=B or TASK=A,B, are joined.
     ``keys`` are the entries of dictionary observations (for a task that names none), ``data_horizon`` the steps after

@@ -1,39 +1,47 @@
-"""Episodes of Meta-World's scripted policies with noise: the recipe of the near-optimal and sub-optimal data.
+"""Episodes of Meta-World's scripted policies with noise: the recipe of Meta-World's and ML1's data.
 
 Episode e of n has the quality q = e / (n - 1) and plays action = clip(scripted + sigma N(0, I), -1, 1), interrupted by
 bursts of eight uniformly random steps, each started with probability eps / 8 a step:
 
-=======  ================  =====================
+=======  ================  =====================  ===========================================================
 quality  sigma             eps
-=======  ================  =====================
-near     0.3 (1 - q)       0.15 (1 - q)
-sub      1 - 0.6 q         0.6 - 0.35 q
-=======  ================  =====================
+=======  ================  =====================  ===========================================================
+near     0.3 (1 - q)       0.15 (1 - q)           ends with the clean expert
+sub      1 - 0.6 q         0.6 - 0.35 q           never clean
+expert   0.1               0                      of ML1, as are those below
+medium   1 (reach), 0.3    1.6 (reach), 0.2       about two fifths of the way from random to expert, by return
+random   -                 -                      uniformly random actions
+=======  ================  =====================  ===========================================================
 
-so near-optimal data end with the clean expert, and sub-optimal data never do. Goals are those for training, in turn;
-episodes go on to their last step after success. Scripted policies maximise success, not the shaped reward.
+Goals of a Meta-World task are those for training, in turn; a task of ML1 has its own, which its episodes hide. Episodes
+go on to their last step after success. Scripted policies maximise success, not the shaped reward.
 
 This module imports no torch: worker processes start fast.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from manyone.envs.single import metaworld
+from manyone.envs.single import make as build
+from manyone.envs.single import metaworld, ml1
 
 BURST = 8
 
 
-def noise_levels(quality: str, q: float) -> tuple[float, float]:
-    """(sigma, eps) of an episode of quality ``q`` in [0, 1]."""
+def noise_levels(quality: str, q: float, task: str = "") -> tuple[float, float]:
+    """(sigma, eps) of an episode of quality ``q`` in [0, 1]; ``medium`` differs by ``task``."""
     if quality == "near":
         return 0.3 * (1 - q), 0.15 * (1 - q)
-    return 1 - 0.6 * q, 0.6 - 0.35 * q
+    if quality == "sub":
+        return 1 - 0.6 * q, 0.6 - 0.35 * q
+    medium = (1.0, 1.6) if task.startswith("ml1-reach") else (0.3, 0.2)  # picking up stands far less noise
+    return {"expert": (0.1, 0.0), "medium": medium, "random": (0.0, math.inf)}[quality]
 
 
 def train_goal(episode: int) -> int:
@@ -49,8 +57,10 @@ def play(
 
 
 def _episode(task: str, quality: str, number: int, seed: int, episodes: int, steps: int) -> dict[str, Any]:
-    env, goal = _env(task, steps), train_goal(number)
-    sigma, eps = noise_levels(quality, number / (episodes - 1) if episodes > 1 else 1.0)
+    ml1_task = build.kind(task) == "ml1"
+    name, goal = ml1.source(task) if ml1_task else (task, train_goal(number))
+    env = _env(name, steps)
+    sigma, eps = noise_levels(quality, number / (episodes - 1) if episodes > 1 else 1.0, task)
     rng = np.random.Generator(np.random.Philox(seed))
     noise = sigma * rng.standard_normal((steps, metaworld.ACTION_DIM))
     random = rng.uniform(-1, 1, (steps, metaworld.ACTION_DIM))
@@ -65,19 +75,19 @@ def _episode(task: str, quality: str, number: int, seed: int, episodes: int, ste
     for t in range(steps):
         if t >= burst_ends and starts[t]:
             burst_ends = t + BURST
-        wish = random[t] if t < burst_ends else metaworld.expert_action(task, state) + noise[t]
+        wish = random[t] if t < burst_ends else metaworld.expert_action(name, state) + noise[t]
         actions[t] = np.clip(wish, -1, 1)
         # the environment gets the float32 action that is stored, so that the data can be played back
         state, reward, _, _, info = env.step(actions[t])
         observations[t + 1], rewards[t] = state, reward
         success |= bool(info["success"])
     return {
-        "observations": observations,
+        "observations": ml1.hidden(observations) if ml1_task else observations,
         "actions": actions,
         "rewards": rewards,
         "terminated": False,
         "success": success,
-        "goal": goal,
+        "goal": 0 if ml1_task else goal,
     }
 
 

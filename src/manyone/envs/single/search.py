@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from manyone.envs.single.pieces import Runner
 from manyone.errors import ManyoneError
 from manyone.randomness import seed_for
 
-_PIECE = 4  # roll-outs that a worker steps together
+_PIECE = 8  # roll-outs that a worker steps together
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Search:
     """nu: deviation of the perturbed weights."""
     horizon: int = 200
     """Steps of a roll-out."""
+    survival: bool = False
+    """Whether the bonus for staying alive counts: for bodies that are paid for little else."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.top <= self.directions or min(self.iterations, self.horizon) < 1:
@@ -63,7 +65,8 @@ class Search:
         return self.iterations * 2 * self.directions * self.horizon
 
 
-SETTINGS = {"cheetah-dir": Search(), "cheetah-vel": Search(), "ant-dir": Search(iterations=70)}
+_CHEETAHS = ("cheetah-dir", "cheetah-vel", "cheetah17-dir", "cheetah17-vel")
+SETTINGS = {**dict.fromkeys(_CHEETAHS, Search()), "ant-dir": Search(iterations=70)}
 """By family, about a minute of two processors a task: Ant's simulator is four times as slow as HalfCheetah's."""
 
 
@@ -80,28 +83,45 @@ class Teachers:
     scores: np.ndarray
     """float64 [T+1]: mean return of the unperturbed policy's neighbours; of the last policy, that of the one before."""
 
+    counts: np.ndarray
+    """float64 [T+1]: how many states the statistics are of."""
+
     def best_until(self, iteration: int) -> int:
         """The policy with the highest score among the first ``iteration`` + 1."""
         return int(np.argmax(self.scores[: iteration + 1]))
 
 
+_ARRAYS = tuple(field.name for field in fields(Teachers))
+
+
 def search(
-    task: str, settings: Search, seed: int, run: Runner, progress: Callable[[int], None] = lambda steps: None
+    task: str,
+    settings: Search,
+    seed: int,
+    run: Runner,
+    progress: Callable[[int], None] = lambda steps: None,
+    start: Teachers | None = None,
 ) -> Teachers:
-    """Searches a policy for ``task``; ``run`` does the roll-outs; ``progress`` is told the steps of each piece."""
+    """Searches a policy for ``task``; ``run`` does the roll-outs; ``progress`` is told the steps of each piece.
+
+    ``start``: a search whose last policy and statistics this one goes on from, of a task with the same spaces.
+    """
     state_dim, action_dim, _ = build.spaces(task)
     policy = np.zeros((action_dim, state_dim))
     count, total, squares = 0.0, np.zeros(state_dim), np.zeros(state_dim)
     mean, deviation = np.zeros(state_dim), np.ones(state_dim)
-    path: dict[str, list[Any]] = {"weights": [], "means": [], "deviations": [], "scores": []}
+    if start is not None:
+        policy, mean, deviation, count = (of[-1] for of in (start.weights, start.means, start.deviations, start.counts))
+        total, squares = count * mean, count * (deviation**2 + mean**2)
+    path: dict[str, list[Any]] = {"weights": [], "means": [], "deviations": [], "scores": [], "counts": []}
     for iteration in range(settings.iterations):
         rng = np.random.Generator(np.random.Philox(seed_for(seed, "search", task, iteration)))
         delta = rng.standard_normal((settings.directions, action_dim, state_dim))
         tried = np.concatenate([policy + settings.noise * delta, policy - settings.noise * delta])
         starts = [seed_for(seed, "search start", task, iteration, k) for k in range(settings.directions)] * 2
-        found = _roll_out(task, tried, mean, deviation, starts, settings.horizon, run, progress)
+        found = _roll_out(task, tried, mean, deviation, starts, settings, run, progress)
         plus, minus = found["returns"].reshape(2, -1)
-        for key, value in zip(path, (policy, mean, deviation, found["returns"].mean()), strict=True):
+        for key, value in zip(path, (policy, mean, deviation, found["returns"].mean(), count), strict=True):
             path[key].append(value)
         policy = policy + update(delta, plus, minus, settings)
         count += found["counts"].sum()
@@ -109,7 +129,7 @@ def search(
         mean = total / count
         deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
         deviation = np.where(deviation < 1e-7, 1.0, deviation)
-    for key, value in zip(path, (policy, mean, deviation, path["scores"][-1]), strict=True):
+    for key, value in zip(path, (policy, mean, deviation, path["scores"][-1], count), strict=True):
         path[key].append(value)
     return Teachers(**{key: np.array(value) for key, value in path.items()})
 
@@ -130,7 +150,7 @@ def _roll_out(
     mean: np.ndarray,
     deviation: np.ndarray,
     starts: list[int],
-    horizon: int,
+    settings: Search,
     run: Runner,
     progress: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
@@ -138,14 +158,21 @@ def _roll_out(
     pieces = range(0, len(tried), _PIECE)
     calls = {
         i: functools.partial(
-            linear.returns, task, tried[i : i + _PIECE], mean, deviation, starts[i : i + _PIECE], horizon
+            linear.returns,
+            task,
+            tried[i : i + _PIECE],
+            mean,
+            deviation,
+            starts[i : i + _PIECE],
+            settings.horizon,
+            survival=settings.survival,
         )
         for i in pieces
     }
     done = {}
     for i, result in run(calls):
         done[i] = result
-        progress(len(result["returns"]) * horizon)
+        progress(len(result["returns"]) * settings.horizon)
     return {key: np.concatenate([done[i][key] for i in pieces]) for key in done[0]}
 
 
@@ -158,7 +185,7 @@ def teachers(
             with np.load(file, allow_pickle=False) as kept:
                 if str(kept["settings"]) == repr(asdict(settings)):
                     progress(settings.steps)
-                    return Teachers(**{key: kept[key] for key in ("weights", "means", "deviations", "scores")})
+                    return Teachers(**{key: kept[key] for key in _ARRAYS})
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             pass  # damaged: searched anew
     found = search(task, settings, seed, run, progress)

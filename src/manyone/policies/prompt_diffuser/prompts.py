@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -51,6 +52,8 @@ class PromptPool:
     """Where each task's prompts begin, int64 [M + 1] on the CPU."""
     horizon: int
     """What timesteps are divided by in conditions."""
+    returns: Tensor
+    """Return of the episode that each prompt ends, in units of the environment, [n]."""
 
     @classmethod
     def from_trajectories(
@@ -63,7 +66,7 @@ class PromptPool:
         if len(episodes) != len(table.names):
             raise ManyoneError(f"prompts of {len(episodes)} tasks, but there are {len(table.names)}: give each its own")
         parts: dict[str, list[Tensor]] = {}
-        counts = []
+        counts, returns = [], []
         for number, one in enumerate(episodes):
             ends = one.offsets[1:][one.lengths > steps] - 1  # the last step is left out
             if not len(ends):
@@ -83,11 +86,13 @@ class PromptPool:
             found["timesteps"] = torch.from_numpy(rows - starts)
             found["valid"] = torch.ones(rows.shape, dtype=torch.bool)
             counts.append(len(ends))
+            returns.append(torch.from_numpy(one.returns[one.lengths > steps]))
             for key, value in found.items():
                 parts.setdefault(key, []).append(value.to(table.mean.dtype) if value.is_floating_point() else value)
         first = torch.cat((torch.zeros(1, dtype=torch.int64), torch.tensor(counts).cumsum(0)))
         device = table.mean.device
-        return cls({key: torch.cat(value).to(device) for key, value in parts.items()}, first, horizon)
+        joined = {key: torch.cat(value).to(device) for key, value in parts.items()}
+        return cls(joined, first, horizon, torch.cat(returns).to(device))
 
     def __len__(self) -> int:
         """Number of tasks M."""
@@ -107,6 +112,13 @@ class PromptPool:
         rows = slice(int(self.first[task]), int(self.first[task + 1]))
         return {key: value[rows] for key, value in self.steps.items()}
 
+    def stacked(self) -> Steps:
+        """All prompts as [M, n, K*, ...], with n those of the task that has most; others repeat theirs in turn."""
+        counts = [self.count(task) for task in range(len(self))]
+        rows = torch.stack([self.first[i] + torch.arange(max(counts)) % n for i, n in enumerate(counts)])
+        where = rows.to(self.steps["valid"].device)
+        return {key: value[where] for key, value in self.steps.items()}
+
     def draw(
         self, tasks: Sequence[int], step: int, seed: int = 0, *, batch_size: int = 8, purpose: str = "prompt"
     ) -> Steps:
@@ -123,10 +135,16 @@ class PromptPool:
         """y of ``prompts`` of this pool, [..., K*, 2]."""
         return conditions(prompts, self.horizon)
 
+    def best_of_all(self, count: int) -> PromptPool:
+        """The prompts of the ``count`` episodes with the highest returns, whatever their task, as one task's pool."""
+        rows = torch.argsort(-self.returns, stable=True)[:count]
+        steps = {key: value[rows] for key, value in self.steps.items()}
+        return PromptPool(steps, torch.tensor([0, len(rows)]), self.horizon, self.returns[rows])
+
     def best(self) -> Steps:
-        """The prompt of each task's best episode by the return-to-go where the prompt begins, [M, K*, ...]."""
-        g = self.steps["returns_to_go"][:, 0]
-        rows = [int(self.first[i] + g[self.first[i] : self.first[i + 1]].argmax()) for i in range(len(self))]
+        """The prompt of each task's episode with the highest return, [M, K*, ...]."""
+        first = self.first.tolist()
+        rows = [low + int(self.returns[low:high].argmax()) for low, high in pairwise(first)]
         return {key: value[rows] for key, value in self.steps.items()}
 
 
@@ -159,7 +177,8 @@ class FewShots:
         self.model = frozen(policy)
         parameter = next(self.model.parameters())
         self._check_widths(shots)
-        known = policy.table.to("cpu")
+        self.known = known = policy.table.to("cpu")
+        """The tasks that the policy was trained on."""
         self.statistics: dict[str, str] = {}
         """Task -> where its statistics come from: "its own of the training", "the training tasks" or "the shots"."""
         means, deviations, scales = [], [], []
@@ -179,6 +198,7 @@ class FewShots:
             if len(targets) != len(shots):
                 raise ManyoneError(f"{len(targets)} targets for {len(shots)} tasks: give each its own")
             table = table.with_targets(torch.tensor(targets))
+        self._rewards: Tensor | None = None
         self.pool: PromptPool | None = None
         if self.model.prompt:
             sources = list(shots if prompts is None else prompts)
@@ -217,6 +237,35 @@ class FewShots:
             return found
         prompt = self.pool.draw(numbers, step, seed, batch_size=batch_size, purpose=f"{purpose} prompt")
         return found._replace(prompt=prompt)
+
+    def transitions(
+        self, step: int, seed: int = 0, *, count: int = 64, tasks: Sequence[int] | None = None, purpose: str = "context"
+    ) -> Tensor:
+        """``count`` steps (s, a, r) of the shots of each of the G ``tasks``, [G, count, S + A + 1].
+
+        States and actions as the policy reads them, rewards as the environment's.
+        """
+        numbers = list(range(len(self)) if tasks is None else tasks)
+        first = self.data.windows.first_row.cpu()
+        rows = torch.empty(len(numbers), count, dtype=torch.int64)
+        for row, task in zip(rows, numbers):
+            draw = generator_for(seed, purpose, task, step)
+            torch.randint(int(first[task + 1] - first[task]), (count,), generator=draw, out=row)
+            row += first[task]
+        return self._transitions(rows)
+
+    def every_transition(self, task: int) -> Tensor:
+        """All steps of the shots of ``task``, [n, S + A + 1]."""
+        first, last = self.data.windows.first_row[task : task + 2].tolist()
+        return self._transitions(torch.arange(first, last))
+
+    def _transitions(self, rows: Tensor) -> Tensor:
+        if self._rewards is None:
+            every = np.concatenate([one.rewards for one in self.data.trajectories])
+            self._rewards = torch.from_numpy(every).to(self.table.mean)
+        at, flat = rows.to(self._rewards.device), self.data.windows.flat
+        parts = [flat["observations"][at], flat["actions"][at], self._rewards[at].unsqueeze(-1)]
+        return torch.cat([part.to(self._rewards.dtype) for part in parts], -1)
 
     def _check_widths(self, shots: Sequence[Trajectories]) -> None:
         for one in shots:
@@ -260,13 +309,37 @@ def _statistics(known: TaskTable, shots: Trajectories, wanted: Statistics) -> tu
     if wanted == "auto" and shots.name in known.names:
         row = known.names.index(shots.name)
         return "its own of the training", known.mean[row], known.deviation[row], float(known.scale[row])
-    shared = bool((known.mean == known.mean[0]).all() and (known.deviation == known.deviation[0]).all())
+    mean, deviation, shared = _pooled(known)
     if wanted == "policy" or (wanted == "auto" and shared):
-        mean = known.mean.mean(0)
-        # law of total variance over tasks of equal weight; where all rows are equal it gives them back
-        variance = known.deviation.square().mean(0) + (known.mean - mean).square().mean(0)
-        deviation = known.deviation[0] if shared else variance.sqrt()
-        return "the training tasks", known.mean[0] if shared else mean, deviation, float(known.scale.mean())
+        return "the training tasks", mean, deviation, float(known.scale.mean())
     mean, deviation = (torch.from_numpy(value) for value in shots.statistics())
     largest = float(np.abs(shots.returns).max())
     return "the shots", mean, deviation, largest if largest > 0 else 1.0
+
+
+def unseen_table(known: TaskTable, names: Sequence[str]) -> TaskTable:
+    """What a policy is told of tasks ``names`` of which there are no data: the training tasks' statistics and mean
+    target, and the prompt of the first of them."""
+    mean, deviation, _ = _pooled(known)
+    count = len(names)
+
+    def each(value: Tensor) -> Tensor:
+        return value.expand(count, *value.shape).clone()
+
+    if known.bounds is not None and not bool((known.bounds == known.bounds[0]).all()):
+        raise ManyoneError("the training tasks have different bounds of actions: a task without data has none")
+    return TaskTable(
+        tuple(names), each(mean), each(deviation), each(known.scale.mean()), each(known.target.mean()),
+        None if known.prompt is None else {key: each(value[0]) for key, value in known.prompt.items()},
+        None if known.bounds is None else each(known.bounds[0]),
+    )  # fmt: skip
+
+
+def _pooled(known: TaskTable) -> tuple[Tensor, Tensor, bool]:
+    """Mean and deviation [S] of the states of all tasks, of equal weight; whether all tasks share them already."""
+    if bool((known.mean == known.mean[0]).all() and (known.deviation == known.deviation[0]).all()):
+        return known.mean[0], known.deviation[0], True
+    mean = known.mean.mean(0)
+    # law of total variance
+    variance = known.deviation.square().mean(0) + (known.mean - mean).square().mean(0)
+    return mean, variance.sqrt(), False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 from manyone.engine.devices import device_of
@@ -47,12 +48,13 @@ def frozen(o: FrozenOptions, problem: PolicyProblem, evaluate: Evaluate = None) 
 
 def multi_task(o: MultiTaskOptions, problem: PolicyProblem, evaluate: Evaluate = None) -> PolicyLearner:
     """MT-DT; with ``no_id`` on data that do not tell the task."""
-    return _transformer("mt-dt", o, problem, evaluate, pooled=o.no_id)
+    return _transformer("mt-dt", o, problem, evaluate, POOLED if o.no_id else {})
 
 
 def prompted(o: PromptOptions, problem: PolicyProblem, evaluate: Evaluate = None) -> PolicyLearner:
     """Prompt-DT, or one of the ways to combine its tasks' gradients."""
-    return _transformer("prompt-dt" if o.surgery == "none" else o.surgery, o, problem, evaluate)
+    pooling = {"normalisation": "pooled", "scale": "pooled"} if o.statistics == "pooled" else {}
+    return _transformer("prompt-dt" if o.surgery == "none" else o.surgery, o, problem, evaluate, pooling)
 
 
 def id_token(o: IdTokenOptions, problem: PolicyProblem, evaluate: Evaluate = None) -> PolicyLearner:
@@ -71,7 +73,7 @@ def each_task(o: SingleTaskOptions, problem: PolicyProblem, evaluate: Evaluate =
 
 def grouped(o: GroupedOptions, problem: PolicyProblem, evaluate: Evaluate = None) -> GroupedLearner:
     """G-HarmoDT: policy, groups and gate, on data that do not tell the task."""
-    data = _data(o, problem, 0, pooled=True)
+    data = _data(o, problem, 0, POOLED)
     return GroupedLearner(
         build_model("mt-dt", data, seed=o.seed, **_shape(o, problem)),
         data,
@@ -102,17 +104,17 @@ def _transformer(
     o: TransformerOptions,
     problem: PolicyProblem,
     evaluate: Evaluate,
-    pooled: bool = False,
+    pooling: Mapping[str, Any] = MappingProxyType({}),
     **options: Any,
 ) -> PolicyLearner:
-    data = _data(o, problem, o.prompt if method_of(method).prompt else 0, pooled)
+    data = _data(o, problem, o.prompt if method_of(method).prompt else 0, pooling)
     model = build_model(method, data, seed=o.seed, **_shape(o, problem))
     arguments = _training(o, len(data)) | options
     return PolicyLearner(model, data, method=method, seed=o.seed, evaluate=evaluate, **arguments)
 
 
-def _data(o: TransformerOptions, problem: PolicyProblem, prompt: int, pooled: bool) -> PolicyData:
-    pooling = POOLED if pooled else {}
+def _data(o: TransformerOptions, problem: PolicyProblem, prompt: int, pooling: Mapping[str, Any]) -> PolicyData:
+    """``pooling``: which statistics are of all tasks, as arguments of :class:`PolicyData`."""
     held = o.hold_out == "always" or (o.hold_out == "with-prompt" and prompt > 0)
     return PolicyData(problem.data, o.context, prompt, target_quantile=o.target_quantile,
                       legacy_prompt=o.legacy_prompt, hold_out=held, bounds=_bounds(o, problem),

@@ -46,7 +46,7 @@ def planner(o: PlannerOptions, problem: PolicyProblem, evaluate: Evaluate = None
     config = {
         "states": states, "actions": actions, "horizon": o.plan_length, "plan": o.plan, "told": told,
         "schedule": o.noise_schedule, "diffusion_steps": o.diffusion_steps, "prediction": o.prediction,
-        "denoiser": {"kind": o.denoiser, "width": o.width, "layers": o.layers},
+        "denoiser": {"kind": o.denoiser, "width": o.width, "layers": o.layers, "embedding": 64},
         "inverse": inverse if o.plan == "states" and not apart else None,
     }  # fmt: skip
     network = make_planner(config, seed=o.seed).to(device)

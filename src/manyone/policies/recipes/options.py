@@ -22,20 +22,25 @@ Importance = Literal["fisher", "magnitude", "none"]
 class DataOptions(CommonOptions):
     """Offline data of tasks, and how what was trained on them is evaluated."""
 
+    NEEDS_DATA: ClassVar[bool] = True
+    """Whether there is nothing to do without --suite or --data."""
+
     suite: str | None = None
-    """Tasks: metaworld-mt1:TASK, metaworld-mt5, -mt10, -mt30, -mt50, -pairs10 (opposing pairs), or cheetah-dir,
-    cheetah-vel, ant-dir, or mujoco-hopper, -halfcheetah, -walker2d, mujoco3 (--quality medium, ...). Their data are
-    made by scripted, searched or shipped policies when the cache has none."""
+    """Tasks: metaworld-mt1:TASK, metaworld-mt5, -mt10, -mt30, -mt50, -pairs10 (opposing pairs), -cw10, or cheetah-dir,
+    cheetah-vel, ant-dir (also -4, -6, -small, -ood), or ml1-reach, ml1-pick-place, point-robot (goals hidden; --quality
+    expert, medium, random), or mujoco-hopper, -halfcheetah, -walker2d, mujoco3, mujoco8 (--quality medium, ...). Their
+    data are made by scripted, searched or shipped policies when the cache has none (manyone data ls)."""
     quality: Annotated[
         Literal["near", "sub", "expert", "random", "medium", "medium-replay", "medium-expert"], With("suite")
     ] = "near"
     """Made data: near-optimal, sub-optimal (noisy throughout, as a replay buffer is), or the official expert episodes
-    (Meta-World, from the folder that MANYONE_METAWORLD_EXPERT names). Of mujoco-...: random, medium, medium-replay,
-    medium-expert, expert."""
+    (Meta-World, from the folder that MANYONE_METAWORLD_EXPERT names). Of mujoco-... and locomotion: random, medium,
+    medium-replay, medium-expert, expert, by policies that come with the package."""
     data: Annotated[tuple[str, ...], Places()] = ()
-    """Instead of --suite, own data as TASK=PLACE: PLACE is a Minari id, a D4RL HDF5 file or a folder of per-episode
-    .npz files, or several with commas between; TASK is the environment to act in (door-open-v3, cheetah-vel:7,
-    gym:Hopper-v5, gym:Ant-v5?ctrl_cost_weight=0.1) and may be left out where the data name it, as Minari's do."""
+    """Instead of --suite, own data as TASK=PLACE: PLACE is a Minari id, a D4RL HDF5 file, a folder of per-episode .npz
+    files or Prompt-DT's .pkl file, or several with commas between; TASK is the environment to act in (door-open-v3,
+    cheetah-vel:7, gym:Hopper-v5, gym:Ant-v5?ctrl_cost_weight=0.1) and may be left out where the data name it, as
+    Minari's do."""
     keys: Annotated[tuple[str, ...], With("data")] = ()
     """Entries of dictionary observations, laid side by side in this order, in --data and in their environments, e.g.
     observation,desired_goal."""
@@ -81,7 +86,7 @@ class DataOptions(CommonOptions):
         check("precision", self.precision, self.precision == "32-true", "32-true: policies are trained in float32")
         if self.suite is not None and self.data:
             raise ManyoneError(f"--suite {self.suite} brings its own data: leave --data out, or --suite")
-        if self.suite is None and not self.data:
+        if self.suite is None and not self.data and self.NEEDS_DATA:
             raise ManyoneError("give --suite NAME (metaworld-mt10, cheetah-vel, ...) or --data TASK=PLACE of your own")
         if self.suite is not None and not self.simulator:
             raise ManyoneError("--no-simulator is for own --data: those of a --suite are made in its simulator")
@@ -191,6 +196,9 @@ class MultiTaskOptions(TransformerOptions):
 class PromptOptions(TransformerOptions):
     """Prompt-DT (Xu et al., ICML 2022): MT-DT behind a prompt, the tail of one of the task's best episodes."""
 
+    statistics: Literal["task", "pooled"] = "task"
+    """States and returns in the statistics of each task, or of all tasks together: then a new task needs none of its
+    own, and prompts alone tell tasks apart."""
     surgery: Literal["none", "pcgrad", "cagrad", "gradnorm"] = "none"
     """Combine the gradients of the tasks of a step by PCGrad, CAGrad or GradNorm's weights instead of their mean."""
 

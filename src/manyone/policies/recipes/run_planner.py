@@ -191,7 +191,7 @@ def _said(learner: PlannerLearner) -> str:
     return f"spaces differ: states are aligned to {states} entries and actions to {actions} ({learner.spaces.kind})"
 
 
-def print_matrix(learner: PlannerLearner) -> None:
+def print_matrix(learner: Any) -> None:
     """One line a task: its score after each task of the sequence, for people."""
     scores, names = learner.scores(), learner.table.names
     if not any(value is not None for row in scores for value in row):

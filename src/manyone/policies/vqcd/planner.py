@@ -224,11 +224,13 @@ def _networks(config: Mapping[str, Any], seed: int) -> tuple[nn.Module, InverseD
 def make_denoiser(shape: Mapping[str, Any], channels: int, horizon: int, condition: int, seed: int) -> nn.Module:
     """A denoiser of windows [B, ``horizon``, ``channels``] under a condition [B, ``condition``].
 
-    ``shape``: its kind, ``width`` and ``layers`` (of a unet: width of the first level, and levels, each twice as wide).
+    ``shape``: its kind, ``width`` and ``layers`` (of a unet: width of the first level, and levels, each twice as wide),
+    and ``embedding``, the width of what an mlp knows of step and condition.
     """
     kind, width, layers = shape["kind"], shape["width"], shape["layers"]
     if kind == "mlp":
-        return ResidualMLPDenoiser(channels, horizon, condition, width=width, layers=layers, seed=seed)
+        return ResidualMLPDenoiser(channels, horizon, condition, width=width, layers=layers,
+                                   embedding=shape["embedding"], seed=seed)  # fmt: skip
     raise ManyoneError(f"denoiser {kind!r}: must be mlp, unet or dit")
 
 
@@ -257,4 +259,7 @@ def another(planner: Planner, share: float, seed: int, who: str) -> Planner:
 
 def resized(shape: Mapping[str, Any], factor: float) -> dict[str, Any]:
     """``shape`` of a denoiser with ``factor`` times its width."""
-    return {**shape, "width": max(1, round(shape["width"] * factor))}
+    found = {**shape, "width": max(1, round(shape["width"] * factor))}
+    if "embedding" in shape:
+        found["embedding"] = max(4, 2 * round(shape["embedding"] * factor / 2))
+    return found

@@ -51,6 +51,10 @@ class Trainee(Protocol):
     def seed(self) -> int:
         """Seed of every draw."""
 
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(B, T, Ds, Da): windows of a batch, steps of a window, aligned widths of states and actions."""
+
     def batch(self, task: int, step: int, purpose: str = "train", newest: float = 1.0) -> PlanBatch:
         """Windows of ``task``, drawn by (seed, purpose, task, step) alone.
 

@@ -107,7 +107,7 @@ def test_strategies_with_weights_of_a_tasks_own_forget_nothing_at_all(name, aver
     run(name, toy, after=check, averaged=averaged, **OPTIONS)
 
 
-@pytest.mark.parametrize("name", ["finetune", "ewc", "l2", "mas", "rehearsal", "rcr"])
+@pytest.mark.parametrize("name", ["finetune", "ewc", "l2", "mas", "rehearsal", "rcr", "replay"])
 def test_strategies_with_one_set_of_weights_do_forget(name):
     toy, learned = Toy(), []
     strategy = run(name, toy, after=lambda task, s: learned.append(answers(toy, s, task)), **OPTIONS)

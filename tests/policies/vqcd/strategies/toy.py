@@ -25,7 +25,7 @@ class Toy:
         maps = torch.randn(tasks, T * STATES, T * ACTIONS, dtype=torch.float64, generator=draw)
         self.actions = (self.states.flatten(2) @ maps).unflatten(-1, (T, ACTIONS))
         self.read: list[tuple[int, str, float]] = []
-        self.losses = 0
+        self.shape = (4, T, STATES, ACTIONS)
 
     def _made(self, width: int, who: str) -> nn.Module:
         with torch.random.fork_rng():
@@ -43,7 +43,8 @@ class Toy:
         self.read.append((task, purpose, newest))
         first = min(ROWS - 1, int((1 - newest) * ROWS))
         rows = torch.randint(first, ROWS, (4,), generator=generator_for(self.seed, purpose, task, step))
-        return PlanBatch(self.states[task, rows], self.actions[task, rows], torch.ones(4), torch.ones(4, T).bool())
+        ones = torch.ones(4, dtype=torch.float64)
+        return PlanBatch(self.states[task, rows], self.actions[task, rows], ones, torch.ones(4, T).bool(), rows / ROWS)
 
     def output(self, task: int, batch: PlanBatch, step: int) -> Tensor:
         """What the network gives."""
@@ -55,7 +56,6 @@ class Toy:
 
     def loss_of(self, network: nn.Module, batch: PlanBatch, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """The same of any network."""
-        self.losses += 1
         given = dict(network.named_parameters()) | dict(weights or {})
         found = torch.func.functional_call(network, given, (batch.states.flatten(1),))
         return (found - batch.actions.flatten(1)).square().mean()

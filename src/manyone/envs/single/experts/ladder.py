@@ -100,6 +100,11 @@ class Ladder:
     """How they were made: settings, seed, script; plain JSON values."""
 
     @property
+    def noise(self) -> float:
+        """``NOISE``"""
+        return NOISE
+
+    @property
     def expert(self) -> int:
         """Number of the best policy."""
         return int(np.argmax(self.returns))

@@ -3,24 +3,73 @@
 An episode depends on its policy and its seed alone, so any cut into pieces gives the same ones. This module imports no
 torch: worker processes start fast.
 
-Public names: ``episodes``, ``roll_out``, ``Share``, ``shares``.
+Public names: ``shipped``, ``episodes``, ``roll_out``, ``Share``, ``shares``, ``Actor``, ``Policies``.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from manyone.envs.single.batched import Bodies, batched
-from manyone.envs.single.experts.ladder import Actor, Ladder, ladder
-from manyone.errors import ManyoneError
+from manyone.envs.single import make as build
+from manyone.envs.single.experts.ladder import ladder
+from manyone.envs.single.experts.matrices import matrices
+from manyone.envs.single.stepping import stepper
 
 _PIECE = 5  # episodes of up to 1000 steps that a worker plays in lock-step before it answers
+
+
+class Actor(Protocol):
+    """A policy."""
+
+    def actions(self, observations: np.ndarray) -> np.ndarray:
+        """Actions [..., A] for the environment's own ``observations`` [..., S]."""
+
+
+class Policies(Protocol):
+    """What is shipped for a task: policies in the order of training, as :class:`Ladder` has them."""
+
+    @property
+    def task(self) -> str:
+        """The environment, as ``manyone.envs.single.make`` takes it."""
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Environment steps that each policy had learned from."""
+
+    @property
+    def returns(self) -> tuple[float, ...]:
+        """Mean undiscounted return of each policy."""
+
+    @property
+    def noisy_returns(self) -> tuple[float, ...]:
+        """The same with the noise that data are made with."""
+
+    @property
+    def noise(self) -> float:
+        """Deviation of that noise, in half widths of the actions' range."""
+
+    @property
+    def actors(self) -> Sequence[Actor]:
+        """The policies."""
+
+    @property
+    def expert(self) -> int:
+        """Number of the best policy."""
+
+    @property
+    def medium(self) -> int:
+        """Number of the policy about two fifths of the way from random actions to the expert."""
+
+
+def shipped(name: str) -> Policies:
+    """The policies that come with the package, of a body (``hopper``) or a task (``cheetah-vel:7``)."""
+    body = next((body for body, task in build.BODIES.items() if name in (body, task)), None)
+    return matrices(name) if body is None else ladder(body)
 
 
 @dataclass(eq=False)
@@ -88,7 +137,7 @@ def _cut(episode: dict[str, Any], steps: int) -> dict[str, Any]:
     return {"observations": episode["observations"][: steps + 1], **shorter, "terminated": False, "goal": 0}
 
 
-def shares(quality: str, of: Ladder, amount: int, *, in_steps: bool) -> list[Share]:
+def shares(quality: str, of: Policies, amount: int, *, in_steps: bool) -> list[Share]:
     """What a data set of ``amount`` transitions (or episodes) is made of, in the order of training.
 
     ``random``, ``medium`` and ``expert`` have one policy; ``medium-expert`` has half of each; ``medium-replay`` has
@@ -109,36 +158,37 @@ def shares(quality: str, of: Ladder, amount: int, *, in_steps: bool) -> list[Sha
     return [share for share in found if share.amount]
 
 
-def episodes(body: str, policy: int | None, seeds: Sequence[int], horizon: int, noise: float) -> list[dict[str, Any]]:
-    """One episode a seed of policy number ``policy`` of ``body`` (None: random actions); see :func:`roll_out`."""
-    found = ladder(body)
+def episodes(name: str, policy: int | None, seeds: Sequence[int], horizon: int, noise: float) -> list[dict[str, Any]]:
+    """One episode a seed of policy number ``policy`` of :func:`shipped`, or of random actions; see :func:`roll_out`."""
+    found = shipped(name)
     return roll_out(found.task, None if policy is None else found.actors[policy], seeds, horizon, noise)
 
 
 def roll_out(task: str, actor: Actor | None, seeds: Sequence[int], horizon: int, noise: float) -> list[dict[str, Any]]:
     """One episode a seed, as trajectories take them.
 
-    Actions are the policy's plus ``noise`` times standard normal numbers, clipped to -1 and 1; ``actor`` None: uniform
-    in -1 to 1.
+    Actions are the policy's plus ``noise`` times standard normal numbers (times half the width of the actions' range),
+    clipped to the environment's bounds; ``actor`` None: uniform between these.
     """
-    bodies = _bodies(task)
-    count, width = len(seeds), bodies.action_dim
-    jitter = np.stack([_noise(seed, (horizon, width), None if actor is None else noise) for seed in seeds])
-    observations = np.zeros((count, horizon + 1, bodies.state_dim))
+    count, (low, high) = len(seeds), build.bounds(task)
+    states, width, _ = build.spaces(task)
+    start, step = stepper(task, count, horizon)
+    centre, half = (low + high) / 2, (high - low) / 2
+    jitter = half * np.stack([_noise(seed, (horizon, width), None if actor is None else noise) for seed in seeds])
+    observations = np.zeros((count, horizon + 1, states))
     actions = np.zeros((count, horizon, width), np.float32)
     rewards, lengths, terminated = np.zeros((count, horizon)), np.zeros(count, np.int64), np.zeros(count, bool)
     running = np.arange(count)
-    observations[:, 0] = bodies.reset(running, seeds)
+    observations[:, 0] = start(seeds)
     for t in range(horizon):
-        wanted = jitter[running, t]
+        wanted = centre + jitter[running, t]
         if actor is not None:  # a product a row: what a row gives must not depend on how many there are
-            wanted = np.clip(actor.actions(observations[running, t, None])[:, 0] + wanted, -1, 1)
+            wanted = np.clip(actor.actions(observations[running, t, None])[:, 0] + jitter[running, t], low, high)
         # the action that is stored is the one that is played
         actions[running, t] = wanted
-        step = bodies.step(running, actions[running, t])
-        observations[running, t + 1], rewards[running, t] = step.observations, step.rewards
-        terminated[running], lengths[running] = step.terminated, t + 1
-        running = running[~step.terminated]
+        observations[running, t + 1], rewards[running, t], ended, _ = step(running, actions[running, t])
+        terminated[running], lengths[running] = ended, t + 1
+        running = running[~terminated[running]]
         if not len(running):
             break
     return [
@@ -151,15 +201,6 @@ def roll_out(task: str, actor: Actor | None, seeds: Sequence[int], horizon: int,
         }
         for i, n in enumerate(lengths)
     ]
-
-
-@functools.lru_cache(maxsize=1)
-def _bodies(task: str) -> Bodies:
-    """The bodies of this process; they start anew with every roll-out."""
-    found = batched(task)
-    if found is None:
-        raise ManyoneError(f"{task}: not one of the bodies that are stepped together")
-    return found
 
 
 def _noise(seed: int, shape: tuple[int, int], deviation: float | None) -> np.ndarray:

@@ -36,4 +36,5 @@ STRATEGIES: dict[str, Entry] = {
     "rehearsal": Entry("rehearsal:Rehearsal", True, _REHEARSAL),
     "rcr": Entry("rehearsal:Rehearsal", False, _REHEARSAL),
     "lora": Entry("lora:LoRA", False, ("rank",)),
+    "replay": Entry("replay:Replay", True, ("replay_windows", "replay_width")),
 }

@@ -77,7 +77,7 @@ class PackNet(Strategy):
     def after_step(self, task: int, step: int) -> None:
         """Undoes what momentum or decay moved all the same; prunes when it is time."""
         self._restore(task)
-        if step + 1 == self._prune_at:
+        if not self.pruned and step + 1 >= self._prune_at:
             self.prune(task)
 
     @torch.no_grad()

@@ -94,6 +94,7 @@ def sensitivity(trainee: Trainee, task: int, windows: int) -> dict[str, Tensor]:
     return _mean_over(trainee, task, windows, lambda one, k: trainee.output(task, one, k).square().sum(), torch.abs)
 
 
+@torch.enable_grad()
 def _mean_over(
     trainee: Trainee,
     task: int,

@@ -47,11 +47,8 @@ class Rehearsal(Strategy):
 
     def sizes(self) -> dict[str, float]:
         """A task adds the steps that its kept windows cover: states, actions and a return each."""
-        one = self.trainee.batch(0, 0, "rehearse", self.newest)
-        rows = [
-            math.ceil(self.newest * self.trainee.count(task)) + one.states.shape[1] - 1
-            for task in range(self.trainee.tasks)
-        ]
-        width = one.states.shape[2] + one.actions.shape[2] + 1
-        memory = sum(rows) / len(rows) * width * one.states.element_size()
-        return super().sizes() | {"bytes_per_task": memory}
+        _, steps, states, actions = self.trainee.shape
+        counts = [math.ceil(self.newest * self.trainee.count(task)) for task in range(self.trainee.tasks)]
+        rows = sum(counts) / len(counts) + steps - 1
+        size = next(self.trainee.network.parameters()).element_size()
+        return super().sizes() | {"bytes_per_task": rows * (states + actions + 1) * size}

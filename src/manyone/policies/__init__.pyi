@@ -28,6 +28,12 @@ from .loading import load_policy as load_policy
 from .masks import TaskMasks as TaskMasks
 from .masks import erk_densities as erk_densities
 from .masks import maskable_shapes as maskable_shapes
+from .prompt_diffuser.acting import PromptedPolicy as PromptedPolicy
+from .prompt_diffuser.acting import PromptGenerator as PromptGenerator
+from .prompt_diffuser.learner import PromptDiffuserLearner as PromptDiffuserLearner
+from .prompt_diffuser.model import PromptDiffuser as PromptDiffuser
+from .prompt_diffuser.projection import Projection as Projection
+from .prompt_diffuser.prompts import PromptPool as PromptPool
 from .protocol import PolicyTrainer as PolicyTrainer
 from .tasks import POOLED as POOLED
 from .tasks import PolicyData as PolicyData

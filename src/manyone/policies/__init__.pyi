@@ -29,7 +29,13 @@ from .loading import load_policy as load_policy
 from .masks import TaskMasks as TaskMasks
 from .masks import erk_densities as erk_densities
 from .masks import maskable_shapes as maskable_shapes
+from .prompt_diffuser.acting import PromptedPolicy as PromptedPolicy
+from .prompt_diffuser.acting import PromptGenerator as PromptGenerator
+from .prompt_diffuser.learner import PromptDiffuserLearner as PromptDiffuserLearner
+from .prompt_diffuser.model import PromptDiffuser as PromptDiffuser
+from .prompt_diffuser.projection import Projection as Projection
 from .prompt_diffuser.prompts import FewShots as FewShots
+from .prompt_diffuser.prompts import PromptPool as PromptPool
 from .prompt_tuning.learner import TuningLearner as TuningLearner
 from .protocol import PolicyTrainer as PolicyTrainer
 from .tasks import POOLED as POOLED

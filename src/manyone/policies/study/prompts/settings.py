@@ -88,8 +88,8 @@ class Setting:
 
 
 _POINT = {
-    "episodes": 40, "horizon": 20, "context": 5, "prompt": 5, "width": 48, "heads": 2, "pretrain_steps": 700,
-    "pretrain_tasks": 8, "batch_size": 32, "guidance_batch": 16, "diffusion_steps": 5, "steps": 100, "adapt_steps": 60,
+    "episodes": 40, "horizon": 20, "context": 5, "prompt": 5, "width": 48, "heads": 2, "pretrain_steps": 500,
+    "pretrain_tasks": 8, "batch_size": 16, "guidance_batch": 8, "diffusion_steps": 5, "steps": 100, "adapt_steps": 50,
     "eval_episodes": 20,
 }  # fmt: skip
 _CHEETAH = {

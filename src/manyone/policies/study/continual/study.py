@@ -39,8 +39,8 @@ TITLE = "One planner for many bodies that forgets none: the claims of VQ-CD"
 NOTES = [
     "Scores are returns over the first steps of an episode, scaled so that 0 is a random policy and 100 an expert "
     "(D4RL's own references at the scale paper); all arms play the same episodes after each task of the sequence.",
-    "All arms have the same data, backbone and steps a task (joint training: as many as all tasks together). One set of "
-    "weights for all tasks is told the task, except CoD-RCR's, which is told the return alone; masks, pruned parts, "
+    "All arms have the same data, backbone and steps a task (joint training: as many as all tasks together). One set "
+    "of weights for all tasks is told the task, except CoD-RCR's, which is told the return alone; masks, pruned parts, "
     "adapters and networks of a task's own tell it too.",
     "average: mean score of all tasks at the end; plasticity: when each had just been learned; forgetting: the second "
     "less the first. `changed` counts the tasks for which the policy does anything else at the end than when they had "

@@ -5,6 +5,10 @@ import torch
 
 from manyone.errors import ManyoneError
 from manyone.nets.diffusion.denoisers import MLPDenoiser, ResidualMLPDenoiser
+from manyone.nets.diffusion.process import Process
+from manyone.nets.diffusion.sampling import sample
+from manyone.nets.diffusion.schedules import make_schedule
+from manyone.randomness import generator_for
 
 
 def count(module):
@@ -61,3 +65,43 @@ def test_wrong_sizes_are_named():
         MLPDenoiser(3, 4, width=0)
     with pytest.raises(ManyoneError, match="condition of 3 numbers"):
         MLPDenoiser(3, 4, 2)(torch.zeros(1, 4, 3), torch.ones(1, dtype=torch.int64), torch.zeros(1, 3))
+
+
+def trained(net, steps, x0, condition=None, seed=0):
+    """``net`` after ``steps`` of Adam on the noise of ``x0`` rows [n, T, C], and its process."""
+    process, optimiser = Process(make_schedule("vp", 10), clip=3.0), torch.optim.Adam(net.parameters(), lr=3e-3)
+    for step in range(steps):
+        draw = generator_for(seed, "step", step)
+        rows = torch.randint(len(x0), (64,), generator=draw)
+        noise, n = torch.randn(64, *x0.shape[1:], generator=draw), torch.randint(1, 11, (64,), generator=draw)
+        told = None if condition is None else condition[rows]
+        loss = process.loss(lambda x, n, told=told: net(x, n, told), x0[rows], noise, n)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return process
+
+
+@torch.no_grad()
+def sampled(net, process, condition, rows, shape):
+    def drawn(k):
+        return torch.randn(rows, *shape, generator=generator_for(1, "sample", k))
+
+    return sample(lambda x, n: net(x, n, condition), process, drawn("start"), sampler="ddpm", draws=drawn)
+
+
+def test_trained_on_one_constant_it_gives_this_constant_from_any_noise():
+    x0 = torch.tensor([[[0.5, -1.0], [1.2, 0.3]]])
+    net = MLPDenoiser(2, 2, width=64, seed=0)
+    found = sampled(net, trained(net, 300, x0), None, 32, (2, 2))
+    assert float((found - x0).abs().mean()) < 0.05
+
+
+def test_trained_on_two_constants_it_selects_by_the_condition():
+    x0 = torch.tensor([[[0.5, -1.0], [1.2, 0.3]], [[-0.7, 0.4], [0.1, -1.5]]])
+    condition = torch.tensor([[0.0], [1.0]])
+    net = MLPDenoiser(2, 2, 1, width=64, seed=0)
+    process = trained(net, 400, x0, condition)
+    which = torch.arange(32) % 2
+    found = sampled(net, process, condition[which], 32, (2, 2))
+    assert float((found - x0[which]).abs().mean()) < 0.05

@@ -32,6 +32,8 @@ def draw_weights(module: nn.Module, seed: int, kind: str, zero: Sequence[str] = 
     [k, C, O] (of a transposed one [4, O, C]: taps times O, as torch counts). Tensors called as one of ``zero`` are 0.
     """
     for name, value in module.named_parameters():
+        if value.is_meta:  # a network that is only counted
+            continue
         place, _, last = name.rpartition(".")
         if name.startswith(tuple(zero)) or last == "shift":
             value.zero_()

@@ -114,7 +114,7 @@ class Process:
 
 
 def _rows(table: Tensor, n: Tensor | int, x: Tensor) -> Tensor:
-    """Entries ``n`` of ``table``, shaped to multiply x [B, ...]."""
+    """Entries ``n`` of ``table``, shaped to multiply x [B, ...] (or [M, B, ...] with n [M, B])."""
     if isinstance(n, int):
         return table[n]
-    return table[n].view(-1, *[1] * (x.ndim - 1))
+    return table[n].view(*n.shape, *[1] * (x.ndim - n.ndim))

@@ -39,13 +39,13 @@ class SequenceOptions(DataOptions):
     @classmethod
     def preset_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         found = dict(super().preset_values(given))
-        own = bool(given.get("data") or given.get("tasks"))
-        if not own and given.get("suite") is None:
-            found |= {"suite": _SUITE["suite"]}
-        if not own and given.get("suite", "mujoco3") in ("mujoco3", None):
-            found |= {"quality": _SUITE["quality"], "order": _ORDER}
-        sized = given.get("episodes") is not None or not given.get("suite", "mujoco3").startswith("mujoco")
-        if own or sized:
+        if given.get("data") or given.get("tasks"):
+            return {name: value for name, value in found.items() if name != "transitions"}
+        suite = given.get("suite") or _SUITE["suite"]
+        if suite == _SUITE["suite"]:
+            found |= {**_SUITE, "order": _ORDER}
+        sized = any(given.get(name) is not None for name in ("episodes", "horizon"))
+        if sized or not suite.startswith("mujoco"):
             found.pop("transitions", None)
         return found
 

@@ -112,7 +112,7 @@ def run_job(scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
     arm = setting.arm(part)
     options = arm.options(seed=seed)
     problem = ordered(problem_of(scale, suite), options.order)
-    scores = _scores(scale, suite, part, options.reference)
+    scores = _scores(scale, suite, options.order, options.reference)
     learner = arm.build(options, problem, scores)
     found = _train(learner, problem)
     rows = [_row(suite, seed, this.method, this.variant, found)]
@@ -169,13 +169,12 @@ def problem_of(scale: str, suite: str) -> PolicyProblem:
     return ordered(load_problem(options), setting.orders[0])
 
 
-@lru_cache(maxsize=8)
-def _scores(scale: str, suite: str, part: str, reference: tuple[str, ...]) -> SequenceScores:
-    """Environments in this process."""
-    setting, problem = setting_of(scale, suite), problem_of(scale, suite)
-    references = problem.references(reference)
-    return SequenceScores(problem.tasks, horizon=problem.horizons, episodes=setting.eval_episodes, workers=0,
-                          references=references)  # fmt: skip
+@lru_cache(maxsize=4)
+def _scores(scale: str, suite: str, order: tuple[str, ...], reference: tuple[str, ...]) -> SequenceScores:
+    """Environments in this process; episodes are in the order of the tasks: a later task moves no earlier one."""
+    problem = ordered(problem_of(scale, suite), order)
+    return SequenceScores(problem.tasks, horizon=problem.horizons, episodes=setting_of(scale, suite).eval_episodes,
+                          workers=0, references=problem.references(reference))  # fmt: skip
 
 
 def _train(learner: Any, problem: PolicyProblem) -> Measured:

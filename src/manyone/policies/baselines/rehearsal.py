@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from manyone.policies.baselines.cloning import CloningNetwork, CloningPolicy
 from manyone.policies.optimiser import learning_rate
 from manyone.policies.protocol import History, sizes_of
 from manyone.policies.sequence import ScoreTable
-from manyone.policies.tasks import PolicyData
+from manyone.policies.tasks import PolicyData, TaskTable
 from manyone.randomness import generator_for
 
 
@@ -36,6 +37,20 @@ class Pairs(NamedTuple):
     """[n, S]"""
     actions: Tensor
     """[n, A]"""
+
+
+class LearnedPolicy(CloningPolicy):
+    """A cloning policy of whose tasks only some are played: as wide as the widest of these."""
+
+    def __init__(self, network: CloningNetwork, table: TaskTable, state_dim: int, action_dim: int) -> None:
+        super().__init__(network, table)
+        self.state_dim, self.action_dim = state_dim, action_dim
+
+    def act(self, slots: Any, observations: Any) -> np.ndarray:
+        """Actions float32 [b, A] for ``observations`` [b, S] of the episodes ``slots`` [b]."""
+        seen = np.asarray(observations)
+        wide = np.pad(seen, ((0, 0), (0, self.network.state_dim - seen.shape[1])))
+        return super().act(slots, wide)[:, : self.action_dim]
 
 
 class RehearsalLearner:
@@ -152,6 +167,15 @@ class RehearsalLearner:
         found = dict(self.evaluator(self)) | {"tasks_learned": self.learned}
         return found if self.iteration % self.steps else found | self.scoring.take(found, self.learned)
 
+    def scores(self) -> list[list[float | None]]:
+        """p[i, j], the score of task i after task j was learned; None where it was not measured."""
+        return self.scoring.matrix()
+
+    @property
+    def scored_by(self) -> str:
+        """What scores are; empty before the first."""
+        return self.scoring.kind
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that later steps depend on."""
         return {
@@ -178,9 +202,12 @@ class RehearsalLearner:
 
     # ---- a policy's learner ---------------------------------------------------------------------------------------
 
-    def policy(self, variant: Literal[""] = "") -> CloningPolicy:
-        """The policy as it is now."""
-        return CloningPolicy(self.network, self.table)
+    def policy(self, variant: str = "") -> LearnedPolicy:
+        """The policy as it is now, for the tasks that were learned and the one that is being learned."""
+        count = min(len(self.data), self.learned + (self.iteration % self.steps > 0))
+        widths = self.data.widths[:count] if self.data.widths else ((self.data.state_dim, self.data.action_dim),)
+        states, actions = (max(own) for own in zip(*widths, strict=True))
+        return LearnedPolicy(self.network, self.table, states, actions)
 
     def effort(self) -> dict[str, float]:
         """Updates of the network and pairs a task that the loss has compared."""

@@ -72,11 +72,8 @@ class PromptGenerator:
         """All tensors by name, as an artefact keeps them."""
         own = {f"phi.{name}": value for name, value in self.weights.items()}
         own |= {f"statistics.{name}": value for name, value in self.diffuser.statistics().items()}
-        own |= {
-            "limits.low": self.limits.low,
-            "limits.high": self.limits.high,
-            "conditions.first": self.conditions.first,
-        }
+        own |= {"limits.low": self.limits.low, "limits.high": self.limits.high}
+        own |= {"conditions.first": self.conditions.first, "conditions.returns": self.conditions.returns}
         own |= {f"conditions.{key}": self.conditions.steps[key] for key in ("returns_to_go", "timesteps", "valid")}
         return own | ({} if self.context is None else {"context": self.context})
 

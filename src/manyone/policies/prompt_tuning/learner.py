@@ -71,8 +71,6 @@ class TuningLearner:
             raise ManyoneError(f"windows {windows!r}: must be anywhere or tail")
         if candidates < 2:
             raise ManyoneError(f"candidates = {candidates}: a ranking needs at least 2")
-        if method == "ranking-online" and score is None:
-            raise ManyoneError("method ranking-online ranks by what prompts score: give score")
         if shots.data.device.type == "cpu":
             keep_freed_memory()
         self.shots, self.method, self.seed = shots, method, seed
@@ -136,12 +134,15 @@ class TuningLearner:
 
     def policy(self, variant: Literal["", "before"] = "") -> AdaptedPolicy:
         """The policy as it is now, or as it was ``before`` it was adapted."""
-        values = self.trained.initial if variant == "before" else self.values()
-        return AdaptedPolicy(self.shots.model, self.shots.table, self.trained.acting(values))
+        acting = Acting({}, self.trained.starts) if variant == "before" else self.acting()
+        return AdaptedPolicy(self.shots.model, self.shots.table, acting)
 
     def effort(self) -> dict[str, float]:
         """Updates and samples a task."""
-        return effort_of(self.shots.data, self.iteration, len(self.shots), self.batch_size)
+        found = effort_of(self.shots.data, self.iteration, len(self.shots), self.batch_size)
+        if self.windows == "tail":
+            found["samples_per_task"] = float(self.iteration * self.batch_size * self._tail)
+        return found
 
     def sizes(self) -> dict[str, float]:
         """Numbers that were tuned, a task (or a prompt, where a task has several), and those of the frozen network."""
@@ -167,9 +168,14 @@ class TuningLearner:
     def batch(self, step: int) -> TaskBatch:
         """The windows of ``step``, [M, B, K, ...]."""
         if self.windows == "tail":
-            length = self.shots.model.prompt or self.shots.model.context
-            return tail_windows(self.shots, step, self.seed, batch_size=self.batch_size, length=length)
+            return tail_windows(self.shots, step, self.seed, batch_size=self.batch_size, length=self._tail)
         return self.shots.batch(step, self.seed, batch_size=self.batch_size)
+
+    @property
+    def _tail(self) -> int:
+        """Steps of a window from the tail: K*, at most K."""
+        model = self.shots.model
+        return min(model.prompt or model.context, model.context)
 
     def _descend(self, rate: float) -> Tensor:
         """A step of AdamW by the gradient of each unit's own loss; the losses [U]."""
@@ -199,7 +205,8 @@ class TuningLearner:
             theta = dict(self.shots.model.named_parameters())
             losses = prompt_losses(self.shots.model, theta, self.batch(step), prompts)
         else:
-            assert self.score is not None
+            if self.score is None:
+                raise ManyoneError("method ranking-online ranks by episodes that prompts play: give score")
             own = {name: value.unflatten(0, (len(self.shots), -1)) for name, value in prompts.items()}
             losses = self.score(own, step).to(self.point).flatten()
         losses = losses.view(units, m)

@@ -6,8 +6,9 @@
 Weights (all of them, LoRA, adapters; :class:`Weights`) are tuned behind prompts drawn from the pool, one a window, as
 Prompt-DT trains (Xu et al., arXiv 2206.13499). Of a prompt the raw numbers (:class:`Prompts`) or the embeddings
 (:class:`Tokens`, a soft prompt, Lester et al., arXiv 2104.08691) are tuned, R prompts a task each by itself; as no
-token of the front sees the history, a prompt is read once for all windows of its task: exact.
-Public names: these three, :class:`Trained`, :func:`make_trained`, :func:`start_prompts`.
+token of the front sees the history, a prompt is read once for all windows of its task: exact. :class:`Generated` is the
+control of the Prompt Diffuser (arXiv 2411.01168) for its size: its own network without noise, x_hat = f_phi(0, y, N).
+Public names: these four, :class:`Trained`, :func:`make_trained`, :func:`start_prompts`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 from manyone.errors import ManyoneError
 from manyone.nets.adapters import SOFT, adapter_parts, lora_parts
 from manyone.nets.decision import DecisionTransformer
+from manyone.policies.prompt_diffuser.model import PromptDiffuser
 from manyone.policies.prompt_diffuser.prompts import FewShots, PromptPool, imitation_losses
 from manyone.policies.prompt_tuning.methods import METHODS
 from manyone.policies.tasks import Steps, TaskBatch
@@ -44,6 +46,10 @@ class Trained(Protocol):
 
     initial: dict[str, Tensor]
     """[U, ...] by name."""
+
+    @property
+    def starts(self) -> Steps | None:
+        """R prompts of each task from the pool, [M, R, K*, ...]; None where the policy reads none."""
 
     def losses(self, values: Values, batch: TaskBatch) -> Tensor:
         """L_DT of each unit, [U], on windows [M, B, ...]."""
@@ -90,9 +96,8 @@ class Tokens:
     """The embeddings of R prompts a task: 3 K* vectors each."""
 
     def __init__(self, model: DecisionTransformer, starts: Steps) -> None:
-        self.model = model
+        self.model, self.starts = model, starts
         self._theta = dict(model.named_parameters())
-        self._shape = starts["valid"].shape[:2]
         with torch.no_grad():
             self.initial = {SOFT: model.prompt_tokens(self._theta, starts).flatten(0, 1)}
 
@@ -100,7 +105,35 @@ class Tokens:
         return prompt_losses(self.model, self._theta | dict(values), batch, None, len(values[SOFT]))
 
     def acting(self, values: Values) -> Acting:
-        return Acting({}, values[SOFT].unflatten(0, self._shape))
+        return Acting({}, values[SOFT].unflatten(0, self.starts["valid"].shape[:2]))
+
+
+class Generated:
+    """A network of each task that gives prompts for the returns-to-go and timesteps of those in ``pool``."""
+
+    def __init__(self, model: DecisionTransformer, pool: PromptPool, starts: Steps, seed: int) -> None:
+        self.model, self.starts = model, starts
+        self._theta = dict(model.named_parameters())
+        made = PromptDiffuser(model.state_dim, model.action_dim, pool.length, pool.horizon, seed=seed)
+        self.network = made.to(pool.steps["actions"]).requires_grad_(False)
+        self.network.fit(pool)
+        self.initial = {n: p.expand(len(pool), *p.shape).clone() for n, p in self.network.named_parameters()}
+
+    def prompts(self, values: Values, given: Steps) -> Steps:
+        """Prompts [M, n, K*, ...] with the returns-to-go and timesteps of ``given``."""
+        flat = {name: value.flatten(0, 1) for name, value in given.items()}
+        rows, network = len(flat["valid"]), self.network
+        x = network.mean.new_zeros(rows, network.length, network.channels)
+        last = torch.full((rows,), network.schedule.steps, device=x.device)
+        made = network.prompts(network.denoise(values, x, last, network.condition(flat)), flat)
+        return {name: value.unflatten(0, given["valid"].shape[:2]) for name, value in made.items()}
+
+    def losses(self, values: Values, batch: TaskBatch) -> Tensor:
+        assert batch.prompt is not None
+        return imitation_losses(self.model, self._theta, batch, self.prompts(values, batch.prompt))
+
+    def acting(self, values: Values) -> Acting:
+        return Acting({}, self.prompts(values, self.starts))
 
 
 def prompt_losses(
@@ -159,4 +192,7 @@ def make_trained(
     assert starts is not None
     if method == "soft":
         return Tokens(model, starts)
+    if method == "mlp":
+        assert shots.pool is not None
+        return Generated(model, shots.pool, starts, seed)
     return Prompts(model, starts)

@@ -24,4 +24,16 @@ RECIPES = {
         "options_planner:PlannerOptions", "build_planner:planner",
         "VQ-CD: a diffusion planner learns task after task, of any spaces", runner="run_planner",
     ),
+    "dd": Recipe(
+        "options_planner:DecisionDiffuserOptions", "build_planner:planner",
+        "Decision Diffuser, task after task without rehearsal", runner="run_planner",
+    ),
+    "diffuser": Recipe(
+        "options_planner:DiffuserOptions", "build_planner:planner",
+        "Diffuser, task after task without rehearsal", runner="run_planner",
+    ),
+    "il-rehearsal": Recipe(
+        "options_rehearsal:RehearsalOptions", "build_rehearsal:cloning",
+        "behaviour cloning, task after task with a memory", runner="run_rehearsal",
+    ),
 }  # fmt: skip

@@ -120,7 +120,8 @@ def plan_figures(policy: PlannerPolicy, problem: PolicyProblem, seed: int) -> It
         steps, length = found.planned.shape[:2]
         ahead = []
         for k in range(min(length, steps)):
-            apart = found.planned[: steps - k + 1, k][: len(found.executed) - k] - found.executed[k : k + steps - k + 1]
+            count = min(steps, steps - k + 1)  # plans whose k-th state has come
+            apart = found.planned[:count, k] - found.executed[k : k + count]
             ahead.append(float(np.sqrt(np.square(apart).mean())))
         errors[label(task)] = {"x": list(range(len(ahead))), "y": ahead}
         k = len(ahead) - 1
@@ -128,7 +129,7 @@ def plan_figures(policy: PlannerPolicy, problem: PolicyProblem, seed: int) -> It
         series = {
             "executed": {"x": list(range(len(found.executed))), "y": found.executed[:, entry].tolist()},
             f"planned {k} steps before": {
-                "x": list(range(k, steps + 1)), "y": found.planned[: steps - k + 1, k, entry].tolist()
+                "x": list(range(k, k + count)), "y": found.planned[:count, k, entry].tolist()
             },
         }  # fmt: skip
         caption = (

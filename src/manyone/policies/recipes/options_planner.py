@@ -12,15 +12,20 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from manyone.errors import ManyoneError
-from manyone.policies.recipes.options import DataOptions, Natural, Positive
+from manyone.policies.recipes.options import Natural, Positive
+from manyone.policies.recipes.options_sequence import SequenceOptions
 from manyone.recipes.options import Places, Range, With, check
 
-_SUITE: dict[str, Any] = {"suite": "mujoco3", "quality": "medium-expert"}
-_ORDER = ("hopper", "walker2d", "halfcheetah")  # the order of D4RL's sequences in the paper
+Strategy = Literal[
+    "masks", "finetune", "joint", "separate", "ewc", "l2", "mas", "packnet", "rehearsal", "rcr", "lora",
+    "replay",
+]  # fmt: skip
+Alignment = Literal["auto", "vq", "fsq", "ae", "vae", "padding", "none"]
+Plan = Literal["states", "state-actions"]
 
 
 @dataclass(kw_only=True)
-class PlannerOptions(DataOptions):
+class PlannerOptions(SequenceOptions):
     """VQ-CD: one diffusion planner learns tasks one after the other, whatever their spaces, and forgets none.
 
     Tasks are learned in the order of --data (or --order of a suite); default: Hopper, Walker2d, HalfCheetah.
@@ -29,22 +34,13 @@ class PlannerOptions(DataOptions):
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "laptop": {},
         "paper": {"transitions": 1_000_000, "steps": 500_000, "batch_size": 32, "lr": 3e-4, "schedule": "constant",
-                  "ema_every": 10, "ema_start": 2000, "align_steps": 500_000, 
-                  "denoiser": "unet", "width": 256, "inverse": "shared", "prediction": "noise", "eval_episodes": 30,
-                  "checkpoint_every": 10_000},
+                  "ema_every": 10, "ema_start": 2000, "align_steps": 500_000,
+                  "denoiser": "unet", "width": 256, "layers": 3, "inverse": "shared", "prediction": "noise",
+                  "eval_episodes": 30, "checkpoint_every": 10_000},
     }  # fmt: skip
 
     preset: Literal["laptop", "paper"] = "laptop"
     """Defaults of all options that are left open: laptop (minutes on two cores) or paper (the published values)."""
-    tasks: Annotated[tuple[str, ...], Places()] = ()
-    """Another word for --data."""
-    order: Annotated[tuple[str, ...], With("suite")] = ()
-    """The order in which a --suite's tasks are learned, all or some of them by name; default: as the suite has them
-    (mujoco3: hopper, walker2d, halfcheetah)."""
-    episodes: Annotated[int | None, Range(1), With("suite")] = None
-    """Episodes a task of made data; default: as --transitions says, or the suite's own size."""
-    transitions: Annotated[int | None, Range(1), With("suite")] = None
-    """Steps a task of made data, of mujoco-... alone, which have 100,000 (paper: 1,000,000)."""
     policy: Annotated[Path | None, Places()] = None
     """A finished planner (the model folder of a run) that learns the tasks of --data besides its own; the shape of
     networks and alignments is then as it has them."""
@@ -53,12 +49,11 @@ class PlannerOptions(DataOptions):
     widen the network, which costs them nothing."""
     release_share: Annotated[float | None, Range(0, 1, closed="neither"), With("policy")] = None
     """Share of the earlier tasks' weights that is released; default: what makes all tasks' shares equal."""
-    strategy: Literal[
-        "masks", "finetune", "joint", "separate", "ewc", "l2", "mas", "packnet", "rehearsal", "rcr", "lora"
-    ] = "masks"
+    strategy: Strategy = "masks"
     """What protects earlier tasks: masks (VQ-CD's own); nothing (finetune); all data at once (joint); a network of its
     own, as large as a task's share (separate); penalties (ewc, l2, mas); pruning (packnet); some old windows now and
-    then (rehearsal; rcr: not told the task); or low-rank changes of the first task's weights (lora)."""
+    then (rehearsal; rcr: not told the task); low-rank changes of the first task's weights (lora); or generated windows
+    of earlier tasks (replay)."""
     capacity: Annotated[int | None, Range(1), With("strategy=masks")] = None
     """Tasks that the weights are divided among, at least those of the run; the rest is for later ones. Default: those
     of the run."""
@@ -78,7 +73,11 @@ class PlannerOptions(DataOptions):
     """Share of a task's windows, the last ones, that is kept for it."""
     rank: Annotated[int, Range(1), With("strategy=lora")] = 64
     """Rank of the changes."""
-    alignment: Literal["auto", "vq", "fsq", "ae", "vae", "padding", "none"] = "auto"
+    replay_windows: Annotated[int, Range(1), With("strategy=replay")] = 2048
+    """Windows of each earlier task that are generated anew for each task."""
+    replay_width: Annotated[int, Range(1), With("strategy=replay")] = 256
+    """Width of the generator."""
+    alignment: Alignment = "auto"
     """How states and actions of different widths become alike: quantised auto-encoders, their ablations, zeros, or not
     at all; auto: none where all widths are the same, else vq."""
     align_steps: Annotated[int, Range(1)] = 2000
@@ -110,10 +109,11 @@ class PlannerOptions(DataOptions):
     denoiser: Literal["mlp", "unet", "dit"] = "mlp"
     """The network: a residual MLP on the flattened window, a temporal U-Net (the paper's), or a small transformer."""
     width: Positive = 384
-    """Width of the denoiser; of a unet that of its first level (paper: 256)."""
+    """Width of the denoiser; of a unet that of its first level, a multiple of 8 (paper: 256), of a dit a multiple of
+    8."""
     layers: Positive = 4
-    """Blocks of mlp and dit; levels of a unet, each twice as wide as the one before."""
-    plan: Literal["states", "state-actions"] = "states"
+    """Blocks of mlp and dit; levels of a unet, each twice as wide as the one before (paper: does not say; 3)."""
+    plan: Plan = "states"
     """What is diffused: states, whose actions inverse dynamics find, or states and actions together (an ablation)."""
     plan_length: Annotated[int, Range(2)] = 8
     """T, states of a plan."""
@@ -165,47 +165,44 @@ class PlannerOptions(DataOptions):
     """Steps between its updates (paper: 10)."""
     ema_start: Natural = 0
     """Steps before which it is the weights themselves (paper: 2000)."""
-    evaluate_every: Natural = 0
-    """Steps between scores of the task in training, a divisor of --align-steps and --steps together; 0: tasks are
-    scored when one has been learned."""
-    checkpoint_every: Natural = 1000
-    """Steps between checkpoints; 0: only at the end."""
-
-    @classmethod
-    def preset_values(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        found = dict(super().preset_values(given))
-        own = bool(given.get("data") or given.get("tasks"))
-        if not own and given.get("suite") is None:
-            found |= {"suite": _SUITE["suite"]}
-        if not own and given.get("suite", "mujoco3") in ("mujoco3", None):
-            found |= {"quality": _SUITE["quality"], "order": _ORDER}
-        sized = given.get("episodes") is not None or not given.get("suite", "mujoco3").startswith("mujoco")
-        if own or sized:
-            found.pop("transitions", None)
-        return found
 
     def __post_init__(self) -> None:
-        if self.tasks and self.data:
-            raise ManyoneError("--tasks is another word for --data: give one of them")
-        self.data, self.tasks = self.data or self.tasks, ()
         super().__post_init__()
-        mujoco = self.suite is not None and self.suite.startswith("mujoco")
-        check("transitions", self.transitions, self.transitions is None or mujoco, "of a --suite mujoco... alone")
-        both = self.transitions is not None and self.episodes is not None
-        check("transitions", self.transitions, not both, "left out with --episodes")
-        cut = self.transitions is not None and self.horizon is not None
-        check("transitions", self.transitions, not cut, "left out with --horizon, which sizes data in episodes")
-        if len(set(self.order)) < len(self.order):
-            raise ManyoneError(f"--order {' '.join(self.order)}: names a task twice")
         if self.policy is not None and not self.data:
             raise ManyoneError("--policy goes on with tasks of --data: give those that are to be learned besides")
         few = f"at most --diffusion-steps {self.diffusion_steps}"
         check("sampling_steps", self.sampling_steps, self.sampling_steps <= self.diffusion_steps, few)
+        even = self.denoiser == "mlp" or self.width % 8 == 0
+        check("width", self.width, even, f"a multiple of 8 for --denoiser {self.denoiser}")
         last = f"at most --align-lr {self.align_lr:g}"
         check("align_last_lr", self.align_last_lr, self.align_last_lr <= self.align_lr, last)
         fits = self.plan_every < self.plan_length
         check("plan_every", self.plan_every, fits, f"from 1 to {self.plan_length - 1}, the actions of a plan")
 
-    def data_name(self) -> str:
-        """The made data, as ``manyone data`` names them."""
-        return super().data_name() + (f"@{self.transitions}" if self.transitions is not None else "")
+
+@dataclass(kw_only=True)
+class DecisionDiffuserOptions(PlannerOptions):
+    """Decision Diffuser on tasks in turn, without rehearsal: states padded with zeros, nothing protected.
+
+    Ajay et al. (arXiv 2211.15657): states are planned, inverse dynamics find the actions.
+    """
+
+    strategy: Strategy = "finetune"
+    """What protects earlier tasks; as for vq-cd."""
+    alignment: Alignment = "padding"
+    """How states and actions of different widths become alike; as for vq-cd."""
+
+
+@dataclass(kw_only=True)
+class DiffuserOptions(PlannerOptions):
+    """Diffuser on tasks in turn, without rehearsal: states and actions are planned together, nothing protected.
+
+    Janner et al. (arXiv 2205.09991), guided by the return that it is told and not by a value's gradient.
+    """
+
+    strategy: Strategy = "finetune"
+    """What protects earlier tasks; as for vq-cd."""
+    alignment: Alignment = "padding"
+    """How states and actions of different widths become alike; as for vq-cd."""
+    plan: Plan = "state-actions"
+    """What is diffused: states, or states and actions together."""

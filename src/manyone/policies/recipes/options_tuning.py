@@ -20,8 +20,8 @@ class TuningOptions(AdaptationOptions):
     """A frozen policy adapted to new tasks, all at once: by its prompt, by small parts beside it, or by its weights."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "laptop": {**AdaptationOptions.PRESETS["laptop"], "batch_size": 32, "checkpoint_every": 50},
-        "paper": {**AdaptationOptions.PRESETS["paper"], "batch_size": 32, "checkpoint_every": 50},
+        "laptop": {**AdaptationOptions.PRESETS["laptop"], "batch_size": 32},
+        "paper": {**AdaptationOptions.PRESETS["paper"], "batch_size": 32},
     }  # fmt: skip
     PUBLISHED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "full": {"steps": 10, "lr": 1e-4, "batch_size": 256, "windows": "tail"},

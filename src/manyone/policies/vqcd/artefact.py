@@ -121,17 +121,17 @@ class PlannerModel(nn.Module):
         )
         with torch.no_grad():
             _fill(found.shared, kept.shared)
-            for place, values in zip(found.own, kept.own):
-                _fill(place, values)  # type: ignore[arg-type]
-            for place, products in zip(found.factors, kept.factors):
-                _fill(place, _two(products))  # type: ignore[arg-type]
+            for bank, values in zip(found.own, kept.own):
+                _fill(bank, values)  # type: ignore[arg-type]
+            for bank, products in zip(found.factors, kept.factors):
+                _fill(bank, _two(products))  # type: ignore[arg-type]
         for own, pair in zip(found.pairs, pairs):
             for module, given in zip(own, pair):
                 module.load_state_dict(given.state_dict())
-        for number, module in found.inverses.items():
-            given_inverse = inverses[int(number)]
-            assert given_inverse is not None
-            module.load_state_dict(given_inverse.state_dict())
+        for number, place in found.inverses.items():
+            inverse = inverses[int(number)]
+            assert inverse is not None
+            place.load_state_dict(inverse.state_dict())
         return found.requires_grad_(False)
 
     def config(self) -> dict[str, Any]:

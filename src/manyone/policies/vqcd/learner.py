@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -284,7 +285,7 @@ class PlannerLearner:
         found |= {"tasks_learned": learned} | {f"plan_loss/{name}": value for name, value in losses.items()}
         scores = self.scores()
         whole = all(row[-1] is not None and row[place] is not None for place, row in enumerate(scores))
-        return found | (sequence_metrics(scores) if whole else {})
+        return found | (sequence_metrics(np.array(scores, np.float64)) if whole else {})
 
     @torch.no_grad()
     def probe(self) -> dict[str, float]:

@@ -1,0 +1,102 @@
+"""How cloning with rehearsal runs: data, the loop with a score of every task so far after each task, the artefact."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from manyone.engine.inputs import check_inputs
+from manyone.engine.loop import train
+from manyone.engine.run import RunFolder
+from manyone.errors import ManyoneError
+from manyone.policies.baselines.rehearsal import RehearsalLearner
+from manyone.policies.recipes.options_rehearsal import RehearsalOptions
+from manyone.policies.recipes.problem import PolicyProblem, load_problem, offline_name
+from manyone.policies.recipes.run import record_videos
+from manyone.policies.recipes.run_planner import SequenceErrors, SequenceScores, ordered, print_matrix
+from manyone.recipes.options import Split
+from manyone.recipes.running import restore
+
+Build = Callable[..., RehearsalLearner]
+EVAL_OPTIONS = ("episodes", "seed", "horizon")
+"""Options of ``manyone eval`` that :func:`evaluate` takes."""
+
+
+def run(options: RehearsalOptions, build: Build, folder: RunFolder) -> None:
+    """Data, loop, scores, artefact and, if asked for, films."""
+    if options.dry_run:
+        data = ", ".join(options.data) or str(offline_name(options))
+        print(f"{folder.recipe} on {data}, in this order: {', '.join(options.order) or 'as they come'}")
+        print(f"a task: {options.steps} steps of {options.batch_size} pairs, then every task so far is scored")
+        print("nothing was written")
+        return
+    if options.evaluate_every and options.steps % options.evaluate_every:
+        allowed = f"a divisor of --steps {options.steps}"
+        raise ManyoneError(f"--evaluate-every {options.evaluate_every}: must be {allowed}")
+    problem = ordered(load_problem(options), options.order)
+    with scores_of(problem, options) as scores:
+        learner = build(options, problem, scores)
+        if options.suite is None:
+            check_inputs(folder, problem.digests())
+            for one in problem.data:
+                print(f"data of {one.name}: {one.summary()}", file=sys.stderr)
+        train(
+            learner,
+            folder,
+            steps=learner.total,
+            evaluate_every=options.evaluate_every or learner.every,
+            checkpoint_every=options.checkpoint_every,
+            loggers=options.logger,
+            log_every=max(1, learner.total // 1000),
+        )
+        scores.save(folder)
+    print_matrix(learner)
+    if options.video:
+        record_videos(folder, learner.policy(), problem)
+
+
+def evaluate(
+    options: RehearsalOptions,
+    build: Build,
+    folder: RunFolder,
+    split: Split,
+    *,
+    episodes: int | None = None,
+    seed: int = 0,
+    horizon: int | None = None,
+) -> Mapping[str, float]:
+    """Scores of the newest weights in all tasks learned so far; the options are those of other policies."""
+    problem = ordered(load_problem(options), options.order)
+    if options.suite is None:
+        check_inputs(folder, problem.digests())
+    learner = build(options, problem)
+    if problem.held_out and (seed or horizon):
+        raise ManyoneError("--seed and --horizon are for environments: this run has none to act in")
+    restore(learner, folder)
+    if learner.learned == 0:
+        raise ManyoneError(f"{folder.path} has not learned its first task yet: manyone resume {folder.path}")
+    if horizon is not None:
+        problem = replace(problem, horizon=horizon)
+        problem.warn_of_time()
+    options = replace(options, eval_episodes=episodes or options.eval_episodes)
+    with scores_of(problem, options, split, seed) as scores:
+        return scores(learner)
+
+
+def scores_of(
+    problem: PolicyProblem, options: RehearsalOptions, split: Split = "test", seed: int = 0
+) -> SequenceScores | SequenceErrors:
+    """What ``options`` ask for: episodes in the environments, or without them the actions' errors."""
+    if problem.held_out:
+        return SequenceErrors(problem, options.eval_episodes, split)
+    return SequenceScores(
+        problem.tasks,
+        horizon=problem.horizons,
+        episodes=options.eval_episodes,
+        stop_at_success=not options.full_episodes,
+        workers=options.workers,
+        split=split,
+        seed=seed,
+        references=problem.references(options.reference),
+    )

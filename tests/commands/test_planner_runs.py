@@ -161,6 +161,9 @@ def test_wrong_evaluations_and_strangers_are_refused(manyone, two):
 def test_the_plan_says_what_would_be_done(manyone):
     code, out, err = manyone("run", "vq-cd", "--dry-run")
     assert code == 0, err
-    assert "vq-cd on mujoco3-medium-expert@100000, in this order: hopper, walker2d, halfcheetah" in out
+    assert (
+        "vq-cd on mujoco3-medium-expert@100000, in this order: gym:Hopper-v5, gym:Walker2d-v5, gym:HalfCheetah-v5"
+        in out
+    )
     code, out, _ = manyone("run", "vq-cd", "--dry-run", "--preset", "paper")
     assert "500000 steps of 32 windows" in out

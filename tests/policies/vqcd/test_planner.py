@@ -113,6 +113,19 @@ def test_another_planner_has_its_share_of_the_parameters():
         another(one, 0, 0, "none")
 
 
+@pytest.mark.parametrize("kind", ["mlp", "unet", "dit"])
+def test_every_denoiser_plans_and_learns(kind):
+    one = planner(3, 2, denoiser={"kind": kind, "width": 16, "layers": 2, "embedding": 8})
+    given, draws = batch(), one.draws(6, 0.25, "draws")
+    one(given, draws).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in one.parameters())
+    with torch.no_grad():
+        plan = one.plan(given.states[:, 0], given.returns, torch.randn(6, 8, 3), Sampling(steps=2), bound=3.0)
+    assert plan.shape == (6, 8, 3)
+    assert torch.isfinite(plan).all()
+    assert another(one, 2.0, 0, "wider").denoiser.config() != one.denoiser.config()
+
+
 def test_a_plan_without_inverse_dynamics_has_no_actions():
     one = planner(3, 2, inverse=None)
     with pytest.raises(ManyoneError, match="no inverse dynamics"):

@@ -35,8 +35,8 @@ class PlannerOptions(SequenceOptions):
         "laptop": {},
         "paper": {"transitions": 1_000_000, "steps": 500_000, "batch_size": 32, "lr": 3e-4, "schedule": "constant",
                   "ema_every": 10, "ema_start": 2000, "align_steps": 500_000,
-                  "denoiser": "unet", "width": 256, "inverse": "shared", "prediction": "noise", "eval_episodes": 30,
-                  "checkpoint_every": 10_000},
+                  "denoiser": "unet", "width": 256, "layers": 3, "inverse": "shared", "prediction": "noise",
+                  "eval_episodes": 30, "checkpoint_every": 10_000},
     }  # fmt: skip
 
     preset: Literal["laptop", "paper"] = "laptop"
@@ -109,9 +109,10 @@ class PlannerOptions(SequenceOptions):
     denoiser: Literal["mlp", "unet", "dit"] = "mlp"
     """The network: a residual MLP on the flattened window, a temporal U-Net (the paper's), or a small transformer."""
     width: Positive = 384
-    """Width of the denoiser; of a unet that of its first level (paper: 256)."""
+    """Width of the denoiser; of a unet that of its first level, a multiple of 8 (paper: 256), of a dit a multiple of
+    8."""
     layers: Positive = 4
-    """Blocks of mlp and dit; levels of a unet, each twice as wide as the one before."""
+    """Blocks of mlp and dit; levels of a unet, each twice as wide as the one before (paper: does not say; 3)."""
     plan: Plan = "states"
     """What is diffused: states, whose actions inverse dynamics find, or states and actions together (an ablation)."""
     plan_length: Annotated[int, Range(2)] = 8
@@ -171,6 +172,8 @@ class PlannerOptions(SequenceOptions):
             raise ManyoneError("--policy goes on with tasks of --data: give those that are to be learned besides")
         few = f"at most --diffusion-steps {self.diffusion_steps}"
         check("sampling_steps", self.sampling_steps, self.sampling_steps <= self.diffusion_steps, few)
+        even = self.denoiser == "mlp" or self.width % 8 == 0
+        check("width", self.width, even, f"a multiple of 8 for --denoiser {self.denoiser}")
         last = f"at most --align-lr {self.align_lr:g}"
         check("align_last_lr", self.align_last_lr, self.align_last_lr <= self.align_lr, last)
         fits = self.plan_every < self.plan_length

@@ -164,15 +164,18 @@ def scores_of(
 
 def ordered(problem: PolicyProblem, order: Sequence[str]) -> PolicyProblem:
     """The tasks of ``problem`` in another ``order``, all or some, by their names or short ones (hopper)."""
-    if not order:
-        return problem
     by_name = {one.name: one for one in problem.data}
-    short = {label(name): name for name in by_name} | {k: v for k, v in make.BODIES.items() if v in by_name}
+    return replace(problem, data=tuple(by_name[name] for name in in_order(list(by_name), order)))
+
+
+def in_order(tasks: Sequence[str], order: Sequence[str]) -> list[str]:
+    """Those of ``tasks`` that ``order`` names, in its order; all as they are where it is empty."""
+    short = {label(name): name for name in tasks} | {k: v for k, v in make.BODIES.items() if v in tasks}
     wanted = [short.get(name, name) for name in order]
     for given, name in zip(order, wanted):
-        if name not in by_name:
+        if name not in tasks:
             raise ManyoneError(f"--order {given}: must be one of {', '.join(short)}")
-    return replace(problem, data=tuple(by_name[name] for name in wanted))
+    return wanted or list(tasks)
 
 
 def evaluation_steps(options: PlannerOptions, learner: PlannerLearner) -> int:
@@ -227,8 +230,8 @@ def plan(options: PlannerOptions, recipe: str) -> list[str]:
         lines = [f"{recipe} on own data, in this order: {', '.join(options.data)}"]
     else:
         state = "in the cache" if wanted.made() else "would be made in the simulator"
-        names = options.order or [label(task) for task in set_tasks(wanted)]
-        lines = [f"{recipe} on {wanted}, in this order: {', '.join(names)}", f"data: {state}"]
+        names = in_order(set_tasks(wanted), options.order)
+        lines = [f"{recipe} on {wanted}, in this order: {', '.join(map(label, names))}", f"data: {state}"]
     if options.policy is not None:
         lines.append(f"learned besides what {options.policy} knows")
     return [

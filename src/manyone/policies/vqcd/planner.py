@@ -22,15 +22,18 @@ from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
 from manyone.nets.diffusion.denoisers import ResidualMLPDenoiser
+from manyone.nets.diffusion.dit import DiT
 from manyone.nets.diffusion.guidance import Denoiser, guided
 from manyone.nets.diffusion.process import Known, Prediction, Process
 from manyone.nets.diffusion.sampling import Sampler, Spacing, sample
 from manyone.nets.diffusion.schedules import ScheduleName, make_schedule
+from manyone.nets.diffusion.unet import TemporalUNet
 from manyone.policies.vqcd.data import PlanBatch
 from manyone.policies.vqcd.inverse import InverseDynamics, inverse_loss
 from manyone.randomness import generator_for, seed_for
 
 PlanKind = Literal["states", "state-actions"]
+_HEADS = 4  # of a dit
 
 
 class Draws(NamedTuple):
@@ -231,6 +234,10 @@ def make_denoiser(shape: Mapping[str, Any], channels: int, horizon: int, conditi
     if kind == "mlp":
         return ResidualMLPDenoiser(channels, horizon, condition, width=width, layers=layers,
                                    embedding=shape["embedding"], seed=seed)  # fmt: skip
+    if kind == "unet":
+        return TemporalUNet(channels, condition, dim=width, multipliers=[2**k for k in range(layers)], seed=seed)
+    if kind == "dit":
+        return DiT(channels, condition, width=width, layers=layers, heads=_HEADS, seed=seed)
     raise ManyoneError(f"denoiser {kind!r}: must be mlp, unet or dit")
 
 
@@ -247,19 +254,24 @@ def another(planner: Planner, share: float, seed: int, who: str) -> Planner:
             found["inverse"] = {**config["inverse"], "width": max(1, round(config["inverse"]["width"] * factor))}
         return found
 
+    def size(factor: float) -> int:
+        with torch.device("meta"):
+            parts = [one for one in _networks(scaled(factor), 0) if one is not None]
+        return sum(p.numel() for one in parts for p in one.parameters())
+
     low, high = 0.0, 2 * max(1.0, share)
     for _ in range(12):  # finer than any width
         middle = (low + high) / 2
-        with torch.device("meta"):
-            parts = [one for one in _networks(scaled(middle), 0) if one is not None]
-        size = sum(p.numel() for one in parts for p in one.parameters())
-        low, high = (low, middle) if size > wanted else (middle, high)
-    return make_planner(scaled(low), seed=seed_for(seed, "another planner", who))
+        low, high = (low, middle) if size(middle) > wanted else (middle, high)
+    # widths are whole numbers; a wider network is wider indeed
+    nearest = high if share > 1 or size(high) - wanted < wanted - size(low) else low
+    return make_planner(scaled(nearest), seed=seed_for(seed, "another planner", who))
 
 
 def resized(shape: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    """``shape`` of a denoiser with ``factor`` times its width."""
-    found = {**shape, "width": max(1, round(shape["width"] * factor))}
+    """``shape`` of a denoiser with ``factor`` times its width, or the nearest that there is."""
+    step = {"mlp": 1, "unet": 8, "dit": 2 * _HEADS}[shape["kind"]]
+    found = {**shape, "width": step * max(1, round(shape["width"] * factor / step))}
     if "embedding" in shape:
         found["embedding"] = max(4, 2 * round(shape["embedding"] * factor / 2))
     return found

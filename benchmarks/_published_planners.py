@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+KINDS = ("weight", "bias")
+
 
 class Sinusoid(nn.Module):
     """Sines and cosines of the step."""
@@ -190,3 +192,41 @@ class Clean:
             for now, mean in zip(self.model.parameters(), self.average.parameters()):
                 mean.data.mul_(0.995).add_(now.data, alpha=1.0 - 0.995)
         return loss.item()
+
+
+def as_ours(model: UNet) -> dict[str, Tensor]:
+    """The weights of a ``joint`` network by the names of ``manyone.nets.diffusion.unet.TemporalUNet``."""
+    own, shares = model.state_dict(), []
+    found = {
+        f"step.{ours}.{k}": own[f"time.{theirs}.{k}"] for ours, theirs in (("first", 1), ("second", 3)) for k in KINDS
+    }
+    for ours, theirs in (("first", 0), ("second", 2), ("third", 4)):
+        found |= {f"told.{ours}.{k}": own[f"returns.{theirs}.{k}"] for k in KINDS}
+
+    def kernel(ours: str, theirs: str) -> None:
+        found[f"{ours}.weight"], found[f"{ours}.bias"] = own[f"{theirs}.weight"].permute(2, 1, 0), own[f"{theirs}.bias"]
+
+    def block(ours: str, theirs: str) -> None:
+        kernel(ours, f"{theirs}.conv")
+        found[f"{ours}.gain"], found[f"{ours}.shift"] = own[f"{theirs}.norm.weight"], own[f"{theirs}.norm.bias"]
+
+    def pair(ours: str, theirs: str) -> None:
+        for name, number in (("first", 0), ("second", 1)):
+            block(f"{ours}.{name}.first", f"{theirs}.{number}.blocks.0")
+            block(f"{ours}.{name}.second", f"{theirs}.{number}.blocks.1")
+            shares.append(f"{theirs}.{number}.time.1")
+            if f"{theirs}.{number}.around.weight" in own:
+                found[f"{ours}.{name}.around.weight"] = own[f"{theirs}.{number}.around.weight"].squeeze(-1)
+                found[f"{ours}.{name}.around.bias"] = own[f"{theirs}.{number}.around.bias"]
+
+    for level in range(len(model.downs)):
+        pair(f"down.{level}", f"downs.{level}")
+        if f"downs.{level}.2.weight" in own:
+            kernel(f"shorten.{level}", f"downs.{level}.2")
+    pair("middle", "middle")
+    for level in range(len(model.ups)):
+        pair(f"up.{level}", f"ups.{level}")
+        kernel(f"lengthen.{level}", f"ups.{level}.2")
+    block("end", "end.0")
+    found["out.weight"], found["out.bias"] = own["end.1.weight"].squeeze(-1), own["end.1.bias"]
+    return found | {f"embed.{k}": torch.cat([own[f"{name}.{k}"] for name in shares]) for k in KINDS}

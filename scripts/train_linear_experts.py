@@ -9,9 +9,10 @@ directions only: the ant is the same after a quarter turn and in a mirror, so th
 eight, and every task takes the search whose direction comes nearest to its own. The other bodies are searched once.
 Cheetahs are searched on 17 observations (the torso's place tells a policy nothing); their matrices serve those of 20.
 
-Packing plays episodes of policies along the searches, keeps those nearest to fixed shares of the way from random
-actions to the best, and plays them again as they are shipped: rounded, with and without noise. A task of Cheetah-vel
-chooses among the policies of all its family's searches, as an early policy for one speed is a medium one for another.
+Packing plays episodes of policies along the searches, with the noise of data, keeps those nearest to fixed shares of
+the way from random actions to the best, and plays them again as they are shipped: rounded, with and without noise. A
+task of Cheetah-vel chooses among the policies of all its searches, as an early policy for one speed is a medium one
+for another.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from manyone.envs.single import make
+from manyone.envs.single import linear, make
 from manyone.envs.single.experts import matrices, play
 from manyone.envs.single.experts.pack import write_matrices
 from manyone.envs.single.families import FAMILIES
@@ -42,6 +43,8 @@ TRIED, EPISODES = 12, 20
 """Episodes that a candidate is played for, and a shipped policy (those of the fifty ants, each: half as many)."""
 EVERY, EARLY = 5, 16
 """Of the policies on the way of a search, every so manieth is a candidate, and the first of one that starts at zero."""
+PIECE = 20
+"""Iterations of a search after which it is written."""
 LONG = 1000
 """Steps of a whole episode of the bodies that are no family's."""
 
@@ -59,7 +62,7 @@ class Plan:
 PLANS = {
     "cheetah-dir": Plan(Search(iterations=150)),
     "cheetah-vel": Plan(
-        Search(iterations=80), Search(iterations=40, directions=10, top=5, step_size=0.015, noise=0.02)
+        Search(iterations=80), Search(iterations=40, directions=10, top=5, step_size=0.008, noise=0.015)
     ),
     "ant-dir": Plan(Search(iterations=300, noise=0.025), Search(iterations=25, step_size=0.015, noise=0.025)),
     "ant": Plan(Search()),  # Ant-dir's policies for the direction 0
@@ -162,20 +165,25 @@ def _file(out: Path, task: str) -> Path:
 
 
 def _searched(out: Path, task: str, plan: Search | None, seed: int, start: Teachers | None = None) -> Teachers:
-    """The search kept in ``out``, or a new one."""
+    """The search kept in ``out``, brought to its end if it was stopped."""
     assert plan is not None
     file = _file(out, task)
-    if not file.is_file():
+    found = loaded(out, task) if file.is_file() else None
+    while (done := 0 if found is None else len(found.scores) - 1) < plan.iterations:
         out.mkdir(parents=True, exist_ok=True)
         began = time.process_time()
+        piece = replace(plan, iterations=min(PIECE, plan.iterations - done))
         with runner(1) as run:
-            found = search(task, plan, seed_for(seed, file.stem), run, start=start)
+            more = search(task, piece, seed_for(seed, file.stem, done), run, start=found or start)
+        found = more if found is None else together(chosen_rows(found, range(done)), more)
         partial = file.with_suffix(".part")
         with partial.open("wb") as stream:
             np.savez(stream, **asdict(found))
         partial.replace(file)
-        print(f"{file.stem}: {found.scores[-1]:.1f}, {time.process_time() - began:.0f} CPU s", flush=True)
-    return loaded(out, task)
+        spent = time.process_time() - began
+        print(f"{file.stem}, {done + piece.iterations}: {max(more.scores):.1f}, {spent:.0f} CPU s", flush=True)
+    assert found is not None
+    return found
 
 
 def loaded(out: Path, task: str) -> Teachers:
@@ -204,12 +212,14 @@ def on_the_way(path: Teachers, every: int = EVERY) -> Teachers:
 
 
 def played(task: str, found: Teachers, count: int, seed: int, noise: float = 0.0) -> list[list[dict[str, Any]]]:
-    """``count`` whole episodes of each of the policies ``found``."""
+    """``count`` whole episodes of each of the policies ``found``, as :func:`play.roll_out` plays them."""
     seeds = [seed_for(seed, "pack", k) >> 32 for k in range(count)]
-    horizon = make.spaces(task)[2]
-    low, high = make.bounds(task)
-    actors = [matrices.Linear(w, m, d, low, high) for w, m, d in zip(found.weights, found.means, found.deviations)]
-    return [play.roll_out(task, actor, seeds, horizon, noise) for actor in actors]
+    half = float((make.bounds(task)[1] - make.bounds(task)[0])[0]) / 2
+    rows = [np.repeat(getattr(found, key), count, axis=0) for key in ("weights", "means", "deviations")]
+    every = linear.episodes(
+        task, *rows, seeds * len(found.scores), make.spaces(task)[2], noise=[noise * half] * len(rows[0])
+    )
+    return [every[i : i + count] for i in range(0, len(every), count)]
 
 
 def mean_returns(episodes: Sequence[Sequence[dict[str, Any]]]) -> np.ndarray:
@@ -221,7 +231,7 @@ def velocity_returns(found: Teachers, seed: int) -> np.ndarray:
     """What each of the policies earns at each speed of Cheetah-vel, [C, 40]: one play tells it for all."""
     speeds = [target(f"cheetah-vel:{i}") for i in range(FAMILIES["cheetah-vel"].tasks)]
     earned = []
-    for of in played("cheetah17-dir:0", found, TRIED, seed):
+    for of in played("cheetah17-dir:0", found, TRIED, seed, matrices.NOISE):
         control = np.array([0.05 * np.square(one["actions"]).sum(1) for one in of])  # [n, 200]
         velocity = np.array([one["rewards"] for one in of]) + control
         earned.append([float((-np.abs(velocity - speed) - control).sum(1).mean()) for speed in speeds])
@@ -245,7 +255,7 @@ def pools(name: str, out: Path, seed: int) -> Iterator[tuple[str, Teachers, np.n
         paths = [loaded(out, task) for task in tasks]
         found = together(
             on_the_way(loaded(out, "cheetah17-dir:0")),
-            *(on_the_way(path, (len(path.scores) - 1) // 2) for path in paths),
+            *(chosen_rows(path, np.argsort(-path.scores)[:4].tolist()) for path in paths),
         )
         earned = velocity_returns(found, seed)
         yield from ((task, found, earned[:, i]) for i, task in enumerate(tasks))
@@ -263,9 +273,9 @@ def pools(name: str, out: Path, seed: int) -> Iterator[tuple[str, Teachers, np.n
         if name == "ant":
             straight = min(angles, key=lambda i: folded(angles[i])[0])
             found, task = turned(sets[straight], angles[straight], 0.0), make.LINEAR_BODIES["ant"]
-            yield task, found, mean_returns(played(task, found, TRIED // 2, seed))
+            yield task, found, mean_returns(played(task, found, TRIED // 2, seed, matrices.NOISE))
             return
-        earned = {i: mean_returns(played(f"ant-dir:{i}", of, TRIED, seed)) for i, of in sets.items()}
+        earned = {i: mean_returns(played(f"ant-dir:{i}", of, TRIED, seed, matrices.NOISE)) for i, of in sets.items()}
         for task in (f"ant-dir:{i}" for i in range(FAMILIES[name].tasks)):
             near = min(angles, key=lambda i: abs(folded(angles[i])[0] - folded(target(task))[0]))
             yield task, turned(sets[near], angles[near], target(task)), earned[near]
@@ -273,7 +283,7 @@ def pools(name: str, out: Path, seed: int) -> Iterator[tuple[str, Teachers, np.n
         tasks = ["cheetah17-dir:0", "cheetah17-dir:1"] if name == "cheetah-dir" else [make.LINEAR_BODIES[name]]
         for task in tasks:
             found = on_the_way(loaded(out, task))
-            yield task, found, mean_returns(played(task, found, TRIED, seed))
+            yield task, found, mean_returns(played(task, found, TRIED, seed, matrices.NOISE))
 
 
 def pack(name: str, out: Path, seed: int) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from manyone.envs.single.make import BODIES
+
 FOLDER = Path(__file__).parents[1] / "examples"
 SAYS = {
     "merge_experts": lambda r: r["task arithmetic + Surgery"] > r["task arithmetic"] > r["base"],
@@ -19,7 +21,25 @@ SAYS = {
 
 @pytest.mark.parametrize("name", SAYS)
 def test_example_does_what_it_says(name):
+    assert SAYS[name](_module(name).main())
+
+
+def _module(name):
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert SAYS[name](module.main())
+    return module
+
+
+def test_what_alignments_lose_is_told_of_every_kind_and_body(monkeypatch, shared_cache):
+    monkeypatch.setenv("MANYONE_CACHE", str(shared_cache))
+    rows = _module("alignments").main()
+    for body in ("hopper", "halfcheetah"):
+        task = BODIES[body]
+        assert rows["padding"][f"both/{task}"] == pytest.approx(rows["padding"][f"raw/{task}"], abs=1e-2)
+        assert rows["vq"][f"raw/{task}"] == rows["padding"][f"raw/{task}"]
+        assert rows["vq"][f"both/{task}"] != rows["vq"][f"raw/{task}"]
+        assert rows["vq"][f"state_mse/{task}"] > 0
+        assert 1 < rows["vq"][f"action_codes_used/{task}"] <= 512
+    assert rows["padding"]["state_mse"] == rows["padding"]["action_mse"] == 0
+    assert rows["vq"]["state_difference"] > 0

@@ -139,7 +139,7 @@ def test_a_plan_writes_nothing(manyone, tmp_path):
     code, out, _ = manyone("run", "obd", "--dry-run")
     assert code == 0
     assert "mujoco-hopper-medium-replay" in out
-    assert "64 pairs" in out
+    assert "256 pairs" in out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,7 @@ from .acting import SequencePolicy as SequencePolicy
 from .agnostic import AgnosticPolicy as AgnosticPolicy
 from .agnostic import leak_report as leak_report
 from .agnostic import save_agnostic as save_agnostic
+from .artefact import read_policy as read_policy
 from .artefact import save as save
 from .artefact import save_policy as save_policy
 from .baselines.cloning import CloningNetwork as CloningNetwork
@@ -28,6 +29,14 @@ from .loading import load_policy as load_policy
 from .masks import TaskMasks as TaskMasks
 from .masks import erk_densities as erk_densities
 from .masks import maskable_shapes as maskable_shapes
+from .prompt_diffuser.acting import PromptedPolicy as PromptedPolicy
+from .prompt_diffuser.acting import PromptGenerator as PromptGenerator
+from .prompt_diffuser.learner import PromptDiffuserLearner as PromptDiffuserLearner
+from .prompt_diffuser.model import PromptDiffuser as PromptDiffuser
+from .prompt_diffuser.projection import Projection as Projection
+from .prompt_diffuser.prompts import FewShots as FewShots
+from .prompt_diffuser.prompts import PromptPool as PromptPool
+from .prompt_tuning.learner import TuningLearner as TuningLearner
 from .protocol import PolicyTrainer as PolicyTrainer
 from .tasks import POOLED as POOLED
 from .tasks import PolicyData as PolicyData

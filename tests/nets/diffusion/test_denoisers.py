@@ -105,3 +105,24 @@ def test_trained_on_two_constants_it_selects_by_the_condition():
     which = torch.arange(32) % 2
     found = sampled(net, process, condition[which], 32, (2, 2))
     assert float((found - x0[which]).abs().mean()) < 0.05
+
+
+@pytest.mark.parametrize("layout", ["flat", "per_step"])
+@pytest.mark.parametrize("members", [0, 3])
+@pytest.mark.parametrize("told", [True, False])
+def test_the_network_of_a_chain_is_run_at_every_step(layout, members, told):
+    nets = [MLPDenoiser(3, 4, 2, layout=layout, width=16, seed=seed).double() for seed in range(max(members, 1))]
+    each = [dict(net.named_parameters()) for net in nets]
+    weights = {name: torch.stack([one[name] for one in each]) if members else each[0][name] for name in each[0]}
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 4, 3, generator=draw, dtype=torch.float64)
+    shape = (6, 2) if layout == "flat" else (6, 4, 2)
+    y = torch.randn(shape, generator=draw, dtype=torch.float64) if told else None
+    network, outputs = nets[0].chain(weights, y, 5), []
+    for step in (5, 3, 1):
+        n = torch.full((6,), step)
+        outputs.append((network(x, n), nets[0].run(weights, x, n, y)))
+        torch.testing.assert_close(*outputs[-1])
+    parameters = [p for one in each for p in one.values()]
+    ours, theirs = (torch.autograd.grad(sum(o.square().sum() for o in side), parameters) for side in zip(*outputs))
+    torch.testing.assert_close(ours, theirs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.policies.prompt_tuning.given import few_shots, fingerprint
 from tests.policies.test_acting import Episode, play
 from tests.reference import harmodt, prompt_tuning
@@ -210,10 +211,24 @@ def test_the_artefact_acts_as_the_learner(tasks, tmp_path, method, prompts):
     assert loaded.act([0.0] * 5).shape == (2,)
 
 
+def test_an_artefact_whose_parts_do_not_belong_together_is_refused(tasks, tmp_path):
+    shots = few_shots(tasks)
+    for name, method in (("own.blocks.0.attn.qkv.lora_a", "lora"), ("tokens", "soft"), ("prompts.actions", "gradient")):
+        learner_of(shots, method, prompts=2).export(tmp_path / method)
+        file = tmp_path / method / "model.safetensors"
+        tensors = load_file(file)
+        save_file(tensors | {f"extra.{name}": tensors[f"extra.{name}"][:2].clone()}, file)
+        with pytest.raises(ManyoneError, match="copy the whole folder again"):
+            load_policy(tmp_path / method)
+
+
 def test_windows_of_the_tail_are_the_last_steps(tasks):
     shots = few_shots(tasks)
-    batch = learner_of(shots, "full", windows="tail").batch(3)
+    learner = learner_of(shots, "full", windows="tail")
+    batch = learner.batch(3)
     assert batch.prompt is not None
+    learner.step()
+    assert learner.effort() == {"updates": 1, "samples_per_task": 6 * 3}
     assert batch.steps["valid"].sum(-1).unique().tolist() == [3]
     for task, one in enumerate(shots.data.trajectories):
         last = {int(n) - 1 for n in one.lengths}

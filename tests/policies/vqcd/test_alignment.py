@@ -99,6 +99,22 @@ def test_training_lowers_the_error_and_the_bound_holds_for_all_data(kind):
     assert torch.equal(module.quantised(z), z)
 
 
+def test_codes_from_the_first_encodings_start_as_wide_as_normal_ones():
+    x = data(6)
+    module = make_alignment("vq", 6, latents=4, codes=64, hidden=32, init="kmeans")
+    narrow = module.encoder(x)
+    module.begin(x)
+    encoded = module.encoder(x)
+    assert float(narrow.detach().std()) < 0.3
+    assert torch.allclose(encoded.mean(0), torch.zeros(8), atol=1e-4)
+    assert torch.allclose(encoded.std(0), torch.ones(8), atol=1e-3)
+    assert module.report(x)["codes_used"] == 64
+    other = make_alignment("vq", 6, latents=4, codes=64, hidden=32)
+    before = other.encoder(x)
+    other.begin(x)
+    assert torch.equal(other.encoder(x), before), "only k-means changes the encoder's start"
+
+
 @pytest.mark.parametrize("kind", ["vq", "fsq"])
 def test_codes_are_counted(kind):
     x = data(6)

@@ -87,9 +87,9 @@ class StudentOptions(BehaviorOptions):
     """Linear layers of the students."""
     width: Width = 64
     """Width of their hidden layers (paper: 256)."""
-    inner_steps: Annotated[int, Range(0, 100_000)] = 20
+    inner_steps: Annotated[int, Range(0, 100_000)] = 50
     """T, full-batch steps of behaviour cloning that train a student (paper: 100)."""
-    inner_lr: Rate = 0.5
+    inner_lr: Rate = 0.2
     """Their learning rate (paper: 0.1)."""
     inner_momentum: Annotated[float, Range(0, 1, closed="left")] = 0.0
     """Their momentum."""
@@ -117,7 +117,7 @@ class DistilOptions(StudentOptions):
     """Factor of the values."""
     density: Annotated[float, Range(0)] = 0.0
     """Exponent of further weights by the inverse density of the states (SDW-OBD: 1); 0: none."""
-    size: Positive = 64
+    size: Positive = 256
     """N, synthetic pairs (paper: 256)."""
     init: Literal["random", "teacher", "top-q", "k-means++", "k-means-q", "gaussian", "xavier"] = "random"
     """Where they start: random recorded pairs, the same with the teacher's actions, those of the largest values,
@@ -132,7 +132,7 @@ class DistilOptions(StudentOptions):
     steps: Natural = 400
     """Outer steps; 0 leaves the set as --init makes it (paper: 50,000, for Hopper 20,000; for dbc and pbc 200,000, for
     Hopper 50,000)."""
-    at_once: Positive = 4
+    at_once: Positive = 2
     """Fresh students of an outer step, trained together (paper: 1)."""
     batch_size: Positive = 512
     """Recorded states of an outer step (paper: 10 batches of 256)."""

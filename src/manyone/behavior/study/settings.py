@@ -28,13 +28,13 @@ REPLAY = ("medium-replay",)
 PARTS: dict[str, Part] = {
     "av-pbc": Part("obd", {}, "av-pbc", transfers=True),
     "av-pbc-mean-one": Part("obd", {"weights": "mean-one"}, "av-pbc-mean-one", qualities=REPLAY),
-    "av-pbc-256": Part("obd", {"size": 256}, "av-pbc-256", qualities=REPLAY),
     "pbc": Part("obd", {"objective": "pbc"}, "pbc"),
     "dbc": Part("obd", {"objective": "dbc"}, "dbc"),
     "sdw": Part("obd", {"density": 1.0}, "sdw", qualities=REPLAY),
     "av-pbc-advantage": Part("obd", {"weights": "advantage"}, "av-pbc-advantage", qualities=REPLAY),
     "bc": Part("bc", {}, "bc"),
     "bc-10": Part("bc", {"fraction": 0.1}, "bc-10"),
+    "av-pbc-64": Part("obd", {"size": 64}, "av-pbc-64", qualities=REPLAY),
     "av-pbc-16": Part("obd", {"size": 16}, "av-pbc-16", qualities=REPLAY),
     "random": Part("obd", {"objective": "dbc", "steps": 0}, "random"),
     "random-teacher": Part("obd", {"objective": "pbc", "init": "teacher", "steps": 0}, "random-teacher"),
@@ -90,10 +90,11 @@ class Setting:
 
 _BODIES = ("hopper", "halfcheetah", "walker2d")
 _QUALITIES = ("medium-replay", "medium", "medium-expert")
+_SMALL = {"size": 64, "inner_steps": 20, "inner_lr": 0.5, "at_once": 4}
 _SMOKE = ("av-pbc", "pbc", "dbc", "bc", "random", "random-teacher", "teacher")
 
 SETTINGS: dict[str, dict[str, Setting]] = {
-    "smoke": {"hopper": Setting(("hopper",), REPLAY, _SMOKE, students=5, transfers=False)},
+    "smoke": {"hopper": Setting(("hopper",), REPLAY, _SMOKE, students=5, transfers=False, options=_SMALL)},
     "laptop": {"mujoco3": Setting(_BODIES, _QUALITIES)},
     "paper": {"mujoco3": Setting(_BODIES, _QUALITIES, options={"preset": "paper"})},
 }

@@ -28,6 +28,7 @@ from manyone.nets.diffusion.embedding import (
     sinusoids,
 )
 from manyone.nets.diffusion.initial import WIDEST, check_sizes, draw_weights
+from manyone.nets.diffusion.process import Network
 from manyone.nets.members import linear
 
 Layout = Literal["flat", "per_step"]
@@ -59,7 +60,7 @@ class MLPDenoiser(nn.Module):
                     embedding=(embedding, 4, WIDEST), width=(width, 1, WIDEST), layers=(layers, 1, 64))  # fmt: skip
         self._config = {"channels": channels, "length": length, "condition": condition, "layout": layout,
                         "embedding": embedding, "width": width, "layers": layers}  # fmt: skip
-        self.channels, self.length, self.condition, self.layout = channels, length, condition, layout
+        self.condition, self.layout, self.embedding, self.layers = condition, layout, embedding, layers
         out = channels * (length if layout == "flat" else 1)
         sizes = [out + condition + embedding] + [width] * layers + [out]
         self.step = nn.ModuleList((nn.Linear(embedding, 2 * embedding), nn.Linear(2 * embedding, embedding)))
@@ -89,23 +90,54 @@ class MLPDenoiser(nn.Module):
 
         With members the rows lie one member after the other, B / m each.
         """
-        rows = len(x)
         check_condition(condition, self.condition)
+        rows = x.flatten(1) if self.layout == "flat" else x
         if condition is None:
-            shape = (rows, self.condition) if self.layout == "flat" else (rows, self.length, self.condition)
-            condition = x.new_zeros(shape)
+            condition = rows.new_zeros(*rows.shape[:-1], self.condition)
         elif present is not None:
             condition = condition * present.view(-1, *[1] * (condition.ndim - 1))
-        step = _layer(weights, "step.0", sinusoids(n, self.frequency.to(x)))
-        step = _layer(weights, "step.1", mish(step))
-        if self.layout == "flat":
-            h = torch.cat((x.flatten(1), condition, step), -1)
-        else:
-            h = torch.cat((x, condition, step.unsqueeze(1).expand(-1, x.shape[1], -1)), -1)
-        last = len(self.body) - 1
-        for place in range(last):
+        step = self._step(weights, n)
+        step = step if self.layout == "flat" else step.unsqueeze(1).expand(-1, x.shape[1], -1)
+        h = torch.cat((rows, condition, step), -1)
+        for place in range(self.layers):
             h = mish(_layer(weights, f"body.{place}", h))
-        return _layer(weights, f"body.{last}", h).view_as(x)
+        return _layer(weights, f"body.{self.layers}", h).view_as(x)
+
+    def chain(self, weights: Mapping[str, Tensor], condition: Tensor | None, steps: int) -> Network:
+        """:meth:`run` for the calls of one chain of up to ``steps`` diffusion steps, every row at the same step.
+
+        The first layer is a sum over what it reads: the condition's share is computed once, the share of every step
+        once, and a call only adds that of x. ``condition`` as in :meth:`run`; differentiable like it.
+        """
+        check_condition(condition, self.condition)
+        weight, bias = weights["body.0.weight"], weights["body.0.bias"]
+        own = weight.shape[-1] - self.condition - self.embedding
+        by_x, by_condition, by_step = weight.split((own, self.condition, self.embedding), -1)
+        members = len(weight) if weight.ndim == 3 else 1
+        of_step = self._step(weights, torch.arange(steps + 1, device=weight.device).repeat(members))
+        table = linear(of_step, by_step, bias).view(members, steps + 1, -1)
+        given = None
+        if condition is not None and self.condition:
+            given = linear(condition, by_condition, torch.zeros_like(bias)).reshape(members, -1, bias.shape[-1])
+
+        def network(x: Tensor, n: Tensor) -> Tensor:
+            place = int(n[0])
+            start = table[:, place : place + 1]
+            start = start if given is None else start + given
+            rows = x.reshape(members, -1, own)
+            stacked = weight.ndim == 3
+            h = torch.baddbmm(start, rows, by_x.mT) if stacked else torch.addmm(start[0], rows[0], by_x.mT)
+            h = mish(h).view(-1, h.shape[-1])
+            for place in range(1, self.layers):
+                h = mish(_layer(weights, f"body.{place}", h))
+            return _layer(weights, f"body.{self.layers}", h).view_as(x)
+
+        return network
+
+    def _step(self, weights: Mapping[str, Tensor], n: Tensor) -> Tensor:
+        """The vectors of steps [R], [R, e]."""
+        hidden = _layer(weights, "step.0", sinusoids(n, self.frequency.to(weights["step.0.weight"])))
+        return _layer(weights, "step.1", mish(hidden))
 
 
 class ResidualMLPDenoiser(nn.Module):

@@ -38,11 +38,11 @@ def guided(denoiser: Denoiser, condition: Tensor | None, scale: float = 1.0) -> 
 
         return single
 
+    twice = torch.cat((condition, condition))
+    given = torch.arange(len(twice), device=twice.device) < len(condition)
+
     def network(x: Tensor, n: Tensor) -> Tensor:
-        rows = len(x)
-        present = torch.arange(2 * rows, device=x.device) < rows
-        both = denoiser(torch.cat((x, x)), torch.cat((n, n)), torch.cat((condition, condition)), present)
-        with_, without = both.split(rows)
+        with_, without = denoiser(torch.cat((x, x)), torch.cat((n, n)), twice, given).split(len(x))
         return torch.lerp(without, with_, scale)
 
     return network

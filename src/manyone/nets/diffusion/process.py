@@ -58,10 +58,10 @@ class Process:
         if isinstance(clip, (int, float)) and clip <= 0:
             raise ManyoneError(f"clip = {clip}: must be above 0")
         self.schedule, self.prediction, self.clip = schedule, prediction, clip
-        self.signal = schedule.alpha_bar.sqrt().to(device, dtype)
-        """sqrt(alpha_bar), [N + 1]"""
-        self.spread = (1 - schedule.alpha_bar).sqrt().to(device, dtype)
-        """sqrt(1 - alpha_bar), [N + 1]"""
+        signal, spread = schedule.alpha_bar.sqrt(), (1 - schedule.alpha_bar).sqrt()
+        self.signal, self.spread = signal.to(device, dtype), spread.to(device, dtype)
+        """sqrt(alpha_bar) and sqrt(1 - alpha_bar), [N + 1] each"""
+        self._numbers = list(zip(signal.tolist(), spread.tolist()))
 
     @property
     def steps(self) -> int:
@@ -85,36 +85,45 @@ class Process:
 
         The noise is the network's own, also where x_0 was clipped. ``n`` int64 [B], or one step for all.
         """
-        signal, spread = _rows(self.signal, n, x), _rows(self.spread, n, x)
-        if self.prediction == "noise":
-            data, noise = (x - spread * output) / signal, output
-        elif self.prediction == "data":
-            data, noise = output, (x - signal * output) / spread
+        if isinstance(n, int):
+            data, noise = self._estimates(x, output, *self._numbers[n])
         else:
-            data, noise = signal * x - spread * output, spread * x + signal * output
+            signal, spread = _rows(self.signal, n, x), _rows(self.spread, n, x)
+            if self.prediction == "noise":
+                data, noise = (x - spread * output) / signal, output
+            elif self.prediction == "data":
+                data, noise = output, (x - signal * output) / spread
+            else:
+                data, noise = signal * x - spread * output, spread * x + signal * output
         return self.clipped(data), noise
+
+    def _estimates(self, x: Tensor, output: Tensor, signal: float, spread: float) -> tuple[Tensor, Tensor]:
+        """The same at one step for all rows: in a chain every pass over x counts."""
+        if self.prediction == "noise":
+            return torch.sub(x, output, alpha=spread) / signal, output
+        if self.prediction == "data":
+            return output, torch.sub(x, output, alpha=signal) / spread
+        return torch.sub(x * signal, output, alpha=spread), torch.add(x * spread, output, alpha=signal)
 
     def clipped(self, data: Tensor) -> Tensor:
         """``data`` within ``clip``."""
         if self.clip is None:
             return data
         if isinstance(self.clip, tuple):
-            return torch.minimum(torch.maximum(data, self.clip[0]), self.clip[1])
+            return torch.clamp(data, *self.clip)
         return data.clamp(-self.clip, self.clip)
 
     def loss(self, network: Network, x0: Tensor, noise: Tensor, n: Tensor, known: Known | None = None) -> Tensor:
         """Mean squared error of ``network`` over the entries of [B, ...] that are not known."""
         x = self.noisy(x0, noise, n)
         x = x if known is None else known.put(x)
-        error = (network(x, n) - self.target(x0, noise, n)).square()
+        error = network(x, n) - self.target(x0, noise, n)
         if known is None:
-            return error.mean()
-        free = (~known.where).expand(error.shape)
-        return torch.where(free, error, 0).sum() / free.sum()
+            return error.square().mean()
+        free = (~known.where).sum() * (error.numel() / known.where.numel())
+        return error.masked_fill(known.where, 0).square().sum() / free
 
 
-def _rows(table: Tensor, n: Tensor | int, x: Tensor) -> Tensor:
+def _rows(table: Tensor, n: Tensor, x: Tensor) -> Tensor:
     """Entries ``n`` of ``table``, shaped to multiply x [B, ...] (or [M, B, ...] with n [M, B])."""
-    if isinstance(n, int):
-        return table[n]
     return table[n].view(*n.shape, *[1] * (x.ndim - n.ndim))

@@ -88,13 +88,14 @@ def sample(
             x = data
         elif sampler == "ddim":
             variance = eta**2 * (1 - after) / (1 - bar) * (1 - bar / after)
-            x = math.sqrt(after) * data + math.sqrt(1 - after - variance) * eps
-            x = x + math.sqrt(variance) * draws(k) if draws is not None and eta > 0 else x
+            x = torch.add(math.sqrt(after) * data, eps, alpha=math.sqrt(1 - after - variance))
+            x = torch.add(x, draws(k), alpha=math.sqrt(variance)) if draws is not None and eta > 0 else x
         elif sampler == "ddpm":
             assert draws is not None
             alpha = bar / after
-            mean = (math.sqrt(after) * (1 - alpha) * data + math.sqrt(alpha) * (1 - after) * x) / (1 - bar)
-            x = mean + math.sqrt((1 - alpha) * (1 - after) / (1 - bar)) * draws(k)
+            share = math.sqrt(after) * (1 - alpha) / (1 - bar)
+            mean = torch.add(share * data, x, alpha=math.sqrt(alpha) * (1 - after) / (1 - bar))
+            x = torch.add(mean, draws(k), alpha=math.sqrt((1 - alpha) * (1 - after) / (1 - bar)))
         else:
             x = _multistep(x, data, before, bars[max(k - 1, 0)], bar, after)
             before = data
@@ -106,8 +107,8 @@ def _multistep(x: Tensor, data: Tensor, before: Tensor | None, earlier: float, b
     width = _half_log_snr(after) - _half_log_snr(bar)
     if before is not None:
         ratio = (_half_log_snr(bar) - _half_log_snr(earlier)) / width
-        data = (1 + 1 / (2 * ratio)) * data - 1 / (2 * ratio) * before
-    return math.sqrt((1 - after) / (1 - bar)) * x - math.sqrt(after) * math.expm1(-width) * data
+        data = torch.lerp(before, data, 1 + 1 / (2 * ratio))
+    return torch.sub(math.sqrt((1 - after) / (1 - bar)) * x, data, alpha=math.sqrt(after) * math.expm1(-width))
 
 
 def _half_log_snr(bar: float) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from manyone.engine.artefact import below
+from manyone.errors import ManyoneError
 from manyone.nets.decision import DecisionTransformer
 from manyone.policies.acting import EpisodeLike, SequencePolicy
 from manyone.policies.artefact import SavedPolicy, save_policy
@@ -76,6 +77,25 @@ def save_adapted(
 
 def load_adapted(saved: SavedPolicy) -> AdaptedPolicy:
     """The policy that :func:`save_adapted` wrote."""
-    assert isinstance(saved.model, DecisionTransformer)
+    if not isinstance(saved.model, DecisionTransformer):
+        raise ManyoneError(f"an adapted {type(saved.model).__name__}: this version adapts decision transformers")
     prompts = saved.extra.get("tokens", below(saved.extra, "prompts.") or None)
-    return AdaptedPolicy(saved.model, saved.table, Acting(below(saved.extra, "own."), prompts))
+    acting, model, count = Acting(below(saved.extra, "own."), prompts), saved.model, len(saved.table.names)
+    if any(value.ndim == 0 or len(value) != count for value in acting.own.values()):
+        raise ManyoneError(f"the saved weights are not of {count} tasks each: copy the whole folder again")
+    if prompts is not None and not _fits(prompts, model, count):
+        raise ManyoneError(
+            f"the saved prompts do not fit the network and its {count} tasks: copy the whole folder again"
+        )
+    return AdaptedPolicy(model, saved.table, acting)
+
+
+def _fits(prompts: Steps | Tensor, model: DecisionTransformer, tasks: int) -> bool:
+    """Whether ``prompts`` from a file are R of each task as the network reads them."""
+    if isinstance(prompts, Tensor):
+        return prompts.ndim == 4 and prompts.shape[0] == tasks and prompts.shape[-1] == model.width
+    widths = {"observations": (model.state_dim,), "actions": (model.action_dim,)}
+    keys = ("observations", "actions", "returns_to_go", "timesteps", "valid")
+    if sorted(prompts) != sorted(keys) or prompts["valid"].ndim != 3 or len(prompts["valid"]) != tasks:
+        return False
+    return all(prompts[key].shape == (*prompts["valid"].shape, *widths.get(key, ())) for key in keys)

@@ -139,7 +139,10 @@ class TuningLearner:
 
     def effort(self) -> dict[str, float]:
         """Updates and samples a task."""
-        return effort_of(self.shots.data, self.iteration, len(self.shots), self.batch_size)
+        found = effort_of(self.shots.data, self.iteration, len(self.shots), self.batch_size)
+        if self.windows == "tail":
+            found["samples_per_task"] = float(self.iteration * self.batch_size * self._tail)
+        return found
 
     def sizes(self) -> dict[str, float]:
         """Numbers that were tuned, a task (or a prompt, where a task has several), and those of the frozen network."""
@@ -165,9 +168,14 @@ class TuningLearner:
     def batch(self, step: int) -> TaskBatch:
         """The windows of ``step``, [M, B, K, ...]."""
         if self.windows == "tail":
-            length = self.shots.model.prompt or self.shots.model.context
-            return tail_windows(self.shots, step, self.seed, batch_size=self.batch_size, length=length)
+            return tail_windows(self.shots, step, self.seed, batch_size=self.batch_size, length=self._tail)
         return self.shots.batch(step, self.seed, batch_size=self.batch_size)
+
+    @property
+    def _tail(self) -> int:
+        """Steps of a window from the tail: K*, at most K."""
+        model = self.shots.model
+        return min(model.prompt or model.context, model.context)
 
     def _descend(self, rate: float) -> Tensor:
         """A step of AdamW by the gradient of each unit's own loss; the losses [U]."""

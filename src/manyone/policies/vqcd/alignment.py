@@ -35,6 +35,7 @@ from manyone.randomness import generator_for
 Kind = Literal["vq", "fsq", "ae", "vae", "padding"]
 STATE_LATENTS, ACTION_LATENTS, LATENT_WIDTH = 10, 5, 2
 """Of the paper: aligned states have 20 entries, aligned actions 10."""
+_STEADY = 1e-6
 _BLOCK = 1 << 16  # rows that are aligned or restored at once
 _Module = nn.Module
 
@@ -127,6 +128,12 @@ class AutoEncoder(nn.Module):
 
     @torch.no_grad()
     def begin(self, x: Tensor) -> None:
+        if self.bottleneck.spread:  # encodings of a fresh encoder are a tenth as wide as what the decoder will need
+            encoded, last = self.encoder(x), self.encoder[-1]
+            assert isinstance(last, nn.Linear)
+            deviation = encoded.std(0).clamp(min=_STEADY)
+            last.weight.div_(deviation.unsqueeze(1))
+            last.bias.sub_(encoded.mean(0)).div_(deviation)
         self.bottleneck.begin(self.encoder(x))
 
     def after_step(self) -> None:

@@ -29,6 +29,8 @@ class Bottleneck(Protocol):
 
     entries: int
     """Entries of an encoding for each entry of the aligned vector."""
+    spread: bool
+    """Whether the encoder starts with encodings of mean 0 and deviation 1."""
 
     @property
     def bound(self) -> float:
@@ -59,7 +61,7 @@ class Bottleneck(Protocol):
 class Plain(nn.Module):
     """z = e. The bound is that of the data."""
 
-    entries = 1
+    entries, spread = 1, False
     largest: Tensor
 
     def __init__(self) -> None:
@@ -123,7 +125,7 @@ def grid_levels(codes: int, latent_width: int) -> int:
 class Grid(nn.Module):
     """Each entry takes one of ``levels`` values from -bound to bound; ``latent_width`` of them are a code."""
 
-    entries = 1
+    entries, spread = 1, False
 
     def __init__(self, levels: int, latent_width: int, bound: float) -> None:
         super().__init__()

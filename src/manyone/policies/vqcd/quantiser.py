@@ -58,7 +58,9 @@ def nearest_codes(points: Tensor, codes: Tensor) -> Tensor:
 def initial_codes(init: Init, codes: int, dim: int, seed: int) -> Tensor:
     """Codes [codes, dim] before training: standard normal, or uniform in -1/K to 1/K (van den Oord et al. 2017).
 
-    ``kmeans`` begins as ``normal``; the first encodings replace it (:meth:`VectorQuantiser.begin`).
+    ``kmeans`` begins as ``normal``; the first encodings replace it (:meth:`VectorQuantiser.begin`), which are made as
+    wide as normal ones are: means of the encodings of a fresh encoder would start as narrow as ``uniform`` does, and
+    leave as many codes unused.
     """
     if init not in get_args(Init):
         raise ManyoneError(f"codebook init {init!r}: must be {', '.join(get_args(Init))}")
@@ -111,6 +113,7 @@ class VectorQuantiser(nn.Module):
             raise ManyoneError(f"bound = {bound}: must be positive")
         self.codes, self.dim, self.commitment, self.limit = codes, dim, commitment, bound
         self.init, self.by_average, self.seed = init, codebook == "ema", seed
+        self.spread = init == "kmeans"
         start = initial_codes(init, codes, dim, seed).clamp_(-bound, bound)
         self.codebook = nn.Parameter(start, requires_grad=not self.by_average)
         if self.by_average:

@@ -75,5 +75,5 @@ def test_tasks_without_policies_say_what_there_is(tmp_path, monkeypatch):
 
 
 def test_a_linear_policy_is_what_its_formula_says():
-    actor = module.Linear(np.array([[1.0, 2], [0, 1]]), np.array([1.0, 0]), np.array([2.0, 1]), -np.ones(2), np.ones(2))
-    np.testing.assert_allclose(actor.actions(np.array([[2.0, 0.1], [9, 9]])), [[0.7, 0.1], [1, 1]])
+    actor = module.Linear(np.array([[1.0, 2], [0, 1]]), np.array([1.0, 0]), np.array([2.0, 1]))
+    np.testing.assert_allclose(actor.actions(np.array([[2.0, 0.1], [9, 9]])), [[0.7, 0.1], [22, 9]])

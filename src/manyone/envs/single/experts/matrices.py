@@ -1,6 +1,6 @@
 """The linear policies that are shipped: for each task about six along a random search, from nearly random to the best.
 
-    a = clip(M (s - mean) / deviation, low, high)
+    a = clip(M (s - mean) / deviation + noise, low, high)
 
 ``scripts/train_linear_experts.py`` searches them (Mania et al. 2018, arXiv 1803.07055) and packs them: matrices rounded
 to float16, statistics of the states in float32; the returns that the files tell are those of the rounded policies. A
@@ -26,8 +26,8 @@ from manyone.envs.single.experts.ladder import MEDIUM
 from manyone.envs.single.families import FAMILIES, parse
 from manyone.errors import ManyoneError
 
-NOISE = 0.05
-"""Deviation of the normal noise on actions in data, in half widths of their range: linear gaits stand no more."""
+NOISE = 0.02
+"""Deviation of the normal noise on actions in data, in half widths of their range: linear gaits stand little more."""
 FORMAT = 1
 HEAD = "manyone"
 """The entry of a file's metadata that tells everything else, as JSON."""
@@ -35,7 +35,7 @@ HEAD = "manyone"
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A linear policy of states that are centred and scaled, within the actions' bounds."""
+    """A linear policy of states that are centred and scaled."""
 
     weights: np.ndarray
     """float64 [A, S]"""
@@ -43,15 +43,11 @@ class Linear:
     """float64 [S]"""
     deviation: np.ndarray
     """float64 [S]"""
-    low: np.ndarray
-    """float32 [A]"""
-    high: np.ndarray
-    """float32 [A]"""
 
     def actions(self, observations: np.ndarray) -> np.ndarray:
-        """float64 [..., A] for the environment's own ``observations`` [..., S]."""
+        """float64 [..., A] for the environment's own ``observations`` [..., S], not yet clipped to its bounds."""
         scaled = (np.asarray(observations, np.float64) - self.mean) / self.deviation
-        return np.clip(np.matmul(self.weights, scaled[..., None])[..., 0], self.low, self.high)
+        return np.asarray(np.matmul(self.weights, scaled[..., None])[..., 0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +112,6 @@ def matrices(task: str) -> Matrices:
     more = [(0, 0), (0, states - known)]
     weights = np.pad(arrays["weights"], [(0, 0), *more])
     mean, deviation = np.pad(arrays["mean"], more), np.pad(arrays["deviation"], more, constant_values=1)
-    low, high = make.bounds(task)
     if weights.shape[1:] != (actions, states):
         raise ManyoneError(
             f"{path}: its matrices are {list(weights.shape[1:])}, not {[actions, states]}; install it anew"
@@ -128,6 +123,6 @@ def matrices(task: str) -> Matrices:
         returns=tuple(own["returns"]),
         noisy_returns=tuple(own["noisy_returns"]),
         random_return=own["random_return"],
-        actors=tuple(Linear(w, m, d, low, high) for w, m, d in zip(weights, mean, deviation, strict=True)),
+        actors=tuple(Linear(*one) for one in zip(weights, mean, deviation, strict=True)),
         info=head,
     )

@@ -27,7 +27,7 @@ class Actor(Protocol):
     """A policy."""
 
     def actions(self, observations: np.ndarray) -> np.ndarray:
-        """Actions [..., A] for the environment's own ``observations`` [..., S]."""
+        """Actions [..., A] for the environment's own ``observations`` [..., S]; they may go beyond its bounds."""
 
 
 class Policies(Protocol):

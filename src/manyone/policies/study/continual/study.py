@@ -26,9 +26,11 @@ from manyone.envs.single import make
 from manyone.errors import ManyoneError
 from manyone.policies.recipes.problem import PolicyProblem, load_problem
 from manyone.policies.recipes.run_planner import SequenceScores, ordered
+from manyone.policies.study.alignments import errors
 from manyone.policies.study.continual.settings import PARTS, Setting, setting_of
 from manyone.policies.tasks import label
 from manyone.policies.vqcd.capacity import release
+from manyone.policies.vqcd.learner import PlannerLearner
 from manyone.policies.vqcd.planner import another
 from manyone.policies.vqcd.strategies.masks import MaskStrategy
 from manyone.recipes.arm import Arm
@@ -37,18 +39,21 @@ TITLE = "One planner for many bodies that forgets none: the claims of VQ-CD"
 NOTES = [
     "Scores are returns over the first steps of an episode, scaled so that 0 is a random policy and 100 an expert "
     "(D4RL's own references at the scale paper); all arms play the same episodes after each task of the sequence.",
-    "All arms have the same data, backbone and steps a task (joint training: as many as all tasks together). One set of "
-    "weights for all tasks is told the task, except CoD-RCR's, which is told the return alone; masks, pruned parts, "
+    "All arms have the same data, backbone and steps a task (joint training: as many as all tasks together). One set "
+    "of weights for all tasks is told the task, except CoD-RCR's, which is told the return alone; masks, pruned parts, "
     "adapters and networks of a task's own tell it too.",
     "average: mean score of all tasks at the end; plasticity: when each had just been learned; forgetting: the second "
     "less the first. `changed` counts the tasks for which the policy does anything else at the end than when they had "
     "just been learned, bit for bit, on states of their data.",
     "bytes_per_task: what one more task adds to what is kept (masks and biases, adapters, memories), alignments aside.",
+    "Alignments: error of states (of unit variance) and actions (-1 to 1) that come back, codes that the data use, and "
+    "the mean distance of two tasks' aligned vectors; with alignments of one kind all strategies have the same.",
     "Separate networks have together as many parameters as the one network of the others.",
     "Intervals are over training seeds; all seeds share the data.",
 ]
 SEEDS = {"smoke": 3, "laptop": 3, "paper": 5}
 SECTION = "Tasks over time"
+_ALIGNED = ("state_mse", "action_mse", "state_codes_used", "action_codes_used", "state_difference", "action_difference")
 _SEEN = 4  # states of each task on which what the policy does is compared
 
 
@@ -107,7 +112,7 @@ def run_job(scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
     arm = setting.arm(part)
     options = arm.options(seed=seed)
     problem = ordered(problem_of(scale, suite), options.order)
-    scores = _scores(scale, suite, part, options.reference)
+    scores = _scores(scale, suite, options.order, options.reference)
     learner = arm.build(options, problem, scores)
     found = _train(learner, problem)
     rows = [_row(suite, seed, this.method, this.variant, found)]
@@ -164,13 +169,12 @@ def problem_of(scale: str, suite: str) -> PolicyProblem:
     return ordered(load_problem(options), setting.orders[0])
 
 
-@lru_cache(maxsize=8)
-def _scores(scale: str, suite: str, part: str, reference: tuple[str, ...]) -> SequenceScores:
-    """Environments in this process."""
-    setting, problem = setting_of(scale, suite), problem_of(scale, suite)
-    references = problem.references(reference)
-    return SequenceScores(problem.tasks, horizon=problem.horizons, episodes=setting.eval_episodes, workers=0,
-                          references=references)  # fmt: skip
+@lru_cache(maxsize=4)
+def _scores(scale: str, suite: str, order: tuple[str, ...], reference: tuple[str, ...]) -> SequenceScores:
+    """Environments in this process; episodes are in the order of the tasks: a later task moves no earlier one."""
+    problem = ordered(problem_of(scale, suite), order)
+    return SequenceScores(problem.tasks, horizon=problem.horizons, episodes=setting_of(scale, suite).eval_episodes,
+                          workers=0, references=problem.references(reference))  # fmt: skip
 
 
 def _train(learner: Any, problem: PolicyProblem) -> Measured:
@@ -197,6 +201,8 @@ def _train(learner: Any, problem: PolicyProblem) -> Measured:
     row = {name: float(found[name]) for name in kept} | {"changed": float(changed), "cpu_s": seconds}
     row |= {f"average-{name}": value for name, value in end.items()}
     row |= {n: v for n, v in learner.sizes().items() if n in ("parameters", "trainable_parameters", "bytes_per_task")}
+    if isinstance(learner, PlannerLearner) and learner.spaces.steps:
+        row |= {name: value for name, value in errors(learner).items() if name in _ALIGNED}
     return Measured(row | learner.effort(), learned, end)
 
 

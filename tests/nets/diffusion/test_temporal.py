@@ -48,6 +48,16 @@ def test_a_block_is_convolution_then_group_norm_then_mish(steps, rows):
         torch.testing.assert_close(conv_norm_mish(*inputs, 8), wanted)
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("added", ["vector", "window"])
+def test_what_is_added_to_a_block_has_its_gradient(steps, added):
+    *inputs, plus = leaves((3, steps, 6), (5, 6, 16), (16,), (16,), (16,), (3, steps if added == "window" else 1, 16))
+    found, wanted = conv_norm_mish(*inputs, 8, plus), conv_norm_mish(*inputs, 8) + plus
+    agree(found, wanted, [*inputs, plus])
+    with torch.no_grad():
+        torch.testing.assert_close(conv_norm_mish(*inputs, 8, plus), wanted)
+
+
 def test_only_what_is_asked_for_has_a_gradient():
     inputs = leaves((3, 4, 6), (5, 6, 16), (16,), (16,), (16,))
     every = torch.autograd.grad(conv_norm_mish(*inputs, 8).square().sum(), inputs)

@@ -26,16 +26,19 @@ _EPS = 1e-5  # of GroupNorm, as everywhere
 _VECTOR = 8  # steps below which the library's gradient of GroupNorm goes entry by entry
 
 
-def conv_norm_mish(x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor, shift: Tensor, groups: int) -> Tensor:
-    """mish(GroupNorm(x * weight + bias)) of x [B, T, C]: [B, T, O].
+def conv_norm_mish(
+    x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor, shift: Tensor, groups: int, plus: Tensor | None = None
+) -> Tensor:
+    """mish(GroupNorm(x * weight + bias)) + plus, of x [B, T, C]: [B, T, O].
 
-    ``weight`` [k, C, O] with k odd, the window padded with k // 2 zeros at both ends; the others [O].
+    ``weight`` [k, C, O] with k odd, the window padded with k // 2 zeros at both ends; ``plus`` [B, T or 1, O]; the
+    others [O].
     """
     if is_plain(x) and torch.is_grad_enabled():
-        return _Block.apply(x, weight, bias, gain, shift, groups)  # type: ignore[no-untyped-call]
-    if is_plain(x):
-        return mish(F.group_norm(_product(x, weight, bias, 1).mT, groups, gain, shift, _EPS)).mT
-    return F.mish(F.group_norm(_library(x, weight, bias, 1).mT, groups, gain, shift, _EPS)).mT
+        return _Block.apply(x, weight, bias, gain, shift, groups, plus)  # type: ignore[no-untyped-call]
+    before = _product(x, weight, bias, 1) if is_plain(x) else _library(x, weight, bias, 1)
+    found = mish(F.group_norm(before.mT, groups, gain, shift, _EPS)).mT
+    return found if plus is None else found + plus
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1) -> Tensor:
@@ -158,14 +161,23 @@ class _Block(torch.autograd.Function):
     """Between its products the block works in [B, C, T], where a group of channels is one piece of memory."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor, shift: Tensor, groups: int) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        gain: Tensor,
+        shift: Tensor,
+        groups: int,
+        plus: Tensor | None,
+    ) -> Tensor:
         before = _product(x, weight, bias, 1).mT.contiguous()
         width, steps = before.shape[1:]
         normed, mean, scale = torch.native_group_norm(before, gain, shift, len(x), width, steps, groups, _EPS)
         value, slope = mish_with_slope(normed)
         ctx.save_for_backward(x, weight, before, mean, scale, gain, slope)
-        ctx.groups = groups
-        return value.mT
+        ctx.groups, ctx.added = groups, 0 if plus is None else plus.shape[1]
+        return value.mT if plus is None else value.mT.add_(plus)
 
     @staticmethod
     @once_differentiable
@@ -174,7 +186,11 @@ class _Block(torch.autograd.Function):
         inner = torch.mul(gradient.mT, slope)
         inner, by_gain, by_shift = _norm_gradients(inner, before, mean, scale, gain, ctx.groups)
         wanted = ctx.needs_input_grad[:3]
-        return (*_product_gradients(inner.mT.contiguous(), x, weight, 1, wanted), by_gain, by_shift, None)
+        rest = _product_gradients(inner.mT.contiguous(), x, weight, 1, wanted)
+        by_plus = None
+        if ctx.added:
+            by_plus = gradient.sum(1, keepdim=True) if ctx.added < gradient.shape[1] else gradient
+        return (*rest, by_gain, by_shift, None, by_plus)
 
 
 def _norm_gradients(

@@ -136,9 +136,9 @@ class ConvNormMish(Kernel):
         self.groups = groups
         self.gain, self.shift = nn.Parameter(torch.empty(outputs)), nn.Parameter(torch.empty(outputs))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, C] -> [B, T, O]."""
-        return conv_norm_mish(x, self.weight, self.bias, self.gain, self.shift, self.groups)
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """[B, T, C] -> [B, T, O], and ``plus`` added to it."""
+        return conv_norm_mish(x, self.weight, self.bias, self.gain, self.shift, self.groups, plus)
 
 
 class ResidualBlock(nn.Module):
@@ -152,7 +152,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, vector: Tensor) -> Tensor:
         """x [B, T, C] and vector [B, 1, O] -> [B, T, O]."""
-        return self.second(self.first(x) + vector) + (x if self.around is None else self.around(x))
+        return self.second(self.first(x, vector), x if self.around is None else self.around(x))
 
 
 class Pair(nn.Module):

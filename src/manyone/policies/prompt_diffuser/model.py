@@ -230,10 +230,8 @@ class PromptDiffuser(nn.Module):
     def chain(self, weights: Mapping[str, Tensor], y: Tensor, noise: Tensor, limits: Limits) -> Tensor:
         """x_hat [R, K*, C]: the whole reverse chain with gradients. ``noise`` [N, R, K*, C]: x^N, then each step's."""
         process = self.process(limits, noise.shape[1])
-        return sample(
-            lambda x, n: self.denoise(weights, x, n, y), process, noise[0], sampler=self.sampler,
-            draws=lambda k: noise[k + 1],
-        )  # fmt: skip
+        network = self.denoiser.chain(below(weights, "denoiser."), y, process.steps)
+        return sample(network, process, noise[0], sampler=self.sampler, draws=lambda k: noise[k + 1])
 
     def one_step(self, x: Tensor, output: Tensor, n: Tensor, limits: Limits) -> Tensor:
         """x_hat [R, K*, C] = (x^n - sqrt(1 - abar_n) eps_phi) / sqrt(abar_n), clipped: the cheap path of guidance."""

@@ -6,8 +6,8 @@ Made data at the shapes of Cheetah-vel: five episodes of 200 steps a task, a pol
 ``plain loop``: Prompt Diffuser's second stage as one would write it for one task: modules, a loss each with its own
 backward pass, torch.optim.Adam over a list of parameters, task after task. ``one by one``: ours, a task at a time.
 ``stacked``: ours, all tasks in one program. Each does the same updates: their parameters are checked to agree. Below,
-the methods at the same data and their default number of steps. Figures are medians of seconds of one thread for ``steps``
-steps of all tasks, repeats interleaved.
+the methods at the same data and their default number of steps. Figures are medians of seconds of one thread for
+``steps`` steps of all tasks, repeats interleaved.
 """
 
 from __future__ import annotations

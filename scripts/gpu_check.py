@@ -55,6 +55,12 @@ RUNS = {
         "--checkpoint-every 5 --workers 1",
         12,
     ),
+    "planners": Run(
+        "vq-cd --data cheetah-dir:0=data/0 cheetah-dir:1=data/1 --alignment vq --align-steps 20 --align-hidden 16 "
+        "--codes 16 --width 32 --layers 2 --inverse-width 16 --steps 30 --batch-size 8 --diffusion-steps 20 "
+        "--sampling-steps 3 --horizon 12 --eval-episodes 2 --checkpoint-every 5 --workers 1",
+        12,
+    ),
     "minimax": Run("local-sgda --clients 4 --rounds 200 --checkpoint-every 20", 1),
     "teams": Run(
         "commformer --env relay:agents=4 --envs 64 --width 16 --iterations 30 --checkpoint-every 3 --no-film "

@@ -42,3 +42,9 @@ from .tasks import POOLED as POOLED
 from .tasks import PolicyData as PolicyData
 from .tasks import TaskTable as TaskTable
 from .unseen import unseen_policy as unseen_policy
+from .vqcd.acting import PlannerPolicy as PlannerPolicy
+from .vqcd.data import PlanData as PlanData
+from .vqcd.learner import PlannerLearner as PlannerLearner
+from .vqcd.planner import Planner as Planner
+from .vqcd.planner import make_planner as make_planner
+from .vqcd.strategy import Strategy as Strategy

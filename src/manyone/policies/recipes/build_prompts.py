@@ -31,7 +31,7 @@ def prompt_diffuser(o: DiffuserOptions, problem: AdaptationProblem, evaluate: Ev
     training = training_shots(o, problem) if problem.training is not None and not o.no_stage1 else None
     if training is None and base is None and not o.adapt_steps:
         raise ManyoneError("--adapt-steps 0 without training tasks: there is nothing to train; give --suite or --data")
-    first = _recipe(o, o.ema)
+    first = _recipe(o, o.ema, o.guidance_every)
     return PromptDiffuserLearner(
         diffuser,
         new,
@@ -40,7 +40,7 @@ def prompt_diffuser(o: DiffuserOptions, problem: AdaptationProblem, evaluate: Ev
         adapt_steps=o.adapt_steps,
         tasks_per_step=o.stage1_tasks,
         recipe=first,
-        adapt_recipe=_recipe(o, o.adapt_ema),
+        adapt_recipe=_recipe(o, o.adapt_ema, o.adapt_guidance_every),
         base=base,
         zero_shot=o.zero_shot,
         seed=o.seed,
@@ -62,10 +62,10 @@ def _diffuser(o: DiffuserOptions, problem: AdaptationProblem) -> PromptDiffuser:
     ).to(device)  # fmt: skip
 
 
-def _recipe(o: DiffuserOptions, ema: float) -> Recipe:
+def _recipe(o: DiffuserOptions, ema: float, every: int) -> Recipe:
     projection = {
         "kind": o.projection, "granularity": o.granularity, "space": o.subspace, "history": o.subspace_history,
         "energy": o.subspace_energy, "refresh": o.subspace_refresh,
     }  # fmt: skip
-    return Recipe(o.losses, o.guidance_weight, projection, o.guidance, o.guidance_every, o.guidance_batch,
+    return Recipe(o.losses, o.guidance_weight, projection, o.guidance, every, o.guidance_batch,
                   o.batch_size, o.lr, ema)  # fmt: skip

@@ -104,7 +104,7 @@ class DiffuserOptions(AdaptationOptions):
                   "guidance_every": 1, "adapt_steps": 150, "stage1_tasks": 1},
     }  # fmt: skip
 
-    steps: Positive = 1000
+    steps: Positive = 3000
     """I1, steps of stage 1 on the training tasks in turn (paper scale: 20,000)."""
     adapt_steps: Natural = 150
     """I2, steps of stage 2 on the new tasks' few episodes, all tasks at once."""
@@ -150,8 +150,10 @@ class DiffuserOptions(AdaptationOptions):
     """lambda, weight of the projected imitation gradient."""
     guidance: Literal["chain", "one-step"] = "chain"
     """Sample the prompt of the imitation loss by the whole reverse chain, or estimate it from a noisy one (quicker)."""
-    guidance_every: Positive = 1
-    """Steps from one with guidance to the next; those between denoise only."""
+    guidance_every: Positive = 4
+    """Steps of stage 1 from one with guidance to the next; those between denoise only, ten times quicker (paper: 1)."""
+    adapt_guidance_every: Positive = 1
+    """The same in stage 2."""
     guidance_batch: Positive = 16
     """Windows a task and step of the imitation loss, at most --batch-size."""
     projection: Literal["vector", "subspace", "one-sided", "none"] = "vector"

@@ -89,11 +89,11 @@ class Setting:
 
 _POINT = {
     "episodes": 40, "horizon": 20, "context": 5, "prompt": 5, "width": 48, "heads": 2, "pretrain_steps": 500,
-    "pretrain_tasks": 8, "batch_size": 16, "guidance_batch": 8, "diffusion_steps": 5, "steps": 100, "adapt_steps": 50,
+    "pretrain_tasks": 8, "batch_size": 16, "guidance_batch": 8, "diffusion_steps": 5, "steps": 400, "adapt_steps": 50,
     "eval_episodes": 20,
 }  # fmt: skip
 _CHEETAH = {
-    "episodes": 40, "pretrain_steps": 2500, "pretrain_tasks": 4, "batch_size": 32, "guidance_batch": 8, "steps": 500,
+    "episodes": 40, "pretrain_steps": 2500, "pretrain_tasks": 4, "batch_size": 32, "guidance_batch": 8, "steps": 2000,
     "adapt_steps": 100, "eval_episodes": 20,
 }  # fmt: skip
 _MAIN = ("projection", "sum", "denoising", "imitation", "zero-shot", "prompt-dt", "gradient", "lora")
@@ -104,7 +104,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "laptop": {
         "point-robot-few": Setting(
             "point-robot", tuple(PARTS),
-            _POINT | {"pretrain_steps": 3000, "steps": 600, "adapt_steps": 120},
+            _POINT | {"pretrain_steps": 3000, "steps": 2400, "adapt_steps": 120},
             {name: {"steps": 300} for name in ("lora-time", "soft-time", "full-time")},
         ),
         "cheetah-vel-few": Setting(

@@ -32,15 +32,18 @@ def lines(path):
     return [{k: v for k, v in r.items() if k != "time"} for r in records]
 
 
-def assert_kill_9_changes_nothing(manyone, process, folder, words, *, after, records=(), files=FILES):
+def assert_kill_9_changes_nothing(manyone, process, folder, words, *, after, records=(), files=FILES,
+                                  watched="metrics.jsonl"):  # fmt: skip
     """Runs ``words`` whole into ``whole``; and into ``cut``, killed once ``after`` training records are there, resumed.
+
+    ``watched``: the file of these records, that of a stage where it is killed in it.
 
     ``files`` must then be the same bytes, ``records`` and the metrics the same lines.
     """
     assert manyone("run", *words, "--out", "whole")[0] == 0
     victim = process("-m", "manyone", "run", *words, "--out", "cut", stderr=subprocess.PIPE)
     deadline = time.time() + 120
-    metrics = folder / "cut/metrics.jsonl"
+    metrics = folder / "cut" / watched
     while time.time() < deadline and not (metrics.exists() and metrics.read_bytes().count(b'"train"') >= after):
         assert victim.poll() is None, victim.stderr.read()
         time.sleep(0.002)

@@ -8,6 +8,7 @@ from tests.reference.prompt_diffuser import alpha_bars, reverse_chain
 
 from manyone.errors import ManyoneError
 from manyone.nets.decision import DecisionTransformer
+from manyone.nets.diffusion.sampling import sample
 from manyone.policies.harmodt.layout import Layout
 from manyone.policies.prompt_diffuser.model import Limits, PromptDiffuser, chain_noise
 from manyone.policies.prompt_diffuser.training import DiffuserTraining, Recipe
@@ -188,3 +189,39 @@ def test_the_guidance_gradient_is_the_finite_difference_through_chain_and_policy
 def test_wrong_options_are_named(changes, message):
     with pytest.raises(ManyoneError, match=message):
         PromptDiffuser(5, 2, 3, 14, **changes)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"layout": "per_step", "layers": 1},
+        {"sampler": "ddim", "prediction": "velocity"},
+        {"prediction": "data", "layers": 3},
+        {"sampler": "ddim", "prediction": "noise", "steps": 1},
+    ],
+)
+def test_the_gradient_by_hand_is_autograds(precise, diffuser, members, changes):
+    own = diffuser(precise, **changes)
+    layout = Layout(own, ())
+    own.requires_grad_(False)
+    flat = layout.pack(weights_of(own)).repeat(members, 1)
+    flat = flat + 0.2 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    flat.requires_grad_()
+    limits = own.limits([precise.pool.task(i) for i in range(members)])
+    given = {key: value[: 4 * members] for key, value in precise.pool.steps.items()}
+    y = own.condition(given).requires_grad_()
+    names: list[tuple[str | int, ...]] = [(0, str(member)) for member in range(members)]
+    noise = chain_noise((own.schedule.steps, 4, 3, 8), names, own.mean)
+    by_hand = own.chain(layout.views(flat), y, noise, limits)
+    plain = sample(
+        lambda x, n: own.denoise(layout.views(flat), x, n, y), own.process(limits, 4 * members), noise[0],
+        sampler=own.sampler, draws=lambda k: noise[k + 1],
+    )  # fmt: skip
+    torch.testing.assert_close(by_hand, plain, atol=1e-10, rtol=0)
+    weight = torch.randn(plain.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    found = torch.autograd.grad((by_hand * weight).sum(), [flat, y])
+    for ours, theirs in zip(found, torch.autograd.grad((plain * weight).sum(), [flat, y])):
+        torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-7)
+        assert float(theirs.abs().max()) > 1e-3

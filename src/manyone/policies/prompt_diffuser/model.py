@@ -29,10 +29,12 @@ from torch import Tensor, nn
 from manyone.engine.artefact import below
 from manyone.errors import ManyoneError
 from manyone.nets.diffusion.denoisers import MLPDenoiser
+from manyone.nets.diffusion.embedding import sinusoids
 from manyone.nets.diffusion.process import Prediction, Process
 from manyone.nets.diffusion.sampling import Sampler, sample
 from manyone.nets.diffusion.schedules import ScheduleName, make_schedule
 from manyone.nets.members import linear
+from manyone.policies.prompt_diffuser.chain import coefficients, guided_chain
 from manyone.policies.prompt_diffuser.prompts import PromptPool, conditions
 from manyone.policies.tasks import Steps
 from manyone.randomness import generator_for
@@ -229,11 +231,42 @@ class PromptDiffuser(nn.Module):
 
     def chain(self, weights: Mapping[str, Tensor], y: Tensor, noise: Tensor, limits: Limits) -> Tensor:
         """x_hat [R, K*, C]: the whole reverse chain with gradients. ``noise`` [N, R, K*, C]: x^N, then each step's."""
+        if (
+            self.sampler != "dpm-solver++"
+            and torch.is_grad_enabled()
+            and any(w.requires_grad for w in weights.values())
+        ):
+            return self._guided(weights, y, noise, limits)
         process = self.process(limits, noise.shape[1])
-        return sample(
-            lambda x, n: self.denoise(weights, x, n, y), process, noise[0], sampler=self.sampler,
-            draws=lambda k: noise[k + 1],
-        )  # fmt: skip
+        network = self.denoiser.chain(below(weights, "denoiser."), y, process.steps)
+        return sample(network, process, noise[0], sampler=self.sampler, draws=lambda k: noise[k + 1])
+
+    def _guided(self, weights: Mapping[str, Tensor], y: Tensor, noise: Tensor, limits: Limits) -> Tensor:
+        """The same chain with its gradient by hand."""
+        own = below(weights, "denoiser.")
+        stacked = own["body.0.weight"].ndim == 3
+        own = own if stacked else {name: value.unsqueeze(0) for name, value in own.items()}
+        members, total = len(own["body.0.weight"]), self.schedule.steps
+        width = self.channels * (self.length if self.layout == "flat" else 1)
+        cut = (width, y.shape[-1], own["body.0.weight"].shape[-1] - width - y.shape[-1])
+        over_x, over_y, over_n = own["body.0.weight"].split(cut, -1)
+        n = torch.arange(total, 0, -1, device=y.device)
+        embedded = sinusoids(n, self.denoiser.frequency.to(y)).expand(members, -1, -1)  # the same steps for all rows
+        for place in (0, 1):
+            embedded = linear(embedded, own[f"step.{place}.weight"], own[f"step.{place}.bias"])
+            embedded = F.mish(embedded) if place == 0 else embedded
+        of_step = torch.bmm(embedded, over_n.mT).transpose(0, 1).unsqueeze(2)  # [N, m, 1, H]
+        told = torch.baddbmm(own["body.0.bias"].unsqueeze(1), y.reshape(members, -1, y.shape[-1]), over_y.mT) + of_step
+        layers = len(self.denoiser.body)
+        pairs = [(over_x, own["body.0.bias"].new_zeros(0))]
+        pairs += [(own[f"body.{place}.weight"], own[f"body.{place}.bias"]) for place in range(1, layers)]
+        edges = [edge.repeat(1, self.length) if self.layout == "flat" else edge for edge in limits]
+        if members > len(edges[0]):
+            edges = [edge.expand(members, -1) for edge in edges]
+        low, high = (edge.unsqueeze(1) for edge in edges)
+        steps = coefficients(self.schedule, self.prediction, self.sampler)
+        x = guided_chain(noise.reshape(total, members, -1, width), told, pairs, (low, high), steps)
+        return x.reshape(noise.shape[1:])
 
     def one_step(self, x: Tensor, output: Tensor, n: Tensor, limits: Limits) -> Tensor:
         """x_hat [R, K*, C] = (x^n - sqrt(1 - abar_n) eps_phi) / sqrt(abar_n), clipped: the cheap path of guidance."""

@@ -150,13 +150,18 @@ class Projection:
 
 def without_direction(v: Tensor, d: Tensor, one_sided: bool = False) -> Tensor:
     """``v`` [M, n] without its part along ``d`` [M, n]; ``one_sided``: only where the two conflict, <v, d> < 0."""
-    along = (v * d).sum(-1, keepdim=True)
-    share = along / (d.square().sum(-1, keepdim=True) + _TINY)
+    along = _dot(v, d)
+    share = along / (_dot(d, d) + _TINY)
     if one_sided:
         share = torch.where(along < 0, share, 0)
-    return v - share * d
+    return torch.addcmul(v, share, d, value=-1)
 
 
 def cosine(v: Tensor, d: Tensor) -> Tensor:
     """Cosine of the angle between v and d [M, P], of each member [M]; 0 where one is zero."""
-    return torch.nn.functional.cosine_similarity(v, d, dim=-1, eps=_TINY)
+    return (_dot(v, d) / (_dot(v, v) * _dot(d, d)).sqrt().clamp(min=_TINY)).squeeze(-1)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b> of each member, [M, 1]; no product as large as the gradients is stored."""
+    return torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).squeeze(2)

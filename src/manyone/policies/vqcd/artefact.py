@@ -158,8 +158,9 @@ class PlannerModel(nn.Module):
 
 
 def planner_policy(model: PlannerModel, table: TaskTable, masks: TaskMasks | None) -> PlannerPolicy:
-    """What acts with a saved planner in many episodes at once; ``table`` and ``masks`` lie beside it."""
-    kept, device = model.kept(masks), table.mean.device
+    """What acts with a saved planner in many episodes at once."""
+    kept = model.kept(masks)
+    device = table.mean.device
     tasks = []
     for number, (states, actions) in enumerate(model.pairs):
         planner = model.planners[model.network_of[number]].to(device)

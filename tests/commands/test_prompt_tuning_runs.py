@@ -103,5 +103,5 @@ def test_a_dry_run_says_what_would_be_made(manyone, tmp_path):
                              "--quality", "expert", "--horizon", 20)  # fmt: skip
     assert code == 0, err
     assert "prompt-dt is trained first" in out
-    assert "150 steps on all new tasks at once" in out
+    assert "150 steps; 10 evaluation episodes a task" in out
     assert list(tmp_path.iterdir()) == []

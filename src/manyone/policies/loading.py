@@ -181,7 +181,7 @@ def _acting(saved: SavedPolicy, seed: int) -> Any:
     if isinstance(saved.model, CloningNetwork):
         return CloningPolicy(saved.model, saved.table)
     if isinstance(saved.model, PlannerModel):
-        return planner_policy(saved)
+        return planner_policy(saved.model, saved.table, saved.masks)
     assert isinstance(saved.model, DecisionTransformer)
     way = saved.info.get("acts_with")
     if way is None:

@@ -238,10 +238,8 @@ class PromptDiffuser(nn.Module):
         ):
             return self._guided(weights, y, noise, limits)
         process = self.process(limits, noise.shape[1])
-        return sample(
-            lambda x, n: self.denoise(weights, x, n, y), process, noise[0], sampler=self.sampler,
-            draws=lambda k: noise[k + 1],
-        )  # fmt: skip
+        network = self.denoiser.chain(below(weights, "denoiser."), y, process.steps)
+        return sample(network, process, noise[0], sampler=self.sampler, draws=lambda k: noise[k + 1])
 
     def _guided(self, weights: Mapping[str, Tensor], y: Tensor, noise: Tensor, limits: Limits) -> Tensor:
         """The same chain with its gradient by hand."""

@@ -25,8 +25,9 @@ class TuningOptions(AdaptationOptions):
     }  # fmt: skip
     PUBLISHED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "full": {"steps": 10, "lr": 1e-4, "batch_size": 256, "windows": "tail"},
-    }
-    """What programs of the papers set, by method; for --preset paper."""
+        "soft": {"lr": 1e-2}, "gradient": {"lr": 1e-2}, "adaptor": {"lr": 1e-3}, "lora": {"lr": 1e-3},
+    }  # fmt: skip
+    """By method, what --preset paper sets: the full fine-tuning of Prompt-DT's program, the others' customary rates."""
 
     method: Method = "lora"
     """What is trained. none: nothing, prompts of the new tasks' data alone; full: all weights; soft: the prompt's token
@@ -35,9 +36,9 @@ class TuningOptions(AdaptationOptions):
     lora: low-rank updates of the attention; mlp: a network that gives prompts, as large as the diffuser."""
     steps: Positive = 150
     """Steps of the adaptation; each takes windows of all new tasks (none: 1, ranking-online: 20)."""
-    lr: Annotated[float, Range(0, closed="neither")] = 1e-3
-    """Peak learning rate of AdamW (soft and gradient: 0.01, full: 0.0001, mlp: 0.0003), or length of a step along the
-    ranking's direction (0.1)."""
+    lr: Annotated[float, Range(0, closed="neither")] = 5e-3
+    """Peak learning rate of AdamW (gradient: 0.1, soft: 0.05, mlp and full: 0.001), or length of a step along the
+    ranking's direction (0.3)."""
     weight_decay: Annotated[float, Range(0)] = 0.0
     """AdamW's weight decay (full: 0.0001)."""
     warmup: Annotated[int, Range(0)] = 0

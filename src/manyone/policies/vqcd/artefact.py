@@ -10,22 +10,20 @@ Public names: :class:`PlannerModel`, :func:`planner_policy`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
 from manyone.policies.masks import Shapes, TaskMasks
+from manyone.policies.tasks import TaskTable
 from manyone.policies.vqcd.acting import PlannerPolicy, TaskPlanner
 from manyone.policies.vqcd.alignment import make_alignment
 from manyone.policies.vqcd.inverse import InverseDynamics
 from manyone.policies.vqcd.planner import Planner, Sampling, make_planner
 from manyone.policies.vqcd.spaces import Pair
 from manyone.policies.vqcd.strategy import Kept
-
-if TYPE_CHECKING:
-    from manyone.policies.artefact import SavedPolicy
 
 
 class PlannerModel(nn.Module):
@@ -159,23 +157,19 @@ class PlannerModel(nn.Module):
         return Kept(_named(self.shared), masks, own, factors, self.narrow)
 
 
-def planner_policy(saved: SavedPolicy) -> PlannerPolicy:
+def planner_policy(model: PlannerModel, table: TaskTable, masks: TaskMasks | None) -> PlannerPolicy:
     """What acts with a saved planner in many episodes at once."""
-    model = saved.model
-    assert isinstance(model, PlannerModel)
-    kept = model.kept(saved.masks)
-    device = saved.table.mean.device
+    kept = model.kept(masks)
+    device = table.mean.device
     tasks = []
     for number, (states, actions) in enumerate(model.pairs):
         planner = model.planners[model.network_of[number]].to(device)
         weights = kept.of(number)
         wanted = {name: value.shape for name, value in planner.named_parameters()}
         if wanted != {name: value.shape for name, value in weights.items()}:
-            raise ManyoneError(
-                f"the saved planner's weights of task {saved.table.names[number]!r} do not fit its network"
-            )
+            raise ManyoneError(f"the saved planner's weights of task {table.names[number]!r} do not fit its network")
         tasks.append(TaskPlanner(number, planner, weights, states, actions, model.inverse(number)))
-    return PlannerPolicy(saved.table, tasks, model.how, plan_every=model.plan_every, requantise=model.requantise,
+    return PlannerPolicy(table, tasks, model.how, plan_every=model.plan_every, requantise=model.requantise,
                          seed=model.seed)  # fmt: skip
 
 

@@ -204,6 +204,6 @@ def make_strategy(name: str, trainee: Trainee, options: Mapping[str, Any]) -> St
     """The strategy called ``name`` for ``trainee``, with those of ``options`` that it takes."""
     entry = entry_of(name)
     module, _, attribute = entry.place.partition(":")
-    found: type[Strategy] = getattr(importlib.import_module(f"manyone.policies.vqcd.strategies.{module}"), attribute)
+    found: type[Strategy] = getattr(importlib.import_module(f".strategies.{module}", __package__), attribute)
     own = {key: options[key] for key in entry.options if key in options}
     return found(trainee, **own, **entry.fixed)

@@ -34,6 +34,7 @@ from manyone.recipes.arm import Arm
 
 STAGE = "policy"
 """The stage of a run in which its policy is trained."""
+_WINDOWS = 16  # a task and step of that training, as published
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ def pretraining(options: AdaptationOptions) -> Arm:
              "context", "prompt", "width", "layers", "heads", "dropout", "target_quantile")  # fmt: skip
     given: dict[str, Any] = {name: getattr(options, name) for name in names}
     given |= {"steps": options.pretrain_steps, "tasks_per_step": options.pretrain_tasks, "statistics": "pooled"}
+    given |= {"batch_size": _WINDOWS}
     return Arm("prompt-dt", "prompt-dt", given)
 
 

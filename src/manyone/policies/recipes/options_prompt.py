@@ -27,7 +27,7 @@ class AdaptationOptions(PolicyOptions):
         "laptop": {**PolicyOptions.PRESETS["laptop"], "full_episodes": True},
         "paper": {**PolicyOptions.PRESETS["paper"], "episodes": 60, "horizon": 200, "steps": 20_000,
                   "full_episodes": True, "context": 20, "width": 128, "layers": 3, "heads": 1, "dropout": 0.1,
-                  "pretrain_steps": 50_000, "eval_episodes": 50},
+                  "pretrain_steps": 50_000, "pretrain_tasks": 50, "eval_episodes": 50},
     }  # fmt: skip
     NEEDS_DATA: ClassVar[bool] = False
 
@@ -59,7 +59,7 @@ class AdaptationOptions(PolicyOptions):
     pretrain_steps: Annotated[Positive, Without("policy")] = 3000
     """Steps of the policy's own training."""
     pretrain_tasks: Annotated[Positive, Without("policy")] = 4
-    """Tasks that one of these steps takes, stacked."""
+    """Tasks that one of these steps takes, stacked, 16 windows of each (paper: all)."""
     context: Annotated[Positive, Without("policy")] = 10
     """K, the steps of history that the policy sees (paper: 20)."""
     prompt: Annotated[Positive, Without("policy")] = 5

@@ -27,3 +27,11 @@ def test_published_pickles_are_a_tasks_data_with_and_without_its_name(pickled):
         assert (data.name, data.episodes, horizon(data)) == (name, 3, 20)
     with pytest.raises(ManyoneError, match="states and actions of width 2 and 2, but cheetah-vel:1 has 20 and 6"):
         from_places([f"cheetah-vel:1={pickled}"])
+
+
+@pytest.mark.parametrize("option", ["--data", "--shots"])
+def test_messages_name_the_option_that_the_place_was_given_with(option):
+    with pytest.raises(ManyoneError, match=f"^{option} nowhere: no such file"):
+        from_places(["nowhere"], option=option)
+    with pytest.raises(ManyoneError, match=f"^{option} nowhere=here: "):
+        from_places(["nowhere=here"], option=option)

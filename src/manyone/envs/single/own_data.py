@@ -33,6 +33,7 @@ def from_places(
     data_choices: int | None = None,
     clip: float | None = None,
     simulator: bool = True,
+    option: str = "--data",
 ) -> list[Trajectories]:
     """Own data, each as TASK=PLACE: a Minari id, a D4RL HDF5 file, a folder of .npz episodes, Prompt-DT's .pkl file.
 
@@ -40,11 +41,11 @@ def from_places(
     ``keys`` are the entries of dictionary observations (for a task that names none), ``data_horizon`` the steps after
     which the episodes of an HDF5 file without timeouts were cut, ``data_choices`` the number of discrete actions in
     HDF5 and .npz files (default: as the environment has them). ``clip`` cuts the actions of .npz files to
-    [-clip, clip]. Without ``simulator`` TASK is any name.
+    [-clip, clip]. Without ``simulator`` TASK is any name. ``option`` is what messages call the pairs' option.
     """
     found: dict[str, list[Trajectories]] = {}
     for pair in pairs:
-        one = _from_place(pair, keys, data_horizon, data_choices, clip, simulator)
+        one = _from_place(pair, keys, data_horizon, data_choices, clip, simulator, option)
         found.setdefault(one.name, []).append(one)
     if keys and not any("?" in name or part.meta.get("keys") for name, parts in found.items() for part in parts):
         raise ManyoneError(f"--keys {','.join(keys)}: none of the data has observations with entries: leave it out")
@@ -58,55 +59,56 @@ def _from_place(
     choices: int | None,
     clip: float | None,
     simulator: bool,
+    option: str,
 ) -> Trajectories:
     match = None if Path(pair).exists() else _PAIR.fullmatch(pair)
     task, place = (match["task"], match["place"]) if match else ("", pair)
     if not task and not match and not Path(place).exists() and minari_folder(place) is None and "," not in place:
         raise ManyoneError(
-            f"--data {pair}: no such file, folder or Minari data set here (minari download ID fetches one of Minari's)"
-            "; give TASK=PLACE, e.g. door-open-v3=data/door-open"
+            f"{option} {pair}: no such file, folder or Minari data set here (minari download ID fetches one of "
+            "Minari's); give TASK=PLACE, e.g. door-open-v3=data/door-open"
         )
     if task and simulator:
-        task = _environment(pair, task, keys)
+        task = _environment(f"{option} {pair}", task, keys)
     if task and simulator and choices is None:
         choices = make.choices(task) or None
     own = make.gym_parts(task)[1] if task.startswith("gym:") else ()
     found = files.from_place(place, keys=own or keys, horizon=data_horizon, clip=clip, choices=choices)
     if not task and not simulator:
-        raise ManyoneError(f"--data {pair}: give TASK=PLACE; without a simulator TASK is any name")
+        raise ManyoneError(f"{option} {pair}: give TASK=PLACE; without a simulator TASK is any name")
     if not simulator and found.meta.get("keys") and "?" not in task:
         task += make.gym_task("", found.meta["keys"]).removeprefix("gym:")
     if not task:
-        task = make.with_keys(_recorded(found, place), found.meta.get("keys", keys))
+        task = make.with_keys(_recorded(found, place, option), found.meta.get("keys", keys))
     states, actions, _ = make.spaces(task) if simulator else (found.state_dim, found.action_dim, 0)
     if (found.state_dim, found.action_dim) != (states, actions):
         raise ManyoneError(
-            f"--data {pair}: the data have states and actions of width {found.state_dim} and {found.action_dim}, "
+            f"{option} {pair}: the data have states and actions of width {found.state_dim} and {found.action_dim}, "
             f"but {task} has {states} and {actions}"
         )
     if simulator and found.choices != make.choices(task):
         has = [f"{n} discrete actions" if n else "real-valued actions" for n in (found.choices, make.choices(task))]
-        raise ManyoneError(f"--data {pair}: the data have {has[0]}, but {task} has {has[1]}")
+        raise ManyoneError(f"{option} {pair}: the data have {has[0]}, but {task} has {has[1]}")
     return replace(found, name=task)
 
 
-def _environment(pair: str, task: str, keys: Sequence[str]) -> str:
+def _environment(origin: str, task: str, keys: Sequence[str]) -> str:
     """The full name of the environment ``task``, which must be there."""
     try:
         name = make.with_keys(make.suite_tasks(task)[0], keys)
         make.spaces(name)
     except ManyoneError as problem:
-        raise ManyoneError(f"--data {pair}: {problem}; --no-simulator trains on data alone") from None
+        raise ManyoneError(f"{origin}: {problem}; --no-simulator trains on data alone") from None
     return name
 
 
-def _recorded(data: Trajectories, place: str) -> str:
+def _recorded(data: Trajectories, place: str, option: str) -> str:
     """The environment that the data themselves name."""
     if "environment" in data.meta:
         return make.recorded_task(data.meta["environment"], place)
     task = make.named_task(data.name, place)
     if task is None:
-        raise ManyoneError(f"--data {place}: the data do not name their environment: give TASK={place}")
+        raise ManyoneError(f"{option} {place}: the data do not name their environment: give TASK={place}")
     return task
 
 

@@ -80,8 +80,8 @@ def load_adaptation(options: AdaptationOptions) -> AdaptationProblem:
     training = None if options.suite is None and not options.data else load_problem(options)
     prompts: Sequence[Trajectories] = ()
     if options.shots:
-        new = _own(options, options.shots)
-        prompts = _ordered(_own(options, options.prompts).data, new) if options.prompts else ()
+        new = _own(options, options.shots, "--shots")
+        prompts = _ordered(_own(options, options.prompts, "--prompts").data, new) if options.prompts else ()
     else:
         new = _made(options, options.shot_quality)
         asked = options.prompt_quality not in (None, options.shot_quality)
@@ -182,7 +182,7 @@ def _given_policy(place: Path, device: str) -> SavedPolicy:
     return read_policy(place / "model" if (place / "model").is_dir() else place, device)
 
 
-def _own(options: AdaptationOptions, pairs: Sequence[str]) -> PolicyProblem:
+def _own(options: AdaptationOptions, pairs: Sequence[str], option: str) -> PolicyProblem:
     keys = [key for word in options.keys for key in word.split(",") if key]
     return from_places(
         pairs,
@@ -191,6 +191,7 @@ def _own(options: AdaptationOptions, pairs: Sequence[str]) -> PolicyProblem:
         data_horizon=options.data_horizon,
         data_choices=options.data_choices,
         simulator=options.simulator,
+        option=option,
     )
 
 

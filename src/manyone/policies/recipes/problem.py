@@ -119,11 +119,13 @@ def from_places(
     data_choices: int | None = None,
     clip: float | None = None,
     simulator: bool = True,
+    option: str = "--data",
 ) -> PolicyProblem:
     """Own data, each as TASK=PLACE (:func:`manyone.envs.single.own_data.from_places`); ``horizon`` is evaluation's."""
     data = own_data.from_places(
-        pairs, keys=keys, data_horizon=data_horizon, data_choices=data_choices, clip=clip, simulator=simulator
-    )
+        pairs, keys=keys, data_horizon=data_horizon, data_choices=data_choices, clip=clip, simulator=simulator,
+        option=option,
+    )  # fmt: skip
     return _problem("own data", data, horizon)
 
 

@@ -29,7 +29,7 @@ def loaded(path, monkeypatch):
 
 
 def test_every_field_is_checked_on_a_gpu(monkeypatch):
-    assert set(loaded(SCRIPT, monkeypatch).RUNS) == set(FIELDS)
+    assert set(FIELDS) <= set(loaded(SCRIPT, monkeypatch).RUNS)
 
 
 def test_shipped_experts_are_spread_over_what_a_run_has_reached(monkeypatch):

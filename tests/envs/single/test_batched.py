@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("mujoco")
 
-from manyone.envs.single import linear
+from manyone.envs.single import linear, stepping
 from manyone.envs.single import make as build
 from manyone.envs.single.batched import Bodies, batched
 from manyone.errors import ManyoneError
@@ -106,9 +106,9 @@ def test_linear_policies_play_the_same_together_as_one_by_one(task: str, monkeyp
     states, width, _ = build.spaces(task)
     weights = 0.3 * np.random.default_rng(0).normal(size=(5, width, states))
     played = []
-    for way in (linear.batched, lambda task: None):
-        monkeypatch.setattr(linear, "batched", way)
-        monkeypatch.setattr(linear, "_bodies", {})
+    for way in (batched, lambda task: None):
+        monkeypatch.setattr(stepping, "batched", way)
+        monkeypatch.setattr(stepping, "_bodies", {})
         played.append(linear.episodes(task, weights, np.zeros(states), np.ones(states), range(5), 60, [0.1] * 5))
     for ours, theirs in zip(*played, strict=True):
         assert ours.keys() == theirs.keys()

@@ -92,8 +92,8 @@ def test_a_pools_rows_share_stage_1_and_the_policy(tiny, tmp_path):
 @pytest.mark.parametrize("scale", ["smoke", "laptop", "paper"])
 def test_arms_are_commands_and_every_claim_has_its_rows(scale):
     claims = load_claims(claims_file("policies-prompts"))
-    for suite, setting in SETTINGS[scale].items():
-        for arm in study.arms(scale, suite):
+    for number, (suite, setting) in enumerate(SETTINGS[scale].items()):
+        for arm in study.arms(scale, suite)[: None if number == 0 else 2]:  # suites differ in what all arms share
             words = shlex.split(arm.command())[3:]
             assert parse_options(options_class(arm.recipe), arm.recipe, words) == arm.options()
         rows = {(PARTS[n].method, PARTS[n].variant, pool) for n in setting.parts for pool in PARTS[n].pools}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.commands.run_files import assert_kill_9_changes_nothing, lines
+from tests.commands.run_files import lines
 
 from manyone.data.trajectories.trajectories import Trajectories
 from manyone.policies import load_policy
@@ -55,11 +55,6 @@ def test_cloning_is_scored_after_each_task_and_acts(manyone, tmp_path, bodies):
     assert policy.act(np.zeros(8, np.float32)).shape == (2,)
     code, out, err = manyone("eval", "run", "--episodes", 1)
     assert code == 0, err
-
-
-def test_killed_cloning_goes_on_where_it_was(manyone, process, tmp_path, bodies):
-    words = ["il-rehearsal", *bodies, *CLONING, "--steps", 60]
-    assert_kill_9_changes_nothing(manyone, process, tmp_path, words, after=65)
 
 
 def test_a_distilled_set_is_the_memory_of_its_task(manyone, tmp_path, bodies):

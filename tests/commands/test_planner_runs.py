@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -112,6 +113,15 @@ def test_room_may_be_kept_for_later_tasks(manyone, tmp_path, two, bodies):
     for policy in (before, after):
         policy.reset("gym:InvertedPendulum-v5")
     np.testing.assert_array_equal(before.act(seen), after.act(seen))
+    config = tmp_path / "first/model/config.json"
+    for value in ('"soon"', "0", "2.5"):
+        config.write_text(
+            re.sub(r'("horizon": )[^,}]+(,\s+"reference")', rf"\g<1>{value}\2", config.read_text(), count=1)
+        )
+        code, _, err = manyone("run", "vq-cd", *words, "--out", "again")
+        assert code == 2
+        assert "what it tells of its task 'cheetah-dir:0' is damaged" in err
+        assert not (tmp_path / "again").exists()
 
 
 def test_without_a_simulator_actions_are_compared(manyone, tmp_path, two):

@@ -24,10 +24,10 @@ def score_of(metrics: Mapping[str, Any], tasks: Sequence[str]) -> str | None:
 
 
 class ScoreTable:
-    """Of the sequence ``names``."""
+    """Of the sequence ``names``; ``together``: all are learned at once, and what they score then holds for every j."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
+    def __init__(self, names: Sequence[str], together: bool = False) -> None:
+        self.names, self.together = tuple(names), together
         self.rows: list[dict[str, float]] = []
         """Task -> score, after each task was learned."""
         self.kind = ""
@@ -52,6 +52,8 @@ class ScoreTable:
 
     def matrix(self) -> list[list[float | None]]:
         """p[i, j]; None where it was not measured."""
+        if self.together and self.rows:
+            return [[self.rows[-1].get(name)] * len(self.names) for name in self.names]
         return [
             [self.rows[j].get(name) if j < len(self.rows) else None for j in range(len(self.names))]
             for name in self.names

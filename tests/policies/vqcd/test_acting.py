@@ -73,6 +73,26 @@ def test_a_plan_is_executed_for_as_many_steps_as_asked(trained):
         trained.plan_every = 1
 
 
+def test_where_other_actions_were_taken_the_rest_of_a_plan_is_void(trained):
+    trained.plan_every = 3
+    try:
+        policy, fresh = trained.policy(), trained.policy()
+        policy.start([Episode("t1"), Episode("t1")])
+        fresh.start([Episode("t1"), Episode("t1")])
+        for step in range(3):
+            seen = observations(2, step)
+            fresh.restart([0], [Episode("t1")])  # plans anew at every step
+            fresh.clock[0] = step
+            acted, anew = policy.act([0, 1], seen), fresh.act([0, 1], seen)
+            np.testing.assert_array_equal(acted[0], anew[0])
+            np.testing.assert_array_equal(acted[1], anew[1])  # goes on with its plan in both
+            policy.took([0], acted[:1] + 1)
+            for one in (policy, fresh):
+                one.reward([0, 1], np.zeros(2))
+    finally:
+        trained.plan_every = 1
+
+
 def test_what_is_asked_for_is_a_share_of_the_data(trained):
     policy = trained.policy()
     table = policy.table

@@ -165,7 +165,7 @@ def test_between_its_ends_a_task_is_scored_alone():
     run(one, EVERY + SPACES + 2)
     assert one.evaluate()["tasks_learned"] == 1
     assert asked == [("t1",)]
-    assert one.rows == []
+    assert one.scoring.rows == []
 
 
 def test_metrics_name_task_and_phase():

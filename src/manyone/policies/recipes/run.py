@@ -24,7 +24,7 @@ from manyone.evaluation.video import record
 from manyone.policies.best import Best, best_state
 from manyone.policies.held_out import action_errors, half_ranges
 from manyone.policies.protocol import PolicyTrainer
-from manyone.policies.recipes.options import PolicyOptions
+from manyone.policies.recipes.options import DataOptions, PolicyOptions
 from manyone.policies.recipes.problem import PolicyProblem, load_problem, offline_name
 from manyone.policies.tasks import label, slug
 from manyone.recipes.options import Split
@@ -83,6 +83,21 @@ def evaluate(
     problem = load_problem(options)
     _check_inputs(options, problem, folder)
     learner = build(options, problem)
+    return scored(learner, problem, options, folder, split, episodes, seed, horizon, target_return)
+
+
+def scored(
+    learner: PolicyTrainer,
+    problem: PolicyProblem,
+    options: DataOptions,
+    folder: RunFolder,
+    split: Split,
+    episodes: int | None,
+    seed: int,
+    horizon: int | None,
+    target_return: Sequence[float],
+) -> Mapping[str, float] | list[dict[str, float]]:
+    """Scores in ``problem`` of the weights of ``folder``, the best or the newest, put into ``learner``."""
     if problem.held_out and (seed or horizon or target_return):
         raise ManyoneError("--seed, --horizon and --target-return are for environments: this run has none to act in")
     if target_return and not learner.policy().reads_returns:
@@ -104,12 +119,21 @@ def evaluate(
 
 
 def evaluator_of(
-    problem: PolicyProblem, options: PolicyOptions, split: Split = "test", seed: int = 0
+    problem: PolicyProblem,
+    options: DataOptions,
+    split: Split = "test",
+    seed: int = 0,
+    *,
+    plays: type[Evaluator] | None = None,
+    compares: type[ActionErrors] | None = None,
 ) -> Evaluator | ActionErrors:
-    """What ``options`` ask for: episodes in the environments of ``problem``, or without them the actions' errors."""
+    """What ``options`` ask for: episodes in the environments of ``problem``, or without them the actions' errors.
+
+    ``plays`` and ``compares``: classes that do this in their own way.
+    """
     if problem.held_out:
-        return ActionErrors(problem, options.eval_episodes, split)
-    return Evaluator(
+        return (compares or ActionErrors)(problem, options.eval_episodes, split)
+    return (plays or Evaluator)(
         problem.tasks,
         horizon=problem.horizons,
         episodes=options.eval_episodes,

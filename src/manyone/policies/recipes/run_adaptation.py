@@ -8,14 +8,12 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 from manyone.claims.figure import save_figures
 from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
-from manyone.errors import ManyoneError
 from manyone.policies.best import Best, best_state
 from manyone.policies.prompt_diffuser.prompts import FewShots
 from manyone.policies.protocol import PolicyTrainer
@@ -27,10 +25,9 @@ from manyone.policies.recipes.adaptation import (
     with_policy,
 )
 from manyone.policies.recipes.options_prompt import AdaptationOptions
-from manyone.policies.recipes.run import EVAL_OPTIONS, Evaluator, evaluator_of, record_videos
+from manyone.policies.recipes.run import EVAL_OPTIONS, evaluator_of, record_videos, scored
 from manyone.policies.tasks import label
 from manyone.recipes.options import Split
-from manyone.recipes.running import restore
 from manyone.report.runs import FIGURES
 
 
@@ -98,23 +95,7 @@ def evaluate(
     _check_inputs(options, problem, folder)
     problem = trained_policy(options, problem, folder)
     learner = build(options, problem)
-    new = problem.new
-    if new.held_out and (seed or horizon or target_return):
-        raise ManyoneError("--seed, --horizon and --target-return are for environments: this run has none to act in")
-    best = best_state(folder)
-    if best is None:
-        restore(learner, folder)
-    else:
-        learner.load_state_dict(best.learner)
-        print(f"evaluated: {best}")
-    if horizon is not None:
-        new = replace(new, horizon=horizon)
-        new.warn_of_time()
-    options = replace(options, eval_episodes=episodes or options.eval_episodes)
-    with evaluator_of(new, options, split, seed) as evaluator:
-        if isinstance(evaluator, Evaluator) and target_return:
-            return [{"target": target} | evaluator.at_target(learner, target) for target in target_return]
-        return evaluator(learner)
+    return scored(learner, problem.new, options, folder, split, episodes, seed, horizon, target_return)
 
 
 class _Before:

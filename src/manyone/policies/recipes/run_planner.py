@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from manyone.claims.figure import Figure, image_of, save_figures
@@ -144,7 +146,7 @@ def scores_of(
     references = problem.references(options.reference)
     played: dict[str, Any] = {}
     if options.policy is not None:
-        played |= read_policy(options.policy).info.get(EARLIER, {})
+        played |= _earlier(options.policy)
     for task, steps in problem.horizons.items():
         played[task] = {"horizon": steps, "reference": list(references[task]) if task in references else None}
     references |= {task: (one["reference"][0], one["reference"][1]) for task, one in played.items() if one["reference"]}
@@ -160,6 +162,23 @@ def scores_of(
     )
     found.played = played
     return found
+
+
+def _earlier(place: Path) -> dict[str, Any]:
+    """What the model in ``place`` remembers of its tasks' episodes, checked."""
+    saved, found = read_policy(place), {}
+    told = saved.info.get(EARLIER, {})
+    for task, one in told.items() if isinstance(told, dict) else ():
+        horizon, pair = (one.get("horizon"), one.get("reference")) if isinstance(one, dict) else (None, None)
+        known = pair is None or (isinstance(pair, list) and len(pair) == 2 and all(map(_finite, pair)))
+        if task not in saved.table.names or type(horizon) is not int or horizon < 1 or not known:
+            raise ManyoneError(f"{place}: what it tells of its task {task!r} is damaged ({one})")
+        found[task] = {"horizon": horizon, "reference": pair}
+    return found
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def ordered(problem: PolicyProblem, order: Sequence[str]) -> PolicyProblem:

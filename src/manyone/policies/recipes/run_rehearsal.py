@@ -13,7 +13,7 @@ from manyone.errors import ManyoneError
 from manyone.policies.baselines.rehearsal import RehearsalLearner
 from manyone.policies.recipes.options_rehearsal import RehearsalOptions
 from manyone.policies.recipes.problem import PolicyProblem, load_problem, offline_name
-from manyone.policies.recipes.run import record_videos
+from manyone.policies.recipes.run import ActionErrors, Evaluator, evaluator_of, record_videos
 from manyone.policies.recipes.run_planner import SequenceErrors, SequenceScores, ordered, print_matrix
 from manyone.recipes.options import Split
 from manyone.recipes.running import restore
@@ -86,17 +86,6 @@ def evaluate(
 
 def scores_of(
     problem: PolicyProblem, options: RehearsalOptions, split: Split = "test", seed: int = 0
-) -> SequenceScores | SequenceErrors:
-    """What ``options`` ask for: episodes in the environments, or without them the actions' errors."""
-    if problem.held_out:
-        return SequenceErrors(problem, options.eval_episodes, split)
-    return SequenceScores(
-        problem.tasks,
-        horizon=problem.horizons,
-        episodes=options.eval_episodes,
-        stop_at_success=not options.full_episodes,
-        workers=options.workers,
-        split=split,
-        seed=seed,
-        references=problem.references(options.reference),
-    )
+) -> Evaluator | ActionErrors:
+    """What ``options`` ask for, of the tasks learned so far."""
+    return evaluator_of(problem, options, split, seed, plays=SequenceScores, compares=SequenceErrors)

@@ -101,6 +101,7 @@ class PlannerPolicy:
         self.names, self.task = [""] * count, np.zeros(count, np.int64)
         self.targets, self.clock = np.zeros(count, np.float32), np.zeros(count, np.int64)
         self._planned = np.zeros((count, self.plan_every, self.action_dim), np.float32)
+        self._used = np.zeros(count, np.int64)  # actions of its plan that an episode has taken
         self.restart(range(count), episodes)
 
     def restart(self, slots: Sequence[int], episodes: Sequence[EpisodeLike]) -> None:
@@ -111,28 +112,31 @@ class PlannerPolicy:
             if target is not None:
                 share += float((target - self.table.target[number]) / self.table.scale[number])
             self.names[slot], self.task[slot], self.clock[slot] = episode.task, number, 0
-            self.targets[slot] = share
+            self.targets[slot], self._used[slot] = share, self.plan_every
 
     @torch.no_grad()
     def act(self, slots: Any, observations: Any) -> np.ndarray:
         """Actions float32 [b, A] for ``observations`` [b, S] of the distinct episodes ``slots`` [b]."""
         slots = np.asarray(slots, np.int64)
         seen = checked_observations(observations, torch.from_numpy(slots), self.state_dim, self.names)
-        phase = self.clock[slots] % self.plan_every
-        anew = np.flatnonzero(phase == 0)
+        anew = np.flatnonzero(self._used[slots] >= self.plan_every)
         for number in np.unique(self.task[slots[anew]]):
             own = anew[self.task[slots[anew]] == number]
             _, actions = self.plans(slots[own], seen[torch.from_numpy(own)])
             width = self.tasks[number].actions.dim
             self._planned[slots[own], :, :width] = actions.cpu().numpy()
-        return self._planned[slots, phase]
+        self._used[slots[anew]] = 0
+        return self._planned[slots, self._used[slots]]
 
     def reward(self, slots: Any, rewards: Any) -> None:
         """Moves the clock of the episodes ``slots``; what is asked for stays."""
-        self.clock[np.asarray(slots, np.int64)] += 1
+        slots = np.asarray(slots, np.int64)
+        self.clock[slots] += 1
+        self._used[slots] += 1
 
     def took(self, slots: Any, actions: Any) -> None:
-        """Other actions [b, A] were taken than those of the last :meth:`act`: what was planned is void."""
+        """Other actions [b, A] were taken than those of the last :meth:`act`: the rest of the plan is void."""
+        self._used[np.asarray(slots, np.int64)] = self.plan_every
 
     # ---- its parts ------------------------------------------------------------------------------------------------
 

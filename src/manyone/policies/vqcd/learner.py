@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -29,19 +28,18 @@ from manyone.nets.memory import keep_freed_memory
 from manyone.policies.artefact import save_policy
 from manyone.policies.optimiser import learning_rate
 from manyone.policies.protocol import History
+from manyone.policies.sequence import ScoreTable
 from manyone.policies.tasks import TaskTable
 from manyone.policies.vqcd.acting import PlannerPolicy, TaskPlanner
 from manyone.policies.vqcd.artefact import PlannerModel
 from manyone.policies.vqcd.data import PlanBatch, PlanData, joined, narrowed
 from manyone.policies.vqcd.inverse import InverseDynamics
-from manyone.policies.vqcd.metrics import sequence_metrics
 from manyone.policies.vqcd.planner import Draws, Planner, Sampling, another
 from manyone.policies.vqcd.spaces import Spaces
 from manyone.policies.vqcd.strategy import Strategy
 
 InverseKind = Literal["masked", "per-task", "shared"]
 _PROBED = 512  # windows on which the loss of every task is compared over time
-_SCORES = ("success", "normalised", "return", "action_error")
 
 
 @dataclass(frozen=True)
@@ -129,15 +127,13 @@ class PlannerLearner:
         self.live, self.how, self.plan_every, self.requantise = network, how or Sampling(), plan_every, requantise
         self.evaluator, self.info, self.first = evaluate, dict(info or {}), spaces.first
         self.table = data.table
-        self.rows: list[dict[str, float]] = []
-        """Task -> score, after each task of the sequence was learned."""
         if before is not None:
             self.table = joined(before.table, data.table)
-            self.rows = list(before.scores)
+        self.scoring = ScoreTable(self.table.names, together=at_once)
+        """Each task's score after each task of the sequence was learned."""
+        self.scoring.rows = list(before.scores) if before is not None else []
         self.losses: list[dict[str, float]] = []
         """Task -> the planner's loss on fixed windows, likewise."""
-        self.scored_by = ""
-        """What scores are: success, normalised (D4RL's), return, or action_error, negated; empty before the first."""
         parts = {"masked": 0, "per-task": self.tasks, "shared": 1}[inverse]
         own = [copy.deepcopy(one) for one in inverses]
         if network.kind == "states" and (len(own) != parts or (network.inverse is None) != (parts > 0)):
@@ -272,20 +268,10 @@ class PlannerLearner:
         found = dict(self.evaluator(self))
         if not ended:
             return found | {"tasks_learned": learned}
-        names = [n for n in self.table.names[:learned] if any(f"{k}/{n}" in found for k in _SCORES)]
-        key = next((k for k in _SCORES if all(f"{k}/{name}" in found for name in names)), None) if names else None
-        place = learned - 1
         losses = self.probe()
-        self.losses = [*self.losses[: place - self.first], losses]
-        if key is not None:
-            self.scored_by = key
-            sign = -1.0 if key == "action_error" else 1.0
-            row = {name: sign * float(found[f"{key}/{name}"]) for name in names}
-            self.rows = [*self.rows[:place], *([{}] * (place - len(self.rows))), row]
-        found |= {"tasks_learned": learned} | {f"plan_loss/{name}": value for name, value in losses.items()}
-        scores = self.scores()
-        whole = all(row[-1] is not None and row[place] is not None for place, row in enumerate(scores))
-        return found | (sequence_metrics(np.array(scores, np.float64)) if whole else {})
+        self.losses = [*self.losses[: learned - 1 - self.first], losses]
+        found |= self.scoring.take(found, learned)
+        return found | {"tasks_learned": learned} | {f"plan_loss/{name}": value for name, value in losses.items()}
 
     @torch.no_grad()
     def probe(self) -> dict[str, float]:
@@ -302,10 +288,12 @@ class PlannerLearner:
 
     def scores(self) -> list[list[float | None]]:
         """p[i, j], the score of task i after task j was learned; None where it was not measured."""
-        names = self.table.names
-        if self.at_once and self.rows:
-            return [[self.rows[-1][name]] * len(names) for name in names]
-        return [[self.rows[j].get(name) if j < len(self.rows) else None for j in range(len(names))] for name in names]
+        return self.scoring.matrix()
+
+    @property
+    def scored_by(self) -> str:
+        """What scores are: success, normalised (D4RL's), return, or action_error, negated; empty before the first."""
+        return self.scoring.kind
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later steps depend on."""
@@ -317,9 +305,8 @@ class PlannerLearner:
             "strategy": self.strategy.state_dict(),
             "adam": None if self._course is None else self._course.adam.state_dict(),
             "ema": None if self._course is None else self._course.ema.state_dict(),
-            "rows": [dict(row) for row in self.rows],
+            "scoring": self.scoring.state_dict(),
             "losses": [dict(row) for row in self.losses],
-            "scored_by": self.scored_by,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -329,8 +316,8 @@ class PlannerLearner:
         self.live.load_state_dict(state["network"])
         self.inverses.load_state_dict(state["inverses"])
         self.strategy.load_state_dict(state["strategy"])
-        self.rows, self.losses = [dict(row) for row in state["rows"]], [dict(row) for row in state["losses"]]
-        self.scored_by = str(state["scored_by"])
+        self.scoring.load_state_dict(state["scoring"])
+        self.losses = [dict(row) for row in state["losses"]]
         self._course = None
         if state["adam"] is not None:
             self._course = self._fresh(self.phase().task)
@@ -352,7 +339,7 @@ class PlannerLearner:
             seed=self.seed,
         )
         info = {"seed": self.seed, "steps": self.iteration, "spaces": self.spaces.kind, "inverse": self.inverse_kind,
-                "scores": self.rows, "scored_by": self.scored_by}  # fmt: skip
+                "scores": self.scoring.rows, "scored_by": self.scored_by}  # fmt: skip
         save_policy(folder, model, narrowed(self.table, tasks), kept.masks, info=self.info | info)
 
     # ---- a policy's learner -----------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def test_room_may_be_kept_for_later_tasks(manyone, tmp_path, two, bodies):
         )
         code, _, err = manyone("run", "vq-cd", *words, "--out", "again")
         assert code == 2
-        assert "what it tells of its task 'cheetah-dir:0' is damaged" in err
+        assert "config.json: damaged (episodes of cheetah-dir:0: " in err
         assert not (tmp_path / "again").exists()
 
 

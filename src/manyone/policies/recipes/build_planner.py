@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from manyone.engine.artefact import made_of
 from manyone.engine.devices import device_of
 from manyone.errors import ManyoneError
 from manyone.policies.artefact import SavedPolicy, read_policy
@@ -83,7 +84,9 @@ def _learning_on(o: PlannerOptions, saved: SavedPolicy, data: PlanData, evaluate
         network = wide
     own = [model.inverse(task) for task in range(earlier)]
     apart: list[InverseDynamics] = [one for one in own if one is not None]
-    kind: InverseKind = saved.info["inverse"]
+    with made_of(o.policy or ""):
+        kind: InverseKind = saved.info["inverse"]
+        scores = [{str(task): float(score) for task, score in row.items()} for row in saved.info.get("scores", [])]
     if kind == "per-task":
         shape = apart[-1].config()
         apart += [InverseDynamics(**shape, seed=seed_for(o.seed, "inverse", earlier + k)) for k in range(len(data))]
@@ -95,7 +98,7 @@ def _learning_on(o: PlannerOptions, saved: SavedPolicy, data: PlanData, evaluate
         data, _spaces(o, data, saved), network,
         lambda learner: MaskStrategy(learner, weights=weights, earlier=narrow), _training(o), inverse=kind,
         inverses=apart, how=_sampling(o), plan_every=o.plan_every, requantise=o.requantise, seed=o.seed,
-        before=Learned(table, [dict(row) for row in saved.info.get("scores", [])]),
+        before=Learned(table, scores),
         evaluate=evaluate, info={"method": "vq-cd", "strategy": "masks"},
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from manyone.claims.figure import Figure, image_of, save_figures
+from manyone.engine.artefact import made_of
 from manyone.engine.devices import one_thread_below
 from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
@@ -167,18 +168,14 @@ def scores_of(
 def _earlier(place: Path) -> dict[str, Any]:
     """What the model in ``place`` remembers of its tasks' episodes, checked."""
     saved, found = read_policy(place), {}
-    told = saved.info.get(EARLIER, {})
-    for task, one in told.items() if isinstance(told, dict) else ():
-        horizon, pair = (one.get("horizon"), one.get("reference")) if isinstance(one, dict) else (None, None)
-        known = pair is None or (isinstance(pair, list) and len(pair) == 2 and all(map(_finite, pair)))
-        if task not in saved.table.names or type(horizon) is not int or horizon < 1 or not known:
-            raise ManyoneError(f"{place}: what it tells of its task {task!r} is damaged ({one})")
-        found[task] = {"horizon": horizon, "reference": pair}
+    with made_of(place):
+        for task, one in saved.info.get(EARLIER, {}).items():
+            horizon, pair = one["horizon"], one["reference"]
+            known = pair is None or (len(pair) == 2 and all(map(math.isfinite, pair)))
+            if task not in saved.table.names or type(horizon) is not int or horizon < 1 or not known:
+                raise ValueError(f"episodes of {task}: {one}")
+            found[task] = {"horizon": horizon, "reference": pair}
     return found
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def ordered(problem: PolicyProblem, order: Sequence[str]) -> PolicyProblem:

@@ -1,0 +1,1 @@
+"""Databases, their schemas, and pairs of a question and the SQL that answers it."""

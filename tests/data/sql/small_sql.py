@@ -55,8 +55,10 @@ TABLES = [
             *([2, n] for n in ("order id", "customer id", "product id", "quantity", "order date")),
             [3, "name"],
         ],
-        "column_types": ["text", "number", "text", "text", "time", "number", "text", "text", "number", "boolean"]
-        + ["number", "number", "number", "number", "time", "text"],
+        "column_types": [
+            *("text", "number", "text", "text", "time", "number", "text", "text", "number", "boolean"),
+            *("number", "number", "number", "number", "time", "text"),
+        ],
         "primary_keys": [1, 5, 10],
         "foreign_keys": [[11, 1], [12, 5]],
     }

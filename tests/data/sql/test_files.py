@@ -2,11 +2,11 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from tests.data.sql.small_sql import make_shop
 
 from manyone.data.sql.files import QueryError, Reader, fingerprint, quote, write_database
 from manyone.data.sql.records import Column, ForeignKey, Schema, Table
 from manyone.errors import ManyoneError
-from tests.data.sql.small_sql import make_shop
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import types
 from contextlib import closing
 
 import pytest
+from tests.data.sql.small_sql import LAYOUTS, QUESTIONS, TABLES, make_shop, rows, spider, write_json
 
 from manyone.data.sql.files import Reader
 from manyone.data.sql.layouts import SPLITS, databases_in, from_hub, from_rows, load_file, load_folder, split_of
 from manyone.data.sql.schema import read_schema, schemas_from_tables
 from manyone.errors import ManyoneError
-from tests.data.sql.small_sql import LAYOUTS, QUESTIONS, TABLES, make_shop, rows, spider, write_json
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -66,7 +66,7 @@ def test_tables_and_databases_from_elsewhere(tmp_path):
     folder = LAYOUTS["spider-realistic"](tmp_path / "variant")
     tables = (folder / "tables.json").rename(tmp_path / "t.json")
     databases = (folder / "database").rename(tmp_path / "dbs")
-    with pytest.raises(ManyoneError, match="neither a schema in tables.json nor a SQLite file"):
+    with pytest.raises(ManyoneError, match="neither a schema"):
         load_folder(folder)
     told = load_folder(folder, tables=tables)
     assert told.databases == {}

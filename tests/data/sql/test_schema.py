@@ -5,6 +5,7 @@ from contextlib import closing
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.data.sql.small_sql import TABLES, bird, make_shop
 
 from manyone.data.sql.files import write_database
 from manyone.data.sql.records import Column, ForeignKey, Schema, Table
@@ -18,7 +19,6 @@ from manyone.data.sql.schema import (
     with_descriptions,
 )
 from manyone.errors import ManyoneError
-from tests.data.sql.small_sql import TABLES, bird, make_shop
 
 
 def test_a_database_describes_itself(tmp_path):

@@ -17,7 +17,7 @@ beside ``tables.json`` (``dev_tables.json``, ...) and ``database/DB/DB.sqlite`` 
 split is kept. Where there is no test split, what is called "dev" is the test split and a tenth of the training pairs,
 by the CRC-32 of their SQL, is for validation: two questions of one SQL are never in two splits.
 
-Public: ``load_folder``, ``load_file``, ``from_rows``, ``from_hub``, ``databases_in``, ``split_of``.
+Public: ``load_folder``, ``load_file``, ``from_rows``, ``from_hub``, ``databases_in``, ``told_schemas``, ``split_of``.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def load_folder(
         notes.append("validation: a tenth of the training pairs, by the CRC-32 of their SQL")
     if not any(splits.values()):
         raise ManyoneError(f"{folder}: its files of pairs are empty; restore them")
-    told = _told(folder, tables)
+    told = _schemas_beside(folder, tables)
     files = databases_in(databases) if databases else _own_databases(folder)
     wanted = dict.fromkeys(p.db_id for split in SPLITS for p in splits[split])
     schemas = _schemas(wanted, told, files, folder)
@@ -137,7 +137,7 @@ def load_file(path: Path, *, tables: Path | None = None, databases: Path | None 
     a ``database`` folder beside it.
     """
     rows = _read_lines(path) if path.suffix in (".jsonl", ".ndjson") else _read_json(path)
-    told = _told(path.parent, tables)
+    told = _schemas_beside(path.parent, tables)
     files = databases_in(databases) if databases else _own_databases(path.parent)
     return from_rows(rows, schemas=told, databases=files, name=name or path.stem, where=str(path))
 
@@ -287,13 +287,20 @@ def _text(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
     return " ".join(value.split()) if names[0] != "query" and "SQL" not in names else value.strip()
 
 
-def _told(folder: Path, tables: Path | None) -> dict[str, Schema]:
+def told_schemas(tables: Path) -> dict[str, Schema]:
+    """The schemas of a ``tables.json``."""
+    if not tables.is_file():
+        raise ManyoneError(f"{tables}: no such file; give a tables.json")
+    return schemas_from_tables(_read_json(tables), str(tables))
+
+
+def _schemas_beside(folder: Path, tables: Path | None) -> dict[str, Schema]:
+    if tables:
+        return told_schemas(tables)
     found: dict[str, Schema] = {}
-    for path in [tables] if tables else [folder / name for name in _TABLES]:
+    for path in (folder / name for name in _TABLES):
         if path.is_file():
-            found = schemas_from_tables(_read_json(path), str(path)) | found
-        elif tables:
-            raise ManyoneError(f"{path}: no such file; give a tables.json")
+            found = told_schemas(path) | found
     return found
 
 

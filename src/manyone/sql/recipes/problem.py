@@ -49,9 +49,7 @@ class SQLProblem:
 
     def examples(self, tokenizer: Any, pairs: Sequence[Pair], o: DistilOptions) -> list[Example]:
         """Token ids of pairs, one example each."""
-        return [
-            encode(tokenizer, self.prompt(p), p.sql, max_input=o.max_input, max_output=o.max_output) for p in pairs
-        ]
+        return [encode(tokenizer, self.prompt(p), p.sql, max_input=o.max_input, max_output=o.max_output) for p in pairs]
 
     def prompts(self, tokenizer: Any, pairs: Sequence[Pair], o: DistilOptions) -> list[tuple[int, ...]]:
         """Token ids of the prompts alone."""

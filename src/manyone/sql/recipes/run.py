@@ -118,7 +118,9 @@ def prepare_processes(options: DistilOptions) -> torch.device:
 def plan(options: DistilOptions, recipe: str) -> list[str]:
     """What a dry run prints; nothing is made for it."""
     where = options.suite or ", ".join(options.data)
-    teacher = f"teacher {options.teacher}" + (f", {options.teacher_steps} updates first" if options.teacher_steps else "")
+    teacher = f"teacher {options.teacher}" + (
+        f", {options.teacher_steps} updates first" if options.teacher_steps else ""
+    )
     length = f"{options.epochs:g} epochs" if options.epochs is not None else f"{options.steps} updates"
     return [
         f"{recipe} on {where}",

@@ -28,7 +28,16 @@ from manyone.sql.collate import Example
 from manyone.sql.generation import Decoding, generate
 from manyone.sql.language_model import LanguageModel
 from manyone.sql.learner import Optimisation
-from manyone.sql.models import Size, add_lora, drop_layers, dropped, local_folder, new_decoder, open_model, open_tokenizer
+from manyone.sql.models import (
+    Size,
+    add_lora,
+    drop_layers,
+    dropped,
+    local_folder,
+    new_decoder,
+    open_model,
+    open_tokenizer,
+)
 from manyone.sql.recipes.build import Models, fine_tuning, updates
 from manyone.sql.recipes.options import DistilOptions
 from manyone.sql.recipes.problem import SQLProblem
@@ -181,7 +190,9 @@ class Stages:
                 write_atomic(path, json.dumps(found).encode())
         found = broadcast(found)
         assert found is not None
-        return [None if out is None else Example(prompt, tuple(out)) for prompt, out in zip(prompts, found, strict=True)]
+        return [
+            None if out is None else Example(prompt, tuple(out)) for prompt, out in zip(prompts, found, strict=True)
+        ]
 
     def adapted(self, model: Any, seed: int) -> Any:
         """``model`` with adapters, where the options ask for them."""

@@ -35,7 +35,7 @@ _VALUE_LENGTH = 25
 _QUOTED = re.compile(r"[() \-/`]")
 _UPPER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 _WORD = re.compile(r"[^\W_]+")
-_T = TypeVar("_T")
+_T = TypeVar("_T", Table, Column)
 
 
 def lower(name: str) -> str:
@@ -65,7 +65,7 @@ def render(
              if (values := known.get((lower(t.name), lower(c.name)), ())[:MATCHED_LIMIT])]  # fmt: skip
     asked = " ".join(part for part in (_one_line(evidence), _one_line(question)) if part)
     if style == "compact":
-        return " | ".join(_compact(tables, keys, found) + [asked]) + "\n"
+        return " | ".join([*_compact(tables, keys, found), asked]) + "\n"
     if style != "full":
         raise ManyoneError(f"style {style!r} of a prompt: full or compact")
     lines = ["database schema :", *(_table(t) for t in tables)]
@@ -93,11 +93,10 @@ def training_view(
     small model must not learn places by heart; otherwise they stay in the schema's.
     """
     gold = {lower(t): {lower(c) for c in found} for t, found in used.items()}
-    kept = []
-    for t in _filled(schema.tables, lambda t: lower(t.name) in gold, tables, shuffle, *names, schema.db_id, "tables"):
-        mine: set[str] = gold.get(lower(t.name), set())
-        kept.append((t, _filled(t.columns, lambda c: lower(c.name) in mine, columns, shuffle,
-                                *names, schema.db_id, lower(t.name), "columns")))  # fmt: skip
+    kept = [
+        (t, _filled(t.columns, gold.get(lower(t.name), ()), columns, shuffle, *names, schema.db_id, lower(t.name)))
+        for t in _filled(schema.tables, gold, tables, shuffle, *names, schema.db_id)
+    ]
     return _view(schema, kept)
 
 
@@ -118,9 +117,9 @@ def ranked_view(
     if len(schema.tables) <= tables and all(len(t.columns) <= columns for t in schema.tables):
         return schema
     scores = (rank or lexical_rank)(schema, question, matched or {})
-    chosen = _best(schema.tables, lambda t: scores[lower(t.name), ""], tables)
-    return _view(schema, [(t, _best(t.columns, lambda c: scores[lower(t.name), lower(c.name)], columns))
-                          for t in chosen])  # fmt: skip
+    chosen = _best(schema.tables, [scores[lower(t.name), ""] for t in schema.tables], tables)
+    kept = [(t, _best(t.columns, [scores[lower(t.name), lower(c.name)] for c in t.columns], columns)) for t in chosen]
+    return _view(schema, kept)
 
 
 def lexical_rank(schema: Schema, question: str, matched: Matched) -> dict[tuple[str, str], float]:
@@ -200,21 +199,19 @@ def _bare(name: str) -> str:
     return name.lower().replace("_", "").replace(" ", "")
 
 
-def _filled(
-    items: Sequence[_T], needed: Callable[[_T], bool], limit: int, shuffle: bool, *names: str | int
-) -> list[_T]:
-    """Those of ``items`` that are needed, and as many others by lot as fit into ``limit``."""
+def _filled(items: Sequence[_T], needed: Collection[str], limit: int, shuffle: bool, *names: str | int) -> list[_T]:
+    """Those of ``items`` that are needed (names in lower case), and as many others by lot as fit into ``limit``."""
     if not items:
         return []
-    lots = counter_words(seed_for(*names), (np.arange(len(items)), 0, 0), 2)
-    order = sorted(range(len(items)), key=lambda i: (not needed(items[i]), int(lots[i, 0]), i))
-    count = max(limit, sum(map(needed, items)))
-    kept = sorted(order[:count], key=(lambda i: (int(lots[i, 1]), i)) if shuffle else None)
+    lots = counter_words(seed_for(*names, "view"), (np.arange(len(items)), 0, 0), 2)
+    gold = [lower(item.name) in needed for item in items]
+    order = sorted(range(len(items)), key=lambda i: (not gold[i], int(lots[i, 0]), i))
+    kept = sorted(order[: max(limit, sum(gold))], key=(lambda i: (int(lots[i, 1]), i)) if shuffle else None)
     return [items[i] for i in kept]
 
 
-def _best(items: Sequence[_T], score: Callable[[_T], float], limit: int) -> list[_T]:
-    chosen = sorted(range(len(items)), key=lambda i: (-score(items[i]), i))[:limit]
+def _best(items: Sequence[_T], scores: Sequence[float], limit: int) -> list[_T]:
+    chosen = sorted(range(len(items)), key=lambda i: (-scores[i], i))[:limit]
     return [items[i] for i in sorted(chosen)]
 
 

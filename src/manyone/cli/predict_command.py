@@ -102,8 +102,8 @@ def _parse(words: Sequence[str], field: Predicting, fields: Sequence[Predicting]
         for word in words:
             option = word.split("=")[0]
             if option in foreign._option_string_actions and option not in known:
-                raise ManyoneError(f"{option} is for models of {other.field}, this is one of {field.field}: manyone predict "
-                                   f"{field.arguments.USAGE} (manyone predict MODEL --help)")  # fmt: skip
+                way = f"manyone predict {field.arguments.USAGE}"
+                raise ManyoneError(f"{option} is for models of {other.field}, this is one of {field.field}: {way}")
     return parser.parse(words)
 
 

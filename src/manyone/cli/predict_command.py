@@ -104,7 +104,7 @@ def _parse(words: Sequence[str], field: Predicting, fields: Sequence[Predicting]
             if option in foreign._option_string_actions and option not in known:
                 way = f"manyone predict {field.arguments.USAGE}"
                 raise ManyoneError(f"{option} is for models of {other.field}, this is one of {field.field}: {way}")
-    return parser.parse(words)
+    return parser.parse(words, mixed=True)
 
 
 def _field_of(folder: Path, fields: Sequence[Predicting]) -> Predicting:

@@ -65,7 +65,7 @@ def save(
 def load(
     folder: str | os.PathLike[str], device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> Saved:
-    """The model in ``folder``: the ``model`` folder of a run (or the run), or any Hugging Face folder of a causal LM."""
+    """The model in ``folder``: a run or its ``model`` folder, or any Hugging Face folder of a causal LM."""
     path = Path(folder)
     path = path / "model" if (path / "model").is_dir() else path
     if not path.is_dir():
@@ -104,9 +104,11 @@ def _takes_safe(model: Any) -> bool:
 
 
 def _card(info: Mapping[str, Any]) -> str:
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [text-to-sql]", "---", "",
-             f"# Text-to-SQL by {info.get('recipe', 'distillation')}", "",
-             "A causal language model that continues a database schema and a question with SQL; trained by manyone.", ""]  # fmt: skip
+    lines = [
+        "---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [text-to-sql]", "---", "",
+        f"# Text-to-SQL by {info.get('recipe', 'distillation')}", "",
+        "A causal language model that continues a database schema and a question with SQL; trained by manyone.", "",
+    ]  # fmt: skip
     for name, value in info.items():
         if isinstance(value, (str, int, float, bool)):
             lines.append(f"- {name.replace('_', ' ')}: {value}")

@@ -58,7 +58,7 @@ def new_decoder(size: Size, vocabulary: int, *, seed: int, longest: int = 2048, 
 
 
 def open_model(place: str, dtype: torch.dtype = torch.float32) -> Any:
-    """The causal LM at ``place``: a folder (also one with an adapter, or a GGUF file), ``smollm2-135m``, or a hub id."""
+    """The causal LM at ``place``: a folder (also of an adapter), a GGUF file, ``smollm2-135m``, or a hub id."""
     transformers = need("transformers", "a language model", "sql")
     place = local_folder(place)
     adapter = Path(place) / "adapter_config.json"

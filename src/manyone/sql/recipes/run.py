@@ -118,13 +118,11 @@ def prepare_processes(options: DistilOptions) -> torch.device:
 def plan(options: DistilOptions, recipe: str) -> list[str]:
     """What a dry run prints; nothing is made for it."""
     where = options.suite or ", ".join(options.data)
-    teacher = f"teacher {options.teacher}" + (
-        f", {options.teacher_steps} updates first" if options.teacher_steps else ""
-    )
+    first = f", {options.teacher_steps} updates first" if options.teacher_steps else ""
     length = f"{options.epochs:g} epochs" if options.epochs is not None else f"{options.steps} updates"
     return [
         f"{recipe} on {where}",
-        teacher if options.needs_teacher else "no teacher is asked",
+        f"teacher {options.teacher}{first}" if options.needs_teacher else "no teacher is asked",
         f"student {options.student}, {options.warm_start} updates of warm start",
         f"{length} of {options.batch_size} pairs: divergence {options.divergence}, source {options.source}, "
         f"hard labels {options.mle:g}",

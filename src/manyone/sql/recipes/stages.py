@@ -176,18 +176,17 @@ class Stages:
         prompts = self.problem.prompts(tokenizer, pairs, o)
         path = self.folder.path / _OUTPUTS
         found: list[list[int] | None] | None = _read_outputs(path, len(pairs)) if is_writer() else None
-        if broadcast(found is None):
-            if is_writer():
-                print(f"teacher: answers to {len(pairs)} questions", file=sys.stderr)
-                how = Decoding(tokenizer.eos_token_id, padding(tokenizer), o.max_output)
-                outputs = generate(teacher, prompts, how)
-                good = [True] * len(pairs)
-                if kept is not None:
-                    texts = [tokenizer.decode(list(out), skip_special_tokens=True) for out in outputs]
-                    good = kept(range(len(pairs)), texts)
-                found = [list(out) if keep and out else None for out, keep in zip(outputs, good, strict=True)]
-                self.folder.ensure()
-                write_atomic(path, json.dumps(found).encode())
+        if broadcast(found is None) and is_writer():
+            print(f"teacher: answers to {len(pairs)} questions", file=sys.stderr)
+            how = Decoding(tokenizer.eos_token_id, padding(tokenizer), o.max_output)
+            outputs = generate(teacher, prompts, how)
+            good = [True] * len(pairs)
+            if kept is not None:
+                texts = [tokenizer.decode(list(out), skip_special_tokens=True) for out in outputs]
+                good = kept(range(len(pairs)), texts)
+            found = [list(out) if keep and out else None for out, keep in zip(outputs, good, strict=True)]
+            self.folder.ensure()
+            write_atomic(path, json.dumps(found).encode())
         found = broadcast(found)
         assert found is not None
         return [

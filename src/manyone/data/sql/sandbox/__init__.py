@@ -7,7 +7,7 @@ What a statement may do is in :mod:`manyone.data.sql.sandbox.worker`; :class:`Sa
 """
 
 from manyone.data.sql.sandbox.files import fingerprint
-from manyone.data.sql.sandbox.limits import Kind, Limits, Outcome
+from manyone.data.sql.sandbox.limits import Kind, Limits, Outcome, Value
 from manyone.data.sql.sandbox.pool import Sandbox
 
-__all__ = ["Kind", "Limits", "Outcome", "Sandbox", "fingerprint"]
+__all__ = ["Kind", "Limits", "Outcome", "Sandbox", "Value", "fingerprint"]

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from manyone.data.sql.sandbox.files import check_unchanged, fingerprint, state
 from manyone.data.sql.sandbox.limits import KINDS, Limits, Outcome
@@ -23,6 +23,10 @@ from manyone.errors import ManyoneError
 Job = tuple[Path, str]
 """A database file and a statement."""
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_DONE: Future[Any] = Future()
 _KEPT = 1_000_000  # values of results that are kept for later, at most
 
 
@@ -100,9 +104,19 @@ class Sandbox:
         self, jobs: Iterable[Job], *, keep: bool = False, done: Callable[[int], None] | None = None
     ) -> list[Outcome]:
         """The outcomes of all ``jobs`` (database, statement), in their order; ``done`` is told how many there are."""
-        found: list[Outcome] = []
-        for outcome in self._ordered(list(jobs), keep):
-            found.append(outcome)
+        return self.each(lambda job: self.execute(*job, keep=keep), jobs, done=done)
+
+    def each(
+        self, task: Callable[[Item], Result], items: Iterable[Item], *, done: Callable[[int], None] | None = None
+    ) -> list[Result]:
+        """``task`` of every item, in their order, in as many threads as there are workers.
+
+        For tasks that execute a few statements and keep little of what these gave: only the results of the tasks are
+        in memory together.
+        """
+        found: list[Result] = []
+        for result in self._ordered(task, list(items)):
+            found.append(result)
             if done is not None:
                 done(len(found))
         return found
@@ -125,16 +139,18 @@ class Sandbox:
         check_unchanged(path, before)
         return [(float(a), float(b)) for a, b in answer.get("race", ())]
 
-    def _ordered(self, jobs: Sequence[Job], keep: bool) -> Iterator[Outcome]:
-        if self.workers == 1 or len(jobs) < 2:
-            for db, sql in jobs:
-                yield self.execute(db, sql, keep=keep)
+    def _ordered(self, task: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        if self.workers == 1 or len(items) < 2:
+            yield from map(task, items)
             return
         with ThreadPoolExecutor(self.workers, "sql") as threads:
-            futures: list[Future[Outcome]] = [threads.submit(self.execute, db, sql, keep=keep) for db, sql in jobs]
+            futures: list[Future[Result]] = [threads.submit(task, item) for item in items]
             try:
-                for future in futures:
-                    yield future.result()
+                for number, future in enumerate(futures):
+                    result = future.result()
+                    del future
+                    futures[number] = _DONE  # it holds the result
+                    yield result
             except BaseException:
                 threads.shutdown(wait=False, cancel_futures=True)
                 for worker in self._workers:

@@ -115,7 +115,7 @@ def test_accumulation_is_normalised_by_the_whole_batch(make, reduction):
 
 
 def test_chunked_and_full_logits_agree(make, gold, pad):
-    """Output positions alone, at once or in chunks that are computed again, and all positions of the library's model."""
+    """Output positions alone, at once or in chunks that are computed again, and all positions of the whole model."""
     learner = make()
     prepared = prepared_of(pack(gold, pad))
     at_once = gradients(learner, prepared)

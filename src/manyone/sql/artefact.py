@@ -17,7 +17,7 @@ import torch
 from manyone.engine.files import sync_file, sync_folder, writing
 from manyone.errors import ManyoneError
 from manyone.sql.language_model import LanguageModel
-from manyone.sql.models import open_model, open_tokenizer, without_lora
+from manyone.sql.models import open_model, open_tokenizer, without_bars, without_lora
 
 DESCRIPTION, CARD = "manyone.json", "README.md"
 _FORMAT, _KIND = 1, "text-to-sql model"
@@ -52,7 +52,8 @@ def save(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         own = without_lora(model) if merged else model
-        own.save_pretrained(folder, safe_serialization=True) if _takes_safe(own) else own.save_pretrained(folder)
+        with without_bars():
+            own.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / CARD).write_text(_card(info), encoding="utf-8")
         (folder / DESCRIPTION).write_text(text, encoding="utf-8")
@@ -65,7 +66,7 @@ def save(
 def load(
     folder: str | os.PathLike[str], device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> Saved:
-    """The model in ``folder``: the ``model`` folder of a run (or the run), or any Hugging Face folder of a causal LM."""
+    """The model in ``folder``: a run or its ``model`` folder, or any Hugging Face folder of a causal LM."""
     path = Path(folder)
     path = path / "model" if (path / "model").is_dir() else path
     if not path.is_dir():
@@ -98,15 +99,12 @@ def read_description(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _takes_safe(model: Any) -> bool:
-    """PEFT asks for safetensors by an argument; transformers writes nothing else any more."""
-    return hasattr(model, "get_base_model")
-
-
 def _card(info: Mapping[str, Any]) -> str:
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [text-to-sql]", "---", "",
-             f"# Text-to-SQL by {info.get('recipe', 'distillation')}", "",
-             "A causal language model that continues a database schema and a question with SQL; trained by manyone.", ""]  # fmt: skip
+    lines = [
+        "---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [text-to-sql]", "---", "",
+        f"# Text-to-SQL by {info.get('recipe', 'distillation')}", "",
+        "A causal language model that continues a database schema and a question with SQL; trained by manyone.", "",
+    ]  # fmt: skip
     for name, value in info.items():
         if isinstance(value, (str, int, float, bool)):
             lines.append(f"- {name.replace('_', ' ')}: {value}")

@@ -93,7 +93,7 @@ def _generate(
 def generate_beams(
     model: LanguageModel, prompts: Sequence[Sequence[int]], how: Decoding, beams: int = 4
 ) -> list[list[tuple[int, ...]]]:
-    """The ``beams`` likeliest outputs that a beam search finds for each prompt, the best first (transformers' search)."""
+    """The ``beams`` likeliest outputs of transformers' beam search for each prompt, the best first."""
     settings = need("transformers", "generation", "sql").GenerationConfig(
         num_beams=beams, num_return_sequences=beams, do_sample=False, max_new_tokens=how.most, eos_token_id=how.end,
         pad_token_id=how.pad,

@@ -98,7 +98,7 @@ class LanguageModel:
         return found.last_hidden_state
 
     def decode(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
-        """Logits [B, V] after the newest of ``ids`` [B, t], which join ``cache``; ``mask`` [B, all] knows the padding."""
+        """Logits [B, V] after the last of ``ids`` [B, t], which join ``cache``; ``mask`` [B, all] knows the padding."""
         self.passes["decode"] += 1
         with self.precision():
             found = self.backbone(input_ids=ids, attention_mask=mask.long(), position_ids=positions,

@@ -4,8 +4,8 @@
 
 ``L_KD`` compares both models on what the source gives, ``L_MLE`` is the cross-entropy with gold tokens: of the same
 forward pass (``mle_on = "imperfect"``, the default: the student learns to write the right token after a wrong one), or
-of another one on clean gold. AdamW, linear warm-up, cosine to 0; batches in micro-batches and over processes, normalised
-by the tokens of the whole batch.
+of another one on clean gold. AdamW, linear warm-up, cosine to 0; batches in micro-batches and over processes,
+normalised by the tokens of the whole batch.
 
 Public names: :class:`DistilLearner`, :class:`Objective`, :class:`Optimisation`.
 """

@@ -45,7 +45,7 @@ class Parallel:
     @contextlib.contextmanager
     def whole(self, model: LanguageModel) -> Iterator[None]:
         """Sharded layers are whole inside: processes may call the model a different number of times."""
-        layers = [layer for layer in decoder_layers(model.backbone) if hasattr(layer, "unshard")]
+        layers: list[Any] = [layer for layer in decoder_layers(model.backbone) if hasattr(layer, "unshard")]
         for layer in layers:
             layer.set_reshard_after_forward(False)
             layer.unshard()

@@ -3,7 +3,7 @@
     gold            the data                                             FKD, RKD
     teacher         the teacher's outputs, generated once before         SeqKD
     student         the student's outputs, generated for every batch     GKD
-    mixtures        per batch one of two sources                         ImitKD (gold, student), f-distill (teacher, student)
+    mixtures        per batch one of two                                 ImitKD (gold, student), f-distill
     imperfect       gold with a few tokens as the student would write    KID, and its relatives (:mod:`.imperfect`)
     adaptive        gold, then more and more of the student's, replayed  DistiLLM (arXiv 2402.03898)
 
@@ -207,8 +207,8 @@ class Adaptive:
     """DistiLLM's adaptive off-policy data: gold first, more of the student's outputs whenever validation gets worse.
 
     A step uses student data with probability ``threshold``, which starts at 0 and rises by 0.1 when the validation loss
-    exceeds the last recorded one by 0.1; fresh outputs with probability threshold (1 - step / steps), which also go into
-    a replay buffer of ``capacity``, and replayed ones else.
+    exceeds the last recorded one by 0.1; fresh outputs with probability threshold (1 - step / steps), which also go
+    into a replay buffer of ``capacity``, and replayed ones else.
     """
 
     RISE, MARGIN = 0.1, 0.1  # the authors' values

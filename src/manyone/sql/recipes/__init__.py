@@ -4,8 +4,9 @@ All of them are the same distillation with other choices (``options.py``): a div
 labels beside it.
 """
 
-from manyone.recipes.recipe import Recipe
+from manyone.recipes.recipe import Predict, Recipe
 
+PREDICT = Predict("predict_arguments", "predict")
 RECIPES = {
     "kid": Recipe("options:KIDOptions", "build:distillation", "KID: distillation on gold with the student's own slips"),
     "sft": Recipe("options:SFTOptions", "build:distillation", "supervised fine-tuning of a text-to-SQL model"),

@@ -1,4 +1,4 @@
-"""What the sql recipes train: a learner with the source, the divergence and the hard labels that its options describe."""
+"""What the sql recipes train: a learner with the source, divergence and hard labels that its options describe."""
 
 from __future__ import annotations
 
@@ -141,9 +141,10 @@ def source(o: DistilOptions, models: Models, gold: Sequence[Example]) -> Source:
 
 def imperfection(o: DistilOptions) -> Imperfection:
     """How gold becomes imperfect."""
+    replace: Any = _REPLACE[o.source]
     return Imperfection(
         ratio=o.mask_ratio, strategy=o.strategy, pick=o.pick, rounding=o.rounding, mask_end=o.mask_end,
-        special=o.special_tokens, passes=o.passes, replace=_REPLACE[o.source], dropout=o.rewrite_dropout,
+        special=o.special_tokens, passes=o.passes, replace=replace, dropout=o.rewrite_dropout,
     )  # type: ignore[arg-type]  # fmt: skip
 
 

@@ -1,9 +1,9 @@
 """The options of the sql recipes, as data.
 
 One class holds every choice; a recipe is that class with choices of its own (``CHOICES``), each of which a user may
-change. ``--preset laptop`` (the default) trains small decoders from scratch in minutes on two processor cores; the
-``paper-`` presets are the published settings (Zhong et al., EMNLP Findings 2024, table of hyper-parameters; what it does
-not say, scheduler, warm-up, precision, adapted layers, is that of the authors' earlier code).
+change. ``--preset laptop`` (the default) trains small decoders from scratch in minutes on two processor cores. The
+``paper-`` presets are the published settings (Zhong et al., EMNLP Findings 2024, table of hyper-parameters; what it
+does not say, scheduler, warm-up, precision, adapted layers, is that of the authors' earlier code).
 """
 
 from __future__ import annotations
@@ -140,9 +140,9 @@ class DistilOptions(CommonOptions):
     """C13: of both models in the divergence."""
     source: Literal["gold", "teacher", "student", "gold+student", "teacher+student", "imperfect", "mask-only", "noise",
                     "scheduled", "adaptive"] = "imperfect"  # fmt: skip
-    """The sequences that both models read: gold, the teacher's answers, the student's of now, one of two per batch, gold
-    with tokens rewritten by the student (imperfect), left masked, replaced at random or rewritten from the clean prefix,
-    or gold with more and more replayed answers (adaptive)."""
+    """The sequences that both models read: gold, the teacher's answers, the student's of now, one of two per batch,
+    gold with tokens rewritten by the student (imperfect), left masked, replaced at random or rewritten from the clean
+    prefix, or gold with more and more replayed answers (adaptive)."""
     student_share: Annotated[float, Range(0, 1), With("source=gold+student", "source=teacher+student")] = 0.5
     """Probability that a batch is the student's."""
     sampling_temperature: Rate = 1.0
@@ -230,6 +230,9 @@ class DistilOptions(CommonOptions):
             teachers = self.source in ("gold", "teacher", "imperfect", "mask-only", "noise", "scheduled")
             check("source", self.source, teachers, "one with hard labels (gold, teacher, imperfect, mask-only, noise, "
                   "scheduled) with --divergence none")  # fmt: skip
+        if self.teacher == "scratch" and self.needs_teacher and self.teacher_epochs is None:
+            check("teacher_steps", self.teacher_steps, self.teacher_steps > 0, "1 or more: a teacher from scratch has "
+                  "to be trained first")  # fmt: skip
         if self.source == "adaptive":
             check("evaluate_every", self.evaluate_every, self.evaluate_every > 0, "1 or more with --source adaptive, "
                   "which follows the validation loss")  # fmt: skip

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
-from manyone.data.sql import load_pairs, load_suite
+from manyone.data.sql.pairs import load_pairs
 from manyone.data.sql.records import Pair, PairSet
 from manyone.engine.inputs import digest
 from manyone.errors import ManyoneError
@@ -63,9 +63,9 @@ class SQLProblem:
 def load_problem(o: DistilOptions) -> SQLProblem:
     """The data that ``o`` names, made if need be."""
     if o.suite is not None:
-        data = load_suite(o.suite, seed=o.data_seed)
+        data = load_pairs(o.suite, seed=o.data_seed)
     else:
-        data = joined([load_pairs(place, name=name) for name, place in places(o)])
+        data = joined([replace(load_pairs(place), name=name) for name, place in places(o)])
     return problem_of(data, o)
 
 
@@ -78,7 +78,7 @@ def problem_of(data: PairSet, o: DistilOptions) -> SQLProblem:
         train = _some(train, o.train_pairs, o.data_seed)
     if not validation:  # what training may look at while it goes on: never the test pairs
         validation = train[:: max(1, len(train) // 100)]
-    small = "scratch" in (o.student, o.teacher) or not o.needs_teacher and o.student == "scratch"
+    small = o.student == "scratch" and (o.teacher == "scratch" or not o.needs_teacher)
     style: Style = ("compact" if small else "full") if o.style == "auto" else o.style
     return SQLProblem(data, style, train, _some(validation, 200, 0), _limited(test or validation, o.eval_pairs))
 

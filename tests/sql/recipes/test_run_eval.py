@@ -115,6 +115,12 @@ def test_one_line_for_what_does_not_fit_and_nothing_written(manyone, files, chan
     assert not (files / "scored").exists()
 
 
+def test_nothing_is_computed_on_a_gpu(manyone, files):
+    code, _, err = manyone(*words("spider-ex"), "--device", "cuda")
+    assert code == 2
+    assert "--device cuda: must be auto or cpu" in err
+
+
 def test_missing_words(manyone, files):
     for left_out in ("--gold", "--pred", "--db"):
         call = list(words("spider-ex"))

@@ -21,3 +21,13 @@ class Recipe(NamedTuple):
     """Module with ``run(options, build, folder)`` and ``evaluate(options, build, folder, split)``."""
     field: str = ""
     """Set by the joined table."""
+
+
+class Predict(NamedTuple):
+    """How ``manyone predict`` asks the models of a field: two modules within its ``recipes`` package."""
+
+    arguments: str
+    """Whose models these are and which words the command takes for them (:class:`manyone.recipes.table.Arguments`);
+    imports nothing heavy."""
+    module: str
+    """Answers (:class:`manyone.recipes.table.Predictor`)."""

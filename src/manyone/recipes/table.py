@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
 
 if TYPE_CHECKING:
+    import argparse
+
     from manyone.engine.run import RunFolder
     from manyone.recipes.options import CommonOptions, Split
-    from manyone.recipes.recipe import Recipe
+    from manyone.recipes.predictions import Predictions
+    from manyone.recipes.recipe import Predict, Recipe
 
 Builder = Callable[..., Any]
 
@@ -29,14 +32,37 @@ class Runner(Protocol):
         """The metrics on ``split`` of what ``folder`` holds, finished or not."""
 
 
+class Arguments(Protocol):
+    """What ``manyone predict`` takes for the models of a field; a light module."""
+
+    SUMMARY: str
+    """What the models do, in a sentence or two."""
+    USAGE: str
+    """The words after ``manyone predict``, as help shows them."""
+    EXAMPLE: str
+    """A whole command line."""
+
+    def recognises(self, folder: Path, config: Mapping[str, Any]) -> bool:
+        """Whether a model folder, whose ``config.json`` holds ``config``, is the field's."""
+
+    def declare(self, parser: Any) -> None:
+        """Adds the field's own words to an ``argparse`` parser; MODEL, --out and --overwrite are there."""
+
+
 class Predictor(Protocol):
-    """What scores rows with the models of a field; a module, which the field's table of recipes calls PREDICT."""
+    """What answers with the models of a field; a module."""
 
-    def recognises(self, config: Mapping[str, Any]) -> bool:
-        """Whether a model folder with the configuration ``config`` is the field's."""
+    def predict(self, folder: Path, parsed: argparse.Namespace) -> Predictions:
+        """What the model in ``folder`` makes of what ``parsed`` gives. ``ManyoneError`` where nothing can be had."""
 
-    def predict(self, folder: Path, file: Path, *, delimiter: str | None, unknown: Any) -> Mapping[str, Sequence[Any]]:
-        """Column -> one value a row of ``file``: ``predicted`` and what belongs to it."""
+
+class Predicting(NamedTuple):
+    """A field whose models answer."""
+
+    field: str
+    arguments: Arguments
+    module: str
+    """The predictor's, for :func:`predictor`."""
 
 
 def _join() -> dict[str, Recipe]:
@@ -64,12 +90,22 @@ def runner(name: str) -> Runner:
     return _module(name, _recipe(name).runner)
 
 
-def predictors() -> Iterator[Predictor]:
-    """Of the fields that have one."""
+def predicting() -> list[Predicting]:
+    """The fields whose table of recipes has a ``PREDICT``."""
+    found = []
     for field in FIELDS:
-        name = getattr(importlib.import_module(f"manyone.{field}.recipes"), "PREDICT", None)
-        if name is not None:
-            yield importlib.import_module(f"manyone.{field}.recipes.{name}")
+        predict: Predict | None = getattr(importlib.import_module(f"manyone.{field}.recipes"), "PREDICT", None)
+        if predict is not None:
+            place = f"manyone.{field}.recipes."
+            arguments: Any = importlib.import_module(place + predict.arguments)
+            found.append(Predicting(field, arguments, place + predict.module))
+    return found
+
+
+def predictor(one: Predicting) -> Predictor:
+    """What answers for the field."""
+    found: Any = importlib.import_module(one.module)
+    return found
 
 
 def _recipe(name: str) -> Recipe:

@@ -1,8 +1,8 @@
 """The recipes of minimax: name -> options, builder, one line. Nothing is imported before it is asked for."""
 
-from manyone.recipes.recipe import Recipe
+from manyone.recipes.recipe import Predict, Recipe
 
-PREDICT = "predict"
+PREDICT = Predict("predict_arguments", "predict")
 RECIPES = {
     "local-sgda": Recipe(
         "options:LocalSGDAOptions", "build:rounds", "Local-SGDA: descent ascent on clients, a server averages"

@@ -106,3 +106,7 @@ def test_rows_that_break_a_key_leave_no_file(tmp_path):
     with pytest.raises(ManyoneError, match="cannot write the database tiny"):
         write_database(tmp_path / "bad", SCHEMA, {"A": [(1, "x"), (1, "y")]})
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(ManyoneError, match="a file already"):
+        write_database(tmp_path / "mine", SCHEMA, ROWS)
+    assert (tmp_path / "mine").read_text() == "precious"

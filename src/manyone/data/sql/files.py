@@ -174,8 +174,10 @@ def write_database(
 
     ``types`` overrides the declared type of (table, column), ``keys`` the primary key of a table; ``indexed`` adds an
     index on every column of a foreign key. The bytes depend on the content alone: of what SQLite notes in the header,
-    its own version is overwritten by a constant.
+    its own version is overwritten by a constant. A file that is there already is left as it is.
     """
+    if path.exists():
+        raise ManyoneError(f"{path}: there is a file already; choose another name")
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
             for pragma in ("page_size=4096", "encoding='UTF-8'", "journal_mode=OFF", "synchronous=OFF"):

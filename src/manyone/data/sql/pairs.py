@@ -21,8 +21,8 @@ from manyone.assets.cache import cache_folder, locked
 from manyone.data.sql.files import is_sqlite
 from manyone.data.sql.fuzz import INSTANCES
 from manyone.data.sql.fuzz_cache import FUZZ_VERSION, spider_databases
+from manyone.data.sql.generate import VERSION
 from manyone.data.sql.layouts import databases_in, from_hub, load_file, load_folder, told_schemas
-from manyone.data.sql.made import VERSION as MADE_VERSION
 from manyone.data.sql.made import make_pairs
 from manyone.data.sql.packages import DATABASES, SPIDER_LICENCE, database_path, spider_dev, spider_schemas
 from manyone.data.sql.records import PairSet, Schema
@@ -91,7 +91,7 @@ _NO_PAIRS = "neither JSON nor JSON lines; a file of pairs ends in .json or .json
 def _about(name: str, pairs: int, seed: int, instances: int) -> PairSet:
     """Generated pairs about a database of real rows, and its test suite, in the cache."""
     path = database_path(name)
-    key = f"{path.parent.name}-{pairs}-s{seed}-k{instances}-v{MADE_VERSION}.{FUZZ_VERSION}"
+    key = f"{path.parent.name}-{pairs}-s{seed}-k{instances}-v{VERSION}.{FUZZ_VERSION}"
     folder = cache_folder("sql", "pairs") / key
     with locked(f"sql-pairs-{name}"):
         if not folder.is_dir():

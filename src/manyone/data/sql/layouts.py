@@ -348,7 +348,7 @@ def _read_lines(path: Path) -> list[Any]:
         raise ManyoneError(f"{path}: more than {MOST_BYTES >> 20} MB of JSON lines, which is refused")
     rows, number = [], 0
     try:
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):  # noqa: B007
+        for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):  # noqa: B007
             if line.strip():
                 rows.append(json.loads(line))
     except UnicodeDecodeError:

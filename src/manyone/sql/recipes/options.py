@@ -236,6 +236,9 @@ class DistilOptions(CommonOptions):
         if self.source == "adaptive":
             check("evaluate_every", self.evaluate_every, self.evaluate_every > 0, "1 or more with --source adaptive, "
                   "which follows the validation loss")  # fmt: skip
+        whole = self.warm_start == 0 and self.student != "scratch" and not self.student.startswith("every-")
+        check("export", self.export, self.export == "merged" or whole, "merged: an adapter needs its base, which is no "
+              "model of its own here (--warm-start 0 and a --student that is a place)")  # fmt: skip
         if self.student.startswith("every-") and not self.needs_teacher and self.teacher == "scratch":
             raise ManyoneError(f"--student {self.student}: layers of which teacher? Name it with --teacher")
 

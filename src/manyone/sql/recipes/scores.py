@@ -104,7 +104,7 @@ class Judge:
 
 def rows_of(name: str, metrics: Mapping[str, float]) -> list[tuple[str, ...]]:
     """A row of a table for each kind of pairs in the metrics of :class:`Judge`."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for key in metrics:
         word, slash, source = key.partition("/")
         if word != "ex":

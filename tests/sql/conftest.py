@@ -108,3 +108,44 @@ def duck(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MANYONE_CACHE", str(tmp_path / "cache"))
+
+
+PAIRS = (
+    ("How many albums are there?", "SELECT COUNT(*) FROM album"),
+    ("What are the names of all artists?", "SELECT name FROM artist"),
+    ("Which albums cost less than 9?", "SELECT title, price FROM album WHERE price < 9"),
+    ("Show the year of everything.", "SELECT year FROM nowhere"),
+    ("What is the meaning of it?", "no idea"),
+)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, music):
+    """The folder of a model of two layers that knows the five answers of PAIRS by heart."""
+    import torch
+
+    from manyone.sql.artefact import save
+    from manyone.sql.collate import encode, pack
+    from manyone.sql.databases import open_database
+    from manyone.sql.models import Size, new_decoder
+    from manyone.sql.prompt import render
+    from manyone.sql.tokens import padding, train_tokenizer
+
+    with open_database(music) as database:
+        schema = database.schema()
+    prompts = [render(schema, question, style="compact") for question, _ in PAIRS]
+    tokenizer = train_tokenizer([*prompts, *(sql for _, sql in PAIRS)], 400)
+    model = new_decoder(Size(2, 32), len(tokenizer), seed=0, longest=256, special=tokenizer)
+    batch = pack([encode(tokenizer, p, sql) for p, (_, sql) in zip(prompts, PAIRS)], padding(tokenizer))
+    labels = batch.ids.masked_fill(~batch.out, -100)
+    adam = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(120):
+        found = model(input_ids=batch.ids, attention_mask=batch.mask.long(), labels=labels)
+        found.loss.backward()
+        adam.step()
+        adam.zero_grad()
+        if found.loss < 1e-3:
+            break
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    save(folder, model, tokenizer, {"style": "compact", "max_input": 200, "max_output": 40})
+    return folder

@@ -129,11 +129,11 @@ def test_texts_and_like_are_said_as_the_dialect_needs_them():
 
 
 def test_an_unknown_dialect_names_the_nearest():
-    with pytest.raises(ManyoneError, match="unknown SQL dialect 'postgre': did you mean postgres"):
+    with pytest.raises(ManyoneError, match="unknown SQL dialect 'postgre'; did you mean 'postgres'"):
         dialect("postgre")
-    with pytest.raises(ManyoneError, match="unknown SQL dialect 'PostgreSQL': did you mean postgres"):
+    with pytest.raises(ManyoneError, match="unknown SQL dialect 'PostgreSQL'; did you mean 'postgres'"):
         translate("SELECT 1", "PostgreSQL")
-    with pytest.raises(ManyoneError, match=r"unknown SQL dialect 'qqq': choose one of .*duckdb"):
+    with pytest.raises(ManyoneError, match=r"unknown SQL dialect 'qqq'; known: .*duckdb"):
         dialect("qqq")
     assert dialect("MySQL") == "mysql"
 

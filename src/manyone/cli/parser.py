@@ -23,9 +23,10 @@ class Parser(argparse.ArgumentParser):
             add_help=add_help,
         )
 
-    def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """The parsed ``words``; an unknown one raises ``ManyoneError``."""
-        known, unknown = self.parse_known_args(list(words))
+    def parse(self, words: Sequence[str], *, mixed: bool = False) -> argparse.Namespace:
+        """The parsed ``words``; an unknown one raises ``ManyoneError``. ``mixed``: an optional word may come after
+        options that follow another."""
+        known, unknown = (self.parse_known_intermixed_args if mixed else self.parse_known_args)(list(words))
         if unknown:
             word = unknown[0].split("=")[0]
             if word.startswith("-"):

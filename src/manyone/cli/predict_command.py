@@ -102,9 +102,9 @@ def _parse(words: Sequence[str], field: Predicting, fields: Sequence[Predicting]
         for word in words:
             option = word.split("=")[0]
             if option in foreign._option_string_actions and option not in known:
-                raise ManyoneError(f"{option} is for models of {other.field}, this is one of {field.field}: manyone predict "
-                                   f"{field.arguments.USAGE} (manyone predict MODEL --help)")  # fmt: skip
-    return parser.parse(words)
+                way = f"manyone predict {field.arguments.USAGE}"
+                raise ManyoneError(f"{option} is for models of {other.field}, this is one of {field.field}: {way}")
+    return parser.parse(words, mixed=True)
 
 
 def _field_of(folder: Path, fields: Sequence[Predicting]) -> Predicting:

@@ -6,26 +6,33 @@ stand for, always on the tree that sqlglot parses and never as replaced text. Wh
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import sqlglot
-from sqlglot import Dialect, ErrorLevel, exp
-from sqlglot.dialects.sqlite import SQLite
-from sqlglot.errors import SqlglotError
-
 from manyone.data.sql.records import Pair, PairSet, Schema, Split
+from manyone.engine.extras import need
+from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
 from manyone.sql.prompt import lower
+
+need("sqlglot", "parsing SQL", "sql")  # says what is missing before the imports below fail
+
+import sqlglot  # noqa: E402
+from sqlglot import Dialect, ErrorLevel, exp  # noqa: E402
+from sqlglot.dialects.sqlite import SQLite  # noqa: E402
+from sqlglot.errors import SqlglotError  # noqa: E402
 
 _LENGTH = 20_000
 _QUERY = re.compile(r"\s*(select|with|values|\()", re.IGNORECASE)
 _ALIAS = re.compile(r"t([1-9]|10)")
 _LIKE_IGNORES_CASE = ("sqlite", "mysql", "singlestore", "doris", "starrocks", "tsql", "fabric")
 """Dialects in which LIKE, as SQLite's, does not tell capitals by default; in others it becomes ILIKE."""
+
+
+_ALSO_CALLED = {"postgresql": "postgres", "pg": "postgres", "mariadb": "mysql", "mssql": "tsql", "sqlserver": "tsql",
+                "sqlite3": "sqlite"}  # fmt: skip
 
 
 class _Generator(SQLite.Generator):  # type: ignore[name-defined,misc,valid-type]
@@ -121,15 +128,13 @@ def used(sql: str, schema: Schema) -> dict[str, set[str]]:
 
 
 def dialect(name: str) -> str:
-    """``name`` as sqlglot knows it; raises ``ManyoneError`` with the nearest names for a dialect that it lacks."""
+    """``name`` as sqlglot knows it; raises ``ManyoneError`` with the nearest name for a dialect that it lacks."""
     known = sorted(d for d in Dialect.classes if d and d != _Written.__name__.lower())
     if name.lower() in known:
         return name.lower()
-    alias = {"postgresql": "postgres", "mariadb": "mysql", "mssql": "tsql", "sqlserver": "tsql", "sqlite3": "sqlite"}
-    also = [alias[name.lower()]] if name.lower() in alias else []
-    near = list(dict.fromkeys([*also, *difflib.get_close_matches(name.lower(), known)]))
-    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
-    raise ManyoneError(f"unknown SQL dialect {name!r}: {hint}")
+    alias = _ALSO_CALLED.get(name.lower())
+    hint = f"did you mean '{alias}'?" if alias else suggestion(name, known)
+    raise ManyoneError(f"unknown SQL dialect '{name}'; {hint}")
 
 
 def translate(sql: str, to: str, schema: Schema | None = None, *, read: str = "sqlite") -> str:

@@ -23,6 +23,7 @@ _MASS = frozenset([
     "traffic", "furniture", "money", "sheep", "fish", "aircraft", "personnel", "feedback", "stock", "media",
 ])  # one word for one and for many
 # fmt: on
+_UNCHANGED = frozenset(["from", "to", "of", "in", "by", "at", "on", "for", "with", "until", "not"])
 _DOUBLED = ("ss", "us", "is", "ous")
 
 
@@ -60,6 +61,8 @@ def _on_noun(phrase: str, change: Callable[[str], str]) -> str:
 
 
 def _plural(word: str) -> str:
+    if word in _UNCHANGED or re.search(r"[^aeiou]ed$", word):  # "start from", "year awarded"
+        return word
     if word in _MASS or word in _SINGULAR or (_singular(word) != word):
         return word
     if word in _IRREGULAR:

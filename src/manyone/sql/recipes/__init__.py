@@ -4,8 +4,9 @@ All of them are the same distillation with other choices (``options.py``): a div
 labels beside it.
 """
 
-from manyone.recipes.recipe import Recipe
+from manyone.recipes.recipe import Predict, Recipe
 
+PREDICT = Predict("predict_arguments", "predict")
 RECIPES = {
     "kid": Recipe("options:KIDOptions", "build:distillation", "KID: distillation on gold with the student's own slips"),
     "sft": Recipe("options:SFTOptions", "build:distillation", "supervised fine-tuning of a text-to-SQL model"),
@@ -16,4 +17,6 @@ RECIPES = {
     "imitkd": Recipe("options:ImitKDOptions", "build:distillation", "forward KL on gold and the student's outputs"),
     "gkd": Recipe("options:GKDOptions", "build:distillation", "GKD: on-policy, on what the student answers now"),
     "distillm": Recipe("options:DistiLLMOptions", "build:distillation", "skew KL on replayed outputs of the student"),
-}
+    "sql-eval": Recipe("options_eval:EvalOptions", "", "scores of anybody's predictions by Spider's and BIRD's rules",
+                       runner="run_eval"),
+}  # fmt: skip

@@ -1,0 +1,247 @@
+"""Honest pairs for a database: drawn by intent, put in several ways, executed, and kept only if they say something.
+
+Candidate i of a database is a function of (seed, database, i) alone: an intent, columns and constants of real rows, the
+SQL, and up to three questions that ask for it in different words. It is dropped, and the reason counted, when
+
+    no columns    the database has nothing to fill the intent with
+    error         the SQL fails or takes longer than the limit
+    empty         no row, only NULL, or a count of zero
+    too long      more than 200 rows
+    tie           what is asked first has an equal at the limit, so that the answer is arbitrary
+    repeated      this SQL was kept before
+
+Candidates are taken in their order until there are enough, so the number of worker processes changes nothing. Splits
+are by the CRC-32 of the SQL (80 / 10 / 10 %): no SQL is in two of them, in whatever words it is asked for.
+Public: ``generate``, ``Generated``, ``Question``, ``DROPPED``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from joblib import Parallel, delayed
+
+from manyone.data.sql.facts import Facts, gather
+from manyone.data.sql.files import QueryError, Reader, Row
+from manyone.data.sql.fuzz import Draws
+from manyone.data.sql.intents import Draft, draft
+from manyone.data.sql.phrases import MODES, Mode, Wording
+from manyone.data.sql.records import Schema
+from manyone.engine.progress import Progress
+from manyone.errors import ManyoneError
+
+MOST_ROWS = 200
+"""Rows that an answer may have."""
+PHRASINGS = 3
+"""Questions that one SQL may get."""
+SECONDS = 2.0
+"""Time that one query may take."""
+DROPPED = ("no columns", "error", "empty", "too long", "tie", "repeated")
+"""Why a candidate is dropped."""
+_CHUNK = 64
+_DRY = 3000  # candidates in a row without a new SQL after which a database is exhausted
+_TRIES = 6  # draws of words for each question wanted
+
+Execute = Callable[[Path, str], Sequence[Row]]
+"""Runs a SELECT on a file; :class:`ManyoneError` where it fails. At most ``MOST_ROWS`` + 1 rows are looked at."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, and how it is put in the other modes, where they change it."""
+
+    text: str
+    others: Mapping[Mode, str]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A SQL that was kept, with its questions."""
+
+    db_id: str
+    intent: str
+    sql: str
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The pairs of some databases, and what became of all candidates."""
+
+    kept: tuple[Kept, ...]
+    candidates: int
+    dropped: Mapping[str, int]
+    exhausted: tuple[str, ...]
+    """Databases that have no more to ask."""
+
+    @property
+    def pairs(self) -> int:
+        """Questions in all."""
+        return sum(len(k.questions) for k in self.kept)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A candidate: its questions, or why it was dropped."""
+
+    intent: str
+    sql: str
+    questions: tuple[Question, ...]
+    reason: str = ""
+
+
+def generate(
+    databases: Mapping[str, tuple[Schema, Path]],
+    pairs: int,
+    *,
+    seed: int = 0,
+    phrasings: int = PHRASINGS,
+    workers: int = 1,
+    robust: bool = False,
+    synonyms: Mapping[str, Sequence[str]] | None = None,
+    execute: Execute | None = None,
+    show: bool | None = None,
+) -> Generated:
+    """``pairs`` questions (fewer where the databases have no more) about ``databases``, equally many about each.
+
+    ``phrasings`` bounds the questions of one SQL. ``robust`` adds every question in the other modes, with nouns of
+    ``synonyms``. ``execute`` runs the queries in the place of a guarded connection of this process. ``workers`` are
+    processes; any number gives the same pairs. :class:`ManyoneError` where nothing can be asked.
+    """
+    if pairs < 1 or phrasings < 1 or workers < 1:
+        raise ManyoneError(f"pairs {pairs}, phrasings {phrasings}, workers {workers}: each must be at least 1")
+    kept: dict[str, list[Kept]] = {db_id: [] for db_id in databases}
+    dropped: Counter[str] = Counter()
+    candidates, made = 0, 0
+    sources = {}
+    for db_id, (schema, path) in databases.items():
+        with Reader(path, seconds=SECONDS) as reader:
+            facts = gather(reader, schema, seed=seed)
+        job = _Job(facts, path, seed, phrasings, tuple(MODES) if robust else (), dict(synonyms or {}), execute)
+        sources[db_id] = _in_order(job, workers)
+    seen: dict[str, set[str]] = {db_id: set() for db_id in databases}
+    open_, exhausted = list(databases), []
+    with Progress("asking and answering", pairs, unit="pairs", show=show) as bar:
+        while open_ and made < pairs:
+            # equal shares; what one database cannot give, the others give in the next round
+            share, rest = divmod(pairs - made, len(open_))
+            for place, db_id in enumerate(list(open_)):
+                wanted, idle = share + (place < rest), 0
+                while wanted > 0:
+                    one = next(sources[db_id])
+                    candidates += 1
+                    reason = one.reason or ("repeated" if one.sql in seen[db_id] else "")
+                    if reason:
+                        dropped[reason] += 1
+                        idle += 1
+                        if idle >= _DRY:
+                            open_.remove(db_id)
+                            exhausted.append(db_id)
+                            break
+                        continue
+                    idle = 0
+                    seen[db_id].add(one.sql)
+                    kept[db_id].append(Kept(db_id, one.intent, one.sql, one.questions[:wanted]))
+                    wanted -= len(kept[db_id][-1].questions)
+                    made += len(kept[db_id][-1].questions)
+                    bar.update(made)
+    for source in sources.values():
+        source.close()
+    if not made:
+        raise ManyoneError(f"{', '.join(databases)}: nothing can be asked about so few rows; give tables with data")
+    found = tuple(k for db_id in databases for k in kept[db_id])
+    return Generated(found, candidates, {r: dropped[r] for r in DROPPED if dropped[r]}, tuple(exhausted))
+
+
+@dataclass
+class _Job:
+    """What trying candidates of one database needs; sent to the workers as a whole."""
+
+    facts: Facts
+    path: Path
+    seed: int
+    phrasings: int
+    modes: tuple[Mode, ...]
+    synonyms: dict[str, Sequence[str]]
+    execute: Execute | None
+
+    def tried(self, first: int, count: int) -> list[_Tried]:
+        """Candidates ``first`` to ``first + count - 1``."""
+        with Reader(self.path, seconds=SECONDS, most=MOST_ROWS) as reader:
+            run: Execute = self.execute or (lambda _, sql: reader.rows(sql))
+            return [self._try(number, run) for number in range(first, first + count)]
+
+    def _try(self, number: int, run: Execute) -> _Tried:
+        made = draft(self.facts, Draws(self.seed, self.facts.schema.db_id, "candidate", number))
+        if made is None:
+            return _Tried("", "", (), "no columns")
+        reason = self._problem(made, run)
+        return _Tried(made.intent, made.sql, () if reason else self._questions(made, number), reason)
+
+    def _problem(self, made: Draft, run: Execute) -> str:
+        try:
+            rows = run(self.path, made.sql)
+            if not rows or all(value is None for row in rows for value in row) or (
+                len(rows) == 1 and rows[0] == (0,) and "COUNT(" in made.sql
+            ):  # fmt: skip
+                return "empty"
+            if len(rows) > MOST_ROWS:
+                return "too long"
+            if made.ties and _tied([row[0] for row in self._order(made, run)], made.limit):
+                return "tie"
+        except QueryError as problem:
+            return "too long" if "more than" in str(problem) else "error"
+        except ManyoneError:
+            return "error"
+        return ""
+
+    def _order(self, made: Draft, run: Execute) -> Sequence[Row]:
+        return run(self.path, f"{made.ties} LIMIT {made.limit + 1 if made.limit else MOST_ROWS}")
+
+    def _questions(self, made: Draft, number: int) -> tuple[Question, ...]:
+        found: dict[str, Question] = {}
+        for turn in range(_TRIES * self.phrasings):
+            if len(found) == self.phrasings:
+                break
+            names = (self.seed, self.facts.schema.db_id, "words", number, turn)
+            text = _finished(made.say(Wording(self.facts, Draws(*names))))
+            if text in found:
+                continue
+            others: dict[Mode, str] = {}
+            for mode in self.modes:
+                wording = Wording(self.facts, Draws(*names), mode, self.synonyms)
+                other = _finished(made.say(wording))
+                if wording.changed and other != text:
+                    others[mode] = other
+            found[text] = Question(text, others)
+        return tuple(found.values())
+
+
+def _tied(keys: Sequence[object], limit: int) -> bool:
+    """Whether the last that is taken has an equal among those that are not; without a limit, whether any two are."""
+    if limit == 0:
+        return len(set(keys)) < len(keys)
+    return len(keys) > limit and keys[limit - 1] == keys[limit]
+
+
+def _finished(text: str) -> str:
+    text = " ".join(text.split())
+    return text[:1].upper() + text[1:]
+
+
+def _in_order(job: _Job, workers: int) -> Generator[_Tried, None, None]:
+    """All candidates, one after the other; with several ``workers`` some chunks are tried ahead."""
+    if workers == 1:
+        number = 0
+        while True:
+            yield from job.tried(number, _CHUNK)
+            number += _CHUNK
+    number = 0
+    while True:
+        ahead = [number + i * _CHUNK for i in range(2 * workers)]
+        number = ahead[-1] + _CHUNK
+        for chunk in Parallel(n_jobs=workers)(delayed(job.tried)(first, _CHUNK) for first in ahead):
+            yield from chunk

@@ -1,6 +1,7 @@
 """``load_pairs``: pairs by the place where they lie or the name that they are registered under.
 
     load_pairs("spider-dev")        Spider's development set, its databases filled with made-up rows
+    load_pairs("chinook")           generated pairs about a database of real rows (lahman, flights, elements)
     load_pairs("path/to/spider")    a folder in one of the published layouts, or one that was made here
     load_pairs("pairs.jsonl")       a file of rows
     load_pairs("xlangai/spider")    a data set of the hub (extra ``hub``)
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -20,7 +22,9 @@ from manyone.assets.registry import find_asset
 from manyone.data.sql.files import is_sqlite
 from manyone.data.sql.fuzz import INSTANCES, fuzz_databases
 from manyone.data.sql.layouts import databases_in, from_hub, load_file, load_folder, told_schemas
-from manyone.data.sql.packages import SPIDER_LICENCE, spider_dev, spider_schemas
+from manyone.data.sql.made import VERSION as MADE_VERSION
+from manyone.data.sql.made import make_pairs
+from manyone.data.sql.packages import DATABASES, SPIDER_LICENCE, database_path, spider_dev, spider_schemas
 from manyone.data.sql.records import PairSet, Schema
 from manyone.data.sql.schema import with_values
 from manyone.engine.progress import Progress
@@ -42,21 +46,25 @@ def load_pairs(
     evidence: bool = True,
     seed: int = 0,
     instances: int = INSTANCES,
+    pairs: int = 5000,
 ) -> PairSet:
     """The pairs at ``place``: a registered name, a folder, a file of rows, or an id of the hub.
 
     ``tables`` (a ``tables.json``) and ``databases`` (a folder of ``DB/DB.sqlite``) add what the place lacks; without
     ``tables``, schemas of rows and of the hub may also be Spider's 166. ``evidence`` keeps BIRD's external knowledge.
-    ``seed`` and ``instances`` are those of made-up rows. :class:`ManyoneError` where there is no such place.
+    ``seed`` and ``instances`` are those of made-up rows; ``pairs`` is how many are generated about a database of real
+    rows, which are kept in the cache. :class:`ManyoneError` where there is no such place.
     """
     name, path = str(place), Path(place)
+    if name in DATABASES and not path.exists():
+        return _about(name, pairs, seed, instances)
     told, files = Path(tables) if tables else None, Path(databases) if databases else None
     if name in REGISTERED and not path.exists():
-        pairs, schemas = spider_dev()
+        real, schemas = spider_dev()
         found = spider_databases(list(schemas), seed=seed, instances=instances)
         schemas = {db_id: with_values(schema, found[db_id][0]) for db_id, schema in schemas.items()}
         notes = ("rows of the databases are made up from the golds' constants (fuzz databases)",)
-        return PairSet(name, {"train": [], "val": [], "test": pairs}, schemas, found, SPIDER_LICENCE, notes)
+        return PairSet(name, {"train": [], "val": [], "test": real}, schemas, found, SPIDER_LICENCE, notes)
     if path.is_dir():
         return load_folder(path, tables=told, databases=files, evidence=evidence)
     if path.is_file() and path.suffix in _FILES:
@@ -67,10 +75,23 @@ def load_pairs(
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and " " not in name:
         found_files = databases_in(files) if files else {}
         return from_hub(name, schemas=_hub_schemas(told), databases=found_files, evidence=evidence)
-    raise ManyoneError(f"{name}: no such folder or file, and no set of that name; {suggestion(name, REGISTERED)}")
+    raise ManyoneError(
+        f"{name}: no such folder or file, and no set of that name; {suggestion(name, [*REGISTERED, *DATABASES])}"
+    )
 
 
 _NO_PAIRS = "neither JSON nor JSON lines; a file of pairs ends in .json or .jsonl"
+
+
+def _about(name: str, pairs: int, seed: int, instances: int) -> PairSet:
+    """Generated pairs about a database of real rows, and its test suite, in the cache."""
+    path = database_path(name)
+    key = f"{path.parent.name}-{pairs}-s{seed}-k{instances}-v{MADE_VERSION}.{FUZZ_VERSION}"
+    folder = cache_folder("sql", "pairs") / key
+    with locked(f"sql-pairs-{name}"):
+        if not folder.is_dir():
+            make_pairs([name], folder, pairs=pairs, seed=seed, instances=instances - 1)
+    return replace(load_folder(folder), name=name, licence=DATABASES[name].licence)
 
 
 def _hub_schemas(tables: Path | None) -> Mapping[str, Schema]:

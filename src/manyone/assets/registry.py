@@ -281,7 +281,7 @@ _RECORDS = (
         loader="",
         licence="Apache-2.0",
         redistributable=True,
-        description="SmolLM2-135M-Instruct as a 4-bit GGUF file: a language model of 30 layers x 576, 134.5 M parameters",
+        description="SmolLM2-135M-Instruct, 4 bits (GGUF): a language model of 30 layers x 576, 134.5 M parameters",
         online=Online("hub", "HuggingFaceTB/SmolLM2-135M-Instruct"),
     ),
     Asset(

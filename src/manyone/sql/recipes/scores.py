@@ -64,7 +64,7 @@ class Judge:
         """SQL for every pair."""
         o = self.options
         how = Decoding(tokenizer.eos_token_id, padding(tokenizer), o.max_output, batch_size=max(32, o.batch_size))
-        prompts = self.problem.prompts(tokenizer, self.pairs, o)
+        prompts = self.problem.prompts(tokenizer, self.pairs)
         return answer(model, tokenizer, prompts, how, beams=self.beams, executes=self.executes)
 
     def executes(self, number: int, sql: str) -> bool:

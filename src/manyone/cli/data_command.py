@@ -6,6 +6,7 @@ import difflib
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,7 @@ from manyone.assets import fetch
 from manyone.assets.cache import cache_folder
 from manyone.assets.registry import ASSETS, Asset, find_asset
 from manyone.cli import offline_command as offline_sets
+from manyone.cli import sql_command as sql_sets
 from manyone.errors import ManyoneError
 
 _SUITES = {
@@ -45,6 +47,7 @@ def ls(what: str = "data") -> None:
     shown = [a for a in ASSETS.values() if (a.kind == "weights") == (what == "models")]
     console.print(_asset_table("models" if what == "models" else "data", shown))
     if what == "data":
+        console.print(sql_sets.overview())
         console.print(offline_sets.overview())
 
 
@@ -87,21 +90,35 @@ def make(
     seed: int | None = None,
     workers: int | None = None,
     source: Path | None = None,
+    **pairs: Any,
 ) -> None:
-    """Fetches and decodes a suite, or makes an offline data set, into the cache, and prints its tasks.
+    """Fetches and decodes a suite, or makes an offline data set or database, into the cache, and prints what it holds.
 
-    The options are those of offline data sets: size per task, seed, number of processes, folder of the experts.
+    The options are those of offline data sets: size per task, seed, number of processes, folder of the experts; and,
+    as ``pairs``, those of ``sql-pairs`` (``sql_command.make_sql_pairs``), which are made in a folder of one's own.
     """
     from manyone.data.suites import load_suite
 
+    if name == sql_sets.PAIRS:
+        for option, value in {"episodes": episodes, "steps": steps, "source": source}.items():
+            if value is not None:
+                raise ManyoneError(f"--{option} is for offline data sets (metaworld-mt10-near, ...), not for {name}")
+        sql_sets.make_sql_pairs(**{"db": [], "out": None, "seed": seed or 0, "workers": workers or 1, **pairs})
+        return
+    if pairs:
+        raise ManyoneError(f"--{next(iter(pairs))} is an option of `manyone data make sql-pairs`, not for {name}")
     if offline_sets.is_offline(name):
         offline_sets.make(name, episodes=episodes, steps=steps, seed=seed or 0, workers=workers, source=source)
         return
     given = {"episodes": episodes, "steps": steps, "seed": seed, "workers": workers, "source": source}
     if odd := [option for option, value in given.items() if value is not None]:
         raise ManyoneError(f"--{odd[0]} is for offline data sets (metaworld-mt10-near, ...), not for {name}")
+    if sql_sets.is_sql(name):
+        sql_sets.make(name)
+        return
     if name not in _SUITES:
-        raise ManyoneError(_unknown(name, [*_SUITES, *offline_sets.offline_names()], "suite"))
+        known = [*_SUITES, *offline_sets.offline_names(), *sql_sets.names()]
+        raise ManyoneError(_unknown(name, known, "suite"))
     suite = load_suite(name)
     table = Table(title=f"suite {suite.name} (seed 0)", title_justify="left")
     for heading in ("task", "classes", "train", "val", "test", "source", "licence", "stands in for"):
@@ -120,11 +137,15 @@ def info(name: str, *, keys: str = "", data_horizon: int | None = None, data_cho
     """Everything that is known about one asset; of a suite its tasks, of a table its features and classes.
 
     Trajectories of one's own are named by their place: a folder, a file or the id of a Minari data set; ``keys``,
-    ``data_horizon`` and ``data_choices`` are a run's. Nothing is fetched.
+    ``data_horizon`` and ``data_choices`` are a run's. So are databases (a SQLite file) and pairs of a question and SQL
+    (a folder). Nothing is fetched.
     """
     console = Console()
     if offline_sets.is_offline(name):
         console.print(offline_sets.describe(name))
+        return
+    if sql_sets.is_sql(name) or (name not in ASSETS and name not in _SUITES and sql_sets.is_place(name)):
+        console.print(sql_sets.describe(name))
         return
     if name in _SUITES:
         from manyone.data.suites import SUITES
@@ -172,6 +193,8 @@ def clear(name: str | None = None) -> None:
     """Removes an asset or offline data set; without a name, all assets and decoded arrays (made data stay)."""
     if name is not None and offline_sets.is_offline(name):
         freed = offline_sets.clear(name)
+    elif name is not None and sql_sets.is_sql(name):
+        freed = sql_sets.clear(name)
     elif name is None:
         freed = sum(fetch.forget(asset) for asset in ASSETS.values())
         freed += sum(p.stat().st_size for p in cache_folder("decoded").glob("*.safetensors"))
@@ -241,6 +264,10 @@ def _asset_of(name: str) -> str:
     """The asset of this name, or the one that holds the table of this name."""
     if name in ASSETS:
         return name
+    if name in sql_sets.ASSETS:
+        return sql_sets.ASSETS[name]
+    if name == sql_sets.PAIRS:
+        raise ManyoneError("sql-pairs is made, not fetched: manyone data make sql-pairs --db FILE --out DIR")
     from manyone.data.tables.tables import table_asset, table_names
 
     if name not in table_names():
@@ -256,7 +283,7 @@ def _known(name: str) -> Asset:
         return find_asset(name)
     from manyone.data.tables.tables import table_names
 
-    known = [*ASSETS, *_SUITES, *table_names(), *offline_sets.offline_names()]
+    known = [*ASSETS, *_SUITES, *table_names(), *offline_sets.offline_names(), *sql_sets.names()]
     raise ManyoneError(_unknown(name, known, "asset, suite or table"))
 
 

@@ -127,7 +127,8 @@ def data(words: Sequence[str]) -> int:
         "  ls            what there is\n"
         "  get NAME      fetch it from its source and check it\n"
         "  make NAME     make it, where it is made rather than fetched\n"
-        "  info NAME     origin, size and licence; of your own episodes, by their place, what they hold\n"
+        "  info NAME     origin, size and licence; of your own episodes, databases and pairs, by their place, what\n"
+        "                they hold\n"
         "  clear NAME    remove it from the cache",
         "manyone data make metaworld-pairs10-near --workers 2",
     )
@@ -148,6 +149,18 @@ def data(words: Sequence[str]) -> int:
     makes.add_argument("--seed", metavar="N", type=int, help="seed, 0 or more (default: 0)")
     makes.add_argument("--workers", metavar="N", type=int, help="processes, 1 to the CPUs (default: the CPUs)")
     makes.add_argument("--source", metavar="DIR", type=Path, help="folder of the official episodes, for ...-expert")
+    pairs = parser.add_argument_group("options of `make sql-pairs`: questions and SQL about your own databases")
+    pairs.add_argument("--db", metavar="FILE", action="append", help="a SQLite file; give it once for each database")
+    pairs.add_argument("--out", metavar="DIR", type=Path, help="folder of the pairs, in Spider's layout")
+    pairs.add_argument("--pairs", metavar="N", type=int, help="pairs in all, at least 1 (default: 5000)")
+    pairs.add_argument(
+        "--instances", metavar="N", type=int, help="databases with other rows for a test suite, 0 to 20 (default: 3)"
+    )
+    pairs.add_argument(
+        "--robust", action="store_true", default=None, help="the test questions in other words as well (WordNet)"
+    )
+    pairs.add_argument("--tables", metavar="FILE", type=Path, help="a tables.json that names columns in plain words")
+    pairs.add_argument("--overwrite", action="store_true", default=None, help="replace pairs that were made earlier")
     reads = parser.add_argument_group("options of `info` for your own episodes (a folder, a file, a Minari id)")
     reads.add_argument("--keys", metavar="A,B", help="entries of dictionary observations")
     reads.add_argument("--data-horizon", metavar="N", type=int, help="steps after which HDF5 episodes were cut")
@@ -158,7 +171,10 @@ def data(words: Sequence[str]) -> int:
     verb = one_of(parsed.verb, "verb of `manyone data`", _DATA_VERBS)
     module = _load("manyone.cli.data_command")
     groups = {
-        "make": ("episodes", "steps", "seed", "workers", "source"),
+        "make": (
+            *("episodes", "steps", "seed", "workers", "source"),
+            *("db", "out", "pairs", "instances", "robust", "tables", "overwrite"),
+        ),
         "info": ("keys", "data_horizon", "data_choices"),
     }
     options: dict[str, Any] = {}
@@ -168,6 +184,9 @@ def data(words: Sequence[str]) -> int:
             option = next(iter(given)).replace("_", "-")
             raise ManyoneError(f"--{option} is an option of `manyone data {owner}`, not of `{verb}`")
         options |= given
+    at_least_one(parsed, "pairs")
+    if not 0 <= options.get("instances", 0) <= 20:
+        raise ManyoneError(f"--instances {options['instances']}: must be 0 to 20")
     if options.get("seed", 0) < 0:
         raise ManyoneError(f"--seed {options['seed']}: must be 0 or more")
     if verb == "ls":

@@ -17,7 +17,7 @@ import torch
 from manyone.engine.files import sync_file, sync_folder, writing
 from manyone.errors import ManyoneError
 from manyone.sql.language_model import LanguageModel
-from manyone.sql.models import open_model, open_tokenizer, without_lora
+from manyone.sql.models import open_model, open_tokenizer, without_bars, without_lora
 
 DESCRIPTION, CARD = "manyone.json", "README.md"
 _FORMAT, _KIND = 1, "text-to-sql model"
@@ -52,7 +52,8 @@ def save(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         own = without_lora(model) if merged else model
-        own.save_pretrained(folder, safe_serialization=True) if _takes_safe(own) else own.save_pretrained(folder)
+        with without_bars():
+            own.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / CARD).write_text(_card(info), encoding="utf-8")
         (folder / DESCRIPTION).write_text(text, encoding="utf-8")
@@ -96,11 +97,6 @@ def read_description(folder: Path) -> dict[str, Any]:
     if type(number) is not int or number > _FORMAT:
         raise ManyoneError(f"{path}: format {number!r:.40}; this version of manyone knows {_FORMAT}: use a newer one")
     return found
-
-
-def _takes_safe(model: Any) -> bool:
-    """PEFT asks for safetensors by an argument; transformers writes nothing else any more."""
-    return hasattr(model, "get_base_model")
 
 
 def _card(info: Mapping[str, Any]) -> str:

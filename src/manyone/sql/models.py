@@ -6,8 +6,10 @@ Code of a repository is never run, weights are read from safetensors (or GGUF) a
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,9 +69,10 @@ def open_model(place: str, dtype: torch.dtype = torch.float32) -> Any:
     _check_place(place)
     config = _no_dropout(read_config(place))
     try:
-        return transformers.AutoModelForCausalLM.from_pretrained(
-            place, config=config, trust_remote_code=False, use_safetensors=True, dtype=dtype
-        )
+        with without_bars():
+            return transformers.AutoModelForCausalLM.from_pretrained(
+                place, config=config, trust_remote_code=False, use_safetensors=True, dtype=dtype
+            )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise ManyoneError(f"{place}: cannot be opened as a causal language model: {_line(error)}") from error
 
@@ -83,6 +86,19 @@ def open_tokenizer(place: str) -> Any:
         return transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise ManyoneError(f"{place}: its tokenizer cannot be opened: {_line(error)}") from error
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Inside, transformers shows no progress of its own: what takes long says so itself."""
+    logging = need("transformers", "a language model", "sql").utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def local_folder(place: str) -> str:
@@ -159,7 +175,9 @@ def _open_adapter(folder: Path, dtype: torch.dtype) -> Any:
         base = settings.base_model_name_or_path
         if not base:
             raise ManyoneError(f"{folder / 'adapter_config.json'}: names no base model")
-        return peft.PeftModel.from_pretrained(open_model(base, dtype), str(folder), use_safetensors=True)
+        model = open_model(base, dtype)
+        with without_bars():
+            return peft.PeftModel.from_pretrained(model, str(folder), use_safetensors=True)
     except (OSError, ValueError, TypeError) as error:
         raise ManyoneError(f"{folder}: cannot be opened as an adapter: {_line(error)}") from error
 
@@ -185,12 +203,14 @@ def _from_gguf(file: Path, name: str) -> Path:
                 try:
                     config = _no_dropout(without_code(transformers.AutoConfig.from_pretrained(
                         str(file.parent), gguf_file=file.name, trust_remote_code=False)))  # fmt: skip
-                    model = transformers.AutoModelForCausalLM.from_pretrained(
-                        str(file.parent), gguf_file=file.name, config=config, dtype=torch.float32)  # fmt: skip
+                    with without_bars():
+                        model = transformers.AutoModelForCausalLM.from_pretrained(
+                            str(file.parent), gguf_file=file.name, config=config, dtype=torch.float32)  # fmt: skip
                     tokenizer = transformers.AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
                 except (OSError, ValueError, KeyError, ImportError, NotImplementedError) as error:
                     raise ManyoneError(f"{file}: cannot be read as a GGUF model: {_line(error)}") from error
-                model.save_pretrained(folder)
+                with without_bars():
+                    model.save_pretrained(folder)
                 tokenizer.save_pretrained(folder)
                 folder.rename(target)
     return target

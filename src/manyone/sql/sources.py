@@ -3,7 +3,7 @@
     gold            the data                                             FKD, RKD
     teacher         the teacher's outputs, generated once before         SeqKD
     student         the student's outputs, generated for every batch     GKD
-    mixtures        per batch one of two                                 ImitKD (gold, student), f-distill (teacher, student)
+    mixtures        per batch one of two                                 ImitKD (gold, student), f-distill
     imperfect       gold with a few tokens as the student would write    KID, and its relatives (:mod:`.imperfect`)
     adaptive        gold, then more and more of the student's, replayed  DistiLLM (arXiv 2402.03898)
 

@@ -233,7 +233,7 @@ def _role(column: Column, natural: str, different: Sequence[Value], distinct: in
     if column.type == "time" or all(_DATE.fullmatch(t) for t in texts[:50]):
         return "time"
     if all(isinstance(v, (int, float)) for v in different):
-        return "measure" if distinct > 3 else "category"
+        return "measure" if distinct > 3 else "category" if distinct > 1 else "text"
     if sum(map(len, texts)) > _LONG * len(texts) or _CONTACT.search(natural):
         return "text"
     if 2 <= distinct <= _CATEGORY and distinct * 2 <= count:

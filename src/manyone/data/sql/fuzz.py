@@ -102,15 +102,16 @@ def fuzz_databases(
     seed: int = 0,
     values: Mapping[Place, Sequence[Value]] | None = None,
     rows: tuple[int, int] = ROWS,
+    first: int = 0,
 ) -> tuple[Path, ...]:
-    """Writes ``instances`` databases of ``schema`` into ``folder`` (which must be there) and returns their paths.
+    """Writes databases of ``schema``, instances ``first`` to ``instances - 1``, into ``folder``; returns their paths.
 
     ``golds`` are the queries whose constants are sown; ``values`` are a column's own values where real ones are known,
-    in the place of invented ones. The first file is ``DB.sqlite``, the others ``DB_1.sqlite`` and so on.
+    in the place of invented ones. Instance 0 is ``DB.sqlite``, the others ``DB_1.sqlite`` and so on.
     """
     hints = Hints.from_golds(schema, golds)
     paths = []
-    for instance in range(instances):
+    for instance in range(first, instances):
         path = folder / (f"{schema.db_id}.sqlite" if instance == 0 else f"{schema.db_id}_{instance}.sqlite")
         content = fuzz_rows(schema, hints, instance=instance, seed=seed, values=values, rows=rows)
         keys = {t.name: _declared_key(schema, t) for t in schema.tables}

@@ -486,12 +486,12 @@ def _join_count(c: _Choice) -> Draft | None:
         name = c.one(("AVG", "SUM", "MAX"))
         sql = f"SELECT {column.full}, {name}({measure.full}) FROM {tables}{group}"
         return Draft("join count", sql, lambda w: w.pick(
-            lambda: f"For each {w.one(parent)}, show the {w.column(column)} and the {_named(w, [name], measure)} of its "
-                    f"{w.many(child)}.",
+            lambda: f"For each {w.one(parent)}, show the {w.column(column)} and the {_named(w, [name], measure)} of "
+                    f"its {w.many(child)}.",
             lambda: f"What is the {_named(w, [name], measure)} of the {w.many(child)} of each {w.one(parent)}? "
                     f"List it after the {w.column(column)}.",
-            lambda: f"List the {w.column(column)} of every {w.one(parent)} with the {_named(w, [name], measure)} of the "
-                    f"{w.many(child)}.",
+            lambda: f"List the {w.column(column)} of every {w.one(parent)} with the {_named(w, [name], measure)} of "
+                    f"the {w.many(child)}.",
         )())  # fmt: skip
     if way < 0.45:
         sql = f"SELECT {column.full}, COUNT(*) FROM {tables}{group}"

@@ -17,7 +17,8 @@ beside ``tables.json`` (``dev_tables.json``, ...) and ``database/DB/DB.sqlite`` 
 split is kept. Where there is no test split, what is called "dev" is the test split and a tenth of the training pairs,
 by the CRC-32 of their SQL, is for validation: two questions of one SQL are never in two splits.
 
-Public: ``load_folder``, ``load_file``, ``from_rows``, ``from_hub``, ``databases_in``, ``told_schemas``, ``split_of``.
+Public: ``load_folder``, ``load_file``, ``from_rows``, ``from_hub``, ``databases_in``, ``told_schemas``, ``read_json``,
+``split_of``.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def load_folder(
         for name in names:
             if (folder / name).is_file():
                 origin = "" if layout is MADE else f"{layout.name}-{part}"
-                splits[split] += _pairs(_read_json(folder / name), str(folder / name), layout, origin, evidence)
+                splits[split] += _pairs(read_json(folder / name), str(folder / name), layout, origin, evidence)
     if splits["train"] and not splits["val"] and layout is not MADE:
         # by its SQL, so that a question of validation is no paraphrase of one of training
         train = splits["train"]
@@ -123,7 +124,7 @@ def load_folder(
         notes.append("no SQLite files: queries cannot be executed until databases= names their folder")
     licence = layout.licence
     if layout is MADE:
-        facts = _read_json(folder / "pairs.json")
+        facts = read_json(folder / "pairs.json")
         licence = str(facts.get("licence", "")) if isinstance(facts, dict) else ""
     return PairSet(
         folder.resolve().name, splits, schemas, {d: files[d] for d in wanted if d in files}, licence, tuple(notes)
@@ -136,7 +137,7 @@ def load_file(path: Path, *, tables: Path | None = None, databases: Path | None 
     Schemas come from ``tables`` or a ``tables.json`` beside the file, and from the SQLite files of ``databases`` or of
     a ``database`` folder beside it.
     """
-    rows = _read_lines(path) if path.suffix in (".jsonl", ".ndjson") else _read_json(path)
+    rows = _read_lines(path) if path.suffix in (".jsonl", ".ndjson") else read_json(path)
     told = _schemas_beside(path.parent, tables)
     files = databases_in(databases) if databases else _own_databases(path.parent)
     return from_rows(rows, schemas=told, databases=files, name=name or path.stem, where=str(path))
@@ -246,7 +247,7 @@ def _recognised(folder: Path) -> Layout | None:
         first = next((folder / n for n in (*layout.dev, *layout.train) if (folder / n).is_file()), None)
         if first is None:
             continue
-        rows = _read_json(first)
+        rows = read_json(first)
         row = rows[0] if isinstance(rows, list) and rows and isinstance(rows[0], dict) else {}
         if "SpiderSynQuestion" in row:
             return LAYOUTS["spider-syn"]
@@ -291,7 +292,7 @@ def told_schemas(tables: Path) -> dict[str, Schema]:
     """The schemas of a ``tables.json``."""
     if not tables.is_file():
         raise ManyoneError(f"{tables}: no such file; give a tables.json")
-    return schemas_from_tables(_read_json(tables), str(tables))
+    return schemas_from_tables(read_json(tables), str(tables))
 
 
 def _schemas_beside(folder: Path, tables: Path | None) -> dict[str, Schema]:
@@ -326,7 +327,8 @@ def _schemas(
     return found
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """The JSON of a file of bounded size; one line for anything else."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ManyoneError(f"{path}: more than {MOST_BYTES >> 20} MB of JSON, which is refused")

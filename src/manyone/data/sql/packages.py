@@ -12,8 +12,8 @@ import io
 import json
 import tomllib
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,8 @@ def real_database(name: str) -> Path:
 
 def real_schema(name: str) -> Schema:
     """The schema of database ``name``, with the natural names of its tables and columns."""
-    return combined(read_schema(real_database(name), name), told_schema(name, None))
+    stored = read_schema(real_database(name), name)
+    return combined(stored, told_schema(name, {t.name: [c.name for c in t.columns] for t in stored.tables}))
 
 
 def database_path(name: str) -> Path:
@@ -125,28 +126,23 @@ def _told() -> dict[str, Any]:
     return tomllib.loads((Path(__file__).parent / "databases.toml").read_text(encoding="utf-8"))
 
 
-def told_schema(name: str, columns: dict[str, list[str]] | None) -> Schema:
-    """What ``databases.toml`` says of a database: of all its ``columns`` by table, else of those that it names."""
+def told_schema(name: str, columns: Mapping[str, Sequence[str]]) -> Schema:
+    """What ``databases.toml`` says of the ``columns`` of a database by table: words, keys and links."""
     facts: dict[str, dict[str, Any]] = _told()[name]
-    names = columns or {t: [*f.get("words", {}), *f.get("links", {}), *f.get("key", ())] for t, f in facts.items()}
+    shared = facts.get("*", {}).get("words", {})
     tables, links = [], []
-    for table, found in names.items():
+    for table, names in columns.items():
         fact = facts.get(table, {})
         key = fact.get("key", [f"{table}Id"])
-        words = fact.get("words", {})
-        tables.append(
-            Table(
-                table,
-                tuple(
-                    Column(c, natural=words.get(c, natural_name(c)), primary_key=c in key, comment=words.get(c, ""))
-                    for c in dict.fromkeys(found)
-                ),
-                fact.get("natural", singular(natural_name(table))),
-            )
+        words = shared | fact.get("words", {})
+        found = tuple(
+            Column(c, natural=words.get(c, natural_name(c)), primary_key=c in key, comment=words.get(c, ""))
+            for c in names
         )
-        given = {c: to for c, to in fact.get("links", {}).items() if c in found}
-        if name == "lahman" and "playerID" in found and table != "People":
-            given["playerID"] = "People.playerID"  # of every table, also of those that nobody asks about
+        tables.append(Table(table, found, fact.get("natural", singular(natural_name(table)))))
+        given = {c: to for c, to in fact.get("links", {}).items() if c in names}
+        if name == "lahman" and "playerID" in names and table != "People":
+            given["playerID"] = "People.playerID"
         links += [ForeignKey(table, c, *to.split(".", 1)) for c, to in given.items()]
     return Schema(name, tuple(tables), tuple(links))
 
@@ -159,13 +155,9 @@ def _write(name: str, tables: Iterator[tuple[str, list[str], list[Row]]], path: 
             rows[table], columns[table] = found, names
             bar.update(done, done + 1)
         schema = told_schema(name, columns)
-        types: dict[tuple[str, str], str] = {}
-        typed = []
-        for t in schema.tables:
-            kinds = [_declared([row[i] for row in rows[t.name]]) for i in range(len(t.columns))]
-            types |= {(t.name, c.name): kind for c, kind in zip(t.columns, kinds)}
-            typed.append(t)
-        write_database(path, replace(schema, tables=tuple(typed)), rows, types=types, indexed=True)
+        types = {(t.name, c.name): _declared([row[i] for row in rows[t.name]])
+                 for t in schema.tables for i, c in enumerate(t.columns)}  # fmt: skip
+        write_database(path, schema, rows, types=types, indexed=True)
 
 
 def _declared(values: Sequence[Value]) -> str:

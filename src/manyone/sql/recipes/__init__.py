@@ -17,4 +17,6 @@ RECIPES = {
     "imitkd": Recipe("options:ImitKDOptions", "build:distillation", "forward KL on gold and the student's outputs"),
     "gkd": Recipe("options:GKDOptions", "build:distillation", "GKD: on-policy, on what the student answers now"),
     "distillm": Recipe("options:DistiLLMOptions", "build:distillation", "skew KL on replayed outputs of the student"),
-}
+    "sql-eval": Recipe("options_eval:EvalOptions", "", "scores of anybody's predictions by Spider's and BIRD's rules",
+                       runner="run_eval"),
+}  # fmt: skip

@@ -230,6 +230,9 @@ class DistilOptions(CommonOptions):
             teachers = self.source in ("gold", "teacher", "imperfect", "mask-only", "noise", "scheduled")
             check("source", self.source, teachers, "one with hard labels (gold, teacher, imperfect, mask-only, noise, "
                   "scheduled) with --divergence none")  # fmt: skip
+        if self.teacher == "scratch" and self.needs_teacher and self.teacher_epochs is None:
+            check("teacher_steps", self.teacher_steps, self.teacher_steps > 0, "1 or more: a teacher from scratch has "
+                  "to be trained first")  # fmt: skip
         if self.source == "adaptive":
             check("evaluate_every", self.evaluate_every, self.evaluate_every > 0, "1 or more with --source adaptive, "
                   "which follows the validation loss")  # fmt: skip

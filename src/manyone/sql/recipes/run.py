@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from manyone.engine.devices import device_of, one_thread_below
-from manyone.engine.fabric import is_writer, make_fabric
+from manyone.engine.fabric import broadcast, is_writer, make_fabric
 from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
@@ -40,12 +40,13 @@ def run(options: DistilOptions, build: Build, folder: RunFolder) -> None:
         return
     device = prepare_processes(options)
     problem = load_problem(options)
+    stages = Stages(options, problem, folder, device)
+    stages.ready()
     check_inputs(folder, problem.digests())  # the first thing that is written: what is refused leaves no folder
     if is_writer():
         print(f"{problem.data.name}: {len(problem.train)} pairs to train on, {len(problem.test)} to test on, "
               f"{len(problem.data.schemas)} databases", file=sys.stderr)  # fmt: skip
     with Judge(problem, options) as judge:
-        stages = Stages(options, problem, folder, device)
         models = stages.models(judge.kept(options.teacher_filter))
         learner = learner_of(options, build, problem, models, judge, folder.recipe)
         final = train(
@@ -66,13 +67,14 @@ def learner_of(
     options: DistilOptions, build: Build, problem: SQLProblem, models: Models, judge: Judge | None, recipe: str
 ) -> DistilLearner:
     """The learner of a recipe, evaluated by ``judge``; scores go into the artefact's description."""
-    info: dict[str, Any] = {"recipe": recipe, "teacher": options.teacher, "student": options.student,
-                            "divergence": options.divergence, "source": options.source, "seed": options.seed}  # fmt: skip
+    told = ("teacher", "student", "divergence", "source", "seed")
+    info: dict[str, Any] = {"recipe": recipe, **{name: getattr(options, name) for name in told}}
 
     def evaluate(learner: DistilLearner) -> Mapping[str, float]:
         if judge is None:
             return {}
-        found = judge(learner.student, models.tokenizer)
+        # one process asks and scores, its sharded layers are whole here
+        found = broadcast(judge(learner.student, models.tokenizer) if is_writer() else None)
         if options.exposure and models.teacher is not None and learner.done >= learner.optimisation.steps:
             found |= exposure(options, problem, models)
         info["scores"] = {name: value for name, value in found.items() if not name.startswith("pairs")}

@@ -41,7 +41,7 @@ from manyone.sql.models import (
 from manyone.sql.recipes.build import Models, fine_tuning, updates
 from manyone.sql.recipes.options import DistilOptions
 from manyone.sql.recipes.problem import SQLProblem
-from manyone.sql.tokens import check_same_tokenizer, padding, tokenizer_digest, train_tokenizer
+from manyone.sql.tokens import check_same_tokenizer, padding, rewriting_tokens, tokenizer_digest, train_tokenizer
 
 VERSION = 1
 """To be raised whenever the training code changes what it computes."""
@@ -61,10 +61,9 @@ class Stages:
 
     def models(self, kept: Kept | None = None) -> Models:
         """Tokenizer, teacher and student before the method; ``kept`` judges the teacher's answers."""
-        o = self.options
+        o, tokenizer = self.options, self.ready()
         every = dropped(o.student)
         wanted = o.needs_teacher or every is not None
-        tokenizer = self.tokenizer(wanted)
         teacher = self.teacher(tokenizer) if wanted else None
         student = self.student(tokenizer, teacher, every)
         if not o.needs_teacher:
@@ -74,6 +73,13 @@ class Stages:
             assert teacher is not None
             outputs = self.outputs(tokenizer, teacher, kept)
         return Models(tokenizer, student, teacher, outputs)
+
+    def ready(self) -> Any:
+        """The tokenizer, after a look at what is given: what does not serve is refused before anything is written."""
+        o, every = self.options, dropped(self.options.student)
+        tokenizer = self.tokenizer(o.needs_teacher or every is not None)
+        rewriting_tokens(tokenizer, o.mask_token)
+        return tokenizer
 
     def tokenizer(self, with_teacher: bool) -> Any:
         """That of the models that are given, or one trained on the training pairs."""
@@ -93,8 +99,6 @@ class Stages:
         o, scratch = self.options, self.options.teacher == "scratch"
         steps = updates(o.teacher_steps, o.teacher_epochs, len(self.problem.train), o.batch_size)
         ready = not scratch and artefact.is_sql_model(local_folder(o.teacher))
-        if scratch and not steps:
-            raise ManyoneError("--teacher-steps 0: a teacher from scratch has to be trained first")
         if not steps or ready:
             return LanguageModel(open_model(o.teacher, self.frozen_type).to(self.device)).freeze()
         print(f"teacher: {o.teacher}, {steps} updates of fine-tuning", file=sys.stderr)

@@ -1,0 +1,20 @@
+"""Every rule that differs is named, once, for presets that exist."""
+
+from manyone.sql.scoring.presets import DEVIATIONS, PRESET_NAMES, PRESETS, deviations
+
+
+def test_the_table():
+    assert tuple(PRESETS) == PRESET_NAMES
+    assert len({d.id for d in DEVIATIONS}) == len(DEVIATIONS)
+    for deviation in DEVIATIONS:
+        assert deviation.presets
+        assert set(deviation.presets) <= set(PRESETS)
+        assert deviation.official
+        assert deviation.here
+        assert deviation.why
+
+
+def test_what_is_undone_does_not_differ():
+    ids = {d.id for d in deviations("spider-ex")}
+    assert ids - {d.id for d in deviations("spider-ex", ["value-word"])} == {"value-word"}
+    assert all(deviations(preset) for preset in PRESETS)

@@ -143,10 +143,11 @@ def check_file(path: Path) -> None:
         raise ManyoneError(f"{path}: the file is empty; a SQLite database is expected")
     if not is_sqlite(path):
         raise ManyoneError(f"{path}: not a SQLite database (its first bytes say so); give a .sqlite file")
-    log = path.with_name(path.name + "-wal")
-    if log.is_file() and log.stat().st_size:
-        raise ManyoneError(f"{path}: rows are still in {log.name}; close what writes the database, or run "
-                           f"`PRAGMA wal_checkpoint(TRUNCATE)` on it")  # fmt: skip
+    for ending, way in (("-wal", "PRAGMA wal_checkpoint(TRUNCATE)"), ("-journal", "PRAGMA schema_version")):
+        log = path.with_name(path.name + ending)
+        if log.is_file() and log.stat().st_size:
+            raise ManyoneError(f"{path}: rows are still in {log.name}; close what writes the database, or run "
+                               f"`{way}` on it")  # fmt: skip
     try:
         with closing(sqlite3.connect(path.resolve().as_uri() + "?mode=ro&immutable=1", uri=True)) as db:
             db.execute("SELECT count(*) FROM sqlite_master").fetchone()

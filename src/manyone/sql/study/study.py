@@ -192,10 +192,11 @@ def _costs(scale: str, suite: str, seed: int, folder: Path) -> list[Row]:
     """Processor seconds of a step, the methods' steps in turn."""
     setting, problem = setting_of(scale, suite), problem_of(scale, suite)
     learners = {}
+    first = setting.arm("kid")
+    run = _run_folder(folder, f"{suite}-{seed}-costs", first.recipe, first.options(seed=seed))  # of what all share
     for name in _costed(setting):
         arm = setting.arm(name)
         options = arm.options(seed=seed)
-        run = _run_folder(folder, f"{suite}-{seed}-costs", arm.recipe, options)
         with Judge(problem, options) as judge:
             learners[name] = arm.build(options, problem, _models(options, problem, run, judge), None, {})
     seconds: dict[str, list[float]] = {name: [] for name in learners}

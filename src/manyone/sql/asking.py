@@ -155,8 +155,8 @@ class TextToSQL:
     def _number(self, name: str) -> int:
         value = self.info.get(name, _USUAL[name])
         if type(value) is not int or not 1 <= value <= 1 << 20:
-            raise ManyoneError(f"{artefact.DESCRIPTION}: {name} is {value!r:.40}, a number of 1 or more is expected: save "
-                               "the model again")  # fmt: skip
+            raise ManyoneError(f"{artefact.DESCRIPTION}: {name} is {value!r:.40}, a number of 1 or more is expected: "
+                               "save the model again")  # fmt: skip
         return value
 
 

@@ -249,7 +249,7 @@ def _run_folder(folder: Path, name: str, recipe: str, options: Any) -> RunFolder
 def _exposure(setting: Setting, options: Any, problem: SQLProblem, models: Models) -> dict[str, list[float]]:
     """ExAccErr in percent and l e(l) at every length."""
     assert models.teacher is not None
-    prompts = problem.prompts(models.tokenizer, problem.test[: setting.exposure], options)
+    prompts = problem.prompts(models.tokenizer, problem.test[: setting.exposure])
     how = Decoding(models.tokenizer.eos_token_id, padding(models.tokenizer), options.max_output, batch_size=64)
     found = excess_error(models.student, models.teacher, prompts, how, seed=options.seed, samples=setting.samples)
     whole = len([value for value in found.percent if math.isfinite(value)])

@@ -38,5 +38,7 @@ from .queries import normal as normal
 from .queries import translate as translate
 from .queries import used as used
 from .retrieval import ValueIndex as ValueIndex
+from .scoring.evaluate import evaluate as evaluate
+from .scoring.verdicts import Scores as Scores
 from .tokens import tokenizer_digest as tokenizer_digest
 from .tokens import train_tokenizer as train_tokenizer

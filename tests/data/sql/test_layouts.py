@@ -124,7 +124,7 @@ words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(words, words, words, st.sampled_from(SPLITS)), min_size=1, max_size=4))
 def test_any_pairs_are_read_back_from_a_file(tmp_path_factory, found):
     folder = tmp_path_factory.mktemp("pairs")

@@ -26,6 +26,7 @@ from manyone.data.sql.files import QueryError, Reader, Row, Value, write_databas
 from manyone.data.sql.queries import KINDS, Literal, Place, counted, joined, literals, mutants
 from manyone.data.sql.records import Column, ForeignKey, Pair, Schema, Table
 from manyone.data.sql.words import domain
+from manyone.engine.extras import need
 from manyone.errors import ManyoneError
 
 INSTANCES = 4
@@ -74,7 +75,8 @@ class Hints:
 
     @classmethod
     def from_golds(cls, schema: Schema, golds: Iterable[str]) -> Hints:
-        """The hints of all ``golds``; those that cannot be parsed give none."""
+        """The hints of all ``golds``; those that cannot be parsed give none. Needs sqlglot (extra ``sql``)."""
+        need("sqlglot", "making rows for a schema", "sql")
         hints = cls()
         keys = {(t.name, c.name) for t in schema.tables for c in t.columns if c.primary_key}
         declared = {(f.table, f.column) for f in schema.foreign_keys}

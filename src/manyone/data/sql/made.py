@@ -31,6 +31,7 @@ from manyone.data.sql.phrases import MODES
 from manyone.data.sql.records import Pair, PairSet, Schema
 from manyone.data.sql.schema import combined, read_schema, tables_entry
 from manyone.data.sql.synonyms import synonyms
+from manyone.engine.extras import need
 from manyone.engine.files import check_writable, writing
 from manyone.errors import ManyoneError
 
@@ -78,6 +79,8 @@ def make_pairs(
         raise ManyoneError("no database to ask about: give one or more SQLite files")
     if instances < 0:
         raise ManyoneError(f"instances {instances}: must be 0 or more")
+    if instances:
+        need("sqlglot", "a test suite (instances above 0)", "sql")  # before minutes of work
     other = synonyms(schema for schema, _ in found.values()) if robust else {}
     made = generate(found, pairs, seed=seed, phrasings=phrasings, workers=workers, robust=robust, synonyms=other,
                     execute=execute, show=show)  # fmt: skip

@@ -17,6 +17,7 @@ from manyone.recipes.table import RECIPES, options_class
 DOCS = ROOT / "docs"
 OTHER_OPTIONS = {"--field", "--help", "--debug", "--config", "--split", "--scale", "--seeds", "--workers", "--out"}
 OTHER_OPTIONS |= {"--cluster", "--dry-run", "--episodes", "--steps", "--source"}  # of `manyone data make`
+OTHER_OPTIONS |= {"--db", "--pairs", "--tables", "--instances", "--robust"}  # of `manyone data make sql-pairs`
 OTHER_OPTIONS |= {"--trust", "--store", "--host", "--target-return", "--suite"}
 
 

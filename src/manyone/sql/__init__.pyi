@@ -42,6 +42,8 @@ from .queries import normal as normal
 from .queries import translate as translate
 from .queries import used as used
 from .retrieval import ValueIndex as ValueIndex
+from .scoring.evaluate import evaluate as evaluate
+from .scoring.verdicts import Scores as Scores
 from .sources import Fixed as Fixed
 from .sources import Imperfect as Imperfect
 from .sources import Mixture as Mixture

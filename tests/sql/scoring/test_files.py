@@ -53,6 +53,7 @@ def test_gold_in_json(write):
         ("gold.json", {"a": 1}, "must hold a list"),
         ("gold.json", "[1]", "item 1: must be an object"),
         ("gold.json", [{"db_id": "a"}], "item 1: no SQL in query, SQL"),
+        ("gold.json", [{"db_id": "a", "query": "SELECT '\ud800'"}], "half a character"),
         ("gold.json", [{"query": "SELECT 1"}], "no plain name"),
         ("gold.json", "[", "not JSON"),
         ("gold.json", "[" * 100_000, "not JSON"),
@@ -78,6 +79,11 @@ def test_gold_that_is_none(write, name, content, words):
 )
 def test_predictions(write, name, content):
     assert read_predictions(write(name, content), PAIRS) == ["SELECT 1", "SELECT 2"]
+
+
+def test_half_characters_in_questions_are_marked(write):
+    rows = [{"db_id": "a", "question": "so \ud800", "query": "SELECT 1"}]
+    assert read_gold(write("dev.json", rows)).pairs[0].question == "so ?"
 
 
 def test_missing_predictions_are_empty(write):

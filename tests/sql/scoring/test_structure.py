@@ -47,7 +47,7 @@ def test_every_clause(schema):
         having=Conditions((Condition(False, ">=", unit("book.price", "max"), 3.0),)),
         direction="desc",
         order=(unit("*", "count"), unit("author.country")),
-        limit=5,
+        limited=True,
         union=Query(select=(Selected("", unit("author.name")),), tables=("author",)),
     )
 
@@ -103,7 +103,7 @@ def test_an_alias_means_what_it_does_where_it_stands(schema):
         "SELECT name FROM author WHERE born > avg(born)",
         "SELECT author.name FROM author AS book",
         "SELECT name FROM author WHERE id = (1",
-        "SELECT name FROM author ORDER BY born LIMIT x",
+        "SELECT name FROM author ORDER BY born LIMIT",
         "WITH a AS (SELECT 1) SELECT name FROM author",
         "SELECT 'name' FROM author",
         "SELECT name FROM " + "(SELECT name FROM " * 60 + "author" + ")" * 60,
@@ -123,4 +123,4 @@ def test_white_space_case_and_quotes_say_nothing(schema):
 
 
 def test_what_stands_behind_the_query_is_not_read(schema):
-    assert read_query("SELECT name FROM author LIMIT 3 OFFSET 2", schema).limit == 3
+    assert read_query("SELECT name FROM author LIMIT 3 OFFSET 2", schema).limited

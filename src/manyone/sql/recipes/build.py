@@ -11,6 +11,7 @@ from manyone.errors import ManyoneError
 from manyone.sql import artefact
 from manyone.sql.collate import Example
 from manyone.sql.divergences import Divergence
+from manyone.sql.fused import check_fused
 from manyone.sql.generation import Decoding
 from manyone.sql.imperfect import Imperfection, Tokens
 from manyone.sql.language_model import LanguageModel
@@ -96,7 +97,9 @@ def objective(o: DistilOptions) -> Objective:
     divergence = None
     if o.divergence != "none":
         divergence = Divergence(o.divergence, o.beta, o.skew, o.temperature)
-    return Objective(divergence, o.mle, o.mle_on, o.reduction, _bytes(o))
+    if o.loss_kernel == "liger":
+        check_fused(divergence, o.reduction)
+    return Objective(divergence, o.mle, o.mle_on, o.reduction, _bytes(o), o.loss_kernel)
 
 
 def optimisation(o: DistilOptions, pairs: int) -> Optimisation:

@@ -95,7 +95,7 @@ class DistilOptions(CommonOptions):
     """Layers of a teacher from scratch."""
     teacher_width: Annotated[int, Range(8, 16384), With("teacher=scratch")] = 128
     """Its width."""
-    teacher_steps: Natural = 700
+    teacher_steps: Natural = 400
     """Updates of fine-tuning that the teacher gets first, on the same pairs; 0: it is one already."""
     teacher_epochs: Annotated[float | None, Range(0, closed="neither")] = None
     """Instead of --teacher-steps, passes over the pairs (paper: 8, LLaMA 4)."""
@@ -103,7 +103,7 @@ class DistilOptions(CommonOptions):
     """Its peak learning rate (paper: 2e-4)."""
     teacher_seed: Natural = 0
     """Its seed; runs with different --seed share their teacher."""
-    warm_start: Natural = 300
+    warm_start: Natural = 200
     """C11: updates of fine-tuning that the student gets before the method; methods of one seed share them (paper: 0,
     from a pretrained student)."""
     warm_lr: Annotated[float, Range(0, closed="neither"), With("warm_start")] = 5e-3
@@ -169,6 +169,8 @@ class DistilOptions(CommonOptions):
     """C10: mean over the tokens of a batch, or over its sequences."""
     logits_memory: Rate = 1.0
     """GiB of logits that are formed at once; more of them go chunk by chunk."""
+    loss_kernel: Literal["own", "liger"] = "own"
+    """What forms the loss: own, or Liger's fused one (fkl, rkl and jsd; pip install liger-kernel)."""
 
     mask_ratio: Annotated[float, Range(0, 1), _IMPERFECT] = 0.2
     """alpha, the share of a gold answer's tokens that become imperfect."""

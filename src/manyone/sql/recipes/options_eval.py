@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from manyone.errors import ManyoneError
-from manyone.recipes.options import CommonOptions, Places, Range
+from manyone.recipes.options import CommonOptions, Places, Range, With, check
 
 
 @dataclass(kw_only=True)
@@ -36,7 +36,7 @@ class EvalOptions(CommonOptions):
     """MiB that a statement may take."""
     rows: Annotated[int, Range(1)] = 200_000
     """Rows that a result may have; a prediction with more is wrong."""
-    repeats: Annotated[int, Range(1, 10_000)] = 100
+    repeats: Annotated[int, Range(1, 10_000), With("preset=bird-ves")] = 100
     """Runs of a statement that bird-ves times."""
     self_check: bool = True
     """Run the gold queries as predictions first: each must run, and give the same each time."""
@@ -45,6 +45,8 @@ class EvalOptions(CommonOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check("precision", self.precision, self.precision == "32-true", "32-true: there are no floats to choose")
+        check("device", self.device, self.device in ("auto", "cpu"), "auto or cpu: statements run on processors")
         for name, what in (("gold", "the gold queries"), ("pred", "the predictions")):
             if not getattr(self, name):
                 raise ManyoneError(f"give --{name} FILE with {what}")

@@ -76,7 +76,8 @@ def evaluate(options: EvalOptions, build: None, folder: RunFolder, split: Split)
         raise ManyoneError(f"{folder.path}: not finished, nothing to show yet: manyone resume {folder.path}")
     found = read_json(path, "the scores")
     shown = {"score": found["value"], "low": found["low"], "high": found["high"], "n": found["n"]}
-    return shown | {f"score/{level}": row["value"] for level, row in found["levels"].items()}
+    shown |= {f"score/{level}": row["value"] for level, row in found["levels"].items()}
+    return {name: value for name, value in shown.items() if value is not None}
 
 
 def _write(scores: Scores, options: EvalOptions, pairs: Any, predictions: list[str], folder: RunFolder) -> None:

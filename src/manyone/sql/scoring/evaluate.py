@@ -114,10 +114,13 @@ def evaluate(
     if preset == "spider-em":
         _check(used, schemas or {}, "schema", "give tables.json or the databases")
     suites = {name: _suite(databases[name], preset) for name in used} if rules.preset.executes else {}
-    prints = {name: tuple(fingerprint(path) for path in suite) for name, suite in suites.items()}
     reader = Reader(schemas or {}, scoped="alias-scope" not in rules.official)
     levels = difficulties or [reader.level(pair) if rules.preset.family == "spider" else "" for pair in pairs]
     tell = told or (lambda part, done, total: None)
+    prints: dict[str, tuple[str, ...]] = {}
+    for name, suite in suites.items():
+        prints[name] = tuple(fingerprint(path) for path in suite)
+        tell("fingerprints of databases", len(prints), len(suites))
     if preset == "spider-em":
         check, verdicts = _matched(pairs, predictions, rules, reader, tell)
     else:

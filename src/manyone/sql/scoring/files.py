@@ -116,16 +116,21 @@ def _pair(row: Mapping[str, Any], where: str) -> Pair:
     sql = _text(row, _GOLD)
     if sql is None or not sql.strip():
         raise ManyoneError(f"{where}: no SQL in {', '.join(_GOLD[:2])}: is this a file of gold queries?")
-    question = _text(row, _QUESTION) or ""
-    evidence = row.get("evidence")
-    return Pair(check_db_id(row.get("db_id"), where), question, _checked(sql, where),
-                evidence if isinstance(evidence, str) else "")  # fmt: skip
+    question, evidence = (_whole(_text(row, names) or "") for names in (_QUESTION, ("evidence",)))
+    return Pair(check_db_id(row.get("db_id"), where), question, _checked(sql, where), evidence)
 
 
 def _checked(sql: str, where: str) -> str:
     if len(sql) > _LONGEST:
         raise ManyoneError(f"{where}: {len(sql):,} characters of SQL: more than {_LONGEST:,}")
+    if sql != _whole(sql):
+        raise ManyoneError(f"{where}: the SQL holds half a character (a lone surrogate): mend the file")
     return sql
+
+
+def _whole(text: str) -> str:
+    """``text`` with a question mark for each half of a character, which JSON can hold and no file."""
+    return text.encode("utf-8", "replace").decode()
 
 
 # --- predictions ------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def hardness(query: Query) -> Hardness:
 
 def components(query: Query) -> int:
     """Clauses, joins, ORs and LIKEs."""
-    clauses = bool(query.where.items) + bool(query.group) + bool(query.direction) + (query.limit is not None)
+    clauses = bool(query.where.items) + bool(query.group) + bool(query.direction) + query.limited
     joins = max(len(query.tables) - 1, 0)
     ors = sum(c == "or" for conditions in _conditions(query) for c in conditions.connectors)
     likes = sum(item.operator == "like" for conditions in _conditions(query) for item in conditions.items)

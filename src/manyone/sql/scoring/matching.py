@@ -164,14 +164,14 @@ def _order(predicted: Query, gold: Query) -> ClauseScore:
     """ORDER BY with its direction, and whether there is a LIMIT."""
     ends = bool(predicted.direction), bool(gold.direction)
     same = (predicted.direction, predicted.order) == (gold.direction, gold.order)
-    limits = (predicted.limit is None) == (gold.limit is None)
+    limits = predicted.limited == gold.limited
     return ClauseScore(*ends, ends == (False, False) or (all(ends) and same and limits))
 
 
 def _connectors(predicted: Conditions, gold: Conditions) -> ClauseScore:
-    """AND and OR between conditions, each counted once."""
+    """AND and OR between conditions, each counted once; where they differ, the script takes one side for the other."""
     first, second = set(predicted.connectors), set(gold.connectors)
-    return ClauseScore(1, 1, True) if first == second else ClauseScore(len(first), len(second), False)
+    return ClauseScore(1, 1, True) if first == second else ClauseScore(len(second), len(first), False)
 
 
 def _sets(predicted: Query, gold: Query) -> ClauseScore:
@@ -196,7 +196,7 @@ def keywords(query: Query) -> set[str]:
         "having": bool(query.having.items),
         "order": bool(query.direction),
         query.direction: bool(query.direction),
-        "limit": query.limit is not None,
+        "limit": query.limited,
         "except": query.otherwise is not None,
         "union": query.union is not None,
         "intersect": query.intersect is not None,

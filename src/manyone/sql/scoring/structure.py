@@ -85,7 +85,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Query:
-    """A query by its clauses; ``limit`` is None without one. ``tables`` are names in lower case, or queries."""
+    """A query by its clauses, without the number behind LIMIT. ``tables`` are names in lower case, or queries."""
 
     distinct: bool | None = False
     select: tuple[Selected, ...] = ()
@@ -96,7 +96,7 @@ class Query:
     having: Conditions = Conditions()
     direction: str = ""
     order: tuple[ValueUnit, ...] = ()
-    limit: int | None = None
+    limited: bool = False
     intersect: Query | None = None
     union: Query | None = None
     otherwise: Query | None = None  # EXCEPT, which is a word of Python
@@ -165,7 +165,8 @@ class _Reader:
     def __init__(self, tokens: Sequence[_Token], schema: Schema, scoped: bool) -> None:
         self.tokens, self.at, self.deep = tokens, 0, 0
         self.columns = columns(schema)
-        self.everywhere: dict[str, str] | None = None if scoped else self._aliases(0, len(tokens))
+        self.scoped = scoped
+        self.everywhere: dict[str, str] | None = None
 
     # --- tokens -------------------------------------------------------------------------------------------------------
 
@@ -198,9 +199,9 @@ class _Reader:
     # --- names --------------------------------------------------------------------------------------------------------
 
     def _aliases(self, start: int, end: int) -> dict[str, str]:
-        """Alias -> table, from every ``table AS alias`` at the level of brackets where ``start`` is (or at any)."""
+        """Alias -> table, from every ``table AS alias`` whose AS is from ``start`` to before ``end``."""
         found: dict[str, str] = {}
-        for at in range(max(start, 1), end - 1):
+        for at in range(max(start, 1), end):
             if self.tokens[at].plain and self.tokens[at].text == "as":
                 found[self.tokens[at + 1].text] = self.tokens[at - 1].text
         if clash := sorted(set(found) & set(self.columns)):
@@ -209,7 +210,9 @@ class _Reader:
 
     def own_aliases(self) -> dict[str, str]:
         """The aliases of the query that starts here: not those of queries in brackets or behind UNION and its like."""
-        if self.everywhere is not None:
+        if not self.scoped:
+            if self.everywhere is None:
+                self.everywhere = self._aliases(0, len(self.tokens))
             return self.everywhere
         depth, end = 0, self.at
         found: dict[str, str] = {}
@@ -218,7 +221,7 @@ class _Reader:
             if token.plain and depth == 0 and token.text in SETS:
                 break
             if token.plain and depth == 0 and token.text == "as":
-                found |= self._aliases(end, min(end + 2, len(self.tokens)))
+                found |= self._aliases(end, end + 1)
             depth += token.plain * ((token.text == "(") - (token.text == ")"))
             end += 1
         return found
@@ -256,7 +259,10 @@ class _Reader:
         if self.take("order"):
             self.need("by")
             direction, order = self.ordering(aliases, known)
-        limit = self.limit() if self.take("limit") else None
+        limited = self.take("limit")
+        if limited:
+            self.tokens[self.at]  # there must be one, which does not count
+            self.at += 1
         self._semicolons()
         if in_brackets:
             self.need(")")
@@ -266,14 +272,14 @@ class _Reader:
             self.at += 1
             behind[name] = self.query(outer)
         self.deep -= 1
-        return Query(distinct, select, tables, on, where, group, having, direction, order, limit,
+        return Query(distinct, select, tables, on, where, group, having, direction, order, limited,
                      behind.get("intersect"), behind.get("union"), behind.get("except"))  # fmt: skip
 
     def _to_from(self) -> None:
-        while self.left() and not self.take("from"):
+        while not self.take("from"):
+            if not self.left():
+                raise Unreadable("no FROM")
             self.at += 1
-        if not self.left():
-            raise Unreadable("no FROM")
 
     def _semicolons(self) -> None:
         while self.take(";"):
@@ -385,6 +391,8 @@ class _Reader:
             if (word := self.peek()) in ("and", "or"):
                 connectors.append(word)
                 self.at += 1
+            elif self.left():
+                raise self.wrong("AND or OR expected")
         return Conditions(tuple(items), tuple(connectors))
 
     def value(self, aliases: Mapping[str, str], known: Sequence[str]) -> Value:
@@ -439,10 +447,3 @@ class _Reader:
             if not self.take(","):
                 break
         return direction, tuple(found)
-
-    def limit(self) -> int:
-        number = self.tokens[self.at].number
-        if number is None or number != int(number):
-            raise self.wrong("a number expected")
-        self.at += 1
-        return int(number)

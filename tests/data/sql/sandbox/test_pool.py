@@ -1,8 +1,12 @@
 """The sandbox: what statements give, and what becomes of workers and databases that misbehave."""
 
 import os
+import random
+import signal
 import sqlite3
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -94,6 +98,22 @@ def test_map_keeps_the_order_and_tells_how_many_are_done(sandbox, singers):
     assert [outcome.rows[0][0] for outcome in outcomes] == list(range(40))
     assert told == list(range(1, 41))
     assert sandbox.map([]) == []
+
+
+def test_a_task_that_fails_stops_the_others_at_once(singers):
+    endless = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) SELECT max(x) FROM r"
+
+    def task(number):
+        if number == 1:
+            raise KeyError("this one")
+        return [sandbox.execute(singers, endless) for _ in range(5)]
+
+    with Sandbox(2, Limits(seconds=120)) as sandbox:
+        began = time.monotonic()
+        with pytest.raises(KeyError, match="this one"):
+            sandbox.each(task, [1, *range(2, 9)])
+        assert time.monotonic() - began < 60  # one of these statements would take twice as long
+        assert sandbox.map([(singers, "SELECT 1")] * 3)[2].rows == ((1,),)
 
 
 def test_a_worker_that_was_killed_is_started_again(singers):
@@ -220,3 +240,51 @@ def test_outcomes_are_plain_values():
     assert Outcome() == Outcome()
     assert Outcome(rows=((1,),)).ok
     assert not Outcome(truncated=True).ok
+
+
+def test_a_database_of_somebody_else_is_harmless_too(sandbox, tmp_path):
+    """Views and columns of a schema call functions; these are refused as in statements."""
+    db = make(tmp_path / "trap.sqlite", "CREATE TABLE t (a, b AS (printf('%.*c', 900000000, 'x')))",
+              "CREATE VIEW v AS SELECT printf('%.*c', 900000000, 'x') AS p", "CREATE VIEW w AS SELECT * FROM w2",
+              "CREATE VIEW w2 AS SELECT * FROM w", "INSERT INTO t VALUES (1)")  # fmt: skip
+    assert sandbox.execute(db, "SELECT length(p) FROM v").kind_of_error == "denied"
+    assert not sandbox.execute(db, "SELECT b FROM t").ok
+    assert sandbox.execute(db, "SELECT * FROM w").kind_of_error == "error"
+
+
+def test_damaged_databases_are_errors(sandbox, tmp_path):
+    good = make(tmp_path / "good.sqlite", "CREATE TABLE t (a TEXT, b INTEGER)", "CREATE INDEX i ON t (b)",
+                *(f"INSERT INTO t VALUES ('{'x' * 50}', {k})" for k in range(200)))  # fmt: skip
+    data, draw = good.read_bytes(), random.Random(0)
+    kinds = set()
+    for number in range(25):
+        bad = bytearray(data)
+        for _ in range(40):
+            bad[draw.randrange(40, len(bad))] = draw.randrange(256)
+        path = tmp_path / f"bad{number}.sqlite"
+        path.write_bytes(bytes(bad[: draw.randrange(2000, len(bad))] if number % 2 else bad))
+        kinds |= {sandbox.execute(path, f"SELECT {what} FROM t").kind_of_error for what in ("*", "max(b)", "count(*)")}
+    assert "error" in kinds
+    assert kinds <= {"error", "limit", None}
+    assert sandbox.execute(good, "SELECT count(*) FROM t").rows == ((200,),)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="looks for a process by its number")
+def test_workers_end_with_a_parent_that_is_killed(singers):
+    program = (
+        "import os, signal, sys; from pathlib import Path; from manyone.data.sql.sandbox import Sandbox\n"
+        "sandbox = Sandbox(1); sandbox.execute(Path(sys.argv[1]), 'SELECT 1')\n"
+        "print(sandbox._workers[0]._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(singers)], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    for _ in range(600):  # up to a minute on a busy machine
+        try:
+            os.kill(int(done.stdout), 0)
+        except ProcessLookupError:
+            return
+        state = Path(f"/proc/{int(done.stdout)}/stat")
+        if state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return  # it has ended, and nobody has asked for its status yet
+        time.sleep(0.1)
+    raise AssertionError("the worker outlives its parent")

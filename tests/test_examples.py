@@ -14,13 +14,20 @@ SAYS = {
     "merge_experts": lambda r: r["task arithmetic + Surgery"] > r["task arithmetic"] > r["base"],
     "teams": lambda r: r["right when loaded"] > 0.5 and r["links"] == 3,
     "behavior": lambda r: r["8 distilled pairs"] > 1.5 * max(r["recorded"], r["8 random pairs"]),
+    "sql": lambda r: r["student"] > 0.8 and r["slips at first"] > r["at last"],
+    "sql_trainer": lambda r: r["loss at first"] > r["at last"],
+    "sql_trl": lambda r: r["steps"] == 4 and r["loss at first"] > 0,
     "minimax": lambda r: r["worst class: worst class"] > r["plain average: worst class"] > 0.5,
 }
 """What the figures that a script's ``main`` returns must show (scripts that need arguments: see their field)."""
+NEEDS = {"sql_trl": "trl"}
+"""Scripts that show how another library works with this one, where that is installed."""
 
 
 @pytest.mark.parametrize("name", SAYS)
 def test_example_does_what_it_says(name):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     assert SAYS[name](_module(name).main())
 
 

@@ -80,6 +80,18 @@ def brings(tmp_path, name: str, content: bytes = CONTENT) -> str:
     return f'cp "{source}" ./{name}'
 
 
+def test_a_source_package_is_named_with_its_sum(use, client, tmp_path):
+    """pip runs the set-up script of a source package before anything else can look at its bytes: so pip compares."""
+    use(record(registry="pypi", filename="thing-1.0.tar.gz"))
+    kept = tmp_path / "kept"
+    body = f'while [ "$1" != "-r" ]; do shift; done; cp "$2" "{kept}"; ' + brings(tmp_path, "thing-1.0.tar.gz")
+    calls = client("pip", body)
+    assert fetch.get("thing").read_bytes() == CONTENT
+    assert kept.read_text() == f"thing==1.0 --hash=sha256:{hashlib.sha256(CONTENT).hexdigest()}\n"
+    assert "--require-hashes" in calls.read_text()
+    assert "--no-binary=:all:" in calls.read_text()
+
+
 @pytest.mark.parametrize(
     ("registry", "program", "filename"),
     [
@@ -427,7 +439,7 @@ def test_every_record_is_complete_and_its_decoder_exists():
         assert asset.size > 0
         assert asset.members
         assert asset.licence
-        assert asset.filename.endswith({"pypi": ".whl", "npm": ".tgz", "apt": ".deb"}[asset.registry])
+        assert asset.filename.endswith({"pypi": (".whl", ".tar.gz"), "npm": ".tgz", "apt": ".deb"}[asset.registry])
         if asset.online:
             assert all(len(s) == 64 for s in asset.online.files.values())
         if asset.loader:

@@ -1,9 +1,12 @@
 """What a run leaves, compared: its records, and those of a run that was killed and resumed."""
 
 import json
+import multiprocessing
+import os
 import signal
-import subprocess
+import sys
 import time
+from pathlib import Path
 
 OWN_TEAM = """
 from pettingzoo import ParallelEnv
@@ -32,7 +35,31 @@ def lines(path):
     return [{k: v for k, v in r.items() if k != "time"} for r in records]
 
 
-def assert_kill_9_changes_nothing(manyone, process, folder, words, *, after, records=(), files=FILES,
+def started(*words, folder):
+    """``manyone WORDS`` in a process of its own, in ``folder``, where what it says is in the file "said".
+
+    It is forked from a process that has imported what is slow to import: a second instead of five or more.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["manyone.reproduce.warm"])
+    command = context.Process(target=_command, args=(list(map(str, words)), folder, dict(os.environ)))
+    command.start()
+    return command
+
+
+def _command(words, folder, environment):
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for stream in (1, 2):
+        with Path("said").open("ab") as said:
+            os.dup2(said.fileno(), stream)
+    from manyone.cli.main import run
+
+    sys.exit(run(words))
+
+
+def assert_kill_9_changes_nothing(manyone, folder, words, *, after, records=(), files=FILES,
                                   watched="metrics.jsonl"):  # fmt: skip
     """Runs ``words`` whole into ``whole``; and into ``cut``, killed once ``after`` training records are there, resumed.
 
@@ -41,20 +68,21 @@ def assert_kill_9_changes_nothing(manyone, process, folder, words, *, after, rec
     ``files`` must then be the same bytes, ``records`` and the metrics the same lines.
     """
     assert manyone("run", *words, "--out", "whole")[0] == 0
-    victim = process("-m", "manyone", "run", *words, "--out", "cut", stderr=subprocess.PIPE)
+    victim = started("run", *words, "--out", "cut", folder=folder)
     deadline = time.time() + 120
     metrics = folder / "cut" / watched
     while time.time() < deadline and not (metrics.exists() and metrics.read_bytes().count(b'"train"') >= after):
-        assert victim.poll() is None, victim.stderr.read()
+        assert victim.exitcode is None, (folder / "said").read_text()
         time.sleep(0.002)
-    victim.send_signal(signal.SIGKILL)
-    assert victim.wait() == -signal.SIGKILL
+    victim.kill()
+    victim.join()
+    assert victim.exitcode == -signal.SIGKILL
     assert metrics.read_bytes().count(b'"train"') >= after, "too slow: killed before it had come that far"
     assert not (folder / "cut/model").exists(), "it was not killed in the middle"
 
-    resumed = process("-m", "manyone", "resume", "cut", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    _, err = resumed.communicate()
-    assert resumed.returncode == 0, err
+    resumed = started("resume", "cut", folder=folder)
+    resumed.join()
+    assert resumed.exitcode == 0, (folder / "said").read_text()
     for name in files:
         assert (folder / "cut" / name).read_bytes() == (folder / "whole" / name).read_bytes(), name
     for name in ("metrics.jsonl", *records):

@@ -57,11 +57,11 @@ def test_a_run_trains_its_teacher_scores_and_draws(manyone, tmp_path, pendulum):
     assert f"{final['return']:.6g}" in out
 
 
-def test_kill_9_changes_nothing(manyone, process, tmp_path, pendulum):
+def test_kill_9_changes_nothing(manyone, tmp_path, pendulum):
     words = ("obd", "--data", f"{TASK}={pendulum}", *SMALL, *TAUGHT, "--no-simulator", "--steps", 400)
     words = [w for w in words if w not in ("--horizon", 10)]
     words += ["--checkpoint-every", 20, "--no-baselines"]
-    assert_kill_9_changes_nothing(manyone, process, tmp_path, words, after=50)
+    assert_kill_9_changes_nothing(manyone, tmp_path, words, after=50)
 
 
 def test_a_teacher_that_was_trained_before_serves_again(manyone, tmp_path, pendulum):

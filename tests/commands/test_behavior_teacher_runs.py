@@ -38,10 +38,10 @@ def test_a_run_trains_scores_and_exports_a_teacher(manyone, tmp_path, pendulum, 
     assert f"{final['return']:.6g}" in out
 
 
-def test_kill_9_changes_nothing(manyone, process, tmp_path, pendulum):
+def test_kill_9_changes_nothing(manyone, tmp_path, pendulum):
     words = ("calql", "--data", f"{TASK}={pendulum}", "--no-simulator", "--width", 16, "--steps", 400)
     words += ("--checkpoint-every", 40)
-    assert_kill_9_changes_nothing(manyone, process, tmp_path, words, after=60)
+    assert_kill_9_changes_nothing(manyone, tmp_path, words, after=60)
 
 
 def test_the_paper_s_settings_are_the_published_ones(manyone, tmp_path, pendulum):

@@ -26,9 +26,9 @@ def test_a_run_prints_its_tables_and_the_report_draws_them(manyone, tmp_path):
     assert "violations" in out
 
 
-def test_kill_9_changes_nothing(manyone, process, tmp_path):
+def test_kill_9_changes_nothing(manyone, tmp_path):
     words = ("obd-theory", "--pairs", "6000", "--gammas", "0.5", "0.9")
-    assert_kill_9_changes_nothing(manyone, process, tmp_path, words, after=3, files=("model/theory.json",))
+    assert_kill_9_changes_nothing(manyone, tmp_path, words, after=3, files=("model/theory.json",))
     assert (tmp_path / "cut/figures.json").read_bytes() == (tmp_path / "whole/figures.json").read_bytes()
 
 

@@ -76,9 +76,9 @@ def test_surgery_goes_on_top_of_a_finished_wemoe_run(manyone, tmp_path):
         model(torch.rand(2, 1, 28, 28))
 
 
-def test_kill_9_in_the_middle_of_adaptation_then_resume_is_bit_identical(manyone, process, tmp_path):
+def test_kill_9_in_the_middle_of_adaptation_then_resume_is_bit_identical(manyone, tmp_path):
     words = ("--suite", "fixture", "--steps", 100, "--checkpoint-every", 5, "--evaluate-every", 50, "--limit", 60)
-    assert_kill_9_changes_nothing(manyone, process, tmp_path, ("wemoe", *words), after=12)
+    assert_kill_9_changes_nothing(manyone, tmp_path, ("wemoe", *words), after=12)
 
 
 def test_static_merges_of_a_suite(manyone, tmp_path):

@@ -77,10 +77,10 @@ def test_a_run_is_scored_exported_and_drawn(manyone, tmp_path, two):
     assert manyone("report", "run")[0] == 0
 
 
-def test_kill_9_changes_nothing(manyone, process, tmp_path, two):
+def test_kill_9_changes_nothing(manyone, tmp_path, two):
     """While the second task is learned; tests/policies/vqcd/test_learner.py cuts at every other place."""
     words = ("vq-cd", *two, *SMALL, "--steps", 6, "--align-steps", 40)
-    assert_kill_9_changes_nothing(manyone, process, tmp_path, words, after=50, records=("episodes.jsonl",))
+    assert_kill_9_changes_nothing(manyone, tmp_path, words, after=50, records=("episodes.jsonl",))
 
 
 @pytest.mark.parametrize("grow", ["release", "widen"])

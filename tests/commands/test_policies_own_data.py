@@ -212,10 +212,10 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_written(manyone,
     )
 
 
-def test_the_best_weights_are_exported_and_survive_kill_9(manyone, process, tmp_path, short):
+def test_the_best_weights_are_exported_and_survive_kill_9(manyone, tmp_path, short):
     words = ("mtbc", "--data", f"{TASK}={short}", *SMALL[2:-2], "--width", 16, "--lr", 0.05)
     words = (*words, "--steps", 400, "--evaluate-every", 20, "--checkpoint-every", 30)
-    assert_kill_9_changes_nothing(manyone, process, tmp_path, words, after=150, records=("episodes.jsonl",))
+    assert_kill_9_changes_nothing(manyone, tmp_path, words, after=150, records=("episodes.jsonl",))
     evaluations = [r for r in lines(tmp_path / "whole/metrics.jsonl") if r["kind"] != "train"]
     best = max(evaluations, key=lambda r: (r["return"], r["step"]))
     for run in ("whole", "cut"):

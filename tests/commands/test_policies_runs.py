@@ -105,10 +105,10 @@ def test_eval_and_report_read_a_run(manyone, tmp_path, two_tasks):
     assert "cheetah-dir:0" in (tmp_path / "r/report.html").read_text()
 
 
-def test_kill_9_in_the_middle_of_training_then_resume_is_bit_identical(manyone, process, tmp_path, two_tasks):
+def test_kill_9_in_the_middle_of_training_then_resume_is_bit_identical(manyone, tmp_path, two_tasks):
     words = ("g-harmodt", *two_tasks, *SMALL, *RECIPES["g-harmodt"], "--workers", 1)
     words = (*words, "--steps", 160, "--group-after", 9, "--checkpoint-every", 7)
-    assert_kill_9_changes_nothing(manyone, process, tmp_path, words, after=30, records=["episodes.jsonl"])
+    assert_kill_9_changes_nothing(manyone, tmp_path, words, after=30, records=["episodes.jsonl"])
 
 
 @pytest.mark.parametrize(

@@ -62,12 +62,12 @@ def test_every_method_adapts_one_policy_and_exports_what_acts(manyone, process, 
     assert "return/point-robot:2" in out
 
 
-def test_a_policy_trained_on_the_way_and_kill_9_change_nothing(manyone, process, tmp_path, few):
+def test_a_policy_trained_on_the_way_and_kill_9_change_nothing(manyone, tmp_path, few):
     words = ("prompt-tuning", "--data", *few["--data"], "--shots", *few["--shots"], *NET, *SMALL, "--method", "adaptor",
              "--steps", 120, "--checkpoint-every", 11)  # fmt: skip
     policy = "stages/policy/model/model.safetensors"
     files = ("model/model.safetensors", "model/config.json", policy)
-    assert_kill_9_changes_nothing(manyone, process, tmp_path, words, after=15, records=["episodes.jsonl"], files=files)
+    assert_kill_9_changes_nothing(manyone, tmp_path, words, after=15, records=["episodes.jsonl"], files=files)
     code, out, err = manyone("eval", "cut")
     assert code == 0, err
     assert "return" in out

@@ -98,14 +98,10 @@ def test_without_a_simulator_actions_are_compared(manyone, tmp_path, episodes):
 
 
 @pytest.mark.parametrize(("watched", "after"), [("stages/policy/metrics.jsonl", 5), ("metrics.jsonl", 40)])
-def test_kill_9_in_the_first_or_last_stage_then_resume_is_bit_identical(
-    manyone, process, tmp_path, episodes, watched, after
-):
+def test_kill_9_in_the_first_or_last_stage_then_resume_is_bit_identical(manyone, tmp_path, episodes, watched, after):
     words = ("prompt-diffuser", "--data", *episodes, "--shots", *episodes, *NET, *SMALL, *DIFFUSER)
     words = (*words, "--pretrain-steps", 40, "--steps", 30, "--adapt-steps", 30)
-    assert_kill_9_changes_nothing(
-        manyone, process, tmp_path, words, after=after, records=["episodes.jsonl"], watched=watched
-    )
+    assert_kill_9_changes_nothing(manyone, tmp_path, words, after=after, records=["episodes.jsonl"], watched=watched)
 
 
 @pytest.mark.parametrize(

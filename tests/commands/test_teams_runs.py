@@ -72,12 +72,12 @@ def test_a_gated_run_leaves_artefact_episodes_figures_and_a_film(manyone, proces
     assert "<script" not in page
 
 
-def test_kill_9_in_the_middle_of_training_then_resume_is_bit_identical(manyone, process, tmp_path):
+def test_kill_9_in_the_middle_of_training_then_resume_is_bit_identical(manyone, tmp_path):
     words = ("commformer", *GRID, *TINY, "--gate", "--gate-open", 0.2, "--no-film", "--iterations", 16)
     words = (*words, "--checkpoint-every", 3, "--upper-data", "heldout", "--minibatches", 2, "--dropout", 0.1)
     words = (*words, "--evaluate-every", 5)
     files = (*FILES, "figures.json")
-    assert_kill_9_changes_nothing(manyone, process, tmp_path, words, after=8, records=["episodes.jsonl"], files=files)
+    assert_kill_9_changes_nothing(manyone, tmp_path, words, after=8, records=["episodes.jsonl"], files=files)
 
 
 @pytest.mark.parametrize("recipe", [name for name, r in RECIPES.items() if r.field == "teams"])

@@ -70,6 +70,13 @@ def test_values_are_matched_and_shown_only_to_models_that_learned_with_them(mode
     assert "artist.name = Sigur Rós" in taught.ask(question, music).prompt
 
 
+def test_a_schema_is_shown_as_widely_as_the_model_learned_it(model, music):
+    narrow = load_with(model, tables=1, columns=2)
+    assert narrow.ask("How many albums are there?", music).prompt.count(" : ") == 1
+    with pytest.raises(ManyoneError, match="tables is 0"):
+        load_with(model, tables=0)
+
+
 def load_with(model, **info):
     from manyone.sql.artefact import Saved
     from manyone.sql.asking import TextToSQL
@@ -78,7 +85,7 @@ def load_with(model, **info):
 
 
 def test_a_damaged_description_is_one_line(model):
-    with pytest.raises(ManyoneError, match="max_input is 'many', a number of tokens is expected"):
+    with pytest.raises(ManyoneError, match="max_input is 'many', a number of 1 or more is expected"):
         load_with(model, max_input="many")
 
 

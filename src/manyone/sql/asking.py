@@ -34,7 +34,8 @@ from manyone.sql.queries import translate
 from manyone.sql.retrieval import ValueIndex
 from manyone.sql.tokens import padding
 
-_MAX_INPUT, _MAX_OUTPUT = 1024, 128  # of a model that does not say what it was trained with (KID's on Spider)
+_USUAL = {"max_input": 1024, "max_output": 128, "tables": 6, "columns": 10}
+"""Of a model that does not say what it was trained with: KID's settings for Spider and CodeS's schema filter."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ class TextToSQL:
         if self.tokenizer.eos_token_id is None:
             raise ManyoneError("the tokenizer has no end-of-text token: answers would have no end; set one")
         self.style: Style = "compact" if self.info.get("style") == "compact" else "full"
-        self.max_input, self.max_output = (self._number("max_input", _MAX_INPUT),
-                                           self._number("max_output", _MAX_OUTPUT))  # fmt: skip
+        self.max_input, self.max_output = self._number("max_input"), self._number("max_output")
+        self.tables, self.columns = self._number("tables"), self._number("columns")
 
     def ask(
         self,
@@ -125,7 +126,7 @@ class TextToSQL:
 
     def prompt(self, schema: Schema, question: Question, matched: Matched) -> str:
         """What the model reads: of a wide schema the part that the question seems to be about."""
-        view = ranked_view(schema, question.text, matched)
+        view = ranked_view(schema, question.text, matched, tables=self.tables, columns=self.columns)
         # a model that never saw matched values is not shown any
         shown = matched if self.info.get("matched", self.style == "full") else {}
         return render(view, question.text, question.evidence, shown, style=self.style)
@@ -151,11 +152,11 @@ class TextToSQL:
             outcome = Outcome(error=trouble, kind_of_error="statement") if trouble else database.execute(own)
         return Answer(question, sql, text, prompt, matched, outcome, problem)
 
-    def _number(self, name: str, default: int) -> int:
-        value = self.info.get(name, default)
+    def _number(self, name: str) -> int:
+        value = self.info.get(name, _USUAL[name])
         if type(value) is not int or not 1 <= value <= 1 << 20:
-            raise ManyoneError(f"{artefact.DESCRIPTION}: {name} is {value!r:.40}, a number of tokens is expected: save "
-                               "the model again")  # fmt: skip
+            raise ManyoneError(f"{artefact.DESCRIPTION}: {name} is {value!r:.40}, a number of 1 or more is expected: "
+                               "save the model again")  # fmt: skip
         return value
 
 

@@ -5,7 +5,7 @@ batch says by lengths which tokens are real (``mask``) and which are the output 
 comparing ids: a padding token that is also the end token is then no trap.
 
 Public names: :class:`Example`, :class:`Batch`, :func:`encode`, :func:`encode_prompt`, :func:`pack`,
-:class:`OutputCollator`.
+:class:`OutputCollator`, :func:`from_labels`.
 """
 
 from __future__ import annotations
@@ -125,13 +125,23 @@ def pack(examples: Sequence[Example], pad: int, side: Literal["right", "left"] =
 class OutputCollator:
     """Collates ``{"prompt": ids, "output": ids}`` rows for ``transformers.Trainer`` and TRL's trainers.
 
-    Gives ``input_ids``, ``attention_mask`` and ``labels`` (``IGNORE`` outside the output), padded on the right.
+    Gives ``input_ids``, ``attention_mask`` and ``labels`` (``IGNORE`` outside the output), padded on the right; with
+    ``prompts`` also ``prompts`` and ``prompt_attention_mask``, padded on the left: TRL's GKDTrainer generates from them.
     """
 
-    def __init__(self, pad: int) -> None:
-        self.pad = pad
+    def __init__(self, pad: int, *, prompts: bool = False) -> None:
+        self.pad, self.prompts = pad, prompts
 
     def __call__(self, rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
         batch = pack([Example(tuple(r["prompt"]), tuple(r["output"])) for r in rows], self.pad)
         labels = batch.ids.masked_fill(~batch.out, IGNORE)
-        return {"input_ids": batch.ids, "attention_mask": batch.mask.long(), "labels": labels}
+        found = {"input_ids": batch.ids, "attention_mask": batch.mask.long(), "labels": labels}
+        if self.prompts:
+            asked = pack([Example(tuple(r["prompt"]), ()) for r in rows], self.pad, "left")
+            found |= {"prompts": asked.ids, "prompt_attention_mask": asked.mask.long()}
+        return found
+
+
+def from_labels(inputs: Mapping[str, Tensor]) -> Batch:
+    """The batch that a collated mapping with ``labels`` stands for."""
+    return Batch(inputs["input_ids"], inputs["attention_mask"].bool(), inputs["labels"] != IGNORE)

@@ -27,7 +27,7 @@ from manyone.randomness import BatchOrder
 from manyone.sql.collate import Batch, Example, pack
 from manyone.sql.divergences import Divergence
 from manyone.sql.language_model import LanguageModel
-from manyone.sql.loss import Reduction, Terms, Totals, output_loss
+from manyone.sql.loss import Kernel, Reduction, Terms, Totals, output_loss
 from manyone.sql.parallel import Parallel
 from manyone.sql.sources import Prepared, Source
 
@@ -46,6 +46,8 @@ class Objective:
     """C10: mean over tokens, or over sequences of the mean over their tokens."""
     budget: int = 1 << 30
     """Bytes of float32 logits that are formed at once."""
+    kernel: Kernel = "own"
+    """What forms the loss: own, or Liger's fused one."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ class DistilLearner:
         labels = batch.targets if prepared.labels is None else prepared.labels[batch.out]
         own = hard.weights(batch.lengths, wanted.reduction) * wanted.mle if shared else None
         kd, ce = output_loss(self.student, states, Terms(labels, distilling, own), wanted.divergence, self.teacher,
-                             other, budget=wanted.budget)  # fmt: skip
+                             other, budget=wanted.budget, kernel=wanted.kernel)  # fmt: skip
         if clean is not None:
             states = self.student.hidden(clean)[clean.predicting]
             weights = hard.weights(clean.lengths, wanted.reduction) * wanted.mle

@@ -21,9 +21,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from manyone.sql.divergences import Divergence
+from manyone.sql.fused import fits, fused_loss
 from manyone.sql.language_model import LanguageModel
 
 Reduction = Literal["token", "sequence"]
+Kernel = Literal["own", "liger"]
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,19 @@ def output_loss(
     teacher_states: Tensor | None = None,
     *,
     budget: int = 1 << 30,
+    kernel: Kernel = "own",
 ) -> tuple[Tensor, Tensor]:
     """(divergence, cross-entropy) of ``states`` [N, d], each with its weights summed; gradients flow to ``states``.
 
-    ``budget``: bytes that the float32 logits of one model may take before they are formed in chunks.
+    ``budget``: bytes that the float32 logits of one model may take before they are formed in chunks. ``kernel``: own,
+    or Liger's fused loss where that fits (:mod:`.fused`).
     """
+    if kernel == "liger" and divergence is not None and terms.distil is not None and len(states):
+        assert teacher is not None
+        assert teacher_states is not None
+        if fits(terms.distil, terms.hard):
+            return fused_loss(student, states, terms.labels, terms.distil, terms.hard, divergence, teacher,
+                              teacher_states)  # fmt: skip
 
     def part(own: Tensor, other: Tensor | None, labels: Tensor, distil: Tensor | None, hard: Tensor | None) -> Tensor:
         logits = student.logits(own)

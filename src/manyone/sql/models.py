@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,22 +171,25 @@ def without_lora(model: Any) -> Any:
 
 def _open_adapter(folder: Path, dtype: torch.dtype) -> Any:
     peft = need("peft", "an adapter", "sql")
+    file = folder / "adapter_config.json"
     try:
         settings = peft.PeftConfig.from_pretrained(str(folder))
         base = settings.base_model_name_or_path
-        if not base:
-            raise ManyoneError(f"{folder / 'adapter_config.json'}: names no base model")
+        if not base or (Path(base) / "adapter_config.json").is_file():
+            raise ManyoneError(f"{file}: base model {base!r}: must be a whole model, not an adapter")
+        if getattr(settings, "megatron_config", None):  # PEFT imports the module that it names
+            raise ManyoneError(f"{file}: megatron_config names code that is never run: remove the entry")
         model = open_model(base, dtype)
         with without_bars():
             return peft.PeftModel.from_pretrained(model, str(folder), use_safetensors=True)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ManyoneError(f"{folder}: cannot be opened as an adapter: {_line(error)}") from error
 
 
 def _check_place(place: str) -> None:
     """A folder that is there, or what may be a hub id."""
     path = Path(place)
-    if path.is_dir() and not (path / "config.json").is_file():
+    if path.is_dir() and not any((path / name).is_file() for name in ("config.json", "tokenizer_config.json")):
         raise ManyoneError(f"{place}: no config.json: give a Hugging Face folder, or the model folder of a run")
     if not path.exists() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", place):
         raise ManyoneError(f"{place}: no such folder, and not the id of a model on the hub")
@@ -206,14 +210,27 @@ def _from_gguf(file: Path, name: str) -> Path:
                     with without_bars():
                         model = transformers.AutoModelForCausalLM.from_pretrained(
                             str(file.parent), gguf_file=file.name, config=config, dtype=torch.float32)  # fmt: skip
-                    tokenizer = transformers.AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-                except (OSError, ValueError, KeyError, ImportError, NotImplementedError) as error:
+                    tokenizer = transformers.AutoTokenizer.from_pretrained(
+                        str(file.parent), gguf_file=file.name, trust_remote_code=False)  # fmt: skip
+                except (OSError, ValueError, LookupError, ImportError, NotImplementedError, RuntimeError, TypeError,
+                        AttributeError, OverflowError, struct.error) as error:  # fmt: skip
                     raise ManyoneError(f"{file}: cannot be read as a GGUF model: {_line(error)}") from error
                 with without_bars():
-                    model.save_pretrained(folder)
+                    _plain(model).save_pretrained(folder)
                 tokenizer.save_pretrained(folder)
                 folder.rename(target)
     return target
+
+
+def _plain(model: Any) -> Any:
+    """A de-quantised model as one that never was quantised, which can be saved."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.random.fork_rng(devices=[]):
+        whole = type(model)(config)
+    whole.load_state_dict(model.state_dict())
+    return whole
 
 
 def _no_dropout(config: Any) -> Any:

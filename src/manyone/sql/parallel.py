@@ -41,6 +41,7 @@ class Parallel:
         for layer in decoder_layers(model.backbone):
             fully_shard(layer, mesh=mesh)
             layer.set_gradient_divide_factor(1.0)  # type: ignore[operator]
+            layer.set_force_sum_reduction_for_comms(True)  # type: ignore[operator]
 
     @contextlib.contextmanager
     def whole(self, model: LanguageModel) -> Iterator[None]:

@@ -38,6 +38,15 @@ def test_a_reader_reads_and_nothing_else(shop):
     assert [p.name for p in shop.parent.iterdir()] == ["shop.sqlite"]
 
 
+def test_a_query_may_be_bounded_by_its_steps(shop):
+    endless = "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t"
+    with Reader(shop, seconds=60, operations=1_000_000) as reader:
+        for _ in range(3):  # every query anew
+            with pytest.raises(QueryError, match="longer than 1,000,000 steps"):
+                reader.rows(endless)
+            assert reader.rows("SELECT 1") == [(1,)]
+
+
 def test_what_is_no_database_is_one_line(tmp_path):
     for name, content in {"text": b"hello\n" * 100, "empty": b"", "cut": b"SQLite format 3\0" + b"\1" * 50}.items():
         path = tmp_path / f"{name}.sqlite"
@@ -106,3 +115,7 @@ def test_rows_that_break_a_key_leave_no_file(tmp_path):
     with pytest.raises(ManyoneError, match="cannot write the database tiny"):
         write_database(tmp_path / "bad", SCHEMA, {"A": [(1, "x"), (1, "y")]})
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(ManyoneError, match="a file already"):
+        write_database(tmp_path / "mine", SCHEMA, ROWS)
+    assert (tmp_path / "mine").read_text() == "precious"

@@ -133,7 +133,7 @@ def gather(reader: Reader, schema: Schema, *, seed: int = 0) -> Facts:
             if (found := _table(reader, schema, table, seed)) is not None:
                 tables.append(found)
         except QueryError:
-            continue  # larger than the limits allow to count
+            continue  # longer to count than the limits allow
     by_name = {t.table.name: t for t in tables}
     joins = []
     for link in schema.foreign_keys:

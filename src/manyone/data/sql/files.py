@@ -83,18 +83,19 @@ def quote(name: str) -> str:
 class Reader:
     """One database, for reading. A context manager.
 
-    ``seconds`` bounds each query; ``most`` its rows. :class:`ManyoneError` for what is no SQLite file.
+    ``seconds`` bounds each query, ``operations`` the steps of SQLite's machine in it (0: not), which unlike seconds are
+    the same on every machine, and ``most`` its rows. :class:`ManyoneError` for what is no SQLite file.
     """
 
-    def __init__(self, path: Path, *, seconds: float = 5.0, most: int = 10_000) -> None:
-        self.path, self.seconds, self.most = path, seconds, most
+    def __init__(self, path: Path, *, seconds: float = 5.0, operations: int = 0, most: int = 10_000) -> None:
+        self.path, self.seconds, self.operations, self.most = path, seconds, operations, most
         check_file(path)
         self._db = sqlite3.connect(path.resolve().as_uri() + "?mode=ro&immutable=1", uri=True, isolation_level=None)
         self._db.text_factory = lambda raw: raw.decode("utf-8", "ignore")
         for limit, value in _LIMITS.items():
             self._db.setlimit(limit, value)
         self._db.set_progress_handler(self._late, _OPERATIONS)
-        self._deadline = float("inf")
+        self._deadline, self._steps = float("inf"), 0
 
     def __enter__(self) -> Reader:
         return self
@@ -120,19 +121,24 @@ class Reader:
         return self._run(f"PRAGMA {name}({_quoted(argument)})", ())
 
     def _run(self, sql: str, parameters: Sequence[Value]) -> list[Row]:
-        self._deadline = time.monotonic() + self.seconds
+        self._deadline, self._steps = time.monotonic() + self.seconds, 0
         try:
             with closing(self._db.cursor()) as cursor:
                 found = cursor.execute(sql, parameters).fetchmany(self.most + 1)
         except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as problem:
-            reason = f"longer than {self.seconds:g} s" if "interrupted" in str(problem) else str(problem)
+            reason = str(problem)
+            if "interrupted" in reason:
+                reason = f"longer than {self.seconds:g} s"
+                if 0 < self.operations < self._steps:
+                    reason = f"longer than {self.operations:,} steps"
             raise QueryError(f"{self.path.name}: {reason}: {sql[:200]}") from None
         if len(found) > self.most:
             raise QueryError(f"{self.path.name}: more than {self.most} rows: {sql[:200]}")
         return found
 
     def _late(self) -> int:
-        return time.monotonic() > self._deadline
+        self._steps += _OPERATIONS
+        return 0 < self.operations < self._steps or time.monotonic() > self._deadline
 
 
 def check_file(path: Path) -> None:
@@ -143,10 +149,11 @@ def check_file(path: Path) -> None:
         raise ManyoneError(f"{path}: the file is empty; a SQLite database is expected")
     if not is_sqlite(path):
         raise ManyoneError(f"{path}: not a SQLite database (its first bytes say so); give a .sqlite file")
-    log = path.with_name(path.name + "-wal")
-    if log.is_file() and log.stat().st_size:
-        raise ManyoneError(f"{path}: rows are still in {log.name}; close what writes the database, or run "
-                           f"`PRAGMA wal_checkpoint(TRUNCATE)` on it")  # fmt: skip
+    for ending, way in (("-wal", "PRAGMA wal_checkpoint(TRUNCATE)"), ("-journal", "PRAGMA schema_version")):
+        log = path.with_name(path.name + ending)
+        if log.is_file() and log.stat().st_size:
+            raise ManyoneError(f"{path}: rows are still in {log.name}; close what writes the database, or run "
+                               f"`{way}` on it")  # fmt: skip
     try:
         with closing(sqlite3.connect(path.resolve().as_uri() + "?mode=ro&immutable=1", uri=True)) as db:
             db.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -173,8 +180,10 @@ def write_database(
 
     ``types`` overrides the declared type of (table, column), ``keys`` the primary key of a table; ``indexed`` adds an
     index on every column of a foreign key. The bytes depend on the content alone: of what SQLite notes in the header,
-    its own version is overwritten by a constant.
+    its own version is overwritten by a constant. A file that is there already is left as it is.
     """
+    if path.exists():
+        raise ManyoneError(f"{path}: there is a file already; choose another name")
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
             for pragma in ("page_size=4096", "encoding='UTF-8'", "journal_mode=OFF", "synchronous=OFF"):

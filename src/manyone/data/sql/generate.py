@@ -4,7 +4,7 @@ Candidate i of a database is a function of (seed, database, i) alone: an intent,
 SQL, and up to three questions that ask for it in different words. It is dropped, and the reason counted, when
 
     no columns    the database has nothing to fill the intent with
-    error         the SQL fails or takes longer than the limit
+    error         the SQL fails or takes more steps of SQLite's machine than the limit (on every machine the same)
     empty         no row, only NULL, or a count of zero
     too long      more than 200 rows
     tie           what is asked first has an equal at the limit, so that the answer is arbitrary
@@ -12,14 +12,14 @@ SQL, and up to three questions that ask for it in different words. It is dropped
 
 Candidates are taken in their order until there are enough, so the number of worker processes changes nothing. Splits
 are by the CRC-32 of the SQL (80 / 10 / 10 %): no SQL is in two of them, in whatever words it is asked for.
-Public: ``generate``, ``Generated``, ``Question``, ``DROPPED``.
+Public: ``generate``, ``Generated``, ``Question``, ``sandboxed``, ``DROPPED``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from joblib import Parallel, delayed
@@ -30,23 +30,41 @@ from manyone.data.sql.fuzz import Draws
 from manyone.data.sql.intents import Draft, draft
 from manyone.data.sql.phrases import MODES, Mode, Wording
 from manyone.data.sql.records import Schema
+from manyone.data.sql.sandbox import Sandbox
 from manyone.engine.progress import Progress
 from manyone.errors import ManyoneError
 
+VERSION = 2
+"""Raised whenever other pairs are made, so that earlier ones in the cache are not read."""
 MOST_ROWS = 200
 """Rows that an answer may have."""
 PHRASINGS = 3
 """Questions that one SQL may get."""
-SECONDS = 2.0
-"""Time that one query may take."""
+OPERATIONS = 50_000_000
+"""Steps of SQLite's machine that one query may take, about a second; unlike time the same on every machine."""
+_SECONDS = 60.0  # for a query that hangs in one step
 DROPPED = ("no columns", "error", "empty", "too long", "tie", "repeated")
 """Why a candidate is dropped."""
 _CHUNK = 64
-_DRY = 3000  # candidates in a row without a new SQL after which a database is exhausted
+_WINDOW, _NEW = 1500, 15  # a database is exhausted where fewer than 15 of 1,500 candidates are a new SQL
 _TRIES = 6  # draws of words for each question wanted
 
 Execute = Callable[[Path, str], Sequence[Row]]
 """Runs a SELECT on a file; :class:`ManyoneError` where it fails. At most ``MOST_ROWS`` + 1 rows are looked at."""
+
+
+def sandboxed(sandbox: Sandbox) -> Execute:
+    """An ``Execute`` that runs every query in the processes of ``sandbox``."""
+
+    def execute(path: Path, sql: str) -> Sequence[Row]:
+        outcome = sandbox.execute(path, sql)
+        if outcome.kind_of_error is not None:
+            raise QueryError(outcome.error)
+        if outcome.truncated or len(outcome.rows) > MOST_ROWS:
+            raise QueryError(f"{path.name}: more than {MOST_ROWS} rows: {sql[:200]}")
+        return outcome.rows
+
+    return execute
 
 
 @dataclass(frozen=True)
@@ -75,7 +93,7 @@ class Generated:
     candidates: int
     dropped: Mapping[str, int]
     exhausted: tuple[str, ...]
-    """Databases that have no more to ask."""
+    """Databases that have hardly more to ask: fewer than one in a hundred candidates is new."""
 
     @property
     def pairs(self) -> int:
@@ -116,38 +134,42 @@ def generate(
     kept: dict[str, list[Kept]] = {db_id: [] for db_id in databases}
     dropped: Counter[str] = Counter()
     candidates, made = 0, 0
-    sources = {}
+    tried, before = Counter[str](), Counter[str]()
+    sources, asked = {}, {}
     for db_id, (schema, path) in databases.items():
-        with Reader(path, seconds=SECONDS) as reader:
+        with Reader(path, seconds=_SECONDS, operations=4 * OPERATIONS) as reader:
             facts = gather(reader, schema, seed=seed)
+        asked[db_id] = bool(facts.tables)
         job = _Job(facts, path, seed, phrasings, tuple(MODES) if robust else (), dict(synonyms or {}), execute)
         sources[db_id] = _in_order(job, workers)
     seen: dict[str, set[str]] = {db_id: set() for db_id in databases}
-    open_, exhausted = list(databases), []
+    open_ = [db_id for db_id in databases if asked[db_id]]
+    exhausted = [db_id for db_id in databases if not asked[db_id]]
     with Progress("asking and answering", pairs, unit="pairs", show=show) as bar:
         while open_ and made < pairs:
             # equal shares; what one database cannot give, the others give in the next round
             share, rest = divmod(pairs - made, len(open_))
             for place, db_id in enumerate(list(open_)):
-                wanted, idle = share + (place < rest), 0
+                wanted = share + (place < rest)
                 while wanted > 0:
                     one = next(sources[db_id])
                     candidates += 1
                     reason = one.reason or ("repeated" if one.sql in seen[db_id] else "")
                     if reason:
                         dropped[reason] += 1
-                        idle += 1
-                        if idle >= _DRY:
+                    else:
+                        seen[db_id].add(one.sql)
+                        kept[db_id].append(Kept(db_id, one.intent, one.sql, one.questions[:wanted]))
+                        wanted -= len(kept[db_id][-1].questions)
+                        made += len(kept[db_id][-1].questions)
+                        bar.update(made)
+                    tried[db_id] += 1
+                    if tried[db_id] % _WINDOW == 0:
+                        if len(kept[db_id]) - before[db_id] < _NEW:
                             open_.remove(db_id)
                             exhausted.append(db_id)
                             break
-                        continue
-                    idle = 0
-                    seen[db_id].add(one.sql)
-                    kept[db_id].append(Kept(db_id, one.intent, one.sql, one.questions[:wanted]))
-                    wanted -= len(kept[db_id][-1].questions)
-                    made += len(kept[db_id][-1].questions)
-                    bar.update(made)
+                        before[db_id] = len(kept[db_id])
     for source in sources.values():
         source.close()
     if not made:
@@ -167,10 +189,12 @@ class _Job:
     modes: tuple[Mode, ...]
     synonyms: dict[str, Sequence[str]]
     execute: Execute | None
+    seen: dict[str, str] = field(default_factory=dict)
+    """What became of the SQL that was tried before: a reason, or nothing where it was kept."""
 
     def tried(self, first: int, count: int) -> list[_Tried]:
         """Candidates ``first`` to ``first + count - 1``."""
-        with Reader(self.path, seconds=SECONDS, most=MOST_ROWS) as reader:
+        with Reader(self.path, seconds=_SECONDS, operations=OPERATIONS, most=MOST_ROWS) as reader:
             run: Execute = self.execute or (lambda _, sql: reader.rows(sql))
             return [self._try(number, run) for number in range(first, first + count)]
 
@@ -178,7 +202,9 @@ class _Job:
         made = draft(self.facts, Draws(self.seed, self.facts.schema.db_id, "candidate", number))
         if made is None:
             return _Tried("", "", (), "no columns")
-        reason = self._problem(made, run)
+        if (known := self.seen.get(made.sql)) is not None:
+            return _Tried(made.intent, made.sql, (), known or "repeated")
+        reason = self.seen[made.sql] = self._problem(made, run)
         return _Tried(made.intent, made.sql, () if reason else self._questions(made, number), reason)
 
     def _problem(self, made: Draft, run: Execute) -> str:

@@ -177,6 +177,8 @@ def _changes(kind: str, tree: Node, schema: Schema) -> list[str]:
             if new is None:
                 if not _drop(twin):
                     continue
+            elif twin is copied:
+                copied = new
             else:
                 twin.replace(new)
             found.append(copied.sql("sqlite"))
@@ -229,7 +231,7 @@ def _alternatives(kind: str, node: Node, schema: Schema) -> list[Any]:
         return [exp.Limit(expression=exp.Literal.number(int(node.expression.this) + 1))]
     if kind == "set operation" and isinstance(node, exp.SetOperation):
         kinds = [k for k in (exp.Union, exp.Intersect, exp.Except) if not isinstance(node, k)]
-        return [k(this=node.this.copy(), expression=node.expression.copy(), distinct=True) for k in kinds]
+        return [k(**{**node.copy().args, "distinct": True}) for k in kinds]
     if kind == "value" and isinstance(node, exp.Literal) and isinstance(node.parent, exp.Binary):
         if node.find_ancestor(exp.Where, exp.Having) is None:
             return []

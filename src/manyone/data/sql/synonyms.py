@@ -17,7 +17,8 @@ _NO_NOUNS = frozenset(["in", "of", "by", "at", "a", "an", "as", "is", "id", "no"
 
 
 @lru_cache(maxsize=1)
-def _wordnet() -> tuple[bytes, bytes]:
+def wordnet() -> tuple[bytes, bytes]:
+    """The index and the data of WordNet's nouns."""
     archive = open_archive(get("wordnet-base"))
     return archive.read(find(archive, "index.noun")), archive.read(find(archive, "data.noun"))
 
@@ -29,7 +30,7 @@ def synonyms(schemas: Iterable[Schema]) -> dict[str, tuple[str, ...]]:
         for table in schema.tables:
             for phrase in (table.natural, *(c.natural for c in table.columns)):
                 words.update(phrase.split())
-    index, data = _wordnet()
+    index, data = wordnet()
     return read_synonyms(index, data, words)
 
 

@@ -11,6 +11,7 @@ from manyone.errors import ManyoneError
 from manyone.sql import artefact
 from manyone.sql.collate import Example
 from manyone.sql.divergences import Divergence
+from manyone.sql.fused import check_fused
 from manyone.sql.generation import Decoding
 from manyone.sql.imperfect import Imperfection, Tokens
 from manyone.sql.language_model import LanguageModel
@@ -49,7 +50,7 @@ def distillation(
     info: Mapping[str, Any] | None = None,
 ) -> DistilLearner:
     """The learner of any recipe. ``info`` goes into the artefact's description."""
-    gold = problem.examples(models.tokenizer, problem.train, o)
+    gold = problem.examples(models.tokenizer, problem.train)
     kept = None
     if models.outputs is not None and o.source in ("teacher", "teacher+student"):
         kept = check_teacher_outputs(models.outputs)
@@ -64,7 +65,7 @@ def distillation(
         pad=padding(models.tokenizer),
         seed=o.seed,
         usable=kept,
-        validation=problem.examples(models.tokenizer, problem.validation, o),
+        validation=problem.examples(models.tokenizer, problem.validation),
         evaluate=evaluate,
         export=exporter(o, problem, models.tokenizer, info or {}),
         parallel=sharded(o, models.student),
@@ -82,11 +83,11 @@ def fine_tuning(
     info: Mapping[str, Any],
 ) -> DistilLearner:
     """Cross-entropy on gold: what teachers and warm starts get."""
-    gold = problem.examples(tokenizer, problem.train, o)
+    gold = problem.examples(tokenizer, problem.train)
     pad = padding(tokenizer)
     return DistilLearner(
         model, gold, Fixed(gold, pad, model.device), Objective(reduction=o.reduction, budget=_bytes(o)), how, pad=pad,
-        seed=seed, validation=problem.examples(tokenizer, problem.validation, o),
+        seed=seed, validation=problem.examples(tokenizer, problem.validation),
         export=exporter(o, problem, tokenizer, info, merged=True), parallel=sharded(o, model),
     )  # fmt: skip
 
@@ -96,7 +97,9 @@ def objective(o: DistilOptions) -> Objective:
     divergence = None
     if o.divergence != "none":
         divergence = Divergence(o.divergence, o.beta, o.skew, o.temperature)
-    return Objective(divergence, o.mle, o.mle_on, o.reduction, _bytes(o))
+    if o.loss_kernel == "liger":
+        check_fused(divergence, o.reduction)
+    return Objective(divergence, o.mle, o.mle_on, o.reduction, _bytes(o), o.loss_kernel)
 
 
 def optimisation(o: DistilOptions, pairs: int) -> Optimisation:
@@ -174,8 +177,7 @@ def exporter(
     merged = o.export == "merged" if merged is None else merged
 
     def export(learner: DistilLearner, folder: Path) -> None:
-        told = {"data": problem.data.name, "style": problem.style, "max_input": o.max_input,
-                "max_output": o.max_output, "steps": learner.done, **info}  # fmt: skip
+        told = {"data": problem.data.name, **problem.form.description(), "steps": learner.done, **info}
         artefact.save(folder, learner.whole_model(), tokenizer, told, merged=merged)
 
     return export

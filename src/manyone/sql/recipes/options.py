@@ -55,7 +55,8 @@ class DistilOptions(CommonOptions):
     """Defaults of all options that are left open: laptop (small decoders from scratch), smollm2 (a real model of 135
     million parameters), or the published settings of paper-qwen, paper-codegen and paper-llama (they need a GPU)."""
     suite: str | None = None
-    """Data of ours, made when the cache has none: schemas3 (the default, where no --data is given) or schemas8."""
+    """Data of ours, made when the cache has none: schemas3 (the default, where no --data is given),
+    schemas8, schemas20, schemas146 or spider14."""
     data: Annotated[tuple[str, ...], Places()] = ()
     """Instead of --suite, own pairs as NAME=PLACE: a folder in the layout of Spider or BIRD, or a file of pairs."""
     data_seed: Annotated[Natural, With("suite")] = 0
@@ -65,6 +66,15 @@ class DistilOptions(CommonOptions):
     style: Literal["auto", "full", "compact"] = "auto"
     """The prompt: full (CodeS's, with types, keys and values), compact (one line of names), or auto: compact for models
     from scratch, full for others."""
+    matched: Literal["auto", "yes", "no"] = "auto"
+    """Show the values of the database that the question names; auto: with the full prompt."""
+    tables: Positive = 6
+    """Tables of a schema that a prompt shows at most: while learning the gold ones and others by lot, else those that
+    the question seems to be about."""
+    columns: Positive = 10
+    """Columns of each of them."""
+    normal: bool = True
+    """Learn SQL in its normal form: keywords upper, names lower, aliases of tables expanded."""
     max_input: Annotated[int, Range(8, 1 << 20)] = 256
     """Tokens of a prompt; longer ones are cut on the left (paper: 1024, LLaMA 2048)."""
     max_output: Annotated[int, Range(2, 1 << 16)] = 80
@@ -85,7 +95,7 @@ class DistilOptions(CommonOptions):
     """Layers of a teacher from scratch."""
     teacher_width: Annotated[int, Range(8, 16384), With("teacher=scratch")] = 128
     """Its width."""
-    teacher_steps: Natural = 700
+    teacher_steps: Natural = 400
     """Updates of fine-tuning that the teacher gets first, on the same pairs; 0: it is one already."""
     teacher_epochs: Annotated[float | None, Range(0, closed="neither")] = None
     """Instead of --teacher-steps, passes over the pairs (paper: 8, LLaMA 4)."""
@@ -93,7 +103,7 @@ class DistilOptions(CommonOptions):
     """Its peak learning rate (paper: 2e-4)."""
     teacher_seed: Natural = 0
     """Its seed; runs with different --seed share their teacher."""
-    warm_start: Natural = 300
+    warm_start: Natural = 200
     """C11: updates of fine-tuning that the student gets before the method; methods of one seed share them (paper: 0,
     from a pretrained student)."""
     warm_lr: Annotated[float, Range(0, closed="neither"), With("warm_start")] = 5e-3
@@ -159,6 +169,8 @@ class DistilOptions(CommonOptions):
     """C10: mean over the tokens of a batch, or over its sequences."""
     logits_memory: Rate = 1.0
     """GiB of logits that are formed at once; more of them go chunk by chunk."""
+    loss_kernel: Literal["own", "liger"] = "own"
+    """What forms the loss: own, or Liger's fused one (fkl, rkl and jsd; pip install liger-kernel)."""
 
     mask_ratio: Annotated[float, Range(0, 1), _IMPERFECT] = 0.2
     """alpha, the share of a gold answer's tokens that become imperfect."""
@@ -220,7 +232,7 @@ class DistilOptions(CommonOptions):
         if self.suite is not None and self.data:
             raise ManyoneError(f"--suite {self.suite} brings its own data: leave --data out, or --suite")
         if self.suite is None and not self.data:
-            raise ManyoneError("give --suite NAME (schemas3, schemas8) or --data NAME=PLACE of your own")
+            raise ManyoneError("give --suite NAME (schemas3, schemas8 ...) or --data NAME=PLACE of your own")
         if (self.steps is None) == (self.epochs is None):
             raise ManyoneError("give one of --steps and --epochs")
         check("teacher", self.teacher, not self.teacher.startswith("every-"), "a whole model: layers are left out of "
@@ -236,6 +248,9 @@ class DistilOptions(CommonOptions):
         if self.source == "adaptive":
             check("evaluate_every", self.evaluate_every, self.evaluate_every > 0, "1 or more with --source adaptive, "
                   "which follows the validation loss")  # fmt: skip
+        whole = self.warm_start == 0 and self.student != "scratch" and not self.student.startswith("every-")
+        check("export", self.export, self.export == "merged" or whole, "merged: an adapter needs its base, which is no "
+              "model of its own here (--warm-start 0 and a --student that is a place)")  # fmt: skip
         if self.student.startswith("every-") and not self.needs_teacher and self.teacher == "scratch":
             raise ManyoneError(f"--student {self.student}: layers of which teacher? Name it with --teacher")
 

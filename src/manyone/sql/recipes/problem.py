@@ -2,35 +2,66 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
 from manyone.data.sql.pairs import load_pairs
 from manyone.data.sql.records import Pair, PairSet
+from manyone.data.sql.suites import SUITES, load_sql_suite
+from manyone.engine.fabric import processors
 from manyone.engine.inputs import digest
+from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
 from manyone.recipes.options import Split
 from manyone.sql.collate import Example, encode, encode_prompt
-from manyone.sql.prompt import Matched, render
+from manyone.sql.databases import open_database
+from manyone.sql.prompt import Matched, Style, ranked_view, render, training_view
+from manyone.sql.queries import normal, used
 from manyone.sql.recipes.options import DistilOptions
+from manyone.sql.retrieval import ValueIndex
 
-Style = Literal["full", "compact"]
+_VALIDATION = 200  # pairs on which the loss is watched
 
 
 @dataclass(frozen=True)
+class Form:
+    """What models read and write of a pair; a model's description says it, so that it is asked alike."""
+
+    style: Style
+    matched: bool
+    """Whether values that the question names are shown."""
+    tables: int
+    columns: int
+    """What a prompt shows of a schema at most: tables, and columns of each."""
+    normal: bool
+    """Whether golds are learned in their normal form: keywords upper, names lower, aliases expanded."""
+    max_input: int
+    max_output: int
+
+    def description(self) -> dict[str, Any]:
+        """As the artefact tells it."""
+        return {name: getattr(self, name) for name in ("style", "matched", "tables", "columns", "max_input",
+                                                       "max_output")}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
 class SQLProblem:
     """Pairs of one recipe by split, in the order that example numbers count."""
 
     data: PairSet
-    style: Style
+    form: Form
     train: tuple[Pair, ...]
     validation: tuple[Pair, ...]
     test: tuple[Pair, ...]
+    seed: int = 0
+    """Of what wide schemas show beside the gold tables while a model learns."""
+    _named: dict[Pair, Matched] = field(default_factory=dict)
 
     def digests(self) -> dict[str, str]:
         """What the data held, by content."""
@@ -39,21 +70,39 @@ class SQLProblem:
         schemas = [repr(schema) for _, schema in sorted(self.data.schemas.items())]
         return {self.data.name: digest(*parts, *schemas)}
 
-    def prompt(self, pair: Pair) -> str:
-        """The text before the SQL of ``pair``."""
-        return render(self.data.schemas[pair.db_id], pair.question, pair.evidence, self.matched(pair), style=self.style)
+    def prompt(self, pair: Pair, *, learning: bool = False) -> str:
+        """The text before the SQL of ``pair``. ``learning``: a wide schema is shown around the gold tables."""
+        schema, form = self.data.schemas[pair.db_id], self.form
+        matched = self._named.get(pair, {})
+        fits = len(schema.tables) <= form.tables and all(len(t.columns) <= form.columns for t in schema.tables)
+        if not fits:
+            limits = {"tables": form.tables, "columns": form.columns}
+            if learning:
+                schema = training_view(schema, used(pair.sql, schema), self.seed, pair.question, **limits)
+            else:
+                schema = ranked_view(schema, pair.question, matched, **limits)
+        return render(schema, pair.question, pair.evidence, matched if form.matched else {}, style=form.style)
 
-    def matched(self, pair: Pair) -> Matched:
-        """Values of the database that the question names."""
-        return {}
+    def target(self, pair: Pair) -> str:
+        """The SQL that a model learns to write."""
+        return normal(pair.sql, self.data.schemas[pair.db_id]).sql if self.form.normal else pair.sql
 
-    def examples(self, tokenizer: Any, pairs: Sequence[Pair], o: DistilOptions) -> list[Example]:
-        """Token ids of pairs, one example each."""
-        return [encode(tokenizer, self.prompt(p), p.sql, max_input=o.max_input, max_output=o.max_output) for p in pairs]
+    def examples(self, tokenizer: Any, pairs: Sequence[Pair]) -> list[Example]:
+        """Token ids of pairs to learn from, one example each."""
+        form = self.form
+        return [
+            encode(tokenizer, self.prompt(p, learning=True), self.target(p), max_input=form.max_input,
+                   max_output=form.max_output)
+            for p in pairs
+        ]  # fmt: skip
 
-    def prompts(self, tokenizer: Any, pairs: Sequence[Pair], o: DistilOptions) -> list[tuple[int, ...]]:
+    def prompts(self, tokenizer: Any, pairs: Sequence[Pair], *, learning: bool = False) -> list[tuple[int, ...]]:
         """Token ids of the prompts alone."""
-        return [encode_prompt(tokenizer, self.prompt(p), o.max_input) for p in pairs]
+        return [encode_prompt(tokenizer, self.prompt(p, learning=learning), self.form.max_input) for p in pairs]
+
+    def texts(self) -> list[str]:
+        """Everything that a tokenizer of these pairs is trained on."""
+        return [text for p in self.train for text in (self.prompt(p, learning=True), self.target(p))]
 
     def of(self, split: Split) -> tuple[Pair, ...]:
         """The pairs of a split."""
@@ -62,15 +111,15 @@ class SQLProblem:
 
 def load_problem(o: DistilOptions) -> SQLProblem:
     """The data that ``o`` names, made if need be."""
-    if o.suite is not None:
-        data = load_pairs(o.suite, seed=o.data_seed)
-    else:
-        data = joined([replace(load_pairs(place), name=name) for name, place in places(o)])
-    return problem_of(data, o)
+    if o.suite is None:
+        return problem_of(joined([replace(load_pairs(place), name=name) for name, place in places(o)]), o)
+    if o.suite not in SUITES:
+        raise ManyoneError(f"--suite {o.suite}: {suggestion(o.suite, SUITES)}")
+    return problem_of(load_sql_suite(o.suite, seed=o.data_seed, workers=o.workers or processors()), o)
 
 
 def problem_of(data: PairSet, o: DistilOptions) -> SQLProblem:
-    """``data`` as the options split and limit it."""
+    """``data`` as the options split, limit and show it."""
     train, validation, test = (tuple(data.splits.get(split, ())) for split in ("train", "val", "test"))
     if not train:
         raise ManyoneError(f"{data.name}: no pairs to train on")
@@ -80,7 +129,11 @@ def problem_of(data: PairSet, o: DistilOptions) -> SQLProblem:
         validation = train[:: max(1, len(train) // 100)]
     small = o.student == "scratch" and (o.teacher == "scratch" or not o.needs_teacher)
     style: Style = ("compact" if small else "full") if o.style == "auto" else o.style
-    return SQLProblem(data, style, train, _some(validation, 200, 0), _limited(test or validation, o.eval_pairs))
+    matched = style == "full" if o.matched == "auto" else o.matched == "yes"
+    form = Form(style, matched, o.tables, o.columns, o.normal, o.max_input, o.max_output)
+    validation, test = _some(validation, _VALIDATION, 0), _limited(test or validation, o.eval_pairs)
+    named = _matches(data, [*train, *validation, *test]) if matched or not _fits(data, form) else {}
+    return SQLProblem(data, form, train, validation, test, o.data_seed, named)
 
 
 def places(o: DistilOptions) -> list[tuple[str, str]]:
@@ -104,6 +157,29 @@ def joined(sets: Sequence[PairSet]) -> PairSet:
         first = PairSet(f"{first.name}+{other.name}", splits, {**first.schemas, **other.schemas},
                         {**first.databases, **other.databases})  # fmt: skip
     return first
+
+
+def _fits(data: PairSet, form: Form) -> bool:
+    """Whether every schema is shown whole."""
+    return all(
+        len(s.tables) <= form.tables and all(len(t.columns) <= form.columns for t in s.tables)
+        for s in data.schemas.values()
+    )
+
+
+def _matches(data: PairSet, pairs: Sequence[Pair]) -> dict[Pair, Matched]:
+    """The values of its database that each question names; of databases without a file none."""
+    found: dict[Pair, Matched] = {}
+    by_database: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        by_database.setdefault(pair.db_id, []).append(pair)
+    for name, own in by_database.items():
+        if not (files := data.databases.get(name)):
+            continue
+        with contextlib.ExitStack() as stack:
+            index = stack.enter_context(ValueIndex.open(stack.enter_context(open_database(files[0]))))
+            found |= {pair: index.match(pair.question) for pair in own}
+    return found
 
 
 def _some(pairs: Sequence[Pair], most: int, seed: int) -> tuple[Pair, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from manyone.engine.devices import device_of, one_thread_below
+from manyone.engine.devices import device_of
 from manyone.engine.fabric import broadcast, is_writer, make_fabric
 from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
@@ -86,7 +86,7 @@ def learner_of(
 def exposure(options: DistilOptions, problem: SQLProblem, models: Models) -> dict[str, float]:
     """ExAccErr of the student over whole answers."""
     assert models.teacher is not None
-    prompts = problem.prompts(models.tokenizer, problem.test[: options.exposure], options)
+    prompts = problem.prompts(models.tokenizer, problem.test[: options.exposure])
     how = Decoding(models.tokenizer.eos_token_id, padding(models.tokenizer), options.max_output)
     found = excess_error(models.student, models.teacher, prompts, how, seed=options.seed)
     return {"exposure": found.percent[-1], "exposure_expected": found.expected[-1]}
@@ -109,9 +109,6 @@ def evaluate(
 def prepare_processes(options: DistilOptions) -> torch.device:
     """This process's device; under torchrun it joins the others."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked beside it
-    widths = [options.student_width, options.teacher_width]
-    if options.student == "scratch" and (options.teacher == "scratch" or not options.needs_teacher):
-        one_thread_below(256, max(widths))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return make_fabric(options.device).device
     return device_of(options.device)

@@ -64,7 +64,7 @@ class Judge:
         """SQL for every pair."""
         o = self.options
         how = Decoding(tokenizer.eos_token_id, padding(tokenizer), o.max_output, batch_size=max(32, o.batch_size))
-        prompts = self.problem.prompts(tokenizer, self.pairs, o)
+        prompts = self.problem.prompts(tokenizer, self.pairs)
         return answer(model, tokenizer, prompts, how, beams=self.beams, executes=self.executes)
 
     def executes(self, number: int, sql: str) -> bool:
@@ -104,7 +104,7 @@ class Judge:
 
 def rows_of(name: str, metrics: Mapping[str, float]) -> list[tuple[str, ...]]:
     """A row of a table for each kind of pairs in the metrics of :class:`Judge`."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for key in metrics:
         word, slash, source = key.partition("/")
         if word != "ex":

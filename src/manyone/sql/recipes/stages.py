@@ -87,8 +87,7 @@ class Stages:
         given = [o.student] if o.student != "scratch" and dropped(o.student) is None else []
         given += [o.teacher] if with_teacher and o.teacher != "scratch" else []
         if not given:
-            texts = [text for pair in self.problem.train for text in (self.problem.prompt(pair), pair.sql)]
-            return train_tokenizer(texts, o.vocabulary)
+            return train_tokenizer(self.problem.texts(), o.vocabulary)
         found = [open_tokenizer(place) for place in given]
         for other in found[1:]:
             check_same_tokenizer(found[0], other)
@@ -154,8 +153,8 @@ class Stages:
         entry = None
         if shape is not None:
             o = self.options
-            told = [VERSION, stage, shape, seed, repr(how), self.problem.digests(), self.problem.style, o.max_input,
-                    o.max_output, o.reduction, o.precision, o.lora_rank, o.lora_alpha, o.lora_dropout,
+            told = [VERSION, stage, shape, seed, repr(how), self.problem.digests(), repr(self.problem.form),
+                    self.problem.seed, o.reduction, o.precision, o.lora_rank, o.lora_alpha, o.lora_dropout,
                     tokenizer_digest(tokenizer)]  # fmt: skip
             entry = cache_folder("sql-models") / f"{stage}-{digest(json.dumps(told, sort_keys=True))[:24]}"
             if broadcast((entry / "config.json").is_file()):
@@ -177,7 +176,7 @@ class Stages:
     def outputs(self, tokenizer: Any, teacher: LanguageModel, kept: Kept | None) -> list[Example | None]:
         """The teacher's greedy answers to the training prompts, generated once and kept in the run folder."""
         o, pairs = self.options, self.problem.train
-        prompts = self.problem.prompts(tokenizer, pairs, o)
+        prompts = self.problem.prompts(tokenizer, pairs, learning=True)
         path = self.folder.path / _OUTPUTS
         found: list[list[int] | None] | None = _read_outputs(path, len(pairs)) if is_writer() else None
         if broadcast(found is None) and is_writer():

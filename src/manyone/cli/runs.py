@@ -26,6 +26,7 @@ _EVAL_OPTIONS = (
     ("seed", int, "policies: seed of the episodes' starts (default: 0, as in training)"),
     ("horizon", int, "policies: steps of an episode (default: as in training)"),
     ("target-return", float, "policies: returns to ask for, one row of a table each"),
+    ("beams", int, "sql: answers of a beam search of which the first that runs counts (default: as in training)"),
 )
 """What only some fields take: the ``EVAL_OPTIONS`` of their runners."""
 

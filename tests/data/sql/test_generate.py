@@ -6,9 +6,10 @@ from tests.reference import sql_pairs as plain
 
 from manyone.data.sql.facts import gather
 from manyone.data.sql.files import Reader, write_database
-from manyone.data.sql.generate import MOST_ROWS, generate
+from manyone.data.sql.generate import MOST_ROWS, generate, sandboxed
 from manyone.data.sql.layouts import split_of
 from manyone.data.sql.records import Column, Schema, Table
+from manyone.data.sql.sandbox import Sandbox
 from manyone.data.sql.schema import read_schema
 from manyone.errors import ManyoneError
 
@@ -122,6 +123,13 @@ def test_another_way_to_execute(shop):
     assert {file for file, _ in asked} == {path}
     assert not any("JOIN" in k.sql for k in found.kept)
     assert found.dropped["error"] > 0
+
+
+def test_the_sandbox_gives_the_same_pairs(shop):
+    with Sandbox(workers=1) as sandbox:
+        found = generate(shop, 45, execute=sandboxed(sandbox))
+    assert found == generate(shop, 45)
+    assert found.dropped
 
 
 def test_facts_do_not_depend_on_when_they_are_gathered(shop):

@@ -5,6 +5,8 @@ import types
 from contextlib import closing
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.data.sql.small_sql import LAYOUTS, QUESTIONS, TABLES, make_shop, rows, spider, write_json
 
 from manyone.data.sql.files import Reader
@@ -115,6 +117,26 @@ def test_the_hub(monkeypatch):
     with pytest.raises(ManyoneError, match="the hub does not give it") as problem:
         from_hub("other/pairs")
     assert "\n" not in str(problem.value)
+
+
+words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40).filter(
+    lambda text: text.split() and text == " ".join(text.split()) and not text.endswith(";")
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(words, words, words, st.sampled_from(SPLITS)), min_size=1, max_size=4))
+def test_any_pairs_are_read_back_from_a_file(tmp_path_factory, found):
+    folder = tmp_path_factory.mktemp("pairs")
+    write_json(folder / "tables.json", TABLES)
+    given_ = [{"db_id": "shop", "question": q, "SQL": sql, "evidence": e, "split": split} for q, sql, e, split in found]
+    pairs = load_file(write_json(folder / "rows.json", given_)).splits
+    for split in SPLITS:
+        assert [(p.question, p.sql, p.evidence) for p in pairs[split]] == [x[:3] for x in found if x[3] == split]
+    # written as it is: some characters end a line for str.splitlines, though not in JSON lines
+    lines = [json.dumps(row, ensure_ascii=False) for row in given_]
+    (folder / "rows.jsonl").write_bytes("\n".join(lines).encode())
+    assert load_file(folder / "rows.jsonl").splits == pairs
 
 
 def test_what_is_damaged_is_one_line(tmp_path):

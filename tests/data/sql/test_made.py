@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 
 import pytest
 from tests.data.sql.small_sql import TABLES, make_shop, write_json
@@ -109,6 +110,14 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(tmp_path):
         assert "\n" not in str(problem.value)
     assert not out.exists()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_missing_extra_is_told_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sqlglot", None)
+    shop = make_shop(tmp_path / "shop.sqlite")
+    with pytest.raises(ManyoneError, match=r"needs sqlglot: pip install 'manyone\[sql\]'"):
+        make_pairs([shop], tmp_path / "out", pairs=10)
+    assert make_pairs([shop], tmp_path / "out", pairs=10, instances=0).splits["train"]
 
 
 def test_plain_words_from_a_tables_json(tmp_path):

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manyone.data.sql.names import natural_name, plural, singular
+from manyone.data.sql.names import is_plural, natural_name, plural, singular
 
 
 def test_the_words_of_identifiers():
@@ -33,11 +33,19 @@ def test_one_and_many():
         "series": "series",
         "day": "days",
         "address": "addresses",
+        "date of birth": "dates of birth",
     }.items():
         assert plural(one) == many
         assert plural(many) == many
         assert singular(many) == one
         assert singular(one) == one
+
+
+def test_what_has_no_plural_stays():
+    for phrase in ("start from", "year awarded", "how to get there", "series"):
+        assert plural(phrase) == phrase
+    assert [is_plural(p) for p in ("languages", "likes", "status", "address", "series", "age")] == [
+        True, True, False, False, False, False]  # fmt: skip
 
 
 @given(st.text(max_size=40))

@@ -4,7 +4,7 @@ from tests.data.sql.small_sql import make_shop
 from manyone.data.sql.facts import gather
 from manyone.data.sql.files import Reader
 from manyone.data.sql.fuzz import Draws
-from manyone.data.sql.phrases import Condition, Wording, article
+from manyone.data.sql.phrases import Condition, Wording, agreed, article
 from manyone.data.sql.schema import read_schema
 
 
@@ -24,6 +24,13 @@ def said(facts, condition, mode="plain", other=None, count=40):
 def test_articles():
     words = ("age", "unit price", "hour", "email", "european city", "university", "umbrella", "city", "one year")
     assert [article(w).split()[0] for w in words] == ["an", "a", "an", "an", "a", "a", "an", "a", "a"]
+
+
+def test_verbs_agree_with_names():
+    assert agreed("whose likes is below 3", "likes") == "whose likes are below 3"
+    assert agreed("whose likes equals 3", "likes") == "whose likes equal 3"
+    assert agreed("whose age is below 3", "age") == "whose age is below 3"
+    assert article("languages") == "languages"
 
 
 def test_there_are_several_ways_to_say_a_condition(facts):

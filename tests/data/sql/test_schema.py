@@ -151,7 +151,7 @@ def schemas(draw):
     return Schema("db", tuple(tables), tuple(ForeignKey(*a, *b) for a, b in pairs))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(schemas())
 def test_any_schema_is_read_back_from_tables_json(schema):
     found = schemas_from_tables([tables_entry(schema)], "x")["db"]
@@ -163,7 +163,7 @@ def test_any_schema_is_read_back_from_tables_json(schema):
     assert found.foreign_keys == schema.foreign_keys
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(schemas())
 def test_any_schema_is_read_back_from_its_database(tmp_path_factory, schema):
     path = tmp_path_factory.mktemp("db") / "db.sqlite"

@@ -2,7 +2,8 @@
 
 A schema gets several instances: the first is for execution accuracy, all together are its test suite. In each of them
 
-- a table has 12 to 24 rows, more where the golds compare a column with many constants;
+- a table has 12 to 24 rows, more where the golds compare a column with many constants, and five times as many in every
+  third instance after the first, so that groups of more than ten are there;
 - primary keys are unique; foreign keys, and columns that golds join, take their values from the column they refer to,
   so that some rows are referred to often and some never;
 - texts and numbers come from small domains, so that there are ties and groups;
@@ -11,21 +12,23 @@ A schema gets several instances: the first is for execution accuracy, all togeth
 
 Every draw is a function of (seed, database, instance, table, column, row) by CRC-32; the files' bytes are the same on
 every machine. :func:`discrimination` says how many wrong queries the instances tell from the golds.
-Public: ``fuzz_databases``, ``fuzz_rows``, ``discrimination``, ``Discrimination``, ``same_result``.
+Public: ``fuzz_databases``, ``fuzz_rows``, ``Hints``, ``Draws``, ``discrimination``, ``Discrimination``,
+``same_result``.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from manyone.data.sql.files import QueryError, Reader, Row, Value, write_database
 from manyone.data.sql.queries import KINDS, Literal, Place, counted, joined, literals, mutants
-from manyone.data.sql.records import Column, ForeignKey, Pair, Schema, Table
+from manyone.data.sql.records import Column, Pair, Schema, Table
 from manyone.data.sql.words import domain
+from manyone.engine.extras import need
 from manyone.errors import ManyoneError
 
 INSTANCES = 4
@@ -74,7 +77,8 @@ class Hints:
 
     @classmethod
     def from_golds(cls, schema: Schema, golds: Iterable[str]) -> Hints:
-        """The hints of all ``golds``; those that cannot be parsed give none."""
+        """The hints of all ``golds``; those that cannot be parsed give none. Needs sqlglot (extra ``sql``)."""
+        need("sqlglot", "making rows for a schema", "sql")
         hints = cls()
         keys = {(t.name, c.name) for t in schema.tables for c in t.columns if c.primary_key}
         declared = {(f.table, f.column) for f in schema.foreign_keys}
@@ -114,7 +118,7 @@ def fuzz_databases(
     for instance in range(first, instances):
         path = folder / (f"{schema.db_id}.sqlite" if instance == 0 else f"{schema.db_id}_{instance}.sqlite")
         content = fuzz_rows(schema, hints, instance=instance, seed=seed, values=values, rows=rows)
-        keys = {t.name: _declared_key(schema, t) for t in schema.tables}
+        keys = {t.name: _own_key(schema, t) for t in schema.tables}
         write_database(path, schema, content, keys=keys)
         paths.append(path)
     return tuple(paths)
@@ -262,10 +266,6 @@ def _own_key(schema: Schema, table: Table) -> list[str]:
     return key
 
 
-def _declared_key(schema: Schema, table: Table) -> list[str]:
-    return _own_key(schema, table)
-
-
 def _typed(value: Value, column: Column) -> Value:
     """A value as the column stores it: text in a column of texts, a number where the column has numbers."""
     if value is None:
@@ -318,9 +318,6 @@ def _unique(sown: Sequence[Value], base: Sequence[Value], count: int, column: Co
 
 
 # --- how much the instances tell apart --------------------------------------------------------------------------------
-
-Run = Callable[[Path, str], "list[Row] | None"]
-"""Executes a query on a file: its rows, or None where it fails."""
 
 
 @dataclass(frozen=True)
@@ -413,10 +410,3 @@ def same_result(rows: Sequence[Row], other: Sequence[Row], *, ordered: bool) -> 
     if len(rows) != len(other):
         return False
     return list(rows) == list(other) if ordered else Counter(rows) == Counter(other)
-
-
-def with_soft_links(schema: Schema, golds: Iterable[str]) -> Schema:
-    """``schema`` with the columns that golds join as foreign keys besides its own."""
-    hints = Hints.from_golds(schema, golds)
-    more = tuple(ForeignKey(*source, *target) for source, target in hints.links.items())
-    return Schema(schema.db_id, schema.tables, schema.foreign_keys + more)

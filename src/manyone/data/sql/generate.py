@@ -12,7 +12,7 @@ SQL, and up to three questions that ask for it in different words. It is dropped
 
 Candidates are taken in their order until there are enough, so the number of worker processes changes nothing. Splits
 are by the CRC-32 of the SQL (80 / 10 / 10 %): no SQL is in two of them, in whatever words it is asked for.
-Public: ``generate``, ``Generated``, ``Question``, ``DROPPED``.
+Public: ``generate``, ``Generated``, ``Question``, ``sandboxed``, ``DROPPED``.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ from manyone.data.sql.fuzz import Draws
 from manyone.data.sql.intents import Draft, draft
 from manyone.data.sql.phrases import MODES, Mode, Wording
 from manyone.data.sql.records import Schema
+from manyone.data.sql.sandbox import Sandbox
 from manyone.engine.progress import Progress
 from manyone.errors import ManyoneError
 
+VERSION = 2
+"""Raised whenever other pairs are made, so that earlier ones in the cache are not read."""
 MOST_ROWS = 200
 """Rows that an answer may have."""
 PHRASINGS = 3
@@ -48,6 +51,20 @@ _TRIES = 6  # draws of words for each question wanted
 
 Execute = Callable[[Path, str], Sequence[Row]]
 """Runs a SELECT on a file; :class:`ManyoneError` where it fails. At most ``MOST_ROWS`` + 1 rows are looked at."""
+
+
+def sandboxed(sandbox: Sandbox) -> Execute:
+    """An ``Execute`` that runs every query in the processes of ``sandbox``."""
+
+    def execute(path: Path, sql: str) -> Sequence[Row]:
+        outcome = sandbox.execute(path, sql)
+        if outcome.kind_of_error is not None:
+            raise QueryError(outcome.error)
+        if outcome.truncated or len(outcome.rows) > MOST_ROWS:
+            raise QueryError(f"{path.name}: more than {MOST_ROWS} rows: {sql[:200]}")
+        return outcome.rows
+
+    return execute
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from manyone.data.sql.facts import ColumnFacts, Facts, Join, Role, TableFacts, l
 from manyone.data.sql.files import Row, Value
 from manyone.data.sql.fuzz import Draws
 from manyone.data.sql.names import plural
-from manyone.data.sql.phrases import Condition, Wording, article
+from manyone.data.sql.phrases import Condition, Wording, agreed, article
 
 Say = Callable[[Wording], str]
 
@@ -365,7 +365,7 @@ def _having(c: _Choice) -> Draft | None:
     index = table.columns.index(by)
     sizes = sorted({sum(r[index] == v for r in table.rows) * table.count // len(table.rows) for v in by.values})
     size = max(1, c.one(sizes))
-    operator = c.one((">", ">=", "<", "="))
+    operator = c.one((">", "=") if size == 1 else (">", ">=", "<", "="))
     words = {">": ("more than", "over"), ">=": ("at least", "no fewer than"), "<": ("fewer than", "less than"),
              "=": ("exactly",)}[operator]  # fmt: skip
     sql = f"SELECT {by.name} FROM {table.name} GROUP BY {by.name} HAVING COUNT(*) {operator} {size}"
@@ -374,7 +374,8 @@ def _having(c: _Choice) -> Draft | None:
         lambda: f"Which {plural(w.column(by))} have {w.pick(*words)} {size} {noun(w)}?",
         lambda: f"Find the {plural(w.column(by))} with {w.pick(*words)} {size} {noun(w)}.",
         lambda: f"List every {w.column(by)} that has {w.pick(*words)} {size} {noun(w)}.",
-        lambda: f"What are the {plural(w.column(by))} that {w.pick(*words)} {size} {noun(w)} share?",
+        lambda: f"What are the {plural(w.column(by))} that {w.pick(*words)} {size} {noun(w)} "
+                f"{'share' if size != 1 else 'has'}?",
     )())  # fmt: skip
 
 
@@ -512,7 +513,7 @@ def _join_count(c: _Choice) -> Draft | None:
             lambda: f"Find the {w.column(column)} of the {w.one(parent)} that has the {w.pick(*word)} {w.many(child)}.",
         )(), f"SELECT COUNT(*){tail}", 1)  # fmt: skip
     size = c.one((1, 2, 3, 4, 5, 8, 10, 20))
-    operator = c.one((">", ">=", "="))
+    operator = c.one((">", "=") if size == 1 else (">", ">=", "="))
     words = {">": ("more than", "over"), ">=": ("at least", "no fewer than"), "=": ("exactly",)}[operator]
     sql = f"SELECT {column.full} FROM {tables}{group} HAVING COUNT(*) {operator} {size}"
     noun = lambda w: w.many(child) if size != 1 else w.one(child)  # noqa: E731
@@ -613,19 +614,19 @@ def _nested(c: _Choice) -> Draft | None:
            f"(SELECT AVG({column.name}) FROM {table.name})")  # fmt: skip
     words = ("above", "greater than", "higher than") if more else ("below", "less than", "lower than")
     if counted:
-        return Draft("nested", sql, lambda w: w.pick(
+        return Draft("nested", sql, lambda w: agreed(w.pick(
             lambda: f"How many {w.many(table)} have {article(w.column(column))} {w.pick(*words)} the average?",
             lambda: f"Count the {w.many(table)} whose {w.column(column)} is {w.pick(*words)} the average "
                     f"{w.column(column)}.",
-        )())  # fmt: skip
-    return Draft("nested", sql, lambda w: w.pick(
+        )(), w.column(column)))  # fmt: skip
+    return Draft("nested", sql, lambda w: agreed(w.pick(
         lambda: f"What are the {w.columns(columns, many=True)} of {w.many(table)} whose {w.column(column)} is "
                 f"{w.pick(*words)} the average?",
         lambda: f"Find the {w.columns(columns)} of all {w.many(table)} with {article(w.column(column))} "
                 f"{w.pick(*words)} the average of all {w.many(table)}.",
         lambda: f"List the {w.columns(columns)} of the {w.many(table)} that have {article(w.column(column))} "
                 f"{w.pick(*words)} the mean.",
-    )())  # fmt: skip
+    )(), w.column(column)))  # fmt: skip
 
 
 INTENTS: dict[str, tuple[Callable[[_Choice], Draft | None], float]] = {

@@ -271,12 +271,13 @@ def _pair(row: Any, where: str, layout: Layout | None, source: str, evidence: bo
         raise ManyoneError(f"{where}: not an object with db_id, question and query")
     questions = (layout.question,) if layout else ("question", "SpiderSynQuestion")
     queries = (layout.sql,) if layout else ("query", "SQL", "sql", "gold")
-    question = _text(row, questions, where)
-    sql = _text(row, queries, where).rstrip().rstrip(";").rstrip()
+    question = " ".join(_text(row, questions, where).split())
+    sql = _text(row, queries, where).strip().rstrip("; \n\t")
     hint = row.get("evidence") if evidence else ""
     db_id = check_db_id(row.get("db_id"), where)
     known = source or (row.get("source") if isinstance(row.get("source"), str) else "") or ""
-    return Pair(db_id, question, sql, _text({"evidence": hint}, ("evidence",), where) if hint else "", known)
+    told = " ".join(_text({"evidence": hint}, ("evidence",), where).split()) if hint else ""
+    return Pair(db_id, question, sql, told, known)
 
 
 def _text(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
@@ -285,7 +286,7 @@ def _text(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
         raise ManyoneError(f"{where}: no text in {' or '.join(names)}; correct the row or remove it")
     if len(value) > MOST_CHARACTERS or "\0" in value:
         raise ManyoneError(f"{where}: {names[0]} has {len(value):,} characters (at most {MOST_CHARACTERS:,}, no NUL)")
-    return " ".join(value.split()) if names[0] != "query" and "SQL" not in names else value.strip()
+    return value
 
 
 def told_schemas(tables: Path) -> dict[str, Schema]:
@@ -347,7 +348,7 @@ def _read_lines(path: Path) -> list[Any]:
         raise ManyoneError(f"{path}: more than {MOST_BYTES >> 20} MB of JSON lines, which is refused")
     rows, number = [], 0
     try:
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):  # noqa: B007
+        for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):  # noqa: B007
             if line.strip():
                 rows.append(json.loads(line))
     except UnicodeDecodeError:

@@ -26,11 +26,12 @@ from manyone.data.sql.files import Reader, Value, fingerprint, quote
 from manyone.data.sql.fuzz import fuzz_databases
 from manyone.data.sql.generate import PHRASINGS, Execute, Generated, generate
 from manyone.data.sql.layouts import SPLITS, load_folder, read_json, split_of, told_schemas
-from manyone.data.sql.packages import DATABASES, real_database, real_schema
+from manyone.data.sql.packages import DATABASES, database_path, real_database, real_schema
 from manyone.data.sql.phrases import MODES
 from manyone.data.sql.records import Pair, PairSet, Schema
 from manyone.data.sql.schema import combined, read_schema, tables_entry
 from manyone.data.sql.synonyms import synonyms
+from manyone.engine.extras import need
 from manyone.engine.files import check_writable, writing
 from manyone.errors import ManyoneError
 
@@ -78,6 +79,8 @@ def make_pairs(
         raise ManyoneError("no database to ask about: give one or more SQLite files")
     if instances < 0:
         raise ManyoneError(f"instances {instances}: must be 0 or more")
+    if instances:
+        need("sqlglot", "a test suite (instances above 0)", "sql")  # before minutes of work
     other = synonyms(schema for schema, _ in found.values()) if robust else {}
     made = generate(found, pairs, seed=seed, phrasings=phrasings, workers=workers, robust=robust, synonyms=other,
                     execute=execute, show=show)  # fmt: skip
@@ -154,10 +157,13 @@ def _write(
         with Reader(path) as reader:
             sizes = {t.name: reader.rows(f"SELECT count(*) FROM {quote(t.name)}")[0][0] for t in schema.tables}
         described[db_id] = {"file": path.name, "fingerprint": fingerprint(path), "rows": sizes}
+    licences = {db_id: DATABASES[db_id].licence for db_id, (_, path) in databases.items()
+                if db_id in DATABASES and path == database_path(db_id)}  # fmt: skip
     account = {
         "format": "manyone sql pairs",
         "version": VERSION,
         "source": SOURCE,
+        "licence": "; ".join(f"{db_id}: {licence}" for db_id, licence in licences.items()),
         "seed": seed,
         "phrasings": phrasings,
         "instances": instances,

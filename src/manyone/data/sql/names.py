@@ -1,7 +1,7 @@
 """From identifiers to the words that people say: ``InvoiceLine`` is an "invoice line", and two are "invoice lines".
 
-Public: ``natural_name``, ``plural``, ``singular``. English only; what a schema calls a thing in another language stays
-as it is, with the blanks where the identifier has them.
+Public: ``natural_name``, ``plural``, ``singular``, ``is_plural``. English only; what a schema calls a thing in another
+language stays as it is, with the blanks where the identifier has them.
 """
 
 from __future__ import annotations
@@ -53,15 +53,22 @@ def singular(phrase: str) -> str:
     return _on_noun(phrase, _singular)
 
 
+def is_plural(phrase: str) -> bool:
+    """Whether a noun phrase speaks of several: "languages", but not "status" or "series"."""
+    return singular(phrase) != phrase
+
+
 def _on_noun(phrase: str, change: Callable[[str], str]) -> str:
     words = phrase.split(" ")
+    if words[-1] in _UNCHANGED or words[0] in ("how", "what", "when", "where", "why"):  # "start from", "how to pay"
+        return phrase
     at = next((i for i, word in enumerate(words) if i and word in ("in", "of", "for", "to", "with")), len(words)) - 1
     words[at] = change(words[at])
     return " ".join(words)
 
 
 def _plural(word: str) -> str:
-    if word in _UNCHANGED or re.search(r"[^aeiou]ed$", word):  # "start from", "year awarded"
+    if re.search(r"[^aeiou]ed$", word):  # "year awarded"
         return word
     if word in _MASS or word in _SINGULAR or (_singular(word) != word):
         return word

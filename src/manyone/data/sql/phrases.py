@@ -8,7 +8,7 @@ A question is said by a :class:`Wording`, which draws among several ways to say 
     domain      what people in the field say: "older than 30", "the cheapest" (in the spirit of Spider-DK)
 
 and every mode makes the same draws, so that the questions of two modes differ in those words alone.
-Public: ``Wording``, ``Condition``, ``MODES``, ``article``.
+Public: ``Wording``, ``Condition``, ``MODES``, ``article``, ``agreed``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Literal, TypeVar
 from manyone.data.sql.facts import ColumnFacts, Facts, Join, TableFacts, shown
 from manyone.data.sql.files import Value
 from manyone.data.sql.fuzz import Draws
-from manyone.data.sql.names import plural
+from manyone.data.sql.names import is_plural, plural
 
 Mode = Literal["plain", "synonyms", "dropped", "domain"]
 MODES: tuple[Mode, ...] = ("synonyms", "dropped", "domain")
@@ -57,13 +57,24 @@ _PLACES = re.compile(
 _SEX = re.compile(r"\b(sex|gender)\b")
 _WORDS = {"f": "female", "female": "female", "m": "male", "male": "male"}
 _VERBS = ("paid", "rated", "born", "delayed", "attended", "hired", "dated")
+_VERBS_OF_MANY = {"is": "are", "equals": "equal", "contains": "contain", "includes": "include", "starts": "start",
+                  "begins": "begin", "differs": "differ", "lies": "lie", "falls": "fall"}  # fmt: skip
 _VOWEL = re.compile(r"(?!uni|use|usu|eu|one\b)[aeiou]|hour|honou?r")
 _TRUE = frozenset(["1", "t", "true", "y", "yes"])
 
 
 def article(phrase: str) -> str:
-    """``phrase`` with "a" or "an" before it."""
+    """``phrase`` with "a" or "an" before it; without it where it speaks of several."""
+    if is_plural(phrase):
+        return phrase
     return f"{'an' if _VOWEL.match(phrase.lower()) else 'a'} {phrase}"
+
+
+def agreed(text: str, name: str) -> str:
+    """``text``, which says "whose NAME is ...", with the verb of a name that speaks of several."""
+    if not is_plural(name):
+        return text
+    return re.sub(rf"\bwhose {re.escape(name)} (\w+)", lambda m: f"whose {name} {_VERBS_OF_MANY.get(m[1], m[1])}", text)
 
 
 def _singly(found: re.Match[str]) -> str:
@@ -196,7 +207,7 @@ class Wording:
                      "<=": ("at most", "no more than", "less than or equal to")}[c.operator]  # fmt: skip
             ways = [f"whose {name} is {word} {value}" for word in words]
             ways += [f"with {article(name)} {word} {value}" for word in words if "than" not in word]
-        return ways[way % len(ways)]
+        return agreed(ways[way % len(ways)], name)
 
     def _flag(self, c: Condition, name: str, way: int) -> str:
         yes = (str(c.value).lower() in _TRUE) == (c.operator == "=")

@@ -33,7 +33,7 @@ from manyone.assets.cache import cache_folder, locked, workspace
 from manyone.assets.registry import find_asset
 from manyone.data.sql.fuzz import INSTANCES
 from manyone.data.sql.fuzz_cache import FUZZ_VERSION, spider_databases
-from manyone.data.sql.generate import generate
+from manyone.data.sql.generate import VERSION, generate
 from manyone.data.sql.layouts import read_json, split_of
 from manyone.data.sql.packages import SPIDER_LICENCE, spider_dev, spider_schemas
 from manyone.data.sql.phrases import MODES
@@ -43,8 +43,6 @@ from manyone.data.sql.synonyms import synonyms
 from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
 
-VERSION = 1
-"""Raised whenever the generator makes other pairs, so that earlier ones are not read."""
 _THREE = ("concert_singer", "pets_1", "employee_hire_evaluation")
 _EIGHT = (*_THREE, "car_1", "flight_2", "tvshow", "dog_kennels", "singer")
 _HELD_OUT = ("battle_death", "course_teach", "network_1", "orchestra", "poker_player", "world_1")

@@ -53,7 +53,7 @@ NOTES = [
     "ExAccErr is measured on test questions at the full length of answers, with sampled prefixes of both models.",
     "Models are decoders from scratch; the paper's are pretrained. Orderings are compared, not levels.",
 ]
-SEEDS = {"smoke": 1, "laptop": 3, "paper": 3}
+SEEDS = {"smoke": 3, "laptop": 3, "paper": 3}
 _WARM_UP = 3  # steps of a method before its cost is measured
 _LAST = 50  # steps at the end that figures of training are the mean of
 

@@ -100,6 +100,22 @@ def test_map_keeps_the_order_and_tells_how_many_are_done(sandbox, singers):
     assert sandbox.map([]) == []
 
 
+def test_a_task_that_fails_stops_the_others_at_once(singers):
+    endless = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) SELECT max(x) FROM r"
+
+    def task(number):
+        if number == 1:
+            raise KeyError("this one")
+        return [sandbox.execute(singers, endless) for _ in range(5)]
+
+    with Sandbox(2, Limits(seconds=120)) as sandbox:
+        began = time.monotonic()
+        with pytest.raises(KeyError, match="this one"):
+            sandbox.each(task, [1, *range(2, 9)])
+        assert time.monotonic() - began < 60  # one of these statements would take twice as long
+        assert sandbox.map([(singers, "SELECT 1")] * 3)[2].rows == ((1,),)
+
+
 def test_a_worker_that_was_killed_is_started_again(singers):
     with Sandbox(1, Limits(seconds=0.2, grace=0.1)) as sandbox:
         for _ in range(2):

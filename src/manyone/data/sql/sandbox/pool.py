@@ -47,7 +47,8 @@ class Sandbox:
             raise ManyoneError(f"workers={workers}: must be 1 or more, or None for one a processor")
         self.limits = limits or Limits()
         watchdog = Watchdog()
-        self._workers = [WorkerProcess(self.limits, watchdog) for _ in range(workers or processors())]
+        self._stopped = threading.Event()  # while the threads of `each` end because one of them failed
+        self._workers = [WorkerProcess(self.limits, watchdog, self._stopped) for _ in range(workers or processors())]
         self._idle: queue.LifoQueue[WorkerProcess] = queue.LifoQueue()  # the one used last is the warmest
         for worker in reversed(self._workers):
             self._idle.put(worker)
@@ -143,19 +144,23 @@ class Sandbox:
         if self.workers == 1 or len(items) < 2:
             yield from map(task, items)
             return
-        with ThreadPoolExecutor(self.workers, "sql") as threads:
-            futures: list[Future[Result]] = [threads.submit(task, item) for item in items]
-            try:
-                for number, future in enumerate(futures):
-                    result = future.result()
-                    del future
-                    futures[number] = _DONE  # it holds the result
-                    yield result
-            except BaseException:
-                threads.shutdown(wait=False, cancel_futures=True)
-                for worker in self._workers:
-                    worker.kill()  # what is running would be waited for
-                raise
+        try:
+            with ThreadPoolExecutor(self.workers, "sql") as threads:
+                futures: list[Future[Result]] = [threads.submit(task, item) for item in items]
+                try:
+                    for number, future in enumerate(futures):
+                        result = future.result()
+                        del future
+                        futures[number] = _DONE  # it holds the result
+                        yield result
+                except BaseException:
+                    self._stopped.set()
+                    threads.shutdown(wait=False, cancel_futures=True)
+                    for worker in self._workers:
+                        worker.kill()  # what is running would be waited for
+                    raise
+        finally:
+            self._stopped.clear()
 
     @contextmanager
     def _worker(self) -> Iterator[WorkerProcess]:
@@ -164,6 +169,9 @@ class Sandbox:
         if self._closed:
             raise ManyoneError("this sandbox is closed: make another one")
         worker = self._idle.get()
+        if self._stopped.is_set():
+            self._idle.put(worker)
+            raise ManyoneError("another statement's failure has stopped all of them")
         try:
             yield worker
         finally:

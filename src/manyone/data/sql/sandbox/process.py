@@ -71,10 +71,13 @@ class Watchdog:
 
 
 class WorkerProcess:
-    """A process that runs one statement at a time; started on demand, and again after it had to be killed."""
+    """A process that runs one statement at a time; started on demand, and again after it had to be killed.
 
-    def __init__(self, limits: Limits, watchdog: Watchdog) -> None:
-        self.limits, self.watchdog = limits, watchdog
+    While ``stopped`` is set nothing is asked: who sets it and then kills ends what runs and what is about to.
+    """
+
+    def __init__(self, limits: Limits, watchdog: Watchdog, stopped: threading.Event) -> None:
+        self.limits, self.watchdog, self.stopped = limits, watchdog, stopped
         self.late = False
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -149,6 +152,8 @@ class WorkerProcess:
         data = json.dumps(message).encode()
         self.watchdog.watch(self, seconds)
         try:
+            if self.stopped.is_set():
+                raise Ended("crash", "stopped")
             process.stdin.write(struct.pack(">I", len(data)) + data)
             process.stdin.flush()
             (length,) = struct.unpack(">I", _read(process.stdout, 4))

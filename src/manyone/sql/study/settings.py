@@ -101,7 +101,7 @@ class Setting:
 _LAPTOP = (
     "gkd", "kid", "alpha-0.5", "noise", "mask-only", "rkd", "fkd", "gkd-time", "rkd-time", "sft-time", "sft",
 )  # fmt: skip
-_SMOKE = ("gkd", "kid", "rkd", "sft")
+_SMOKE = ("gkd", "kid", "sft")
 _WHOLE = tuple(name for name in PARTS if not PARTS[name].as_long_as)
 _SMALL = {"suite": "schemas3", "device": "cpu", "batch_size": 16, "tables": 3, "columns": 6, "workers": 1}
 _COSTS = {"sft": 1.0, "fkd": 2.1, "rkd": 2.4, "kid": 2.8, "gkd": 5.9}
@@ -120,8 +120,8 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "smoke": {
         "schemas3-smoke": Setting(
             _SMOKE,
-            {**_SMALL, "teacher_steps": 20, "warm_start": 20, "steps": 10, "eval_pairs": 20, "train_pairs": 300},
-            _COSTS, rounds=8, exposure=2, samples=2,
+            {**_SMALL, "teacher_steps": 20, "warm_start": 20, "steps": 6, "eval_pairs": 12, "train_pairs": 300},
+            _COSTS, rounds=6, exposure=2, samples=2,
         ),
     },
     "laptop": {

@@ -216,8 +216,8 @@ def _costs(scale: str, suite: str, seed: int, folder: Path) -> list[Row]:
 
 
 def _costed(setting: Setting) -> list[str]:
-    """Methods whose cost is measured: those that are trained, and the variants that only cost is asked of."""
-    return [name for name in COSTS if name in setting.parts or name in ("sft", "separate")]
+    """Methods whose cost is measured: those that are trained, and those that costs are compared with."""
+    return [name for name in COSTS if name in setting.parts or name in ("sft", "rkd", "separate")]
 
 
 def _clock(model: LanguageModel) -> float:

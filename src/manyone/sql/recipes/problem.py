@@ -76,11 +76,11 @@ class SQLProblem:
         matched = self._named.get(pair, {})
         fits = len(schema.tables) <= form.tables and all(len(t.columns) <= form.columns for t in schema.tables)
         if not fits:
-            limits = {"tables": form.tables, "columns": form.columns}
             if learning:
-                schema = training_view(schema, used(pair.sql, schema), self.seed, pair.question, **limits)
+                schema = training_view(schema, used(pair.sql, schema), self.seed, pair.question, tables=form.tables,
+                                       columns=form.columns)  # fmt: skip
             else:
-                schema = ranked_view(schema, pair.question, matched, **limits)
+                schema = ranked_view(schema, pair.question, matched, tables=form.tables, columns=form.columns)
         return render(schema, pair.question, pair.evidence, matched if form.matched else {}, style=form.style)
 
     def target(self, pair: Pair) -> str:

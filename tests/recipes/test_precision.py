@@ -13,10 +13,12 @@ from manyone.merging.static.methods import METHODS, find_rule
 from manyone.recipes.table import RECIPES, options_class
 
 MERGED = ("adamerging", "concrete", "wemoe", "e-wemoe")
+DISTILLED = ("kid", "sft", "seqkd", "fkd", "rkd", "f-distill", "imitkd", "gkd", "distillm")
 OBEYED = {
     **dict.fromkeys(MERGED, ("16-mixed", "bf16-mixed", "64-true")),
     **dict.fromkeys(("local-sgda", "local-dsgda", "stability"), ("32-true", "64-true")),
     "obd-theory": ("64-true",),
+    **dict.fromkeys(DISTILLED, ("bf16-mixed", "64-true")),
 }
 
 

@@ -76,11 +76,12 @@ class SQLProblem:
         matched = self._named.get(pair, {})
         fits = len(schema.tables) <= form.tables and all(len(t.columns) <= form.columns for t in schema.tables)
         if not fits:
+            tables, columns = form.tables, form.columns
             if learning:
-                schema = training_view(schema, used(pair.sql, schema), self.seed, pair.question, tables=form.tables,
-                                       columns=form.columns)  # fmt: skip
+                gold, names = used(pair.sql, schema), (self.seed, pair.question)
+                schema = training_view(schema, gold, *names, tables=tables, columns=columns)
             else:
-                schema = ranked_view(schema, pair.question, matched, tables=form.tables, columns=form.columns)
+                schema = ranked_view(schema, pair.question, matched, tables=tables, columns=columns)
         return render(schema, pair.question, pair.evidence, matched if form.matched else {}, style=form.style)
 
     def target(self, pair: Pair) -> str:

@@ -39,15 +39,17 @@ from manyone.sql.divergences import Divergence
 from manyone.sql.generation import Decoding, generate
 from manyone.sql.imperfect import Draw
 from manyone.sql.language_model import LanguageModel
+from manyone.sql.learner import DistilLearner, Objective, Optimisation
 from manyone.sql.loss import Terms, output_loss
 from manyone.sql.models import Size, new_decoder
 from manyone.sql.recipes.build import Models
 from manyone.sql.recipes.problem import load_problem
+from manyone.sql.sources import StudentOutputs
 from manyone.sql.tokens import train_tokenizer
 
 RECIPES = ("sft", "fkd", "rkd", "kid", "kid, hard labels apart", "gkd", "f-distill", "imitkd")
 VOCABULARY, POSITIONS, OUTPUT, STUDENT, TEACHER = 49_152, 1_536, 192, 192, 576
-TRL = ["trl==1.16.0", "transformers==5.23.0", "datasets"]
+TRL = ["torch", "transformers==5.23.0", "datasets", "trl==1.16.0"]
 
 
 def main() -> None:
@@ -174,9 +176,6 @@ def peer_setting() -> tuple[LanguageModel, LanguageModel, list[list[int]], Decod
 def own_gkd(steps: int) -> dict[str, Any]:
     """Our on-policy step."""
     student, teacher, prompts, how = peer_setting()
-    from manyone.sql.learner import DistilLearner, Objective, Optimisation
-    from manyone.sql.sources import StudentOutputs
-
     rows = [Example(tuple(p), (5, 2)) for p in prompts]
     source = StudentOutputs(student, rows, how, 0)
     learner = DistilLearner(student, rows, source, Objective(Divergence("rkl"), mle=0.0),
@@ -191,8 +190,7 @@ def own_gkd(steps: int) -> dict[str, Any]:
 def trl_rows(home: Path, steps: int) -> Iterator[dict[str, Any]]:
     """Our step, then TRL's in its own environment."""
     print(f"{'on-policy step':26} {'CPU s/step':>10}")
-    python = peer_python(home / "trl", ["torch==2.13.0", "--index-url", "https://download.pytorch.org/whl/cpu"], TRL) \
-        if not os.environ.get("MANYONE_TRL_PYTHON") else Path(os.environ["MANYONE_TRL_PYTHON"])  # fmt: skip
+    python = peer_python(home / "trl", TRL)
     own = [sys.executable, __file__, "--one", "trl:own", "--steps", str(steps)]
     peer = [str(python), str(Path(__file__).with_name("_trl_gkd.py")), "--steps", str(steps)]
     for command in (own, peer):

@@ -133,6 +133,16 @@ def test_chunked_and_full_logits_agree(make, gold, pad):
     close(at_once, (float(loss), {n: p.grad for n, p in learner.trainable.items()}))
 
 
+@pytest.mark.parametrize(("name", "mle"), [("fkl", 1.0), ("rkl", 0.7), ("jsd", 0.0)])
+def test_liger_computes_the_same(make, gold, pad, name, mle):
+    pytest.importorskip("liger_kernel.chunked_loss")
+    learner = make(objective=Objective(Divergence(name, beta=0.3), mle=mle))
+    prepared = prepared_of(pack(gold, pad))
+    own = gradients(learner, prepared)
+    learner.objective = replace(learner.objective, kernel="liger")
+    close(own, gradients(learner, prepared))
+
+
 def test_without_imperfection_kid_is_rkd_to_the_bit(make, gold, pad):
     rkd, kid = make("gold"), make("imperfect", how=Imperfection(0.0))
     for _ in range(3):

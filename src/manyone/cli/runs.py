@@ -26,6 +26,7 @@ _EVAL_OPTIONS = (
     ("seed", int, "policies: seed of the episodes' starts (default: 0, as in training)"),
     ("horizon", int, "policies: steps of an episode (default: as in training)"),
     ("target-return", float, "policies: returns to ask for, one row of a table each"),
+    ("beams", int, "sql: answers of a beam search of which the first that runs counts (default: as in training)"),
 )
 """What only some fields take: the ``EVAL_OPTIONS`` of their runners."""
 
@@ -105,7 +106,7 @@ def evaluate(words: Sequence[str]) -> int:
         parser.add_argument(f"--{name}", metavar="N", type=kind, help=text, nargs="+" if kind is float else None)
     _add_trust(parser)
     parsed = parser.parse(words)
-    at_least_one(parsed, "episodes", "horizon")
+    at_least_one(parsed, "episodes", "horizon", "beams")
     if parsed.seed is not None and parsed.seed < 0:
         raise ManyoneError(f"--seed {parsed.seed}: must be at least 0")
     asked = {n.replace("-", "_"): getattr(parsed, n.replace("-", "_")) for n, _, _ in _EVAL_OPTIONS}

@@ -126,7 +126,7 @@ class OutputCollator:
     """Collates ``{"prompt": ids, "output": ids}`` rows for ``transformers.Trainer`` and TRL's trainers.
 
     Gives ``input_ids``, ``attention_mask`` and ``labels`` (``IGNORE`` outside the output), padded on the right; with
-    ``prompts`` also ``prompts`` and ``prompt_attention_mask``, padded on the left: TRL's GKDTrainer generates from them.
+    ``prompts`` also ``prompts`` and ``prompt_attention_mask``, padded on the left, as TRL's GKDTrainer reads them.
     """
 
     def __init__(self, pad: int, *, prompts: bool = False) -> None:

@@ -40,9 +40,8 @@ def test_scores_verdicts_and_page(manyone, files, preset, score):
     assert scores["gold_check"] == {"count": 3, "correct": 3, "failed": []}
     assert scores["deviations"]
     assert scores["limits"]["seconds"] == (30 if preset == "bird-ex" else 60)
-    if preset != "spider-em":
-        assert len(scores["databases"]["library"]) == (2 if preset == "spider-ts" else 1)
-        assert len(scores["databases"]["library"][0]) == 64
+    assert len(scores["databases"]["library"]) == (2 if preset == "spider-ts" else 1)
+    assert len(scores["databases"]["library"][0]) == 64
     verdicts = [json.loads(line) for line in (files / "scored/verdicts.jsonl").read_text().splitlines()]
     assert [v["predicted"] for v in verdicts] == PREDICTED
     assert sum(v["correct"] for v in verdicts) == round(3 * score)

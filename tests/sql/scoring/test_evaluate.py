@@ -153,7 +153,7 @@ def test_a_prediction_that_harms_leaves_the_others_alone(judged, library):
 def test_what_has_no_end_is_wrong(library, schema):
     endless = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) SELECT {} FROM r"
     predictions = [endless.format("max(x)"), endless.format("x"), "x" * 50_000]
-    with Sandbox(2, Limits(seconds=0.3, rows=1000)) as sandbox:
+    with Sandbox(2, Limits(seconds=2, rows=1000)) as sandbox:
         scores = evaluate(PAIRS, predictions, {"library": library}, "spider-ex", sandbox)
     assert [v.reason.partition(":")[0] for v in scores.verdicts] == ["time", "limit", "limit"]
 

@@ -113,7 +113,7 @@ def evaluate(
         _check(used, databases, "database", "give the folder that has it")
     if preset == "spider-em":
         _check(used, schemas or {}, "schema", "give tables.json or the databases")
-    suites = {name: _suite(databases[name], preset) for name in used} if rules.preset.executes else {}
+    suites = {name: _suite(databases[name], preset) for name in used if databases.get(name)}  # exact match needs none
     reader = Reader(schemas or {}, scoped="alias-scope" not in rules.official)
     levels = difficulties or [reader.level(pair) if rules.preset.family == "spider" else "" for pair in pairs]
     tell = told or (lambda part, done, total: None)

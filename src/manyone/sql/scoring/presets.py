@@ -145,7 +145,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
     ),
     Deviation(
         "white-space", ("spider-em",),
-        "words are split as English is: a=5, <>'s neighbours and quoted quotes cannot be read",
+        "words are split as English is: a=5, back-ticks and quotes inside of texts cannot be read",
         "words are split as SQL is, so white space carries no meaning",
         "an error of the script",
     ),

@@ -7,6 +7,7 @@ import hashlib
 import json
 import resource
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from manyone.data.sql.sandbox import Limits, Sandbox
 
 CASES = [json.loads(line) for line in Path(__file__).with_name("hostile.jsonl").read_text().splitlines()]
 LIMITS = Limits(seconds=0.2, grace=0.2, memory=128 << 20, rows=2000, size=4 << 20)
+PATIENT = replace(LIMITS, seconds=60)
+"""For statements that end by themselves, also on a busy machine."""
 GENEROUS = 30.0
 """Seconds that no statement may last, on the slowest machine: what it is stopped by is told by its kind."""
 
@@ -25,9 +28,9 @@ def peak() -> int:
 
 
 @pytest.fixture(scope="module")
-def sandbox():
-    with Sandbox(1, LIMITS) as sandbox:
-        yield sandbox
+def sandboxes():
+    with Sandbox(1, LIMITS) as short, Sandbox(1, PATIENT) as patient:
+        yield short, patient
 
 
 def everything(folder: Path) -> dict[str, str]:
@@ -35,7 +38,8 @@ def everything(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
-def test_it_harms_nothing(case, sandbox, singers, tmp_path, monkeypatch):
+def test_it_harms_nothing(case, sandboxes, singers, tmp_path, monkeypatch):
+    sandbox = sandboxes[0 if "time" in case["kinds"] else 1]
     monkeypatch.chdir(tmp_path)
     sql = "".join(text * times for text, times in case["sql"])
     before, most = everything(singers.parent), peak()
@@ -51,11 +55,14 @@ def test_it_harms_nothing(case, sandbox, singers, tmp_path, monkeypatch):
     assert everything(singers.parent) == before
     assert not list(tmp_path.iterdir())
     assert peak() - most < 64 << 20
-    after = sandbox.execute(singers, "SELECT count(*), max(name) FROM singer")
+    for _ in range(50):  # on a busy machine also this may last longer than the short limit
+        after = sandbox.execute(singers, "SELECT count(*), max(name) FROM singer")
+        if after.kind_of_error != "time":
+            break
     assert after.rows == ((60, "singer 9"),), after.error
 
 
-def test_there_are_many_and_they_bring_about_every_kind(sandbox):
+def test_there_are_many_and_they_bring_about_every_kind():
     assert len(CASES) >= 60
     kinds = {kind for case in CASES for kind in case["kinds"]}
     assert kinds >= {"denied", "statement", "limit", "time", "error", "truncated"}

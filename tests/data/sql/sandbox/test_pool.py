@@ -36,6 +36,15 @@ def make(path: Path, *statements: str) -> Path:
     return path
 
 
+def patiently(sandbox, db, sql):
+    """The outcome of a short statement under a short limit, on a machine that may be busy."""
+    for _ in range(50):
+        outcome = sandbox.execute(db, sql)
+        if outcome.kind_of_error != "time":
+            break
+    return outcome
+
+
 def test_values_come_as_sqlite_has_them(sandbox, tmp_path):
     db = make(tmp_path / "v.sqlite", "CREATE TABLE v (a)", "INSERT INTO v VALUES (1), (1.5), ('é\u4e2d'), (x'00ff'), "
               "(NULL), (9223372036854775807), (0.1), (-9e999), ('')")  # fmt: skip
@@ -123,7 +132,7 @@ def test_a_worker_that_was_killed_is_started_again(singers):
             assert outcome.kind_of_error == "time"
             assert outcome.error == "ran longer than 0.2 s"
             assert not outcome.ok
-            assert sandbox.execute(singers, "SELECT 1").rows == ((1,),)
+            assert patiently(sandbox, singers, "SELECT 1").rows == ((1,),)
 
 
 def test_a_statement_without_memory_and_the_next_one(singers):
@@ -242,14 +251,18 @@ def test_outcomes_are_plain_values():
     assert not Outcome(truncated=True).ok
 
 
-def test_a_database_of_somebody_else_is_harmless_too(sandbox, tmp_path):
-    """Views and columns of a schema call functions; these are refused as in statements."""
-    db = make(tmp_path / "trap.sqlite", "CREATE TABLE t (a, b AS (printf('%.*c', 900000000, 'x')))",
+def test_a_database_of_somebody_else_is_harmless_too(tmp_path):
+    """Views call functions that are refused as in statements. Columns that are computed do so unasked: SQLite compiles
+    them without the authoriser, so that a bomb there ends at the deadline."""
+    db = make(tmp_path / "trap.sqlite", "CREATE TABLE t (a)", "INSERT INTO t VALUES (1)",
+              "ALTER TABLE t ADD COLUMN b AS (length(printf('%.*c', 900000000, a)))",
               "CREATE VIEW v AS SELECT printf('%.*c', 900000000, 'x') AS p", "CREATE VIEW w AS SELECT * FROM w2",
-              "CREATE VIEW w2 AS SELECT * FROM w", "INSERT INTO t VALUES (1)")  # fmt: skip
-    assert sandbox.execute(db, "SELECT length(p) FROM v").kind_of_error == "denied"
-    assert not sandbox.execute(db, "SELECT b FROM t").ok
-    assert sandbox.execute(db, "SELECT * FROM w").kind_of_error == "error"
+              "CREATE VIEW w2 AS SELECT * FROM w")  # fmt: skip
+    with Sandbox(1, Limits(seconds=0.5, grace=0.2)) as sandbox:
+        assert patiently(sandbox, db, "SELECT length(p) FROM v").kind_of_error == "denied"
+        assert sandbox.execute(db, "SELECT b FROM t").kind_of_error in ("time", "limit", "memory")
+        assert patiently(sandbox, db, "SELECT a FROM t").rows == ((1,),)
+        assert patiently(sandbox, db, "SELECT * FROM w").kind_of_error == "error"
 
 
 def test_damaged_databases_are_errors(sandbox, tmp_path):

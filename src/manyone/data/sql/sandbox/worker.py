@@ -7,7 +7,8 @@ What keeps a statement harmless, each by itself:
 
 1. the database is opened read-only and immutable: SQLite neither writes, locks nor looks for a journal;
 2. an authoriser lets through SELECT, reading, functions and recursion; DDL, DML, ATTACH, PRAGMA, transactions and
-   functions that reach files or build large values from small ones are refused while the statement is compiled;
+   functions that reach files or build large values from small ones are refused while the statement is compiled (SQLite
+   does not ask it about columns that the schema computes: what these do ends at the deadline);
 3. SQLite's own limits on lengths, depths and heap; temporary tables in memory, never in files;
 4. a progress handler that ends it at its deadline; the parent process kills this one soon after, since one single
    operation (a LIKE over a long text) never calls the handler;

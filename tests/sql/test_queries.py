@@ -90,7 +90,7 @@ def test_without_a_schema_what_may_be_a_text_keeps_its_capitals(database):
 @pytest.mark.parametrize(
     "text",
     ["selec name from student", "", "select 1; drop table student", "DROP TABLE student", "PRAGMA table_info(x)",
-     "SELECT " + "(" * 5000 + "1" + ")" * 5000, "SELECT '" + "x" * 30_000 + "'"],
+     "SELECT " + "(" * 2000 + "1" + ")" * 2000, "SELECT '" + "x" * 30_000 + "'"],
 )  # fmt: skip
 def test_what_is_no_query_stays_as_it_is(text):
     assert normal(text, SCHEMA) == (text, False)

@@ -35,7 +35,7 @@ def pairs() -> list[tuple[str, str]]:
             for (question, sql), column in itertools.product(ASKED.items(), COLUMNS)]  # fmt: skip
 
 
-def main(steps: int = 60) -> dict[str, float]:
+def main(steps: int = 200) -> dict[str, float]:
     data = pairs()
     tokenizer = train_tokenizer([text for pair in data for text in pair], 300)
     gold = [encode(tokenizer, f"{question}\n", sql) for question, sql in data]

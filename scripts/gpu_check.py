@@ -13,10 +13,12 @@ VMAS, and stacked clients. A new field adds its line to ``RUNS``, and a figure o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -72,6 +74,12 @@ RUNS = {
         "obd --data cheetah-dir:0=data/0 --horizon 12 --eval-episodes 2 --students 2 --size 6 --width 16 --teacher iql "
         "--teacher-steps 20 --steps 60 --checkpoint-every 5 --workers 1 --no-baselines",
         12,
+    ),
+    "sql": Run(
+        "kid --data shop=pairs --student-width 32 --teacher-width 32 --vocabulary 300 --teacher-steps 10 "
+        "--warm-start 5 --steps 60 --batch-size 8 --max-output 24 --eval-pairs 4 --checkpoint-every 5 --workers 1",
+        12,
+        same_draws=False,
     ),
 }
 
@@ -154,6 +162,16 @@ def cut_short(folder: Path, words: list[object], records: int) -> None:
         raise RuntimeError("the run was over before it could be killed: give it more steps")
 
 
+def make_pairs(folder: Path) -> None:
+    """Questions about a small shop, with executed SQL."""
+    with contextlib.closing(sqlite3.connect(folder / "shop.sqlite")) as db:
+        db.execute("CREATE TABLE product (id INTEGER PRIMARY KEY, name TEXT, kind TEXT, price REAL, stock INTEGER)")
+        rows = [(i, f"product {i}", ("tea", "coffee", "cocoa")[i % 3], 1 + i * 0.75, i * 7 % 11) for i in range(40)]
+        db.executemany("INSERT INTO product VALUES (?, ?, ?, ?, ?)", rows)
+        db.commit()
+    finish(manyone(folder, "data", "make", "sql-pairs", "--db", "shop.sqlite", "--pairs", 80, "--out", "pairs"))
+
+
 def make_data(folder: Path) -> None:
     """Random episodes of both directions of HalfCheetah: what is checked is arithmetic, not learning."""
     draws = np.random.Generator(np.random.Philox(5))
@@ -175,6 +193,8 @@ def check_field(field: str, device: str, folder: Path) -> list[Line]:
     folder.mkdir(parents=True)
     if "data/0" in run.words:
         make_data(folder)
+    if "=pairs" in run.words:
+        make_pairs(folder)
     words: list[object] = [*run.words.split(), "--device", device]
     finish(manyone(folder, "run", *words, "--out", "whole"))
     cut_short(folder, [*words, "--out", "cut"], run.cut)

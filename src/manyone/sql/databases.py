@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -26,6 +25,7 @@ from manyone.data.sql.records import Column, ForeignKey, Schema, Table
 from manyone.data.sql.sandbox import Limits, Outcome, Sandbox, fingerprint
 from manyone.data.sql.schema import column_type, read_schema
 from manyone.engine.extras import need
+from manyone.engine.modules import python
 from manyone.errors import ManyoneError
 
 _DUCK = (8, b"DUCK")  # where a DuckDB file says that it is one
@@ -212,7 +212,7 @@ class DuckDatabase(Database):
         """The process's answer; it is killed after ``seconds``, as DuckDB looks at its clock between steps only."""
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(_PROGRAM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                python(str(_PROGRAM)), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL, text=True, encoding="utf-8", cwd=Path(os.sep).resolve(),
             )  # fmt: skip
             opened = self._ask({"path": str(self.path.resolve()), "memory": self.limits.memory}, _START)

@@ -57,7 +57,7 @@ class SqlSuite:
 
 
 SUITES = {
-    "schemas3": SqlSuite("three of Spider's development databases", 3_000),
+    "schemas3": SqlSuite("three of Spider's development databases", 12_000),
     "schemas8": SqlSuite("eight of Spider's development databases", 8_000),
     "schemas20": SqlSuite("all twenty of Spider's development databases", 12_000),
     "schemas146": SqlSuite("trains on Spider's 146 training schemas, is tested on the 20 development ones", 20_000),

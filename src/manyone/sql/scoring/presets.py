@@ -133,7 +133,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
     ),
     Deviation(
         "plug-value", _SPIDER_RUNS,
-        "with --plug_value all ways to put the gold query's values into a prediction are tried",
+        "with its option plug_value all ways to put the gold query's values into a prediction are tried",
         "not there",
         "it takes values to the power of places, and hangs",
     ),

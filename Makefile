@@ -7,11 +7,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --no-compile -c constraints.txt
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help demo test bench lint docs clean install-dev
+.PHONY: help demo test test-long bench lint docs clean install-dev
 
 help:
 	@echo "make demo   install, then test the papers' claims at smoke scale; ends with a table and report.html"
 	@echo "make test   install, then lint, type check, import contract and all tests"
+	@echo "make test-long  the few tests that are left out there for their length"
 	@echo "make bench  speed, side by side with peers (they are installed in venvs of their own)"
 	@echo "make lint   ruff, mypy, import contract"
 	@echo "make docs   the manual, as HTML in site/"
@@ -39,7 +40,10 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long" tests
+
+test-long: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m long tests
 
 bench: $(VENV)/.dev
 	$(BIN)/manyone bench

@@ -114,6 +114,7 @@ def test_a_run_that_fails_is_named_with_its_log(manyone):
     assert manyone("resume", "many", "--workers", "1")[0] == 2
 
 
+@pytest.mark.long
 def test_sigterm_saves_every_run_and_resume_gives_the_same_numbers(manyone, tmp_path):
     words = ["--seeds", "2", "--workers", "2", "--schedule.checkpoint-every", "0"]
     assert manyone("run", "toy", *words, "--out", "whole")[0] == 0

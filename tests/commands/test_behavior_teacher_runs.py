@@ -38,6 +38,7 @@ def test_a_run_trains_scores_and_exports_a_teacher(manyone, tmp_path, pendulum, 
     assert f"{final['return']:.6g}" in out
 
 
+@pytest.mark.long
 def test_kill_9_changes_nothing(manyone, tmp_path, pendulum):
     words = ("calql", "--data", f"{TASK}={pendulum}", "--no-simulator", "--width", 16, "--steps", 400)
     words += ("--checkpoint-every", 40)

@@ -212,6 +212,7 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_written(manyone,
     )
 
 
+@pytest.mark.long
 def test_the_best_weights_are_exported_and_survive_kill_9(manyone, tmp_path, short):
     words = ("mtbc", "--data", f"{TASK}={short}", *SMALL[2:-2], "--width", 16, "--lr", 0.05)
     words = (*words, "--steps", 400, "--evaluate-every", 20, "--checkpoint-every", 30)

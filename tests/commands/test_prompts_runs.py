@@ -97,7 +97,10 @@ def test_without_a_simulator_actions_are_compared(manyone, tmp_path, episodes):
     assert "action_error" in lines(tmp_path / "r/metrics.jsonl")[-1]
 
 
-@pytest.mark.parametrize(("watched", "after"), [("stages/policy/metrics.jsonl", 5), ("metrics.jsonl", 40)])
+@pytest.mark.parametrize(
+    ("watched", "after"),
+    [("stages/policy/metrics.jsonl", 5), pytest.param("metrics.jsonl", 40, marks=pytest.mark.long)],
+)
 def test_kill_9_in_the_first_or_last_stage_then_resume_is_bit_identical(manyone, tmp_path, episodes, watched, after):
     words = ("prompt-diffuser", "--data", *episodes, "--shots", *episodes, *NET, *SMALL, *DIFFUSER)
     words = (*words, "--pretrain-steps", 40, "--steps", 30, "--adapt-steps", 30)

@@ -14,7 +14,11 @@ PROCESSES = {"python": (), "torchrun": ("-m", "torch.distributed.run", "--standa
 """Commands that get a process of their own; torchrun without a fixed port, so that several can run at a time."""
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+LONG = ("minimax-distributed", "teams")
+"""Pages whose programs take a minute; ``make test-long`` runs them."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n in LONG else n for n in PROGRAMS])
 def test_a_page_runs_from_top_to_bottom(name, manyone, process, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))

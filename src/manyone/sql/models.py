@@ -212,6 +212,7 @@ def _from_gguf(file: Path, name: str) -> Path:
                             str(file.parent), gguf_file=file.name, config=config, dtype=torch.float32)  # fmt: skip
                     tokenizer = transformers.AutoTokenizer.from_pretrained(
                         str(file.parent), gguf_file=file.name, trust_remote_code=False)  # fmt: skip
+                # whatever a damaged file makes of the reader of gguf and transformers is one line about that file
                 except (OSError, ValueError, LookupError, ImportError, NotImplementedError, RuntimeError, TypeError,
                         AttributeError, OverflowError, struct.error) as error:  # fmt: skip
                     raise ManyoneError(f"{file}: cannot be read as a GGUF model: {_line(error)}") from error

@@ -1,4 +1,4 @@
-"""What is asked: fifteen intents, each a SQL and several ways to ask for it, filled with columns and constants.
+"""What is asked: sixteen intents, each a SQL and several ways to ask for it, filled with columns and constants.
 
 An intent is a function of the database's facts and of draws that gives a :class:`Draft`, or None where the database has
 nothing to fill it with. Constants are those of real rows; conditions that are joined by "and" are of one row, so that

@@ -105,8 +105,8 @@ _SMOKE = ("gkd", "kid", "sft")
 _WHOLE = tuple(name for name in PARTS if not PARTS[name].as_long_as)
 _SMALL = {"suite": "schemas3", "device": "cpu", "batch_size": 16, "tables": 3, "columns": 6, "workers": 1}
 _COSTS = {"sft": 1.0, "fkd": 2.1, "rkd": 2.4, "kid": 2.8, "gkd": 5.9}
-"""In steps of fine-tuning, measured on one core with the laptop scale's models; the reports' cost rows say what they
-were where the study ran."""
+"""In steps of fine-tuning, of an earlier pilot with models of this size on one core. They only set how many steps the
+arms of equal time get; the reports' cost rows say what steps cost where the study ran."""
 
 
 def _paper(preset: str, teacher: str, data: str = "spider", parts: tuple[str, ...] = _WHOLE) -> Setting:

@@ -62,7 +62,7 @@ def test_fewer_pairs_than_asked_for_are_told(manyone, tmp_path):
         (("--db", "shop.sqlite"), "needs --db FILE and --out DIR"),
         (("--db", "none.sqlite", "--out", "x"), "none.sqlite: no such database"),
         (("--db", "text.sqlite", "--out", "x"), "text.sqlite: not a SQLite database"),
-        (("--db", "empty.sqlite", "--out", "x"), "empty.sqlite: the file is empty"),
+        (("--db", "empty.sqlite", "--out", "x"), "empty.sqlite: not a SQLite database but an empty file"),
         (("--db", "shop.sqlite", "--out", "x", "--pairs", "0"), "--pairs 0: must be at least 1"),
         (("--db", "shop.sqlite", "--out", "x", "--instances", "99"), "--instances 99: must be 0 to 20"),
         (("--db", "shop.sqlite", "--out", "x", "--seed", "-1"), "--seed -1"),

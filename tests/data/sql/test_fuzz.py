@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from tests.data.sql.small_sql import QUESTIONS, TABLES, make_shop
 from tests.reference import sql_pairs as plain
 
-from manyone.data.sql.files import Reader, fingerprint, quote, write_database
+from manyone.data.sql.files import Reader, quote, write_database
 from manyone.data.sql.fuzz import Draws, Hints, discrimination, fuzz_databases, fuzz_rows, same_result
 from manyone.data.sql.records import Column, ForeignKey, Pair, Schema, Table
+from manyone.data.sql.sandbox import fingerprint
 from manyone.data.sql.schema import read_schema, schemas_from_tables
 
 GOLDS = [sql for _, sql in QUESTIONS] + ["SELECT count(*) FROM Product WHERE UnitPrice > 3 AND Category = 'tea'"]

@@ -5,7 +5,7 @@ from tests.data.sql.small_sql import make_shop
 from tests.reference import sql_pairs as plain
 
 from manyone.data.sql.facts import gather
-from manyone.data.sql.files import Reader, write_database
+from manyone.data.sql.files import QueryError, Reader, TooManyRows, write_database
 from manyone.data.sql.generate import MOST_ROWS, generate, sandboxed
 from manyone.data.sql.layouts import split_of
 from manyone.data.sql.records import Column, Schema, Table
@@ -116,13 +116,36 @@ def test_another_way_to_execute(shop):
         def execute(file, sql):
             asked.append((file, sql))
             if "JOIN" in sql:
-                raise ManyoneError("refused")
+                raise QueryError("refused")
             return reader.rows(sql)
 
         found = generate(shop, 60, execute=execute)
     assert {file for file, _ in asked} == {path}
     assert not any("JOIN" in k.sql for k in found.kept)
     assert found.dropped["error"] > 0
+
+
+def test_what_is_no_fault_of_a_query_ends_everything(shop):
+    def execute(file, sql):
+        raise ManyoneError("the disk is gone")
+
+    with pytest.raises(ManyoneError, match="the disk is gone"):
+        generate(shop, 60, execute=execute)
+
+
+def test_too_many_rows_are_told_by_their_kind(shop):
+    with Reader(shop["shop"][1]) as reader:
+
+        def run(file, sql):
+            if "JOIN" in sql:
+                raise TooManyRows("x")
+            if "GROUP" in sql:
+                raise QueryError("no more than nothing")
+            return reader.rows(sql)
+
+        dropped = generate(shop, 60, execute=run).dropped
+    assert dropped["too long"] > 0
+    assert dropped["error"] > 0
 
 
 def test_the_sandbox_gives_the_same_pairs(shop):

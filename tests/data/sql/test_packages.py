@@ -2,8 +2,9 @@ import pytest
 
 from manyone.assets.registry import find_asset
 from manyone.data.sql import packages
-from manyone.data.sql.files import Reader, fingerprint
+from manyone.data.sql.files import Reader
 from manyone.data.sql.packages import DATABASES, database_path, real_database, real_schema, spider_dev, spider_schemas
+from manyone.data.sql.sandbox import fingerprint
 from manyone.errors import ManyoneError
 
 

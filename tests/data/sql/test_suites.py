@@ -1,6 +1,7 @@
+from dataclasses import replace
+
 import pytest
 
-from manyone.data.sql import suites as module
 from manyone.data.sql.layouts import SPLITS
 from manyone.data.sql.pairs import load_pairs
 from manyone.data.sql.suites import SUITES, load_sql_robust, load_sql_suite, real_pairs
@@ -10,8 +11,8 @@ from manyone.errors import ManyoneError
 @pytest.fixture
 def small(sql_packages, monkeypatch):
     """The small package has two databases, of which one is Spider's development set."""
-    monkeypatch.setattr(module, "_THREE", ("shop",))
-    monkeypatch.setattr(module, "_HELD_OUT", ("shop",))
+    monkeypatch.setitem(SUITES, "schemas3", replace(SUITES["schemas3"], databases=("shop",)))
+    monkeypatch.setitem(SUITES, "spider14", replace(SUITES["spider14"], unseen=("shop",)))
     return sql_packages
 
 

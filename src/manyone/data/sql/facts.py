@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from manyone.data.sql.files import QueryError, Reader, Row, Value, quote
+from manyone.data.sql.files import QueryError, Reader, Row, quote
 from manyone.data.sql.fuzz import Draws
 from manyone.data.sql.names import natural_name, plural, singular
 from manyone.data.sql.records import Column, ForeignKey, Schema, Table
+from manyone.data.sql.sandbox import Value
 
 SAMPLE = 400
 """Rows of a table that constants are drawn from."""

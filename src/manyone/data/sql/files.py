@@ -1,45 +1,30 @@
-"""SQLite files: opened read-only and guarded, written with the same bytes on every machine, told apart by content.
+"""SQLite files: read under the sandbox's guard, written with the same bytes on every machine.
 
-A database of somebody else is only ever read: by URI with ``mode=ro&immutable=1``, through an authorizer that allows
-SELECT alone, with limits on time, rows and sizes. :class:`Reader` is the guard for one's own queries; queries that a
-model wrote go through the sandbox, which adds a process of its own.
-Public: ``Reader``, ``QueryError``, ``quote``, ``write_database``, ``fingerprint``, ``is_sqlite``.
+A database of somebody else is only ever read. :class:`Reader` runs our own queries in this process, through the very
+connection that the sandbox makes (read-only, immutable, authorised, limited); queries that a model wrote go through the
+sandbox, which adds a process of its own.
+Public: ``Reader``, ``QueryError``, ``TooManyRows``, ``quote``, ``write_database``, ``is_sqlite``, ``check_file``.
 """
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import sqlite3
 import struct
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from manyone.data.sql.records import ColumnType, Schema
+from manyone.data.sql.sandbox import Limits, Value
+from manyone.data.sql.sandbox.files import check_unchanged, state
+from manyone.data.sql.sandbox.worker import EVERY, Guard, connect
 from manyone.errors import ManyoneError
 
-Value = int | float | str | bytes | None
 Row = tuple[Value, ...]
 
 _MAGIC = b"SQLite format 3\0"
-_ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, 33}  # 33: SQLITE_RECURSIVE
-_REFUSED = frozenset([
-    "load_extension", "readfile", "writefile", "edit", "fts3_tokenizer",  # files and code
-    "zeroblob", "randomblob", "printf", "format",  # gigabytes by one call
-    "random",  # not the same twice
-])  # fmt: skip
-_LIMITS = {
-    sqlite3.SQLITE_LIMIT_LENGTH: 5_000_000,
-    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 20_000,
-    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
-    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 200,
-    sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 100,
-    sqlite3.SQLITE_LIMIT_VDBE_OP: 250_000,
-}
-_OPERATIONS = 10_000  # of SQLite's machine between two looks at the clock
 _DECLARED: dict[ColumnType, str] = {
     "text": "TEXT",
     "number": "NUMERIC",
@@ -65,6 +50,10 @@ class QueryError(ManyoneError):
     """A query that SQLite refused, that took too long, or that gave more than was asked for."""
 
 
+class TooManyRows(QueryError):
+    """A query that gave more rows than were asked for."""
+
+
 def is_sqlite(path: Path) -> bool:
     """Whether the file begins as SQLite's files do."""
     try:
@@ -80,22 +69,48 @@ def quote(name: str) -> str:
     return name if plain and name.upper() not in _KEYWORDS else '"' + name.replace('"', '""') + '"'
 
 
+class _Steps(Guard):
+    """Stops a statement by the steps that SQLite's machine makes, too; 0: any number."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.steps = most, 0
+
+    def start(self, seconds: float) -> None:
+        super().start(seconds)
+        self.steps = 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the statement made more steps than it may."""
+        return 0 < self.most < self.steps
+
+    def progress(self) -> int:
+        self.steps += EVERY
+        return self.exhausted or super().progress()
+
+
 class Reader:
     """One database, for reading. A context manager.
 
     ``seconds`` bounds each query, ``operations`` the steps of SQLite's machine in it (0: not), which unlike seconds are
-    the same on every machine, and ``most`` its rows. :class:`ManyoneError` for what is no SQLite file.
+    the same on every machine, and ``most`` its rows. :class:`ManyoneError` for what is no SQLite file, for one whose
+    rows are still in a log beside it, and at the end for one that was written to meanwhile.
     """
 
     def __init__(self, path: Path, *, seconds: float = 5.0, operations: int = 0, most: int = 10_000) -> None:
         self.path, self.seconds, self.operations, self.most = path, seconds, operations, most
-        check_file(path)
-        self._db = sqlite3.connect(path.resolve().as_uri() + "?mode=ro&immutable=1", uri=True, isolation_level=None)
-        self._db.text_factory = lambda raw: raw.decode("utf-8", "ignore")
-        for limit, value in _LIMITS.items():
-            self._db.setlimit(limit, value)
-        self._db.set_progress_handler(self._late, _OPERATIONS)
-        self._deadline, self._steps = float("inf"), 0
+        self._state = state(path)
+        self._guard = _Steps(operations)
+        uri = path.resolve().as_uri() + "?mode=ro&immutable=1"
+        # the limit on the heap holds for a whole process, and this one is not the database's alone
+        self._db = connect(uri, dataclasses.asdict(Limits()), self._guard, heap=False)
+        self._guard.start(seconds)
+        try:
+            self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.Error as problem:
+            self.close()
+            raise ManyoneError(f"{path}: SQLite cannot read it ({problem}); restore it from a copy") from None
 
     def __enter__(self) -> Reader:
         return self
@@ -104,6 +119,8 @@ class Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if error is None:
+            check_unchanged(self.path, self._state)
 
     def close(self) -> None:
         """Gives the file back."""
@@ -111,60 +128,38 @@ class Reader:
 
     def rows(self, sql: str, parameters: Sequence[Value] = ()) -> list[Row]:
         """All rows of one SELECT; :class:`QueryError` where it fails, lasts too long or has more than ``most`` rows."""
-        self._db.set_authorizer(_authorize)
         return self._run(sql, parameters)
 
     def pragma(self, name: str, argument: str) -> list[Row]:
         """The rows of ``PRAGMA name(argument)``, for the pragmas that describe a table."""
         assert name in ("table_xinfo", "foreign_key_list", "table_list")
         self._db.set_authorizer(None)
-        return self._run(f"PRAGMA {name}({_quoted(argument)})", ())
+        try:
+            return self._run(f"PRAGMA {name}({_quoted(argument)})", ())
+        finally:
+            self._db.set_authorizer(self._guard.authorise)
 
     def _run(self, sql: str, parameters: Sequence[Value]) -> list[Row]:
-        self._deadline, self._steps = time.monotonic() + self.seconds, 0
+        self._guard.start(self.seconds)
         try:
             with closing(self._db.cursor()) as cursor:
                 found = cursor.execute(sql, parameters).fetchmany(self.most + 1)
         except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as problem:
             reason = str(problem)
-            if "interrupted" in reason:
+            if self._guard.exhausted:
+                reason = f"longer than {self.operations:,} steps"
+            elif self._guard.late:
                 reason = f"longer than {self.seconds:g} s"
-                if 0 < self.operations < self._steps:
-                    reason = f"longer than {self.operations:,} steps"
             raise QueryError(f"{self.path.name}: {reason}: {sql[:200]}") from None
         if len(found) > self.most:
-            raise QueryError(f"{self.path.name}: more than {self.most} rows: {sql[:200]}")
+            raise TooManyRows(f"{self.path.name}: more than {self.most} rows: {sql[:200]}")
         return found
-
-    def _late(self) -> int:
-        self._steps += _OPERATIONS
-        return 0 < self.operations < self._steps or time.monotonic() > self._deadline
 
 
 def check_file(path: Path) -> None:
     """:class:`ManyoneError` where ``path`` is no whole SQLite file that can be read as it lies."""
-    if not path.is_file():
-        raise ManyoneError(f"{path}: no such database; give the path of a SQLite file")
-    if path.stat().st_size == 0:
-        raise ManyoneError(f"{path}: the file is empty; a SQLite database is expected")
-    if not is_sqlite(path):
-        raise ManyoneError(f"{path}: not a SQLite database (its first bytes say so); give a .sqlite file")
-    for ending, way in (("-wal", "PRAGMA wal_checkpoint(TRUNCATE)"), ("-journal", "PRAGMA schema_version")):
-        log = path.with_name(path.name + ending)
-        if log.is_file() and log.stat().st_size:
-            raise ManyoneError(f"{path}: rows are still in {log.name}; close what writes the database, or run "
-                               f"`{way}` on it")  # fmt: skip
-    try:
-        with closing(sqlite3.connect(path.resolve().as_uri() + "?mode=ro&immutable=1", uri=True)) as db:
-            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.Error as problem:
-        raise ManyoneError(f"{path}: SQLite cannot read it ({problem}); restore it from a copy") from None
-
-
-def _authorize(action: int, first: str | None, second: str | None, *_: object) -> int:
-    if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in _REFUSED:
-        return sqlite3.SQLITE_DENY
-    return sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY
+    with Reader(path):
+        pass
 
 
 def write_database(
@@ -218,26 +213,6 @@ def _create(schema: Schema, name: str, types: Mapping[tuple[str, str], str], key
             target = f"{_quoted(link.to_table)} ({_quoted(link.to_column)})"
             lines.append(f"  FOREIGN KEY ({_quoted(link.column)}) REFERENCES {target}")
     return f"CREATE TABLE {_quoted(name)} (\n" + ",\n".join(lines) + "\n)"
-
-
-def fingerprint(path: Path) -> str:
-    """SHA-256, in hexadecimal, of what a database holds: its tables' SQL and their rows in their order.
-
-    It does not depend on how the file lies on the disk; two databases of one fingerprint answer every query alike.
-    """
-    found = hashlib.sha256()
-    check_file(path)
-    with closing(sqlite3.connect(path.resolve().as_uri() + "?mode=ro&immutable=1", uri=True)) as db:
-        db.text_factory = bytes
-        for name, sql in db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table' ORDER BY name"):
-            found.update(b"table %d\n" % len(sql) + sql)
-            for row in _stored(db, name):
-                found.update(repr(row).encode())
-    return found.hexdigest()
-
-
-def _stored(db: sqlite3.Connection, name: bytes) -> Iterator[Any]:
-    yield from db.execute(b"SELECT * FROM ".decode() + _quoted(name.decode("utf-8", "surrogateescape")))
 
 
 def _quoted(name: str) -> str:

@@ -24,9 +24,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from manyone.data.sql.files import QueryError, Reader, Row, Value, write_database
+from manyone.data.sql.files import QueryError, Reader, Row, write_database
 from manyone.data.sql.queries import KINDS, Literal, Place, counted, joined, literals, mutants
 from manyone.data.sql.records import Column, Pair, Schema, Table
+from manyone.data.sql.sandbox import Value
 from manyone.data.sql.words import domain
 from manyone.engine.extras import need
 from manyone.errors import ManyoneError

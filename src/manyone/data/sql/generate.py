@@ -18,14 +18,14 @@ Public: ``generate``, ``Generated``, ``Question``, ``sandboxed``, ``DROPPED``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from joblib import Parallel, delayed
 
 from manyone.data.sql.facts import Facts, gather
-from manyone.data.sql.files import QueryError, Reader, Row
+from manyone.data.sql.files import QueryError, Reader, Row, TooManyRows
 from manyone.data.sql.fuzz import Draws
 from manyone.data.sql.intents import Draft, draft
 from manyone.data.sql.phrases import MODES, Mode, Wording
@@ -50,7 +50,8 @@ _WINDOW, _NEW = 1500, 15  # a database is exhausted where fewer than 15 of 1,500
 _TRIES = 6  # draws of words for each question wanted
 
 Execute = Callable[[Path, str], Sequence[Row]]
-"""Runs a SELECT on a file; :class:`ManyoneError` where it fails. At most ``MOST_ROWS`` + 1 rows are looked at."""
+"""Runs a SELECT on a file. ``QueryError`` where it fails, ``TooManyRows`` where it gives more than ``MOST_ROWS``; what
+else is wrong (the file, the sandbox) ends everything."""
 
 
 def sandboxed(sandbox: Sandbox) -> Execute:
@@ -61,7 +62,7 @@ def sandboxed(sandbox: Sandbox) -> Execute:
         if outcome.kind_of_error is not None:
             raise QueryError(outcome.error)
         if outcome.truncated or len(outcome.rows) > MOST_ROWS:
-            raise QueryError(f"{path.name}: more than {MOST_ROWS} rows: {sql[:200]}")
+            raise TooManyRows(f"{path.name}: more than {MOST_ROWS} rows: {sql[:200]}")
         return outcome.rows
 
     return execute
@@ -131,51 +132,69 @@ def generate(
     """
     if pairs < 1 or phrasings < 1 or workers < 1:
         raise ManyoneError(f"pairs {pairs}, phrasings {phrasings}, workers {workers}: each must be at least 1")
-    kept: dict[str, list[Kept]] = {db_id: [] for db_id in databases}
-    dropped: Counter[str] = Counter()
-    candidates, made = 0, 0
-    tried, before = Counter[str](), Counter[str]()
-    sources, asked = {}, {}
+    sources = []
     for db_id, (schema, path) in databases.items():
         with Reader(path, seconds=_SECONDS, operations=4 * OPERATIONS) as reader:
             facts = gather(reader, schema, seed=seed)
-        asked[db_id] = bool(facts.tables)
         job = _Job(facts, path, seed, phrasings, tuple(MODES) if robust else (), dict(synonyms or {}), execute)
-        sources[db_id] = _in_order(job, workers)
-    seen: dict[str, set[str]] = {db_id: set() for db_id in databases}
-    open_ = [db_id for db_id in databases if asked[db_id]]
-    exhausted = [db_id for db_id in databases if not asked[db_id]]
+        sources.append(_Source(db_id, job, workers))
+    made = 0
     with Progress("asking and answering", pairs, unit="pairs", show=show) as bar:
-        while open_ and made < pairs:
+        while made < pairs and (left := [source for source in sources if not source.exhausted]):
             # equal shares; what one database cannot give, the others give in the next round
-            share, rest = divmod(pairs - made, len(open_))
-            for place, db_id in enumerate(list(open_)):
-                wanted = share + (place < rest)
-                while wanted > 0:
-                    one = next(sources[db_id])
-                    candidates += 1
-                    reason = one.reason or ("repeated" if one.sql in seen[db_id] else "")
-                    if reason:
-                        dropped[reason] += 1
-                    else:
-                        seen[db_id].add(one.sql)
-                        kept[db_id].append(Kept(db_id, one.intent, one.sql, one.questions[:wanted]))
-                        wanted -= len(kept[db_id][-1].questions)
-                        made += len(kept[db_id][-1].questions)
-                        bar.update(made)
-                    tried[db_id] += 1
-                    if tried[db_id] % _WINDOW == 0:
-                        if len(kept[db_id]) - before[db_id] < _NEW:
-                            open_.remove(db_id)
-                            exhausted.append(db_id)
-                            break
-                        before[db_id] = len(kept[db_id])
-    for source in sources.values():
+            share, rest = divmod(pairs - made, len(left))
+            for place, source in enumerate(left):
+                before = made
+                for questions in source.take(share + (place < rest)):
+                    made = before + questions
+                    bar.update(made)
+    for source in sources:
         source.close()
     if not made:
         raise ManyoneError(f"{', '.join(databases)}: nothing can be asked about so few rows; give tables with data")
-    found = tuple(k for db_id in databases for k in kept[db_id])
-    return Generated(found, candidates, {r: dropped[r] for r in DROPPED if dropped[r]}, tuple(exhausted))
+    dropped = sum((source.dropped for source in sources), Counter[str]())
+    return Generated(
+        tuple(kept for source in sources for kept in source.kept),
+        sum(source.tried for source in sources),
+        {reason: dropped[reason] for reason in DROPPED if dropped[reason]},
+        tuple(source.db_id for source in sources if source.exhausted),
+    )
+
+
+class _Source:
+    """One database: its candidates in their order, what was kept of them and what became of the others."""
+
+    def __init__(self, db_id: str, job: _Job, workers: int) -> None:
+        self.db_id = db_id
+        self.kept: list[Kept] = []
+        self.dropped = Counter[str]()
+        self.tried = 0
+        self.exhausted = not job.facts.tables
+        self._candidates = _in_order(job, workers)
+        self._seen: set[str] = set()
+        self._before = 0  # how many were kept when the window began
+
+    def take(self, wanted: int) -> Iterator[int]:
+        """Keeps candidates with ``wanted`` questions, or as many as there are; tells after each how many it has."""
+        had = 0
+        while had < wanted and not self.exhausted:
+            one = next(self._candidates)
+            self.tried += 1
+            reason = one.reason or ("repeated" if one.sql in self._seen else "")
+            if reason:
+                self.dropped[reason] += 1
+            else:
+                self._seen.add(one.sql)
+                self.kept.append(Kept(self.db_id, one.intent, one.sql, one.questions[: wanted - had]))
+                had += len(self.kept[-1].questions)
+                yield had
+            if self.tried % _WINDOW == 0:
+                self.exhausted = len(self.kept) - self._before < _NEW
+                self._before = len(self.kept)
+
+    def close(self) -> None:
+        """No more candidates are tried."""
+        self._candidates.close()
 
 
 @dataclass
@@ -218,9 +237,9 @@ class _Job:
                 return "too long"
             if made.ties and _tied([row[0] for row in self._order(made, run)], made.limit):
                 return "tie"
-        except QueryError as problem:
-            return "too long" if "more than" in str(problem) else "error"
-        except ManyoneError:
+        except TooManyRows:
+            return "too long"
+        except QueryError:
             return "error"
         return ""
 

@@ -22,9 +22,10 @@ from manyone.assets.archives import Archive, find, open_archive
 from manyone.assets.cache import cache_folder, locked, workspace
 from manyone.assets.fetch import get
 from manyone.assets.registry import find_asset
-from manyone.data.sql.files import Row, Value, write_database
+from manyone.data.sql.files import Row, write_database
 from manyone.data.sql.names import natural_name, singular
 from manyone.data.sql.records import Column, ForeignKey, Pair, Schema, Table
+from manyone.data.sql.sandbox import Value
 from manyone.data.sql.schema import combined, read_schema, schemas_from_tables
 from manyone.engine.progress import Progress
 from manyone.errors import ManyoneError

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from manyone.data.sql.facts import ColumnFacts, Facts, Join, TableFacts, shown
-from manyone.data.sql.files import Value
 from manyone.data.sql.fuzz import Draws
 from manyone.data.sql.names import is_plural, plural
+from manyone.data.sql.sandbox import Value
 
 Mode = Literal["plain", "synonyms", "dropped", "domain"]
 MODES: tuple[Mode, ...] = ("synonyms", "dropped", "domain")

@@ -27,7 +27,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from manyone.assets.cache import cache_folder, locked, workspace
 from manyone.assets.registry import find_asset
@@ -50,19 +50,26 @@ _HELD_OUT = ("battle_death", "course_teach", "network_1", "orchestra", "poker_pl
 
 @dataclass(frozen=True)
 class SqlSuite:
-    """What a suite is, and how many generated pairs it has by default."""
+    """What a suite is."""
 
     summary: str
     pairs: int
+    """Generated pairs by default."""
+    databases: tuple[str, ...] | Literal["development", "all"]
+    """Spider's that it has."""
+    unseen: tuple[str, ...] | Literal["development"] = ()
+    """Those that are tested on and never trained on. Where there are none, a pair's SQL says where it belongs."""
 
 
 SUITES = {
-    "schemas3": SqlSuite("three of Spider's development databases", 12_000),
-    "schemas8": SqlSuite("eight of Spider's development databases", 8_000),
-    "schemas20": SqlSuite("all twenty of Spider's development databases", 12_000),
-    "schemas146": SqlSuite("trains on Spider's 146 training schemas, is tested on the 20 development ones", 20_000),
-    "spider14": SqlSuite("trains on 14 development databases, is tested on six others", 12_000),
-}
+    "schemas3": SqlSuite("three of Spider's development databases", 12_000, _THREE),
+    "schemas8": SqlSuite("eight of Spider's development databases", 8_000, _EIGHT),
+    "schemas20": SqlSuite("all twenty of Spider's development databases", 12_000, "development"),
+    "schemas146": SqlSuite("trains on Spider's 146 training schemas, is tested on the 20 development ones", 20_000,
+                           "all", "development"),
+    "spider14": SqlSuite("trains on 14 development databases, is tested on six others", 12_000, "development",
+                         _HELD_OUT),
+}  # fmt: skip
 """The suites by name."""
 
 
@@ -84,7 +91,7 @@ def load_sql_robust(
     Sets of our own in the spirit of Spider-Syn, Spider-Realistic and Spider-DK; their ``source`` says so.
     """
     tested = {p.sql for p in _load(name, pairs, seed, instances, workers).splits["test"] if p.source == "generated"}
-    schemas, databases = _databases(_names(name), seed, instances)
+    schemas, databases = _databases(_names(_known(name).databases), seed, instances)
     rows = _generated(name, schemas, databases, pairs or SUITES[name].pairs, seed, instances, workers, robust=True)
     found: dict[str, list[Pair]] = {mode: [] for mode in MODES}
     for row in rows:
@@ -104,12 +111,12 @@ def _known(name: str) -> SqlSuite:
     return SUITES[name]
 
 
-def _names(name: str) -> list[str]:
-    _known(name)
-    if name == "schemas146":
+def _names(which: tuple[str, ...] | Literal["development", "all"]) -> list[str]:
+    """Databases of Spider, in its order."""
+    if which == "all":
         return list(spider_schemas())
     development = list(spider_dev()[1])
-    return [d for d in development if d in {"schemas3": _THREE, "schemas8": _EIGHT}.get(name, development)]
+    return [d for d in development if which == "development" or d in which]
 
 
 def _databases(
@@ -121,21 +128,21 @@ def _databases(
 
 
 def _load(name: str, pairs: int | None, seed: int, instances: int, workers: int) -> PairSet:
-    suite, names = _known(name), _names(name)
+    suite = _known(name)
     if pairs is not None and pairs < 1:
         raise ManyoneError(f"pairs {pairs}: a suite has at least one generated pair")
-    schemas, databases = _databases(names, seed, instances)
+    schemas, databases = _databases(_names(suite.databases), seed, instances)
     rows = _generated(name, schemas, databases, pairs or suite.pairs, seed, instances, workers, robust=False)
-    development = {p.db_id for p in spider_dev()[0]}
+    unseen = set(_names(suite.unseen))
     splits: dict[Split, list[Pair]] = {"train": [], "val": [], "test": []}
     places: dict[str, Split] = {}  # where a SQL is, however it is spelled
     for pair in spider_dev()[0]:
         if pair.db_id in schemas:
-            split = _real_split(name, pair)
+            split = _real_split(pair, unseen)
             splits[split].append(pair)
             places[_key(pair.db_id, pair.sql)] = split
     for row in rows:
-        split = _generated_split(name, row["db_id"], row["query"], development)
+        split = _generated_split(row["db_id"], row["query"], unseen)
         if places.get(_key(row["db_id"], row["query"]), split) == split:
             splits[split].append(Pair(row["db_id"], row["question"], row["query"], source="generated"))
     notes = (
@@ -145,19 +152,17 @@ def _load(name: str, pairs: int | None, seed: int, instances: int, workers: int)
     return PairSet(name, splits, schemas, databases, SPIDER_LICENCE, notes)
 
 
-def _real_split(name: str, pair: Pair) -> Split:
-    if name == "schemas146":
-        return "test"
-    if name == "spider14":
-        return "test" if pair.db_id in _HELD_OUT else "train"
+def _real_split(pair: Pair, unseen: set[str]) -> Split:
+    if unseen:
+        return "test" if pair.db_id in unseen else "train"
     return "train" if zlib.crc32(pair.sql.encode()) % 10 < 7 else "test"
 
 
-def _generated_split(name: str, db_id: str, sql: str, development: set[str]) -> Split:
-    held_out = (name == "schemas146" and db_id in development) or (name == "spider14" and db_id in _HELD_OUT)
-    if name in ("schemas146", "spider14"):
-        return "test" if held_out else "val" if split_of(sql) == "val" else "train"
-    return split_of(sql)
+def _generated_split(db_id: str, sql: str, unseen: set[str]) -> Split:
+    split = split_of(sql)
+    if not unseen:
+        return split
+    return "test" if db_id in unseen else "val" if split == "val" else "train"
 
 
 def _key(db_id: str, sql: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from manyone.data.sql.records import Column, Table
 
 if TYPE_CHECKING:
-    from manyone.data.sql.files import Value
+    from manyone.data.sql.sandbox import Value
 
 # fmt: off
 GIVEN = ("Alba", "Bruno", "Clara", "David", "Elena", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kira", "Luis",

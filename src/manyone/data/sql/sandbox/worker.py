@@ -50,11 +50,12 @@ ACTIONS = {
     )
 }  # fmt: skip
 
+EVERY = 10_000
+"""Operations of SQLite's machine between two calls of the progress handler."""
 _PREPARED = ("json_each", "json_tree")
 """Virtual tables that only read their argument. SQLite declares one at its first use as if it made a table, which the
 authoriser would refuse; so that is done before."""
 _OPEN = 16  # connections kept
-_EVERY = 10_000  # operations between two calls of the progress handler
 _PATTERN = 200  # bytes of a LIKE or GLOB pattern
 _MESSAGE = 300  # characters of an error
 _CHUNK = 1 << 16  # bytes of rows that are fetched at a time, about
@@ -98,12 +99,12 @@ class Guard:
         return sqlite3.SQLITE_DENY
 
 
-def connect(uri: str, limits: dict[str, Any], guard: Guard) -> sqlite3.Connection:
-    """A guarded connection to the database ``uri``."""
+def connect(uri: str, limits: dict[str, Any], guard: Guard, *, heap: bool = True) -> sqlite3.Connection:
+    """A guarded connection to the database ``uri``. ``heap``: bound what SQLite allocates in this whole process."""
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0, cached_statements=0)
     connection.text_factory = lambda data: data.decode(errors="ignore")
-    for pragma in ("temp_store=MEMORY", "query_only=ON", "trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0",
-                   f"hard_heap_limit={limits['memory']}"):  # fmt: skip
+    pragmas = ["temp_store=MEMORY", "query_only=ON", "trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0"]
+    for pragma in pragmas + [f"hard_heap_limit={limits['memory']}"] * heap:
         connection.execute(f"PRAGMA {pragma}").close()
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limits["text"])
     connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 4 * limits["sql"])  # bytes
@@ -117,7 +118,7 @@ def connect(uri: str, limits: dict[str, Any], guard: Guard) -> sqlite3.Connectio
     for table in _PREPARED:
         with contextlib.suppress(sqlite3.Error):  # a SQLite without JSON
             connection.execute(f"SELECT 1 FROM {table}('[]')").close()
-    connection.set_progress_handler(guard.progress, _EVERY)
+    connection.set_progress_handler(guard.progress, EVERY)
     connection.set_authorizer(guard.authorise)
     return connection
 

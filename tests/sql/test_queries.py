@@ -5,9 +5,9 @@ import sqlite3
 import pytest
 import sqlglot
 
-from manyone.data.sql.records import Column, Pair, PairSet, Schema, Table
+from manyone.data.sql.records import Column, Schema, Table
 from manyone.errors import ManyoneError
-from manyone.sql.queries import dialect, normal, normal_pairs, translate, used
+from manyone.sql.queries import dialect, normal, translate, used
 
 SCHEMA = Schema(
     "pets",
@@ -94,13 +94,6 @@ def test_without_a_schema_what_may_be_a_text_keeps_its_capitals(database):
 )  # fmt: skip
 def test_what_is_no_query_stays_as_it_is(text):
     assert normal(text, SCHEMA) == (text, False)
-
-
-def test_queries_that_cannot_be_parsed_are_counted():
-    pairs = [Pair("pets", "?", "select Name from Student"), Pair("pets", "?", "select from where")]
-    found, failed = normal_pairs(PairSet("some", {"train": pairs, "test": pairs[1:]}, {"pets": SCHEMA}))
-    assert failed == 2
-    assert [p.sql for p in found.splits["train"]] == ["SELECT name FROM student", "select from where"]
 
 
 def test_the_columns_that_a_query_reads():

@@ -22,15 +22,16 @@ def answer(
     *,
     beams: int = 1,
     executes: Callable[[int, str], bool] | None = None,
+    done: Callable[[int], None] | None = None,
 ) -> list[str]:
     """SQL for each prompt: greedy, or of ``beams`` the first for which ``executes(number of the prompt, sql)`` holds.
 
-    Without ``executes`` the likeliest beam is taken.
+    Without ``executes`` the likeliest beam is taken. ``done`` is told how many prompts have been answered.
     """
     if beams == 1:
-        return [as_text(tokenizer, output) for output in generate(model, prompts, how)]
+        return [as_text(tokenizer, output) for output in generate(model, prompts, how, done=done)]
     found = []
-    for number, outputs in enumerate(generate_beams(model, prompts, how, beams)):
+    for number, outputs in enumerate(generate_beams(model, prompts, how, beams, done=done)):
         texts = [as_text(tokenizer, output) for output in outputs]
         found.append(texts[0] if executes is None else first_that(texts, lambda sql: executes(number, sql)))  # noqa: B023
     return found

@@ -42,11 +42,12 @@ class Decoding:
 
 
 def generate(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], how: Decoding, draw: Draw | None = None
-) -> list[tuple[int, ...]]:
+    model: LanguageModel, prompts: Sequence[Sequence[int]], how: Decoding, draw: Draw | None = None, *,
+    done: Callable[[int], None] | None = None,
+) -> list[tuple[int, ...]]:  # fmt: skip
     """The output of each prompt; it closes with the end token unless it was cut at ``how.most`` tokens.
 
-    ``draw`` is needed for samples and names an example for each prompt.
+    ``draw`` is needed for samples and names an example for each prompt. ``done`` is told how many outputs there are.
     """
     if how.sampled and draw is None:
         raise ManyoneError("sampled generation: needs a Draw, which tells what its random numbers depend on")
@@ -58,6 +59,8 @@ def generate(
             part = None if draw is None else Draw(draw.seed, draw.step, tuple(draw.examples[i] for i in rows))
             for row, output in zip(rows, _generate(model, [prompts[i] for i in rows], how, part), strict=True):
                 found[row] = output
+            if done is not None:
+                done(first + len(rows))
     return found
 
 
@@ -91,9 +94,13 @@ def _generate(
 
 
 def generate_beams(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], how: Decoding, beams: int = 4
-) -> list[list[tuple[int, ...]]]:
-    """The ``beams`` likeliest outputs of transformers' beam search for each prompt, the best first."""
+    model: LanguageModel, prompts: Sequence[Sequence[int]], how: Decoding, beams: int = 4, *,
+    done: Callable[[int], None] | None = None,
+) -> list[list[tuple[int, ...]]]:  # fmt: skip
+    """The ``beams`` likeliest outputs of transformers' beam search for each prompt, the best first.
+
+    ``done`` is told how many prompts have theirs.
+    """
     settings = need("transformers", "generation", "sql").GenerationConfig(
         num_beams=beams, num_return_sequences=beams, do_sample=False, max_new_tokens=how.most, eos_token_id=how.end,
         pad_token_id=how.pad,
@@ -111,6 +118,8 @@ def generate_beams(
             )
         outputs = [_until_end(row, how.end) for row in ids[:, batch.ids.shape[1] :].tolist()]
         found += [outputs[at : at + beams] for at in range(0, len(outputs), beams)]
+        if done is not None:
+            done(len(found))
     return found
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
-from manyone.data.sql.records import Pair, PairSet, Schema, Split
+from manyone.data.sql.records import Schema
 from manyone.engine.extras import need
 from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
@@ -80,19 +79,6 @@ def normal(sql: str, schema: Schema | None = None) -> Normal:
         if not (schema is None and _may_be_text(name)):
             name.set("this", lower(name.this))
     return Normal(tree.sql(dialect=_Written("`" if schema else '"'), comments=False), True)
-
-
-def normal_pairs(pairs: PairSet) -> tuple[PairSet, int]:
-    """``pairs`` with every query in its normal form, and the number of queries that could not be parsed."""
-    splits: dict[Split, list[Pair]] = {}
-    failed = 0
-    for split, some in pairs.splits.items():
-        splits[split] = []
-        for pair in some:
-            written = normal(pair.sql, pairs.schemas[pair.db_id])
-            failed += not written.parsed
-            splits[split].append(replace(pair, sql=written.sql))
-    return replace(pairs, splits=splits), failed
 
 
 def used(sql: str, schema: Schema) -> dict[str, set[str]]:

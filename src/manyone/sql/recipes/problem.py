@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+import math
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from manyone.data.sql.layouts import SPLITS
 from manyone.data.sql.pairs import load_pairs
 from manyone.data.sql.records import Pair, PairSet
 from manyone.data.sql.suites import SUITES, load_sql_suite
@@ -22,11 +25,12 @@ from manyone.recipes.options import Split
 from manyone.sql.collate import Example, encode, encode_prompt
 from manyone.sql.databases import open_database
 from manyone.sql.prompt import Matched, Style, ranked_view, render, training_view
-from manyone.sql.queries import normal, used
+from manyone.sql.queries import Normal, normal, used
 from manyone.sql.recipes.options import DistilOptions
 from manyone.sql.retrieval import ValueIndex
 
 _VALIDATION = 200  # pairs on which the loss is watched
+_HELD_OUT = 0.1  # of the different queries, for a split that own data lack
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,10 @@ class SQLProblem:
     test: tuple[Pair, ...]
     seed: int = 0
     """Of what wide schemas show beside the gold tables while a model learns."""
-    _named: dict[Pair, Matched] = field(default_factory=dict)
+    named: Mapping[Pair, Matched] = field(default_factory=dict)
+    """The values of its database that a question names."""
+    _prompts: dict[tuple[Pair, bool], str] = field(default_factory=dict)  # all models of a run read the same
+    _normal: dict[Pair, Normal] = field(default_factory=dict)
 
     def digests(self) -> dict[str, str]:
         """What the data held, by content."""
@@ -72,8 +79,14 @@ class SQLProblem:
 
     def prompt(self, pair: Pair, *, learning: bool = False) -> str:
         """The text before the SQL of ``pair``. ``learning``: a wide schema is shown around the gold tables."""
+        key = pair, learning
+        if key not in self._prompts:
+            self._prompts[key] = self._prompt(pair, learning)
+        return self._prompts[key]
+
+    def _prompt(self, pair: Pair, learning: bool) -> str:
         schema, form = self.data.schemas[pair.db_id], self.form
-        matched = self._named.get(pair, {})
+        matched = self.named.get(pair, {})
         fits = len(schema.tables) <= form.tables and all(len(t.columns) <= form.columns for t in schema.tables)
         if not fits:
             tables, columns = form.tables, form.columns
@@ -86,7 +99,16 @@ class SQLProblem:
 
     def target(self, pair: Pair) -> str:
         """The SQL that a model learns to write."""
-        return normal(pair.sql, self.data.schemas[pair.db_id]).sql if self.form.normal else pair.sql
+        return self._written(pair).sql if self.form.normal else pair.sql
+
+    def unparsed(self) -> int:
+        """How many gold queries of training have no normal form, since they cannot be parsed."""
+        return sum(not self._written(pair).parsed for pair in self.train) if self.form.normal else 0
+
+    def _written(self, pair: Pair) -> Normal:
+        if pair not in self._normal:
+            self._normal[pair] = normal(pair.sql, self.data.schemas[pair.db_id])
+        return self._normal[pair]
 
     def examples(self, tokenizer: Any, pairs: Sequence[Pair]) -> list[Example]:
         """Token ids of pairs to learn from, one example each."""
@@ -113,28 +135,61 @@ class SQLProblem:
 def load_problem(o: DistilOptions) -> SQLProblem:
     """The data that ``o`` names, made if need be."""
     if o.suite is None:
-        return problem_of(joined([replace(load_pairs(place), name=name) for name, place in places(o)]), o)
+        sets = [hold_out(replace(load_pairs(place), name=name)) for name, place in places(o)]
+        return problem_of(joined(sets), o)
     if o.suite not in SUITES:
         raise ManyoneError(f"--suite {o.suite}: {suggestion(o.suite, SUITES)}")
     return problem_of(load_sql_suite(o.suite, seed=o.data_seed, workers=o.workers or processors()), o)
 
 
 def problem_of(data: PairSet, o: DistilOptions) -> SQLProblem:
-    """``data`` as the options split, limit and show it."""
-    train, validation, test = (tuple(data.splits.get(split, ())) for split in ("train", "val", "test"))
-    if not train:
-        raise ManyoneError(f"{data.name}: no pairs to train on")
+    """``data``, which has all three splits, as the options limit and show it."""
+    train, validation, test = (tuple(data.splits.get(split, ())) for split in SPLITS)
+    for split, pairs in zip(SPLITS, (train, validation, test), strict=True):
+        if not pairs:
+            raise ManyoneError(f"{data.name}: no {_SPLITS[split]} pairs")
     if o.train_pairs is not None:
         train = _some(train, o.train_pairs, o.data_seed)
-    if not validation:  # what training may look at while it goes on: never the test pairs
-        validation = train[:: max(1, len(train) // 100)]
     small = o.student == "scratch" and (o.teacher == "scratch" or not o.needs_teacher)
     style: Style = ("compact" if small else "full") if o.style == "auto" else o.style
     matched = style == "full" if o.matched == "auto" else o.matched == "yes"
     form = Form(style, matched, o.tables, o.columns, o.normal, o.max_input, o.max_output)
-    validation, test = _some(validation, _VALIDATION, 0), _limited(test or validation, o.eval_pairs)
+    validation, test = _some(validation, _VALIDATION, 0), _limited(test, o.eval_pairs)
     named = _matches(data, [*train, *validation, *test]) if matched or not _fits(data, form) else {}
     return SQLProblem(data, form, train, validation, test, o.data_seed, named)
+
+
+_SPLITS: Mapping[Split, str] = {"train": "training", "val": "validation", "test": "test"}
+
+
+def hold_out(data: PairSet) -> PairSet:
+    """``data`` with test and validation pairs: where there are none, they are a tenth of the training queries.
+
+    By the CRC-32 of their SQL: all phrasings of a query go together, so that none is asked for in two splits, and more
+    pairs of training do not move the others. ``ManyoneError`` where there are too few queries.
+    """
+    splits: dict[Split, Sequence[Pair]] = {split: tuple(data.splits.get(split, ())) for split in SPLITS}
+    if not splits["train"]:
+        raise ManyoneError(f"{data.name}: no pairs to train on")
+    notes = list(data.notes)
+    order: tuple[Split, ...] = ("test", "val")
+    missing = [split for split in order if not splits[split]]
+    share = math.ceil(_HELD_OUT * len({_spelled(pair) for pair in splits["train"]}))
+    for split in missing:
+        queries = sorted({_spelled(pair) for pair in splits["train"]}, key=lambda q: (zlib.crc32(q.encode()), q))
+        if len(queries) < 2:
+            raise ManyoneError(f"{data.name}: no {_SPLITS[split]} pairs, and too few different queries to hold some "
+                               f"out: give {split}.json, or rows with \"split\": \"{split}\"")  # fmt: skip
+        chosen = set(queries[:share])
+        splits[split] = tuple(pair for pair in splits["train"] if _spelled(pair) in chosen)
+        splits["train"] = tuple(pair for pair in splits["train"] if _spelled(pair) not in chosen)
+        notes.append(f"no {_SPLITS[split]} pairs are given: {len(splits[split])} of the training pairs are held out, "
+                     "by the CRC-32 of their SQL")  # fmt: skip
+    return replace(data, splits=splits, notes=tuple(notes)) if missing else data
+
+
+def _spelled(pair: Pair) -> str:
+    return f"{pair.db_id} {' '.join(pair.sql.lower().split())}"
 
 
 def places(o: DistilOptions) -> list[tuple[str, str]]:
@@ -156,7 +211,7 @@ def joined(sets: Sequence[PairSet]) -> PairSet:
                                    "tables: rename one of them")  # fmt: skip
         splits = {s: (*first.splits.get(s, ()), *other.splits.get(s, ())) for s in {**first.splits, **other.splits}}
         first = PairSet(f"{first.name}+{other.name}", splits, {**first.schemas, **other.schemas},
-                        {**first.databases, **other.databases})  # fmt: skip
+                        {**first.databases, **other.databases}, notes=(*first.notes, *other.notes))  # fmt: skip
     return first
 
 

@@ -46,6 +46,8 @@ def run(options: DistilOptions, build: Build, folder: RunFolder) -> None:
     if is_writer():
         print(f"{problem.data.name}: {len(problem.train)} pairs to train on, {len(problem.test)} to test on, "
               f"{len(problem.data.schemas)} databases", file=sys.stderr)  # fmt: skip
+        for note in notes(problem):
+            print(f"note: {note}", file=sys.stderr)
     with Judge(problem, options) as judge:
         models = stages.models(judge.kept(options.teacher_filter))
         learner = learner_of(options, build, problem, models, judge, folder.recipe)
@@ -61,6 +63,13 @@ def run(options: DistilOptions, build: Build, folder: RunFolder) -> None:
     if is_writer():
         print_table(("", "pairs", "EX %", "95 %", "TS %"), rows_of(folder.recipe, final))
         print(f"model: {folder.path / 'model'}")
+
+
+def notes(problem: SQLProblem) -> list[str]:
+    """What a user should know of the data."""
+    unparsed = problem.unparsed()
+    own = [f"{unparsed} of {len(problem.train)} training queries cannot be parsed and are learned as they are written"]
+    return [*problem.data.notes, *own[: int(unparsed > 0)]]
 
 
 def learner_of(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from manyone.engine.fabric import broadcast, is_writer
 from manyone.engine.files import write_atomic
 from manyone.engine.inputs import digest
 from manyone.engine.loop import train
+from manyone.engine.progress import Progress
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.sql import artefact
+from manyone.sql.answering import as_text
 from manyone.sql.collate import Example
 from manyone.sql.generation import Decoding, generate
 from manyone.sql.language_model import LanguageModel
@@ -41,13 +43,12 @@ from manyone.sql.models import (
 from manyone.sql.recipes.build import Models, fine_tuning, updates
 from manyone.sql.recipes.options import DistilOptions
 from manyone.sql.recipes.problem import SQLProblem
+from manyone.sql.recipes.scores import Kept
 from manyone.sql.tokens import check_same_tokenizer, padding, rewriting_tokens, tokenizer_digest, train_tokenizer
 
 VERSION = 1
 """To be raised whenever the training code changes what it computes."""
 _OUTPUTS = "teacher-outputs.json"
-Kept = Callable[[Sequence[int], Sequence[str]], list[bool]]
-"""Numbers of training pairs and SQL for them -> which are kept."""
 
 
 @dataclass(frozen=True)
@@ -180,13 +181,12 @@ class Stages:
         path = self.folder.path / _OUTPUTS
         found: list[list[int] | None] | None = _read_outputs(path, len(pairs)) if is_writer() else None
         if broadcast(found is None) and is_writer():
-            print(f"teacher: answers to {len(pairs)} questions", file=sys.stderr)
             how = Decoding(tokenizer.eos_token_id, padding(tokenizer), o.max_output)
-            outputs = generate(teacher, prompts, how)
+            with Progress("the teacher's answers", len(pairs), unit="questions") as bar:
+                outputs = generate(teacher, prompts, how, done=bar.update)
             good = [True] * len(pairs)
             if kept is not None:
-                texts = [tokenizer.decode(list(out), skip_special_tokens=True) for out in outputs]
-                good = kept(range(len(pairs)), texts)
+                good = kept(range(len(pairs)), [as_text(tokenizer, output) for output in outputs])
             found = [list(out) if keep and out else None for out, keep in zip(outputs, good, strict=True)]
             self.folder.ensure()
             write_atomic(path, json.dumps(found).encode())

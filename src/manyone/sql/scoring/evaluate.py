@@ -116,7 +116,7 @@ def evaluate(
     suites = {name: _suite(databases[name], preset) for name in used if databases.get(name)}  # exact match needs none
     reader = Reader(schemas or {}, scoped="alias-scope" not in rules.official)
     levels = difficulties or [reader.level(pair) if rules.preset.family == "spider" else "" for pair in pairs]
-    tell = told or (lambda part, done, total: None)
+    tell = told or _quiet
     prints: dict[str, tuple[str, ...]] = {}
     for name, suite in suites.items():
         prints[name] = tuple(fingerprint(path) for path in suite)
@@ -127,6 +127,22 @@ def evaluate(
         check, verdicts = Execution(pairs, predictions, suites, rules, sandbox, tell).run()
     levelled = [replace(v, level=level) for v, level in zip(verdicts, levels)]
     return scores_of(rules.preset, levelled, check, prints, [d.id for d in deviations(preset, rules.official)])
+
+
+def failing_golds(
+    pairs: Sequence[Pair], databases: Databases, sandbox: Sandbox, told: Told | None = None
+) -> dict[int, str]:
+    """Number of each pair whose gold query fails on a file of its database -> which query, and why.
+
+    Under Spider's rules such a pair stops an evaluation; this tells before anything long begins.
+    """
+    _check(dict.fromkeys(pair.db_id for pair in pairs), databases, "database", "give the folder that has it")
+    rules = Rules(PRESETS["spider-ts"])
+    return Execution(pairs, [""] * len(pairs), databases, rules, sandbox, told or _quiet).failing()
+
+
+def _quiet(part: str, done: int, total: int) -> None:
+    """Tells nobody."""
 
 
 def _check(names: Collection[str], known: Mapping[str, object], what: str, advice: str) -> None:
@@ -262,6 +278,23 @@ class Execution:
         if failed and self.rules.preset.family == "spider":
             raise ManyoneError(_failing(len(failed), failed[0]))
         return GoldCheck(len(self.items), len(self.items) - len(failed), tuple(failed[:_NAMED]))
+
+    def failing(self) -> dict[int, str]:
+        """Number -> what is wrong, of the items whose gold query fails on one of its files, run once each."""
+        jobs = list(dict.fromkeys((file, item.gold) for item in self.items for file in item.files))
+        found = self.sandbox.each(self.once, jobs, done=lambda k: self.tell("gold queries", k, len(jobs)))
+        problems = {job: problem for job, problem in zip(jobs, found) if problem}
+        return {
+            item.number: _named(item.number, item.pair, f"on {file.name}: {problems[file, item.gold]}")
+            for item in self.items
+            for file in reversed(item.files)
+            if (file, item.gold) in problems
+        }
+
+    def once(self, job: tuple[Path, str]) -> str:
+        """What is wrong with a gold query; empty where nothing is. Its result is kept, since it is asked for again."""
+        outcome = self.sandbox.execute(*job, keep=True)
+        return "" if outcome.ok else _why(outcome)
 
     def twice(self, job: tuple[Path, str]) -> str:
         """What is wrong with a gold query; empty where nothing is."""

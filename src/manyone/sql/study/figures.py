@@ -27,16 +27,12 @@ def rows_of(paths: Iterable[Path]) -> list[Row]:
     return [row for path in paths if path.exists() for row in load_rows(path)]
 
 
-def of_suite(suite: str, rows: Sequence[Row], steps: Mapping[Name, float]) -> list[Figure]:
-    """All figures for which there are rows. ``steps``: of each method and variant, for what its training cost."""
+def of_suite(suite: str, rows: Sequence[Row]) -> list[Figure]:
+    """All figures for which there are rows."""
     arms: dict[Name, list[Row]] = {}
     for row in rows:
         if row.condition == "clean":
             arms.setdefault((row.method, row.variant), []).append(row)
-    costs: dict[Name, list[float]] = {}
-    for row in rows:
-        if row.condition == "cost":
-            costs.setdefault((row.method, row.variant), []).append(row.metrics["step_s"])
     drawn = [
         _by(suite, arms, "hardness", LEVELS, "EX by hardness", "Share of generated test questions answered right, by "
             "how hard Spider's rules call the gold query; mean over seeds."),
@@ -44,7 +40,7 @@ def of_suite(suite: str, rows: Sequence[Row], steps: Mapping[Name, float]) -> li
             "those whose gold query has the clause; mean over seeds."),
         _exposure(suite, arms),
         _rewriting(suite, arms),
-        _cost(suite, arms, costs, steps),
+        _cost(suite, arms),
     ]  # fmt: skip
     return [figure for figure in drawn if figure is not None]
 
@@ -99,21 +95,18 @@ def _training(row: Row) -> Mapping[str, float]:
     return found
 
 
-def _cost(
-    suite: str, arms: Mapping[Name, Sequence[Row]], costs: Mapping[Name, Sequence[float]], steps: Mapping[Name, float]
-) -> Figure | None:
+def _cost(suite: str, arms: Mapping[Name, Sequence[Row]]) -> Figure | None:
     series = {}
     for arm, own in arms.items():
-        seconds = costs.get(arm) or costs.get((arm[0], ""))
-        if seconds and steps.get(arm):
-            scores = [row.metrics["ex"] for row in own]
-            total = steps[arm] * math.fsum(seconds) / len(seconds)
-            series[_name(arm)] = {"x": [total], "y": [100 * math.fsum(scores) / len(scores)]}
+        timed = [row.metrics for row in own if "cpu_s" in row.metrics]
+        if timed:
+            seconds, right = (math.fsum(m[name] for m in timed) / len(timed) for name in ("cpu_s", "ex"))
+            series[_name(arm)] = {"x": [seconds], "y": [100 * right]}
     if not series:
         return None
     marks = [{"x": curve["x"][0], "y": curve["y"][0], "label": name} for name, curve in series.items()]
     data = {"series": series, "x_label": "processor seconds of the training", "y_label": "EX (%)", "marks": marks}
-    caption = "Steps times what a step costs, against right answers; mean over seeds."
+    caption = "What the training took, as measured, against right answers; mean over seeds."
     return Figure("lines", f"{suite}: cost against accuracy", data, caption, SECTION)
 
 

@@ -13,7 +13,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,8 @@ NOTES = [
     "anew. Generated questions and Spider's real ones are scored apart: figures without a word are of generated ones, "
     "those of real questions are reported and test no claim.",
     "All methods of a seed start from the same fine-tuned student and have the same teacher; at equal steps all take "
-    "the same batches. At equal time they take as many steps as cost what those of the other method cost.",
+    "the same batches. At equal time they take as many steps as cost what those of the other method cost, by a pilot; "
+    "what every training really took is in its rows (cpu_s, processor seconds).",
     "Costs are processor seconds of one step, medians of steps that the methods take in turn in one process, as shares "
     "of a step of fine-tuning too.",
     "ExAccErr is measured on test questions at the full length of answers, with sampled prefixes of both models.",
@@ -126,9 +127,7 @@ def overview(scale: str, suites: Sequence[str], seeds: Sequence[int], folder: Pa
     drawn = []
     for suite in suites:
         rows = figures.rows_of([folder / f"{job.file}.jsonl" for job in jobs(scale, [suite], seeds)])
-        steps = {(PARTS[n].method, PARTS[n].variant): _steps(setting_of(scale, suite), n)
-                 for n in setting_of(scale, suite).parts}  # fmt: skip
-        drawn += figures.of_suite(suite, rows, steps)
+        drawn += figures.of_suite(suite, rows)
     return [*drawn, *figures.published()]
 
 
@@ -151,12 +150,15 @@ def _trained(scale: str, suite: str, seed: int, part: str, folder: Path) -> Row:
         models = _models(options, problem, run, judge)
         learner = arm.build(options, problem, models, None, {"recipe": arm.recipe, "seed": seed})
         steps = learner.optimisation.steps
+        whole, began = not run.checkpoints.is_dir(), _clock(models.student)
         final = train(learner, run, steps=steps, checkpoint_every=options.checkpoint_every, log_every=1)
+        seconds = _clock(models.student) - began
         answers = answers_of(problem, judge, models.student, models.tokenizer)
         if part == "kid" and seed == 0:
             save_figures(folder / f"{suite}-{seed}-{part}.figures.json", figures.wrong_answers(suite, answers))
     metrics = answers.metrics() | {"steps": float(steps)}
     metrics |= {"val_loss": final["val_loss"]} if "val_loss" in final else {}
+    metrics |= {"cpu_s": seconds} if whole else {}  # of a run that was interrupted the earlier part is not known
     details: dict[str, dict[str, Any]] = answers.details()
     history = _history(run, steps)
     for name in ("rewrite_error", "generated"):
@@ -276,9 +278,3 @@ def _thinned(values: Sequence[float], points: int = 30) -> dict[str, float]:
     width = max(1, math.ceil(len(values) / points))
     parts = [values[i : i + width] for i in range(0, len(values), width)]
     return {str(min((k + 1) * width, len(values))): math.fsum(p) / len(p) for k, p in enumerate(parts)}
-
-
-def _steps(setting: Setting, name: str) -> float:
-    """Steps of a part; 0 where passes over the pairs are counted."""
-    steps: Mapping[str, Any] = setting.arm(name).given
-    return float(steps.get("steps") or 0)

@@ -110,11 +110,7 @@ def run_job(scale: str, suite: str, seed: int, part: str, folder: Path) -> None:
         return
     setting, this = setting_of(scale, suite), PARTS[part]
     arm = setting.arm(part)
-    options = arm.options(seed=seed)
-    problem = ordered(problem_of(scale, suite), options.order)
-    scores = _scores(scale, suite, options.order, options.reference)
-    learner = arm.build(options, problem, scores)
-    found = _train(learner, problem)
+    learner, found = measure(scale, suite, arm, seed)
     rows = [_row(suite, seed, this.method, this.variant, found)]
     if part == "masks":
         rows += [
@@ -159,6 +155,14 @@ class Measured(NamedTuple):
     metrics: dict[str, float]
     learned: dict[str, float]
     end: dict[str, float]
+
+
+def measure(scale: str, suite: str, arm: Arm, seed: int) -> tuple[Any, Measured]:
+    """``arm`` trained on the sequence of ``suite``: the finished learner, and what its row says."""
+    options = arm.options(seed=seed)
+    problem = ordered(problem_of(scale, suite), options.order)
+    learner = arm.build(options, problem, _scores(scale, suite, options.order, options.reference))
+    return learner, _train(learner, problem)
 
 
 @lru_cache(maxsize=2)

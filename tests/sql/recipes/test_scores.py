@@ -1,6 +1,7 @@
 """How models are judged: gold queries that fail are left out before anything long, sources have scores of their own."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from tests.sql.small_pairs import write_pairs
@@ -56,6 +57,15 @@ def test_nothing_matches_a_gold_query_that_fails(place, capsys):
         assert not any(matches(numbers, other))
         assert all(executes(numbers, other))
     assert "pairs to train on fail" in capsys.readouterr().err
+
+
+def test_a_filter_needs_the_databases(place):
+    problem, options = _with(place)
+    bare = replace(problem, data=replace(problem.data, databases={}))
+    with Judge(bare, options) as judge:
+        assert judge.pairs == []
+        with pytest.raises(ManyoneError, match=r"--teacher-filter executes: .*no database for 'band'"):
+            judge.kept("executes")
 
 
 def test_every_source_has_scores_of_its_own(place):

@@ -95,7 +95,7 @@ class DistilOptions(CommonOptions):
     """Layers of a teacher from scratch."""
     teacher_width: Annotated[int, Range(8, 16384), With("teacher=scratch")] = 128
     """Its width."""
-    teacher_steps: Natural = 400
+    teacher_steps: Natural = 1000
     """Updates of fine-tuning that the teacher gets first, on the same pairs; 0: it is one already."""
     teacher_epochs: Annotated[float | None, Range(0, closed="neither")] = None
     """Instead of --teacher-steps, passes over the pairs (paper: 8, LLaMA 4)."""
@@ -103,7 +103,7 @@ class DistilOptions(CommonOptions):
     """Its peak learning rate (paper: 2e-4)."""
     teacher_seed: Natural = 0
     """Its seed; runs with different --seed share their teacher."""
-    warm_start: Natural = 200
+    warm_start: Natural = 300
     """C11: updates of fine-tuning that the student gets before the method; methods of one seed share them (paper: 0,
     from a pretrained student)."""
     warm_lr: Annotated[float, Range(0, closed="neither"), With("warm_start")] = 5e-3
@@ -120,7 +120,7 @@ class DistilOptions(CommonOptions):
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Under torchrun: every process has the whole model, or a share of its layers."""
 
-    steps: Annotated[int | None, Range(0)] = 300
+    steps: Annotated[int | None, Range(0)] = 900
     """Updates of the student; null: as --epochs says."""
     epochs: Annotated[float | None, Range(0, closed="neither")] = None
     """Instead of --steps, passes over the pairs (paper: 8, LLaMA 4)."""

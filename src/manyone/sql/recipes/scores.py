@@ -13,6 +13,7 @@ from typing import Any
 
 from manyone.data.sql.records import Pair
 from manyone.data.sql.sandbox import Limits, Sandbox
+from manyone.engine.fabric import broadcast, is_writer
 from manyone.engine.progress import Progress
 from manyone.errors import ManyoneError
 from manyone.evaluation.intervals import wilson_interval
@@ -54,7 +55,10 @@ class Judge:
     def __enter__(self) -> Judge:
         self.sandbox.__enter__()
         try:
-            failing = self.failing(self.pairs, "to test on", self.problem.data.databases)
+            # one process asks and scores for all
+            failing = broadcast(
+                self.failing(self.pairs, "to test on", self.problem.data.databases) if is_writer() else None
+            )
         except BaseException:
             self.sandbox.close()
             raise
@@ -126,6 +130,10 @@ class Judge:
         """Judges the teacher's answers to training pairs by ``--teacher-filter``; None where all are kept."""
         if rule == "none":
             return None
+        databases = self.problem.data.databases
+        if lacking := [pair.db_id for pair in self.problem.train if not databases.get(pair.db_id)]:
+            raise ManyoneError(f"--teacher-filter {rule}: executes the answers to training pairs, and there is no "
+                               f"database for {lacking[0]!r}: give the folder that has it")  # fmt: skip
         return self._matching if rule == "matches" else self._executing
 
     def _matching(self, numbers: Sequence[int], texts: Sequence[str]) -> list[bool]:

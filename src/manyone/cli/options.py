@@ -36,6 +36,7 @@ def parse_options(cls: type[T], recipe: str, words: Sequence[str]) -> T:
     preset. Wrong input raises ``ManyoneError`` that names the option.
     """
     own, config = _take_config(words)
+    own = _together(own, cls)
     words = own if config is None else [*_words_from_yaml(config, cls, recipe, typed(own, cls)), *own]
     asked = [word for word in words if word not in ("-h", "--help")]
     if len(asked) < len(words):
@@ -52,6 +53,35 @@ def parse_options(cls: type[T], recipe: str, words: Sequence[str]) -> T:
     options = with_preset(cls, given)
     check_switches(options, given)
     return options
+
+
+def _together(words: Sequence[str], cls: type[Any]) -> list[str]:
+    """``words`` with all values of a list option behind its first mention: it may be given several times."""
+    hints = typing.get_type_hints(cls)
+    lists = {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(cls) if _is_list(hints[f.name])}
+    groups: list[list[str]] = [[]]
+    places: dict[str, list[str]] = {}
+    at = groups[0]
+    for word in words:
+        name, equals, value = word.partition("=")
+        if (name := name.replace("_", "-")) in lists:
+            if name not in places:
+                places[name] = [name]
+                groups.append(places[name])
+            at = places[name]
+            at += [value] if equals else []
+            continue
+        if word.startswith("--"):
+            at = []
+            groups.append(at)
+        at.append(word)
+    return [word for group in groups for word in group]
+
+
+def _is_list(hint: Any) -> bool:
+    """Whether a field of this type takes any number of values."""
+    return any(typing.get_origin(one) is tuple and typing.get_args(one)[-1] is ... for one in
+               (hint, *typing.get_args(hint)))  # fmt: skip
 
 
 def _given(cls: type[Any], recipe: str, words: Sequence[str]) -> dict[str, Any]:

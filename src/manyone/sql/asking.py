@@ -106,6 +106,8 @@ class TextToSQL:
         a dialect that sqlglot lacks.
         """
         for number, question in enumerate(questions):
+            if not isinstance(question.text, str):
+                raise ManyoneError(f"question {number + 1} is {question.text!r}: give a text (ask_all takes several)")
             if not question.text.strip():
                 raise ManyoneError(f"question {number + 1} is empty: ask something")
         if beams < 1:

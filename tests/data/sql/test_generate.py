@@ -7,10 +7,10 @@ from tests.reference import sql_pairs as plain
 from manyone.data.sql.facts import gather
 from manyone.data.sql.files import QueryError, Reader, TooManyRows, write_database
 from manyone.data.sql.generate import MOST_ROWS, generate, sandboxed
-from manyone.data.sql.layouts import split_of
 from manyone.data.sql.records import Column, Schema, Table
 from manyone.data.sql.sandbox import Sandbox
 from manyone.data.sql.schema import read_schema
+from manyone.data.sql.splits import split_of
 from manyone.errors import ManyoneError
 
 

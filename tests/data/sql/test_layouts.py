@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from tests.data.sql.small_sql import LAYOUTS, QUESTIONS, TABLES, make_shop, rows, spider, write_json
 
 from manyone.data.sql.files import Reader
-from manyone.data.sql.layouts import SPLITS, databases_in, from_hub, from_rows, load_file, load_folder, split_of
+from manyone.data.sql.layouts import databases_in, from_hub, from_rows, load_file, load_folder
 from manyone.data.sql.schema import read_schema, schemas_from_tables
+from manyone.data.sql.splits import SPLITS, split_of
 from manyone.errors import ManyoneError
 
 
@@ -68,7 +69,7 @@ def test_tables_and_databases_from_elsewhere(tmp_path):
     folder = LAYOUTS["spider-realistic"](tmp_path / "variant")
     tables = (folder / "tables.json").rename(tmp_path / "t.json")
     databases = (folder / "database").rename(tmp_path / "dbs")
-    with pytest.raises(ManyoneError, match="neither a schema"):
+    with pytest.raises(ManyoneError, match="neither a SQLite file nor a schema"):
         load_folder(folder)
     told = load_folder(folder, tables=tables)
     assert told.databases == {}
@@ -87,7 +88,33 @@ def test_files_of_rows(tmp_path):
     assert one.splits == two.splits
     assert one.name == "pairs_of_mine"
     assert sum(map(len, one.splits.values())) == 30
-    assert all(split_of(p.sql) == split for split in SPLITS for p in one.splits[split])
+    queries = [{p.sql for p in one.splits[split]} for split in SPLITS]
+    assert all(queries), "a tenth is held out for each of two splits"
+    assert sum(map(len, queries)) == len(set.union(*queries))
+    assert any("held out" in note for note in one.notes)
+
+
+def test_rows_without_a_split_among_others_are_split_by_their_sql(tmp_path):
+    path = make_shop(tmp_path / "shop.sqlite")
+    given = [*rows(count=30), {**rows(count=1)[0], "split": "test", "source": "told"}]
+    found = from_rows(given, databases={"shop": [path]})
+    assert all(split_of(p.sql) == split for split in SPLITS for p in found.splits[split] if p.source != "told")
+
+
+@pytest.mark.parametrize(("others", "where"), [((), "test"), (("test",), "val")])
+def test_dev_is_the_test_split_where_there_is_none(tmp_path, others, where):
+    path = make_shop(tmp_path / "shop.sqlite")
+    given = [{**row, "split": split} for split in ("dev", *others) for row in rows(count=3)]
+    found = from_rows(given, databases={"shop": [path]})
+    assert len(found.splits[where]) == 3
+    assert found.splits["train"] == []
+
+
+def test_a_split_that_nobody_knows_is_refused(tmp_path):
+    path = make_shop(tmp_path / "shop.sqlite")
+    given = [*rows(count=2), {**rows(count=1)[0], "split": "tset"}]
+    with pytest.raises(ManyoneError, match="row 3: split 'tset': must be one of train, val, validation, dev, test"):
+        from_rows(given, databases={"shop": [path]})
 
 
 def test_rows_may_name_their_split_and_source(tmp_path):

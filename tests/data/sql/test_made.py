@@ -8,10 +8,10 @@ from tests.data.sql.small_sql import TABLES, make_shop, write_json
 from manyone.data.sql import made as module
 from manyone.data.sql.files import Reader
 from manyone.data.sql.fuzz import discrimination
-from manyone.data.sql.layouts import SPLITS, split_of
 from manyone.data.sql.made import account, load_robust, make_pairs
 from manyone.data.sql.pairs import load_pairs
 from manyone.data.sql.sandbox import fingerprint
+from manyone.data.sql.splits import SPLITS, split_of
 from manyone.errors import ManyoneError
 
 

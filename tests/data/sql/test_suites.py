@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from manyone.data.sql.layouts import SPLITS
 from manyone.data.sql.pairs import load_pairs
+from manyone.data.sql.splits import SPLITS
 from manyone.data.sql.suites import SUITES, load_sql_robust, load_sql_suite, real_pairs
 from manyone.errors import ManyoneError
 

@@ -1,16 +1,19 @@
 """What recipes read of a user's own pairs: splits that share no query, prompts and normal forms that are made once."""
 
 import json
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 from tests.sql.small_pairs import write_pairs
 
 from manyone.data.sql.pairs import load_pairs
+from manyone.data.sql.splits import hold_out
 from manyone.errors import ManyoneError
 from manyone.sql.recipes import problem as module
 from manyone.sql.recipes.options import KIDOptions
-from manyone.sql.recipes.problem import hold_out, load_problem
+from manyone.sql.recipes.problem import load_problem
 
 
 @pytest.fixture
@@ -77,3 +80,27 @@ def test_queries_that_cannot_be_parsed_are_counted(place):
     assert problem.unparsed() == 1
     assert problem.target(problem.train[-1]) == "select from where"
     assert load_problem(KIDOptions(data=(f"band={place}",), normal=False)).unparsed() == 0
+
+
+def test_several_places_share_no_query_between_splits(place, tmp_path):
+    other = tmp_path / "more.jsonl"
+    rows = [json.loads(line) for line in place.read_text().splitlines()]
+    moved = [{**row, "split": "train", "question": f"say {row['question']}"} for row in rows]
+    other.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *moved]))
+    problem = load_problem(KIDOptions(data=(f"a={place}", f"b={other}")))
+    asked = {pair.sql for pair in (*problem.validation, *problem.test)}
+    train = [pair for pair in problem.train if pair.sql in asked]
+    assert not train
+    assert len(problem.train) == len(set(problem.train)) == 2 * sum(row["split"] == "train" for row in rows)
+    assert any("left out" in note for note in problem.data.notes)
+
+
+def test_databases_of_one_name_and_other_rows_are_refused(place, tmp_path):
+    other = write_pairs(tmp_path / "other")
+    database = tmp_path / "other" / "database" / "band" / "band.sqlite"
+    options = KIDOptions(data=(f"a={place}", f"b={other}"))
+    with closing(sqlite3.connect(database)) as db:
+        db.execute("DELETE FROM singer WHERE id = 0")
+        db.commit()
+    with pytest.raises(ManyoneError, match="both have a database 'band', with different tables or rows"):
+        load_problem(options)

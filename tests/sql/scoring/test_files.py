@@ -69,7 +69,7 @@ def test_gold_that_is_none(write, name, content, words):
     ("name", "content"),
     [
         ("pred.txt", "SELECT 1\nSELECT 2\n"),
-        ("pred.sql", "SELECT 1\tanything\r\nSELECT 2"),
+        ("pred.sql", "SELECT 1\ta\r\nSELECT 2"),
         ("pred.txt", "SELECT 1\t----- bird -----\ta\nSELECT 2\t----- bird -----\tb\n"),
         ("pred.json", ["SELECT 1", "SELECT 2"]),
         ("pred.json", [{"sql": "SELECT 1", "db_id": "a"}, {"prediction": "SELECT 2"}]),
@@ -141,3 +141,14 @@ def test_databases_in_folders_and_beside_each_other(library, tmp_path, schema):
     assert list(schemas) == ["library"]
     assert [t.name for t in schemas["library"].tables] == [t.name for t in schema.tables]
     assert len(schemas["library"].foreign_keys) == 2
+
+
+def test_tabs_are_white_space_unless_a_database_follows(write):
+    pairs = read_gold(write("gold.txt", "SELECT 1\twal\n" * 3)).pairs
+    lines = "SELECT count(*)\tFROM item WHERE id < 0\nSELECT 'a\tb'\nSELECT\t1\twal\n"
+    whole = ["SELECT count(*)\tFROM item WHERE id < 0", "SELECT 'a\tb'", "SELECT\t1"]
+    assert read_predictions(write("p.txt", lines), pairs) == whole
+    rows = "".join(json.dumps({"sql": sql}) + "\n" for sql in whole)
+    assert read_predictions(write("p.jsonl", rows), pairs) == whole
+    with pytest.raises(ManyoneError, match="prediction 2 is for 'other', its gold query for 'wal'"):
+        read_predictions(write("p.txt", "SELECT 1\nSELECT 1\tother\nSELECT 1\n"), pairs)

@@ -17,22 +17,21 @@ beside ``tables.json`` (``dev_tables.json``, ...) and ``database/DB/DB.sqlite`` 
 split is kept. Where there is no test split, what is called "dev" is the test split and a tenth of the training pairs,
 by the CRC-32 of their SQL, is for validation: two questions of one SQL are never in two splits.
 
-Public: ``load_folder``, ``load_file``, ``from_rows``, ``from_hub``, ``databases_in``, ``told_schemas``, ``read_json``,
-``split_of``.
+Public: ``load_folder``, ``load_file``, ``from_rows``, ``from_hub``, ``databases_in``, ``told_schemas``, ``read_json``.
 """
 
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from manyone.data.sql.files import check_file, is_sqlite
 from manyone.data.sql.records import Pair, PairSet, Schema, Split
 from manyone.data.sql.schema import check_db_id, combined, read_schema, schemas_from_tables, with_descriptions
+from manyone.data.sql.splits import SPLITS, hold_out, spelled, split_of
 from manyone.engine.extras import need
 from manyone.engine.files import stays_inside
 from manyone.engine.progress import Progress
@@ -43,7 +42,10 @@ MOST_BYTES = 1 << 30
 MOST_PAIRS = 2_000_000
 MOST_CHARACTERS = 20_000
 """Length of a question, an evidence or a SQL."""
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_ROW_SPLITS: Mapping[str, Literal["train", "val", "test", "dev"]] = {
+    "train": "train", "val": "val", "validation": "val", "dev": "dev", "test": "test",
+}  # fmt: skip
+"""What rows call their split."""
 _ENDINGS = (".sqlite", ".db", ".sqlite3")
 
 
@@ -72,12 +74,6 @@ LAYOUTS = {
 }  # fmt: skip
 _TABLES = ("tables.json", "dev_tables.json", "train_tables.json", "test_tables.json")
 _DATABASES = ("database", "databases", "test_database", "dev_databases", "train_databases")
-
-
-def split_of(sql: str) -> Split:
-    """The split of a pair by its SQL alone: 80 % train, 10 % val, 10 % test, by CRC-32."""
-    place = zlib.crc32(sql.encode()) % 10
-    return "test" if place == 0 else "val" if place == 1 else "train"
 
 
 def is_folder(place: Path) -> bool:
@@ -156,27 +152,36 @@ def from_rows(
     """The pairs of any rows (a ``datasets`` data set is such): mappings with ``db_id``, a question and a SQL.
 
     The question is in ``question`` or ``SpiderSynQuestion``, the SQL in ``query``, ``SQL``, ``sql`` or ``gold``;
-    ``evidence``, ``source`` and ``split`` are taken where they are there. All are of ``split``, else each of its own,
-    else by the CRC-32 of the SQL. What ``schemas`` lacks is read from ``databases``.
+    ``evidence``, ``source`` and ``split`` are taken where they are there. All are of ``split``, else each of its own
+    (train, val or validation, test; dev is test where there is none, else val), else by the CRC-32 of the SQL. Where no
+    row tells one, a tenth of the queries is held out for val and test each. What ``schemas`` lacks is read from
+    ``databases``.
     """
     where = where or name
     splits: dict[Split, list[Pair]] = {s: [] for s in SPLITS}
+    dev: list[Pair] = []
+    untold: list[Pair] = []
     count = 0
     for count, row in enumerate(rows, 1):
         pair = _pair(row, f"{where}, row {count}", None, "", evidence)
-        own = row.get("split")
-        if own == "validation":
-            own = "val"
-        chosen = split or (own if own in SPLITS else split_of(pair.sql))
-        splits[chosen].append(pair)
+        own = split or _ROW_SPLITS.get(row.get("split") or "")
+        if own is None and row.get("split"):
+            raise ManyoneError(f"{where}, row {count}: split {str(row['split'])[:40]!r}: must be one of "
+                               f"{', '.join(filter(None, _ROW_SPLITS))}")  # fmt: skip
+        (dev if own == "dev" else splits[own] if own else untold).append(pair)
         if count > MOST_PAIRS:
             raise ManyoneError(f"{where}: more than {MOST_PAIRS:,} pairs, which is refused")
     if not count:
         raise ManyoneError(f"{where}: no pairs in it; rows with db_id, question and query are expected")
+    splits["val" if splits["test"] else "test"] += dev
+    alone = not any(splits.values()) and len({spelled(pair) for pair in untold}) > len(SPLITS)
+    for pair in untold:
+        splits["train" if alone else split_of(pair.sql)].append(pair)
     files = {d: tuple(Path(p) for p in found) for d, found in (databases or {}).items()}
     wanted = dict.fromkeys(p.db_id for s in SPLITS for p in splits[s])
     found = _schemas(wanted, dict(schemas or {}), files, Path(where))
-    return PairSet(name, splits, found, {d: files[d] for d in wanted if d in files})
+    pairs = PairSet(name, splits, found, {d: files[d] for d in wanted if d in files})
+    return hold_out(pairs) if alone else pairs
 
 
 def from_hub(
@@ -322,8 +327,9 @@ def _schemas(
             elif db_id in told:
                 found[db_id] = told[db_id]
             else:
-                raise ManyoneError(f"{where}: database {db_id} has neither a schema in tables.json nor a SQLite file; "
-                                   "give tables= or databases=")  # fmt: skip
+                raise ManyoneError(f"{where}: database {db_id} has neither a SQLite file nor a schema: put database/"
+                                   f"{db_id}/{db_id}.sqlite or a tables.json beside the pairs (load_pairs takes "
+                                   "databases= and tables=)")  # fmt: skip
             bar.update(done)
     return found
 

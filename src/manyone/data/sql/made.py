@@ -25,12 +25,13 @@ from manyone.data.sql.facts import shown
 from manyone.data.sql.files import Reader, quote
 from manyone.data.sql.fuzz import fuzz_databases
 from manyone.data.sql.generate import PHRASINGS, Execute, Generated, generate
-from manyone.data.sql.layouts import SPLITS, load_folder, read_json, split_of, told_schemas
+from manyone.data.sql.layouts import load_folder, read_json, told_schemas
 from manyone.data.sql.packages import DATABASES, database_path, real_database, real_schema
 from manyone.data.sql.phrases import MODES
 from manyone.data.sql.records import Pair, PairSet, Schema
 from manyone.data.sql.sandbox import Value, fingerprint
 from manyone.data.sql.schema import combined, read_schema, tables_entry
+from manyone.data.sql.splits import SPLITS, split_of
 from manyone.data.sql.synonyms import synonyms
 from manyone.engine.extras import need
 from manyone.engine.files import check_writable, writing

@@ -34,11 +34,12 @@ from manyone.assets.registry import find_asset
 from manyone.data.sql.fuzz import INSTANCES
 from manyone.data.sql.fuzz_cache import FUZZ_VERSION, spider_databases
 from manyone.data.sql.generate import VERSION, generate
-from manyone.data.sql.layouts import read_json, split_of
+from manyone.data.sql.layouts import read_json
 from manyone.data.sql.packages import SPIDER_LICENCE, spider_dev, spider_schemas
 from manyone.data.sql.phrases import MODES
 from manyone.data.sql.records import Pair, PairSet, Schema, Split
 from manyone.data.sql.schema import with_values
+from manyone.data.sql.splits import split_of
 from manyone.data.sql.synonyms import synonyms
 from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError

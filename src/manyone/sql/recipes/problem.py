@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from manyone.data.sql.layouts import SPLITS
 from manyone.data.sql.pairs import load_pairs
 from manyone.data.sql.records import Pair, PairSet
+from manyone.data.sql.sandbox import fingerprint
+from manyone.data.sql.splits import SPLITS, hold_out, spelled
 from manyone.data.sql.suites import SUITES, load_sql_suite
 from manyone.engine.fabric import processors
 from manyone.engine.inputs import digest
@@ -30,7 +29,6 @@ from manyone.sql.recipes.options import DistilOptions
 from manyone.sql.retrieval import ValueIndex
 
 _VALIDATION = 200  # pairs on which the loss is watched
-_HELD_OUT = 0.1  # of the different queries, for a split that own data lack
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ def problem_of(data: PairSet, o: DistilOptions) -> SQLProblem:
     train, validation, test = (tuple(data.splits.get(split, ())) for split in SPLITS)
     for split, pairs in zip(SPLITS, (train, validation, test), strict=True):
         if not pairs:
-            raise ManyoneError(f"{data.name}: no {_SPLITS[split]} pairs")
+            raise ManyoneError(f"{data.name}: no pairs of the split {split}")
     if o.train_pairs is not None:
         train = _some(train, o.train_pairs, o.data_seed)
     small = o.student == "scratch" and (o.teacher == "scratch" or not o.needs_teacher)
@@ -157,39 +155,6 @@ def problem_of(data: PairSet, o: DistilOptions) -> SQLProblem:
     validation, test = _some(validation, _VALIDATION, 0), _limited(test, o.eval_pairs)
     named = _matches(data, [*train, *validation, *test]) if matched or not _fits(data, form) else {}
     return SQLProblem(data, form, train, validation, test, o.data_seed, named)
-
-
-_SPLITS: Mapping[Split, str] = {"train": "training", "val": "validation", "test": "test"}
-
-
-def hold_out(data: PairSet) -> PairSet:
-    """``data`` with test and validation pairs: where there are none, they are a tenth of the training queries.
-
-    By the CRC-32 of their SQL: all phrasings of a query go together, so that none is asked for in two splits, and more
-    pairs of training do not move the others. ``ManyoneError`` where there are too few queries.
-    """
-    splits: dict[Split, Sequence[Pair]] = {split: tuple(data.splits.get(split, ())) for split in SPLITS}
-    if not splits["train"]:
-        raise ManyoneError(f"{data.name}: no pairs to train on")
-    notes = list(data.notes)
-    order: tuple[Split, ...] = ("test", "val")
-    missing = [split for split in order if not splits[split]]
-    share = math.ceil(_HELD_OUT * len({_spelled(pair) for pair in splits["train"]}))
-    for split in missing:
-        queries = sorted({_spelled(pair) for pair in splits["train"]}, key=lambda q: (zlib.crc32(q.encode()), q))
-        if len(queries) < 2:
-            raise ManyoneError(f"{data.name}: no {_SPLITS[split]} pairs, and too few different queries to hold some "
-                               f"out: give {split}.json, or rows with \"split\": \"{split}\"")  # fmt: skip
-        chosen = set(queries[:share])
-        splits[split] = tuple(pair for pair in splits["train"] if _spelled(pair) in chosen)
-        splits["train"] = tuple(pair for pair in splits["train"] if _spelled(pair) not in chosen)
-        notes.append(f"no {_SPLITS[split]} pairs are given: {len(splits[split])} of the training pairs are held out, "
-                     "by the CRC-32 of their SQL")  # fmt: skip
-    return replace(data, splits=splits, notes=tuple(notes)) if missing else data
-
-
-def _spelled(pair: Pair) -> str:
-    return f"{pair.db_id} {' '.join(pair.sql.lower().split())}"
 
 
 def places(o: DistilOptions) -> list[tuple[str, str]]:
@@ -202,17 +167,34 @@ def places(o: DistilOptions) -> list[tuple[str, str]]:
 
 
 def joined(sets: Sequence[PairSet]) -> PairSet:
-    """Several sets as one. Raises ``ManyoneError`` where two have different databases of one name."""
+    """Several sets as one: pairs that come twice once, and of training none whose SQL another set tests or watches.
+
+    Raises ``ManyoneError`` where two have different databases of one name.
+    """
+    if len(sets) == 1:
+        return sets[0]
     first, *others = sets
     for other in others:
         for name, schema in other.schemas.items():
-            if first.schemas.get(name, schema) != schema:
+            if first.schemas.get(name, schema) != schema or _bytes(first, name) != _bytes(other, name):
                 raise ManyoneError(f"{first.name} and {other.name} both have a database {name!r}, with different "
-                                   "tables: rename one of them")  # fmt: skip
-        splits = {s: (*first.splits.get(s, ()), *other.splits.get(s, ())) for s in {**first.splits, **other.splits}}
+                                   "tables or rows: rename one of them")  # fmt: skip
+        splits = {s: (*first.splits.get(s, ()), *other.splits.get(s, ())) for s in SPLITS}
         first = PairSet(f"{first.name}+{other.name}", splits, {**first.schemas, **other.schemas},
                         {**first.databases, **other.databases}, notes=(*first.notes, *other.notes))  # fmt: skip
-    return first
+    every = sum(map(len, first.splits.values()))
+    asked = {spelled(pair) for split in ("val", "test") for pair in first.splits[split]}
+    own = {split: tuple(dict.fromkeys(pairs)) for split, pairs in first.splits.items()}
+    own["train"] = tuple(pair for pair in own["train"] if spelled(pair) not in asked)
+    left_out = every - sum(map(len, own.values()))
+    note = f"{left_out} pairs are left out: they come twice, or train on a query that another set tests or watches"
+    return replace(first, splits=own, notes=(*first.notes, *[note][: int(left_out > 0)]))
+
+
+def _bytes(data: PairSet, name: str) -> str | None:
+    """Which file a database is, by its SHA-256; None without one, which agrees with itself alone."""
+    files = data.databases.get(name, ())
+    return fingerprint(files[0]) if files else None
 
 
 def _fits(data: PairSet, form: Form) -> bool:

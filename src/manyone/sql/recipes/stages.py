@@ -187,6 +187,8 @@ class Stages:
             good = [True] * len(pairs)
             if kept is not None:
                 good = kept(range(len(pairs)), [as_text(tokenizer, output) for output in outputs])
+                print(f"{sum(good)} of {len(pairs)} answers of the teacher are kept (--teacher-filter "
+                      f"{o.teacher_filter})", file=sys.stderr)  # fmt: skip
             found = [list(out) if keep and out else None for out, keep in zip(outputs, good, strict=True)]
             self.folder.ensure()
             write_atomic(path, json.dumps(found).encode())

@@ -2,9 +2,10 @@
 
     gold          gold.txt, dev_gold.sql   a line each: SQL, a tab, the database's name
                   dev.json, *.jsonl        objects with db_id, query or SQL (question, difficulty)
-    predictions   *.txt, *.sql             a line each: SQL (what follows a tab is left out); an empty line is empty
+    predictions   *.txt, *.sql             a line each: SQL, or SQL, a tab and the database; an empty line is empty
                   predict_dev.json         BIRD's {"0": "SQL\\t----- bird -----\\tdb_id", ...}; 0 is empty
-                  *.json, *.jsonl          texts, or objects with one of sql, SQL, query, predicted, prediction, pred
+                  *.json, *.jsonl          texts, or objects with one of sql, SQL, query, predicted, prediction, pred;
+                                           tabs are part of the SQL
 
 A file is somebody else's: its size is bounded, every line is checked, and what is wrong is named with its line.
 """
@@ -12,6 +13,7 @@ A file is somebody else's: its size is bounded, every line is checked, and what 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ _GOLD = ("query", "SQL", "sql", "gold")
 _PREDICTED = ("sql", "SQL", "predicted", "prediction", "pred", "predicted_sql", "query")
 _QUESTION = ("question", "SpiderSynQuestion", "utterance")
 _BIRD = "\t----- bird -----\t"
+_NAME = re.compile(r"[A-Za-z_][\w.-]*")  # of a database, as it stands behind the last tab of a line
 _LONGEST = 1_000_000  # characters of a gold query
 
 
@@ -55,7 +58,7 @@ def read_predictions(path: Path, pairs: Sequence[Pair]) -> list[str]:
     """The predictions for ``pairs``, in their order. Raises ``ManyoneError`` where there are more or fewer, or where a
     prediction names another database than its gold query."""
     if path.suffix not in (".json", ".jsonl"):
-        found = [_named_sql(line, f"{path}, line {n}") for n, line in enumerate(_lines(path), 1)]
+        found = [_line(line, f"{path}, line {n}") for n, line in enumerate(_lines(path), 1)]
     elif path.suffix == ".json" and isinstance(content := _json(path), Mapping):
         found = _by_number(content, path)
     else:
@@ -167,9 +170,15 @@ def _predicted(row: Any, where: str) -> _Named:
 
 def _named_sql(text: str, where: str) -> _Named:
     sql, bird, name = text.partition(_BIRD)
-    if bird:
-        return sql, check_db_id(name.strip(), where)
-    return text.partition("\t")[0], ""
+    return (sql, check_db_id(name.strip(), where)) if bird else (text, "")
+
+
+def _line(text: str, where: str) -> _Named:
+    """A line of text, whose last tab may stand before the name of its database, as in a file of gold queries."""
+    if _BIRD in text:
+        return _named_sql(text, where)
+    sql, tab, name = text.rpartition("\t")
+    return (sql, name.strip()) if tab and _NAME.fullmatch(name.strip()) else (text, "")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -144,6 +144,12 @@ DEVIATIONS: tuple[Deviation, ...] = (
         "dialogues are not scored here",
     ),
     Deviation(
+        "tabs", ("spider-ex", "spider-ts", "spider-em"),
+        "a line of predictions is cut at its first tab",
+        "a tab is white space, unless the name of a database stands behind the last one of a line",
+        "a WHERE behind a tab would be lost without a word",
+    ),
+    Deviation(
         "white-space", ("spider-em",),
         "words are split as English is: a=5, back-ticks and quotes inside of texts cannot be read",
         "words are split as SQL is, so white space carries no meaning",

@@ -112,9 +112,12 @@ def test_dev_is_the_test_split_where_there_is_none(tmp_path, others, where):
 
 def test_a_split_that_nobody_knows_is_refused(tmp_path):
     path = make_shop(tmp_path / "shop.sqlite")
-    given = [*rows(count=2), {**rows(count=1)[0], "split": "tset"}]
-    with pytest.raises(ManyoneError, match="row 3: split 'tset': must be one of train, val, validation, dev, test"):
-        from_rows(given, databases={"shop": [path]})
+    for split, shown in (("tset", "'tset'"), (["test"], r"\"\['test'\]\""), (1, "'1'")):
+        given = [*rows(count=2), {**rows(count=1)[0], "split": split}]
+        with pytest.raises(
+            ManyoneError, match=f"row 3: split {shown}: must be one of train, val, "
+        ):
+            from_rows(given, databases={"shop": [path]})
 
 
 def test_rows_may_name_their_split_and_source(tmp_path):

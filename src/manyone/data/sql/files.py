@@ -12,7 +12,7 @@ import dataclasses
 import sqlite3
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 
@@ -103,14 +103,16 @@ class Reader:
         self._state = state(path)
         self._guard = _Steps(operations)
         uri = path.resolve().as_uri() + "?mode=ro&immutable=1"
-        # the limit on the heap holds for a whole process, and this one is not the database's alone
-        self._db = connect(uri, dataclasses.asdict(Limits()), self._guard, heap=False)
-        self._guard.start(seconds)
-        try:
-            self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.Error as problem:
-            self.close()
-            raise ManyoneError(f"{path}: SQLite cannot read it ({problem}); restore it from a copy") from None
+        with ExitStack() as stack:
+            try:
+                # the limit on the heap holds for a whole process, and this one is not the database's alone
+                self._db = connect(uri, dataclasses.asdict(Limits()), self._guard, heap=False)
+                stack.callback(self._db.close)
+                self._guard.start(seconds)
+                self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            except sqlite3.Error as problem:
+                raise ManyoneError(f"{path}: SQLite cannot read it ({problem}); restore it from a copy") from None
+            stack.pop_all()  # it stays open
 
     def __enter__(self) -> Reader:
         return self

@@ -164,10 +164,11 @@ def from_rows(
     count = 0
     for count, row in enumerate(rows, 1):
         pair = _pair(row, f"{where}, row {count}", None, "", evidence)
-        own = split or _ROW_SPLITS.get(row.get("split") or "")
-        if own is None and row.get("split"):
-            raise ManyoneError(f"{where}, row {count}: split {str(row['split'])[:40]!r}: must be one of "
-                               f"{', '.join(filter(None, _ROW_SPLITS))}")  # fmt: skip
+        told = row.get("split")
+        own = split or (_ROW_SPLITS.get(told) if isinstance(told, str) else None)
+        if own is None and told not in (None, ""):
+            raise ManyoneError(f"{where}, row {count}: split {str(told)[:40]!r}: must be one of "
+                               f"{', '.join(_ROW_SPLITS)}")  # fmt: skip
         (dev if own == "dev" else splits[own] if own else untold).append(pair)
         if count > MOST_PAIRS:
             raise ManyoneError(f"{where}: more than {MOST_PAIRS:,} pairs, which is refused")

@@ -27,8 +27,8 @@ def split_of(sql: str) -> Split:
 def hold_out(data: PairSet) -> PairSet:
     """``data`` with test and validation pairs: where there are none, they are a tenth of the training queries.
 
-    By the CRC-32 of their SQL: all phrasings of a query go together, so that none is asked for in two splits, and more
-    pairs of training do not move the others. ``ManyoneError`` where there are too few queries.
+    They are the first by the CRC-32 of their SQL: all phrasings of a query go together, so that none is asked for in
+    two splits. ``ManyoneError`` where there are too few queries.
     """
     splits: dict[Split, Sequence[Pair]] = {split: tuple(data.splits.get(split, ())) for split in SPLITS}
     if not splits["train"]:

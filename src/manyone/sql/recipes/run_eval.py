@@ -7,6 +7,7 @@ that differ), ``verdicts.jsonl`` (a line for each prediction) and ``report.html`
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def _print(scores: Scores, options: EvalOptions, folder: RunFolder) -> None:
     rows = [(level, str(i.n), percent(i.value), f"{percent(i.low)} to {percent(i.high)}")
             for level, i in scores.levels.items()]  # fmt: skip
     i = scores.interval
-    ends = f"{percent(i.low)} to {percent(i.high)}" if i.n > 1 else "–"
+    ends = "–" if math.isnan(i.low) else f"{percent(i.low)} to {percent(i.high)}"
     print_table((preset.name, "queries", f"{preset.score} %", "95 % interval"), rows,
                 ("all", str(i.n), percent(i.value), ends))  # fmt: skip
     for level, table in scores.clauses.items():

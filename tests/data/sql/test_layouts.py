@@ -114,9 +114,7 @@ def test_a_split_that_nobody_knows_is_refused(tmp_path):
     path = make_shop(tmp_path / "shop.sqlite")
     for split, shown in (("tset", "'tset'"), (["test"], r"\"\['test'\]\""), (1, "'1'")):
         given = [*rows(count=2), {**rows(count=1)[0], "split": split}]
-        with pytest.raises(
-            ManyoneError, match=f"row 3: split {shown}: must be one of train, val, "
-        ):
+        with pytest.raises(ManyoneError, match=f"row 3: split {shown}: must be one of train, val, "):
             from_rows(given, databases={"shop": [path]})
 
 

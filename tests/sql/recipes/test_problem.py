@@ -104,3 +104,14 @@ def test_databases_of_one_name_and_other_rows_are_refused(place, tmp_path):
         db.commit()
     with pytest.raises(ManyoneError, match="both have a database 'band', with different tables or rows"):
         load_problem(options)
+
+
+def test_places_with_databases_of_their_own(place, tmp_path):
+    other = write_pairs(tmp_path / "other")
+    (tmp_path / "other" / "database" / "band").rename(tmp_path / "other" / "database" / "choir")
+    other.write_text(other.read_text().replace('"db_id": "band"', '"db_id": "choir"'))
+    problem = load_problem(KIDOptions(data=(f"a={place}", f"b={other}")))
+    one = load_problem(KIDOptions(data=(f"a={place}",)))
+    assert len(problem.train) == 2 * len(one.train)
+    assert set(problem.data.databases) == set(problem.data.schemas) == {"band", "choir"}
+    assert not any("left out" in note for note in problem.data.notes)

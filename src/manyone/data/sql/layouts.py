@@ -46,7 +46,9 @@ _ROW_SPLITS: Mapping[str, Literal["train", "val", "test", "dev"]] = {
     "train": "train", "val": "val", "validation": "val", "dev": "dev", "test": "test",
 }  # fmt: skip
 """What rows call their split."""
-_ENDINGS = (".sqlite", ".db", ".sqlite3")
+DATABASE_FILES = (".sqlite", ".db", ".sqlite3")
+PAIR_FILES = (".json", ".jsonl", ".ndjson")
+"""How files of databases and of pairs end."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ def databases_in(folder: Path) -> dict[str, tuple[Path, ...]]:
         raise ManyoneError(f"{folder}: no such folder; give the one that holds DB/DB.sqlite of every database")
     found = {}
     for place in sorted(p for p in folder.iterdir() if p.is_dir()):
-        files = [p for p in sorted(place.iterdir()) if p.suffix in _ENDINGS and p.is_file() and is_sqlite(p)]
+        files = [p for p in sorted(place.iterdir()) if p.suffix in DATABASE_FILES and p.is_file() and is_sqlite(p)]
         files = [p for p in files if stays_inside(p, folder)]
         files.sort(key=lambda p: (p.stem != place.name, p.name))
         if files:

@@ -22,7 +22,7 @@ from manyone.data.sql.files import is_sqlite
 from manyone.data.sql.fuzz import INSTANCES
 from manyone.data.sql.fuzz_cache import FUZZ_VERSION, fuzzed, spider_databases
 from manyone.data.sql.generate import VERSION
-from manyone.data.sql.layouts import databases_in, from_hub, load_file, load_folder, told_schemas
+from manyone.data.sql.layouts import PAIR_FILES, databases_in, from_hub, load_file, load_folder, told_schemas
 from manyone.data.sql.made import make_pairs
 from manyone.data.sql.packages import DATABASES, SPIDER_LICENCE, database_path, spider_dev, spider_schemas
 from manyone.data.sql.records import Pair, PairSet, Split
@@ -40,7 +40,6 @@ MADE_UP = "made-up"
 """In the place of a folder of databases: rows that are made up."""
 _MADE_UP_NOTE = "rows of the databases are made up from the golds' constants (fuzz databases)"
 _PAIRS = 5000
-_FILES = (".json", ".jsonl", ".ndjson")
 
 
 def load_pairs(
@@ -72,7 +71,7 @@ def load_pairs(
         return _registered(name, pairs, seed, instances)
     if path.is_dir():
         found = load_folder(path, tables=told, databases=files, evidence=evidence)
-    elif path.is_file() and path.suffix in _FILES:
+    elif path.is_file() and path.suffix in PAIR_FILES:
         found = load_file(path, tables=told, databases=files)
     elif path.is_file():
         advice = f"make pairs about it: manyone data make sql-pairs --db {path} --out pairs"

@@ -175,8 +175,9 @@ def joined(sets: Sequence[PairSet]) -> PairSet:
         return sets[0]
     first, *others = sets
     for other in others:
-        for name, schema in other.schemas.items():
-            if first.schemas.get(name, schema) != schema or _bytes(first, name) != _bytes(other, name):
+        for name in first.schemas.keys() & other.schemas.keys():
+            files = [_bytes(data, name) for data in (first, other)]
+            if first.schemas[name] != other.schemas[name] or (all(files) and files[0] != files[1]):
                 raise ManyoneError(f"{first.name} and {other.name} both have a database {name!r}, with different "
                                    "tables or rows: rename one of them")  # fmt: skip
         splits = {s: (*first.splits.get(s, ()), *other.splits.get(s, ())) for s in SPLITS}
@@ -191,10 +192,9 @@ def joined(sets: Sequence[PairSet]) -> PairSet:
     return replace(first, splits=own, notes=(*first.notes, *[note][: int(left_out > 0)]))
 
 
-def _bytes(data: PairSet, name: str) -> str | None:
-    """Which file a database is, by its SHA-256; None without one, which agrees with itself alone."""
-    files = data.databases.get(name, ())
-    return fingerprint(files[0]) if files else None
+def _bytes(data: PairSet, name: str) -> list[str]:
+    """Which files a database is, by their SHA-256; none where there is a schema alone."""
+    return [fingerprint(file) for file in data.databases.get(name, ())]
 
 
 def _fits(data: PairSet, form: Form) -> bool:

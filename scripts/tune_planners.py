@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file of rows, which is added to")
     args = parser.parse_args()
     work = [(name, candidate) for name in args.only for candidate in CANDIDATES[name]]
+    study.problem_of(SCALE, SUITE)  # made here once: the workers find it, and start no workers of their own
     best: dict[str, dict[str, Any]] = {}
     for row in Parallel(n_jobs=args.workers, return_as="generator")(delayed(tried)(*one, args.seed) for one in work):
         with args.out.open("a", encoding="utf-8") as file:

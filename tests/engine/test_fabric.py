@@ -17,9 +17,11 @@ from manyone.errors import ManyoneError
 SOURCE = Path(__file__).parents[2] / "src"
 
 WORKER = """
+import atexit
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+import torch
 sys.path.insert(0, sys.argv[1])
 from tests.engine.toy import Regression, seed_all
 from manyone.engine import fabric
@@ -54,6 +56,9 @@ def new(name):
 go(new("whole"), seed=rank)
 go(new("parts"), seed=rank, signal_at=7 if rank == 1 else None)  # only rank 1 is told to stop, and both must
 go(RunFolder.open(Path("parts")), seed=rank + 50)  # where the random generators stand must not matter
+# registered before the group's own end, so it runs after it
+atexit.register(lambda: print(f"rank {rank}: group {torch.distributed.is_initialized()}", flush=True))
+fabric.make_fabric("cpu")
 """
 
 
@@ -87,6 +92,7 @@ def test_two_ranks_write_one_run_stop_together_and_resume_exactly(tmp_path):
     assert "rank 1 of 2" in outcome.stdout
     for rank in (0, 1):
         assert f"rank {rank}: stopped by SIGTERM at step 7 of 12" in outcome.stdout
+        assert f"rank {rank}: group False" in outcome.stdout  # left before the interpreter went
 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["parts", "whole", "worker.py"]  # no folder of rank 1
     runs = [RunFolder.open(tmp_path / name) for name in ("whole", "parts")]

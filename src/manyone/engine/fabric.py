@@ -5,6 +5,7 @@ One process needs nothing from here. Several are started by ``torchrun``; then r
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,20 @@ def make_fabric(device: str = "auto", precision: str = "32-true") -> Fabric:
     except ValueError as error:
         raise ManyoneError(f"device '{device}' with precision '{precision}': {error}") from error
     fabric.launch()
+    if started > 1:
+        atexit.unregister(leave_group)  # once, however many fabrics a process makes
+        atexit.register(leave_group)
     return fabric
+
+
+def leave_group() -> None:
+    """Ends this process's group, if there is one.
+
+    Threads of gloo that still run when the interpreter has gone end the process with a signal, now and then.
+    """
+    distributed = _distributed()
+    if distributed is not None:
+        distributed.destroy_process_group()
 
 
 def processors() -> int:

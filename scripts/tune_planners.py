@@ -25,8 +25,8 @@ from manyone.policies.study.continual.settings import setting_of
 SCALE, SUITE, SEED = "laptop", "bodies", 100
 CANDIDATES: dict[str, list[Mapping[str, Any]]] = {
     **{name: [{"protection": v} for v in (0.01, 1.0, 100.0, 10000.0, 1e6)] for name in ("ewc", "mas")},
-    "l2": [{"protection": v} for v in (0.0001, 0.01, 1.0, 10.0, 100.0)],
-    "lora": [{"rank": v} for v in (8, 32)],
+    "l2": [{"protection": v} for v in (0.0001, 0.01, 1.0, 10.0, 100.0, 1000.0, 10000.0)],
+    "lora": [{"rank": v} for v in (8, 32, 64, 128)],
 }
 
 

@@ -12,6 +12,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -38,10 +39,10 @@ def rasterio() -> Any:
     return need("rasterio", "reading and writing GeoTIFF", "earth")
 
 
-def gdal_errors() -> tuple[type[Exception], ...]:
-    """What rasterio raises; some of GDAL's own errors reach Python under no public name."""
+def gdal_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """What rasterio raises, and ``more``; some of GDAL's own errors reach Python under no public name."""
     library = rasterio()
-    return library.errors.RasterioError, library._err.CPLE_BaseError
+    return library.errors.RasterioError, library._err.CPLE_BaseError, *more
 
 
 @contextlib.contextmanager
@@ -77,7 +78,7 @@ def open_geotiff(path: str | os.PathLike[str]) -> Any:
     library = rasterio()
     try:
         dataset = library.open(str(place), driver="GTiff", sharing=False)
-    except (*gdal_errors(), ValueError) as problem:
+    except gdal_errors(ValueError) as problem:
         with place.open("rb") as file:
             head = file.read(4)
         kind = "a damaged TIFF" if head[:2] in (b"II", b"MM") else "not a TIFF"
@@ -114,8 +115,14 @@ def grid_of(dataset: Any) -> Grid | None:
     crs, at = dataset.crs, dataset.transform
     if crs is None or not crs.to_wkt() or at.is_degenerate:
         return None
-    code = crs.to_epsg(confidence_threshold=100)
-    return Grid(f"EPSG:{code}" if code else crs.to_wkt(), (at.a, at.b, at.c, at.d, at.e, at.f))
+    return Grid(_code(crs.to_wkt()), (at.a, at.b, at.c, at.d, at.e, at.f))
+
+
+@lru_cache(maxsize=64)
+def _code(wkt: str) -> str:
+    """ "EPSG:..." where the system is exactly that one, else its WKT; looking it up takes a tenth of a second."""
+    code = rasterio().crs.CRS.from_wkt(wkt).to_epsg(confidence_threshold=100)
+    return f"EPSG:{code}" if code else wkt
 
 
 def ground_sampling(grid: Grid | None, shape: tuple[int, int]) -> float | None:
@@ -149,7 +156,7 @@ def read_window(
                 valid[position] &= dataset.read_masks(index, window=at) > 0
         if mask is not None:
             valid &= dataset.read(mask, window=at) > 0
-    except (*gdal_errors(), MemoryError) as problem:
+    except gdal_errors(MemoryError) as problem:
         cause = problem.__cause__ or problem
         raise ManyoneError(
             f"{path}: rows {window.row} to {window.row + window.height - 1}, columns {window.column} to "
@@ -158,20 +165,27 @@ def read_window(
     return values, valid
 
 
-def read_geotiff(raw: bytes, name: str) -> tuple[np.ndarray, np.ndarray, Grid | None]:
-    """All of a small GeoTIFF in memory: (values [C, H, W], valid bool [C, H, W], grid); what packages carry."""
+@contextlib.contextmanager
+def open_geotiff_bytes(raw: bytes, name: str) -> Iterator[Any]:
+    """The dataset of a GeoTIFF in memory, its header checked. Used inside :func:`careful`."""
     library = rasterio()
-    with careful(), library.MemoryFile(raw) as memory:
+    with library.MemoryFile(raw) as memory:
         try:
             dataset = library.open(memory.name, driver="GTiff")
         except gdal_errors() as problem:
             raise ManyoneError(f"{name}: not a GeoTIFF ({_reason(problem)}); fetch it again") from None
         with dataset:
             _check_header(dataset, name)
-            check_size(dataset.shape, dataset.count, dataset.dtypes[0], name)
-            whole = Window(0, 0, *dataset.shape)
-            values, valid = read_window(dataset, range(1, dataset.count + 1), whole, name)
-            return values, valid, grid_of(dataset)
+            yield dataset
+
+
+def read_geotiff(raw: bytes, name: str) -> tuple[np.ndarray, np.ndarray, Grid | None]:
+    """All of a small GeoTIFF in memory: (values [C, H, W], valid bool [C, H, W], grid); what packages carry."""
+    with careful(), open_geotiff_bytes(raw, name) as dataset:
+        check_size(dataset.shape, dataset.count, dataset.dtypes[0], name)
+        whole = Window(0, 0, *dataset.shape)
+        values, valid = read_window(dataset, range(1, dataset.count + 1), whole, name)
+        return values, valid, grid_of(dataset)
 
 
 def check_size(shape: tuple[int, int], bands: int, dtype: str, name: str) -> None:
@@ -260,7 +274,7 @@ def raster_writer(
 
             yield write
         part.replace(place)
-    except (*gdal_errors(), OSError) as problem:
+    except gdal_errors(OSError) as problem:
         raise ManyoneError(f"{place}: cannot be written ({_reason(problem)}); is the disk full?") from None
     finally:
         part.unlink(missing_ok=True)

@@ -128,16 +128,18 @@ def open_scene(
     unit: Unit | None = None,
     *,
     time: float | None = None,
+    strict: bool = True,
 ) -> GeoTiffScene:
     """A GeoTIFF, or files of one band each ("b2.tif,b3.tif" or a list), as a scene.
 
     ``sensor`` is a name, a :class:`Sensor` or a YAML file; ``unit`` is what the values are once scale and offset of
-    the file are applied; ``time`` is in days since 1970-01-01. Raises :class:`ManyoneError` for what is no GeoTIFF,
-    has no valid pixel, or whose unit is neither declared nor clear.
+    the file are applied; ``time`` is in days since 1970-01-01. Without ``strict`` a unit that is not clear is left
+    open, with a note. Raises :class:`ManyoneError` for what is no GeoTIFF, has no valid pixel, or whose unit is neither
+    declared nor clear.
     """
     if unit is not None and unit not in UNITS:
         raise ManyoneError(f"unit {unit!r}: must be one of {', '.join(UNITS)}")
-    return _reopen(_files(path), {"sensor": sensor, "unit": unit, "time": time})
+    return _reopen(_files(path), {"sensor": sensor, "unit": unit, "time": time, "strict": strict})
 
 
 @dataclass(frozen=True)
@@ -199,14 +201,14 @@ def _files(path: Place | Sequence[Place]) -> list[Path]:
 def _reopen(paths: Sequence[Path], words: dict[str, Any]) -> GeoTiffScene:
     scene = GeoTiffScene(paths, words)
     try:
-        _describe(scene, words["sensor"], words["unit"])
+        _describe(scene, words["sensor"], words["unit"], words["strict"])
     except ManyoneError:
         scene.close()
         raise
     return scene
 
 
-def _describe(scene: GeoTiffScene, sensor: Sensor | Place | None, unit: Unit | None) -> None:
+def _describe(scene: GeoTiffScene, sensor: Sensor | Place | None, unit: Unit | None, strict: bool) -> None:
     """Fills in the scene's bands and notes."""
     bands, notes = describe_bands(scene.layers, None if sensor is None else as_sensor(sensor), scene.gsd_m)
     if scene.grid is None:
@@ -224,9 +226,15 @@ def _describe(scene: GeoTiffScene, sensor: Sensor | Place | None, unit: Unit | N
     open_ = [b for b in bands if b.unit is None and b.kind not in ("thermal", "radar")]
     if open_ and sample.valid.any():
         maxima = dict(zip((b.name for b in bands), sample.maxima, strict=True))
-        guess = guess_unit(open_, [maxima[b.name] for b in open_], scene.name)
-        notes.append(guess.line)
-        bands = [replace(b, unit=guess.unit) if b in open_ else b for b in bands]
+        try:
+            guess = guess_unit(open_, [maxima[b.name] for b in open_], scene.name)
+        except ManyoneError as problem:
+            if strict:
+                raise
+            notes.append(str(problem))
+        else:
+            notes.append(guess.line)
+            bands = [replace(b, unit=guess.unit) if b in open_ else b for b in bands]
     notes += [f"{scene.name}: {line}" for line in check_units(bands, sample.pixels, sample.valid, scene.time)]
     scene.bands, scene.notes = tuple(bands), tuple(notes)
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from manyone.data.rasters.geotiff import (
     careful,
-    gdal_errors,
     check_size,
+    gdal_errors,
     grid_of,
     local_file,
     open_geotiff,
@@ -248,7 +248,7 @@ def _word(value: Any) -> str:
 
 
 def _box(ends: list[float]) -> str:
-    return f"({ends[0]:.6g}, {ends[1]:.6g}) to ({ends[2]:.6g}, {ends[3]:.6g})"
+    return f"({ends[0]:.8g}, {ends[1]:.8g}) to ({ends[2]:.8g}, {ends[3]:.8g})"
 
 
 def _short(crs: str) -> str:

@@ -37,12 +37,10 @@ def overview() -> Table:
     table = Table(title="images of the Earth", title_justify="left")
     for heading in ("name", "what it is", "labels", "asset", "cached"):
         table.add_column(heading, no_wrap=heading == "name")
-    for name, source in (*RASTER_SETS.items(), *SCENES.items()):
-        labels = "yes" if name in RASTER_SETS else "no"
-        table.add_row(name, source.summary, labels, source.asset, "yes" if _is_cached(name) else "no")
-    table.add_row(
-        "a file", "FILE.tif, or FILE.tif,FILE.tif with one band each: manyone data info FILE.tif", "", "none", ""
-    )
+    for name, summary in _SUMMARIES.items():
+        labels, cached = ("yes" if known else "no" for known in (name in RASTER_SETS, _is_cached(name)))
+        table.add_row(name, summary, labels, ASSETS[name], cached)
+    table.add_row("a file", "FILE.tif, or FILE.tif,FILE.tif with one band each (manyone data info)", "", "none", "")
     return table
 
 

@@ -152,7 +152,8 @@ def read_window(
         valid = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
         flags = library.enums.MaskFlags
         for position, index in enumerate(indexes):
-            if flags.all_valid not in dataset.mask_flag_enums[index - 1]:
+            said = dataset.mask_flag_enums[index - 1]
+            if flags.all_valid not in said and flags.alpha not in said:  # an alpha band is the caller's to judge
                 valid[position] &= dataset.read_masks(index, window=at) > 0
         if mask is not None:
             valid &= dataset.read(mask, window=at) > 0
@@ -177,6 +178,41 @@ def open_geotiff_bytes(raw: bytes, name: str) -> Iterator[Any]:
         with dataset:
             _check_header(dataset, name)
             yield dataset
+
+
+def alpha_band(dataset: Any, path: str) -> int | None:
+    """The number of the band that says which pixels are there, or None. Used inside :func:`careful`.
+
+    GDAL marks the fourth band of any four of 8 bits as opacity, a near infrared too: only one that holds nothing but
+    the least and the largest value, where it is looked at, is believed to be that.
+    """
+    kinds = dataset.colorinterp
+    found = [i for i, kind in enumerate(kinds, 1) if kind == rasterio().enums.ColorInterp.alpha]
+    if not found or len(kinds) == 1 or dataset.descriptions[found[0] - 1]:
+        return None
+    full = 0
+    for window in spread_windows(dataset.shape, dataset.block_shapes[0], 5):
+        values, _ = read_window(dataset, found, window, path)
+        most = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1
+        full += int((values == most).sum())
+        if not np.isin(values, (0, most)).all():
+            return None
+    return found[0] if full else None
+
+
+def spread_windows(shape: tuple[int, int], block: tuple[int, int], rows: int, side: int = 256) -> list[Window]:
+    """Windows of about ``side`` squared pixels that lie evenly over a raster, about ``rows`` squared of them.
+
+    In a file of strips they are a few whole rows each: a square would decode strips for pixels that it does not use.
+    """
+    strips = block[1] >= shape[1]
+    high, wide = min(side, shape[0]), min(side, shape[1])
+    if strips and shape[1] > side:
+        high, wide = max(1, min(side * side // shape[1], shape[0])), shape[1]
+    starts = np.linspace(0, shape[0] - high, rows * rows if strips else rows)
+    tops = sorted({round(x) for x in starts})
+    lefts = sorted({round(x) for x in np.linspace(0, shape[1] - wide, rows)})
+    return [Window(top, left, high, wide) for top in tops for left in lefts]
 
 
 def read_geotiff(raw: bytes, name: str) -> tuple[np.ndarray, np.ndarray, Grid | None]:

@@ -18,14 +18,15 @@ import numpy as np
 from manyone.data.rasters.band_names import describe_bands
 from manyone.data.rasters.bands import UNITS, Band, Unit
 from manyone.data.rasters.geotiff import (
+    alpha_band,
     careful,
     check_size,
     grid_of,
     ground_sampling,
     local_file,
     open_geotiff,
-    rasterio,
     read_window,
+    spread_windows,
 )
 from manyone.data.rasters.scenes import Window
 from manyone.data.rasters.sensors import Sensor, as_sensor
@@ -66,9 +67,10 @@ class GeoTiffScene:
         self._process = os.getpid()
         with careful():
             self._datasets = [open_geotiff(path) for path in self.paths]
+            alphas = [alpha_band(d, str(path)) for path, d in zip(self.paths, self._datasets, strict=True)]
         self._layers = [
-            (path, dataset, [i for i in range(1, dataset.count + 1) if i != _alpha(dataset)], _alpha(dataset))
-            for path, dataset in zip(self.paths, self._datasets, strict=True)
+            (path, dataset, [i for i in range(1, dataset.count + 1) if i != alpha], alpha)
+            for path, dataset, alpha in zip(self.paths, self._datasets, alphas, strict=True)
         ]
 
     @property
@@ -161,16 +163,12 @@ class SceneSample:
 
 
 def sample_scene(scene: GeoTiffScene) -> SceneSample:
-    """All pixels of a small scene; 25 windows of 256 pixels a side of a larger one."""
+    """All pixels of a small scene; about 1.6 million, in windows that lie evenly, of a larger one."""
     height, width = scene.shape
     whole = height * width <= (_SAMPLES * _SAMPLE_SIDE) ** 2
     windows = [Window(0, 0, height, width)]
     if not whole:
-        side = min(_SAMPLE_SIDE, height), min(_SAMPLE_SIDE, width)
-        rows, columns = (
-            sorted({round(x) for x in np.linspace(0, n - s, _SAMPLES)}) for n, s in zip(scene.shape, side, strict=True)
-        )
-        windows = [Window(r, c, *side) for r in rows for c in columns]
+        windows = spread_windows(scene.shape, scene.block, _SAMPLES, _SAMPLE_SIDE)
     parts = [scene.read(window) for window in windows]
     count = len(parts[0][0])
     pixels, valid = (np.concatenate([p[k].reshape(count, -1) for p in parts], axis=1) for k in (0, 1))
@@ -237,13 +235,6 @@ def _describe(scene: GeoTiffScene, sensor: Sensor | Place | None, unit: Unit | N
             bands = [replace(b, unit=guess.unit) if b in open_ else b for b in bands]
     notes += [f"{scene.name}: {line}" for line in check_units(bands, sample.pixels, sample.valid, scene.time)]
     scene.bands, scene.notes = tuple(bands), tuple(notes)
-
-
-def _alpha(dataset: Any) -> int | None:
-    """The number of the band that says how opaque a pixel is."""
-    kinds = dataset.colorinterp
-    found = [i for i, kind in enumerate(kinds, 1) if kind == rasterio().enums.ColorInterp.alpha]
-    return found[0] if found and len(kinds) > 1 else None
 
 
 def _corner(dataset: Any) -> str:

@@ -156,7 +156,8 @@ def _center(dataset: Any) -> tuple[float, float]:
     """Longitude and latitude: files of one set may lie in several zones."""
     if grid_of(dataset) is None:
         return np.nan, np.nan
-    x, y = dataset.transform * (dataset.width / 2, dataset.height / 2)
+    at, column, row = dataset.transform, dataset.width / 2, dataset.height / 2
+    x, y = at.a * column + at.b * row + at.c, at.d * column + at.e * row + at.f
     try:
         xs, ys = need("rasterio.warp", "reading chips", "earth").transform(dataset.crs, "EPSG:4326", [x], [y])
     except gdal_errors():  # a centre outside of where its own system is defined

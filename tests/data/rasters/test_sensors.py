@@ -91,7 +91,8 @@ def test_a_sensor_of_ones_own(tmp_path):
         ("bands: [{name: a", "line 1: not YAML"),
         ("a: &x [1]\nbands: [*x, *x]", "uses YAML aliases"),
         ("bands: !!python/object/apply:os.system ['true']", "not YAML"),
-        ("[" * 20000, "not YAML"),
+        ("[" * 20000, "nested more than 32 deep"),
+        ("- " * 20000, "nested more than 32 deep"),
     ],
 )
 def test_wrong_files_are_one_line(tmp_path, content, message):

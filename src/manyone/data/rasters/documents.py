@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from manyone.errors import ManyoneError
 
 LARGEST = 512 * 1024
 """Bytes of a file that is read at all."""
+DEEPEST = 32
+"""Brackets within brackets, and dashes in a line; the parser's time grows with their square."""
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Any:
@@ -31,6 +34,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
 
 def parse_yaml(text: str, where: str) -> Any:
     """Plain data in YAML text; anchors are refused, because a few lines of them may stand for gigabytes."""
+    _check_depth(text, where)
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise ManyoneError(f"{where}: uses YAML aliases (*name); write the values out")
@@ -40,6 +44,16 @@ def parse_yaml(text: str, where: str) -> Any:
         line = f", line {mark.line + 1}" if mark else ""
         reason = getattr(problem, "problem", None) or "nested too deeply"
         raise ManyoneError(f"{where}{line}: not YAML ({reason}); correct the file") from None
+
+
+def _check_depth(text: str, where: str) -> None:
+    depth = 0
+    for mark in re.findall(r"[\[{\]}]", text):
+        depth += 1 if mark in "[{" else -1
+        if depth > DEEPEST:
+            break
+    if depth > DEEPEST or re.search(rf"(?:[-?:][ \t]+){{{DEEPEST}}}", text):
+        raise ManyoneError(f"{where}: not YAML that is read here (nested more than {DEEPEST} deep); correct the file")
 
 
 def mapping(value: object, where: str, allowed: Collection[str]) -> Mapping[str, Any]:

@@ -1,0 +1,1 @@
+"""How published models take bands, scale, time and place: interchangeable stems from pixels to tokens."""

@@ -138,7 +138,7 @@ def info(name: str, *, keys: str = "", data_horizon: int | None = None, data_cho
 
     Trajectories of one's own are named by their place: a folder, a file or the id of a Minari data set; ``keys``,
     ``data_horizon`` and ``data_choices`` are a run's. So are databases (a SQLite file) and pairs of a question and SQL
-    (a folder). Nothing is fetched.
+    (a folder); models of remote sensing and sensors by their name. Nothing is fetched.
     """
     console = Console()
     if offline_sets.is_offline(name):
@@ -164,6 +164,12 @@ def info(name: str, *, keys: str = "", data_horizon: int | None = None, data_cho
     if name not in ASSETS and (facts := _table_facts(name)):
         console.print(facts)
         return
+    if name not in ASSETS:
+        from manyone.cli import earth_command as earth
+
+        if earth.is_known(name):
+            earth.describe(name)
+            return
     asset = _known(name)
     table = Table(show_header=False, title=asset.name, title_justify="left")
     table.add_column(style="bold")
@@ -281,9 +287,10 @@ def _known(name: str) -> Asset:
     """The record, or an error with the nearest names among assets and suites."""
     if name in ASSETS:
         return find_asset(name)
+    from manyone.cli import earth_command as earth
     from manyone.data.tables.tables import table_names
 
-    known = [*ASSETS, *_SUITES, *table_names(), *offline_sets.offline_names(), *sql_sets.names()]
+    known = [*ASSETS, *_SUITES, *table_names(), *offline_sets.offline_names(), *sql_sets.names(), *earth.names()]
     raise ManyoneError(_unknown(name, known, "asset, suite or table"))
 
 

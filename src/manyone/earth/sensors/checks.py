@@ -1,4 +1,4 @@
-"""What makes a sensor layer doubtful: units that cannot be right, bands in the wrong order, inputs out of range.
+"""What makes a sensor layer doubtful: units that cannot be right, inputs out of range.
 
 The public sweeps that these checks come from had 105 cells with a unit error (a model at chance), double
 normalisations (20 points) and forgotten offsets; none was noticed by a program (rsfm.md 6).
@@ -15,13 +15,6 @@ from torch import Tensor
 from manyone.data.rasters import units
 from manyone.data.rasters.bands import REFLECTANCES, Band
 
-_RANGES = {
-    "coastal": (400, 460), "blue": (440, 525), "green": (500, 600), "yellow": (575, 630), "red": (600, 700),
-    "rededge1": (680, 740), "rededge2": (715, 765), "rededge3": (755, 810), "nir": (730, 920),
-    "nir_narrow": (840, 890), "watervapor": (900, 980), "cirrus": (1340, 1420), "swir0": (1200, 1300),
-    "swir1": (1500, 1760), "swir2": (2000, 2400),
-}  # fmt: skip
-"""Where the centre of a band of that common name can lie, in nm: wide enough for all sensors of the catalogue."""
 _MEAN, _STD = 3.0, (0.1, 10.0)
 _DARK, _OFFSET = 0.01, 0.1
 _BELOW_ZERO = -0.03
@@ -34,21 +27,6 @@ class Figure(NamedTuple):
     mean: float
     std: float
     share_valid: float
-
-
-def misnamed(bands: Sequence[Band]) -> list[str]:
-    """A line a band whose wavelength is not one of its common name: bands that were swapped, or wrong wavelengths."""
-    lines = []
-    for band in bands:
-        low, high = _RANGES.get(band.common, (0, float("inf")))
-        if band.center_nm is None or band.kind != "optical" or low <= band.center_nm <= high:
-            continue
-        fits = [name for name, (a, b) in _RANGES.items() if a <= band.center_nm <= b]
-        lines.append(
-            f"band {band.name} is called {band.common} but its centre, {band.center_nm:g} nm, is that of "
-            f"{' or '.join(fits) or 'no band known here'}: are bands swapped?"
-        )
-    return lines
 
 
 def doubtful_offset(bands: Sequence[Band], pixels: Tensor, valid: Tensor) -> list[str]:

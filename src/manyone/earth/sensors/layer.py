@@ -25,6 +25,7 @@ from manyone.earth.sensors import checks, space
 from manyone.earth.sensors.frames import choose_frames, take_frames
 from manyone.earth.sensors.matching import Match, match
 from manyone.earth.sensors.missing import fill
+from manyone.earth.sensors.naming import misnamed
 from manyone.earth.sensors.normalise import RunningStatistics, Statistics, shift_scale
 from manyone.earth.sensors.options import LayerOptions
 from manyone.earth.sensors.resampling import gaussian_weights, is_hyperspectral
@@ -268,7 +269,7 @@ def plan(
     if not source:
         raise ManyoneError(f"source: no bands: name those of the data to feed {spec.id}")
     bands, notes = _with_units(tuple(source), options, maxima, needed=_needs_units(spec))
-    notes += checks.misnamed(bands)
+    notes += misnamed(bands)
     if spec.slots is None:
         return _any_bands(bands, spec, options, notes)
     slots = tuple(replace(slot, unit=slot.unit or spec.unit) for slot in spec.slots)

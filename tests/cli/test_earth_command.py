@@ -55,9 +55,10 @@ def test_one_sensor_is_described(manyone):
 
 
 def test_mistakes_get_the_nearest_name(manyone):
-    assert manyone("ls", "earth-models", "--sensor", "sentinel-22")[::2] == (
-        2, "manyone: unknown sensor 'sentinel-22'; did you mean 'sentinel-2'?\n",
-    )  # fmt: skip
+    code, _, told = manyone("ls", "earth-models", "--sensor", "sentinel-22")
+    assert code == 2
+    assert told.startswith("manyone: unknown sensor 'sentinel-22'")
+    assert "'sentinel-2'" in told
     assert "did you mean '--loadable'" in manyone("ls", "earth-models", "--loadabel")[2]
     assert "did you mean dofa" in manyone("data", "info", "dofaa")[2]
     assert "did you mean 'earth-models'" in manyone("ls", "earth-modls")[2]

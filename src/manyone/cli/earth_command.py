@@ -80,7 +80,7 @@ def is_known(name: str) -> bool:
 
 def names() -> list[str]:
     """Ids of models and sensors."""
-    return [model.id for model in models().models] + list(sensors())
+    return [model.id for model in models().models] + [sensor.id for sensor in sensors()]
 
 
 def describe(name: str) -> None:

@@ -171,7 +171,7 @@ def _slots(id: str, entry: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _wavelengths() -> Iterator[str]:
-    for sensor in sensors().values():
+    for sensor in sensors():
         for band in sensor.bands:
             if band.kind in ("optical", "pan") and band.center_nm is not None:
                 low, high = _REFLECTIVE_NM

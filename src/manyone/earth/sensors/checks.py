@@ -1,4 +1,4 @@
-"""What makes a sensor layer doubtful: units that cannot be right, inputs out of range.
+"""What makes a prepared input doubtful: means and spreads that networks are not fed with.
 
 The public sweeps that these checks come from had 105 cells with a unit error (a model at chance), double
 normalisations (20 points) and forgotten offsets; none was noticed by a program (rsfm.md 6).
@@ -9,15 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from manyone.data.rasters import units
-from manyone.data.rasters.bands import REFLECTANCES, Band
+from manyone.data.rasters.bands import Band
 
 _MEAN, _STD = 3.0, (0.1, 10.0)
-_DARK, _OFFSET = 0.01, 0.1
-_BELOW_ZERO = -0.03
 
 
 class Figure(NamedTuple):
@@ -27,36 +23,6 @@ class Figure(NamedTuple):
     mean: float
     std: float
     share_valid: float
-
-
-def doubtful_offset(bands: Sequence[Band], pixels: Tensor, valid: Tensor) -> list[str]:
-    """Lines where an offset of 1,000 seems forgotten, or taken away twice; pixels [..., C, H, W] in ``bands``' units.
-
-    Counts of Sentinel-2 carry it from processing baseline 04.00 on: forgotten, all reflectances are 0.1 too high.
-    """
-    dark: list[float] = []
-    for c, band in enumerate(bands):
-        values = pixels[..., c, :, :][valid[..., c, :, :]].float()
-        # absorption bands are near zero by nature, and a handful of pixels tells nothing
-        if band.unit not in REFLECTANCES or band.kind != "optical" or len(values) < 100:
-            continue
-        if band.common in ("watervapor", "cirrus"):
-            continue
-        sample = values[:: max(1, len(values) // 100_000)]
-        dark.append(float(units.convert(torch.quantile(sample, _DARK), band.unit, "refl")))
-    if len(dark) < 3:
-        return []
-    if min(dark) >= _OFFSET * 0.99 and any(b.sensor.startswith("sentinel-2") and b.unit == "refl_dn" for b in bands):
-        return [
-            f"the darkest 1 % of every band is {min(dark):.3f} reflectance or more: counts of baseline 04.00 and later "
-            "carry 1000; declare refl_dn_off (all reflectances are 0.1 too high otherwise)"
-        ]
-    if max(dark) <= _BELOW_ZERO and any(b.unit == "refl_dn_off" for b in bands):
-        return [
-            f"the darkest 1 % of every band is {max(dark):.3f} reflectance or less: the offset of 1000 seems to have "
-            "been taken away already; declare refl_dn"
-        ]
-    return []
 
 
 def figures(prepared: Tensor, valid: Tensor, slots: Sequence[Band]) -> list[Figure]:

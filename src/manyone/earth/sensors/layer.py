@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyone.data.rasters import units
-from manyone.data.rasters.bands import REFLECTANCES, Band, Unit
+from manyone.data.rasters.bands import Band, Unit
+from manyone.data.rasters.units import check_units, conversion_note, guess_unit
 from manyone.earth.sensors import checks, space
+from manyone.earth.sensors.conversion import convert
 from manyone.earth.sensors.frames import choose_frames, take_frames
 from manyone.earth.sensors.matching import Match, match
 from manyone.earth.sensors.missing import fill
@@ -31,8 +32,6 @@ from manyone.earth.sensors.options import LayerOptions
 from manyone.earth.sensors.resampling import gaussian_weights, is_hyperspectral
 from manyone.earth.spec import Context, ModelSpec
 from manyone.errors import ManyoneError
-
-_PICTURE = "reflectance * 255 stands in for an 8-bit picture, which is usually stretched: normalise by the data set"
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Plan:
 
     def select(self, pixels: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Steps 1 to 5: (channels, valid) [B, (T,) M, H, W] in the slots' units, from [B, (T,) C, H, W]."""
-        x, mask = self._masked(pixels, valid)
+        x, mask = self.masked(pixels, valid)
         x = self._converted(x)
         weights = torch.tensor(self.weights, dtype=torch.float64, device=x.device)
         used = weights > 0
@@ -176,7 +175,8 @@ class Plan:
             found.append(self.source[whole[0]] if whole else slot)
         return tuple(found)
 
-    def _masked(self, pixels: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    def masked(self, pixels: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Step 1: (pixels with 0 where they are not valid, valid), both [B, (T,) C, H, W]."""
         if pixels.dim() not in (4, 5) or pixels.shape[-3] != len(self.source):
             raise ManyoneError(
                 f"pixels: shape {tuple(pixels.shape)}, must be [B, (T,) C, H, W] with C = {len(self.source)} "
@@ -199,9 +199,9 @@ class Plan:
         out = x
         for (old, new), channels in self._conversions.items():
             if len(channels) == len(self.source):
-                return units.convert(x, old, new)
+                return convert(x, old, new)
             out = x.clone() if out is x else out
-            out[..., channels, :, :] = units.convert(x[..., channels, :, :], old, new)
+            out[..., channels, :, :] = convert(x[..., channels, :, :], old, new)
         return out
 
     @cached_property
@@ -320,8 +320,9 @@ def fit(made: Plan, batches: Iterable[tuple[Tensor, Tensor | None]]) -> Plan:
             ok[..., list(made.zero), :, :] = True
         running.add(x, ok)
         if not notes:
-            raw = torch.isfinite(pixels) if valid is None or valid.shape != pixels.shape else valid
-            notes = checks.doubtful_offset(made.source, pixels, raw)
+            raw, mask = made.masked(pixels, valid)
+            by_band = [part.movedim(-3, 0).flatten(1).cpu().numpy() for part in (raw, mask)]
+            notes = list(check_units(made.source, *by_band))
     return replace(made, statistics=running.result(), notes=(*made.notes, *notes))
 
 
@@ -342,8 +343,8 @@ def _with_units(
     elif maxima is not None:
         if len(maxima) != len(bands):
             raise ManyoneError(f"maxima: {len(maxima)} for {len(bands)} bands: give one a band")
-        unit = units.guess([maxima[i] for i in open_])
-        note = f"unit of {names}: {unit}, GUESSED from their maxima; declare it"
+        guess = guess_unit([bands[i] for i in open_], [maxima[i] for i in open_])
+        unit, note = guess.unit, guess.line
     elif needed:
         raise ManyoneError(f"unit of {names} is not declared: say what the pixels are (unit: refl, refl_dn, ...)")
     else:
@@ -387,12 +388,10 @@ def _checked(made: Plan) -> Plan:
             if slot.unit is None or band.unit is None or band.unit == slot.unit:
                 continue
             try:
-                units.convert(np.ones(1), band.unit, slot.unit)
+                convert(torch.ones(1), band.unit, slot.unit)
             except ManyoneError as problem:
                 raise ManyoneError(f"band {band.name} for slot {slot.name} of {made.model}: {problem}") from None
-            if band.unit == "dn8" and (note := "dn8 is no reflectance: values / 255 stand in for it") not in notes:
-                notes.append(note)
-            if slot.unit == "dn8" and band.unit in REFLECTANCES and (note := _PICTURE) not in notes:
+            if (note := conversion_note(band.unit, slot.unit)) is not None and note not in notes:
                 notes.append(note)
     if made.options.normalise == "model":
         lacking = [b.name for m, b in enumerate(made.slots) if m not in made.zero and (b.mean is None or b.std is None)]

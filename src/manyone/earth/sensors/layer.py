@@ -321,8 +321,8 @@ def fit(made: Plan, batches: Iterable[tuple[Tensor, Tensor | None]]) -> Plan:
         running.add(x, ok)
         if not notes:
             raw, mask = made.masked(pixels, valid)
-            by_band = [part.movedim(-3, 0).flatten(1).cpu().numpy() for part in (raw, mask)]
-            notes = list(check_units(made.source, *by_band))
+            values, good = (part.movedim(-3, 0).flatten(1).cpu().numpy() for part in (raw, mask))
+            notes = list(check_units(made.source, values, good))
     return replace(made, statistics=running.result(), notes=(*made.notes, *notes))
 
 

@@ -1,0 +1,1 @@
+"""Stems: how the bands of a sensor become tokens."""

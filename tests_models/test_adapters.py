@@ -46,7 +46,6 @@ MODELS = [  # id, bands, (height, width), width of a vector, grid of the last ma
     ("terratorch:terramind_v1_tiny", None, (224, 224), 192, (14, 14)),
     ("terratorch:terramind_v1_base", None, (224, 224), 768, (14, 14)),
     ("terratorch:timm_clay_v1_base", None, (256, 256), 768, (32, 32)),
-    ("terratorch:convnextv2_atto", None, (64, 96), 320, (2, 3)),
     ("open_clip:ViT-B-32", None, (224, 224), 768, (7, 7)),
     ("open_clip:RemoteCLIP-ViT-B-32", None, (224, 224), 768, (7, 7)),
     ("open_clip:RemoteCLIP-RN50", None, (224, 224), 2048, (7, 7)),
@@ -62,7 +61,9 @@ def context_of(bands: tuple[Band, ...], count: int) -> Context:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("id", "bands", "size", "width", "grid"), MODELS, ids=[f"{m[0]}-{len(m[1] or ())}" for m in MODELS])
+@pytest.mark.parametrize(
+    ("id", "bands", "size", "width", "grid"), MODELS, ids=[f"{m[0]}-{len(m[1] or ())}" for m in MODELS]
+)
 def test_the_contract_is_kept(id, bands, size, width, grid):
     encoder = load_encoder(id, "random", bands=bands)
     slots = encoder.spec.slots or SIX

@@ -1,9 +1,8 @@
-"""``terratorch:NAME``: Prithvi 1 and 2, TerraMind, Clay and the MMEarth ConvNeXts, as terratorch builds them.
+"""``terratorch:NAME``: Prithvi 1 and 2, TerraMind and Clay, as terratorch builds them.
 
     prithvi_eo_*       six HLS bands, one or more dates, any grid; place and time where they are known (the TL variants)
     terramind_v1_*     Sentinel-2 L2A, twelve bands
     timm_clay_v1_base  any bands, by wavelength
-    convnextv2_*       MMEarth
 
 What terratorch takes from torchgeo (DOFA, SSL4EO, SeCo, Satlas) has an adapter of its own: ``torchgeo:NAME``. Bands are
 never left to terratorch to adapt: it gives those that a checkpoint does not know random weights.
@@ -27,15 +26,13 @@ from manyone.earth.encoders.libraries.adapter import (
     Features,
     LibraryEncoder,
     download,
-    from_map,
     from_tokens,
     load_state,
     need_model_library,
     quarters,
     seeded,
-    tapped,
 )
-from manyone.earth.encoders.libraries.slots import prithvi, sentinel2, terramind
+from manyone.earth.encoders.libraries.slots import prithvi, terramind
 from manyone.earth.spec import Context, ModelSpec, Need
 from manyone.errors import ManyoneError
 
@@ -53,16 +50,11 @@ def load_terratorch(id: str, weights: str, bands: tuple[Band, ...] | None, seed:
         raise ManyoneError(f"{name!r}: no encoder of terratorch that is known here: {', '.join(_FAMILIES)}...")
 
     def build(**options: Any) -> Any:
-        if name.startswith("convnextv2_"):  # takes no "pretrained": its checkpoints have no address in terratorch
-            if weights == "default":
-                raise ManyoneError(f"terratorch fetches no weights of {name}: give their file as weights")
-        else:
-            options["pretrained"] = weights == "default"
         if weights == "default":
             with download(id):
-                return registry.build(name, **options)
+                return registry.build(name, pretrained=True, **options)
         with seeded(seed, id):
-            network = registry.build(name, **options)
+            network = registry.build(name, pretrained=False, **options)
         if weights != "random":
             load_state(network, weights)
         return network
@@ -143,25 +135,10 @@ def _clay(name: str, build: Callable[..., Any], bands: tuple[Band, ...] | None, 
     return LibraryEncoder(spec, network, forward)
 
 
-def _mmearth(name: str, build: Callable[..., Any], bands: tuple[Band, ...] | None, spec: ModelSpec) -> LibraryEncoder:
-    slots = _check_bands(bands, sentinel2([b.name for b in sentinel2() if b.name != "B10"]), spec.id)
-    network = build(in_chans=len(slots))
-    stages = list(network.stages)
-
-    def forward(pixels: Tensor, context: Context) -> Features:
-        maps = tapped(lambda: network.forward_features(pixels), stages)
-        return from_map(maps, maps[-1])
-
-    width = network.norm.normalized_shape[0]
-    spec = replace(spec, slots=slots, width=width, unit="refl_dn", patch=32, layers=(0, 1, 2, 3))
-    return LibraryEncoder(spec, network, forward)
-
-
 _FAMILIES: dict[str, Callable[..., LibraryEncoder]] = {
     "prithvi_eo_": _prithvi,
     "terramind_v1_": _terramind,
     "timm_clay_v1_": _clay,
-    "convnextv2_": _mmearth,
 }
 
 

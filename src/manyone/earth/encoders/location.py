@@ -30,7 +30,7 @@ from manyone.randomness import generator_for, seed_for
 
 LocationName = Literal["lonlat", "xyz", "rff", "geoclip"]
 FREQUENCIES = 256
-_SCALE = 1.5  # of the random frequencies, in cycles per Earth radius: see fourier_features
+_SCALE = 1.0  # of the random frequencies, in cycles per Earth radius (ours)
 _EQUAL_EARTH = (1.340264, -0.081106, 0.000893, 0.003796)  # Savric, Patterson & Jenny (2018)
 _SIGMAS = (2.0**0, 2.0**4, 2.0**8)
 

@@ -21,7 +21,7 @@ def test_logits_ignore_the_length_of_images():
         class_embeddings(["a", "b"], encode),
     )
     plain = zero_shot_logits(images, classes)
-    assert torch.allclose(zero_shot_logits(images * torch.rand(9, 1) * 40 + 0.1, classes), plain, rtol=1e-5)
+    assert torch.allclose(zero_shot_logits(images * torch.linspace(0.1, 40, 9)[:, None], classes), plain, atol=1e-4)
     assert (plain.abs() <= 100).all()
 
 
@@ -36,7 +36,7 @@ def test_templates():
     seen = []
     class_embeddings(names, lambda texts: (seen.extend(texts), encode(texts))[1], ["an image of {c}."])
     assert seen == ["an image of annual crop.", "an image of forest.", "an image of {river}."]
-    with pytest.raises(ManyoneError, match="has no .c. for"):
+    with pytest.raises(ManyoneError, match=r"has no \{c\} for"):
         class_embeddings(names, encode, ["a photo"])
 
 

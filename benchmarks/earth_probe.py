@@ -3,10 +3,10 @@
     python benchmarks/earth_probe.py [--samples 8000] [--classes 7] [--strengths 13] [--json F]
 
 Features: the 150 numbers of 5x5 windows of a made scene of six smooth, noisy bands, as collinear as those of a real
-one; classes of unequal size from a smooth field that the bands share. Truth for the coefficients: our solver from large to
-small C at a tolerance of 1e-8. scikit-learn: one estimator, warm-started along C (its quickest use), lbfgs in float64,
-once with its defaults (tol 1e-4, 100 iterations) and once until its coefficients are right to 1e-3, trying tolerances
-from 1e-4 to 1e-8 for each C and counting only the successful fit; ``newton-cholesky``, its exact solver, as well.
+one; classes of unequal size from a smooth field that the bands share. Truth for the coefficients: our solver from large
+to small C at a tolerance of 1e-8. scikit-learn: one estimator, warm-started along C (its quickest use), lbfgs in
+float64, once with its defaults (tol 1e-4, 100 iterations) and once until its coefficients are right to 1e-3, trying
+tolerances from 1e-4 to 1e-8 for each C and counting only the last fit; ``newton-cholesky``, its exact solver, as well.
 One thread; CPU seconds.
 """
 

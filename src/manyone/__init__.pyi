@@ -1,4 +1,5 @@
 from . import behavior as behavior
+from . import earth as earth
 from . import merging as merging
 from . import minimax as minimax
 from . import policies as policies

@@ -90,6 +90,17 @@ def test_a_source_package_is_named_with_its_sum(use, client, tmp_path):
     assert kept.read_text() == f"thing==1.0 --hash=sha256:{hashlib.sha256(CONTENT).hexdigest()}\n"
     assert "--require-hashes" in calls.read_text()
     assert "--no-binary=:all:" in calls.read_text()
+    assert "--no-build-isolation" in calls.read_text()
+
+
+def test_a_source_package_may_need_build_tools_of_its_own(use, client, tmp_path):
+    """Where its version comes from a tool that is not installed here; pip still compares the bytes first."""
+    use(record(registry="pypi", filename="thing-1.0.tar.gz", isolated=True))
+    calls = client("pip", brings(tmp_path, "thing-1.0.tar.gz"))
+    assert fetch.get("thing").read_bytes() == CONTENT
+    assert "--require-hashes" in calls.read_text()
+    assert "--no-binary=thing " in calls.read_text()
+    assert "--no-build-isolation" not in calls.read_text()
 
 
 @pytest.mark.parametrize(

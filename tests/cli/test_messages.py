@@ -9,7 +9,7 @@ from manyone.recipes.table import RECIPES, options_class
 from manyone.recipes.words import flags
 
 SOURCE = Path(__file__).parents[2] / "src/manyone"
-OTHER_PROGRAMS = {"assets/clients.py"}  # what pip and npm are called with
+OTHER_PROGRAMS = {"assets/clients.py", "earth/encoders/libraries/adapter.py"}  # what pip and npm are called with
 OPTION = re.compile(r"(?<![\\w-])--[a-z][a-z0-9-]*")
 
 
@@ -27,6 +27,7 @@ def test_every_option_that_a_message_names_exists(manyone):
     for verb in VERBS:
         known |= set(OPTION.findall(manyone(verb, "--help")[1]))
         known |= set(OPTION.findall(manyone(verb, "ls", "--help")[1])) if verb == "data" else set()
+    known |= set(OPTION.findall(manyone("ls", "earth-models", "--help")[1]))
     known |= {option for _, text in texts(SOURCE / "minimax/ranks/launch.py") for option in OPTION.findall(text)}
     found = {
         (f"{path.relative_to(SOURCE).as_posix()}:{line}", option)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.commands.run_files import assert_kill_9_changes_nothing, lines
 
+from manyone.assets.cache import cache_folder
+from manyone.assets.fetch import cached
+from manyone.assets.registry import find_asset
+from manyone.data.rasters.suite import ASSETS
 from manyone.merging import load
+from manyone.merging.experts.bundle import Bundle
+from manyone.merging.experts.protocol import PROTOCOLS
 
 ADAPTIVE = [
     ("wemoe", "--steps", 4),
@@ -109,3 +117,35 @@ def test_a_report_page_of_two_runs(manyone, tmp_path):
     page = (tmp_path / "both.html").read_text()
     assert "e-wemoe" in page
     assert "optdigits" in page
+
+
+@pytest.fixture
+def earth_packages():
+    """The packages of the earth suite, where this machine has them; asked for before a test takes another cache."""
+    packages = [cached(find_asset(asset)) for asset in ASSETS]
+    if None in packages:
+        pytest.skip("the packages of the earth suite are not in the cache")
+    return packages
+
+
+def test_experts_of_several_sensors_become_one_model(earth_packages, manyone, tmp_path, monkeypatch):
+    """The earth suite, a few steps: one base and one stem under all experts, then merged, then corrected."""
+    monkeypatch.setenv("MANYONE_CACHE", str(tmp_path / "cache"))
+    for package in earth_packages:
+        (cache_folder("assets") / package.name).symlink_to(package)
+    whole = PROTOCOLS["earth"]
+    few = replace(whole.fine_tuning, steps=4, warm_up=0)
+    small = replace(whole, base=replace(whole.base, samples_per_task=20, epochs=2), fine_tuning=few)
+    monkeypatch.setitem(PROTOCOLS, "earth", small)
+    for words in (("wemoe", "--steps", 2), ("surgery", "--iterations", 2)):
+        code, out, err = manyone("run", words[0], "--suite", "earth", "--limit", 40, "--out", words[0], *words[1:])
+        assert code == 0, err
+        assert "indian-pines" in out
+        assert load(tmp_path / words[0] / "model").tasks == ("nc-west", "nc-east", "statlog", "indian-pines")
+    (folder,) = (p.parent for p in cache_folder("experts").rglob("base.safetensors"))
+    made = Bundle.load(folder)
+    assert not any("running" in name for name in made.base)  # no statistics that a merge would have to estimate anew
+    for task, weights in made.experts.items():
+        changed = {name for name in weights if not torch.equal(weights[name], made.base[name])}
+        assert "blocks.0.mlp.fc1.weight" in changed, task
+        assert not any(name.startswith(("patch_embed.", "pos_embed", "cls_token")) for name in changed), task

@@ -20,6 +20,7 @@ OTHER_OPTIONS |= {"--cluster", "--dry-run", "--episodes", "--steps", "--source"}
 OTHER_OPTIONS |= {"--db", "--pairs", "--tables", "--instances", "--robust"}  # of `manyone data make sql-pairs`
 OTHER_OPTIONS |= {"--execute", "--dialect", "--seconds"}  # of `manyone predict` where the model is text-to-SQL
 OTHER_OPTIONS |= {"--trust", "--store", "--host", "--target-return", "--suite"}
+OTHER_OPTIONS |= {"--sensor", "--loadable", "--commercial", "--category", "--text", "--check"}  # of `ls earth-models`
 
 
 def options_of(recipe: str) -> set[str]:

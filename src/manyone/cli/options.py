@@ -36,7 +36,7 @@ def parse_options(cls: type[T], recipe: str, words: Sequence[str]) -> T:
     preset. Wrong input raises ``ManyoneError`` that names the option.
     """
     own, config = _take_config(words)
-    own = _together(own, cls)
+    own = _together([_plain_word(word, cls) for word in own], cls)
     words = own if config is None else [*_words_from_yaml(config, cls, recipe, typed(own, cls)), *own]
     asked = [word for word in words if word not in ("-h", "--help")]
     if len(asked) < len(words):
@@ -53,6 +53,13 @@ def parse_options(cls: type[T], recipe: str, words: Sequence[str]) -> T:
     options = with_preset(cls, given)
     check_switches(options, given)
     return options
+
+
+def _plain_word(word: str, cls: type[CommonOptions]) -> str:
+    """``word`` with the option's own name where it is another word for one."""
+    name, equals, value = word.partition("=")
+    option = cls.ALIASES.get(name.removeprefix("--").replace("-", "_")) if name.startswith("--") else None
+    return word if option is None else f"--{option.replace('_', '-')}{equals}{value}"
 
 
 def _together(words: Sequence[str], cls: type[Any]) -> list[str]:

@@ -11,9 +11,9 @@ from manyone.errors import ManyoneError
 
 
 class Parser(argparse.ArgumentParser):
-    """A verb's parser. ``example`` is shown below its help."""
+    """A verb's parser. ``example`` is shown below its help; ``latest``: of options of one name the last counts."""
 
-    def __init__(self, verb: str, description: str, example: str, add_help: bool = True) -> None:
+    def __init__(self, verb: str, description: str, example: str, add_help: bool = True, latest: bool = False) -> None:
         super().__init__(
             prog=f"manyone {verb}",
             description=description,
@@ -21,6 +21,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             add_help=add_help,
+            conflict_handler="resolve" if latest else "error",
         )
 
     def parse(self, words: Sequence[str], *, mixed: bool = False) -> argparse.Namespace:

@@ -36,8 +36,10 @@ def predict(words: Sequence[str]) -> int:
             raise ManyoneError(f"--out {parsed.out} exists: choose another name, or add --overwrite")
         check_writable(parsed.out.parent)
     found = predictor(field).predict(folder, parsed)
-    if parsed.out is None:
+    if parsed.out is None or found.written:
         _show(found)
+        if found.written:
+            print(found.written)
     else:
         with writing(parsed.out):
             parsed.out.parent.mkdir(parents=True, exist_ok=True)
@@ -51,9 +53,8 @@ def predict(words: Sequence[str]) -> int:
 def _general(fields: Sequence[Predicting]) -> Parser:
     """The parser of the help without a model: the words of all fields, apart."""
     parser = Parser("predict", "What a trained model makes of new input, as its field has it.",
-                    "\n  ".join(field.arguments.EXAMPLE for field in fields))  # fmt: skip
+                    "\n  ".join(field.arguments.EXAMPLE for field in fields), latest=True)  # fmt: skip
     parser.usage = "\n       ".join(f"{parser.prog} {field.arguments.USAGE} [options]" for field in fields)
-    parser.conflict_handler = "resolve"  # fields may have options of the same name
     _common(parser)
     for field in fields:
         field.arguments.declare(parser.add_argument_group(f"models of {field.field}", field.arguments.SUMMARY))
@@ -80,8 +81,7 @@ class _Options:
 
 def _named_model(words: Sequence[str], fields: Sequence[Predicting]) -> Path | None:
     """The first word that is neither an option nor an option's value."""
-    parser = Parser("predict", "", "", add_help=False)
-    parser.conflict_handler = "resolve"
+    parser = Parser("predict", "", "", add_help=False, latest=True)  # fields may have the same options
     parser.add_argument("model", nargs="?", type=Path)
     parser.add_argument("rest", nargs="*")
     parser.add_argument("--out")

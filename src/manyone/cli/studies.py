@@ -15,15 +15,22 @@ from manyone.fields import FIELDS
 from manyone.recipes.table import RECIPES
 
 _LISTS = ("recipes", "data", "models", "claims")
+_EARTH = "earth-models"
+"""The list that is a catalogue of what others made: long, and with options."""
 _DATA_VERBS = ("ls", "get", "make", "info", "clear")
 
 
 def ls(words: Sequence[str]) -> int:
-    """``manyone ls [recipes|data|models|claims]``."""
+    """``manyone ls [recipes|data|models|claims]``, and ``ls earth-models`` with options of its own."""
+    if words[:1] == [_EARTH]:
+        return int(_load("manyone.cli.earth_command").ls(words[1:]))
     parser = Parser("ls", "Lists what there is: recipes, data, models, claims; without a word, all.", "manyone ls data")
-    parser.add_argument("what", metavar="WHAT", nargs="?", help=f"one of {', '.join(_LISTS)} (default: all)")
+    lists = (*_LISTS, _EARTH)
+    parser.add_argument(
+        "what", metavar="WHAT", nargs="?", help=f"one of {', '.join(lists)} (default: all but the last)"
+    )
     what = parser.parse(words).what
-    for name in _LISTS if what is None else [one_of(what, "list", _LISTS)]:
+    for name in _LISTS if what is None else [one_of(what, "list", lists)]:
         if name == "recipes":
             rows = [{"recipe": n, "field": r.field, "what it does": r.summary} for n, r in RECIPES.items()]
             show(rows, "recipes")

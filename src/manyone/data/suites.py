@@ -18,6 +18,7 @@ SUITES = {
     "images": "nine real image tasks, 32x32 colour, and pre-training sets; about 410 MB to fetch",
     "text": "six real text classification tasks, 32 tokens of MiniLM's vocabulary; about 155 MB to fetch",
     "text-unseen": "a further text task (authors of election tweets) for generalisation tests",
+    "earth": "four real land-cover tasks of three sensors, 28x28, 3 bands (extra earth); about 29 MB to fetch",
     "ta8": "the papers' eight tasks for CLIP, from the data hub (extra hub)",
     "fixture": "five small redistributable image tasks for tests, 28x28 grey; no network",
 }
@@ -37,6 +38,11 @@ def load_suite(name: str, *, seed: int = 0, limit: int | None = None, path: Path
         suite = load_images(seed)
     elif name in ("text", "text-unseen"):
         suite = load_text(seed, TASKS if name == "text" else UNSEEN, name)
+    elif name == "earth":
+        # here, because it brings SciPy's readers, which take a second and no other suite needs
+        from manyone.data.rasters.suite import load_earth
+
+        suite = load_earth(seed)
     elif name == "ta8":
         suite = load_ta8(seed, limit)
     else:

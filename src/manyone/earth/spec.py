@@ -34,6 +34,8 @@ class ModelSpec:
     """Fewest and most dates."""
     layers: tuple[int, ...] = ()
     """Blocks whose maps it gives; empty: the last alone."""
+    dense: int = -1
+    """Which of them describes single pixels: of a pyramid the finest, else the last."""
     pooling: Pooling = "mean"
     """The pooling that its authors use."""
     licence: str = "unknown"

@@ -110,6 +110,39 @@ def bootstrap_interval(
     return Interval(value, float(low), float(high), len(x), level)
 
 
+def bootstrap_totals(
+    parts: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap of a function of sums: ``parts`` [B, M] holds what each sample (or block of samples) adds.
+
+    ``statistic`` maps totals [..., M] to values [...], e.g. a confusion matrix to a score. Resamples draw B parts with
+    replacement, the same ones as :func:`bootstrap_interval` for the same seed. Resamples without a value (NaN) do not
+    count; the ends are moved to hold the estimate itself, which a biased statistic (a mean over classes) can leave
+    outside.
+    """
+    parts = np.asarray(parts, dtype=np.float64)
+    if parts.ndim != 2 or not len(parts):
+        raise ValueError(f"parts of shape {parts.shape}: needs one row for each sample or block")
+    b = len(parts)
+    value = float(statistic(parts.sum(0)))
+    if b < 2:
+        return Interval(value, math.nan, math.nan, b, level)
+    generator = np.random.default_rng(seed_for(seed, "bootstrap"))
+    step, replicates = max(1, (1 << 23) // b), []
+    for start in range(0, resamples, step):  # a few at a time: draws of all would be resamples x B numbers
+        count = min(step, resamples - start)
+        drawn = generator.integers(b, size=(count, b)) + b * np.arange(count)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=count * b).reshape(count, b)
+        replicates.append(statistic(times @ parts))
+    ends = np.nanquantile(np.concatenate(replicates), [0.5 - level / 2, 0.5 + level / 2])
+    return Interval(value, min(float(ends[0]), value), max(float(ends[1]), value), b, level)
+
+
 def _array(values: Sequence[float]) -> np.ndarray:
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or len(x) == 0:

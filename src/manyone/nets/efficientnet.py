@@ -6,6 +6,8 @@ _bn0, _depthwise_conv, _bn1, _project_conv, _bn2}``, ``_conv_head``, ``_bn1``, `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,10 +84,17 @@ class EfficientNetLite0(nn.Module):
         """Mean-pooled features [n, 1280]."""
         x = images.to(self._fc.weight.dtype)
         x = (x if images.dtype == torch.uint8 else x * 255) - 127
-        x = F.relu6(self._bn0(self._conv_stem(x / 128)))
-        for block in self._blocks:
+        return self.maps(x / 128)[-1].mean((2, 3))
+
+    def maps(self, normalised: Tensor, blocks: Sequence[int] = ()) -> list[Tensor]:
+        """Maps after ``blocks`` (0 to 15), then the last one, [n, 1280, H / 32, W / 32], of (values - 127) / 128."""
+        x = F.relu6(self._bn0(self._conv_stem(normalised)))
+        found = []
+        for index, block in enumerate(self._blocks):
             x = block(x)
-        return F.relu6(self._bn1(self._conv_head(x))).mean((2, 3))
+            if index in blocks:
+                found.append(x)
+        return [*found, F.relu6(self._bn1(self._conv_head(x)))]
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [n, classes]."""

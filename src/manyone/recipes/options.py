@@ -133,6 +133,8 @@ class CommonOptions:
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Values of options by the name of ``--preset``, where a recipe has one."""
+    ALIASES: ClassVar[Mapping[str, str]] = {}
+    """Other words for options on the command line: word -> option."""
     EARLIER: ClassVar[Mapping[str, Any]] = {}
     """What runs of earlier versions did where their ``config.yaml`` lacks an option that has been added since."""
 

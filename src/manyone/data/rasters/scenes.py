@@ -40,14 +40,27 @@ class Grid(NamedTuple):
 class Scene(Protocol):
     """One raster of any size; pixels are read when they are asked for."""
 
-    name: str
-    bands: tuple[Band, ...]
-    shape: tuple[int, int]
-    """Height and width in pixels."""
-    grid: Grid | None
-    gsd_m: float | None
-    time: float | None
-    """Days since 1970-01-01."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def bands(self) -> tuple[Band, ...]: ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        ...
+
+    @property
+    def grid(self) -> Grid | None: ...
+
+    @property
+    def gsd_m(self) -> float | None: ...
+
+    @property
+    def time(self) -> float | None:
+        """Days since 1970-01-01."""
+        ...
 
     def read(self, window: Window | None = None) -> tuple[np.ndarray, np.ndarray]:
         """(pixels float32 [C, h, w] in the bands' units, valid bool [C, h, w]); all of it without a window."""
@@ -141,6 +154,15 @@ class LabelledScenes:
     def bands(self) -> tuple[Band, ...]:
         """Those of all scenes."""
         return self.scenes[0].bands
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Scenes without labels: to be embedded or mapped, not evaluated on. Their bands may differ."""
+
+    name: str
+    scenes: tuple[Scene, ...]
+    about: About = About()
 
 
 @dataclass(frozen=True)

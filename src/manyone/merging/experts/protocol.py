@@ -113,6 +113,7 @@ class Protocol:
         return json.loads(json.dumps(dataclasses.asdict(self) | {"base": base}))
 
 
+_SMALL_VIT = {"kind": "vit", "size": 28, "patch": 7, "channels": 3, "width": 96, "depth": 4, "heads": 4}
 RESMLP_WIDTHS = {"inputs": 784, "width": 128, "hidden": 512, "depth": 4}
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -132,6 +133,18 @@ PROTOCOLS: dict[str, Protocol] = {
         heads=LogisticHeads(samples=600, scale=30.0, c=0.1),
         fine_tuning=FineTuning(
             lr=1.5e-4, warm_up=20, batch_size=64, steps=200, frozen=("patch_embed.", "pos_embed", "cls_token")
+        ),
+    ),
+    "earth": Protocol(
+        # a patch of 7 is about 50 m of ground; means and spreads are those of the four areas, once for all
+        encoder={
+            **_SMALL_VIT,
+            "mean": (0.29, 0.28, 0.36),
+            "std": (0.09, 0.11, 0.12),
+        },
+        base=JointPretraining(samples_per_task=60, epochs=25),
+        fine_tuning=FineTuning(
+            lr=5e-4, warm_up=20, batch_size=64, steps=200, frozen=("patch_embed.", "pos_embed", "cls_token")
         ),
     ),
     "text": Protocol(

@@ -17,8 +17,8 @@ class ProblemOptions(CommonOptions):
     """What is merged: a suite of real tasks, or a user's own checkpoints and data."""
 
     suite: str | None = None
-    """Suite of real tasks whose experts are trained once and cached: mini6, images, text, fixture (or ta8, from the
-    hub). Instead of --base, --experts and --tasks."""
+    """Suite of real tasks whose experts are trained once and cached: mini6, images, text, earth, fixture (or ta8,
+    from the hub). Instead of --base, --experts and --tasks."""
     base: Annotated[Path | None, Places()] = None
     """Hugging Face folder (or hub id) of the common base model."""
     experts: Annotated[tuple[Path, ...], Places()] = ()
@@ -170,7 +170,7 @@ class ExpertsOptions(CommonOptions):
     """
 
     suite: str = "mini6"
-    """The suite of tasks: mini6, images, text or fixture (manyone ls data)."""
+    """The suite of tasks: mini6, images, text, earth or fixture (manyone ls data)."""
     lr: Annotated[float | None, Range(0, closed="neither")] = None
     """Peak learning rate of the fine-tuning. Default: the suite's protocol."""
     steps: Annotated[int | None, Range(1)] = None

@@ -22,8 +22,8 @@ class MergeOptions(CommonOptions):
     precision: Literal["32-true"] = "32-true"
     """Static merges compute in float32, or float64 where the files do; each tensor keeps the type of its file."""
     suite: str | None = None
-    """Merge the experts of a suite of real tasks (mini6, images, text, ...) and score the result, instead of --base
-    and --experts."""
+    """Merge the experts of a suite of real tasks (mini6, images, text, earth, ...) and score the result, instead of
+    --base and --experts."""
     base: Annotated[str | None, Places()] = None
     """The common pre-trained model: a .safetensors file, a Hugging Face folder, or a .pt/.bin file of tensors."""
     experts: Annotated[tuple[str, ...], Places()] = ()

@@ -1,0 +1,1 @@
+"""Heads: what turns the maps of a frozen encoder into one prediction a pixel."""

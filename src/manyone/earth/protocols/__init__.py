@@ -1,0 +1,1 @@
+"""What is done with the features of an encoder: one file a protocol; ``probe`` runs them by name."""

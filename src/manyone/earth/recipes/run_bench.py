@@ -1,0 +1,248 @@
+"""How ``earth-bench`` runs: every encoder on every set that it reads, once; then every protocol on the kept features.
+
+The run folder gets ``cells.jsonl`` (a line for each figure as it is measured: a killed run goes on from there),
+``bench.json`` (sets, ranks, what does not apply and why, encoder passes) and ``report.html``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manyone.claims.figure import Figure, save_figures
+from manyone.data.rasters.scenes import LabelledScenes, Places, RasterSet
+from manyone.earth.benching import Cell, applies, cell_from, check_protocols, measure, ranking
+from manyone.earth.embedding import How, Ready, embed, pooling_of, ready
+from manyone.earth.encoders.loading import PLACES
+from manyone.earth.recipes import bench_figures, pictures
+from manyone.earth.recipes.common import how_of, results_of, store_of
+from manyone.earth.recipes.maps import Area, draw_map
+from manyone.earth.recipes.options import BenchOptions
+from manyone.earth.samples import Samples, Sampling, draw
+from manyone.earth.statistics import Ranking
+from manyone.earth.store import Store
+from manyone.earth.suites import SUITES, load, named, own
+from manyone.engine.files import write_atomic
+from manyone.engine.inputs import check_inputs
+from manyone.engine.progress import Progress
+from manyone.engine.run import RunFolder
+from manyone.errors import ManyoneError
+from manyone.recipes.options import Split
+from manyone.recipes.running import percent, print_table
+from manyone.report.html import run_report
+
+CELLS, RESULT = "cells.jsonl", "bench.json"
+
+
+@dataclass
+class Bench:
+    """What a comparison has found so far."""
+
+    cells: list[Cell] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    """"model on set" -> why there is no figure."""
+    passes: int = 0
+    """Batches that went through an encoder in this run."""
+    encoding: dict[str, float] = field(default_factory=dict)
+    """"model on set" -> processor seconds for 1,000 samples, of those that were encoded in this run."""
+    sets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    maps: list[Figure] = field(default_factory=list)
+
+
+def run(options: BenchOptions, build: None, folder: RunFolder) -> None:
+    """Embeds, measures, prints and writes."""
+    check_protocols(options.protocols)
+    names = [*SUITES.get(options.suite, ()), *(named(word)[0] for word in options.data)]
+    if options.dry_run:
+        print("\n".join(plan(options, names)))
+        return
+    folder.ensure()
+    torch.set_num_threads(1)  # thin products, one after the other: more threads only wait for each other
+    found = Bench(cells=_earlier(folder.path / CELLS))
+    store = store_of(options)
+    with Progress("comparing", len(names) * len(options.models), unit="pairs") as bar:
+        for number, source in enumerate(_sources(options)):
+            samples = draw(source, sampling_of(options))
+            check_inputs(folder, {samples.name: samples.fingerprint()})
+            found.sets[samples.name] = describe(samples)
+            for place, model in enumerate(options.models):
+                bar.update(number * len(options.models) + place, name=f"{model} on {samples.name}")
+                _pair(options, model, samples, store, found, folder.path / CELLS)
+            if options.maps and isinstance(source, LabelledScenes):
+                found.maps += _map(options, samples, store, found.cells)
+    if not found.cells:
+        raise ManyoneError(f"no encoder fits any set: {'; '.join(f'{k}: {v}' for k, v in found.skipped.items())}")
+    _write(options, found, folder)
+
+
+def evaluate(options: BenchOptions, build: None, folder: RunFolder, split: Split) -> Mapping[str, float]:
+    """Every figure as model/set/protocol."""
+    results_of(folder, RESULT, split)
+    return {f"{c.model}/{c.data}/{c.protocol}": c.value for c in _earlier(folder.path / CELLS)}
+
+
+def plan(options: BenchOptions, names: Sequence[str]) -> list[str]:
+    """What a dry run prints; nothing is fetched for it."""
+    return [
+        f"encoders: {', '.join(options.models)}",
+        f"sets: {', '.join(names)}",
+        f"protocols: {', '.join(options.protocols)}; {options.split} split, seed {options.seed}",
+        f"at most {options.train} training and {options.test} test samples a set",
+        "nothing was written",
+    ]
+
+
+def sampling_of(options: BenchOptions) -> Sampling:
+    """How the samples of a set are drawn."""
+    return Sampling(split=options.split, block=options.block, buffer=options.buffer, train=options.train,
+                    test=options.test, seed=options.seed)  # fmt: skip
+
+
+def describe(samples: Samples) -> dict[str, Any]:
+    """What the report says of a set."""
+    s = samples.splits
+    return {
+        "samples": [len(s.train), len(s.val), len(s.test)],
+        "split": s.kind,
+        "classes": list(samples.classes),
+        "bands": [f"{b.name} {b.common}" for b in samples.bands],
+        "sensor": next((b.sensor for b in samples.bands), ""),
+        "source": samples.source.about.source,
+        "licence": samples.source.about.licence,
+        "notes": [*samples.notes, *samples.source.about.notes],
+    }
+
+
+def features_of(options: BenchOptions, model: str, samples: Samples, store: Store) -> tuple[Ready, How, Any, Any]:
+    """(encoder and plan, how, the store's entry, the array that stands for a sample)."""
+    how = how_of(options, model)
+    one = ready(model, samples, how, options.weights)
+    entry = embed(one, samples, how, store)
+    return one, how, entry, entry.array(pooling_of(one.encoder.spec, entry))
+
+
+def _pair(options: BenchOptions, model: str, samples: Samples, store: Store, found: Bench, path: Path) -> None:
+    """One encoder on one set: all protocols that are not measured yet."""
+    done = {(c.model, c.data, c.protocol) for c in found.cells}
+    wanted = [p for p in options.protocols if applies(p, samples) and (model, samples.name, p) not in done]
+    where = f"{model} on {samples.name}"
+    if (model in PLACES) != isinstance(samples.source, Places):
+        return  # places have no pixels and images no places: nothing to tell
+    if not wanted:
+        return
+    try:
+        one, _, entry, features = features_of(options, model, samples, store)
+    except ManyoneError as problem:
+        # a model that cannot take this sensor is a result of the comparison, not its end
+        found.skipped[where] = str(problem)
+        return
+    found.passes += entry.forward_calls
+    if (cost := cost_of(entry.folder)) is not None:
+        found.encoding[where] = cost
+    for note in one.notes:
+        if note not in found.sets[samples.name]["notes"]:
+            found.sets[samples.name]["notes"].append(note)
+    for protocol in wanted:
+        cell, _ = measure(features, samples, model, protocol, resamples=options.resamples, seed=options.seed)
+        found.cells.append(cell)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(cell.to_json(), allow_nan=False) + "\n")
+
+
+def cost_of(folder: Path) -> float | None:
+    """Processor seconds that the encoder took for 1,000 samples, as its entry in the store keeps it."""
+    path = folder / "cost.json"
+    return float(json.loads(path.read_text())["cpu_s_per_1000"]) if path.is_file() else None
+
+
+def _map(options: BenchOptions, samples: Samples, store: Store, cells: Sequence[Cell]) -> list[Figure]:
+    """Image, truth and the map of the encoder that is best on validation, of one area of the first scene."""
+    own_cells = [c for c in cells if c.data == samples.name and c.protocol == "linear" and "val" in c.chosen]
+    if not own_cells:
+        return []
+    best = max(own_cells, key=lambda c: c.chosen["val"])
+    one, how, _, features = features_of(options, best.model, samples, store)
+    drawn = draw_map(one, how, samples, features, best.chosen, Area.middle(samples))
+    caption = (f"Image, labels, and the map of {best.model} with a linear probe (chosen on validation). "
+               f"Accuracy on all test samples {percent(best.value)} %. Colours: {drawn.legend}.")  # fmt: skip
+    data = {"data": pictures.side_by_side(list(drawn.pictures)), "width": 960}
+    return [Figure("image", f"{samples.name}: a map", data, caption, bench_figures.SECTION)]
+
+
+def _sources(options: BenchOptions) -> Iterator[RasterSet]:
+    for name in SUITES.get(options.suite, ()):
+        yield load(name)
+    yield from own(options.data, labels=options.labels, column=options.column, sensor=options.sensor, unit=options.unit)
+
+
+def _earlier(path: Path) -> list[Cell]:
+    """The cells that were measured before the run was stopped; a line that was cut short counts for nothing."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [cell_from(json.loads(line), str(path)) for line in lines[:-1] if line]
+
+
+def _write(options: BenchOptions, found: Bench, folder: RunFolder) -> None:
+    ranks = {p: r for p in options.protocols for r in [ranking(found.cells, p, options.models, options.seed)] if r}
+    plain = {
+        "sets": found.sets, "skipped": found.skipped, "encoder_passes": found.passes, "encoding": found.encoding,
+        "ranks": {p: _ranks(r) for p, r in ranks.items()},
+    }  # fmt: skip
+    write_atomic(folder.path / RESULT, (json.dumps(plain, ensure_ascii=False, indent=1) + "\n").encode())
+    figures = bench_figures.figures_of(found.cells, ranks, found.sets, found.skipped, found.encoding)
+    save_figures(folder.path / "figures.json", [*figures, *found.maps])
+    mean = {f"{p}/{m}": r.ranks[i].value for p, r in ranks.items() for i, m in enumerate(r.models)}
+    folder.log(0, "final", {f"mean_rank/{name}": value for name, value in mean.items()}
+               | {"encoder_passes": float(found.passes), "figures": float(len(found.cells))})  # fmt: skip
+    folder.close()
+    run_report([folder.path], folder.path / "report.html")
+    _print(options, found, ranks)
+
+
+def _print(options: BenchOptions, found: Bench, ranks: Mapping[str, Ranking]) -> None:
+    for protocol in options.protocols:
+        own_cells = {(c.model, c.data): c for c in found.cells if c.protocol == protocol}
+        sets = [s for s in found.sets if any(d == s for _, d in own_cells)]
+        if not sets:
+            continue
+        rank = ranks.get(protocol)
+        mean = dict(zip(rank.models, rank.ranks, strict=True)) if rank else {}
+        rows = [(m, *(_cell(own_cells.get((m, s))) for s in sets), f"{mean[m].value:.1f}" if m in mean else "–")
+                for m in options.models if any((m, s) in own_cells for s in sets)]  # fmt: skip
+        print_table((protocol, *sets, "mean rank"), rows)
+        for note in rank.notes if rank else ():
+            print(f"  {note}")
+    for name, about in found.sets.items():
+        for note in about["notes"]:
+            print(f"{name}: {note}")
+    if any(about["split"] == "random" for about in found.sets.values()) and options.split == "random":
+        print("random split: neighbours stand on both sides, scores are too high: --split block")
+    for where, why in found.skipped.items():
+        print(f"left out: {where}: {why}")
+    print(f"encoder passes in this run: {found.passes} (the rest was in the store)")
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "–"
+    show = (lambda v: f"{v:.3g}") if cell.metric == "rmse" else percent
+    ends = "" if cell.low is None or cell.high is None else f" [{show(cell.low)}, {show(cell.high)}]"
+    return f"{show(cell.value)}{ends}"
+
+
+def _ranks(rank: Ranking) -> dict[str, Any]:
+    return {
+        "models": list(rank.models),
+        "data_sets": list(rank.data_sets),
+        "mean_rank": [[i.value, i.low, i.high] for i in rank.ranks],
+        "normalised": [[i.value, i.low, i.high] for i in rank.normalised],
+        "friedman_p": rank.friedman_p,
+        "critical_difference": rank.critical_difference,
+        "notes": list(rank.notes),
+    }

@@ -6,7 +6,7 @@ import torch
 from tests.earth.small_scenes import BANDS, labelled
 
 from manyone.data.rasters.scenes import Chips, Window
-from manyone.earth.embedding import How, context_of, embed, pooling_of, preparing, ready, side_of, sliding
+from manyone.earth.embedding import How, context_of, embed, looks, pooling_of, preparing, ready, side_of, sliding
 from manyone.earth.encoders.dense import embed_area, embed_pixels
 from manyone.earth.encoders.loading import load_encoder
 from manyone.earth.samples import Sampling, draw
@@ -95,3 +95,11 @@ def test_what_does_not_fit_is_one_line(samples):
         ready("lonlat", samples, How())
     with pytest.raises(ManyoneError, match="blue"):
         ready("efficientnet-lite0", samples, How(), "random")
+
+
+def test_of_a_large_scene_some_squares_are_learned_from():
+    assert looks((100, 50)) == [Window(0, 0, 100, 50)]
+    squares = looks((20_000, 4_000))
+    assert len(squares) == 16
+    assert all(w.row + w.height <= 20_000 and w.column + w.width <= 4_000 for w in squares)
+    assert {(w.height, w.width) for w in squares} == {(512, 512)}

@@ -26,7 +26,7 @@ def wave_tokens(stem, x, wavelengths):
     out = torch.zeros(batch, height // p, width // p, stem.width)
     for c in range(bands):
         angles = wavelengths[c].double() * 2 * math.pi / periods
-        kernel = stem.kernel(torch.cat([angles.sin(), angles.cos()]).float()).reshape(p, p, stem.width)
+        kernel = stem.mlp(torch.cat([angles.sin(), angles.cos()]).float()).reshape(p, p, stem.width)
         for i in range(height // p):
             for j in range(width // p):
                 patch = x[:, c, i * p : (i + 1) * p, j * p : (j + 1) * p]

@@ -21,7 +21,6 @@ from .protocols.probe import PROTOCOLS as PROTOCOLS
 from .protocols.probe import probe as probe
 from .protocols.scores import Scores as Scores
 from .protocols.zero_shot import zero_shot as zero_shot
-from .published import published as published
 from .samples import Samples as Samples
 from .samples import Sampling as Sampling
 from .samples import draw as draw

@@ -35,6 +35,7 @@ WINDOW = 32
 """Pixels a side of the windows that slide over a scene where the encoder takes any size."""
 _SMALLEST = 16  # pixels a side that an encoder with patches gets at least
 _LARGE, _MARGIN = 128, 4  # pixels: windows of encoders that see a neighbourhood, which is 3 to each side at most
+_WHOLE, _LOOK = 1 << 22, 512  # pixels of a scene that is read whole, and a side of what is read of a larger one
 _PIXELS, _CHIPS, _PLACES = 2048, 64, 4096  # a batch of the store
 _LIBRARIES = {"timm": "timm", "torchgeo": "torchgeo", "terratorch": "terratorch", "open_clip": "open_clip_torch",
               "hf": "transformers"}  # fmt: skip
@@ -218,14 +219,27 @@ def _read(scene: Scene, at: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray
 
 
 def _imagery(samples: Samples, made: Plan) -> Iterator[Tensor]:
+    """What an encoder that is trained here sees: scenes (of large ones some squares), or the training chips."""
     source = samples.source
     if isinstance(source, LabelledScenes):
         for scene in source.scenes:
-            pixels, valid = scene.read()
-            yield made.apply(torch.from_numpy(pixels)[None], torch.from_numpy(valid)[None])[0][0]
+            for window in looks(scene.shape):
+                pixels, valid = scene.read(window)
+                yield made.apply(torch.from_numpy(pixels)[None], torch.from_numpy(valid)[None])[0][0]
         return
     for pixels_, valid_ in _training(samples):
         yield from made.apply(pixels_, valid_)[0]
+
+
+def looks(shape: tuple[int, int]) -> list[Window]:
+    """The whole of a scene, or 16 squares of 512 pixels that lie evenly over a large one."""
+    if shape[0] * shape[1] <= _WHOLE:
+        return [Window(0, 0, *shape)]
+    sides = [min(_LOOK, n) for n in shape]
+    rows, columns = (
+        np.unique(np.linspace(0, n - s, 4).astype(int)).tolist() for n, s in zip(shape, sides, strict=True)
+    )
+    return [Window(r, c, *sides) for r in rows for c in columns]
 
 
 def _batches(one: Ready, samples: Samples, how: How) -> Callable[[int, int], dict[str, Tensor]]:

@@ -16,7 +16,7 @@ class Predictions:
     """What ``--out`` writes: a table, or one JSON object a line."""
     shown: Sequence[Any] | None = None
     """What is printed without ``--out``: texts and tables (lists of rows) in turn. Default: the first rows."""
-    written: str = ""
-    """The file that the predictor has written itself where ``--out`` is no table (a map)."""
     failed: str = ""
     """Why what was asked for could not be had, though the model answered: printed last, and the exit code is 1."""
+    written: str = ""
+    """The file that the predictor has written itself where ``--out`` is no table (a map)."""

@@ -133,7 +133,8 @@ def pretrain(
     options = options or MaeOptions()
     _check(imagery, options, bands)
     key = _key(imagery, options, bands, seed)
-    folder = cache_folder("earth", "pretrained") / key
+    kind = "wave-small" if options.wave else "mae-small"
+    folder = cache_folder("earth", "pretrained") / f"{kind}-{key[:24]}"  # progress shows this name
     if not (folder / "model").is_dir():
         with locked(f"pretrain-{key[:16]}"):
             if not (folder / "model").is_dir():

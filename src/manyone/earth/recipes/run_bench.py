@@ -225,15 +225,14 @@ def _print(options: BenchOptions, found: Bench, ranks: Mapping[str, Ranking]) ->
         print("random split: neighbours stand on both sides, scores are too high: --split block")
     for where, why in found.skipped.items():
         print(f"left out: {where}: {why}")
+    print("95 % intervals and mean ranks with theirs are in the report")
     print(f"encoder passes in this run: {found.passes} (the rest was in the store)")
 
 
 def _cell(cell: Cell | None) -> str:
     if cell is None:
         return "–"
-    show = (lambda v: f"{v:.3g}") if cell.metric == "rmse" else percent
-    ends = "" if cell.low is None or cell.high is None else f" [{show(cell.low)}, {show(cell.high)}]"
-    return f"{show(cell.value)}{ends}"
+    return f"{cell.value:.3g}" if cell.metric == "rmse" else percent(cell.value)
 
 
 def _ranks(rank: Ranking) -> dict[str, Any]:

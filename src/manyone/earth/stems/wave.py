@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from manyone.earth.stems.dynamic import check_wavelengths
 from manyone.errors import ManyoneError
 
 FREQUENCIES = 32
@@ -44,8 +45,7 @@ class WaveStem(nn.Module):
         """[B, C, H, W] and [C] wavelengths in nm -> [B, h w, D]; H and W are multiples of the patch."""
         n, bands, height, width = x.shape
         p = self.patch
-        if len(lam_nm) != bands or not bool(torch.isfinite(lam_nm).all()):
-            raise ManyoneError(f"{bands} bands, wavelengths {lam_nm.tolist()}: a wave stem needs one for each band")
+        check_wavelengths(x, lam_nm)
         if height % p or width % p:
             raise ManyoneError(f"images of {height} x {width} pixels: must be multiples of the patch, {p}")
         tiles = x.view(n, bands, height // p, p, width // p, p).permute(0, 2, 4, 1, 3, 5)

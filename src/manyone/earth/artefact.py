@@ -17,7 +17,7 @@ import torch
 
 from manyone.data.rasters.bands import Band
 from manyone.earth.embedding import How
-from manyone.earth.encoders.loading import LEARNED, load_encoder
+from manyone.earth.encoders.loading import LEARNED, fixed_bands, load_encoder
 from manyone.earth.encoders.vit import VitEncoder, VitSize, vit_from
 from manyone.earth.mapping import PixelClassifier
 from manyone.earth.sensors.layer import Plan, plan
@@ -100,8 +100,7 @@ def _encoder(about: Mapping[str, Any], own: dict[str, torch.Tensor], bands: tupl
         from manyone.earth.encoders.rcf import RandomFeatures
 
         return RandomFeatures(about["id"], own["filters"], float(about["bias"]), bands).to(device)
-    fixed = ":" in about["id"] or about["id"] == "efficientnet-lite0"
-    given = None if fixed else bands
+    given = None if fixed_bands(about["id"]) else bands
     return load_encoder(about["id"], about["weights"], device=device, bands=given, seed=int(about["seed"]))
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from manyone.data.rasters.scenes import Chips, LabelledScenes, Places, Scene, Window
 from manyone.earth.encoders.dense import embed_pixels
-from manyone.earth.encoders.loading import LEARNED, load_encoder
+from manyone.earth.encoders.loading import LEARNED, fixed_bands, load_encoder
 from manyone.earth.encoders.mae import MaeOptions
 from manyone.earth.samples import Samples
 from manyone.earth.sensors.layer import Plan, fit, plan
@@ -169,8 +169,8 @@ def _encoder(id: str, samples: Samples, how: How, weights: str) -> tuple[Encoder
     """The encoder; one that is made for the bands of its input, or learns from it, gets them prepared."""
     bands = samples.bands
     if id not in LEARNED or weights != "default":
-        fixed = id.split(":")[0] in (*_LIBRARIES, "efficientnet-lite0")
-        return load_encoder(id, weights, device=how.device, bands=None if fixed else bands, seed=how.seed), ()
+        given = None if fixed_bands(id) else bands
+        return load_encoder(id, weights, device=how.device, bands=given, seed=how.seed), ()
     # any bands, normalised: what the encoder will read
     raw = ModelSpec(id, None, 0)
     made = fit(plan(bands, raw, replace(how.layer, size=None)), _training(samples))

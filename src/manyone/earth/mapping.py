@@ -18,7 +18,7 @@ from torch import Tensor
 from manyone.data.rasters.scenes import Scene, Window
 from manyone.earth.embedding import How, context_of, preparing, sliding
 from manyone.earth.encoders.dense import embed_area
-from manyone.earth.protocols.knn import class_votes, neighbours
+from manyone.earth.protocols.knn import majority, neighbours
 from manyone.earth.protocols.linear import LinearModel, fit_path
 from manyone.earth.sensors.layer import Plan
 from manyone.earth.spec import Encoder
@@ -47,11 +47,7 @@ class PixelClassifier:
             model = LinearModel(t["mean"], t["deviation"], t["weight"], t["bias"])
             return torch.softmax(model.logits(x) / t["temperature"], 1).float()
         distance, at = neighbours(x, t["bank"], NEIGHBOURS)
-        share = torch.full_like(distance, 1 / distance.shape[1])
-        votes = class_votes(t["numbers"][at], share, len(self.classes))
-        # of equal votes the class with the smaller distances, by less than any vote
-        near = class_votes(t["numbers"][at], 1 / (1 + distance), len(self.classes))
-        return (votes + 1e-4 * near / near.amax().clamp_min(1e-12)).float()
+        return majority(distance, t["numbers"][at], len(self.classes)).float()
 
     @property
     def width(self) -> int:

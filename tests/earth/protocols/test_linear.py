@@ -9,7 +9,7 @@ from tests.reference.earth_probes import softmax_regression
 
 from manyone.earth.protocols.linear import STRENGTHS, fit_path, linear_probe, temperature
 from manyone.earth.protocols.newton import logistic_path
-from manyone.earth.splits import random_split
+from manyone.earth.splits import Splits, random_split
 from manyone.errors import ManyoneError
 
 
@@ -138,3 +138,15 @@ def test_a_feature_that_is_constant_or_not_a_number():
     x[splits.val[0], 5] = np.nan
     with pytest.raises(ManyoneError, match=f"sample {splits.val[0]} has a NaN"):
         linear_probe(x, y, splits)
+
+
+def test_small_strengths_that_predict_alike_do_not_end_the_path():
+    draws = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], (60, 40, 40))
+    x = draws.normal(size=(140, 20)).astype(np.float32) * 2 + y[:, None]
+    at = draws.permutation(140)
+    splits = Splits(np.sort(at[:30]), np.sort(at[30:80]), np.sort(at[80:]), "random")
+    strengths = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-2, 1.0)  # the first all predict the largest class
+    short, whole = (linear_probe(x, y, splits, strengths=strengths, patience=p) for p in (3, None))
+    assert short.chosen["C"] == whole.chosen["C"] >= 1e-4
+    assert short.values["accuracy"] == whole.values["accuracy"] > 0.7

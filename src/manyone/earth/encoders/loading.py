@@ -80,6 +80,11 @@ def load_encoder(
     return _small_vit(id, path, given, seed, imagery, options, progress).to(device)
 
 
+def fixed_bands(id: str) -> bool:
+    """Whether the encoder has input slots of its own, so that it is not made for the bands of its input."""
+    return id.split(":", 1)[0] in LIBRARIES
+
+
 def _library(prefix: str) -> Callable[[str, str, tuple[Band, ...] | None, int], Encoder]:
     """The adapter, imported when it is asked for."""
     if prefix == "timm":

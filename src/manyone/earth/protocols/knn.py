@@ -103,15 +103,20 @@ def knn_probe(
         result = labels_result if kind == "labels" else value_result
         return result(name, targets, splits.test, mean, chosen=chosen, seconds=time.perf_counter() - began)
     labels = Labels.from_targets(targets)
-    votes = class_votes(torch.from_numpy(labels.numbers[splits.train])[at], share, len(labels.classes))
-    if metric == "l2":
-        summed = class_votes(torch.from_numpy(labels.numbers[splits.train])[at], distance, len(labels.classes))
-        # among the classes with most votes the one with the smallest sum; shares keep their order otherwise
-        first = votes >= votes.amax(1, keepdim=True) - 1e-9
-        winner = torch.where(first, summed, torch.inf).argmin(1)
-        votes[torch.arange(len(votes)), winner] += 1e-6
-        votes /= votes.sum(1, keepdim=True)
+    near = torch.from_numpy(labels.numbers[splits.train])[at]
+    classes = len(labels.classes)
+    votes = majority(distance, near, classes) if metric == "l2" else class_votes(near, share, classes)
     return class_result(name, labels, splits.test, votes, chosen=chosen, seconds=time.perf_counter() - began)
+
+
+def majority(distance: Tensor, numbers: Tensor, classes: int) -> Tensor:
+    """[Q, K]: shares of equal votes of the neighbours [Q, k]; of classes with most votes the nearest is just ahead."""
+    votes = class_votes(numbers, torch.full_like(distance, 1 / distance.shape[1]), classes)
+    summed = class_votes(numbers, distance, classes)
+    first = votes >= votes.amax(1, keepdim=True) - 1e-9
+    winner = torch.where(first, summed, torch.inf).argmin(1)
+    votes[torch.arange(len(votes)), winner] += 1e-6
+    return votes / votes.sum(1, keepdim=True)
 
 
 def class_votes(numbers: Tensor, weights: Tensor, classes: int) -> Tensor:

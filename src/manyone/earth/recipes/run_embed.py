@@ -21,7 +21,7 @@ from manyone.data.rasters.chips_folder import read_chips
 from manyone.data.rasters.scenes import Chips, Scene, Window
 from manyone.earth.embedding import How, side_of
 from manyone.earth.encoders.dense import window_starts
-from manyone.earth.encoders.loading import LEARNED, PLACES, load_encoder
+from manyone.earth.encoders.loading import LEARNED, PLACES, fixed_bands, load_encoder
 from manyone.earth.exports import export_geoparquet, export_npy
 from manyone.earth.recipes.common import how_of, results_of, store_of
 from manyone.earth.recipes.options import EmbedOptions
@@ -157,9 +157,9 @@ def _ready(options: EmbedOptions, tiles: Tiles, how: How) -> tuple[Encoder, Plan
         encoder = load_encoder(options.model, device=how.device, bands=raw.slots, seed=how.seed, imagery=imagery,
                                options=how.mae)  # fmt: skip
     else:
-        fixed = ":" in options.model or options.model == "efficientnet-lite0"
+        given = None if fixed_bands(options.model) else tiles.bands
         encoder = load_encoder(options.model, options.weights, device=how.device,
-                               bands=None if fixed else tiles.bands, seed=how.seed)  # fmt: skip
+                               bands=given, seed=how.seed)  # fmt: skip
     side = options.tile if tiles.windows else int(tiles.source.pixels.shape[-1])  # type: ignore[union-attr]
     layer = replace(how.layer, size=side_of(encoder.spec, side))
     return encoder, fit(plan(tiles.bands, encoder.spec, layer), tiles.looks())

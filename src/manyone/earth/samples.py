@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -79,6 +80,11 @@ class Samples:
 
     def fingerprint(self) -> str:
         """SHA-256 of the identity of every sample and of the values of the images: part of the store's key."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        # once: every encoder asks for it, and it reads all values
         digest = hashlib.sha256(self.name.encode())
         digest.update("\n".join(self.ids).encode())
         for part in _values(self.source):

@@ -1,18 +1,20 @@
 # The two commands that matter: `make demo` and `make test`. Both do everything on a fresh machine.
 PYTHON ?= python3
 VENV := .venv
+MODELS := .venv-models
 BIN := $(VENV)/bin
 # --no-compile: a fifth smaller and quicker to install; Python compiles what is really imported on first use.
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --no-compile -c constraints.txt
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help demo test test-long bench lint docs clean install-dev
+.PHONY: help demo test test-long earth-models-test bench lint docs clean install-dev
 
 help:
 	@echo "make demo   install, then test the papers' claims at smoke scale; ends with a table and report.html"
 	@echo "make test   install, then lint, type check, import contract and all tests"
 	@echo "make test-long  the few tests that are left out there for their length"
+	@echo "make earth-models-test  adapters of other libraries' satellite encoders, in an environment of their own"
 	@echo "make bench  speed, side by side with peers (they are installed in venvs of their own)"
 	@echo "make lint   ruff, mypy, import contract"
 	@echo "make docs   the manual, as HTML in site/"
@@ -45,6 +47,16 @@ test: lint
 test-long: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m long tests
 
+# torchvision comes with these libraries and does not go beside the small torch of $(VENV).
+$(MODELS)/.ready: pyproject.toml constraints.txt
+	test -x $(MODELS)/bin/python || $(PYTHON) -m venv $(MODELS)
+	$(MODELS)/bin/python -m pip --disable-pip-version-check --quiet install --no-compile \
+	  "$$(grep '^torch==' constraints.txt)" -e '.[earth-models]' 'pytest>=8'
+	@touch $@
+
+earth-models-test: $(MODELS)/.ready
+	OMP_NUM_THREADS=1 $(MODELS)/bin/python -m pytest tests_models
+
 bench: $(VENV)/.dev
 	$(BIN)/manyone bench
 
@@ -53,4 +65,4 @@ docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) site build dist .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(MODELS) site build dist .mypy_cache .ruff_cache

@@ -120,6 +120,7 @@ def test_bands_are_matched_and_the_pairing_is_drawn(place, main):
         (["run", "earth-match", "--from", "landsat-77", "--to", "prithvi2"], "landsat-7"),
         (["run", "earth-match", "--to", "prithvi2"], "give --from SENSOR"),
         ([*MAP, "--model", "lonlat"], "encodes places"),
+        ([*MAP, "--labels", "labels.gpkg", "--dry-run"], "--labels: there is no"),
         (["run", "earth-map", "--data", "area=scene.tif"], "give --labels"),
         (["run", "earth-bench", "--suite", ""], "give --data"),
         (["run", "earth-bench", "--protocols", "knn"], "--protocols knn"),

@@ -63,3 +63,20 @@ def test_info_of_an_image(manyone, tmp_path, monkeypatch):
     code, _, err = manyone("data", "info", "c.tif")
     assert code == 2
     assert "c.tif: not a TIFF" in err
+
+
+def test_info_of_a_folder_of_chips(manyone, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setattr("manyone.cli.rasters_command._LOOKED_AT", 4)
+    for name, count in (("field", 5), ("wood", 2)):
+        (tmp_path / "chips" / name).mkdir(parents=True)
+        for at in range(count):
+            write(tmp_path / "chips" / name / f"{at}.tif", random((2, 8, 6), low=1))
+    code, out, _ = manyone("data", "info", "chips")
+    assert code == 0
+    for text in ("7 of 8 x 6 pixels", "field 5, wood 2", "one a chip", "band", "looked at", "4 chips"):
+        assert text in out
+    (tmp_path / "chips" / "water").mkdir()
+    code, _, err = manyone("data", "info", "chips")
+    assert code == 2
+    assert "water: holds no" in err

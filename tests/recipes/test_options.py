@@ -10,7 +10,7 @@ import pytest
 
 from manyone.cli.options import parse_options
 from manyone.errors import ManyoneError
-from manyone.recipes.options import CommonOptions, Places, Range, With, with_preset
+from manyone.recipes.options import CommonOptions, Places, Range, With, check_places, with_preset
 from manyone.recipes.words import typed, words_of
 
 
@@ -121,6 +121,8 @@ class PlaceOptions(CommonOptions):
     """NAME=PLACE."""
     on: Annotated[str, Places(names=True)] = "ring"
     """A name or a file."""
+    kept: Annotated[str, Places(new=True)] = ""
+    """A folder that is made."""
 
 
 def test_places_that_exist_become_absolute_and_other_words_stay(tmp_path, monkeypatch):
@@ -143,6 +145,31 @@ def test_places_that_exist_become_absolute_and_other_words_stay(tmp_path, monkey
     assert PlaceOptions(on="ring").on == "ring"
     assert PlaceOptions(on="./ring").on == str(tmp_path / "ring")
     assert PlaceOptions(base=Path("org/model")).base == Path("org/model")
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"data": ("door=door.hdf5", "shop=pairs/")}, "--data: there is no pairs/"),
+        ({"data": ("door=door.hdf5,hammer.hdf5",)}, "--data: there is no hammer.hdf5"),
+        ({"on": "./circle"}, r"--on: there is no \./circle"),
+        ({"base": Path("/nowhere/model")}, "--base: there is no /nowhere/model"),
+        (
+            {"data": ("cheetah=D4RL/halfcheetah/medium-v2", "breast-cancer", "org/model"), "on": "Qwen/Qwen2.5-0.5B"},
+            None,
+        ),
+        ({"kept": "./later/"}, None),
+    ],
+)
+def test_a_dry_run_looks_for_what_can_only_be_a_place(tmp_path, monkeypatch, given, missing):
+    monkeypatch.chdir(tmp_path)
+    Path("door.hdf5").touch()
+    options = PlaceOptions(**given)
+    if missing is None:
+        check_places(options)
+        return
+    with pytest.raises(ManyoneError, match=missing):
+        check_places(options)
 
 
 @dataclass(kw_only=True)

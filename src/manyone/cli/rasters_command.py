@@ -11,6 +11,7 @@ from rich.table import Table
 from manyone.assets.cache import cache_folder
 from manyone.assets.registry import find_asset
 from manyone.data.rasters.bands import Band
+from manyone.data.rasters.chips_folder import chip_files, is_chips_folder, read_chips
 from manyone.data.rasters.own import open_scene, sample_scene
 from manyone.data.rasters.scenes import IGNORE, Chips, LabelledScenes, Places, RasterSet, Scenes
 from manyone.data.rasters.sources import RASTER_SETS, SCENES, load_scenes, load_set
@@ -19,6 +20,7 @@ ASSETS = {name: s.asset for name, s in RASTER_SETS.items()} | {name: s.asset for
 """The asset that carries each set."""
 _SUMMARIES = {name: s.summary for name, s in RASTER_SETS.items()} | {name: s.summary for name, s in SCENES.items()}
 _SHOWN_BANDS = 24
+_LOOKED_AT = 256  # chips of a folder whose pixels are read
 
 
 def is_raster(name: str) -> bool:
@@ -27,7 +29,9 @@ def is_raster(name: str) -> bool:
 
 
 def is_place(name: str) -> bool:
-    """Whether ``name`` is a GeoTIFF, or several of them with commas in between."""
+    """Whether ``name`` is a GeoTIFF, or several of them with commas in between, or a folder of chips."""
+    if is_chips_folder(name):
+        return True
     parts = [name] if Path(name).is_file() else name.split(",")
     return all(Path(p).suffix.lower() in (".tif", ".tiff") and Path(p).is_file() for p in parts)
 
@@ -63,6 +67,8 @@ def describe(name: str) -> Table:
 
 def describe_place(place: str) -> Table:
     """What a GeoTIFF holds: bands, wavelengths, units (or the guess), reference system, share of nodata."""
+    if is_chips_folder(place):
+        return _describe_chips(place)
     with open_scene(place, strict=False) as scene:
         sample = sample_scene(scene)
         low = np.where(sample.valid, sample.pixels, np.inf).min(axis=1)
@@ -79,6 +85,26 @@ def describe_place(place: str) -> Table:
         rows["nodata"] = f"{share:.1%} of {'all' if sample.complete else f'{sample.valid.shape[1]:,} sampled'} pixels"
         for at, note in enumerate(scene.notes):
             rows["notes" if at == 0 else " " * at] = note
+    return _facts(place, rows)
+
+
+def _describe_chips(place: str) -> Table:
+    """What a folder of chips holds; pixels are those of a part of a large one."""
+    _, classes, files = chip_files(place)
+    some = read_chips(place, most=_LOOKED_AT)
+    rows = {
+        "chips": f"{len(files):,} of {some.pixels.shape[-2]} x {some.pixels.shape[-1]} pixels",
+        "classes": _counts(classes, np.array([number for _, number in files])),
+        "places": "one a chip: splits by blocks of ground" if some.lonlat is not None else "none: random splits alone",
+    }
+    for at, band in enumerate(some.bands):
+        values = some.pixels[:, at] if some.valid is None else some.pixels[:, at][some.valid[:, at]]
+        seen = f"{values.min():.5g} to {values.max():.5g}" if values.size else "no valid pixel"
+        rows[f"band {band.name}"] = f"{_band(band)}; values {seen}"
+    if len(some) < len(files):
+        rows["looked at"] = f"{len(some):,} chips"
+    for at, note in enumerate(some.about.notes):
+        rows["notes" if at == 0 else " " * at] = note
     return _facts(place, rows)
 
 

@@ -134,8 +134,8 @@ def data(words: Sequence[str]) -> int:
         "  ls            what there is\n"
         "  get NAME      fetch it from its source and check it\n"
         "  make NAME     make it, where it is made rather than fetched\n"
-        "  info NAME     origin, size and licence; of your own episodes, databases and pairs, by their place, what\n"
-        "                they hold\n"
+        "  info NAME     origin, size and licence; of your own episodes, databases, pairs and images, by their\n"
+        "                place, what they hold\n"
         "  clear NAME    remove it from the cache",
         "manyone data make metaworld-pairs10-near --workers 2",
     )

@@ -17,7 +17,8 @@ import torch
 
 from manyone.data.rasters.bands import Band
 from manyone.earth.embedding import How
-from manyone.earth.encoders.loading import LEARNED, fixed_bands, load_encoder
+from manyone.earth.encoders.cnn import CnnEncoder, CnnSize, cnn_from
+from manyone.earth.encoders.loading import LEARNED, SUPERVISED, fixed_bands, load_encoder
 from manyone.earth.encoders.vit import VitEncoder, VitSize, vit_from
 from manyone.earth.mapping import PixelClassifier
 from manyone.earth.sensors.layer import Plan, plan
@@ -45,7 +46,6 @@ class MapModel:
 
 def save(model: MapModel, folder: str | os.PathLike[str], card: str) -> None:
     """Writes the model folder."""
-    own = isinstance(model.encoder, VitEncoder)
     config: dict[str, Any] = {
         "kind": KIND,
         "encoder": {"id": model.encoder_id, "weights": model.weights, "seed": model.how.seed,
@@ -59,10 +59,10 @@ def save(model: MapModel, folder: str | os.PathLike[str], card: str) -> None:
         "stride": model.how.stride,
     }  # fmt: skip
     tensors = dict(model.classifier.tensors)
-    if isinstance(model.encoder, VitEncoder):
+    if isinstance(model.encoder, VitEncoder | CnnEncoder):
         config["encoder"] |= {"size": to_plain(model.encoder.network.size), "channels": model.encoder.network.channels}
         tensors |= {f"encoder.{k}": v for k, v in model.encoder.network.state_dict().items()}
-    elif model.encoder_id in LEARNED and not own:
+    elif model.encoder_id in LEARNED:
         tensors["encoder.filters"] = model.encoder.filters  # type: ignore[attr-defined]
         config["encoder"]["bias"] = float(model.encoder.bias)  # type: ignore[attr-defined]
     write_model(folder, tensors, config, card)
@@ -94,6 +94,8 @@ def load(folder: str | os.PathLike[str], device: str = "cpu") -> MapModel:
 
 
 def _encoder(about: Mapping[str, Any], own: dict[str, torch.Tensor], bands: tuple[Band, ...], device: str) -> Encoder:
+    if "size" in about and about["id"] == SUPERVISED:
+        return cnn_from(from_plain(CnnSize, about["size"]), int(about["channels"]), own, bands).to(device)
     if "size" in about:
         return vit_from(from_plain(VitSize, about["size"]), about["channels"], own, about["id"], bands).to(device)
     if own:

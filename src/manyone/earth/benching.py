@@ -77,6 +77,11 @@ def check_protocols(names: Sequence[str]) -> None:
             raise ManyoneError(f"--protocols {name}: must be {', '.join(PROTOCOLS)} or few-shotN (N labels a class)")
 
 
+def is_few_shot(name: str) -> bool:
+    """Whether the protocol draws a few labels of each class."""
+    return _FEW.match(name) is not None
+
+
 def applies(name: str, samples: Samples) -> bool:
     """Whether the protocol takes the set's targets."""
     kind = kind_of(samples.targets)

@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 
 from manyone.data.rasters.scenes import Chips, LabelledScenes, Places, Scene, Window
+from manyone.earth.encoders.cnn import AROUND
 from manyone.earth.encoders.dense import embed_pixels
-from manyone.earth.encoders.loading import LEARNED, fixed_bands, load_encoder
+from manyone.earth.encoders.loading import LEARNED, SUPERVISED, fixed_bands, load_encoder
 from manyone.earth.encoders.mae import MaeOptions
+from manyone.earth.encoders.supervised import train_supervised
 from manyone.earth.samples import Samples
 from manyone.earth.sensors.layer import Plan, fit, plan
 from manyone.earth.sensors.options import LayerOptions
@@ -168,6 +170,8 @@ def side_of(spec: ModelSpec, side: int) -> int | None:
 def _encoder(id: str, samples: Samples, how: How, weights: str) -> tuple[Encoder, tuple[str, ...]]:
     """The encoder; one that is made for the bands of its input, or learns from it, gets them prepared."""
     bands = samples.bands
+    if id == SUPERVISED and weights == "default":
+        return _supervised(samples, how)
     if id not in LEARNED or weights != "default":
         given = None if fixed_bands(id) else bands
         return load_encoder(id, weights, device=how.device, bands=given, seed=how.seed), ()
@@ -178,6 +182,66 @@ def _encoder(id: str, samples: Samples, how: How, weights: str) -> tuple[Encoder
     encoder = load_encoder(id, device=how.device, bands=made.slots, seed=how.seed, imagery=imagery, options=how.mae)
     note = "the whole scenes" if isinstance(samples.source, LabelledScenes) else "the training images"
     return encoder, (f"{id} has learned from {note} without labels (transductive)",)
+
+
+def _supervised(samples: Samples, how: How) -> tuple[Encoder, tuple[str, ...]]:
+    """The network of the labels of training and validation, on the pixels around each or on whole chips."""
+    made = fit(plan(samples.bands, ModelSpec(SUPERVISED, None, 0), replace(how.layer, size=None)), _training(samples))
+    source, splits = samples.source, samples.splits
+    learned = np.concatenate([splits.train, splits.val])
+    at = np.arange(len(learned))
+    own = replace(splits, train=at[: len(splits.train)], val=at[len(splits.train) :], test=at[:0], blocks=None)
+    windows = _around(samples, learned) if isinstance(source, LabelledScenes) else _whole(samples, learned)
+    pixels = torch.cat([made.apply(values, good)[0] for values, good in windows])
+    encoder = train_supervised(pixels, samples.targets[learned], own, whole=isinstance(source, Chips), bands=made.slots,
+                               seed=how.seed)  # fmt: skip
+    return encoder.to(how.device), (f"{SUPERVISED} has learned from the labels of the training samples",)
+
+
+def _around(samples: Samples, at: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+    """([n, C, 7, 7], valid) around the samples ``at``, in order, the scene's border repeated."""
+    assert isinstance(samples.source, LabelledScenes)
+    assert samples.pixels is not None
+    side = 2 * AROUND + 1
+    chosen = samples.pixels[at]
+    found: np.ndarray | None = None
+    for number, scene in enumerate(samples.source.scenes):
+        for top in range(0, scene.shape[0], 256):
+            some = np.flatnonzero((chosen[:, 0] == number) & (chosen[:, 1] >= top) & (chosen[:, 1] < top + 256))
+            if not len(some):
+                continue
+            first, left = max(0, top - AROUND), max(0, int(chosen[some, 2].min()) - AROUND)
+            last = min(scene.shape[0], top + 256 + AROUND)
+            right = min(scene.shape[1], int(chosen[some, 2].max()) + 1 + AROUND)
+            both = scene.read(Window(first, left, last - first, right - left))
+            edges = ((0, 0), (AROUND, AROUND), (AROUND, AROUND))
+            rows, columns = chosen[some, 1] - first, chosen[some, 2] - left
+            parts = [
+                np.lib.stride_tricks.sliding_window_view(np.pad(part, edges, mode="edge"), (side, side), (1, 2))[
+                    :, rows, columns
+                ].swapaxes(0, 1)
+                for part in both
+            ]
+            if found is None:
+                found = np.empty((len(at), *parts[0].shape[1:]), np.float32)
+                good = np.empty(found.shape, bool)
+            found[some], good[some] = parts
+    assert found is not None
+    yield torch.from_numpy(found), torch.from_numpy(good)
+
+
+def _whole(samples: Samples, at: np.ndarray) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """([n, C, H, W], valid) of the chips ``at``, some at a time."""
+    source = samples.source
+    assert isinstance(source, Chips)
+    assert samples.chips is not None
+    if source.pixels.ndim == 5 and source.pixels.shape[1] > 1:
+        raise ManyoneError(f"{samples.name}: {source.pixels.shape[1]} dates; {SUPERVISED} takes images of one")
+    for start in range(0, len(at), 512):
+        some = samples.chips[at[start : start + 512]]
+        shape = (len(some), *source.pixels.shape[-3:])
+        valid = None if source.valid is None else torch.from_numpy(np.ascontiguousarray(source.valid[some])).view(shape)
+        yield torch.from_numpy(np.asarray(source.pixels[some], np.float32)).view(shape), valid
 
 
 def _plan(spec: ModelSpec, samples: Samples, how: How) -> Plan:

@@ -12,7 +12,7 @@ from manyone.engine.run import CONFIG, RunFolder
 from manyone.engine.signals import saying_how_to_go_on
 from manyone.engine.trust import check_trusted
 from manyone.errors import ManyoneError
-from manyone.recipes.options import CommonOptions, with_preset
+from manyone.recipes.options import CommonOptions, check_places, with_preset
 from manyone.recipes.table import RECIPES, builder, options_class, runner
 
 
@@ -37,6 +37,8 @@ def options_from(recipe: str, plain: Mapping[str, Any], where: str) -> CommonOpt
 def execute(options: CommonOptions, folder: RunFolder) -> bool:
     """Does the work, or the rest of it, in ``folder``; False when only a plan was printed."""
     check_loggers(options.logger)
+    if options.dry_run:
+        check_places(options)
 
     def advice() -> str | None:
         return f"what is done is kept; go on with: manyone resume {folder.path}" if folder.exists else None

@@ -19,6 +19,12 @@ from manyone.errors import ManyoneError
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"]
 Split = Literal["test", "val", "train"]
 T = TypeVar("T")
+_ENDINGS = {
+    *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".parquet", ".h5", ".hdf5", ".npz", ".npy"),
+    *(".pkl", ".db", ".sqlite", ".duckdb", ".sql", ".tif", ".tiff", ".geojson", ".gpkg", ".shp", ".png", ".jpg"),
+    *(".jpeg", ".safetensors", ".bin", ".pt", ".gguf", ".zip", ".tar", ".gz"),
+}
+"""Of files: a word that ends like this is no name of a hub or of a registered set."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ class Places:
     """
 
     names: bool = False
+    new: bool = False
+    """The run makes it where it is missing."""
 
     def absolute(self, value: Any) -> Any:
         """``value`` (text, a path, None or a tuple of them) with absolute places."""
@@ -61,13 +69,21 @@ class Places:
             return tuple(self.absolute(item) for item in value)
         if value is None:
             return None
-        text = str(value)
-        starts = [0, *(at + 1 for at, letter in enumerate(text) if letter == "=")]  # a NAME may have an = in it
-        start = next((at for at in starts if text[at:] and Path(text[at:]).exists()), starts[-1])
-        whole = text[start:]
-        parts = [whole] if Path(whole).exists() else whole.split(",")
-        found = ",".join(self._absolute(part) for part in parts)
-        return value if found == whole else type(value)(text[:start] + found)
+        name, parts = _parts(str(value))
+        found = ",".join(map(self._absolute, parts))
+        return value if found == ",".join(parts) else type(value)(name + found)
+
+    def missing(self, value: Any) -> list[str]:
+        """Those of ``value`` that can only be places, by the way they are written, and do not exist."""
+        if value is None or self.new:
+            return []
+        words = value if isinstance(value, tuple) else (value,)
+        return [
+            part
+            for word in words
+            for part in _parts(str(word))[1]
+            if _is_path(part) and not Path(part).expanduser().exists()
+        ]
 
     def _absolute(self, place: str) -> str:
         bare = self.names and "." not in place and Path(place).name == place
@@ -95,6 +111,19 @@ class With:
         """In words: "--gate or --send-gate"."""
         words = (switch.partition("=") for switch in self.switches)
         return " or ".join(f"--{name.replace('_', '-')}{' ' * bool(value)}{value}" for name, _, value in words)
+
+
+def _parts(text: str) -> tuple[str, list[str]]:
+    """("NAME=" or nothing, the places) of PLACE, NAME=PLACE or NAME=A,B."""
+    starts = [0, *(at + 1 for at, letter in enumerate(text) if letter == "=")]  # a NAME may have an = in it
+    start = next((at for at in starts if text[at:] and Path(text[at:]).exists()), starts[-1])
+    whole = text[start:]
+    return text[:start], [whole] if Path(whole).exists() else whole.split(",")
+
+
+def _is_path(word: str) -> bool:
+    """Whether it is written as a path is and no name: of a hub, a registered data set or a kind."""
+    return word.startswith((".", "~", "/")) or word.endswith("/") or Path(word).suffix.lower() in _ENDINGS
 
 
 @dataclass(frozen=True)
@@ -175,6 +204,13 @@ def check_switches(options: Any, given: Mapping[str, Any]) -> None:
             if given[name] != defaults(type(options), others).get(name):
                 option = f"--{name.replace('_', '-')} {given[name]}"
                 raise ManyoneError(f"{option}: does nothing without {needed}: add it, or leave this out")
+
+
+def check_places(options: CommonOptions) -> None:
+    """Raises ``ManyoneError`` for a file or folder that is not there: a dry run is to find that out."""
+    for name, places in _noted(type(options), Places).items():
+        if lacking := places.missing(getattr(options, name)):
+            raise ManyoneError(f"--{name.replace('_', '-')}: there is no {lacking[0]}: look at the path")
 
 
 def defaults(cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,27 +50,21 @@ def read_chips(
     sensor: Sensor | str | os.PathLike[str] | None = None,
     unit: Unit | None = None,
     out: Callable[[tuple[int, ...], np.dtype], np.ndarray] = np.empty,
+    most: int | None = None,
 ) -> Chips:
     """All chips of ``folder``; classes and files in sorted order.
 
     ``sensor`` says what the bands are and ``unit`` what the values are, as in ``open_scene``; 8-bit pictures are dn8.
-    ``out(shape, dtype)`` makes the array that the pixels are written to (a memory-mapped one, for example). A file of
-    another size, type or number of bands than the first is an error that names it.
+    ``out(shape, dtype)`` makes the array that the pixels are written to (a memory-mapped one, for example). ``most``:
+    read only so many, evenly over all. A file of another size, type or number of bands than the first is an error that
+    names it.
     """
-    root = Path(os.fspath(folder)).expanduser()
-    if not root.is_dir():
-        raise ManyoneError(f"{folder}: there is no such folder; give one with a folder a class")
     if unit is not None and unit not in UNITS:
         raise ManyoneError(f"unit {unit!r}: must be one of {', '.join(UNITS)}")
-    classes = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    files = [(path, k) for k, name in enumerate(classes) for path in sorted((root / name).iterdir()) if _is_chip(path)]
-    if len(classes) < 2 or not files:
-        raise ManyoneError(f"{folder}: has {len(classes)} folders with {len(files)} images; give one folder a class")
-    if empty := set(range(len(classes))) - {k for _, k in files}:
-        raise ManyoneError(f"{root / classes[min(empty)]}: holds no {', '.join((*_GEOTIFF, *_PICTURES))} file")
-    if len(files) > MOST_CHIPS:
-        raise ManyoneError(f"{folder}: {len(files):,} images; more than {MOST_CHIPS:,} are not read")
+    root, classes, files = chip_files(folder)
     first, _ = files[0]
+    if most is not None and most < len(files):
+        files = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, most).astype(int)).tolist()]
     with careful():
         form = _form(first)
         (count, height, width), kind = form
@@ -113,6 +107,31 @@ def read_chips(
         gsd_m=gsd,
         about=About(source=str(root), notes=(*notes, *more)),
     )
+
+
+def chip_files(folder: str | os.PathLike[str]) -> tuple[Path, list[str], list[tuple[Path, int]]]:
+    """(the folder, its classes, every chip with the number of its class), sorted. Nothing is opened."""
+    root = Path(os.fspath(folder)).expanduser()
+    if not root.is_dir():
+        raise ManyoneError(f"{folder}: there is no such folder; give one with a folder a class")
+    classes = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    files = [(path, k) for k, name in enumerate(classes) for path in sorted((root / name).iterdir()) if _is_chip(path)]
+    if len(classes) < 2 or not files:
+        raise ManyoneError(f"{folder}: has {len(classes)} folders with {len(files)} images; give one folder a class")
+    if empty := set(range(len(classes))) - {k for _, k in files}:
+        raise ManyoneError(f"{root / classes[min(empty)]}: holds no {', '.join((*_GEOTIFF, *_PICTURES))} file")
+    if len(files) > MOST_CHIPS:
+        raise ManyoneError(f"{folder}: {len(files):,} images; more than {MOST_CHIPS:,} are not read")
+    return root, classes, files
+
+
+def is_chips_folder(folder: str | os.PathLike[str]) -> bool:
+    """Whether ``folder`` has folders, and images in one of them at least."""
+    root = Path(os.fspath(folder)).expanduser()
+    if not root.is_dir():
+        return False
+    folders = (p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return any(_is_chip(path) for folder_ in folders for path in folder_.iterdir())
 
 
 def _is_chip(path: Path) -> bool:

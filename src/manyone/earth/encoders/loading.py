@@ -4,10 +4,11 @@
     rcf mosaiks                          random convolutional features
     vit-random mae-small wave-small      the small vision transformer: untrained, or pre-trained on given imagery
     lonlat xyz rff geoclip               places
+    cnn-supervised                       a small network trained from the labels alone: the baseline of frozen ones
     efficientnet-lite0                   ImageNet weights that a package carries
     timm:NAME torchgeo:NAME terratorch:NAME open_clip:NAME hf:FOLDER      other libraries' models
 
-Public names: :func:`load_encoder`, :data:`OWN`, :data:`LIBRARIES`, :data:`LEARNED`.
+Public names: :func:`load_encoder`, :data:`OWN`, :data:`LIBRARIES`, :data:`LEARNED`, :data:`SUPERVISED`.
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ from manyone.earth.encoders.mae import MaeOptions
 from manyone.earth.encoders.pretraining import load_pretrained, pretrain
 from manyone.earth.encoders.raw import ImageStatistics, RawWindows, WindowStatistics
 from manyone.earth.encoders.rcf import gaussian_features, patch_features
+from manyone.earth.encoders.supervised import untrained
 from manyone.earth.encoders.vit import random_vit
 from manyone.earth.spec import Encoder
 from manyone.errors import ManyoneError
 
 PIXELS = ("raw", "raw3x3", "raw5x5", "stats", "stats3x3", "stats5x5")
 PLACES = ("lonlat", "xyz", "rff", "geoclip")
-OWN = (*PIXELS, "rcf", "mosaiks", "vit-random", "mae-small", "wave-small", *PLACES, "efficientnet-lite0")
+SUPERVISED = "cnn-supervised"
+"""The one that learns from labels: ``embedding.ready`` trains it, as an encoder alone has none."""
+OWN = (*PIXELS, "rcf", "mosaiks", "vit-random", "mae-small", "wave-small", SUPERVISED, *PLACES, "efficientnet-lite0")
 LEARNED = ("mosaiks", "mae-small", "wave-small")
 """Those that are made from ``imagery`` (the bench's own training images: transductive, to be said beside figures)."""
 LIBRARIES = ("timm", "torchgeo", "terratorch", "open_clip", "hf", "efficientnet-lite0")
@@ -75,6 +79,12 @@ def load_encoder(
         return location_encoder(id, weights="random" if path == "random" else "default", seed=seed).to(device)
     if id in PIXELS:
         return _pixel_features(id, given)
+    if id == SUPERVISED:
+        if path != "random" or not given:
+            raise ManyoneError(
+                f"{id} learns from labels: earth-bench and earth-map train it; here it takes weights='random' and bands"
+            )
+        return untrained(given, seed).to(device)
     if id in ("rcf", "mosaiks"):
         return _random_features(id, path, given, seed, imagery).to(device)
     return _small_vit(id, path, given, seed, imagery, options, progress).to(device)

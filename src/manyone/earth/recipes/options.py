@@ -13,8 +13,8 @@ Split = Literal["block", "strip", "random", "given"]
 Missing = Literal["error", "mean", "nearest", "interp", "slice", "drop"]
 Normalise = Literal["dataset", "model", "minmax", "none"]
 Unit = Literal["refl", "refl_dn", "refl_dn_off", "dn8", "dn16", "db", "linear_power", "kelvin", "metre"]
-MODELS = ("raw", "raw3x3", "raw5x5", "stats5x5", "rcf", "vit-random", "mae-small", "efficientnet-lite0",
-          "lonlat", "xyz", "rff", "geoclip")  # fmt: skip
+MODELS = ("raw", "raw3x3", "raw5x5", "stats5x5", "rcf", "vit-random", "mae-small", "cnn-supervised",
+          "efficientnet-lite0", "lonlat", "xyz", "rff", "geoclip")  # fmt: skip
 """What a bench compares where nobody says what: all that runs without a hub."""
 
 
@@ -44,7 +44,7 @@ class ImageOptions(CommonOptions):
     """Weights of the encoder: default (published), random, or a file."""
     mae_steps: Annotated[int, Range(1)] = 100
     """Updates of mae-small and wave-small, which learn here from the images without labels."""
-    store: Annotated[str, Places()] = ""
+    store: Annotated[str, Places(new=True)] = ""
     """Folder where features are kept, so that nothing is encoded twice. Default: manyone's cache."""
     memory: Annotated[int, Range(64)] = 1024
     """MiB for pixels and features of a scene at a time."""

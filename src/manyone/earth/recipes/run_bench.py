@@ -16,9 +16,9 @@ import torch
 
 from manyone.claims.figure import Figure, save_figures
 from manyone.data.rasters.scenes import LabelledScenes, Places, RasterSet
-from manyone.earth.benching import Cell, applies, cell_from, check_protocols, measure, ranking
+from manyone.earth.benching import Cell, applies, cell_from, check_protocols, is_few_shot, measure, ranking
 from manyone.earth.embedding import How, Ready, embed, pooling_of, ready
-from manyone.earth.encoders.loading import PLACES
+from manyone.earth.encoders.loading import PLACES, SUPERVISED
 from manyone.earth.recipes import bench_figures, pictures
 from manyone.earth.recipes.common import how_of, results_of, store_of
 from manyone.earth.recipes.maps import Area, draw_map
@@ -133,6 +133,9 @@ def _pair(options: BenchOptions, model: str, samples: Samples, store: Store, fou
     where = f"{model} on {samples.name}"
     if (model in PLACES) != isinstance(samples.source, Places):
         return  # places have no pixels and images no places: nothing to tell
+    if model == SUPERVISED and (few := [p for p in wanted if is_few_shot(p)]):
+        found.skipped[f"{where}, {', '.join(few)}"] = "it has learned from all training labels, not from a few"
+        wanted = [p for p in wanted if p not in few]
     if not wanted:
         return
     try:

@@ -52,14 +52,15 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "laptop": {
         "earth": Setting(
             ("nc-landsat", "statlog", "indian-pines-s2", "deepforest", "sn-atlanta"),
-            ("raw", "raw3x3", "raw5x5", "stats5x5", "rcf", "vit-random", "mae-small"),
+            ("raw", "raw3x3", "raw5x5", "stats5x5", "rcf", "vit-random", "mae-small", "cnn-supervised"),
             options={"train": 4000, "test": 4000},
         ),
     },
     "paper": {
         "earth-published": Setting(
             ("nc-landsat", "indian-pines-s2"),
-            (*_FEW, "timm:vit_small_patch16_224", "torchgeo:dofa_base_patch16_224", "terratorch:prithvi_eo_v2_300"),
+            (*_FEW, "cnn-supervised", "timm:vit_small_patch16_224", "torchgeo:dofa_base_patch16_224",
+             "terratorch:prithvi_eo_v2_300"),
             options={"train": 4000, "test": 4000, "missing": "nearest"},
         ),
     },

@@ -23,7 +23,7 @@ from manyone.claims.study import Job, SuiteInfo, TaskInfo
 from manyone.data.rasters.scenes import Chips, LabelledScenes, Places
 from manyone.earth.benching import Cell, measure
 from manyone.earth.embedding import embed, ready
-from manyone.earth.encoders.loading import PLACES, load_encoder
+from manyone.earth.encoders.loading import PLACES, SUPERVISED, load_encoder
 from manyone.earth.protocols.linear import linear_probe
 from manyone.earth.protocols.probe import probe
 from manyone.earth.protocols.zero_shot import class_embeddings, zero_shot
@@ -136,6 +136,7 @@ def _bench(scale: str, suite: str, seed: int, folder: Path) -> list[Row]:
     ]  # fmt: skip
     linear = {model: own for (model, protocol), own in cells.items() if protocol == "linear"}
     val = {model: {s: float(c.chosen["val"]) for s, c in own.items()} for model, own in linear.items()}
+    val.pop(SUPERVISED, None)  # the choice is one among frozen encoders
     one = max(val, key=lambda m: sum(val[m].values()))
     each = {s: max(val, key=lambda m: val[m][s]) for s in setting.sets}
     return [

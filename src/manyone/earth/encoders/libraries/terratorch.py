@@ -146,6 +146,7 @@ def _clay(name: str, build: Callable[..., Any], bands: tuple[Band, ...] | None, 
 def _mmearth(name: str, build: Callable[..., Any], bands: tuple[Band, ...] | None, spec: ModelSpec) -> LibraryEncoder:
     slots = _check_bands(bands, sentinel2([b.name for b in sentinel2() if b.name != "B10"]), spec.id)
     network = build(in_chans=len(slots))
+    _norms_of_channels(network, spec.id)
     stages = list(network.stages)
 
     def forward(pixels: Tensor, context: Context) -> Features:
@@ -155,6 +156,18 @@ def _mmearth(name: str, build: Callable[..., Any], bands: tuple[Band, ...] | Non
     width = network.norm.normalized_shape[0]
     spec = replace(spec, slots=slots, width=width, unit="refl_dn", patch=32, layers=(0, 1, 2, 3))
     return LibraryEncoder(spec, network, forward)
+
+
+def _norms_of_channels(network: Any, id: str) -> None:
+    """Norms between convolutions become those of the channels; terratorch's are of the last axis, a map's columns."""
+    layers = need_model_library("timm", id).layers
+    convolutions = [getattr(network, name, None) for name in ("stem_orig", "initial_conv", "stem")]
+    for sequence in [*filter(None, convolutions), *network.downsample_layers]:
+        for at, module in enumerate(sequence):
+            if type(module) is layers.LayerNorm:
+                norm = layers.LayerNorm2d(module.normalized_shape[0], eps=module.eps)
+                norm.load_state_dict(module.state_dict())
+                sequence[at] = norm
 
 
 _FAMILIES: dict[str, Callable[..., LibraryEncoder]] = {

@@ -141,8 +141,8 @@ def large(gigabytes: float) -> dict[str, Any]:
         with raster_writer(place / "labels.tif", (1, side, side), "uint8", grid, names=("class",), nodata=255) as write:
             write(Window(0, 0, *labels.shape), labels[None])
         words = [sys.executable, "-m", "manyone", "run", "earth-map", "--data", f"area={place / 'scene.tif'}",
-                 "--labels", str(place / "labels.tif"), "--unit", "dn8", "--model", MODEL, "--train", "2000", "--test", "1000",
-                 "--out", str(place / "out"), "--store", str(place / "store")]  # fmt: skip
+                 "--labels", str(place / "labels.tif"), "--unit", "dn8", "--model", MODEL, "--train", "2000",
+                 "--test", "1000", "--out", str(place / "out"), "--store", str(place / "store")]  # fmt: skip
         began = time.perf_counter()
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         spent = time.perf_counter() - began

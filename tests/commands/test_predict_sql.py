@@ -1,5 +1,6 @@
 """``manyone predict`` for text-to-SQL: a question in, SQL and its rows out."""
 
+import csv
 import json
 import shutil
 
@@ -61,6 +62,11 @@ def test_questions_from_a_file_are_answered_as_json_lines(manyone, place):
     code, out, _ = manyone("predict", "run", "--questions", "q.jsonl", "--db", "music.sqlite", "--out", "a.jsonl")
     assert (code, out) == (0, "2 rows: a.jsonl\n")
     assert json.loads((place / "a.jsonl").read_text().splitlines()[0])["sql"] == first["sql"]
+    words = ("predict", "run", "--questions", "q.jsonl", "--db", "music.sqlite", "--execute", "--out", "a.csv")
+    assert manyone(*words)[0] == 0
+    table = list(csv.DictReader((place / "a.csv").open(newline="")))
+    assert [row["sql"] for row in table] == [first["sql"]] * 2
+    assert json.loads(table[0]["rows"]) == [[4]]
 
 
 def test_what_cannot_be_asked_is_one_line_and_nothing_is_written(manyone, place):

@@ -43,7 +43,7 @@ def predict(words: Sequence[str]) -> int:
     else:
         with writing(parsed.out):
             parsed.out.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(parsed.out, _text(found).encode())
+            write_atomic(parsed.out, _text(found, parsed.out.suffix.lower()).encode())
         print(f"{len(found.rows)} rows: {parsed.out}")
     if found.failed:
         print(found.failed)
@@ -140,12 +140,19 @@ def _show(found: Predictions) -> None:
         print(f"... {len(found.rows)} rows in all: --out FILE.csv writes them")
 
 
-def _text(found: Predictions) -> str:
-    """The rows as a file holds them."""
-    if found.form == "jsonl":
+def _text(found: Predictions, ending: str) -> str:
+    """The rows as a file with this ending holds them; other endings than .csv and .jsonl get the field's own form."""
+    form = {".csv": "csv", ".jsonl": "jsonl"}.get(ending, found.form)
+    if form == "jsonl":
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows)
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(found.rows[0]) if found.rows else [])
+    columns = list(dict.fromkeys(name for row in found.rows for name in row))
+    writer = csv.DictWriter(text, columns)
     writer.writeheader()
-    writer.writerows(found.rows)
+    writer.writerows({name: _plain(value) for name, value in row.items()} for row in found.rows)
     return text.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """What a cell of a CSV file holds: of a list or an object its JSON."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else value

@@ -13,7 +13,7 @@ class Predictions:
 
     rows: Sequence[Mapping[str, Any]]
     form: Literal["csv", "jsonl"] = "csv"
-    """What ``--out`` writes: a table, or one JSON object a line."""
+    """What ``--out`` writes where the file's ending does not say it: a table, or one JSON object a line."""
     shown: Sequence[Any] | None = None
     """What is printed without ``--out``: texts and tables (lists of rows) in turn. Default: the first rows."""
     failed: str = ""

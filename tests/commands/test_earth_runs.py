@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -112,6 +114,11 @@ def test_bands_are_matched_and_the_pairing_is_drawn(place, main):
     assert "unused: B6 tir, B8 pan" in shown
     found = json.loads((place / "match" / "match.json").read_text())
     assert [row["band"].split()[0] for row in found["rows"]] == ["B1", "B2", "B3", "B4", "B5", "B7"]
+
+
+def test_matching_bands_needs_no_pytorch():
+    code = "import sys, manyone.earth.recipes.run_match; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

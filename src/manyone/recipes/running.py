@@ -8,7 +8,6 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.table import Table
 
-from manyone.engine.checkpoint import load_newest
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 
@@ -27,6 +26,8 @@ def restore(learner: Restorable, folder: RunFolder) -> None:
 
 def newest_state(folder: RunFolder) -> dict[str, Any]:
     """The learner's state in the newest checkpoint of the run. Raises ``ManyoneError`` when it has none."""
+    from manyone.engine.checkpoint import load_newest  # with PyTorch, which a table of scores needs not
+
     found = load_newest(folder.checkpoints)
     if found is None:
         raise ManyoneError(f"{folder.path} has no checkpoint yet: manyone resume {folder.path}")

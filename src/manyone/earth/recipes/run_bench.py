@@ -20,9 +20,10 @@ from manyone.earth.benching import Cell, applies, cell_from, check_protocols, is
 from manyone.earth.embedding import How, Ready, embed, pooling_of, ready
 from manyone.earth.encoders.loading import PLACES, SUPERVISED
 from manyone.earth.recipes import bench_figures, pictures
-from manyone.earth.recipes.common import how_of, results_of, store_of
+from manyone.earth.recipes.common import how_of, store_of
 from manyone.earth.recipes.maps import Area, draw_map
 from manyone.earth.recipes.options import BenchOptions
+from manyone.earth.recipes.results import results_of
 from manyone.earth.samples import Samples, Sampling, draw
 from manyone.earth.statistics import Ranking
 from manyone.earth.store import Store

@@ -23,8 +23,9 @@ from manyone.earth.embedding import How, side_of
 from manyone.earth.encoders.dense import window_starts
 from manyone.earth.encoders.loading import LEARNED, PLACES, fixed_bands, load_encoder
 from manyone.earth.exports import export_geoparquet, export_npy
-from manyone.earth.recipes.common import how_of, results_of, store_of
+from manyone.earth.recipes.common import how_of, store_of
 from manyone.earth.recipes.options import EmbedOptions
+from manyone.earth.recipes.results import results_of
 from manyone.earth.sensors.layer import Plan, fit, plan
 from manyone.earth.spec import Encoder, ModelSpec
 from manyone.earth.store import Embeddings, Store

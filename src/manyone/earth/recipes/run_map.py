@@ -25,9 +25,10 @@ from manyone.earth.embedding import How, Ready, embed, pooling_of, ready
 from manyone.earth.encoders.loading import PLACES
 from manyone.earth.mapping import PixelClassifier, linear_classifier, map_scene, neighbour_classifier
 from manyone.earth.recipes import bench_figures, pictures
-from manyone.earth.recipes.common import how_of, results_of, store_of
+from manyone.earth.recipes.common import how_of, store_of
 from manyone.earth.recipes.maps import Area, draw_map
 from manyone.earth.recipes.options import MapOptions
+from manyone.earth.recipes.results import results_of
 from manyone.earth.samples import Samples, Sampling, draw
 from manyone.earth.suites import labelled, named, scene_of
 from manyone.engine.files import write_atomic

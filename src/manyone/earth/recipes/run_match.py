@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from manyone.claims.figure import Figure, save_figures
 from manyone.data.rasters.sensors import as_sensor
 from manyone.earth.matching_report import MatchReport, match_report
-from manyone.earth.recipes.common import results_of
 from manyone.earth.recipes.options import MatchOptions
+from manyone.earth.recipes.results import results_of
 from manyone.engine.files import write_atomic
 from manyone.engine.run import RunFolder
 from manyone.recipes.options import Split

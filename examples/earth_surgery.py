@@ -4,9 +4,9 @@
     manyone run earth-embed --data area=scene.tif --model hf:expert --out dear
     python examples/earth_surgery.py cheap/area.npy dear/area.npy --out corrected.npy
 
-Both files hold a vector for each tile of the same scene, of one width, for example of a merged encoder and of the expert
-it was made from. A low-rank correction is trained on a part of the tiles and measured on the others. Needs the extra
-earth for the embeddings, and nothing but manyone for this program.
+Both files hold a vector for each tile of the same scene, of one width, for example of a merged encoder and of the
+expert it was made from. A low-rank correction is trained on a part of the tiles and measured on the others. Needs the
+extra earth for the embeddings, and nothing but manyone for this program.
 """
 
 import argparse
@@ -23,7 +23,9 @@ def correct(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """(corrected vectors [N, D], mean absolute difference on tiles that were not trained on, before and after)."""
     if merged.shape != expert.shape:
-        raise SystemExit(f"vectors of {merged.shape} and {expert.shape}: embed the same tiles with encoders of one width")
+        raise SystemExit(
+            f"vectors of {merged.shape} and {expert.shape}: embed the same tiles with encoders of one width"
+        )
     x, y = (torch.from_numpy(np.asarray(v, np.float32)) for v in (merged, expert))
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))
     learned, kept = order[: int(0.8 * len(x))], order[int(0.8 * len(x)) :]

@@ -12,8 +12,11 @@ from manyone.claims.figure import load_figures
 from manyone.claims.file import load_claims
 from manyone.claims.rows import load_rows
 from manyone.cli.options import parse_options
+from manyone.data.trajectories.offline import parse_offline
 from manyone.data.trajectories.trajectories import Trajectories
+from manyone.envs.single.make import suite_tasks
 from manyone.policies.recipes.problem import PolicyProblem
+from manyone.policies.recipes.run_planner import in_order
 from manyone.policies.study.continual import study
 from manyone.policies.study.continual.settings import PARTS, SETTINGS, Setting
 from manyone.recipes.arm import Arm
@@ -111,6 +114,14 @@ def test_every_row_that_a_claim_needs_is_measured_at_its_scale():
                 for side in (claim.left, *claim.right):
                     assert (side.method, side.variant) in made, (claim.id, suite)
     assert set(SETTINGS["laptop"]) <= {s for c in claims.claims for s in c.tests.get("laptop", ())}
+
+
+@pytest.mark.parametrize(("scale", "suite"), [(scale, suite) for scale, suites in SETTINGS.items() for suite in suites])
+def test_every_order_has_tasks_of_its_suite_and_data_that_can_be_made(scale, suite):
+    setting = SETTINGS[scale][suite]
+    for order in setting.orders:
+        assert len(set(in_order(suite_tasks(setting.suite), order))) == len(order)
+    assert str(parse_offline(setting.arm("masks").options().data_name())).startswith(setting.suite)
 
 
 def as_typed(arm: Arm, **more):

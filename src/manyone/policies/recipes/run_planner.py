@@ -186,7 +186,9 @@ def ordered(problem: PolicyProblem, order: Sequence[str]) -> PolicyProblem:
 
 def in_order(tasks: Sequence[str], order: Sequence[str]) -> list[str]:
     """Those of ``tasks`` that ``order`` names, in its order; all as they are where it is empty."""
-    short = {label(name): name for name in tasks} | {k: v for k, v in make.BODIES.items() if v in tasks}
+    short = {label(name): name for name in tasks} | {
+        k: v for k, v in (make.BODIES | make.LINEAR_BODIES).items() if v in tasks
+    }
     wanted = [short.get(name, name) for name in order]
     for given, name in zip(order, wanted):
         if name not in tasks:

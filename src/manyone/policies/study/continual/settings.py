@@ -94,6 +94,31 @@ _TUNED: dict[str, dict[str, Any]] = {
     "lora": {"rank": 32}, "replay": {"replay_width": 128},
 }  # fmt: skip
 _BASELINES = ("finetune", "ewc", "l2", "mas", "packnet", "rehearsal", "rcr", "lora", "replay")
+_ALIGNED = ("ae", "vae", "padding", "fsq")
+_CW10 = ("hammer-v3", "push-wall-v3", "faucet-close-v3", "push-back-v3", "stick-pull-v3", "handle-press-side-v3",
+         "push-v3", "shelf-place-v3", "window-close-v3", "peg-unplug-side-v3")  # fmt: skip
+_EIGHT = ("invertedpendulum", "inverteddoublependulum", "swimmer", "reacher", "hopper", "halfcheetah", "walker2d",
+          "ant")  # fmt: skip
+_PAPER: dict[str, Any] = {"preset": "paper"}
+_PENALTIES = {name: _TUNED[name] for name in ("ewc", "l2", "mas")}
+
+
+def _directions(*numbers: int) -> tuple[str, ...]:
+    return tuple(f"ant-dir:{number}" for number in numbers)
+
+
+def _three(order: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """``order``, backwards, and begun in its middle."""
+    middle = len(order) // 2
+    return order, order[::-1], (*order[middle:], *order[:middle])
+
+
+def _one_space(suite: str, order: tuple[str, ...], quality: str) -> Setting:
+    """A sequence whose tasks share their spaces, which need no alignment: its ablations are left out."""
+    parts = tuple(name for name in PARTS if name not in _ALIGNED)
+    return Setting(suite, _three(order), parts, quality, released=(0.1, 0.25, 0.5), eval_episodes=30,
+                   options=_PAPER | {"episodes": 2000}, tuned=_PENALTIES)  # fmt: skip
+
 
 SETTINGS: dict[str, dict[str, Setting]] = {
     "smoke": {
@@ -119,10 +144,15 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         **{
             f"bodies-{quality}": Setting(
                 "mujoco3", _BODIES, tuple(PARTS), quality, released=(0.1, 0.25, 0.5), eval_episodes=30,
-                options={"preset": "paper"}, tuned={name: _TUNED[name] for name in ("ewc", "l2", "mas")},
+                options=_PAPER, tuned=_PENALTIES,
             )
             for quality in ("medium", "medium-replay", "medium-expert")
         },
+        "bodies8-medium-expert": Setting("mujoco8", _three(_EIGHT), tuple(PARTS), released=(0.1, 0.25, 0.5),
+                                         eval_episodes=30, options=_PAPER, tuned=_PENALTIES),
+        "ant-dir-4": _one_space("ant-dir-4", _directions(10, 15, 19, 25), "expert"),
+        "ant-dir-6": _one_space("ant-dir-6", _directions(4, 18, 26, 34, 42, 49), "expert"),
+        "cw10": _one_space("metaworld-cw10", _CW10, "near"),
     },
 }  # fmt: skip
 """By scale, then by the suite's name in the claims."""

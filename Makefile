@@ -8,13 +8,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --no-compile -c constraints.txt
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help demo test test-long earth-models-test bench lint docs clean install-dev
+.PHONY: help demo test test-long earth-models-test fuzz bench lint docs clean install-dev
 
 help:
 	@echo "make demo   install, then test the papers' claims at smoke scale; ends with a table and report.html"
 	@echo "make test   install, then lint, type check, import contract and all tests"
 	@echo "make test-long  the few tests that are left out there for their length"
 	@echo "make earth-models-test  adapters of other libraries' satellite encoders, in an environment of their own"
+	@echo "make fuzz   2,000 damaged files of every format that is read"
 	@echo "make bench  speed, side by side with peers (they are installed in venvs of their own)"
 	@echo "make lint   ruff, mypy, import contract"
 	@echo "make docs   the manual, as HTML in site/"
@@ -46,6 +47,9 @@ test: lint
 
 test-long: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m long tests
+
+fuzz: $(VENV)/.dev
+	MANYONE_FUZZ=2000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/fuzz
 
 # torchvision comes with these libraries and does not go beside the small torch of $(VENV).
 $(MODELS)/.ready: pyproject.toml constraints.txt

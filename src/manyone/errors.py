@@ -4,9 +4,19 @@
 traceback and leaves with code 2; in Python it is an ordinary exception.
 """
 
+LONGEST = 2000
+"""Characters of a message."""
+
 
 class ManyoneError(Exception):
-    """A problem that the user can mend; its message is one line: what is wrong, where, and what to do."""
+    """A problem that the user can mend; its message is one line: what is wrong, where, and what to do.
+
+    A message that quotes a value of any length keeps its beginning and its end.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        text = " ".join(str(message).split("\n"))
+        super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST - 600]} [...] {text[-500:]}")
 
 
 class InterruptedRun(ManyoneError):

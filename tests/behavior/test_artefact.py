@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from tests.artefacts import replace_tensors
 
 from manyone.behavior.artefact import Distilled, Frame, is_distilled, load_distilled, save_distilled
 from manyone.behavior.inner import InnerLoop
@@ -72,7 +73,7 @@ def _tensors(folder, change):
     path = folder / "model.safetensors"
     tensors = load_file(path)
     change(tensors)
-    save_file(tensors, path)
+    replace_tensors(folder, tensors)
 
 
 @pytest.mark.parametrize(

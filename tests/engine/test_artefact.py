@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.artefacts import without_digest
 
 from manyone.engine import artefact, checkpoint
 from manyone.engine.artefact import load_weights, made_of, read_model, write_model
@@ -125,3 +129,37 @@ def test_a_merge_of_bare_files_is_named_for_what_it_is(tmp_path):
     save_file({"w": torch.zeros(2)}, tmp_path / "model.safetensors")
     with pytest.raises(ManyoneError, match=r"tensors without config\.json, as a merge of bare files leaves them"):
         read_model(tmp_path, "a merged model", ("encoder",))
+
+
+def test_a_changed_bit_is_found_and_older_models_without_a_digest_are_read(tmp_path: Path) -> None:
+    write(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-2] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(ManyoneError, match=r"model\.safetensors: its SHA-256 is not the one in config\.json"):
+        artefact.read_model(tmp_path, "a model", ())
+    without_digest(tmp_path)
+    config, _ = artefact.read_model(tmp_path, "a model", ())
+    assert artefact.DIGEST not in config
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(10**9))),
+        lambda: torch.nn.Linear(10**6, 10**6),
+        lambda: torch.nn.Embedding(10**9, 4),
+        lambda: torch.arange(10**12),
+    ],
+)
+def test_no_network_is_built_that_is_far_larger_than_its_tensors(build: Callable[[], Any], tmp_path: Path) -> None:
+    began = time.process_time()
+    with pytest.raises(ManyoneError, match="far larger than its tensors"), made_of(tmp_path, {"w": torch.ones(3)}):
+        build()
+    assert time.process_time() - began < 20  # a billion layers would take hours
+
+
+def test_what_fits_is_built(tmp_path: Path) -> None:
+    with made_of(tmp_path, {"w": torch.ones(3)}):
+        torch.nn.Transformer(32, 2, 1, 1, 64)

@@ -84,7 +84,7 @@ def test_a_folder_that_is_no_run_is_never_replaced(tmp_path):
 
 def test_an_unreadable_config_is_named(tmp_path):
     (tmp_path / "config.yaml").write_text("recipe: [")
-    with pytest.raises(ManyoneError, match=r"config.yaml cannot be read") as caught:
+    with pytest.raises(ManyoneError, match=r"config.yaml, line 1: not YAML") as caught:
         RunFolder.open(tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -11,6 +11,7 @@ import fnmatch
 import gzip
 import io
 import lzma
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -18,6 +19,12 @@ from pathlib import Path
 from typing import Protocol
 
 from manyone.errors import ManyoneError
+
+DAMAGED = (
+    zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, ValueError, KeyError, RuntimeError, zlib.error,
+    lzma.LZMAError, struct.error, MemoryError, OverflowError,
+)  # fmt: skip
+"""What the archive modules raise about damaged files (RuntimeError: unknown packing, or a flag that says encrypted)."""
 
 
 class Archive(Protocol):
@@ -48,7 +55,7 @@ def open_archive(path: Path | str) -> Archive:
         if head.startswith(b"PK"):
             return _Zip(path)
         return _Tar(path, tarfile.open(path))
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as problem:
+    except DAMAGED as problem:
         raise ManyoneError(
             f"{path}: not a readable wheel, zip, tar or deb ({_first_line(problem)}); remove it and fetch it again"
         ) from None
@@ -73,12 +80,12 @@ class _Zip:
         self._zip = zipfile.ZipFile(path)
 
     def names(self) -> list[str]:
-        return sorted(i.filename for i in self._zip.infolist() if not i.is_dir())
+        return sorted(i.filename for i in self._zip.infolist() if i.filename and not i.is_dir())
 
     def read(self, member: str) -> bytes:
         try:
             return self._zip.read(member)
-        except (KeyError, zipfile.BadZipFile) as problem:
+        except DAMAGED as problem:
             raise _missing(self.path, member, problem) from None
 
 
@@ -96,7 +103,10 @@ class _Tar:
             raise _missing(self.path, member, "no such member")
         stream = self._tar.extractfile(self._members[member])
         assert stream is not None  # only regular files are listed
-        return stream.read()
+        try:
+            return stream.read()
+        except DAMAGED as problem:
+            raise _missing(self.path, member, problem) from None
 
 
 class _Folder:

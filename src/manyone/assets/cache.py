@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
+from manyone.engine.files import sha256
 from manyone.errors import ManyoneError
 
 _verified: dict[Path, tuple[object, ...]] = {}  # what this process has verified, and how the file looked then
@@ -48,12 +48,6 @@ def workspace() -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verify(path: Path, expected: str, *, name: str) -> None:

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from manyone.assets import clients
 from manyone.assets.archives import open_archive
-from manyone.assets.cache import cache_folder, locked, sha256, verify, workspace
+from manyone.assets.cache import cache_folder, locked, verify, workspace
 from manyone.assets.registry import Asset, find_asset
+from manyone.engine.files import sha256
 from manyone.engine.progress import Progress
 from manyone.errors import ManyoneError
 

@@ -242,7 +242,7 @@ def load_all(folder: str | os.PathLike[str]) -> dict[str, Distilled]:
         )
     tensors = float_tensors(tensors, path.with_name(WEIGHTS))
     found = {}
-    with made_of(path):
+    with made_of(path, tensors):
         for number, entry in enumerate(config["sets"]):
             own = below(tensors, f"{number}.")
             frame = Frame.of_files(entry["frame"], own, path)

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from manyone.engine.documents import read_json, sound
 from manyone.errors import ManyoneError
 
 Kind = Literal["matrix", "lines", "bars", "image", "table"]
@@ -62,7 +63,8 @@ class Figure:
         if unknown := sorted(set(self.data) - {*needed, *optional}):
             known = ", ".join([*needed, *optional])
             raise ManyoneError(f"{where}: unknown key {unknown[0]!r} for kind {self.kind!r} (known: {known})")
-        _CHECKS[self.kind](self.data, where)
+        with sound(where, "of its kind"):
+            _CHECKS[self.kind](self.data, where)
 
     def to_json(self) -> dict[str, Any]:
         """The figure as one flat JSON object."""
@@ -108,16 +110,6 @@ def save_figures(path: Path, figures: Iterable[Figure]) -> None:
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise ManyoneError(f"{path}: cannot write figures: {error.strerror or error}") from error
-
-
-def read_json(path: Path, what: str) -> Any:
-    """The content of a JSON file, or one line about why ``what`` cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ManyoneError(f"{path}: cannot read {what}: {error.strerror or error}") from error
-    except json.JSONDecodeError as error:
-        raise ManyoneError(f"{path}: not JSON: {error.msg}") from error
 
 
 def load_figures(path: Path) -> list[Figure]:

@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from manyone.claims.claims import SCALES, Claim, Claims, Comparison, Method, Metric, Paper, Published, Side
 from manyone.claims.rows import SCORE
+from manyone.engine.documents import parse_toml, read_text, sound
 from manyone.errors import ManyoneError
 
 _TEXT, _NUMBER = "text", "number"
+_LARGEST = 16 << 20  # bytes
 _PUBLISHED_KEYS = {
     "setting": _TEXT,
     "source": _TEXT,
@@ -160,19 +161,16 @@ def _claim(
 
 def load_claims(path: Path) -> Claims:
     """Reads and checks a claims file; every problem is one line that names the file, the claim and the key."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ManyoneError(f"{path}: cannot read the claims file: {error.strerror or error}") from error
-    return parse_claims(text, str(path))
+    return parse_claims(read_text(path, "the claims file", largest=_LARGEST), str(path))
 
 
 def parse_claims(text: str, where: str) -> Claims:
     """The claims in ``text``; ``where`` opens every error message."""
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ManyoneError(f"{where}: not TOML: {error}") from error
+    with sound(where, "a claims file"):
+        return _parsed(parse_toml(text, where), where)
+
+
+def _parsed(data: dict[str, Any], where: str) -> Claims:
     _check(data, _FILE_KEYS, ["field", "papers", "methods", "claims"], where)
     score = data.get("score", SCORE)
     if score in ("", "bias") or "." in score:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from manyone.engine.documents import LARGEST_JSON, loads_json, read_text
 from manyone.errors import ManyoneError
 from manyone.evaluation.intervals import Interval, t_interval
 
@@ -66,6 +67,9 @@ class Row:
         for name, kind in (("suite", str), ("seed", int), ("method", str)):
             if not isinstance(data.get(name), kind) or isinstance(data.get(name), bool):
                 raise ManyoneError(f"{where}: {name!r} must be given as {kind.__name__}, got {data.get(name)!r}")
+        for name in ("variant", "condition"):
+            if not isinstance(data.get(name) or "", str):
+                raise ManyoneError(f"{where}: {name!r} must be text, got {data[name]!r:.60}")
         row = Row(
             suite=data["suite"],
             seed=data["seed"],
@@ -98,21 +102,18 @@ def load_rows(path: Path) -> list[Row]:
 
     A last line without its newline is what a killed process leaves behind; when it does not parse it is left out.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ManyoneError(f"{path}: cannot read results: {error.strerror or error}") from error
+    text = read_text(path, "results", largest=LARGEST_JSON)
     rows: dict[Key, Row] = {}
     lines = text.split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            data = json.loads(line)
-        except json.JSONDecodeError as error:
+            data = loads_json(line)
+        except ValueError as error:
             if number == len(lines):
                 continue
-            raise ManyoneError(f"{path}:{number}: not JSON: {error.msg}") from error
+            raise ManyoneError(f"{path}:{number}: not JSON: {getattr(error, 'msg', error)}") from error
         row = Row.from_json(data, f"{path}:{number}")
         rows.pop(row.key, None)
         rows[row.key] = row

@@ -14,7 +14,6 @@ What is not split already is split 70/10/20 by a seeded, stratified draw. Image 
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from manyone.data.images.pixels import image_format, read_images
 from manyone.data.tasks import Inputs, Split, Suite, Task
+from manyone.engine.documents import LARGEST_JSON, loads_json, read_text
 from manyone.engine.extras import need
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
@@ -188,16 +188,16 @@ def _table(path: Path, text: str, label: str) -> list[tuple[str, str]]:
 
 
 def _json_rows(path: Path) -> list[dict[str, Any]]:
-    content = path.read_text(encoding="utf-8")
+    content = read_text(path, "a table", largest=LARGEST_JSON)
     whole = content.lstrip().startswith("[")
     rows: list[Any] = []
     for number, piece in enumerate([content] if whole else content.splitlines(), 1):
         try:
             if piece.strip():
-                rows += json.loads(piece) if whole else [json.loads(piece)]
-        except json.JSONDecodeError as error:
-            line = error.lineno if whole else number
-            raise ManyoneError(f"{path}: line {line} is not JSON ({error.msg})") from error
+                rows += loads_json(piece) if whole else [loads_json(piece)]
+        except ValueError as error:
+            line = getattr(error, "lineno", number) if whole else number
+            raise ManyoneError(f"{path}: line {line} is not JSON ({getattr(error, 'msg', error)})") from error
     if not all(isinstance(row, dict) for row in rows):
         raise ManyoneError(f"{path}: every row must be a JSON object")
     return rows

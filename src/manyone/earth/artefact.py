@@ -74,7 +74,7 @@ def load(folder: str | os.PathLike[str], device: str = "cpu") -> MapModel:
     config, tensors = read_model(folder, "a model of maps", needs)
     if config.get("kind") != KIND:
         raise ManyoneError(f"{folder}: a model of kind {config.get('kind')!r}, not {KIND}")
-    with made_of(folder):
+    with made_of(folder, tensors):
         bands = tuple(from_plain(Band, band) for band in config["bands"])
         layer = from_plain(LayerOptions, config["layer"])
         statistics = None if config["statistics"] is None else _statistics(config["statistics"])
@@ -86,11 +86,13 @@ def load(folder: str | os.PathLike[str], device: str = "cpu") -> MapModel:
         classifier = PixelClassifier(tuple(config["classes"]), config["classifier"], rest)
         if classifier.width < 1 or len(classifier.classes) < 2:
             raise ValueError("a classifier of nothing")
-    if encoder.digest() != about["digest"]:
+        how = How(layer=layer, window=int(config["window"]), stride=config.get("stride"), device=device)
+        model = MapModel(encoder, made, classifier, how, str(about["id"]), str(about["weights"]))
+        wanted = about["digest"]
+    if encoder.digest() != wanted:
         raise ManyoneError(f"{folder}: {about['id']} has other weights now than when the model was made: install the "
                            "version of then, or make the map anew")  # fmt: skip
-    how = How(layer=layer, window=int(config["window"]), stride=config.get("stride"), device=device)
-    return MapModel(encoder, made, classifier, how, about["id"], about["weights"])
+    return model
 
 
 def _encoder(about: Mapping[str, Any], own: dict[str, torch.Tensor], bands: tuple[Band, ...], device: str) -> Encoder:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manyone.earth.store import Embeddings
+from manyone.engine.arrays import load_npy
 from manyone.engine.files import write_atomic, writing
 from manyone.errors import ManyoneError
 
@@ -43,10 +44,10 @@ def import_npy(path: str | os.PathLike[str]) -> tuple[np.ndarray, list[str]]:
     """(array, memory-mapped; ids: those beside it, or the numbers of the rows)."""
     path = Path(path)
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as problem:
-        raise ManyoneError(f"{path}: no npy file of numbers ({str(problem).splitlines()[0]})") from None
-    if not isinstance(array, np.ndarray) or array.ndim not in (2, 4) or array.dtype.kind != "f":
+        array = load_npy(path, "r")
+    except ValueError as problem:
+        raise ManyoneError(f"{path}: no npy file of numbers ({problem})") from None
+    if array.ndim not in (2, 4) or array.dtype.kind != "f":
         raise ManyoneError(f"{path}: give one float array [N, D] or [N, h, w, D]")
     beside = path.with_suffix(".ids.txt")
     ids = beside.read_text(encoding="utf-8").split("\n")[:-1] if beside.exists() else list(map(str, range(len(array))))

@@ -30,8 +30,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from manyone.assets.cache import sha256
-from manyone.engine.files import sync_folder, write_atomic, writing
+from manyone.engine.arrays import load_npy
+from manyone.engine.documents import loads_json
+from manyone.engine.files import sha256, sync_folder, write_atomic, writing
 from manyone.errors import ManyoneError
 
 KEY_FIELDS = ("model", "weights", "sensor_plan", "input_size", "dtype", "data", "versions")
@@ -392,12 +393,13 @@ def _part_path(folder: Path, name: str, dtype: str) -> Path:
 def _read_meta(folder: Path) -> dict[str, Any]:
     path = folder / "meta.json"
     try:
-        meta = json.loads(path.read_bytes())
+        meta = loads_json(path.read_bytes())
         if meta["format"] != _FORMAT:
             raise ManyoneError(f"{path}: format {meta['format']}, this version reads {_FORMAT}; embed again elsewhere")
         whole = all(isinstance(meta[k], int) and meta[k] > 0 for k in ("n", "batch_size")) and meta["dtype"] in _DTYPES
         shapes = [a["shape"] for a in meta["arrays"].values()]
         whole &= all(s and all(isinstance(d, int) and d > 0 for d in s) and s[0] == meta["n"] for s in shapes)
+        whole &= all(isinstance(a.get("sha256"), str) or not meta["complete"] for a in meta["arrays"].values())
         whole &= isinstance(meta["complete"], bool) and all(name.replace("_", "").isalnum() for name in meta["arrays"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         whole = False
@@ -413,8 +415,8 @@ def _is_complete(folder: Path) -> bool:
 def _open_array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """Memory-mapped and read-only; refuses what is not an array of just this shape and type."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as problem:
+        array = load_npy(path, "r")
+    except ValueError as problem:
         raise _damaged(path, problem) from None
     if array.shape != shape or array.dtype != np.dtype(dtype):
         raise _damaged(path, f"{array.dtype} {array.shape}, should be {dtype} {shape}")
@@ -423,8 +425,8 @@ def _open_array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
 
 def _load_small(path: Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as problem:
+        return load_npy(path)
+    except ValueError as problem:
         raise _damaged(path, problem) from None
 
 

@@ -22,11 +22,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from manyone.engine.files import sync_file, sync_folder, writing
+from manyone.engine.bounded import Bounded
+from manyone.engine.documents import loads_json
+from manyone.engine.files import sha256, sync_file, sync_folder, writing
 from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+DIGEST = "tensors_sha256"
+"""Entry of the configuration: SHA-256 of the file of tensors."""
 _FORMAT = 1
 _LARGEST_CONFIG = 64 << 20  # bytes; what is larger is something else that has this name
 
@@ -46,7 +50,7 @@ def write_model(
     """
     folder = Path(folder)
     try:
-        text = json.dumps({"manyone_format": _FORMAT, **config}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        _json({"manyone_format": _FORMAT, **config})
     except (TypeError, ValueError) as error:
         raise ManyoneError(f"{folder / CONFIG}: not written: what is saved must be JSON data: {error}") from None
     temporary = folder / f".writing-{os.getpid()}"
@@ -59,7 +63,8 @@ def write_model(
             for name, write in (more or {}).items():
                 if write is not None:
                     write(temporary / name)
-            (temporary / CONFIG).write_text(text, encoding="utf-8")
+            whole = {"manyone_format": _FORMAT, **config, DIGEST: sha256(temporary / WEIGHTS)}
+            (temporary / CONFIG).write_text(_json(whole), encoding="utf-8")
             names = sorted((path.name for path in temporary.iterdir()), key=lambda name: name == CONFIG)
             for name in names:
                 sync_file(temporary / name)
@@ -87,7 +92,11 @@ def read_model(
         raise ManyoneError(f"{path}: format {number!r:.40}; this version of manyone knows {_FORMAT}: use a newer one")
     if number != _FORMAT or any(name not in config for name in needs):
         raise ManyoneError(f"{path}: not {what} that manyone wrote (a Hugging Face folder opens with from_pretrained)")
-    return config, read_tensors(path.with_name(WEIGHTS), device)
+    tensors, wanted = read_tensors(path.with_name(WEIGHTS), device), config.pop(DIGEST, None)
+    if wanted is not None and sha256(path.with_name(WEIGHTS)) != wanted:
+        raise ManyoneError(f"{path.with_name(WEIGHTS)}: its SHA-256 is not the one in {CONFIG}: copy the whole folder "
+                           f"again, or remove {DIGEST} there if you have changed the tensors yourself")  # fmt: skip
+    return config, tensors
 
 
 def model_config(folder: str | os.PathLike[str], what: str) -> dict[str, Any]:
@@ -103,8 +112,8 @@ def model_config(folder: str | os.PathLike[str], what: str) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LARGEST_CONFIG:
             raise ValueError(f"{path.stat().st_size} bytes")
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        config = loads_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise ManyoneError(f"{path}: damaged ({_line(error)}): save {what} again") from None
     return config if isinstance(config, dict) else {}
 
@@ -153,15 +162,24 @@ def check_shapes(
 
 
 @contextlib.contextmanager
-def made_of(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Names the configuration ``path`` (or the model folder that holds it) when what is made of it inside fails."""
+def made_of(path: str | os.PathLike[str], tensors: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+    """Names the configuration ``path`` (or the model folder that holds it) when what is made of it inside fails.
+
+    With the file's ``tensors`` no network is built that is far larger than they are.
+    """
     try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        with Bounded(tensors) if tensors is not None else contextlib.nullcontext():
+            yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError, RuntimeError,
+            MemoryError) as error:  # fmt: skip
         path = Path(path) / CONFIG if Path(path).is_dir() else path
         what = f"{error} is missing" if isinstance(error, KeyError) else _line(error)
         raise ManyoneError(f"{path}: damaged ({what}): save the model again") from error
 
 
+def _json(config: Mapping[str, Any]) -> str:
+    return json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    return f"{' '.join(str(error).split()):.300}"

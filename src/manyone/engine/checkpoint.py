@@ -7,7 +7,6 @@ renamed, so a folder with a final name is complete; what the disk damages afterw
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -23,7 +22,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from manyone.engine.files import sync_file, sync_folder, writing
+from manyone.engine.documents import loads_json
+from manyone.engine.files import sha256, sync_file, sync_folder, writing
 from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 
@@ -57,7 +57,7 @@ def save(folder: Path, step: int, state: Mapping[str, Any]) -> Path:
             manifest = {
                 "step": step,
                 "files": {
-                    name: {"bytes": (temporary / name).stat().st_size, "sha256": _sha256(temporary / name)}
+                    name: {"bytes": (temporary / name).stat().st_size, "sha256": sha256(temporary / name)}
                     for name in (_TENSORS, _VALUES)
                 },
             }
@@ -161,14 +161,9 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _read(path: Path, step: int) -> dict[str, Any]:
     try:
-        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = loads_json((path / _MANIFEST).read_bytes())
         entries = {name: (manifest["files"][name]["bytes"], manifest["files"][name]["sha256"])
                    for name in (_TENSORS, _VALUES)}  # fmt: skip
         if manifest["step"] != step:
@@ -180,12 +175,12 @@ def _read(path: Path, step: int) -> dict[str, Any]:
             actual = (path / name).stat().st_size
             if actual != size:
                 raise _Damaged(f"{name} has {actual} bytes, not {size}")
-            if _sha256(path / name) != digest:
+            if sha256(path / name) != digest:
                 raise _Damaged(f"the SHA-256 of {name} differs")
         except OSError as error:
             raise _Damaged(f"{name} cannot be read: {error.strerror}") from error
     tensors = safetensors.torch.load_file(path / _TENSORS)
-    return _decode(json.loads((path / _VALUES).read_text(encoding="utf-8")), tensors)
+    return _decode(loads_json((path / _VALUES).read_bytes()), tensors)
 
 
 def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

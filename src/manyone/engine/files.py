@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -62,6 +63,12 @@ def writing(path: Path, kept: str = "") -> Iterator[None]:
         if advice is None:
             raise
         raise ManyoneError(f"cannot write {path}: {advice}{'; ' + kept if kept else ''}") from error
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_file(path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from manyone.engine.documents import loads_json
 from manyone.engine.fabric import is_writer
 from manyone.engine.files import write_atomic, writing
 from manyone.engine.run import RunFolder
@@ -50,9 +51,9 @@ def check_inputs(folder: RunFolder, digests: Mapping[str, str]) -> None:
     path = folder.path / _FILE
     if folder.exists and path.is_file():
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = loads_json(path.read_bytes())
             changed = {label: before[label] for label in digests if before.get(label, digests[label]) != digests[label]}
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, AttributeError, TypeError) as error:
             raise ManyoneError(f"{path}: damaged ({error}): remove it to go on with the data as they are") from None
         for label, was in changed.items():
             raise ManyoneError(

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import yaml
 
 import manyone
+from manyone.engine.documents import loads_json, read_yaml
 from manyone.engine.fabric import is_writer
 from manyone.engine.files import check_writable, sync_folder, write_atomic, writing
 from manyone.engine.options import check_round_trip
@@ -29,6 +30,7 @@ from manyone.engine.trust import named_modules, remember
 from manyone.errors import ManyoneError
 
 CONFIG, _METRICS, _DONE = "config.yaml", "metrics.jsonl", "done"
+_LARGEST_CONFIG = 16 << 20  # bytes
 _LOCKS: dict[tuple[int, int], int] = {}
 """Open handles of the folders (device, inode) that this process has claimed; the system frees them when it ends."""
 
@@ -261,12 +263,9 @@ class RunFolder:
 def read_config(folder: Path) -> dict[str, Any]:
     """``config.yaml`` of the run ``folder``. Raises ``ManyoneError`` when there is none or it is damaged."""
     path = folder / CONFIG
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ManyoneError(f"{folder} is not a run folder: it has no {CONFIG}") from None
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        raise ManyoneError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    if not path.is_file():
+        raise ManyoneError(f"{folder} is not a run folder: it has no {CONFIG}")
+    config = read_yaml(path, aliases=True, largest=_LARGEST_CONFIG)
     if not isinstance(config, dict):
         raise ManyoneError(f"{path}: empty or damaged: it must hold the run's recipe and options")
     return config
@@ -281,8 +280,8 @@ def read_metrics(folder: Path) -> list[tuple[dict[str, Any], bytes]]:
     found = []
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
+            record = loads_json(line)
+        except ValueError:
             record = None
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
             raise ManyoneError(f"{path}, line {number} is no record in JSON: remove this line")

@@ -90,7 +90,7 @@ def save(
 def load(folder: StrPath, device: str = "cpu") -> MergedModel:
     """The model that :func:`save` wrote, frozen, in evaluation mode."""
     config, tensors = read_model(folder, "a merged model", ("encoder", "network", "heads"))
-    with made_of(Path(folder) / CONFIG):
+    with made_of(Path(folder) / CONFIG, tensors):
         network: nn.Module = _encoder(config["encoder"])
         for place, part in enumerate(config["network"]):
             own = below(tensors, f"part{place}.")

@@ -82,9 +82,9 @@ def load(
     parameters that it was trained with. Raises ``ManyoneError`` that names what is missing or damaged."""
     config, tensors = read_model(folder, "a minimax model", ("kind", "network"))
     path = Path(folder) / CONFIG
-    if config["kind"] not in _USE:
+    if str(config["kind"]) not in _USE:
         raise ManyoneError(f"{path}: kind {config['kind']!r}: must be one of {', '.join(_USE)}")
-    with made_of(path):
+    with made_of(path, tensors):
         network = config["network"]
         weights = below(tensors, "x/" + network["prefix"])
         words = {k: network[k] for k in ("activation", "output") if k in network}
@@ -96,7 +96,8 @@ def load(
         if config["kind"] == "softmax":
             return SoftmaxClassifier(model, scaling, config["classes"], encoder)
         classes = _classes(config)
-        made = ScoreClassifier(model, scaling, classes, config["slope"], config["offset"], encoder)
+        slope, offset = float(config["slope"]), float(config["offset"])
+        made = ScoreClassifier(model, scaling, classes, slope, offset, encoder)
         if config.get("problem", "auc") != "auc":
             return made
         x, y = below(tensors, "x/"), below(tensors, "y/")

@@ -88,7 +88,7 @@ def read_policy(folder: str | os.PathLike[str], device: str = "cpu") -> SavedPol
     """What :func:`save_policy` wrote, with the network on ``device``."""
     config, tensors = read_model(folder, "a policy", ("policy", "tasks"), device)
     path = Path(folder) / CONFIG
-    with made_of(path):
+    with made_of(path, tensors):
         kind = config["policy"]["kind"]
         if kind not in _KINDS:
             raise ManyoneError(f"{path}: kind {kind!r}: must be one of {', '.join(_KINDS)}")
@@ -98,7 +98,10 @@ def read_policy(folder: str | os.PathLike[str], device: str = "cpu") -> SavedPol
         table = TaskTable.from_tensors(config["tasks"], below(tensors, "table."))
         masks = None if config["masks"] is None else TaskMasks(config["masks"], tensors["masks.bits"])
         model.eval().requires_grad_(False)
-        return SavedPolicy(model, table, masks, config["assignment"], below(tensors, "extra."), config["info"])
+        assignment = list(config["assignment"])
+        if not all(type(one) is int and one >= 0 for one in assignment) or len(assignment) != len(table.names):
+            raise ValueError(f"assignment {assignment!r:.60}: one mask's number for each of {len(table.names)} tasks")
+        return SavedPolicy(model, table, masks, assignment, below(tensors, "extra."), dict(config["info"]))
 
 
 def _card(config: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from manyone.engine.devices import device_of
+from manyone.engine.documents import loads_json
 from manyone.engine.fabric import processors
 from manyone.engine.files import check_writable, write_atomic, writing
 from manyone.engine.options import check_round_trip
@@ -134,10 +135,10 @@ def begin(path: Path, recipe: str, options: CommonOptions, count: int) -> SeedRu
 def reopen_seeds(path: Path, *, trust: bool = False) -> SeedRuns:
     """The runs below ``path``, to go on with them; ``trust`` as for :func:`manyone.recipes.execution.reopen`."""
     try:
-        data = json.loads((path / SEEDS).read_text(encoding="utf-8"))
+        data = loads_json((path / SEEDS).read_bytes())
         options = {**data["options"], "overwrite": False}
         runs = SeedRuns(path, data["recipe"], options, tuple(map(int, data["seeds"])), trust)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ManyoneError(f"{path / SEEDS} cannot be read: {error}") from error
     check_trusted(path / SEEDS, options, trust=trust)
     return runs

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from manyone.engine.documents import loads_json
 from manyone.engine.files import sync_file, sync_folder, writing
 from manyone.errors import ManyoneError
 from manyone.sql.language_model import LanguageModel
@@ -88,7 +89,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError(f"{path.stat().st_size} bytes")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = loads_json(path.read_bytes())
         if not isinstance(found, dict):
             raise ValueError("no JSON object")
     except (OSError, ValueError, RecursionError) as error:

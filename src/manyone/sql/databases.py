@@ -18,13 +18,13 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from manyone.assets.cache import sha256
 from manyone.data.sql.files import QueryError, Reader, check_file, quote
 from manyone.data.sql.names import natural_name
 from manyone.data.sql.records import Column, ForeignKey, Schema, Table
 from manyone.data.sql.sandbox import Limits, Outcome, Sandbox, fingerprint
 from manyone.data.sql.schema import column_type, read_schema
 from manyone.engine.extras import need
+from manyone.engine.files import sha256
 from manyone.engine.modules import python
 from manyone.errors import ManyoneError
 

@@ -267,7 +267,7 @@ def save(
 def load(folder: str | PathLike[str], device: str | torch.device = "cpu") -> Team:
     """The team that :func:`save` wrote; ``ManyoneError`` names the file that is missing or damaged."""
     config, tensors = read_model(folder, "a team", ("graph",))
-    with made_of(Path(folder) / CONFIG):
+    with made_of(Path(folder) / CONFIG, tensors):
         policy = _policy(config, tensors, Path(folder) / WEIGHTS).to(device)
         graph = torch.tensor(config["graph"], dtype=torch.float32)
         return Team(policy, graph, policy.spec, gate=config["gate"], extra=config["extra"])  # type: ignore[arg-type]

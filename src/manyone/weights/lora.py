@@ -6,7 +6,6 @@ LoRA (Hu et al., 2021), equation 3: s = alpha / r; rank-stabilised LoRA (Kalajdz
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from manyone.engine.documents import loads_json
 from manyone.errors import ManyoneError
 from manyone.weights.checkpoint import Checkpoint, Entry
 from manyone.weights.tensor_info import TensorInfo
@@ -21,6 +21,7 @@ from manyone.weights.tensor_info import TensorInfo
 if TYPE_CHECKING:
     from torch import Tensor
 
+_REPEATS = 3  # in a pattern that a file brings
 _LORA = re.compile(
     r"^(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B)(\.(?!weight$)\w+)?(\.weight)?$"
 )
@@ -75,7 +76,9 @@ def adapter_config(folder: Path) -> dict[str, Any]:
     """The adapter's configuration; raises ``ManyoneError`` for kinds that are not supported."""
     path = folder / "adapter_config.json"
     try:
-        config = json.loads(path.read_text())
+        config = loads_json(path.read_bytes())
+        if not isinstance(config, dict):
+            raise ValueError("it must be a JSON object")
     except (ValueError, OSError) as error:
         raise ManyoneError(f"{path}: damaged adapter configuration ({error})") from error
     if config.get("peft_type") != "LORA":
@@ -108,7 +111,7 @@ def _merged(folder: Path, config: dict[str, Any], module: str, parts: dict[str, 
         raise ManyoneError(f"{folder}: {module} has only one of the two LoRA matrices")
     a, b = a.flatten(1), b.flatten(1)  # a convolution's A is [r, in, kh, kw] and its B [out, r, 1, 1]
     rank = a.shape[0]
-    alpha = _pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", rank))
+    alpha = _pattern(folder, config.get("alpha_pattern"), module, config.get("lora_alpha", rank))
     scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
     transposed = embedding or bool(config.get("fan_in_fan_out"))
     shape = entry.info.shape
@@ -124,8 +127,33 @@ def _merged(folder: Path, config: dict[str, Any], module: str, parts: dict[str, 
     return LoraEntry(entry, a, b, float(scale), transposed)
 
 
-def _pattern(patterns: dict[str, float] | None, module: str, default: float) -> float:
+def _pattern(folder: Path, patterns: Any, module: str, default: Any) -> float:
+    """The value for ``module``: of the first pattern that its name ends with, as PEFT compares them."""
+    if not isinstance(patterns or {}, dict):
+        raise ManyoneError(f"{folder}: alpha_pattern must map names of modules to numbers")
+    found = default
     for pattern, value in (patterns or {}).items():
-        if re.search(rf"(^|\.){pattern}$", module):
-            return value
-    return default
+        if _ends_with(folder, pattern, module):
+            found = value
+            break
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        raise ManyoneError(f"{folder}: alpha {found!r:.40} of {module}: must be a number")
+    return found
+
+
+def _ends_with(folder: Path, pattern: str, module: str) -> bool:
+    """Whether the name ends with ``pattern``, a name or a regular expression that a file brings.
+
+    Only expressions that take no more than a moment are run: short, and without repeated groups or many repetitions.
+    """
+    if re.fullmatch(r"[\w.\-]+", pattern):
+        return module == pattern or module.endswith(f".{pattern}")
+    repeats = len(re.findall(r"[*+{]", pattern))
+    if len(pattern) > 200 or repeats > _REPEATS or re.search(r"\)[*+?{]|\(\?|\\[1-9]", pattern):
+        raise ManyoneError(
+            f"{folder}: alpha_pattern {pattern!r:.60} is not run: write names of modules, or a simpler one"
+        )
+    try:
+        return re.search(rf"(?:^|\.)(?:{pattern})$", module) is not None
+    except re.error as error:
+        raise ManyoneError(f"{folder}: alpha_pattern {pattern!r:.60}: {error}") from None

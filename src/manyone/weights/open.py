@@ -7,7 +7,6 @@ only.
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import zipfile
@@ -15,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from manyone.engine.documents import loads_json
 from manyone.errors import ManyoneError
 from manyone.weights.checkpoint import Checkpoint, Entry, MappedEntry, Weights, as_checkpoint
 from manyone.weights.lora import adapter_config, merge_adapter
@@ -100,15 +100,17 @@ def _open_file(path: Path) -> Checkpoint:
 
 def _open_index(path: Path) -> Checkpoint:
     try:
-        weight_map: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        weight_map: dict[str, str] = loads_json(path.read_bytes())["weight_map"]
         files = sorted(set(weight_map.values()))
+        if not all(isinstance(name, str) for name in files):
+            raise ValueError("names of shards are text")
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ManyoneError(f"{path}: damaged index, it has no readable weight_map ({error})") from error
     entries: dict[str, Entry] = {}
     aliases: dict[str, str] = {}
     for name in files:
-        if Path(name).name != name:
-            raise ManyoneError(f"{path}: shard {name!r} lies outside the model's folder")
+        if Path(name).name != name or len(name) > 255 or not name.isprintable():
+            raise ManyoneError(f"{path}: shard {name!r:.80} lies outside the model's folder")
         if not (path.parent / name).is_file():
             raise ManyoneError(f"{path.parent / name}: missing shard that {path.name} names")
         shard = _open_file(path.parent / name)
@@ -139,7 +141,16 @@ def _torch_entries(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
         raise ManyoneError(
             f"{path}: refused, this pickle holds more than tensors and could run code; save it as .safetensors"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ManyoneError(f"{path}: damaged or not a PyTorch file ({reason})") from error
     for key in ("state_dict", "model_state_dict", "model"):

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from manyone.engine.documents import loads_json
 from manyone.errors import ManyoneError
 from manyone.weights.tensor_info import DTYPES, TensorInfo
 
@@ -51,10 +52,10 @@ def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     except OSError as error:
         raise ManyoneError(f"{path}: cannot be read ({error.strerror})") from error
     try:
-        header = json.loads(text)
+        header = loads_json(text)
         metadata = header.pop("__metadata__", None) or {}
         entries = {name: _entry(value, 8 + length) for name, value in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ManyoneError(f"{path}: damaged safetensors header ({error})") from error
     position = 8 + length
     for name, stored in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from tests.artefacts import replace_tensors
 from tests.behavior.students.conftest import distilled_set, frame
 
 from manyone.behavior.artefact import save_distilled
@@ -146,7 +147,7 @@ def test_wrong_files_are_named(policies, walks, tmp_path):
         save_policies(folder, policies)
         tensors = load_file(folder / "model.safetensors")
         change(tensors)
-        save_file(tensors, folder / "model.safetensors")
+        replace_tensors(folder, tensors)
         with pytest.raises(ManyoneError, match=message):
             load_policies(folder)
     (folder / "config.json").write_text("{")

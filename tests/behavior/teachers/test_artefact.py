@@ -7,7 +7,8 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from tests.artefacts import replace_tensors
 
 from manyone.behavior.artefact import Frame
 from manyone.behavior.teachers.artefact import SavedTeacher, load_teacher, read_teacher
@@ -154,6 +155,6 @@ def test_numbers_that_are_not_finite_or_not_real_are_refused(learner, tmp_path, 
     for change in (lambda t: t * float("nan"), lambda t: t.to(torch.int32), lambda t: t.to(torch.complex64)):
         learner.export(tmp_path)
         tensors = load_file(tmp_path / "model.safetensors")
-        save_file(tensors | {name: change(tensors[name])}, tmp_path / "model.safetensors")
+        replace_tensors(tmp_path, tensors | {name: change(tensors[name])})
         with pytest.raises(ManyoneError, match=f"{name} (is|has numbers that are not finite)"):
             read_teacher(tmp_path)

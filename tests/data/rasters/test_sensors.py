@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from manyone.data.rasters.documents import parse_yaml, read_yaml
 from manyone.data.rasters.sensors import as_sensor, find_sensor, read_sensor, sensors
+from manyone.engine.documents import parse_yaml, read_yaml
 from manyone.errors import ManyoneError
 
 

@@ -53,7 +53,10 @@ def test_a_bad_npz_episode_is_refused_by_its_file(tmp_path):
     fields = {"observations": given[10]["observations"], "actions": given[10]["actions"]}
     for write, message in (
         (lambda p: p.write_bytes(good[:-30]), r"10\.npz: not a readable"),
-        (lambda p: p.write_bytes(good[:600] + b"\0" * 40 + good[640:]), r"10\.npz: .* (cannot be read|has no)"),
+        (
+            lambda p: p.write_bytes(good[:600] + b"\0" * 40 + good[640:]),
+            r"10\.npz: .*(cannot be read|has no|readable)",
+        ),
         (lambda p: p.write_bytes(b""), r"10\.npz: not a readable"),
         (
             lambda p: p.write_bytes(b"no archive" * 9),

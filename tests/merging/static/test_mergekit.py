@@ -235,7 +235,7 @@ def test_what_is_refused(tmp_path, models, change, match):
 
 
 @pytest.mark.parametrize(
-    ("text", "match"), [("a: [", "not valid YAML"), ("- 1", "not a mergekit recipe"), ("a: 1", "no merge_method")]
+    ("text", "match"), [("a: [", "not YAML"), ("- 1", "not a mergekit recipe"), ("a: 1", "no merge_method")]
 )
 def test_files_that_are_no_recipe(tmp_path, text, match):
     with pytest.raises(ManyoneError, match=match) as caught:

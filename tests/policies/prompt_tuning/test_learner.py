@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from tests.artefacts import replace_tensors
 from tests.policies.prompt_tuning.given import few_shots, fingerprint
 from tests.policies.test_acting import Episode, play
 from tests.reference import harmodt, prompt_tuning
@@ -215,9 +216,8 @@ def test_an_artefact_whose_parts_do_not_belong_together_is_refused(tasks, tmp_pa
     shots = few_shots(tasks)
     for name, method in (("own.blocks.0.attn.qkv.lora_a", "lora"), ("tokens", "soft"), ("prompts.actions", "gradient")):
         learner_of(shots, method, prompts=2).export(tmp_path / method)
-        file = tmp_path / method / "model.safetensors"
-        tensors = load_file(file)
-        save_file(tensors | {f"extra.{name}": tensors[f"extra.{name}"][:2].clone()}, file)
+        tensors = load_file(tmp_path / method / "model.safetensors")
+        replace_tensors(tmp_path / method, tensors | {f"extra.{name}": tensors[f"extra.{name}"][:2].clone()})
         with pytest.raises(ManyoneError, match="copy the whole folder again"):
             load_policy(tmp_path / method)
 

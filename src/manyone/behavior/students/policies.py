@@ -194,7 +194,7 @@ def load_policies(folder: str | os.PathLike[str], device: str = "cpu") -> Studen
         if config["behavior"] != "distilled set":
             fix = "give the model folder of a bc run"
         raise ManyoneError(f"{folder}: a {config['behavior']!r:.40}, not a policy: {fix}")
-    with made_of(path):
+    with made_of(path, tensors):
         frame = Frame.of_files(config["frame"], tensors, path)
         spec, info = StudentSpec(**config["spec"]), dict(config["info"])
         weights = below(float_tensors(tensors, path.with_name(WEIGHTS)), "weights.")

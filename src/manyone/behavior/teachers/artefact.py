@@ -165,7 +165,7 @@ def read_teacher(folder: str | os.PathLike[str]) -> SavedTeacher:
             "one that it trains in stages/teacher-...)"
         )
     config, tensors = read_model(folder, "a teacher", ("behavior", "frame"))
-    with made_of(folder):
+    with made_of(folder, tensors):
         return teacher_of(config, tensors, Path(folder) / WEIGHTS)
 
 

@@ -5,7 +5,7 @@ Public names: ``ImageFormat``, ``image_format``, ``read_images``.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from manyone.engine.documents import read_json
 from manyone.errors import ManyoneError
 
 MAX_PIXELS = 50_000_000
 """Larger images are refused before they are decoded."""
+
+
+LARGEST_SIDE = 4096
+"""Pixels a side of a model's input."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +49,37 @@ class ImageFormat:
                 break
         else:
             raise ManyoneError(f"{folder}: no preprocessor_config.json or config.json that tells the image size")
-        if found.get("do_center_crop", True) and "crop_size" in found:
-            size = found["crop_size"]
-        else:
-            vision = found.get("vision_config") or {}
-            size = found.get("size") or found.get("image_size") or vision.get("image_size") or 224
-        if isinstance(size, Mapping):
-            size = size.get("height") or size.get("shortest_edge") or 224
-        normalise = found.get("do_normalize", True)
-        mean = tuple(found.get("image_mean") or (0.5,) * 3) if normalise else (0.0,) * 3
-        std = tuple(found.get("image_std") or (0.5,) * 3) if normalise else (1.0,) * 3
-        crop = bool(found.get("do_center_crop", False))
-        return ImageFormat(int(size), len(mean), mean, std, int(found.get("resample") or 3), crop)
+        try:
+            return _format(found)
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise ManyoneError(f"{path}: not a preprocessing of images ({error})") from None
+
+
+def _format(found: Mapping[str, Any]) -> ImageFormat:
+    """The format that a configuration describes; ``ValueError`` and the like for what it cannot mean."""
+    if found.get("do_center_crop", True) and "crop_size" in found:
+        size = found["crop_size"]
+    else:
+        vision = found.get("vision_config") or {}
+        size = found.get("size") or found.get("image_size") or vision.get("image_size") or 224
+    if isinstance(size, Mapping):
+        size = size.get("height") or size.get("shortest_edge") or 224
+    normalise = found.get("do_normalize", True)
+    mean = _numbers(found.get("image_mean") or (0.5,) * 3) if normalise else (0.0,) * 3
+    std = _numbers(found.get("image_std") or (0.5,) * 3) if normalise else (1.0,) * 3
+    if not 1 <= int(size) <= LARGEST_SIDE or len(mean) != len(std) or len(mean) not in (1, 3) or min(std) <= 0:
+        raise ValueError(f"size {size!r:.40}, mean {mean}, deviation {std}")
+    resample = int(found.get("resample") or 3)
+    if resample not in {int(one) for one in Image.Resampling}:
+        raise ValueError(f"resample {resample}")
+    return ImageFormat(int(size), len(mean), mean, std, resample, bool(found.get("do_center_crop", False)))
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    found = tuple(map(float, values if not isinstance(values, str) else ()))
+    if not found or not all(map(math.isfinite, found)):
+        raise ValueError(f"{values!r:.60} are no numbers")
+    return found
 
 
 def image_format(model: Path | str | None, size: int | None, channels: int | None) -> ImageFormat:
@@ -100,7 +124,7 @@ def _pixels(item: Any, shape: ImageFormat) -> Tensor:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ManyoneError(f"{path}: line {error.lineno} is not JSON ({error.msg})") from error
+    found = read_json(path, "the preprocessing")
+    if not isinstance(found, dict):
+        raise ManyoneError(f"{path}: not a preprocessing: it must be a JSON object")
+    return found

@@ -42,7 +42,7 @@ def rasterio() -> Any:
 def gdal_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
     """What rasterio raises, and ``more``; some of GDAL's own errors reach Python under no public name."""
     library = rasterio()
-    return library.errors.RasterioError, library._err.CPLE_BaseError, *more
+    return library.errors.RasterioError, library.errors.CRSError, library._err.CPLE_BaseError, *more
 
 
 @contextlib.contextmanager
@@ -133,7 +133,10 @@ def ground_sampling(grid: Grid | None, shape: tuple[int, int]) -> float | None:
     side = math.sqrt(abs(a * e - b * d))
     crs = rasterio().crs.CRS.from_user_input(grid.crs)
     if not crs.is_geographic:
-        return side * float(crs.linear_units_factor[1])
+        try:
+            return side * float(crs.linear_units_factor[1])
+        except gdal_errors():  # a system of another kind (heights, none): nobody knows how long its units are
+            return None
     latitude = f + d * shape[1] / 2 + e * shape[0] / 2
     return side * 111_320.0 * math.sqrt(max(math.cos(math.radians(latitude)), 1e-6))
 

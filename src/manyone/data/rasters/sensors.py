@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from manyone.data.rasters.bands import UNITS, Band, Unit
-from manyone.data.rasters.documents import mapping, number, parse_yaml, read_yaml, sequence, text
+from manyone.engine.documents import mapping, number, parse_yaml, read_yaml, sequence, text
 from manyone.errors import ManyoneError
 
 _MOST_BANDS = 2048

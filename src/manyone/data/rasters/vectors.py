@@ -118,6 +118,8 @@ def _features(path: Path, column: str | None) -> tuple[np.ndarray, list[Any], st
         raise ManyoneError(f"{path}: has no coordinate reference system; ogr2ogr -a_srs EPSG:... adds one")
     if not len(shapes):
         raise ManyoneError(f"{path}: has no features")
+    if odd := [v for v in fields[0] if isinstance(v, np.ndarray | list | dict)]:
+        raise ManyoneError(f"{path}: column {column}: {odd[0]!s:.40} is a list, not one class: give another column")
     values = [None if _missing(v) else (v.item() if isinstance(v, np.generic) else v) for v in fields[0]]
     return shapes, values, str(info["crs"])
 

@@ -22,7 +22,6 @@ Public: ``load_folder``, ``load_file``, ``from_rows``, ``from_hub``, ``databases
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from manyone.data.sql.files import check_file, is_sqlite
 from manyone.data.sql.records import Pair, PairSet, Schema, Split
 from manyone.data.sql.schema import check_db_id, combined, read_schema, schemas_from_tables, with_descriptions
 from manyone.data.sql.splits import SPLITS, hold_out, spelled, split_of
+from manyone.engine.documents import loads_json
 from manyone.engine.extras import need
 from manyone.engine.files import stays_inside
 from manyone.engine.progress import Progress
@@ -342,7 +342,7 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ManyoneError(f"{path}: more than {MOST_BYTES >> 20} MB of JSON, which is refused")
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return loads_json(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ManyoneError(f"{path}: no such file; correct the path") from None
     except (UnicodeDecodeError, ValueError, RecursionError) as problem:
@@ -359,7 +359,7 @@ def _read_lines(path: Path) -> list[Any]:
     try:
         for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):  # noqa: B007
             if line.strip():
-                rows.append(json.loads(line))
+                rows.append(loads_json(line))
     except UnicodeDecodeError:
         raise ManyoneError(f"{path}: not UTF-8 text; restore the file") from None
     except (ValueError, RecursionError) as problem:

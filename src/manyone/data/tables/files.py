@@ -340,7 +340,7 @@ def _read_parquet(path: Path, limit: int) -> Frame:
             if (need := max(groups, 8 * sizes.num_rows * sizes.num_columns)) > limit:
                 raise _too_large(str(path), sizes.num_rows, sizes.num_columns, need, limit)
             table = file.read()
-    except (OSError, ValueError) as problem:  # pyarrow's own errors derive from these
+    except (OSError, ValueError, NotImplementedError, KeyError, TypeError) as problem:  # those of pyarrow among them
         raise ManyoneError(f"{path}: not a Parquet file ({_reason(problem)})") from None
     _require_distinct(table.column_names, str(path))
     if not table.num_rows:

@@ -25,12 +25,14 @@ import numpy as np
 from manyone.assets.safe_pickle import load_plain
 from manyone.data.trajectories.d4rl import from_d4rl_hdf5, joined
 from manyone.data.trajectories.minari import from_minari, to_minari
+from manyone.data.trajectories.npz import check_npz
 from manyone.data.trajectories.observations import check_numbers, one_hot
 from manyone.data.trajectories.trajectories import Trajectories, join
+from manyone.engine.arrays import DAMAGED
 from manyone.errors import ManyoneError
 
 # NotImplementedError: zipfile's answer to a compression that it does not know, as a damaged header shows it
-_DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+_DAMAGED = (*DAMAGED, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 _STACKED = {"observations": ("observations", "o"), "actions": ("actions", "a"), "rewards": ("rewards", "r")}
 _HDF5 = (".hdf5", ".h5")
 _LARGEST_PICKLE = 1 << 30
@@ -253,6 +255,8 @@ def pairs_from_npz(path: Path | str, name: str = "") -> tuple[np.ndarray, np.nda
 
 @contextlib.contextmanager
 def _arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    if zipfile.is_zipfile(path):
+        check_npz(path)
     try:
         loaded = np.load(path, allow_pickle=False)
     except _DAMAGED as problem:
@@ -270,7 +274,7 @@ def _one(path: Path, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> 
         raise ManyoneError(f"{path}: has no {' or '.join(names)} (it has {', '.join(arrays)})")
     try:
         array = np.asarray(arrays[found])
-    except (*_DAMAGED, TypeError, MemoryError) as problem:
+    except _DAMAGED as problem:
         raise ManyoneError(f"{path}: {found} cannot be read ({_words(problem)})") from None
     if array.dtype.kind not in "fiub":
         raise ManyoneError(f"{path}: {found} hold {array.dtype}; expected numbers")

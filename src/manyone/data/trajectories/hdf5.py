@@ -19,8 +19,8 @@ from typing import Any
 from manyone.engine.extras import need
 from manyone.errors import ManyoneError
 
-DAMAGED = (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError)
-"""What h5py raises while it reads a damaged file."""
+DAMAGED = (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, SystemError)
+"""What h5py raises while it reads a damaged file (SystemError: an error of HDF5 that its lock loses on the way out)."""
 _SMALL = 64 << 20  # bytes that may be made up
 _DEFLATED = 1100  # deflate packs at most 1032 bytes into one
 

@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 
 from manyone.data.trajectories.observations import check_numbers, one_hot
+from manyone.engine.arrays import load_npy
+from manyone.engine.documents import loads_json
 from manyone.errors import ManyoneError
 
 _FILE = "trajectories.json"
@@ -258,8 +260,10 @@ class Trajectories:
         """The data set that :meth:`save` wrote; arrays are memory-mapped, read-only, and checked once in passing."""
         folder = Path(folder)
         try:
-            head = json.loads((folder / _FILE).read_text())
+            head = loads_json((folder / _FILE).read_bytes())
             version, name, present, meta = (head[key] for key in ("format", "name", "arrays", "meta"))
+            if not isinstance(name, str) or not isinstance(present, list) or not isinstance(meta, dict):
+                raise ValueError("name, arrays or meta are of another kind")
         except OSError as problem:
             raise ManyoneError(
                 f"{folder / _FILE}: cannot be read ({problem.strerror}); not a trajectory folder"
@@ -272,10 +276,9 @@ class Trajectories:
         for key in (*(k for k in _ARRAYS if k not in _OPTIONAL), *(k for k in _OPTIONAL if k in present)):
             path = folder / f"{key}.npy"
             try:
-                arrays[key] = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as problem:
-                why = getattr(problem, "strerror", None) or "no array of numbers"  # NumPy's words advise to unpickle
-                raise ManyoneError(f"{path}: missing or damaged ({why}); make the data again") from None
+                arrays[key] = load_npy(path, "r")
+            except ValueError as problem:
+                raise ManyoneError(f"{path}: missing or damaged ({problem}); make the data again") from None
             if arrays[key].dtype != _ARRAYS[key]:
                 raise ManyoneError(f"{path}: holds {arrays[key].dtype}, expected {np.dtype(_ARRAYS[key])}")
         try:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
+from manyone.engine.artefact import made_of, read_tensors
+from manyone.engine.documents import read_json
 from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 from manyone.merging.heads import Head
@@ -59,14 +60,17 @@ class Bundle:
         path = folder / "bundle.json"
         if not path.is_file():
             raise ManyoneError(f"{folder}: no bundle.json, so this is not an expert bundle")
-        text = json.loads(path.read_text())
-        return Bundle(
-            encoder=text["encoder"],
-            base=load_file(folder / "base.safetensors"),
-            experts={t: load_file(folder / "experts" / f"{t}.safetensors") for t in text["tasks"]},
-            heads=heads_from(load_file(folder / "heads.safetensors"), text["heads"]),
-            info=text["info"],
-        )
+        text = read_json(path, "the bundle's description")
+        with made_of(path):
+            if odd := [t for t in text["tasks"] if Path(t).name != t]:
+                raise ManyoneError(f"{path}: task {odd[0]!r}: its weights would lie outside the bundle")
+            return Bundle(
+                encoder=text["encoder"],
+                base=read_tensors(folder / "base.safetensors"),
+                experts={t: read_tensors(folder / "experts" / f"{t}.safetensors") for t in text["tasks"]},
+                heads=heads_from(read_tensors(folder / "heads.safetensors"), text["heads"]),
+                info=dict(text["info"]),
+            )
 
 
 def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

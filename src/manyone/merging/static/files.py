@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from manyone.engine.documents import read_json
 from manyone.engine.files import stays_inside
 from manyone.errors import ManyoneError
 from manyone.merging.static.plan import Plan
@@ -101,7 +102,15 @@ def _copy_companions(plan: Plan, folder: Path, config: Mapping[str, Any]) -> Non
         logger.warning(f"{source}: not copied beside the merged weights: {', '.join(left)}; copy what you trust")
     target = folder / "config.json"
     if config and target.is_file():
-        target.write_text(json.dumps(json.loads(target.read_text()) | dict(config), indent=2) + "\n")
+        target.write_text(json.dumps(hf_config(target) | dict(config), indent=2) + "\n")
+
+
+def hf_config(path: Path) -> dict[str, Any]:
+    """A model's ``config.json``, which must be a JSON object."""
+    found = read_json(path, "the model's configuration")
+    if not isinstance(found, dict):
+        raise ManyoneError(f"{path}: not a model's configuration: it must be a JSON object")
+    return found
 
 
 def _stays_inside(path: Path) -> bool:

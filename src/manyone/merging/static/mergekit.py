@@ -12,17 +12,16 @@ this project the majority of all signs. Anything else in a recipe is an error th
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from manyone.engine.documents import read_yaml, sound
 from manyone.errors import ManyoneError
 from manyone.merging.static.elementwise import FromGram, SignElection, model_stock_rule, slerp_rule
+from manyone.merging.static.files import hf_config
 from manyone.merging.static.layers import TABLE
 from manyone.merging.static.linear import Linear
 from manyone.merging.static.plan import Plan, make_plan
@@ -50,6 +49,13 @@ def prepare_recipe(path: StrPath, *, exclude: Sequence[str] = (), seed: int = 0)
     """The plan and method that the recipe at ``path`` describes, and the entries of config.json that it changes."""
     path = Path(path)
     recipe = _load(path)
+    with sound(path, "a recipe that can be read"):
+        return _prepared(path, recipe, exclude, seed)
+
+
+def _prepared(
+    path: Path, recipe: Mapping[str, Any], exclude: Sequence[str], seed: int
+) -> tuple[Plan, Method, dict[str, Any]]:
     method = recipe["merge_method"]
     sources = _sources(path, recipe, method)
     base_name = recipe.get("base_model")
@@ -200,12 +206,7 @@ class _Parameters:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ManyoneError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise ManyoneError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    recipe = read_yaml(path, aliases=True)
     if not isinstance(recipe, dict) or "merge_method" not in recipe:
         raise ManyoneError(f"{path}: not a mergekit recipe (it has no merge_method)")
     unknown = sorted(str(key) for key in recipe if key not in _TOP)
@@ -213,7 +214,7 @@ def _load(path: Path) -> dict[str, Any]:
         unknown.remove("tokenizer_source")  # the base's tokenizer is what the output gets
     if unknown:
         raise ManyoneError(f"{path}: not supported: {', '.join(unknown)}")
-    if recipe["merge_method"] not in _PARAMETERS:
+    if str(recipe["merge_method"]) not in _PARAMETERS:
         raise ManyoneError(
             f"{path}: merge_method {recipe['merge_method']!r} is not supported; supported are {', '.join(_PARAMETERS)}"
         )
@@ -263,7 +264,7 @@ def _dtype(path: Path, recipe: Mapping[str, Any], base: Checkpoint) -> tuple[DTy
     file = base.folder / "config.json" if base.folder else None
     if file is None:
         return dtype_of(name), {}
-    key = "dtype" if "dtype" in json.loads(file.read_text()) else "torch_dtype"
+    key = "dtype" if "dtype" in hf_config(file) else "torch_dtype"
     return dtype_of(name), {key: name}
 
 

@@ -33,6 +33,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from manyone.data.tasks import Inputs, take
+from manyone.engine.documents import read_json
 from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 from manyone.merging.measures import device_of, to_device
@@ -332,7 +333,7 @@ def load(merged: nn.Module, folder: StrPath) -> Surgery | SurgeryV2:
     folder = Path(folder)
     if not (folder / "surgery.json").is_file():
         raise ManyoneError(f"{folder}: no surgery.json, so this folder holds no surgery")
-    config = json.loads((folder / "surgery.json").read_text())
+    config = read_json(folder / "surgery.json", "the surgery's description")
     return from_artefact(merged, config, load_file(folder / "surgery.safetensors"))
 
 

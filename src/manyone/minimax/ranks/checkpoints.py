@@ -10,6 +10,7 @@ Public: ``save_rows``, ``load_newest``.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -21,11 +22,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from manyone.engine.documents import loads_json
+from manyone.engine.files import sha256
 from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 
 KEEP = 2
-_MARK = "complete.json"
+_MARK, _ROWS, _DIGESTS = "complete.json", "clients-*.safetensors", "sha256"
+_log = logging.getLogger("manyone")
 
 
 def save_rows(
@@ -55,7 +59,8 @@ def save_rows(
         _replace(place / f"{name}.part", place / name)
         barrier()
         if first:
-            (place / f"{_MARK}.part").write_text(json.dumps(dict(meta)))
+            digests = {file.name: sha256(file) for file in sorted(place.glob(_ROWS))}
+            (place / f"{_MARK}.part").write_text(json.dumps({**meta, _DIGESTS: digests}))
             _replace(place / f"{_MARK}.part", place / _MARK)
             for old in _whole(folder)[:-KEEP]:
                 shutil.rmtree(old, ignore_errors=True)
@@ -66,19 +71,21 @@ def save_rows(
 def load_newest(folder: Path, clients: range, settings: int) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """(meta, tensors) of the newest whole state, with the rows of ``clients`` (name -> [runs, clients, ...]).
 
-    None when there is none. Clients that the state lacks (their rank had been lost) start from the mean of the others.
+    None when there is none. A damaged state is passed over, with a warning, for the one before; ``ManyoneError`` where
+    all are. Clients that the state lacks (their rank had been lost) start from the mean of the others.
     """
-    whole = _whole(folder)
+    whole, problems = _whole(folder), []
     if not whole:
         return None
-    place = whole[-1]
-    try:
-        meta = json.loads((place / _MARK).read_text())
-        parts = {file: load_file(file) for file in sorted(place.glob("clients-*.safetensors"))}
-    except (OSError, ValueError, SafetensorError) as problem:
-        raise ManyoneError(
-            f"{place}: damaged checkpoint ({problem}); remove this folder to use the one before"
-        ) from None
+    for place in reversed(whole):
+        try:
+            meta, parts = _read(place)
+            break
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as problem:
+            problems.append(f"{place}: damaged checkpoint ({' '.join(str(problem).split())})")
+            _log.warning(f"{problems[-1]}; the one before is taken")
+    else:
+        raise ManyoneError(f"{problems[0]}; remove {folder} to begin anew")
     if meta["settings"] != settings:
         raise ManyoneError(f"{place}: this state belongs to a run with other options or data; take another folder")
     tensors: dict[str, Tensor] = {}
@@ -94,6 +101,22 @@ def load_newest(folder: Path, clients: range, settings: int) -> tuple[dict[str, 
         mean = joined.mean(0) if joined.is_floating_point() else joined[0]
         tensors[name] = torch.stack([found.get(i, mean) for i in clients], 1)
     return meta, tensors
+
+
+def _read(place: Path) -> tuple[dict[str, Any], dict[Path, dict[str, Tensor]]]:
+    """(meta, file -> rows) of one state, each file compared with the digest that was written when it was whole."""
+    meta = loads_json((place / _MARK).read_bytes())
+    meta["settings"], meta["round"]
+    files = sorted(place.glob(_ROWS))
+    digests = meta.pop(_DIGESTS, None)  # states of earlier versions have none
+    if digests is not None:
+        if set(digests) != {file.name for file in files}:
+            raise ValueError("files are missing, or more than were written")
+        if wrong := [file.name for file in files if sha256(file) != digests[file.name]]:
+            raise ValueError(f"the SHA-256 of {wrong[0]} differs")
+    if not files:
+        raise ValueError("no clients in it")
+    return meta, {file: load_file(file) for file in files}
 
 
 def _whole(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import selectors
 import socket
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from manyone.engine.documents import loads_json
+from manyone.errors import ManyoneError
+
 _HEAD = 8
+_LARGEST = 1 << 32  # bytes of a frame
 _TYPES = ("float32", "int64", "uint8", "bool")
 
 
@@ -60,23 +65,48 @@ def send_frame(
 
 
 def receive_frame(control: socket.socket) -> tuple[dict[str, Any], list[np.ndarray], int | None]:
-    """(header, arrays, file descriptor or None) of the next frame; :class:`Closed` at its end."""
+    """(header, arrays, file descriptor or None) of the next frame; :class:`Closed` at its end.
+
+    ``ManyoneError`` for bytes that are no frame: what they claim is compared with what there is before it is used.
+    """
     try:
         head, fds, _, _ = socket.recv_fds(control, _HEAD, 1)
         size = int.from_bytes(head + _read(control, _HEAD - len(head), started=bool(head)), "little")
+        if not _HEAD <= size <= _LARGEST:
+            raise ManyoneError(f"a frame of {size} bytes: at most {_LARGEST} travel between the processes of a team")
         body = _read(control, size, started=True)
     except TimeoutError:
         raise
     except OSError:
         raise Closed from None
+    try:
+        header, arrays = _parsed(body)
+    except (ValueError, KeyError, TypeError) as problem:
+        raise ManyoneError(f"bytes that are no frame of a team's process ({' '.join(str(problem).split())})") from None
+    return header, arrays, fds[0] if fds else None
+
+
+def _parsed(body: bytes) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """(header, arrays) of a frame's body."""
     cut = _HEAD + int.from_bytes(body[:_HEAD], "little")
-    text = json.loads(body[_HEAD:cut])
-    arrays = []
+    if cut > len(body):
+        raise ValueError("its header is longer than it is")
+    text = loads_json(body[_HEAD:cut])
+    header, arrays = text["header"], []
+    if not isinstance(header, dict):
+        raise ValueError("its header is no object")
     for kind, shape in text["arrays"]:
-        array = np.frombuffer(body, kind, int(np.prod(shape)), cut).reshape(shape).copy()
+        if kind not in _TYPES or not all(type(n) is int and n >= 0 for n in shape):
+            raise ValueError("its arrays are of another kind")
+        count = math.prod(shape)
+        if count * np.dtype(kind).itemsize > len(body) - cut:
+            raise ValueError("its arrays are larger than it is")
+        array = np.frombuffer(body, kind, count, cut).reshape(shape).copy()
         arrays.append(array)
         cut += array.nbytes
-    return text["header"], arrays, fds[0] if fds else None
+    if cut != len(body):
+        raise ValueError("more bytes than its arrays have")
+    return header, arrays
 
 
 def _read(control: socket.socket, size: int, *, started: bool) -> bytes:

@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from manyone.assets.cache import sha256
+from manyone.engine.files import sha256
 from manyone.errors import ManyoneError
 
 _HEAD = b"SQLite format 3\x00"

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyone.assets.cache import sha256
 from manyone.data.rasters.bands import Band
 from manyone.earth.encoders.libraries.adapter import (
     Features,
@@ -29,6 +28,7 @@ from manyone.earth.encoders.libraries.adapter import (
 )
 from manyone.earth.encoders.libraries.slots import rgb
 from manyone.earth.spec import Context, ModelSpec
+from manyone.engine.files import sha256
 from manyone.errors import ManyoneError
 
 

@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from manyone.data.tables.encoder import TableEncoder
-from manyone.engine.artefact import CONFIG, below, made_of, read_model, write_model
+from manyone.engine.artefact import CONFIG, WEIGHTS, below, check_shapes, made_of, read_model, write_model
 from manyone.errors import ManyoneError
 from manyone.minimax.estimator import DistributedAUCClassifier
 from manyone.minimax.mixing.topology import Topology
@@ -89,6 +89,8 @@ def load(
         weights = below(tensors, "x/" + network["prefix"])
         words = {k: network[k] for k in ("activation", "output") if k in network}
         model = Network(network["widths"], weights, **words)
+        wanted = model.shapes()  # beside them AUC's auxiliary variables may stand
+        check_shapes(wanted, {k: v for k, v in weights.items() if k in wanted}, Path(folder) / WEIGHTS)
         if config["kind"] == "sampler":
             return Sampler(model, config["latent"])
         scaling = Scaling(tensors["scaling/mean"], tensors["scaling/std"], config["unit_rows"])

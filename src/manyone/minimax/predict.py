@@ -98,6 +98,12 @@ class Network:
         self.module = None if len(widths) == 1 else build_network(widths, **words)
         self.weights = dict(weights)
 
+    def shapes(self) -> dict[str, list[int]]:
+        """Name -> shape of the weights that it needs."""
+        if self.module is None:
+            return {"w": self.widths}
+        return {name: list(value.shape) for name, value in self.module.state_dict().items()}
+
     def __call__(self, rows: Tensor) -> Tensor:
         rows = rows.to(next(iter(self.weights.values())).dtype)
         with torch.no_grad():

@@ -26,6 +26,13 @@ _MILLIONS = {"bytes": "MB", "parameters": "million parameters"}  # units that ar
 
 _lock = threading.Lock()
 _display: Display | None = None  # while there are bars
+_hidden = False
+
+
+def hide_progress() -> None:
+    """No bar is shown in this process from now on: the one that has started it shows its own."""
+    global _hidden
+    _hidden = True
 
 
 class Progress:
@@ -38,7 +45,8 @@ class Progress:
     def __init__(
         self, name: str, total: int = 0, *, start: int = 0, unit: str = "steps", show: bool | None = None
     ) -> None:
-        self.name, self.total, self.start, self.unit, self.show = name, total, start, unit, show
+        self.name, self.total, self.start, self.unit = name, total, start, unit
+        self.show = False if _hidden else show
         self._began = time.monotonic()
         self._next = self._began + (0.0 if show else _QUIET_SECONDS)
         self._first: tuple[int, float] | None = None  # how much the first update told as done, and when

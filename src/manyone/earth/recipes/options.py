@@ -85,6 +85,8 @@ class BenchOptions(ImageOptions):
     """Bootstrap samples of an interval, over blocks where there are any."""
     maps: bool = True
     """Draw a map of each scene beside truth and image."""
+    workers: Annotated[int | None, Range(1)] = None
+    """Processes side by side, each with an encoder; default: one a processor for a ready-made suite, else 1."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, object]]] = {}
 

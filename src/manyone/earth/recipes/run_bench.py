@@ -7,18 +7,19 @@ The run folder gets ``cells.jsonl`` (a line for each figure as it is measured: a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import joblib
 import torch
 
 from manyone.claims.figure import Figure, save_figures
 from manyone.data.rasters.scenes import LabelledScenes, Places, RasterSet
 from manyone.earth.benching import Cell, applies, cell_from, check_protocols, is_few_shot, measure, ranking
 from manyone.earth.embedding import How, Ready, embed, pooling_of, ready
-from manyone.earth.encoders.loading import PLACES, SUPERVISED
+from manyone.earth.encoders.loading import LEARNED, PLACES, SUPERVISED, fixed_bands
 from manyone.earth.recipes import bench_figures, pictures
 from manyone.earth.recipes.common import how_of, store_of
 from manyone.earth.recipes.maps import Area, draw_map
@@ -28,9 +29,11 @@ from manyone.earth.samples import Samples, Sampling, draw
 from manyone.earth.statistics import Ranking
 from manyone.earth.store import Store
 from manyone.earth.suites import SUITES, load, named, own
+from manyone.engine.devices import device_of
 from manyone.engine.files import write_atomic
 from manyone.engine.inputs import check_inputs
-from manyone.engine.progress import Progress
+from manyone.engine.modules import isolated
+from manyone.engine.progress import Progress, hide_progress
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.recipes.options import Split
@@ -63,7 +66,6 @@ def run(options: BenchOptions, build: None, folder: RunFolder) -> None:
         print("\n".join(plan(options, names)))
         return
     folder.ensure()
-    torch.set_num_threads(1)  # thin products, one after the other: more threads only wait for each other
     found = Bench(cells=_earlier(folder.path / CELLS))
     store = store_of(options)
     with Progress("comparing", len(names) * len(options.models), unit="pairs") as bar:
@@ -71,11 +73,13 @@ def run(options: BenchOptions, build: None, folder: RunFolder) -> None:
             samples = draw(source, sampling_of(options))
             check_inputs(folder, {samples.name: samples.fingerprint()})
             found.sets[samples.name] = describe(samples)
-            for place, model in enumerate(options.models):
-                bar.update(number * len(options.models) + place, name=f"{model} on {samples.name}")
-                _pair(options, model, samples, store, found, folder.path / CELLS)
+            for place, pair in enumerate(_pairs(options, samples, found.cells)):
+                bar.update(number * len(options.models) + place, name=f"{pair.model} on {samples.name}")
+                _keep(pair, samples.name, found, folder.path / CELLS)
             if options.maps and isinstance(source, LabelledScenes):
                 found.maps += _map(options, samples, store, found.cells)
+    sets, models = list(found.sets), list(options.models)
+    found.cells.sort(key=lambda c: (sets.index(c.data), models.index(c.model), options.protocols.index(c.protocol)))
     if not found.cells:
         raise ManyoneError(f"no encoder fits any set: {'; '.join(f'{k}: {v}' for k, v in found.skipped.items())}")
     _write(options, found, folder)
@@ -127,35 +131,84 @@ def features_of(options: BenchOptions, model: str, samples: Samples, store: Stor
     return one, how, entry, entry.array(pooling_of(one.encoder.spec, entry))
 
 
-def _pair(options: BenchOptions, model: str, samples: Samples, store: Store, found: Bench, path: Path) -> None:
-    """One encoder on one set: all protocols that are not measured yet."""
-    done = {(c.model, c.data, c.protocol) for c in found.cells}
-    wanted = [p for p in options.protocols if applies(p, samples) and (model, samples.name, p) not in done]
+class Pair(NamedTuple):
+    """What one encoder on one set has given; computed in any process."""
+
+    model: str
+    cells: tuple[Cell, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+    """("model on set", why there is no figure)."""
+    passes: int = 0
+    cost: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def workers_of(options: BenchOptions) -> int:
+    """Processes side by side; an accelerator is not shared."""
+    if options.workers is not None:
+        return options.workers
+    alone = not options.suite or device_of(options.device).type != "cpu"
+    return 1 if alone else min(joblib.effective_n_jobs(-1), len(options.models))
+
+
+def measure_pair(options: BenchOptions, model: str, samples: Samples, done: Collection[str]) -> Pair:
+    """One encoder on one set: all protocols that are not ``done``."""
+    wanted = [p for p in options.protocols if applies(p, samples) and p not in done]
     where = f"{model} on {samples.name}"
     if (model in PLACES) != isinstance(samples.source, Places):
-        return  # places have no pixels and images no places: nothing to tell
+        return Pair(model)  # places have no pixels and images no places: nothing to tell
+    skipped = []
     if model == SUPERVISED and (few := [p for p in wanted if is_few_shot(p)]):
-        found.skipped[f"{where}, {', '.join(few)}"] = "it has learned from all training labels, not from a few"
+        skipped.append((f"{where}, {', '.join(few)}", "it has learned from all training labels, not from a few"))
         wanted = [p for p in wanted if p not in few]
     if not wanted:
-        return
+        return Pair(model, skipped=tuple(skipped))
+    torch.set_num_threads(1)  # thin products, one after the other: more threads only wait for each other
     try:
-        one, _, entry, features = features_of(options, model, samples, store)
+        one, _, entry, features = features_of(options, model, samples, store_of(options))
     except ManyoneError as problem:
         # a model that cannot take this sensor is a result of the comparison, not its end
-        found.skipped[where] = str(problem)
+        return Pair(model, skipped=(*skipped, (where, str(problem))))
+    cells = tuple(
+        measure(features, samples, model, protocol, resamples=options.resamples, seed=options.seed)[0]
+        for protocol in wanted
+    )
+    return Pair(model, cells, tuple(skipped), entry.forward_calls, cost_of(entry.folder), one.notes)
+
+
+def _quietly(options: BenchOptions, model: str, samples: Samples, done: Collection[str]) -> Pair:
+    """In a process of its own."""
+    hide_progress()
+    return measure_pair(options, model, samples, done)
+
+
+def _pairs(options: BenchOptions, samples: Samples, cells: Sequence[Cell]) -> Iterator[Pair]:
+    """All encoders on one set, as they are done."""
+    done = {m: {c.protocol for c in cells if (c.model, c.data) == (m, samples.name)} for m in options.models}
+    if (workers := workers_of(options)) == 1:
+        for model in options.models:
+            yield measure_pair(options, model, samples, done[model])
         return
-    found.passes += entry.forward_calls
-    if (cost := cost_of(entry.folder)) is not None:
-        found.encoding[where] = cost
-    for note in one.notes:
-        if note not in found.sets[samples.name]["notes"]:
-            found.sets[samples.name]["notes"].append(note)
-    for protocol in wanted:
-        cell, _ = measure(features, samples, model, protocol, resamples=options.resamples, seed=options.seed)
-        found.cells.append(cell)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(cell.to_json(), allow_nan=False) + "\n")
+    samples.fingerprint()  # once, not in every process
+    slow_first = sorted(options.models, key=lambda m: m not in (*LEARNED, "rcf") and not fixed_bands(m))
+    with isolated():
+        yield from joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)(
+            joblib.delayed(_quietly)(options, model, samples, done[model]) for model in slow_first
+        )
+
+
+def _keep(pair: Pair, name: str, found: Bench, path: Path) -> None:
+    """Adds the pair to what was found, and its figures to the file."""
+    where = f"{pair.model} on {name}"
+    found.skipped |= dict(pair.skipped)
+    found.passes += pair.passes
+    if pair.cost is not None:
+        found.encoding[where] = pair.cost
+    notes = found.sets[name]["notes"]
+    notes += [note for note in pair.notes if note not in notes]
+    found.cells += pair.cells
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(cell.to_json(), allow_nan=False) + "\n" for cell in pair.cells)
 
 
 def cost_of(folder: Path) -> float | None:

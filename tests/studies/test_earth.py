@@ -64,7 +64,7 @@ def test_a_part_gives_the_rows_that_claims_compare(part, monkeypatch, tmp_path):
 def test_every_side_of_a_claim_is_a_row_of_some_part():
     made = {
         *((f"stats-{p}", s, "split") for p in ("knn5-l2", "linear") for s in ("block", "random")),
-        *(("cross-sensor", v, "sensor") for v in ("same-sensor", "nearest", "mean")),
+        *(("cross-sensor", v, "sensor") for v in ("same-sensor", "nearest", "interp", "mean")),
         ("sweep", "", "cost"), ("one-pass", "", "cost"), ("random-towers", "", "zero-shot"),
         ("chance", "", "zero-shot"), ("rff", "", "places"), ("geoclip", "", "places"),
         ("one-for-all", "", "clean"), ("one-for-each", "", "clean"),

@@ -252,3 +252,27 @@ def test_wrong_shapes_and_options_are_told():
         LayerOptions(missing="zero")
     with pytest.raises(ManyoneError, match="drop"):
         plan(S2[:3], ONE, LayerOptions(missing="drop"))
+
+
+def test_a_copied_band_is_as_far_from_its_mean_as_the_band_that_it_copies():
+    slots = (Band("a", "red", 660, 30, unit="refl"), Band("b", "nir", 860, 30, unit="refl"),
+             Band("c", "watervapor", 945, 20, unit="refl"), Band("d", "swir1", 1610, 90, unit="refl"))  # fmt: skip
+    spec = ModelSpec("four", slots, 4)
+    draws = torch.Generator().manual_seed(0)
+    means = torch.tensor([0.1, 0.4, 0.02, 0.3]).view(4, 1, 1)  # where the atmosphere absorbs, next to nothing is left
+    train = means + 0.01 * torch.randn(6, 4, 8, 8, generator=draws)
+    own = fit(plan(slots, spec, LayerOptions()), [(train, None)])
+    lacking = (slots[0], slots[1], slots[3])
+    seen = train[:, [0, 1, 3]].clone()
+    seen[0, :, 0, 0] = float("nan")
+    for policy in ("nearest", "interp"):
+        made = replace(plan(lacking, spec, LayerOptions(missing=policy)), statistics=own.statistics)
+        x, context = made.apply(seen)
+        z = own.apply(train)[0]
+        share = (945 - 860) / (1610 - 860) if policy == "interp" else 0.0
+        expected = (1 - share) * z[:, 1] + share * z[:, 3]
+        expected[0, 0, 0] = 0
+        assert torch.allclose(x[:, 2], expected, atol=1e-4)
+        assert x[:, 2].abs().max() < 6
+        assert not context.more["valid"][0, 2, 0, 0]
+        assert made.key() != replace(made, mixes=()).key()

@@ -59,6 +59,8 @@ class Plan:
     """Whether channels are Gaussian sums of many bands."""
     notes: tuple[str, ...] = ()
     """Guesses and doubts."""
+    mixes: tuple[tuple[int, tuple[tuple[int, float], ...]], ...] = ()
+    """(channel, ((another channel, its share), ...)): channels that are copied after normalisation (``missing``)."""
 
     def key(self) -> str:
         """SHA-256 of every parameter that the output depends on."""
@@ -73,6 +75,8 @@ class Plan:
             "kept": self.kept,
             "statistics": self.statistics and asdict(self.statistics),
         }
+        if self.mixes:
+            facts["mixes"] = self.mixes
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def select(self, pixels: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -123,6 +127,9 @@ class Plan:
         if x.dim() == 5:
             x, ok, time = self._dated(x, ok, time, cloud, more)
         x = torch.where(ok, self._normalised(x), 0.0).float()
+        for channel, parts in self.mixes:
+            mixed = torch.stack([share * x[..., other, :, :] for other, share in parts]).sum(0)
+            x[..., channel, :, :] = torch.where(ok[..., channel, :, :], mixed, 0.0)
         if self.zero:
             x[..., list(self.zero), :, :] = 0
         more["valid"] = ok
@@ -305,6 +312,7 @@ def plan(
         match=pairing,
         resampled=pairing is None,
         notes=tuple(notes + list(filling.notes)),
+        mixes=filling.mixes,
     )
     return _checked(made)
 

@@ -3,19 +3,21 @@
 ======== =============================================================================================
 error    nothing: the pairing is refused, with the slots named
 mean     the slot's mean: 0 after normalisation
-nearest  the value of the nearest band that fills another slot
-interp   linear in λ between the two neighbouring optical bands; beyond the sensor's range, its last band
+nearest  the nearest band that fills another slot, as that slot has it after normalisation
+interp   linear in λ between the two neighbouring optical bands, likewise; beyond the sensor's range, its last band
 slice    the slot is left out, and the encoder leaves out the weights' channels (a fixed convolution)
 drop     the slot is left out (models that take any bands)
 ======== =============================================================================================
 
-Measured: mean-fill destroys a probe that was fitted with the band, nearest-fill is the best cheap policy; nothing saves
-a sensor that lacks a whole part of the spectrum.
+Values are copied after normalisation: a slot's statistics are those of another wavelength, and what fits them is not
+the neighbour's raw value (where the atmosphere absorbs, it lies nine deviations away) but how far that is from its own
+mean. Measured: interpolation keeps most of a probe that was fitted with the band, then the nearest band, then the mean;
+nothing saves a sensor that lacks a whole part of the spectrum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +39,8 @@ class Filling:
     """Slots that are not passed on."""
     notes: tuple[str, ...] = ()
     """One line a filled slot."""
+    mixes: tuple[tuple[int, tuple[tuple[int, float], ...]], ...] = ()
+    """(slot, ((another slot, its share), ...)): what it is after normalisation, where bands of other slots fill it."""
 
 
 def fill(source: Sequence[Band], slots: Sequence[Band], weights: np.ndarray, policy: MissingPolicy) -> Filling:
@@ -64,7 +68,18 @@ def fill(source: Sequence[Band], slots: Sequence[Band], weights: np.ndarray, pol
     for t in missing:
         rows[t], note = _nearest(source, used, slots[t]) if policy == "nearest" else _interpolate(source, slots[t])
         notes.append(f"{slots[t].name}: {note}")
-    return Filling(rows, notes=tuple(notes))
+    return Filling(rows, notes=tuple(notes), mixes=tuple(_mixes(weights, rows, missing)))
+
+
+def _mixes(
+    weights: np.ndarray, rows: np.ndarray, missing: Sequence[int]
+) -> Iterator[tuple[int, tuple[tuple[int, float], ...]]]:
+    """Filled slots as shares of slots, where each band that fills them is the whole of one."""
+    slot_of = {int(row.argmax()): t for t, row in enumerate(weights) if (row > 0).sum() == 1}
+    for t in missing:
+        parts = [(slot_of.get(int(s)), float(rows[t, s])) for s in np.flatnonzero(rows[t])]
+        if all(slot is not None for slot, _ in parts):
+            yield t, tuple((slot, share) for slot, share in parts if slot is not None)
 
 
 def _nearest(source: Sequence[Band], used: Sequence[int], slot: Band) -> tuple[np.ndarray, str]:

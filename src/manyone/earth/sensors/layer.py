@@ -64,7 +64,7 @@ class Plan:
 
     def key(self) -> str:
         """SHA-256 of every parameter that the output depends on."""
-        facts = {
+        facts: dict[str, Any] = {
             "source": [asdict(band) for band in self.source],
             "slots": [asdict(band) for band in self.slots],
             "weights": self.weights,

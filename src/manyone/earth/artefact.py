@@ -74,7 +74,9 @@ def load(folder: str | os.PathLike[str], device: str = "cpu") -> MapModel:
     config, tensors = read_model(folder, "a model of maps", needs)
     if config.get("kind") != KIND:
         raise ManyoneError(f"{folder}: a model of kind {config.get('kind')!r}, not {KIND}")
-    with made_of(folder, tensors):
+    # an encoder that is named alone is another library's, as large as that has it
+    own_weights = any(name.startswith("encoder.") for name in tensors)
+    with made_of(folder, tensors if own_weights else None):
         bands = tuple(from_plain(Band, band) for band in config["bands"])
         layer = from_plain(LayerOptions, config["layer"])
         statistics = None if config["statistics"] is None else _statistics(config["statistics"])

@@ -170,6 +170,8 @@ def made_of(path: str | os.PathLike[str], tensors: Mapping[str, Tensor] | None =
     try:
         with Bounded(tensors) if tensors is not None else contextlib.nullcontext():
             yield
+    except torch.OutOfMemoryError:  # the device is too small, and nothing is damaged
+        raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError, RuntimeError,
             MemoryError) as error:  # fmt: skip
         path = Path(path) / CONFIG if Path(path).is_dir() else path

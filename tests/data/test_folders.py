@@ -84,7 +84,7 @@ def test_model_folders_tell_size_and_colour(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "data", {"a": 5, "b": 5})
     assert load_task(root, model=model).train.inputs.shape[2:] == (10, 10)
     (model / "preprocessor_config.json").write_text("{")
-    with pytest.raises(ManyoneError, match=r"preprocessor_config\.json: line 1 is not JSON"):
+    with pytest.raises(ManyoneError, match=r"preprocessor_config\.json, line 1: not JSON"):
         load_task(root, model=model)
     with pytest.raises(ManyoneError, match="no preprocessor_config"):
         ImageFormat.of_model(tmp_path)

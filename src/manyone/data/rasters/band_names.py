@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from manyone.data.rasters.bands import Band, Unit
+from manyone.data.rasters.geotiff import sound_header
 from manyone.data.rasters.sensors import Sensor, sensors
 from manyone.errors import ManyoneError
 
@@ -40,7 +41,8 @@ def describe_bands(layers: Sequence[Layer], sensor: Sensor | None, gsd_m: float 
             if not label and len(layers) > 1 and len(indexes) == 1:
                 label = re.split(r"[_.\-\s]", path.stem)[-1]  # ..._B04.tif
             labels.append(label)
-            found.append(_from_metadata(dataset, index, label, gsd_m, len(found) + 1))
+            with sound_header(path):
+                found.append(_from_metadata(dataset, index, label, gsd_m, len(found) + 1))
     notes: list[str] = []
     if sensor is not None:
         found = _from_sensor(found, labels, sensor, layers[0][0], gsd_m)

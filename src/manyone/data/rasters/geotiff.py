@@ -183,13 +183,23 @@ def open_geotiff_bytes(raw: bytes, name: str) -> Iterator[Any]:
             yield dataset
 
 
+@contextlib.contextmanager
+def sound_header(path: object) -> Iterator[None]:
+    """Names the file when GDAL finds out, while a header is read, that it is damaged."""
+    try:
+        yield
+    except gdal_errors() as problem:
+        raise ManyoneError(f"{path}: damaged GeoTIFF ({_reason(problem)}); copy it anew") from None
+
+
 def alpha_band(dataset: Any, path: str) -> int | None:
     """The number of the band that says which pixels are there, or None. Used inside :func:`careful`.
 
     GDAL marks the fourth band of any four of 8 bits as opacity, a near infrared too: only one that holds nothing but
     the least and the largest value, where it is looked at, is believed to be that.
     """
-    kinds = dataset.colorinterp
+    with sound_header(path):
+        kinds = dataset.colorinterp
     found = [i for i, kind in enumerate(kinds, 1) if kind == rasterio().enums.ColorInterp.alpha]
     if not found or len(kinds) == 1 or dataset.descriptions[found[0] - 1]:
         return None

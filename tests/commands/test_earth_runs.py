@@ -105,6 +105,10 @@ def test_a_comparison_of_one_s_own_scene(place, main):
     config = (place / "bench" / "config.yaml").read_text()
     assert "earth-bench" in config
     assert main(["eval", "bench"]) == 2
+    (place / "bench" / "done").unlink()
+    (place / "bench" / "cells.jsonl").write_text("[" * 100_000 + "\n")
+    assert main(["resume", "bench"]) == 2
+    assert "cells.jsonl: not figures of a comparison" in main.err
 
 
 def test_bands_are_matched_and_the_pairing_is_drawn(place, main):

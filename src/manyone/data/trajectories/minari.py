@@ -23,6 +23,7 @@ from manyone.data.trajectories.hdf5 import DAMAGED, check_hdf5
 from manyone.data.trajectories.observations import action_choices, action_width, lay_out, one_hot, state_width
 from manyone.data.trajectories.references import known_reference
 from manyone.data.trajectories.trajectories import Trajectories
+from manyone.engine.documents import loads_json, sound
 from manyone.engine.extras import need
 from manyone.errors import ManyoneError
 
@@ -60,7 +61,7 @@ def from_minari(source: Path | str, name: str | None = None, *, keys: Sequence[s
         dataset = minari.MinariDataset(folder / "data")
         entries = list(dataset.storage.get_episode_metadata(dataset.episode_indices))
         head = record.get(_HEAD, {})
-        head = json.loads(head) if isinstance(head, str) else head
+        head = loads_json(head) if isinstance(head, str) else head
         meta = dict(head.get("meta") or {"source": "Minari", "dataset_id": record["dataset_id"]})
         every = dataset.iterate_episodes()
     except (*DAMAGED, AssertionError, AttributeError, ImportError) as problem:
@@ -102,7 +103,8 @@ def from_minari(source: Path | str, name: str | None = None, *, keys: Sequence[s
         meta["keys"] = list(keys)
     environment = record.get("eval_env_spec") or record.get("env_spec")
     if environment:
-        meta["environment"] = json.loads(environment)
+        with sound(f"{source}: its environment", "described in JSON"):
+            meta["environment"] = loads_json(environment)
     own_name = head.get("name") or record["dataset_id"]
     scores: list[Any] = [record.get(key) for key in ("ref_min_score", "ref_max_score")]
     if all(isinstance(score, (int, float)) and math.isfinite(score) for score in scores) and scores[0] < scores[1]:
@@ -126,7 +128,7 @@ def _record(data: Path) -> dict[str, Any]:
     """``metadata.json`` of a Minari data set, checked; so is the file that holds its arrays, where that is HDF5."""
     path = data / "metadata.json"
     try:
-        record = json.loads(path.read_text())
+        record = loads_json(path.read_bytes())
         lacking = [key for key in ("observation_space", "action_space") if not isinstance(record.get(key), str)]
     except (OSError, ValueError, AttributeError) as problem:
         raise ManyoneError(f"{path}: not a readable Minari data set ({problem}); fetch or make it again") from None

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from manyone.data.rasters.bands import Band
+from manyone.earth.encoders import cnn
 from manyone.earth.encoders.location import location_encoder
 from manyone.earth.encoders.mae import MaeOptions
 from manyone.earth.encoders.pretraining import load_pretrained, pretrain
@@ -34,7 +35,7 @@ from manyone.errors import ManyoneError
 
 PIXELS = ("raw", "raw3x3", "raw5x5", "stats", "stats3x3", "stats5x5")
 PLACES = ("lonlat", "xyz", "rff", "geoclip")
-SUPERVISED = "cnn-supervised"
+SUPERVISED = cnn.ID
 """The one that learns from labels: ``embedding.ready`` trains it, as an encoder alone has none."""
 OWN = (*PIXELS, "rcf", "mosaiks", "vit-random", "mae-small", "wave-small", SUPERVISED, *PLACES, "efficientnet-lite0")
 LEARNED = ("mosaiks", "mae-small", "wave-small")

@@ -30,6 +30,7 @@ from manyone.earth.statistics import Ranking
 from manyone.earth.store import Store
 from manyone.earth.suites import SUITES, load, named, own
 from manyone.engine.devices import device_of
+from manyone.engine.documents import loads_json, sound
 from manyone.engine.files import write_atomic
 from manyone.engine.inputs import check_inputs
 from manyone.engine.modules import isolated
@@ -214,7 +215,10 @@ def _keep(pair: Pair, name: str, found: Bench, path: Path) -> None:
 def cost_of(folder: Path) -> float | None:
     """Processor seconds that the encoder took for 1,000 samples, as its entry in the store keeps it."""
     path = folder / "cost.json"
-    return float(json.loads(path.read_text())["cpu_s_per_1000"]) if path.is_file() else None
+    if not path.is_file():
+        return None
+    with sound(path, "what an encoder cost"):
+        return float(loads_json(path.read_bytes())["cpu_s_per_1000"])
 
 
 def _map(options: BenchOptions, samples: Samples, store: Store, cells: Sequence[Cell]) -> list[Figure]:
@@ -242,7 +246,8 @@ def _earlier(path: Path) -> list[Cell]:
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
-    return [cell_from(json.loads(line), str(path)) for line in lines[:-1] if line]
+    with sound(path, "figures of a comparison, a line each"):
+        return [cell_from(loads_json(line), str(path)) for line in lines[:-1] if line]
 
 
 def _write(options: BenchOptions, found: Bench, folder: RunFolder) -> None:

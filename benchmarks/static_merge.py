@@ -35,7 +35,9 @@ from _peers import peer_python
 TORCH = "torch==2.13.0"
 PEERS = {"mergekit": "mergekit==0.1.5", "fusion-bench": "fusion-bench==0.2.33"}
 
-METHODS = ("task-arithmetic", "ties")
+METHODS = ("task-arithmetic", "ties", "ties-sparse")
+"""``ties-sparse``: TIES of experts that differ from the base in a tenth of their entries."""
+
 LOADS = {"task-arithmetic": "", "ties": "import manyone.merging.static.elementwise"}
 """What this project imports for a method only when it is chosen: TIES needs PyTorch, task arithmetic does not."""
 
@@ -45,7 +47,7 @@ from pathlib import Path
 from manyone.merging.static.methods import merge
 if len(sys.argv) > 1:
     folder, method, count, out = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
-    merge(method, folder / "base", [folder / f"e{i}" for i in range(count)], out=out)
+    merge(method, folder / "base", [folder / f"{sys.argv[5]}{i}" for i in range(count)], out=out)
 """
 
 FLOOR = """
@@ -76,11 +78,11 @@ from fusion_bench.method import TaskArithmeticAlgorithm, TiesMergingAlgorithm
 
 class Folders(BaseModelPool):
     def load_model(self, name, *args, **options):
-        folder = "base" if name == "_pretrained_" else name
+        folder = "base" if name == "_pretrained_" else sys.argv[5] + name
         return CLIPVisionModel.from_pretrained(f"{sys.argv[1]}/{folder}")
 
 if len(sys.argv) > 1:
-    pool = Folders({name: None for name in ["_pretrained_", *[f"e{i}" for i in range(int(sys.argv[3]))]]})
+    pool = Folders({name: None for name in ["_pretrained_", *map(str, range(int(sys.argv[3])))]})
     if sys.argv[2] == "ties":
         algorithm = TiesMergingAlgorithm(scaling_factor=0.3, threshold=20, remove_keys=[], merge_func="sum")
     else:
@@ -89,8 +91,11 @@ if len(sys.argv) > 1:
 """
 
 
-def make_models(folder: Path, experts: int, layers: int) -> list[Path]:
-    """Folders ``base``, ``e0`` ... with CLIP's vision encoder of ViT-B/32 size; experts drift by 2.5e-4 per weight."""
+def make_models(folder: Path, experts: int, layers: int, sparse: bool) -> list[Path]:
+    """Folders ``base``, ``e0`` ... with CLIP's vision encoder of ViT-B/32 size; experts drift by 2.5e-4 per weight.
+
+    With ``sparse`` also ``s0`` ...: the same experts, nine tenths of whose entries are the base's.
+    """
     import torch
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -104,6 +109,11 @@ def make_models(folder: Path, experts: int, layers: int) -> list[Path]:
             for name, value in model.named_parameters():
                 value.copy_(start[name]).add_(torch.randn(value.shape), alpha=2.5e-4)
         model.save_pretrained(folder / f"e{i}")
+        if sparse:
+            with torch.no_grad():
+                for name, value in model.named_parameters():
+                    value.copy_(torch.where(torch.rand(value.shape) < 0.1, value, start[name]))
+            model.save_pretrained(folder / f"s{i}")
     return [folder / name / "model.safetensors" for name in ["base", *[f"e{i}" for i in range(experts)]]]
 
 
@@ -163,12 +173,13 @@ def measure(command: list[str], cap: float | None, threads: int) -> dict:
     return row
 
 
-def mergekit_recipe(folder: Path, method: str, experts: int) -> Path:
-    """The mergekit recipe of the same merge."""
+def mergekit_recipe(folder: Path, method: str, experts: int, kind: str) -> Path:
+    """The mergekit recipe of the same merge of the experts ``kind`` 0 ..."""
     import yaml
 
     parameters = {"weight": 0.3} | ({"density": 0.2, "normalize": False} if method == "ties" else {})
-    models = [{"model": str(folder / f"e{i}" / "model.safetensors"), "parameters": parameters} for i in range(experts)]
+    paths = [folder / f"{kind}{i}" / "model.safetensors" for i in range(experts)]
+    models = [{"model": str(path), "parameters": parameters} for path in paths]
     recipe = {
         "merge_method": method.replace("-", "_"),
         "base_model": str(folder / "base" / "model.safetensors"),
@@ -195,22 +206,24 @@ def run(
     with tempfile.TemporaryDirectory(prefix="manyone-bench-") as name:
         folder = Path(name)
         print("making the models", file=sys.stderr)
-        files = make_models(folder, experts, layers)
-        joined = ",".join(map(str, files))
-        for method in methods:
+        dense = make_models(folder, experts, layers, "ties-sparse" in methods)
+        for merge in methods:
+            method, kind = merge.removesuffix("-sparse"), "s" if merge.endswith("-sparse") else "e"
+            files = [dense[0], *[folder / f"{kind}{i}" / "model.safetensors" for i in range(experts)]]
+            joined = ",".join(map(str, files))
             out = folder / "out"
-            count = str(experts)
+            own = [str(folder), method, str(experts), str(out), kind]
             passes = "2" if method == "ties" else "1"
             tools = {
                 "floor": ([sys.executable, "-c", FLOOR], [passes, str(out), joined]),
-                "manyone": ([sys.executable, "-c", LOADS[method] + OURS], [str(folder), method, count, str(out)]),
+                "manyone": ([sys.executable, "-c", LOADS[method] + OURS], own),
             }
             if "mergekit" in pythons:
                 script = str(pythons["mergekit"].with_name("mergekit-pytorch"))
-                tools["mergekit"] = ([script], [str(mergekit_recipe(folder, method, experts)), str(out)])
+                tools["mergekit"] = ([script], [str(mergekit_recipe(folder, method, experts, kind)), str(out)])
             if "fusion-bench" in pythons:
                 start = [str(pythons["fusion-bench"]), "-c", FUSION_BENCH]
-                tools["fusion-bench"] = (start, [str(folder), method, count, str(out)])
+                tools["fusion-bench"] = (start, own)
             for tool, (start, arguments) in tools.items():
                 if only is not None and tool not in [*only, "manyone"]:
                     continue
@@ -230,7 +243,7 @@ def run(
                 rows.append(
                     {
                         "benchmark": "static-merge",
-                        "method": method,
+                        "method": merge,
                         "tool": tool,
                         "experts": experts,
                         "bytes": files[0].stat().st_size,

@@ -95,6 +95,22 @@ def test_kth_largest_of_many(kind, share):
     assert kth_largest_magnitude(pieces(x, 1 << 16), k) == float(x.abs().sort(descending=True).values[k - 1])
 
 
+@pytest.mark.parametrize("moved", [0.0, 0.05, 0.21, 0.6])
+def test_sparse_data_are_counted_in_the_bracket_of_the_sample(moved):
+    """Two million elements, more than there are bins, of which all but a part are zeros: as with frozen layers."""
+    g = torch.Generator().manual_seed(2)
+    x = torch.randn(1 << 21, generator=g) * (torch.rand(1 << 21, generator=g) < moved)
+    selector = MagnitudeSelector(len(x) // 5, len(x))
+    selector.sample(x[::4].abs())
+    selector.use_sample()
+    while not selector.done:
+        for start in range(0, len(x), 1 << 16):
+            selector.add(x[start : start + (1 << 16)].abs())
+        selector.end_pass()
+    assert selector.threshold == float(x.abs().sort(descending=True).values[len(x) // 5 - 1])
+    assert selector.passes <= 2
+
+
 def test_a_misleading_sample_costs_a_pass_and_not_the_result():
     x = torch.arange(1.0, 20001)
     selector = MagnitudeSelector(1000, len(x))

@@ -74,14 +74,24 @@ class MagnitudeSelector:
         at_least = values >= self._lower
         above = values > self._upper
         over = int(np.count_nonzero(above))
+        if self._low == self._high:  # one value, as the zeros of a sparse task vector are: counting it is enough
+            count = int(np.count_nonzero(at_least)) - over
+            with self._lock:
+                self._above += over
+                self._bins[0] += count
+            return
         inside = (values[np.flatnonzero(at_least ^ above)].view(np.int32) - self._low) >> self._shift
         with self._lock:
             self._above += over
-            np.add.at(self._bins, inside, 1)
+            self._held.append(inside)
+            self._held_length += len(inside)
+            if self._held_length >= len(self._bins):
+                self._count_held()
 
     def end_pass(self) -> None:
         """Evaluates the counts: either ``threshold`` is known now or the next pass looks closer."""
         self.passes += 1
+        self._count_held()
         position = self.k - self._above  # rank inside the bracket, 1 = its largest
         if not 1 <= position <= int(self._bins.sum(dtype=np.int64)):
             self._search(0, _LARGEST, _FIRST_SHIFT)
@@ -95,10 +105,20 @@ class MagnitudeSelector:
             high = min(low + (1 << self._shift) - 1, self._high)
             self._search(low, high, max(0, self._shift - (_BINS.bit_length() - 1)))
 
+    def _count_held(self) -> None:
+        """Bins are counted for about as many elements as there are bins: one pass over the bins a chunk would cost more
+        than the chunk."""
+        if self._held:
+            counts = np.bincount(np.concatenate(self._held), minlength=len(self._bins))
+            np.add(self._bins, counts, out=self._bins, casting="unsafe")
+        self._held, self._held_length = [], 0
+
     def _search(self, low: int, high: int, shift: int) -> None:
         self._low, self._high, self._shift = low, high, shift
         self._lower, self._upper = np.array([low, high], np.int32).view(np.float32)
         self._above = 0
+        self._held: list[np.ndarray] = []
+        self._held_length = 0
         self._bins = np.zeros(((high - low) >> shift) + 1, np.int32 if self.total < 1 << 31 else np.int64)
 
 

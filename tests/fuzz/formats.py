@@ -431,6 +431,15 @@ def make_hdf5(folder: Path) -> None:
         file["timeouts"] = np.zeros(12, bool)
 
 
+def make_minari(folder: Path) -> None:
+    from manyone.data.trajectories.files import from_folder
+    from manyone.data.trajectories.minari import to_minari
+
+    make_hdf5(folder)
+    made = to_minari(from_folder(folder / "d.hdf5"), "made/direct-v0", root=folder)
+    (folder / "minari").symlink_to(made)
+
+
 def make_pickle(folder: Path) -> None:
     import pickle
 
@@ -457,6 +466,12 @@ def make_parquet(folder: Path) -> None:
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"a": [1.0, 2.0, 3.0], "c": ["x", "y", None], "label": [0, 1, 0]}), folder / "t.parquet")
+
+
+def make_keel(folder: Path) -> None:
+    lines = ["@relation made", "@attribute width real [0.0, 9.0]", "@attribute 'kind of leaf' {a, b}", "@inputs width",
+             "@outputs kind of leaf", "@data", *[f"{n}.5, {'ab'[n % 2]}" for n in range(8)]]  # fmt: skip
+    (folder / "t.dat").write_text("\n".join(lines) + "\n")
 
 
 def make_libsvm(folder: Path) -> None:
@@ -535,6 +550,21 @@ def read_archive(path: Path) -> Any:
 
     archive = open_archive(path)
     return archive.read(find(archive, "*/a.txt"))
+
+
+def make_deb(folder: Path) -> None:
+    """An ``ar`` archive of a compressed tar, as dpkg writes it."""
+    import lzma
+
+    make_archive(folder)
+    payload = lzma.compress(gzip.decompress((folder / "a.tar.gz").read_bytes()))
+    parts = {"debian-binary": b"2.0\n", "data.tar.xz": payload}
+    heads = {
+        name: f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode() for name, data in parts.items()
+    }
+    (folder / "a.deb").write_bytes(
+        b"!<arch>\n" + b"".join(heads[name] + data + b"\n" * (len(data) % 2) for name, data in parts.items())
+    )
 
 
 # --- a team's frames --------------------------------------------------------------------------------------------------
@@ -735,10 +765,16 @@ FORMATS: dict[str, Format] = {
     "episodes as .npz": Format(make_npz_folder, {"0.npz": "bytes", "1.npz": "bytes"}, read_place),
     "stacked .npz": Format(make_npz_file, {"all.npz": "bytes"}, lambda f: read_place(f / "all.npz")),
     "D4RL HDF5": Format(make_hdf5, {"d.hdf5": "bytes"}, lambda f: read_place(f / "d.hdf5")),
+    "Minari": Format(
+        make_minari,
+        {"minari/data/metadata.json": "json", "minari/data/main_data.hdf5": "bytes"},
+        lambda f: read_place(f / "minari"),
+    ),
     "pickled episodes": Format(make_pickle, {"d.pkl": "bytes"}, lambda f: read_place(f / "d.pkl")),
     "CSV": Format(make_csv, {"t.csv": "text"}, lambda f: read_table(f / "t.csv")),
     "CSV, packed": Format(make_gz, {"t.csv.gz": "bytes"}, lambda f: read_table(f / "t.csv.gz")),
     "Parquet": Format(make_parquet, {"t.parquet": "bytes"}, lambda f: read_table(f / "t.parquet")),
+    "KEEL": Format(make_keel, {"t.dat": "text"}, lambda f: read_table(f / "t.dat")),
     "libsvm": Format(make_libsvm, {"t.libsvm": "text"}, lambda f: read_table(f / "t.libsvm")),
     "texts as JSON lines": Format(make_texts, {"train.jsonl": "jsonl"}, lambda f: read_texts(f / "train.jsonl")),
     "texts as CSV": Format(make_text_table, {"train.csv": "text"}, lambda f: read_texts(f / "train.csv")),
@@ -746,6 +782,7 @@ FORMATS: dict[str, Format] = {
     "preprocessor config": Format(make_preprocessor, {"model/preprocessor_config.json": "json"}, read_preprocessor),
     "zip archive": Format(make_archive, {"a.zip": "bytes"}, lambda f: read_archive(f / "a.zip")),
     "tar archive": Format(make_archive, {"a.tar.gz": "bytes"}, lambda f: read_archive(f / "a.tar.gz")),
+    "Debian package": Format(make_deb, {"a.deb": "bytes"}, lambda f: read_archive(f / "a.deb")),
     "frame of a team": Format(make_frame, {"frame": "bytes"}, read_frame),
     "GeoTIFF": Format(make_scene, {"scene.tif": "bytes"}, read_scene),
     "GeoJSON": Format(make_scene, {"points.geojson": "json"}, read_points),

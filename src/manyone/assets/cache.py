@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
 from filelock import FileLock
 
-from manyone.engine.files import sha256
+from manyone.engine.files import part_beside, sha256
 from manyone.errors import ManyoneError
 
 _verified: dict[Path, tuple[object, ...]] = {}  # what this process has verified, and how the file looked then
@@ -40,14 +38,11 @@ def locked(name: str) -> Iterator[None]:
 @contextlib.contextmanager
 def workspace() -> Iterator[Path]:
     """A temporary folder inside the cache (same file system, so that renames are atomic), removed afterwards."""
-    try:
-        path = Path(tempfile.mkdtemp(dir=cache_folder("tmp")))
-    except OSError as problem:
-        raise ManyoneError(f"{cache_folder('tmp')}: cannot write ({problem.strerror}); set MANYONE_CACHE") from None
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+    folder = cache_folder("tmp")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ManyoneError(f"{folder}: cannot write (permission denied); set MANYONE_CACHE")
+    with part_beside(folder / "work") as part:
+        yield part
 
 
 def verify(path: Path, expected: str, *, name: str) -> None:

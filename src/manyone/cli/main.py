@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from manyone import __version__
 from manyone.engine.files import write_problem
+from manyone.engine.signals import saying_how_to_go_on
 from manyone.engine.words import suggestion
 from manyone.errors import InterruptedRun, ManyoneError
 
@@ -66,7 +67,8 @@ def run(arguments: Sequence[str]) -> int:
     words = [word for word in arguments if word != "--debug"]
     debug = len(words) < len(arguments)
     try:
-        return _dispatch(words)
+        with saying_how_to_go_on(lambda: None):
+            return _dispatch(words)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 1
     except BrokenPipeError:

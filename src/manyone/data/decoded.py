@@ -14,6 +14,7 @@ from torch import Tensor
 from manyone.assets.cache import cache_folder, locked, workspace
 from manyone.assets.fetch import get
 from manyone.assets.registry import ASSETS
+from manyone.engine.files import writing
 from manyone.engine.tensors import save_tensors
 
 VERSION = 1
@@ -37,7 +38,7 @@ def decoded(asset: str, make: Callable[[], dict[str, Tensor]], *, variant: str =
             get(asset)  # first, so that a source that does not answer is not announced as being decoded
         print(f"decoding {asset} {variant}".rstrip() + ", once", file=sys.stderr)
         tensors = make()
-        with workspace() as folder:
+        with writing(path), workspace() as folder:
             save_tensors({k: v.contiguous() for k, v in tensors.items()}, folder / "decoded")
             (folder / "decoded").rename(path)
     return tensors

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from manyone.earth.store import Embeddings
 from manyone.engine.arrays import load_npy
-from manyone.engine.files import write_atomic, writing
+from manyone.engine.files import part_beside, write_atomic, writing
 from manyone.errors import ManyoneError
 
 _POINT = np.dtype([("order", "u1"), ("kind", "<u4"), ("x", "<f8"), ("y", "<f8")])  # WKB, 21 bytes
@@ -32,11 +32,10 @@ def export_npy(path: str | os.PathLike[str], embeddings: Embeddings, name: str) 
     broken = next((one for one in lines if "\n" in one), None)
     if broken is not None:
         raise ManyoneError(f"ids: {broken!r} has a line break; export to GeoParquet instead")
-    with writing(path):
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as file:
+    with writing(path), part_beside(path) as part:
+        with (part / path.name).open("wb") as file:
             np.save(file, array, allow_pickle=False)
-        temporary.replace(path)
+        (part / path.name).replace(path)
         write_atomic(path.with_suffix(".ids.txt"), "".join(f"{one}\n" for one in lines).encode())
 
 
@@ -84,10 +83,9 @@ def export_geoparquet(
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": about}}
     whole = pa.table({**columns, "embedding": vectors, "geometry": geometry})
     path = Path(path)
-    with writing(path):
-        temporary = path.with_name(f".{path.name}.tmp")
-        pq.write_table(whole.replace_schema_metadata({"geo": json.dumps(geo)}), temporary)
-        temporary.replace(path)
+    with writing(path), part_beside(path) as part:
+        pq.write_table(whole.replace_schema_metadata({"geo": json.dumps(geo)}), part / path.name)
+        (part / path.name).replace(path)
 
 
 def import_geoparquet(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from manyone.engine.bounded import Bounded
 from manyone.engine.documents import loads_json
-from manyone.engine.files import sha256, sync_file, sync_folder, writing
+from manyone.engine.files import part_beside, sha256, sync_file, sync_folder, writing
 from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 
@@ -53,28 +52,22 @@ def write_model(
         _json({"manyone_format": _FORMAT, **config})
     except (TypeError, ValueError) as error:
         raise ManyoneError(f"{folder / CONFIG}: not written: what is saved must be JSON data: {error}") from None
-    temporary = folder / f".writing-{os.getpid()}"
-    with writing(folder):
-        try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            save_tensors(plain_tensors(tensors), temporary / WEIGHTS)
-            (temporary / CARD).write_text(card, encoding="utf-8")
-            for name, write in (more or {}).items():
-                if write is not None:
-                    write(temporary / name)
-            whole = {"manyone_format": _FORMAT, **config, DIGEST: sha256(temporary / WEIGHTS)}
-            (temporary / CONFIG).write_text(_json(whole), encoding="utf-8")
-            names = sorted((path.name for path in temporary.iterdir()), key=lambda name: name == CONFIG)
-            for name in names:
-                sync_file(temporary / name)
-            for name in (more or {}).keys() - set(names):
-                (folder / name).unlink(missing_ok=True)
-            for name in names:
-                (temporary / name).replace(folder / name)
-            sync_folder(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with writing(folder), part_beside(folder / "model") as part:
+        save_tensors(plain_tensors(tensors), part / WEIGHTS)
+        (part / CARD).write_text(card, encoding="utf-8")
+        for name, write in (more or {}).items():
+            if write is not None:
+                write(part / name)
+        whole = {"manyone_format": _FORMAT, **config, DIGEST: sha256(part / WEIGHTS)}
+        (part / CONFIG).write_text(_json(whole), encoding="utf-8")
+        names = sorted((path.name for path in part.iterdir()), key=lambda name: name == CONFIG)
+        for name in names:
+            sync_file(part / name)
+        for name in (more or {}).keys() - set(names):
+            (folder / name).unlink(missing_ok=True)
+        for name in names:
+            (part / name).replace(folder / name)
+        sync_folder(folder)
 
 
 def read_model(

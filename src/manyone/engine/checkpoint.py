@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import random
 import shutil
 from collections.abc import Iterator, Mapping
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 from manyone.engine.documents import loads_json
-from manyone.engine.files import sha256, sync_file, sync_folder, writing
+from manyone.engine.files import part_beside, sha256, sync_file, sync_folder, writing
 from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 
@@ -42,41 +41,30 @@ def save(folder: Path, step: int, state: Mapping[str, Any]) -> Path:
     disk refuses, after removing what had been written.
     """
     target = folder / f"step-{step:08d}"
-    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
     newest = max((s for s, _ in _found(folder)), default=None)
     kept = "no checkpoint had been written" if newest is None else f"the checkpoint of step {newest} is intact"
     tensors: dict[str, Tensor] = {}
     values = json.dumps(_encode(state, "", tensors), allow_nan=False)
-    with writing(target, kept):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _remove(temporary)
-            temporary.mkdir()
-            save_tensors(_separate(tensors), temporary / _TENSORS)
-            (temporary / _VALUES).write_text(values, encoding="utf-8")
-            manifest = {
-                "step": step,
-                "files": {
-                    name: {"bytes": (temporary / name).stat().st_size, "sha256": sha256(temporary / name)}
-                    for name in (_TENSORS, _VALUES)
-                },
-            }
-            (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-            for name in (_TENSORS, _VALUES, _MANIFEST):
-                sync_file(temporary / name)
-            sync_folder(temporary)
-            if target.exists():
-                aside = folder / f".{target.name}.{os.getpid()}.old"
-                _remove(aside)
-                target.rename(aside)
-                temporary.rename(target)
-                _remove(aside)
-            else:
-                temporary.rename(target)
-            sync_folder(folder)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+    with writing(target, kept), part_beside(target) as part:
+        new = part / "new"
+        new.mkdir()
+        save_tensors(_separate(tensors), new / _TENSORS)
+        (new / _VALUES).write_text(values, encoding="utf-8")
+        manifest = {
+            "step": step,
+            "files": {
+                name: {"bytes": (new / name).stat().st_size, "sha256": sha256(new / name)}
+                for name in (_TENSORS, _VALUES)
+            },
+        }
+        (new / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        for name in (_TENSORS, _VALUES, _MANIFEST):
+            sync_file(new / name)
+        sync_folder(new)
+        if target.exists():
+            target.rename(part / "old")
+        new.rename(target)
+        sync_folder(folder)
     return target
 
 

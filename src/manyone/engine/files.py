@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
 import re
+import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from manyone.errors import ManyoneError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: remains of killed processes stay there until somebody removes them
+    fcntl = None  # type: ignore[assignment]
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full: free some space",
@@ -30,6 +38,8 @@ _ADVICE = {
 def write_problem(error: BaseException) -> str | None:
     """What the user can do about ``error`` when it says that the disk refused a write; None for anything else."""
     if isinstance(error, OSError):
+        if error.errno is None and re.search(r"requested and \d+ written", str(error)):  # NumPy's, without a reason
+            return _ADVICE[errno.ENOSPC].replace("is full", "takes no more")
         return _ADVICE.get(error.errno or 0)
     if type(error).__name__ == "SafetensorError":  # safetensors reports the system's error as text only
         found = re.search(r"os error (\d+)", str(error))
@@ -88,19 +98,76 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def part_beside(target: Path) -> Iterator[Path]:
+    """A new hidden folder beside ``target`` to write into; what the block leaves under its name is removed at the end.
+
+    What is to stay is renamed: a file out of the folder, or the folder itself. While the block lasts the folder is
+    locked, so that the next writer of the same ``target`` tells the remains of a process that was killed, which it
+    removes, from the work of one that lives.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _clear_remains(target)
+    part, lock = _new_part(target)
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _new_part(target: Path) -> tuple[Path, int | None]:
+    while True:
+        part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        try:
+            part.mkdir()
+        except FileNotFoundError as error:  # /proc and its like
+            raise ManyoneError(f"{target}: nothing can be written in {target.parent}: choose another folder") from error
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):  # another writer took it for remains
+            lock = _lock(part)
+            if lock is None or part.exists():
+                return part, lock
+            os.close(lock)
+
+
+def _clear_remains(target: Path) -> None:
+    for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        hidden = re.fullmatch(r"[0-9a-f]{8}", part.name[len(target.name) + 2 : -len(".part")])
+        if hidden and part.is_dir() and not part.is_symlink():
+            with contextlib.suppress(BlockingIOError, FileNotFoundError):  # a living process is at work, or at clearing
+                lock = _lock(part)
+                if lock is not None:
+                    shutil.rmtree(part, ignore_errors=True)
+                    os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Locks ``folder`` for this process until the handle is closed; None where the system cannot lock folders.
+
+    ``BlockingIOError`` while another process holds it.
+    """
+    if fcntl is None:
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return handle
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Replaces ``path`` by ``data``: after a crash at any moment the file is the old one or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with writing(path), part_beside(path) as part:
+        with (part / path.name).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        (part / path.name).replace(path)
         sync_folder(path.parent)
 
 

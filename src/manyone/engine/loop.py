@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from manyone.engine import checkpoint, fabric
-from manyone.engine.files import sync_folder, writing
+from manyone.engine.files import part_beside, sync_folder, writing
 from manyone.engine.learner import Learner
 from manyone.engine.loggers import check_loggers, make_loggers
 from manyone.engine.progress import Progress
@@ -165,19 +165,13 @@ def _export(export: Callable[[Any], None], run: RunFolder) -> None:
     if not fabric.is_writer():
         return
     run.ensure()
-    target, temporary = run.path / "model", run.path / ".model.tmp"
-    with writing(target, f"the state is intact: manyone resume {run.root.path}"):
-        try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
-            export(temporary)
-            if target.exists():
-                shutil.rmtree(target)
-            temporary.rename(target)
-            sync_folder(run.path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+    target = run.path / "model"
+    with writing(target, f"the state is intact: manyone resume {run.root.path}"), part_beside(target) as part:
+        export(part)
+        if target.exists():
+            shutil.rmtree(target)
+        part.rename(target)
+        sync_folder(run.path)
 
 
 def _interrupted(stop: StopRequests, run: RunFolder, where: str) -> InterruptedRun:

@@ -20,17 +20,19 @@ def saying_how_to_go_on(advice: Callable[[], str | None]) -> Iterator[None]:
     """SIGTERM and SIGINT outside of training leave the block by ``InterruptedRun``, with ``advice()`` in its message.
 
     A run has phases without checkpoints (data, baselines, figures), where nothing waits for a step to end. Where there
-    is nothing to go on with, ``advice()`` is None, and the process ends as if this were not there.
+    is nothing to go on with, ``advice()`` is None: SIGINT stays ``KeyboardInterrupt``, and SIGTERM too unwinds the
+    block, so that what was half written is removed.
     """
     owner, main = os.getpid(), threading.current_thread() is threading.main_thread()
 
     def leave(number: int, frame: FrameType | None) -> None:
-        text = advice() if os.getpid() == owner else None  # a forked child has its parent's handlers
-        if text is None:
+        if os.getpid() != owner:  # a forked child has its parent's handlers
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        raise InterruptedRun(f"stopped by {signal.Signals(number).name}; {text}", 128 + number)
+        text = advice()
+        name = signal.Signals(number).name
+        raise InterruptedRun(f"stopped by {name}{'' if text is None else f'; {text}'}", 128 + number)
 
     before = signal.signal(signal.SIGTERM, leave) if main else None
     try:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from manyone.engine.extras import need
+from manyone.engine.files import part_beside, writing
 from manyone.envs.single import make as build
 from manyone.envs.single import opengl
 from manyone.errors import ManyoneError
@@ -50,13 +51,12 @@ def record(
     with opengl.environment(), Arena([episode.task], 1, 0, simulator=options) as arena:
         film = _Film(policy, arena, every, upside_down=camera in UPSIDE_DOWN)
         (result,) = arena.rollout(film, [episode], horizon=horizon, stop_at_success=stop_at_success)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.part{path.suffix}")
-    if path.suffix == ".gif":
-        iio.imwrite(partial, np.stack(film.pictures), duration=1000 / fps, loop=0)
-    else:
-        iio.imwrite(partial, np.stack(film.pictures), fps=fps, macro_block_size=1)
-    partial.replace(path)
+    with writing(path), part_beside(path) as part:
+        if path.suffix == ".gif":
+            iio.imwrite(part / path.name, np.stack(film.pictures), duration=1000 / fps, loop=0)
+        else:
+            iio.imwrite(part / path.name, np.stack(film.pictures), fps=fps, macro_block_size=1)
+        (part / path.name).replace(path)
     return result
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from manyone import __version__
 from manyone.claims.numbers import after
 from manyone.claims.study import Report, Study
+from manyone.engine.files import part_beside
 from manyone.errors import ManyoneError
 from manyone.report import sections, sections_figures, sections_models
 from manyone.report.runs import runs_context
@@ -129,13 +128,10 @@ def _set(template: str, context: Mapping[str, Any]) -> str:
 
 
 def _write(path: Path, text: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        with part_beside(path) as part:
+            (part / path.name).write_text(text, encoding="utf-8")
+            (part / path.name).replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):  # what could not be written may not be there
-            temporary.unlink()
         raise ManyoneError(f"{path}: cannot write the report: {error.strerror or error}") from error
     return path

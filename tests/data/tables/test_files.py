@@ -132,3 +132,24 @@ def test_named_columns_in_memory_are_frames_too():
     assert _cells(from_columns(Stream())) == _cells(frame)
     with pytest.raises(ManyoneError, match="give a DataFrame"):
         from_columns([[1, 2], [3, 4]])
+
+
+def test_a_keel_table_has_the_names_of_its_attributes(tmp_path):
+    """As KEEL writes them: names with quotes, ranges behind them, lower and upper case, comments."""
+    (tmp_path / "leaf.dat").write_text(
+        "% made here\n@relation leaf\n@attribute Width real[0.0,9.5]\n@ATTRIBUTE 'kind of leaf' {a, b}\n"
+        "@inputs Width\n@outputs kind of leaf\n@data\n1.5, a\n2.5, b\n"
+    )
+    frame = read_frame(tmp_path / "leaf.dat")
+    assert frame.names == ("Width", "kind of leaf")
+    assert frame.column("Width").to_pylist() == ["1.5", "2.5"]
+    assert [cell.strip() for cell in frame.column("kind of leaf").to_pylist()] == ["a", "b"]
+    for text, match in [
+        ("@attribute a real\n@data\n1, 2\n", "1 lines @attribute for rows of 2 cells"),
+        ("@attribute a real\n1\n", "'1' stands before @data"),
+        ("@relation a\n", "no line @data"),
+        ("@attribute a real\n@attribute a real\n@data\n1,2\n", "a"),
+    ]:
+        (tmp_path / "wrong.dat").write_text(text)
+        with pytest.raises(ManyoneError, match=match):
+            read_frame(tmp_path / "wrong.dat")

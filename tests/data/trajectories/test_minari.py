@@ -246,3 +246,11 @@ def test_d4rl_s_reference_returns_are_taken_for_the_environments_that_have_them(
         spec = {"additional_wrappers": []} | spec
         path.write_text(json.dumps(json.loads(path.read_text()) | {"env_spec": json.dumps(spec)}))
     assert from_minari("mujoco/walker2d/expert-v0").meta.get("reference") == wanted
+
+
+@pytest.mark.parametrize("total", [2, 2**31, -1, True, None, "1"])
+def test_a_record_that_counts_episodes_that_are_not_there_is_refused(made, total):
+    path = made("counts-v0", [buffer(3)]) / "data/metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"total_episodes": total}))
+    with pytest.raises(ManyoneError, match=rf"metadata\.json: total_episodes {total}, and there are 1; fetch"):
+        from_minari("counts-v0")

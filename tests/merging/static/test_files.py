@@ -261,7 +261,7 @@ def test_an_output_that_cannot_be_written(tmp_path):
         (tmp_path / "file", "exists already"),
         (tmp_path / "full", "exists already"),
         (tmp_path / "file" / "under", "under"),
-        (Path("/proc/manyone"), "/proc/manyone: cannot be written"),
+        (Path("/proc/manyone"), "/proc/manyone: nothing can be written in /proc"),
     ]:
         with pytest.raises(ManyoneError, match=match):
             static.merge("average", base, [good, bad], out=out)

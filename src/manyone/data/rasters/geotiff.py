@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 
 from manyone.data.rasters.scenes import Grid, Window
 from manyone.engine.extras import need
+from manyone.engine.files import part_beside
 from manyone.errors import ManyoneError
 
 LARGEST_BLOCK = 512 * 1024**2
@@ -308,25 +308,23 @@ def raster_writer(
         profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
     if grid is not None:
         profile |= {"crs": grid.crs, "transform": library.Affine(*grid.transform)}
-    part = place.with_name(f".{place.name}.{uuid4().hex[:8]}.part")
     try:
-        with careful(), library.open(str(part), "w", **profile) as dataset:
-            for index, text in enumerate(names, 1):
-                dataset.set_band_description(index, text)
-            if colours is not None:
-                dataset.write_colormap(1, {k: (*rgb, 255) for k, rgb in colours.items()})
-            dataset.update_tags(**(tags or {}))
+        with part_beside(place) as part:
+            with careful(), library.open(str(part / place.name), "w", **profile) as dataset:
+                for index, text in enumerate(names, 1):
+                    dataset.set_band_description(index, text)
+                if colours is not None:
+                    dataset.write_colormap(1, {k: (*rgb, 255) for k, rgb in colours.items()})
+                dataset.update_tags(**(tags or {}))
 
-            def write(window: Window, values: np.ndarray) -> None:
-                at = library.windows.Window(window.column, window.row, window.width, window.height)
-                dataset.write(values, window=at)
+                def write(window: Window, values: np.ndarray) -> None:
+                    at = library.windows.Window(window.column, window.row, window.width, window.height)
+                    dataset.write(values, window=at)
 
-            yield write
-        part.replace(place)
+                yield write
+            (part / place.name).replace(place)
     except gdal_errors(OSError) as problem:
         raise ManyoneError(f"{place}: cannot be written ({_reason(problem)}); is the disk full?") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _reason(problem: BaseException) -> str:

@@ -34,7 +34,7 @@ from manyone.data.sql.schema import combined, read_schema, tables_entry
 from manyone.data.sql.splits import SPLITS, split_of
 from manyone.data.sql.synonyms import synonyms
 from manyone.engine.extras import need
-from manyone.engine.files import check_writable, writing
+from manyone.engine.files import check_writable, part_beside, writing
 from manyone.errors import ManyoneError
 
 VERSION = 1
@@ -112,18 +112,13 @@ def _opened(place: str, told: Mapping[str, Schema]) -> tuple[Schema, Path]:
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
     """An empty folder that takes the place of ``target`` when the block ends well, and is gone otherwise."""
-    work = target.parent / f".{target.name}.{os.getpid()}.part"
-    old = target.parent / f".{target.name}.{os.getpid()}.old"
-    with writing(target):
-        try:
-            work.mkdir(parents=True)
-            yield work
-            if target.exists():
-                target.rename(old)
-            work.rename(target)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+    with writing(target), part_beside(target) as part:
+        work = part / "new"
+        work.mkdir()
+        yield work
+        if target.exists():
+            target.rename(part / "old")
+        work.rename(target)
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""Tables in files: CSV, Parquet and libsvm become a :class:`Frame`, columns of text or numbers as the file has them.
+"""Tables in files: CSV, KEEL, Parquet and libsvm become a :class:`Frame`, columns of text or numbers as they are there.
 
 Nothing is interpreted here: which columns are features, what counts as missing and what a label means is said in
 ``manyone.data.tables.encoder``. What is read is bounded by the machine's memory, also when it is compressed. Rows are
@@ -32,10 +32,12 @@ from manyone.errors import ManyoneError
 Decimal = Literal[".", ","]
 CSV_SUFFIXES, PARQUET_SUFFIXES = (".csv", ".tsv"), (".parquet", ".pq")
 LIBSVM_SUFFIXES = (".libsvm", ".svm", ".svmlight")
+KEEL_SUFFIXES = (".dat",)
 LIBSVM_LABEL = "label"
 """What the label in front of a libsvm file's rows is called; its other columns are called by their indices."""
 _BLOCK = 1 << 20
 _LONGEST_ROW = 64 << 20
+_LONGEST_HEADER = 16 << 20
 _COMMENT = re.compile(rb"^#.*\n?", re.MULTILINE)
 
 
@@ -99,13 +101,16 @@ def read_frame(
         with open_limited(path, limit) as file:
             return read_csv(file, str(path), delimiter=delimiter or ("tab" if suffix == ".tsv" else None),
                             decimal=decimal, header=header)  # fmt: skip
+    if suffix in KEEL_SUFFIXES and delimiter is None:
+        with open_limited(path, limit) as file:
+            return _read_keel(file, str(path))
     if delimiter is not None:
         raise ManyoneError(f"{path}: delimiter is for .csv and .tsv files (also .gz); leave it out or rename the file")
     if suffix in PARQUET_SUFFIXES:
         return _read_parquet(path, limit)
     if suffix in LIBSVM_SUFFIXES or _looks_like_libsvm(path):
         return _read_libsvm(path, limit)
-    known = ", ".join(CSV_SUFFIXES + PARQUET_SUFFIXES + LIBSVM_SUFFIXES)
+    known = ", ".join(CSV_SUFFIXES + PARQUET_SUFFIXES + LIBSVM_SUFFIXES + KEEL_SUFFIXES)
     raise ManyoneError(
         f"{path}: its name does not say what it is; allowed are {known} (also with .gz, but not Parquet): rename a "
         f"text with delimiters to {path.stem}.csv"
@@ -195,6 +200,29 @@ def read_csv(
             notes.append(f"column {i + 1}, which has no name" + " (a row index)" * (i == 0))
             table = table.drop_columns(numbers[i])
     return Frame(table, where, tuple(notes), headless)
+
+
+def _read_keel(file: io.BufferedIOBase, where: str) -> Frame:
+    """A KEEL table: ``@attribute NAME ...`` lines give the columns' names, behind ``@data`` lie cells with commas."""
+    names, size = [], 0
+    for line in iter(lambda: file.readline(_BLOCK), b""):
+        size += len(line)
+        words = line.decode("utf-8", "replace").split(maxsplit=1)
+        match words[0].lower() if words else "":
+            case "@data":
+                break
+            case "@attribute" if len(words) == 2:
+                found = re.match(r"'([^']+)'|\"([^\"]+)\"|([^\s{\[]+)", words[1])
+                names.append(next(filter(None, found.groups())) if found else "")
+            case word if (word and not word.startswith(("@", "%"))) or size > _LONGEST_HEADER:
+                raise ManyoneError(f"{where}: not a KEEL table: {word[:40]!r} stands before @data")
+    else:
+        raise ManyoneError(f"{where}: not a KEEL table: it has no line @data")
+    _require_distinct(names, where)
+    frame = read_csv(file, where, delimiter=",", header=False)
+    if len(names) != len(frame.names):
+        raise ManyoneError(f"{where}: {len(names)} lines @attribute for rows of {len(frame.names)} cells")
+    return Frame(frame.table.rename_columns(names), where, frame.notes)
 
 
 def memory() -> int:

@@ -6,7 +6,7 @@ file that its reader may read laid out as data. A file of a few bytes may also s
 makes up of fill values. Every HDF5 file of the project is opened here or, where a library opens it, checked here first;
 links within the file are as good as any.
 
-Public names: ``open_hdf5``, ``check_hdf5``.
+Public name: ``open_hdf5``.
 """
 
 from __future__ import annotations
@@ -41,12 +41,6 @@ def open_hdf5(path: Path | str) -> Iterator[Any]:
         if refused:
             raise ManyoneError(f"{path}: {refused}")
         yield file
-
-
-def check_hdf5(path: Path | str) -> None:
-    """Raises :class:`ManyoneError` where :func:`open_hdf5` does, for libraries that open files themselves."""
-    with open_hdf5(path):
-        pass
 
 
 def _refused(h5py: Any, file: Any, size: int) -> str | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from manyone.data.trajectories.hdf5 import DAMAGED, check_hdf5
+from manyone.data.trajectories.hdf5 import DAMAGED, open_hdf5
 from manyone.data.trajectories.observations import action_choices, action_width, lay_out, one_hot, state_width
 from manyone.data.trajectories.references import known_reference
 from manyone.data.trajectories.trajectories import Trajectories
@@ -138,7 +138,15 @@ def _record(data: Path) -> dict[str, Any]:
             "what the file names; write the set again with Minari, giving observation_space and action_space"
         )
     if (data / "main_data.hdf5").exists():
-        check_hdf5(data / "main_data.hdf5")
+        with open_hdf5(data / "main_data.hdf5") as file:
+            held = len(file)
+    else:  # a folder an episode
+        held = sum(1 for entry in data.iterdir() if entry.is_dir())
+    total = record.get("total_episodes")
+    if not isinstance(total, int) or isinstance(total, bool) or not 0 <= total <= held:
+        raise ManyoneError(
+            f"{path}: total_episodes {str(total)[:40]}, and there are {held}; fetch or make the data again"
+        )
     return record  # type: ignore[no-any-return]
 
 

@@ -31,6 +31,7 @@ from pathlib import Path
 from manyone.assets.cache import cache_folder, workspace
 from manyone.data.trajectories.files import to_minari
 from manyone.data.trajectories.trajectories import Trajectories
+from manyone.engine.files import write_atomic
 from manyone.errors import ManyoneError
 
 RECIPES = {"ant-dir": 1}
@@ -278,10 +279,7 @@ def keep_task(wanted: OfflineName, task: str, data: Trajectories) -> None:
 
 def keep_list(wanted: OfflineName, tasks: Sequence[str]) -> None:
     """Records which tasks the made set has."""
-    path = wanted._list()
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(list(tasks)))
-    partial.replace(path)
+    write_atomic(wanted._list(), json.dumps(list(tasks)).encode())
 
 
 def forget_offline(wanted: OfflineName) -> int:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +26,7 @@ import numpy as np
 from manyone.data.trajectories.observations import check_numbers, one_hot
 from manyone.engine.arrays import load_npy
 from manyone.engine.documents import loads_json
+from manyone.engine.files import part_beside, writing
 from manyone.errors import ManyoneError
 
 _FILE = "trajectories.json"
@@ -239,20 +239,15 @@ class Trajectories:
         folder = Path(folder)
         if folder.exists() and not overwrite:
             raise ManyoneError(f"{folder}: exists already; remove it, or pass overwrite=True")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        try:
+        with writing(folder), part_beside(folder) as part:
             present = [key for key in _ARRAYS if getattr(self, key) is not None]
             for key in present:
-                np.save(work / f"{key}.npy", np.asarray(getattr(self, key)), allow_pickle=False)
+                np.save(part / f"{key}.npy", np.asarray(getattr(self, key)), allow_pickle=False)
             head = {"format": _FORMAT, "name": self.name, "arrays": present, "meta": self.meta}
-            (work / _FILE).write_text(json.dumps(head, indent=2, sort_keys=True) + "\n")
-            work.chmod(0o755)
+            (part / _FILE).write_text(json.dumps(head, indent=2, sort_keys=True) + "\n")
             if folder.exists():
                 shutil.rmtree(folder)
-            work.replace(folder)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+            part.replace(folder)
         return folder
 
     @classmethod

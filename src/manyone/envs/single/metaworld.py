@@ -19,7 +19,6 @@ import copy
 import difflib
 import json
 import math
-import os
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -31,6 +30,7 @@ import numpy as np
 
 from manyone.assets.cache import cache_folder, locked
 from manyone.engine.extras import need
+from manyone.engine.files import write_atomic
 from manyone.errors import ManyoneError
 
 if TYPE_CHECKING:
@@ -148,9 +148,7 @@ def goal_vectors(task: str) -> np.ndarray:
             vectors = _read(file)
             if vectors is None:
                 vectors = _draw(metaworld, name)
-                partial = file.with_suffix(f".{os.getpid()}.part")
-                partial.write_text(json.dumps(vectors.tolist()))
-                partial.replace(file)
+                write_atomic(file, json.dumps(vectors.tolist()).encode())
     vectors.setflags(write=False)
     return vectors
 

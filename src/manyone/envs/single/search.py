@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from manyone.engine.files import part_beside, writing
 from manyone.envs.single import linear
 from manyone.envs.single import make as build
 from manyone.envs.single.pieces import Runner
@@ -189,10 +190,10 @@ def teachers(
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             pass  # damaged: searched anew
     found = search(task, settings, seed, run, progress)
-    partial = file.with_suffix(".part")
-    with partial.open("wb") as stream:
-        np.savez(stream, settings=np.array(repr(asdict(settings))), **asdict(found))
-    partial.replace(file)
+    with writing(file), part_beside(file) as part:
+        with (part / file.name).open("wb") as stream:
+            np.savez(stream, settings=np.array(repr(asdict(settings))), **asdict(found))
+        (part / file.name).replace(file)
     return found
 
 

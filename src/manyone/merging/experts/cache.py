@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from torch import Tensor
 
 from manyone.assets.cache import cache_folder
 from manyone.data.tasks import Inputs, Suite, Task
+from manyone.engine.files import part_beside, writing
 from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 from manyone.merging.experts.bundle import Bundle, head_config, head_tensors, heads_from
@@ -135,16 +134,13 @@ def save(bundle: Bundle, folder: Path) -> None:
         name: {k: v for k, v in weights.items() if v is not bundle.base[k] and not torch.equal(v, bundle.base[k])}
         for name, weights in bundle.experts.items()
     }
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    dataclasses.replace(bundle, experts=changed).save(temporary)
-    try:
-        temporary.rename(folder)
-    except OSError:
-        # Another process was faster; its bundle is the same.
-        shutil.rmtree(temporary)
-        if not folder.is_dir():
-            raise
+    with writing(folder), part_beside(folder) as part:
+        dataclasses.replace(bundle, experts=changed).save(part)
+        try:
+            part.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster; its bundle is the same
+                raise
 
 
 def load(folder: Path) -> Bundle | None:
@@ -167,7 +163,6 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_tensors({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
-    temporary.replace(path)
+    with writing(path), part_beside(path) as part:
+        save_tensors({k: v.contiguous() for k, v in tensors.items()}, part / path.name, metadata=metadata)
+        (part / path.name).replace(path)

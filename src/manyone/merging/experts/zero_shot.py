@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from manyone.engine.files import part_beside, writing
 from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 from manyone.merging.heads import Head
@@ -67,10 +68,9 @@ def zero_shot_heads(
         if found is None:
             found = _embedded(*tower(), names, prompts, batch_size)
             if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                part = path.with_suffix(".part")
-                save_tensors(found, part)
-                part.replace(path)
+                with writing(path), part_beside(path) as part:
+                    save_tensors(found, part / path.name)
+                    (part / path.name).replace(path)
         heads[task] = Head(found["weight"], None, float(found["scale"]), normalise=True)
     return heads
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from manyone.engine.documents import read_json
-from manyone.engine.files import stays_inside
+from manyone.engine.files import part_beside, stays_inside, writing
 from manyone.errors import ManyoneError
 from manyone.merging.static.plan import Plan
 from manyone.weights.open import StrPath
@@ -38,21 +37,17 @@ def model_folder(
 ) -> Iterator[SafetensorsWriter]:
     """A writer for the merged tensors; on leaving without an error everything appears under ``out`` at once.
 
-    The work is done in a hidden folder beside the first folder on the way to ``out`` that does not exist yet, and that
-    hidden folder is removed if anything fails. ``out`` may exist only as an empty folder; ``before`` is called when the
-    merge has succeeded and may make room for it.
+    The work is done in a hidden folder beside the first folder on the way to ``out`` that does not exist yet. It is
+    removed if anything fails, and by the next merge to ``out`` if this process is killed. ``out`` may exist only as an
+    empty folder; ``before`` is called when the merge has succeeded and may make room for it.
     """
     out = Path(out).absolute()
     if before is None:
         _check_free(out)
     limit = parse_size(max_shard_size)
-    ancestor = next(parent for parent in out.parents if parent.is_dir())
-    part = ancestor / f".{out.name}.{os.getpid()}.tmp"
-    try:
-        part.mkdir()
-    except OSError as error:
-        raise ManyoneError(f"{out}: cannot be written ({error.strerror})") from error
-    try:
+    # Beside the first folder on the way to ``out`` that is not there yet: a failure leaves no empty folders either.
+    first = next(path for path in (*reversed(out.parents), out) if path == out or not path.is_dir())
+    with writing(out), part_beside(first) as part:
         names = [n for n in plan.base if n in plan.merged or n in plan.copied]
         metadata = {"format": "pt"} | {a: b for a, b in plan.aliases.items() if b in names}
         tensors = {name: plan.info(name) for name in names}
@@ -73,9 +68,6 @@ def model_folder(
             part.rename(out)
         except OSError as error:
             raise ManyoneError(f"{out}: cannot be written ({error.strerror})") from error
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
 
 
 def _check_free(out: Path) -> None:

@@ -46,8 +46,10 @@ class Fisher(Elementwise):
 
         def add(name: str, start: int, stop: int, buffers: Buffers) -> None:
             for i, fisher in enumerate(self.fishers):
-                values = fisher.floats(name, start, stop, buffers.get("fisher", stop - start, np.dtype(np.float64)))
-                square = float(values @ values)
+                double = np.dtype(np.float64)
+                values = fisher.floats(name, start, stop, buffers.get("fisher", stop - start, double))
+                # Not values @ values: on some processors BLAS sums in an order that depends on where the values lie.
+                square = float(np.square(values, out=buffers.get("part", stop - start, double)).sum())
                 if not finite(square) or float(values.min()) < 0:
                     raise ManyoneError(f"{fisher.label}: NaN, Inf or a negative value in the Fisher of tensor {name!r}")
                 squares[i] += square

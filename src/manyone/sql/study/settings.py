@@ -127,7 +127,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "laptop": {
         "schemas3": Setting(
             _LAPTOP,
-            {**_SMALL, "teacher_steps": 2000, "warm_start": 300, "steps": 1500, "eval_pairs": 1000},
+            {**_SMALL, "batch_size": 8, "teacher_steps": 2000, "warm_start": 300, "steps": 1500, "eval_pairs": 1000},
             _COSTS,
         ),
     },

@@ -19,6 +19,7 @@ from matplotlib.patches import Circle, FancyArrowPatch
 from PIL import Image
 
 from manyone.claims.figure import Figure, image_of
+from manyone.engine.files import part_beside, writing
 from manyone.envs.teams.types import TeamSpec
 
 _FRAMES_A_SECOND, _HOLD = 4.0, 1.5  # of a GIF; seconds that its last frame stays
@@ -209,7 +210,6 @@ def save_gif(frames: Sequence[np.ndarray], path: Path) -> None:
             picture = picture.resize((wide, round(frame.shape[0] * wide / frame.shape[1])))
         pictures.append(picture.quantize(64, dither=Image.Dither.NONE))
     times = [round(1000 / _FRAMES_A_SECOND)] * (len(pictures) - 1) + [round(1000 * _HOLD)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.part.gif")
-    pictures[0].save(partial, save_all=True, append_images=pictures[1:], duration=times, loop=0)
-    partial.replace(path)
+    with writing(path), part_beside(path) as part:
+        pictures[0].save(part / path.name, save_all=True, append_images=pictures[1:], duration=times, loop=0)
+        (part / path.name).replace(path)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,6 +106,52 @@ def test_dry_run_prints_the_plan_and_writes_nothing(method, models, tmp_path, ca
     for word in ("tensors   2 merged", "1 copied", "read", "write", "memory", "time", *models):
         assert word in text
     assert left(tmp_path) == before
+
+
+MEMORY = """
+import re, sys, threading
+from pathlib import Path
+from manyone.merging.static.estimate import private_memory
+from manyone.merging.static.methods import execute, prepare
+from manyone.merging.static.stream import WholeTensors
+method, folder = sys.argv[1], Path(sys.argv[2])
+plan, rule = prepare(method, folder / "base.safetensors", [folder / f"{k}.safetensors" for k in "abc"])
+whole = [n for n in plan.merged if isinstance(rule, WholeTensors) and rule.whole(plan, n)]
+told, peak, over = private_memory(plan, rule, whole), [0], threading.Event()
+def watch():
+    while not over.wait(0.002):
+        peak[0] = max(peak[0], int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10)
+watcher = threading.Thread(target=watch)
+watcher.start()
+execute(plan, rule, out=folder / f"{method}-out")
+over.set()
+watcher.join()
+print(told, peak[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+@pytest.mark.parametrize("method", ["average", "ties", "slerp", "tsv-m"])
+def test_the_memory_of_the_plan_is_that_of_the_merge_within_a_factor_of_two(method, tmp_path):
+    g = torch.Generator().manual_seed(0)
+    for name in ("base", "a", "b", "c"):
+        layers = {f"layers.{k}.weight": torch.randn(1024, 1024, generator=g).bfloat16() for k in range(2)}
+        save_file(layers, tmp_path / f"{name}.safetensors")
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, method, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    told, peak = map(float, done.stdout.split())
+    assert peak / 2 < told < peak * 2
+
+
+def test_dry_run_says_that_the_disk_is_too_small(models, tmp_path, capsys, monkeypatch):
+    options = CLASSES["average"](base=models[0], experts=tuple(models[1:]), dry_run=True)
+    run = RunFolder.create(tmp_path / "run", "average", options)
+    merge(options, None, run)
+    assert "TOO SMALL" not in capsys.readouterr().out
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10, 9, 1))
+    merge(options, None, run)
+    assert f"disk      TOO SMALL: 1 B are free in {tmp_path}; free some space" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

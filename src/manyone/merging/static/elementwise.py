@@ -40,6 +40,7 @@ class FromGram(Linear):
     """
 
     passes = 2
+    multiplies = True
 
     def __init__(self, rule: Callable[[Tensor], tuple[float, Sequence[float]]], space: str) -> None:
         self.rule, self.space = rule, space

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
 from manyone.merging.static.plan import CHUNK, Plan
-from manyone.merging.static.stream import Method, WholeTensors, default_threads
+from manyone.merging.static.stream import Method, WholeTensors, converts, default_threads
 
 _PROBE = 64 << 20  # bytes read to measure the speed of the storage (or of the page cache, if the files are in it)
+_PYTHON, _TORCH = 30 << 20, 120 << 20  # private memory of the interpreter with NumPy, and what PyTorch adds
+_BUFFERS = 10  # chunks that a method keeps for each thread, in double precision at most
+_MATRICES = 8  # of the largest layer: base, task vector, factors and LAPACK's work
+_LIBRARIES = 60 << 20  # what BLAS, LAPACK and the allocator keep once matrices have been multiplied
 
 
 def describe(plan: Plan, method: Method, out: Path) -> str:
     """The plan as text: tensors, bytes, memory and an estimate of the time."""
     whole = [name for name in plan.merged if isinstance(method, WholeTensors) and method.whole(plan, name)]
-    largest = max((plan.info(name).numel * 4 for name in whole), default=0)
-    threads = default_threads()
-    memory = threads * 10 * CHUNK * 4 + 6 * largest
     lines = [
         f"base      {plan.base.label}",
         *[f"expert    {expert.label}" for expert in plan.experts],
@@ -27,11 +31,43 @@ def describe(plan: Plan, method: Method, out: Path) -> str:
         + f"{len(plan.copied)} copied from the base, {len(plan.dropped)} of the experts left out",
         f"read      {_size(plan.read_bytes * method.passes)}" + (f" in {method.passes} passes" * (method.passes > 1)),
         f"write     {_size(plan.written_bytes)} to {out}",
-        f"memory    about {_size(memory)} besides the mapped files",
+        *_disk(plan, out),
+        f"memory    about {_size(private_memory(plan, method, whole))} in all, besides the mapped files",
         f"time      about {_seconds(estimate_seconds(plan, method, whole))} on this machine",
         *[f"note      {note}" for note in plan.notes],
     ]
     return "\n".join(lines)
+
+
+def private_memory(plan: Plan, method: Method, whole: list[str]) -> float:
+    """Bytes of the merging process that no file backs, at its peak."""
+    later = converts(plan) and "torch" not in sys.modules
+    largest = max((plan.info(name).numel * 4 for name in whole), default=0)
+    return (
+        _private_now()
+        + later * _TORCH
+        + default_threads() * _BUFFERS * CHUNK * 8
+        + _MATRICES * largest
+        + method.multiplies * _LIBRARIES
+    )
+
+
+def _private_now() -> int:
+    """Bytes of this process that no file backs."""
+    try:
+        found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        found = None
+    return int(found[1]) << 10 if found else _PYTHON + ("torch" in sys.modules) * _TORCH
+
+
+def _disk(plan: Plan, out: Path) -> list[str]:
+    """A line if there is not enough room for the output."""
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if free >= plan.written_bytes:
+        return []
+    return [f"disk      TOO SMALL: {_size(free)} are free in {there}; free some space or choose another --out"]
 
 
 def estimate_seconds(plan: Plan, method: Method, whole: list[str]) -> float:

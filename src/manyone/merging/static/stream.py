@@ -57,9 +57,14 @@ def working_dtype(dtype: DType) -> np.dtype[Any]:
 
 
 class Method(Protocol):
-    """A static merging method. ``passes`` counts how often everything is read, for the plan."""
+    """A static merging method.
+
+    For the plan: ``passes`` counts how often everything is read, ``multiplies`` says whether matrices are multiplied or
+    factored, which takes memory of its own.
+    """
 
     passes: int
+    multiplies: bool
 
     def prepare(self, plan: Plan, threads: int) -> None:
         """Gathers what must be known before the first chunk (thresholds, norms)."""
@@ -91,6 +96,7 @@ class Elementwise:
     """Defaults for methods that need no matrix and one pass."""
 
     passes = 1
+    multiplies = False
 
     def prepare(self, plan: Plan, threads: int) -> None:
         pass
@@ -168,10 +174,15 @@ def run_merge(
         advance(sizes[name])
 
 
-def _load_converter(plan: Plan) -> None:
-    """Imports PyTorch if there are narrow floats, before :func:`over_chunks` looks whether its threads are there."""
+def converts(plan: Plan) -> bool:
+    """Whether there are narrow floats, which PyTorch converts."""
     floats = {model.info(name).dtype for model in [plan.base, *plan.experts] for name in plan.merged}
-    if any(dtype.itemsize < 4 for dtype in floats | {plan.info(name).dtype for name in plan.merged}):
+    return any(dtype.itemsize < 4 for dtype in floats | {plan.info(name).dtype for name in plan.merged})
+
+
+def _load_converter(plan: Plan) -> None:
+    """Imports PyTorch before :func:`over_chunks` looks whether its threads are there."""
+    if converts(plan):
         import torch  # noqa: F401
 
 

@@ -210,6 +210,22 @@ def test_pissa_saved_as_it_is_or_converted_is_the_trained_model(tmp_path):
             torch.testing.assert_close(found[key], wanted[key].detach(), rtol=2e-6, atol=2e-6, msg=f"{name}: {key}")
 
 
+@pytest.mark.parametrize("kind", ["bias all", "tokens", "embedding", "saved embedding", "saved both", "dora", "olora"])
+@pytest.mark.parametrize("model", ["tied", "untied"])
+def test_the_written_folder_answers_as_the_model_that_peft_merged(tmp_path, model, kind):
+    base = Saved(model, tmp_path / "base")
+    config = peft.LoraConfig(r=4, lora_alpha=6, **LLAMA[kind])
+    trained(base.opened(), config).save_pretrained(tmp_path / "adapter")
+    static.merge("average", base.folder, [tmp_path / "adapter"], out=tmp_path / "out")
+    written, info = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info.values())
+    reference = peft.PeftModel.from_pretrained(base.opened(), tmp_path / "adapter").merge_and_unload()
+    ids = torch.arange(2, 9)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(written(ids).logits, reference(ids).logits, rtol=1e-4, atol=1e-5)
+    assert written.config.tie_word_embeddings is (model == "tied" and not kind.startswith("saved"))
+
+
 # -- the configuration: applied, without meaning, or refused ---------------------------------------------------------
 
 

@@ -51,6 +51,9 @@ WITHOUT_MEANING = (
     "loftq_config",  # of init_lora_weights, as the next two
     "corda_config",
     "lora_ga_config",
+    "lora_dtype",  # these three are ms-swift's: the dtype of the training, learning rates of LoRA+
+    "lorap_lr_ratio",
+    "lorap_emb_lr",
     # which modules have tensors in the file: the tensors' names say so themselves
     "target_modules",
     "exclude_modules",

@@ -62,6 +62,26 @@ def make_adapter(folder: Path) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
+def make_dora(folder: Path) -> None:
+    make_adapter(folder)
+    stored = {"lora_A.weight": draws(2, 3), "lora_B.weight": draws(4, 2), "lora_magnitude_vector": draws(4)}
+    rows = {"layers.1.token_adapter.trainable_tokens_delta": draws(1, 4)}
+    named = {f"layers.0.{k}": v for k, v in stored.items()} | rows
+    save_file({f"base_model.model.{k}": torch.from_numpy(v) for k, v in named.items()},
+              folder / "adapter_model.safetensors")  # fmt: skip
+    config = {"peft_type": "LORA", "r": 2, "rank_pattern": {"layers.0": 2}, "use_dora": True, "loftq_config": {},
+              "trainable_token_indices": {"layers.1": [1]}, "init_lora_weights": "pissa"}  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+def make_float8(folder: Path) -> None:
+    codes = {"layers.0.weight": torch.from_numpy(draws(9, 5)).to(torch.float8_e4m3fn)}
+    save_file({**codes, "layers.0.weight_scale_inv": torch.from_numpy(draws(3, 2))}, folder / "model.safetensors")
+    settings = {"quant_method": "fp8", "weight_block_size": [4, 4], "config_groups": {"g": {"weights": {}}}}
+    config = {"architectures": ["MadeForCausalLM"], "model_type": "made", "quantization_config": settings}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def make_recipe(folder: Path) -> None:
     for name in ("base", "one", "two"):
         (folder / name).mkdir()
@@ -715,6 +735,11 @@ FORMATS: dict[str, Format] = {
         make_adapter, {"adapter_config.json": "json", "adapter_model.safetensors": "safetensors"},
         lambda f: read_checkpoint(f, base=f / "base"),
     ),
+    "DoRA adapter": Format(
+        make_dora, {"adapter_config.json": "json", "adapter_model.safetensors": "safetensors"},
+        lambda f: read_checkpoint(f, base=f / "base"),
+    ),
+    "float8 model": Format(make_float8, {"config.json": "json", "model.safetensors": "safetensors"}, read_checkpoint),
     "torch .bin": Format(
         lambda f: torch.save(tensors(), f / "m.bin"), {"m.bin": "bytes"}, lambda f: read_checkpoint(f / "m.bin")
     ),

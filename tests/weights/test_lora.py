@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from manyone.errors import ManyoneError
-from manyone.weights.checkpoint import as_checkpoint
+from manyone.weights.checkpoint import Checkpoint, TensorEntry, as_checkpoint
 from manyone.weights.open import open_checkpoint
 
 R, ALPHA = 3, 12.0
@@ -132,7 +132,7 @@ def test_the_adapter_s_own_base_is_found(tmp_path):
         (pair("encoder.layer.0.q", 5, 4), {}, r"encoder\.layer\.0\.q.*do not fit the base weight \[6, 4\]"),
         (pair("encoder.layer.9.q", 6, 4), {}, r"encoder\.layer\.9\.q\.weight, which .* does not have"),
         ({"encoder.layer.0.q.lora_A.weight": randn(R, 4)}, {}, "only one of the two"),
-        (pair("encoder.layer.0.q", 6, 4), {"use_dora": True}, "DoRA"),
+        (pair("encoder.layer.0.q", 6, 4), {"use_dora": True}, "DoRA without lora_magnitude_vector"),
         (pair("encoder.layer.0.q", 6, 4), {"peft_type": "IA3"}, "'IA3' is not supported"),
         ({"encoder.layer.0.q.lora_magnitude_vector": randn(6)}, {}, "variant that is not supported"),
         ({n: v * float("nan") for n, v in pair("encoder.layer.0.q", 6, 4).items()}, {}, "NaN or Inf"),
@@ -143,6 +143,71 @@ def test_what_does_not_fit(tmp_path, tensors, config, match):
     with pytest.raises(ManyoneError, match=match) as caught:
         open_checkpoint(folder, as_checkpoint(base(), "base"))
     assert str(folder) in str(caught.value)
+
+
+class Counted(TensorEntry):
+    """A tensor that notes how much of it is read at once."""
+
+    def __init__(self, tensor):
+        super().__init__(tensor)
+        self.lengths = []
+
+    def flat(self, start, stop):
+        self.lengths.append(stop - start)
+        return super().flat(start, stop)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_dora_streams_its_norms_once(tmp_path, transposed):
+    """m (W + s B A) / ||W + s B A||; the base is never read whole, and once for the norms besides the values."""
+    rows, columns = 900, 1100
+    weight = Counted(randn(rows, columns))
+    outputs, inputs = (columns, rows) if transposed else (rows, columns)
+    parts = pair("l", outputs, inputs)
+    a, b = parts.values()
+    parts["l.lora_magnitude_vector"] = randn(outputs, seed=9)
+    folder = adapter(tmp_path / "a", parts, use_dora=True, fan_in_fan_out=transposed)
+    checkpoint = open_checkpoint(folder, Checkpoint({"l.weight": weight}, label="base"))
+    assert not weight.lengths  # nothing is read before it is needed
+    step = 70_001
+    pieces = [
+        checkpoint.read_flat("l.weight", i, min(i + step, rows * columns)) for i in range(0, rows * columns, step)
+    ]
+    whole = weight.tensor.T if transposed else weight.tensor
+    changed = whole + ALPHA / R * b @ a
+    expected = parts["l.lora_magnitude_vector"][:, None] * changed / changed.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(torch.cat(pieces), (expected.T if transposed else expected).reshape(-1))
+    assert max(weight.lengths) <= 1 << 18
+    assert sum(weight.lengths) == 2 * rows * columns
+
+
+def test_a_square_weight_is_stored_as_its_namesakes_are(tmp_path):
+    """GPT-2's attention has a square c_proj; adapters that also change linear layers may not say fan_in_fan_out."""
+    model = {
+        "h.attn.c_proj.weight": randn(4, 4),
+        "h.mlp.c_proj.weight": randn(8, 4, seed=1),
+        "h.mlp.c_proj.bias": randn(4, seed=2),
+    }
+    parts = pair("h.attn.c_proj", 4, 4)
+    a, b = parts.values()
+    merged = read(adapter(tmp_path / "a", parts, fan_in_fan_out=False), model)
+    torch.testing.assert_close(merged["h.attn.c_proj.weight"], model["h.attn.c_proj.weight"] + ALPHA / R * (b @ a).T)
+
+
+def test_codes_are_no_weights_to_change(tmp_path):
+    folder = adapter(tmp_path / "a", pair("q", 6, 4))
+    codes = Checkpoint({"q.weight": TensorEntry(torch.ones(6, 4, dtype=torch.int8))}, label="base")
+    with pytest.raises(ManyoneError, match=r"q\.weight of base holds int8 codes"):
+        open_checkpoint(folder, codes)
+
+
+def test_older_names_of_saved_modules(tmp_path):
+    new = {name: randn(2, 4, seed=i) for i, name in enumerate(("kept", "named"))}
+    parts = pair("encoder.layer.0.q", 6, 4) | {
+        "classifier.modules_to_save.weight": new["kept"],
+        "classifier.original_module.weight": new["named"],
+    }
+    assert torch.equal(read(adapter(tmp_path / "a", parts))["classifier.weight"], new["kept"])
 
 
 def test_missing_pieces(tmp_path):

@@ -86,7 +86,9 @@ class TensorEntry:
 class Checkpoint(_Tensors):
     """Named tensors with lazy access. ``label`` names it in messages; ``folder`` holds config files, if any.
 
-    ``aliases`` maps the further names of a tied tensor to the name under which it is kept.
+    ``aliases`` maps the further names of a tied tensor to the name under which it is kept, which may be the only one
+    that is stored. ``outdated`` are the keys of config.json that do not hold for these values (a quantisation that was
+    undone while reading).
     """
 
     def __init__(
@@ -97,10 +99,12 @@ class Checkpoint(_Tensors):
         path: Path | None = None,
         folder: Path | None = None,
         aliases: Mapping[str, str] | None = None,
+        outdated: tuple[str, ...] = (),
     ) -> None:
         self.entries = dict(entries)
         self.label, self.path, self.folder = label, path, folder
         self.aliases = dict(aliases or {})
+        self.outdated = outdated
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
@@ -156,7 +160,18 @@ class Checkpoint(_Tensors):
         """The same tensors under other names (``names``: old -> new; names that are not in it are dropped)."""
         entries = {names[name]: entry for name, entry in self.entries.items() if name in names}
         aliases = {names[a]: names[b] for a, b in self.aliases.items() if a in names and b in names}
-        return Checkpoint(entries, label=self.label, path=self.path, folder=self.folder, aliases=aliases)
+        return self.with_entries(entries, aliases)
+
+    def with_entries(self, entries: Mapping[str, Entry], aliases: Mapping[str, str] | None = None) -> Checkpoint:
+        """The same model with other tensors; ``aliases`` None keeps its own."""
+        return Checkpoint(
+            entries,
+            label=self.label,
+            path=self.path,
+            folder=self.folder,
+            aliases=self.aliases if aliases is None else aliases,
+            outdated=self.outdated,
+        )
 
 
 def as_checkpoint(weights: Weights, label: str = "weights") -> Checkpoint:

@@ -2,7 +2,7 @@
 
 A ``.safetensors`` file, a sharded index, a Hugging Face folder, a PEFT LoRA adapter folder (merged into its base on the
 fly), and ``.pt``/``.pth``/``.bin`` files of tensors (never code: weights_only). PyTorch is loaded for the last kind
-only.
+only. Quantised weights are read as numbers or refused (:mod:`manyone.weights.quantized`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from manyone.engine.documents import loads_json
 from manyone.errors import ManyoneError
 from manyone.weights.checkpoint import Checkpoint, Entry, MappedEntry, Weights, as_checkpoint
 from manyone.weights.lora import adapter_config, merge_adapter
+from manyone.weights.model_config import config_beside, tied_head
+from manyone.weights.quantized import undone
 from manyone.weights.safetensors_file import map_file, read_header
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
@@ -37,15 +39,23 @@ def open_checkpoint(path: StrPath, base: Checkpoint | StrPath | None = None) -> 
     given, path = os.fspath(path), Path(path).expanduser()
     if not path.exists():
         path = _from_hub_cache(given)
-    if path.is_file():
-        if path.name.endswith(".index.json"):
-            return _open_index(path)
-        return _open_file(path)
-    if (path / "adapter_config.json").is_file():
+    if path.is_dir() and (path / "adapter_config.json").is_file():
         return _open_adapter(path, base)
+    return _numbers(_open_weights(path))
+
+
+def _numbers(stored: Checkpoint) -> Checkpoint:
+    """The model with tied names and without codes, as its configuration says."""
+    missing = tied_head(config_beside(stored.folder), stored)
+    return undone(stored.with_entries(stored.entries, missing | stored.aliases))
+
+
+def _open_weights(path: Path) -> Checkpoint:
+    if path.is_file():
+        return _open_index(path) if path.name.endswith(".index.json") else _open_file(path)
     for name in _WEIGHTS:
         if (path / name).is_file():
-            return open_checkpoint(path / name)
+            return _open_weights(path / name)
     found = sorted(p for p in path.glob("*.safetensors") if not p.name.startswith("."))
     if len(found) == 1:
         return _open_file(found[0])
@@ -59,7 +69,7 @@ def open_checkpoint(path: StrPath, base: Checkpoint | StrPath | None = None) -> 
 
 def open_model(model: Model, label: str, base: Checkpoint | None = None) -> Checkpoint:
     """A path, state dict or ``Checkpoint`` as a ``Checkpoint``; LoRA adapters are merged into ``base``."""
-    return as_checkpoint(model, label) if isinstance(model, Mapping) else open_checkpoint(model, base)
+    return undone(as_checkpoint(model, label)) if isinstance(model, Mapping) else open_checkpoint(model, base)
 
 
 def open_models(models: Models, word: str, base: Checkpoint | None = None) -> list[Checkpoint]:
@@ -73,7 +83,7 @@ def _open_adapter(folder: Path, base: Checkpoint | StrPath | None) -> Checkpoint
     """The base with the LoRA adapter in ``folder`` merged in; without ``base`` the one that the adapter names."""
     config = adapter_config(folder)
     if base is None:
-        named = config.get("base_model_name_or_path")
+        named = config.base
         if not named:
             raise ManyoneError(f"{folder}: a LoRA adapter without its base model; name the base with --base")
         try:
@@ -84,7 +94,7 @@ def _open_adapter(folder: Path, base: Checkpoint | StrPath | None) -> Checkpoint
         base = open_checkpoint(base)
     for name in ("adapter_model.safetensors", "adapter_model.bin"):
         if (folder / name).is_file():
-            return merge_adapter(folder, config, open_checkpoint(folder / name), base)
+            return merge_adapter(config, open_checkpoint(folder / name), base)
     raise ManyoneError(f"{folder}: has adapter_config.json and no adapter_model.safetensors")
 
 

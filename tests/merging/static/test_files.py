@@ -158,6 +158,47 @@ def test_companions_are_data_of_the_base_s_own_folder(tmp_path, caplog):
     assert sorted(p.name for p in (tmp_path / "second").iterdir()) == ["config.json", "model.safetensors"]
 
 
+def test_sub_folders_of_the_model_are_copied_as_data(tmp_path, caplog):
+    """sentence-transformers keeps a module in a folder each; code and links out of the model stay behind."""
+    (tmp_path / "secret.json").write_text("private")
+    repository = tmp_path / "hub/models--some--one"
+    base = repository / "snapshots/0123"
+    for folder in (base / "1_Pooling", base / "2_Dense", base / "runs", base / "additional_chat_templates"):
+        folder.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    (repository / "blobs/a").write_text('{"pooling_mode_mean_tokens": true}')
+    (base / "1_Pooling/config.json").symlink_to("../../../blobs/a")
+    (base / "1_Pooling/stolen.json").symlink_to(tmp_path / "secret.json")
+    (base / "1_Pooling/custom.py").write_text("import os")
+    (base / "2_Dense/config.json").write_text("{}")
+    save_file({"linear.weight": torch.ones(2, 2)}, base / "2_Dense/model.safetensors")
+    (base / "2_Dense/pytorch_model.bin").write_bytes(b"a pickle")
+    (base / "3_Elsewhere").symlink_to(tmp_path)
+    (base / "4_Large").mkdir()
+    with (base / "4_Large/huge.json").open("wb") as file:
+        file.truncate((1 << 30) + 1)
+    (base / "5_Many").mkdir()
+    for i in range(101):
+        (base / f"5_Many/{i}.json").write_text("{}")
+    (base / "runs/events.json").write_text("{}")
+    (base / "additional_chat_templates/rag.jinja").write_text("{{ x }}")
+    for name in ("config.json", "modules.json", "LICENSE", "license.md", "COPYING"):
+        (base / name).write_text("{}")
+    save_file({"w.weight": torch.ones(2, 2)}, base / "model.safetensors")
+    static.merge("average", base, [{"w.weight": torch.zeros(2, 2)}], out=tmp_path / "out")
+    found = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if not p.is_dir()}
+    assert found == {
+        "model.safetensors", "config.json", "modules.json", "LICENSE", "license.md", "COPYING", "1_Pooling/config.json",
+        "2_Dense/config.json", "2_Dense/model.safetensors", "additional_chat_templates/rag.jinja",
+    }  # fmt: skip
+    assert not any(p.is_symlink() for p in (tmp_path / "out").rglob("*"))
+    unmerged, line = caplog.messages
+    assert "2_Dense/model.safetensors: copied from the base, not merged" in unmerged
+    for name in ("1_Pooling/stolen.json (a link", "1_Pooling/custom.py (code)", "4_Large/huge.json (more than",
+                 "5_Many/ (more than 100 files)", "3_Elsewhere/secret.json (a link"):  # fmt: skip
+        assert name in line
+
+
 @pytest.mark.parametrize("name", list(kinds()))
 def test_linear_layers_are_found_by_role(name):
     """Exactly the weights of nn.Linear and GPT-2's Conv1D, without output embeddings: no table of any architecture."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from manyone.engine.documents import read_json
 from manyone.engine.files import part_beside, stays_inside, writing
 from manyone.errors import ManyoneError
 from manyone.merging.static.plan import Plan
+from manyone.weights.model_config import hf_config
 from manyone.weights.open import StrPath
 from manyone.weights.safetensors_file import SafetensorsWriter, parse_size
 
@@ -22,8 +23,14 @@ logger = logging.getLogger(__name__)
 # What a Hugging Face folder holds beside weights, as data: configurations, tokenizers, processors, templates, licences.
 # Never code, which `from_pretrained(trust_remote_code=True)` would run under the name of the merged model.
 _COMPANIONS = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".bpe", ".spm"}
-_LICENCES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
-_NOT = ("adapter_config.json", "training_args", "trainer_state", "requirements.txt")
+_LICENCES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "COPYING")
+_NOT = ("adapter_config.json", "training_args", "trainer_state", "requirements.txt",
+        "hf_quant_config.json", "quantize_config.json", "quant_config.json")  # fmt: skip
+# Sub-folders that belong to the model: sentence-transformers' modules (1_Pooling, 2_Dense, ...) and further templates.
+_PARTS = re.compile(r"[0-9]{1,2}_\w{1,60}|additional_chat_templates")
+_UNMERGED = ".safetensors"  # weights of such a module: data, which the experts' modules are not merged into
+_LARGEST = 1 << 30  # bytes of such a file
+_MOST = 100  # files of a sub-folder
 
 
 @contextlib.contextmanager
@@ -79,35 +86,46 @@ def _copy_companions(plan: Plan, folder: Path, config: Mapping[str, Any]) -> Non
     source = plan.base.folder
     if source is None:
         return
-    left = []
+    left: list[str] = []
+    _copy_data(source, source, folder, left, "")
     for path in sorted(source.iterdir()):
-        name = path.name
-        data = path.suffix in _COMPANIONS or name.startswith(_LICENCES)
-        if path.suffix == ".py":
-            left.append(f"{name} (code)")
-        elif data and path.is_file() and not name.startswith((".", *_NOT)) and not name.endswith(".index.json"):
-            if _stays_inside(path):
-                shutil.copyfile(path, folder / name)
+        if path.is_dir() and _PARTS.fullmatch(path.name):
+            if len(list(path.iterdir())) > _MOST:
+                left.append(f"{path.name}/ (more than {_MOST} files)")
             else:
-                left.append(f"{name} (a link out of the folder)")
+                _copy_data(source, path, folder / path.name, left, _UNMERGED)
     if left:
         logger.warning(f"{source}: not copied beside the merged weights: {', '.join(left)}; copy what you trust")
     target = folder / "config.json"
-    if config and target.is_file():
-        target.write_text(json.dumps(hf_config(target) | dict(config), indent=2) + "\n")
+    changes = {**plan.config, **config}
+    if (changes or plan.base.outdated) and target.is_file():
+        kept = {key: value for key, value in hf_config(target).items() if key not in plan.base.outdated}
+        target.write_text(json.dumps(kept | changes, indent=2) + "\n")
 
 
-def hf_config(path: Path) -> dict[str, Any]:
-    """A model's ``config.json``, which must be a JSON object."""
-    found = read_json(path, "the model's configuration")
-    if not isinstance(found, dict):
-        raise ManyoneError(f"{path}: not a model's configuration: it must be a JSON object")
-    return found
+def _copy_data(source: Path, place: Path, folder: Path, left: list[str], further: str) -> None:
+    """Copies data files of ``place``, ``source`` itself or a folder of it; what is left out is added to ``left``."""
+    for path in sorted(place.iterdir()):
+        name, shown = path.name, str(path.relative_to(source))
+        weights = bool(further) and path.suffix == further
+        data = path.suffix in _COMPANIONS or name.upper().startswith(_LICENCES) or weights
+        if path.suffix == ".py":
+            left.append(f"{shown} (code)")
+        elif data and path.is_file() and not name.startswith((".", *_NOT)) and not name.endswith(".index.json"):
+            if not _stays_inside(path, source):
+                left.append(f"{shown} (a link out of the folder)")
+            elif place != source and path.stat().st_size > _LARGEST:
+                left.append(f"{shown} (more than {_LARGEST >> 20} MB)")
+            else:
+                folder.mkdir(exist_ok=True)
+                shutil.copyfile(path, folder / name)
+                if weights:
+                    logger.warning(f"{path}: copied from the base, not merged with the experts'")
 
 
-def _stays_inside(path: Path) -> bool:
-    """Whether ``path`` is a file of its folder, or a link to one, or to one of the same repository in a hub's cache."""
-    folder = path.parent.resolve()
+def _stays_inside(path: Path, source: Path) -> bool:
+    """Whether ``path`` is a file of the model, or a link to one, or to one of the same repository in a hub's cache."""
+    folder = source.resolve()
     if stays_inside(path, folder):
         return True
     blobs = folder.parents[1] / "blobs"  # models--NAME/snapshots/REVISION/FILE -> ../../blobs/HASH

@@ -236,7 +236,8 @@ def save_agnostic(
     if gate is not None:
         more["gate"] = gate.config()
     extra = {} if gate is None else {f"gate.{name}": value for name, value in gate.state_dict().items()}
-    save_policy(folder, model, table, masks, assignment=assignment, extra=extra, info={**(info or {}), **more})
+    given = {**(info or {}), **more}
+    save_policy(folder, model, table, masks, assignment=assignment, extra=extra, info=given, learned=("gate.*",))
 
 
 def _same(rows: Tensor) -> bool:

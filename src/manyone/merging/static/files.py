@@ -1,4 +1,4 @@
-"""The folder that a static merge writes: weights, and what else ``from_pretrained`` needs, all of it or nothing."""
+"""The folder that a static merge writes: weights, and what else the model's loader needs, all of it or nothing."""
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ def model_folder(
     if before is None:
         _check_free(out)
     limit = parse_size(max_shard_size)
+    if plan.joined is not None and plan.joined.single:
+        limit = None
     ancestor = next(parent for parent in out.parents if parent.is_dir())
     part = ancestor / f".{out.name}.{os.getpid()}.tmp"
     try:
@@ -64,6 +66,8 @@ def model_folder(
             writer.abort()
         try:
             _copy_companions(plan, part, config or {})
+            if plan.joined is not None:
+                plan.joined.write(part, plan.how, len(plan.merged))
             if before is not None:
                 before()
                 _check_free(out)
@@ -88,9 +92,10 @@ def _copy_companions(plan: Plan, folder: Path, config: Mapping[str, Any]) -> Non
     if source is None:
         return
     left = []
+    own = plan.joined is not None and plan.joined.single  # whose files are known, and written anew
     for path in sorted(source.iterdir()):
         name = path.name
-        data = path.suffix in _COMPANIONS or name.startswith(_LICENCES)
+        data = (path.suffix in _COMPANIONS and not own) or name.startswith(_LICENCES)
         if path.suffix == ".py":
             left.append(f"{name} (code)")
         elif data and path.is_file() and not name.startswith((".", *_NOT)) and not name.endswith(".index.json"):

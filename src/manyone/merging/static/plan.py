@@ -2,7 +2,8 @@
 
 Floating-point tensors that all models share are merged; integer and boolean buffers, and what ``exclude`` names, are
 copied from the base. Everything that does not fit is an error with the option that resolves it. Tied tensors are merged
-once, under one name.
+once, under one name. In model folders of this project only what they call weights is merged
+(:mod:`manyone.merging.static.artefacts`).
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from manyone.errors import ManyoneError
+from manyone.merging.static.artefacts import Joined, join
 from manyone.weights.checkpoint import Checkpoint
 from manyone.weights.tensor_info import DType, TensorInfo, difference, is_float
 
@@ -30,7 +33,8 @@ class Plan:
 
     ``aliases`` maps a tied tensor's further names to the one it is kept under; ``dropped`` are tensors of experts that
     ``exclude`` removed; ``notes`` are decisions that the user should know of; ``dtype`` replaces the base's float dtype
-    in the output.
+    in the output; ``joined``: what becomes of model folders of this project beside their weights; ``how``: the method
+    and its options, as the model card tells them.
     """
 
     base: Checkpoint
@@ -41,6 +45,8 @@ class Plan:
     dropped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     dtype: DType | None = None
+    joined: Joined | None = None
+    how: dict[str, Any] = field(default_factory=dict)
 
     def info(self, name: str) -> TensorInfo:
         """dtype and shape of an output tensor, which are the base's unless ``dtype`` says otherwise."""
@@ -75,10 +81,14 @@ def make_plan(base: Checkpoint, experts: Sequence[Checkpoint], exclude: Sequence
     if not experts:
         raise ManyoneError("merging needs at least one expert")
     patterns = _compile(exclude)
-    notes: list[str] = []
+    joined = join(base, experts, lambda name: any(p.search(name) for p in patterns))
+    settled: frozenset[str] = frozenset()
+    if joined is not None:
+        base, experts, settled = joined.base, joined.experts, joined.settled
+    notes: list[str] = [] if joined is None else list(joined.notes)
     models = []
     for expert in experts:
-        aligned, note = _align(base, expert)
+        aligned, note = (expert, None) if settled else _align(base, expert)
         models.append(aligned)
         notes += [note] if note else []
     # A tied tensor is kept under the first of its names that every expert has too.
@@ -94,7 +104,7 @@ def make_plan(base: Checkpoint, experts: Sequence[Checkpoint], exclude: Sequence
         if not any(pattern.search(name) for model in (base, *models) for name in model):
             tops = ", ".join(list(dict.fromkeys(name.split(".", 1)[0] for name in base))[:8])
             raise ManyoneError(f"--exclude {pattern.pattern!r}: no tensor has such a name; they begin with {tops}")
-    excluded = {name for name in base if any(p.search(name) for p in patterns)}
+    excluded = {name for name in base if any(p.search(name) for p in patterns)} | settled
     own = [name for name in base if name not in aliases]
     merged = [name for name in own if name not in excluded and is_float(base.info(name))]
     copied = [name for name in own if name not in merged or name in excluded]
@@ -108,9 +118,9 @@ def make_plan(base: Checkpoint, experts: Sequence[Checkpoint], exclude: Sequence
         problems += [(n, "is not in the base") for n in extra if n not in dropped]
         if problems:
             raise ManyoneError(_complaint(model, base, problems))
-    if not merged:
+    if not merged and not (joined is not None and joined.grown):
         raise ManyoneError(f"{base.label}: no tensor is left to merge")
-    return Plan(base, models, merged, copied, aliases, sorted(dropped), notes)
+    return Plan(base, models, merged, copied, aliases, sorted(dropped), notes, joined=joined)
 
 
 def _compile(exclude: Sequence[str]) -> list[re.Pattern[str]]:

@@ -1,9 +1,13 @@
-"""Decision transformers of one task each, merged into one policy without data: `python examples/merge_policies.py`.
+"""Decision transformers of different tasks merged into one policy, without data: `python examples/merge_policies.py`.
 
 A point in the plane is to go to one of four goals; a prompt, a few steps of a good episode, tells which. The base has
-learned other goals. From it start four experts, one a goal, and one policy of all four with as many updates as the four
-experts together. The experts' folders are merged by three static methods; the merged folder has the tables (statistics,
-target returns, prompts) of all four tasks and acts in each. All is scored on the same episodes.
+learned other goals. From it start four experts of one goal each, two experts of two goals each, and one policy of all
+goals with as many updates as all experts of a kind together. Experts' folders are merged by three static methods; a
+merged folder has the tables (statistics, target returns, prompts) of all goals and acts in each. All are scored on the
+same episodes by the mean return, the negative sum of the distances to the goal.
+
+Whoever learns one goal alone need not look at the prompt, and merging such experts gives nothing; experts of two goals
+have to, and their merges come near to the policy of all goals.
 """
 
 from __future__ import annotations
@@ -50,27 +54,32 @@ def scored(folder: Path, tasks: tuple[str, ...] = GOALS) -> float:
     return float(np.mean([one.return_ for one in results]))
 
 
+METHODS = {"average": {}, "task-arithmetic": {"scale": 0.7}, "ties": {"density": 0.5, "scale": 1.0}}
+
+
 def main(steps: int = 150) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+        folder, found = Path(place), {}
         base = trained(folder / "base", OTHERS, 2 * steps)
-        experts = [trained(folder / task.replace(":", "-"), (task,), steps, base) for task in GOALS]
-        own = [scored(one, (task,)) for one, task in zip(experts, GOALS, strict=True)]
-        found = {"experts, each on its goal": float(np.mean(own))}
         found["all goals, equal updates"] = scored(trained(folder / "all", GOALS, steps * len(GOALS), base))
-        for method, options in {
-            "average": {},
-            "task-arithmetic": {"scale": 0.4},
-            "ties": {"density": 0.5, "scale": 0.5},
+        for kind, parts in {
+            "one goal": [GOALS[i : i + 1] for i in range(4)],
+            "two goals": [GOALS[:2], GOALS[2:]],
         }.items():
-            merge(method, base, experts, out=folder / method, **options)
-            found[method] = scored(folder / method)
+            own = [folder / f"{kind}-{number}" for number in range(len(parts))]
+            for expert, tasks in zip(own, parts, strict=True):
+                trained(expert, tasks, steps * len(tasks), base)
+            scores = [scored(expert, tasks) for expert, tasks in zip(own, parts, strict=True)]
+            found[f"experts of {kind}, on their own"] = float(np.mean(scores))
+            for method, options in METHODS.items():
+                merge(method, base, own, out=folder / f"{method} of {kind}", **options)
+                found[f"{method} of {kind}"] = scored(folder / f"{method} of {kind}")
         # the base alone, with the tables of all goals: task arithmetic of nothing
-        merge("task-arithmetic", base, experts, out=folder / "plain", scale=0.0)
+        merge("task-arithmetic", base, own, out=folder / "plain", scale=0.0)
         found["base"] = scored(folder / "plain")
     return found
 
 
 if __name__ == "__main__":
     for name, value in main().items():
-        print(f"{name:28}{value:8.2f}")
+        print(f"{name:36}{value:8.2f}")

@@ -409,6 +409,28 @@ def test_bounds_are_each_task_s_own_also_where_a_model_has_none(tmp_path):
         merge("average", tmp_path / "base", [tmp_path / "again"])
 
 
+def test_policies_of_one_task_that_need_no_telling_are_told_when_they_are_merged(tmp_path):
+    """A dense network of one task is saved as one that acts without a task's name."""
+    from manyone.policies import PolicyData, build_model, load_policy, save_agnostic
+
+    policy(tmp_path / "base", 0, ("a", "b"), prompt=0)
+    for number, name in enumerate(("a", "b"), 1):
+        data = PolicyData([episodes(name)], context=4)
+        model = moved(build_model("mt-dt", data, width=8, layers=1, heads=2, max_timestep=12), number)
+        save_agnostic(tmp_path / name, model, data.table)
+    merge("average", tmp_path / "base", [tmp_path / "a", tmp_path / "b"], out=tmp_path / "out")
+    both = load_policy(tmp_path / "out")
+    assert both.tasks == ("a", "b")
+    with pytest.raises(ManyoneError, match="must know its task"):
+        both.reset()
+    assert np.isfinite(acts(tmp_path / "out")).all()
+    merge("average", tmp_path / "a", [tmp_path / "a"], out=tmp_path / "one")
+    found, before = load_policy(tmp_path / "one"), load_policy(tmp_path / "a")
+    for one in (found, before):
+        one.reset()
+    assert np.array_equal(found.act(np.ones(3)), before.act(np.ones(3)))
+
+
 def test_policies_that_are_told_no_task_need_equal_statistics(tmp_path):
     from manyone.policies import PolicyData, build_model, save_agnostic
     from manyone.policies.tasks import POOLED

@@ -220,7 +220,21 @@ def test_presets_fill_in_only_what_was_left_open():
 
 
 def test_experts_that_start_from_a_base_are_merged_into_one_policy(manyone, tmp_path):
-    small = ("--suite", "point-robot", "--episodes", 3, "--eval-episodes", 1, "--batch-size", 3, "--workers", 1, *NET)
+    small = (
+        "--suite",
+        "point-robot",
+        "--quality",
+        "expert",
+        "--episodes",
+        3,
+        "--eval-episodes",
+        1,
+        "--batch-size",
+        3,
+        "--workers",
+        1,
+        *NET,
+    )
     assert manyone("run", "mt-dt", *small, "--horizon", 12, "--steps", 8, "--out", "dt")[0] == 0
     code, _, err = manyone(
         "run", "task-dt", *small, "--horizon", 12, "--steps", 16, "--lr", 1e-9, "--init", "dt", "--out", "own"

@@ -237,7 +237,8 @@ def save_agnostic(
         more["gate"] = gate.config()
     extra = {} if gate is None else {f"gate.{name}": value for name, value in gate.state_dict().items()}
     given = {**(info or {}), **more}
-    save_policy(folder, model, table, masks, assignment=assignment, extra=extra, info=given, learned=("gate.*",))
+    save_policy(folder, model, table, masks, assignment=assignment, extra=extra, info=given,
+                learned=() if gate is None else ("gate.*",))  # fmt: skip
 
 
 def _same(rows: Tensor) -> bool:

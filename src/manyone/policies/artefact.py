@@ -81,21 +81,35 @@ def save_policy(
         "assignment": list(range(len(table.names))) if assignment is None else list(assignment),
         "info": dict(info or {}),
     }
-    merge = _mergeable(model, masks, info or {}, learned, adapted)
+    merge = _mergeable(model, len(table.names), masks, info or {}, learned, adapted)
     write_model(folder, tensors, config, _card(config), merge=merge)
 
 
 def _mergeable(
-    model: nn.Module, masks: TaskMasks | None, info: Mapping[str, Any], learned: Sequence[str], adapted: bool
+    model: nn.Module,
+    tasks: int,
+    masks: TaskMasks | None,
+    info: Mapping[str, Any],
+    learned: Sequence[str],
+    adapted: bool,
 ) -> Mergeable:
     """What a merge of such policies may change.
 
-    A dense network that is not told its task's number is merged with those of other tasks: the table has their rows.
+    A dense network that is not told its task's number is merged with those of other tasks: the table has their rows,
+    and from then on the policy is told its task, also where all models knew one alone and needed no telling.
     Where a number of a task is part of the network (a token, one-hot, masks, maps of its own), tasks must be the same;
     so must pooled statistics, which are to tell nothing. Spaces that planners work in, and low-rank factors (a mean of
     factors is not the factor of a mean), are no weights.
     """
-    shared = isinstance(model, DecisionTransformer) and not model.reads_task and masks is None
+    shared = isinstance(model, DecisionTransformer) and not model.reads_task and masks is None and not learned
+    acting, parts = ("acts_with", "task_free", "selection"), ("gate", "diffuser", "base")
+    if not shared or (info.get("task_free") and tasks > 1):
+        return Mergeable(
+            weights=("model.*", *(f"extra.{name}" for name in learned)),
+            fixed=("model.spaces.*", "model.factors.*"),
+            described=("info",),
+            same=tuple(f"info.{name}" for name in (*acting, *parts)),
+        )
     by_task = ByTask(
         names="tasks",
         rows=("table.*", "extra.*") if adapted else ("table.*",),
@@ -103,11 +117,11 @@ def _mergeable(
         numbered=("assignment",),
     )
     return Mergeable(
-        weights=() if adapted else ("model.*", *(f"extra.{name}" for name in learned)),
-        fixed=("model.spaces.*", "model.factors.*"),
-        tasks=by_task if shared and not info.get("task_free") and not learned else None,
+        weights=() if adapted else ("model.*",),
+        tasks=by_task,
         described=("info",),
-        same=tuple(f"info.{name}" for name in ("acts_with", "task_free", "selection", "gate", "diffuser", "base")),
+        same=tuple(f"info.{name}" for name in ((*acting, *parts) if adapted else parts)),
+        renewed=() if adapted else tuple(f"info.{name}" for name in acting),
     )
 
 

@@ -225,7 +225,7 @@ def _joined_config(rule: Mergeable, models: Sequence[_Model]) -> tuple[Config, l
         elif matches(key, rule.described):
             for path in (path for path in rule.same if path == key or path.startswith(f"{key}.")):
                 _check_same(path, [at_path(one.config, path) for one in models], models)
-            values = [(one.config or {}).get(key) for one in models]
+            values = [_without((one.config or {}).get(key), key, rule.renewed) for one in models]
             kept = _common(values)
             if kept is not None:
                 found[key] = kept

@@ -256,5 +256,5 @@ def test_experts_that_start_from_a_base_are_merged_into_one_policy(manyone, tmp_
         (("--horizon", 14), "network has max_timestep 12, this run's 14"),
     ):
         code, _, err = manyone("run", "mt-dt", *small, "--horizon", 12, *words, "--init", "dt", "--out", "no")
-        assert (code, says in err) == (1, True), err
+        assert (code, says in err) == (2, True), err
         assert not (tmp_path / "no").exists()

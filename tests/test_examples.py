@@ -17,6 +17,7 @@ SAYS = {
     "sql": lambda r: r["student"] > 0.8 and r["slips at first"] > r["at last"],
     "sql_trainer": lambda r: r["loss at first"] > r["at last"],
     "sql_trl": lambda r: r["steps"] == 4 and r["loss at first"] > 0,
+    "merge_policies": lambda r: r["all goals, equal updates"] > r["ties of two goals"] > r["base"],
     "minimax": lambda r: r["worst class: worst class"] > r["plain average: worst class"] > 0.5,
 }
 """What the figures that a script's ``main`` returns must show (scripts that need arguments: see their field)."""

@@ -217,3 +217,44 @@ def test_presets_fill_in_only_what_was_left_open():
         grouped = with_preset(GroupedOptions, {"suite": "metaworld-mt10", **given})
         assert (grouped.group_after, grouped.gate_context) == expected
     assert with_preset(GroupedOptions, {"suite": "metaworld-mt10", "group_after": 7}).group_after == 7
+
+
+def test_experts_that_start_from_a_base_are_merged_into_one_policy(manyone, tmp_path):
+    small = (
+        "--suite",
+        "point-robot",
+        "--quality",
+        "expert",
+        "--episodes",
+        3,
+        "--eval-episodes",
+        1,
+        "--batch-size",
+        3,
+        "--workers",
+        1,
+        *NET,
+    )
+    assert manyone("run", "mt-dt", *small, "--horizon", 12, "--steps", 8, "--out", "dt")[0] == 0
+    code, _, err = manyone(
+        "run", "task-dt", *small, "--horizon", 12, "--steps", 16, "--lr", 1e-9, "--init", "dt", "--out", "own"
+    )
+    assert code == 0, err
+    base, expert = load_policy(tmp_path / "dt/model"), load_policy(tmp_path / "own/model/point-robot-1")
+    assert expert.tasks == ("point-robot:1",)
+    for name, value in base.model.state_dict().items():  # a step of 1e-9 leaves what it starts from
+        torch.testing.assert_close(expert.model.state_dict()[name], value, rtol=0, atol=1e-7)
+    experts = ("own/model/point-robot-0", "own/model/point-robot-1")
+    code, _, err = manyone("run", "ties", "--base", "dt/model", "--experts", *experts, "--out", "merged")
+    assert code == 0, err  # made data give a task the same rows in every run
+    merged = load_policy(tmp_path / "merged/model")
+    assert merged.tasks == base.tasks
+    merged.reset("point-robot:1")
+    assert np.isfinite(merged.act(np.zeros(2))).all()
+    for words, says in (
+        (("--width", 24), "network has width 16, this run's 24: give a policy of the same sizes"),
+        (("--horizon", 14), "network has max_timestep 12, this run's 14"),
+    ):
+        code, _, err = manyone("run", "mt-dt", *small, "--horizon", 12, *words, "--init", "dt", "--out", "no")
+        assert (code, says in err) == (2, True), err
+        assert not (tmp_path / "no").exists()

@@ -27,6 +27,7 @@ from manyone.behavior.data import BehaviorData
 from manyone.behavior.inner import InnerLoop
 from manyone.behavior.students.network import StudentSpec
 from manyone.engine.artefact import CONFIG, WEIGHTS, below, made_of, model_config, read_model, write_model
+from manyone.engine.mergeable import Mergeable
 from manyone.errors import ManyoneError
 
 NPZ = "distilled.npz"
@@ -214,7 +215,8 @@ def save_distilled(folder: str | os.PathLike[str], sets: Distilled | Mapping[str
             }
         )
     config = {"behavior": "distilled set", "sets": entries}
-    write_model(folder, tensors, config, _card(named), {NPZ: _npz(named)})
+    why = "its pairs are data, not weights: train policies on each (manyone run bc --data MODEL) and merge those"
+    write_model(folder, tensors, config, _card(named), {NPZ: _npz(named)}, merge=Mergeable(never=why))
 
 
 def load_distilled(folder: str | os.PathLike[str], name: str | None = None) -> Distilled:

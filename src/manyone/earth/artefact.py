@@ -25,7 +25,8 @@ from manyone.earth.sensors.layer import Plan, plan
 from manyone.earth.sensors.normalise import Statistics
 from manyone.earth.sensors.options import LayerOptions
 from manyone.earth.spec import Encoder
-from manyone.engine.artefact import made_of, read_model, write_model
+from manyone.engine.artefact import buffers_of, made_of, read_model, write_model
+from manyone.engine.mergeable import Mergeable
 from manyone.engine.options import from_plain, to_plain
 from manyone.errors import ManyoneError
 
@@ -65,7 +66,19 @@ def save(model: MapModel, folder: str | os.PathLike[str], card: str) -> None:
     elif model.encoder_id in LEARNED:
         tensors["encoder.filters"] = model.encoder.filters  # type: ignore[attr-defined]
         config["encoder"]["bias"] = float(model.encoder.bias)  # type: ignore[attr-defined]
-    write_model(folder, tensors, config, card)
+    write_model(folder, tensors, config, card, merge=_mergeable(model))
+
+
+def _mergeable(model: MapModel) -> Mergeable:
+    """Weights are the linear probe's and those of an encoder that was trained here.
+
+    What standardises features, a bank of labelled ones and running statistics of an encoder must be equal.
+    """
+    probe = ("weight", "bias", "temperature") if model.classifier.kind == "linear" else ()
+    if not isinstance(model.encoder, VitEncoder | CnnEncoder):
+        return Mergeable(weights=probe)
+    fixed = buffers_of(model.encoder.network, "encoder.")
+    return Mergeable(weights=(*probe, "encoder.*"), fixed=fixed, renewed=("encoder.digest",))
 
 
 def load(folder: str | os.PathLike[str], device: str = "cpu") -> MapModel:
@@ -91,7 +104,8 @@ def load(folder: str | os.PathLike[str], device: str = "cpu") -> MapModel:
         how = How(layer=layer, window=int(config["window"]), stride=config.get("stride"), device=device)
         model = MapModel(encoder, made, classifier, how, str(about["id"]), str(about["weights"]))
         wanted = about["digest"]
-    if encoder.digest() != wanted:
+    merged = wanted is None and "size" in about  # the checksum of all tensors is enough
+    if not merged and encoder.digest() != wanted:
         raise ManyoneError(f"{folder}: {about['id']} has other weights now than when the model was made: install the "
                            "version of then, or make the map anew")  # fmt: skip
     return model

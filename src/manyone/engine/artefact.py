@@ -4,13 +4,12 @@
 ``README.md`` is the model card. A field says what the configuration holds and makes its model of it; the files, their
 safe replacement and the messages about missing or damaged ones are here.
 Public: ``write_model``, ``read_model``, ``model_config``, ``read_tensors``,
-``plain_tensors``, ``below``, ``load_weights``, ``check_shapes``, ``made_of``.
+``plain_tensors``, ``buffers_of``, ``below``, ``load_weights``, ``check_shapes``, ``made_of``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,13 +23,10 @@ from torch import Tensor, nn
 from manyone.engine.bounded import Bounded
 from manyone.engine.documents import loads_json
 from manyone.engine.files import part_beside, sha256, sync_file, sync_folder, writing
+from manyone.engine.mergeable import CARD, CONFIG, DIGEST, FORMAT, SECTION, WEIGHTS, Mergeable, config_text
 from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-DIGEST = "tensors_sha256"
-"""Entry of the configuration: SHA-256 of the file of tensors."""
-_FORMAT = 1
 _LARGEST_CONFIG = 64 << 20  # bytes; what is larger is something else that has this name
 
 
@@ -40,16 +36,20 @@ def write_model(
     config: Mapping[str, Any],
     card: str,
     more: Mapping[str, Callable[[Path], None] | None] | None = None,
+    *,
+    merge: Mergeable | None = None,
 ) -> None:
     """Writes the model folder; files of other names that are there stay.
 
     ``config`` is JSON data. ``more``: further files by name, with the function that writes each to a path, or None
-    where one of an earlier model is to go. Everything is on the disk before the first file takes its place, the
-    configuration last: whatever stops the writing before, the model of before is whole.
+    where one of an earlier model is to go. ``merge``: which tensors are weights, and what becomes of all else when
+    such models are merged (``manyone run average ...``). Everything is on the disk before the first file takes its
+    place, the configuration last: whatever stops the writing before, the model of before is whole.
     """
     folder = Path(folder)
+    config = {**config, **({} if merge is None else {SECTION: merge.section()})}
     try:
-        _json({"manyone_format": _FORMAT, **config})
+        config_text({"manyone_format": FORMAT, **config})
     except (TypeError, ValueError) as error:
         raise ManyoneError(f"{folder / CONFIG}: not written: what is saved must be JSON data: {error}") from None
     with writing(folder), part_beside(folder / "model") as part:
@@ -58,8 +58,8 @@ def write_model(
         for name, write in (more or {}).items():
             if write is not None:
                 write(part / name)
-        whole = {"manyone_format": _FORMAT, **config, DIGEST: sha256(part / WEIGHTS)}
-        (part / CONFIG).write_text(_json(whole), encoding="utf-8")
+        whole = {"manyone_format": FORMAT, **config, DIGEST: sha256(part / WEIGHTS)}
+        (part / CONFIG).write_text(config_text(whole), encoding="utf-8")
         names = sorted((path.name for path in part.iterdir()), key=lambda name: name == CONFIG)
         for name in names:
             sync_file(part / name)
@@ -81,9 +81,9 @@ def read_model(
     path, config = Path(folder) / CONFIG, model_config(folder, what)
     # models of minimax runs used to call the number "format"
     number = config.get("manyone_format", config.get("format"))
-    if type(number) is int and number > _FORMAT:
-        raise ManyoneError(f"{path}: format {number!r:.40}; this version of manyone knows {_FORMAT}: use a newer one")
-    if number != _FORMAT or any(name not in config for name in needs):
+    if type(number) is int and number > FORMAT:
+        raise ManyoneError(f"{path}: format {number!r:.40}; this version of manyone knows {FORMAT}: use a newer one")
+    if number != FORMAT or any(name not in config for name in needs):
         raise ManyoneError(f"{path}: not {what} that manyone wrote (a Hugging Face folder opens with from_pretrained)")
     tensors, wanted = read_tensors(path.with_name(WEIGHTS), device), config.pop(DIGEST, None)
     if wanted is not None and sha256(path.with_name(WEIGHTS)) != wanted:
@@ -122,6 +122,12 @@ def read_tensors(path: str | os.PathLike[str], device: str | torch.device = "cpu
 def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``tensors`` as safetensors takes them: on the CPU, contiguous, none sharing memory with another."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+
+
+def buffers_of(module: nn.Module, prefix: str = "") -> tuple[str, ...]:
+    """Names of the tensors of ``module`` that no optimiser moves (running statistics, tables), behind ``prefix``."""
+    learned = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    return tuple(prefix + name for name in module.state_dict() if name not in learned)
 
 
 def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -170,10 +176,6 @@ def made_of(path: str | os.PathLike[str], tensors: Mapping[str, Tensor] | None =
         path = Path(path) / CONFIG if Path(path).is_dir() else path
         what = f"{error} is missing" if isinstance(error, KeyError) else _line(error)
         raise ManyoneError(f"{path}: damaged ({what}): save the model again") from error
-
-
-def _json(config: Mapping[str, Any]) -> str:
-    return json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _line(error: BaseException) -> str:

@@ -17,7 +17,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from manyone.data.tasks import Inputs
-from manyone.engine.artefact import CONFIG, WEIGHTS, below, load_weights, made_of, read_model, write_model
+from manyone.engine.artefact import CONFIG, WEIGHTS, below, buffers_of, load_weights, made_of, read_model, write_model
+from manyone.engine.mergeable import Mergeable
 from manyone.errors import ManyoneError
 from manyone.merging.experts.bundle import head_config, head_tensors, heads_from
 from manyone.merging.experts.hf import build_encoder as build_classifier
@@ -84,7 +85,15 @@ def save(
         "heads": head_config(heads),
         "info": dict(info or {}),
     }
-    write_model(folder, tensors, config, _card(parts[-1]["method"], list(heads)))
+    write_model(folder, tensors, config, _card(parts[-1]["method"], list(heads)), merge=_mergeable(network))
+
+
+def _mergeable(network: nn.Module) -> Mergeable:
+    """Of a plain encoder its parameters are merged, and the merged model has the heads of all tasks."""
+    if isinstance(network, Surgery | SurgeryV2 | WeightEnsemblingMoE):
+        return Mergeable(never="it is made of several models already (routers, corrections): merge its experts anew")
+    heads: dict[str, Any] = {"united": ("head.*",), "united_entries": ("heads",)}
+    return Mergeable(weights=("part0.*",), fixed=buffers_of(network, "part0."), described=("info",), **heads)
 
 
 def load(folder: StrPath, device: str = "cpu") -> MergedModel:

@@ -1,4 +1,6 @@
-"""The model folder of a minimax run: ``model.safetensors`` (x/..., y/..., scaling/...), ``config.json``, ``README.md``.
+"""The model folder of a minimax run: ``model.safetensors``, ``config.json``, ``README.md``.
+
+Tensors are x/..., y/... (the saddle point), scaling/... (of rows), calibration/... (of scores as probabilities).
 
 Nothing is pickled; a fresh process needs ``load`` alone. ``config.json`` keeps what the columns of the training table
 mean (names, words, order), so that rows are read by name.
@@ -13,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from manyone.data.tables.encoder import TableEncoder
 from manyone.engine.artefact import CONFIG, WEIGHTS, below, check_shapes, made_of, read_model, write_model
+from manyone.engine.mergeable import Mergeable
 from manyone.errors import ManyoneError
 from manyone.minimax.estimator import DistributedAUCClassifier
 from manyone.minimax.mixing.topology import Topology
@@ -33,6 +37,7 @@ model = load("{folder}")
 {use}
 ```
 """
+_FITTED, _PLATT = "calibration/", ("slope", "offset")
 _HERE = "PATH/OF/THIS/FOLDER"
 _ROWS = (
     "model.predict_proba(rows)   # a DataFrame with the table's columns, or an array [n, {d}]; also predict\n"
@@ -66,13 +71,16 @@ def save(
     if scaling is not None:
         tensors |= {"scaling/mean": scaling.mean, "scaling/std": scaling.std}
     whole = {"unit_rows": scaling is not None and scaling.unit_rows, **config}
+    # fitted as the weights are, and merged with them
+    tensors |= {_FITTED + k: torch.tensor(float(whole.pop(k)), dtype=torch.float64) for k in _PLATT if k in whole}
     width = 0 if scaling is None else len(scaling.mean)
     card = _CARD.format(
         title=f"Consensus model of a {config.get('recipe', 'minimax')} run",
         folder=_HERE,
         use=_USE[config["kind"]].format(d=width, folder=_HERE),
     )
-    write_model(folder, tensors, whole, card)
+    merge = Mergeable(weights=("x/*", "y/*", f"{_FITTED}*"), described=("recipe", "data", "clients", "estimator"))
+    write_model(folder, tensors, whole, card, merge=merge)
 
 
 def load(
@@ -98,7 +106,8 @@ def load(
         if config["kind"] == "softmax":
             return SoftmaxClassifier(model, scaling, config["classes"], encoder)
         classes = _classes(config)
-        slope, offset = float(config["slope"]), float(config["offset"])
+        # in models of earlier versions they are part of the configuration
+        slope, offset = (float(tensors[_FITTED + k] if _FITTED + k in tensors else config[k]) for k in _PLATT)
         made = ScoreClassifier(model, scaling, classes, slope, offset, encoder)
         if config.get("problem", "auc") != "auc":
             return made

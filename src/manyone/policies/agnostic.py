@@ -236,7 +236,9 @@ def save_agnostic(
     if gate is not None:
         more["gate"] = gate.config()
     extra = {} if gate is None else {f"gate.{name}": value for name, value in gate.state_dict().items()}
-    save_policy(folder, model, table, masks, assignment=assignment, extra=extra, info={**(info or {}), **more})
+    given = {**(info or {}), **more}
+    save_policy(folder, model, table, masks, assignment=assignment, extra=extra, info=given,
+                learned=() if gate is None else ("gate.*",))  # fmt: skip
 
 
 def _same(rows: Tensor) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from manyone.engine.artefact import CONFIG, WEIGHTS, below, load_weights, made_of, read_model, write_model
+from manyone.engine.mergeable import ByTask, Mergeable
 from manyone.errors import ManyoneError
 from manyone.nets.decision import DecisionTransformer
 from manyone.policies.baselines.cloning import CloningNetwork
@@ -56,11 +57,14 @@ def save_policy(
     assignment: Sequence[int] | None = None,
     extra: Mapping[str, Tensor] | None = None,
     info: Mapping[str, Any] | None = None,
+    learned: Sequence[str] = (),
+    adapted: bool = False,
 ) -> None:
     """Writes the artefact; ``extra`` are further tensors (a gate's, say) and ``info`` is free JSON data.
 
     ``info["acts_with"]`` names how the policy acts where that is not by the task's mask; ``info["task_free"]`` says
-    that it needs no task.
+    that it needs no task. ``learned``: which of ``extra`` are weights (``gate.*``); ``adapted``: each has a row a task,
+    made for the frozen network. Merging asks for these, see :func:`_mergeable`.
     """
     kind = next((k for k, c in _KINDS.items() if isinstance(model, c)), None)
     if kind is None:
@@ -77,7 +81,48 @@ def save_policy(
         "assignment": list(range(len(table.names))) if assignment is None else list(assignment),
         "info": dict(info or {}),
     }
-    write_model(folder, tensors, config, _card(config))
+    merge = _mergeable(model, len(table.names), masks, info or {}, learned, adapted)
+    write_model(folder, tensors, config, _card(config), merge=merge)
+
+
+def _mergeable(
+    model: nn.Module,
+    tasks: int,
+    masks: TaskMasks | None,
+    info: Mapping[str, Any],
+    learned: Sequence[str],
+    adapted: bool,
+) -> Mergeable:
+    """What a merge of such policies may change.
+
+    A dense network that is not told its task's number is merged with those of other tasks: the table has their rows,
+    and from then on the policy is told its task, also where all models knew one alone and needed no telling.
+    Where a number of a task is part of the network (a token, one-hot, masks, maps of its own), tasks must be the same;
+    so must pooled statistics, which are to tell nothing. Spaces that planners work in, and low-rank factors (a mean of
+    factors is not the factor of a mean), are no weights.
+    """
+    shared = isinstance(model, DecisionTransformer) and not model.reads_task and masks is None and not learned
+    acting, parts = ("acts_with", "task_free", "selection"), ("gate", "diffuser", "base")
+    if not shared or (info.get("task_free") and tasks > 1):
+        return Mergeable(
+            weights=("model.*", *(f"extra.{name}" for name in learned)),
+            fixed=("model.spaces.*", "model.factors.*"),
+            described=("info",),
+            same=tuple(f"info.{name}" for name in (*acting, *parts)),
+        )
+    by_task = ByTask(
+        names="tasks",
+        rows=("table.*", "extra.*") if adapted else ("table.*",),
+        absent={"table.bounds": [[-1.0], [1.0]]},
+        numbered=("assignment",),
+    )
+    return Mergeable(
+        weights=() if adapted else ("model.*",),
+        tasks=by_task,
+        described=("info",),
+        same=tuple(f"info.{name}" for name in ((*acting, *parts) if adapted else parts)),
+        renewed=() if adapted else tuple(f"info.{name}" for name in acting),
+    )
 
 
 save = save_policy

@@ -69,7 +69,7 @@ class Policy:
         target: float | Sequence[float] | None = None,
         slots: Any = None,
     ) -> None:
-        """Begins an episode of ``task``; a policy that infers the task itself needs none.
+        """Begins an episode of ``task``; a policy that infers the task itself, or knows one alone, needs none.
 
         A sequence of n tasks begins n episodes, one in each slot of a ``gymnasium.vector`` environment. Later,
         ``slots`` (indices, or a mask bool [n]) begins new ones in these slots alone, of the same tasks and targets
@@ -97,6 +97,8 @@ class Policy:
         episodes = []
         for slot, name, asked in zip(chosen, names, targets):
             one = _Episode(before[slot].task if name is None else name, before[slot].target if asked is None else asked)
+            if not one.task and len(self.tasks) == 1:
+                one = one._replace(task=self.tasks[0])
             if not one.task and not self.info.get("task_free"):
                 raise ManyoneError(f"this policy must know its task: reset(task) with one of {', '.join(self.tasks)}")
             episodes.append(one)

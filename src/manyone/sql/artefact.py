@@ -16,13 +16,17 @@ import torch
 
 from manyone.engine.documents import loads_json
 from manyone.engine.files import sync_file, sync_folder, writing
+from manyone.engine.mergeable import CARD, DESCRIPTION, SECTION, Mergeable
 from manyone.errors import ManyoneError
 from manyone.sql.language_model import LanguageModel
 from manyone.sql.models import open_model, open_tokenizer, without_bars, without_lora
 
-DESCRIPTION, CARD = "manyone.json", "README.md"
 _FORMAT, _KIND = 1, "text-to-sql model"
 _LARGEST = 1 << 20  # bytes
+_MERGEABLE = Mergeable(
+    weights=("*",), described=("*",), same=("kind", "style", "matched", "tables", "columns", "max_input", "max_output")
+)
+"""Of models that were asked in the same way the weights are merged; where they come from is told no more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +49,7 @@ def save(
 ) -> None:
     """Writes ``model`` (a transformers or PEFT model) into ``folder``, adapters merged unless ``merged`` is False."""
     folder = Path(folder)
-    description = {"manyone_format": _FORMAT, "kind": _KIND, **info}
+    description = {"manyone_format": _FORMAT, "kind": _KIND, **info, SECTION: _MERGEABLE.section()}
     try:
         text = json.dumps(description, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:

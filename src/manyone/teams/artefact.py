@@ -30,7 +30,17 @@ import torch
 from torch import Tensor, nn
 
 import manyone
-from manyone.engine.artefact import CONFIG, WEIGHTS, load_weights, made_of, read_model, read_tensors, write_model
+from manyone.engine.artefact import (
+    CONFIG,
+    WEIGHTS,
+    buffers_of,
+    load_weights,
+    made_of,
+    read_model,
+    read_tensors,
+    write_model,
+)
+from manyone.engine.mergeable import Mergeable
 from manyone.envs.teams.frames import FrameMemory, frames_of
 from manyone.envs.teams.types import Observation, TeamSpec
 from manyone.errors import ManyoneError
@@ -258,8 +268,10 @@ def save(
     }
     card = _card(config, apart=team.inseparable() is None)
     export = partial(export_policy, policy=policy, graph=team.graph, gate=gate)
+    # the program has the weights in it; what a merge writes has none until it is loaded and saved
+    merge = Mergeable(weights=("*",), fixed=buffers_of(policy), described=("versions", "extra"), renewed=("program",))
     try:
-        write_model(folder, tensors, config, card, {PROGRAM: export if program else None})
+        write_model(folder, tensors, config, card, {PROGRAM: export if program else None}, merge=merge)
     finally:
         policy.train(was_training)
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from manyone.behavior.artefact import Frame, float_tensors, of_the_set
 from manyone.behavior.students.network import Student, StudentSpec, make_student
 from manyone.engine.artefact import CONFIG, WEIGHTS, below, check_shapes, made_of, read_model, write_model
+from manyone.engine.mergeable import Mergeable
 from manyone.errors import ManyoneError
 
 
@@ -182,7 +183,8 @@ def save_policies(folder: str | os.PathLike[str], policies: StudentPolicies) -> 
         "frame": policies.frame.config(), "info": policies.info,
     }  # fmt: skip
     tensors = {f"weights.{name}": value for name, value in policies.weights.items()}
-    write_model(folder, tensors | policies.frame.tensors(), config, _card(policies))
+    merge = Mergeable(weights=("weights.*",), described=("info",))
+    write_model(folder, tensors | policies.frame.tensors(), config, _card(policies), merge=merge)
 
 
 def load_policies(folder: str | os.PathLike[str], device: str = "cpu") -> StudentPolicies:

@@ -34,6 +34,7 @@ from manyone.engine.artefact import (
     read_model,
     write_model,
 )
+from manyone.engine.mergeable import Mergeable
 from manyone.errors import ManyoneError
 
 _DEEPEST = 16
@@ -92,7 +93,8 @@ def _restandardise(network: Stack, own: Frame, data: BehaviorData) -> None:
 def save_teacher(folder: str | os.PathLike[str], saved: SavedTeacher) -> None:
     """Writes the artefact."""
     tensors, config = parts_of(saved)
-    write_model(folder, tensors, config, _card(saved))
+    merge = Mergeable(weights=("policy.*", "critics.*"), described=("info",))
+    write_model(folder, tensors, config, _card(saved), merge=merge)
 
 
 def parts_of(saved: SavedTeacher) -> tuple[dict[str, Tensor], dict[str, Any]]:

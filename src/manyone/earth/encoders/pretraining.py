@@ -26,8 +26,9 @@ from manyone.earth.encoders.inputs import padded
 from manyone.earth.encoders.mae import MaeOptions, MaskedAutoencoder
 from manyone.earth.encoders.vit import PlainViT, VitEncoder, VitSize, seeded_vit
 from manyone.earth.spec import ModelSpec
-from manyone.engine.artefact import load_weights, read_model, write_model
+from manyone.engine.artefact import buffers_of, load_weights, read_model, write_model
 from manyone.engine.loop import train
+from manyone.engine.mergeable import Mergeable
 from manyone.engine.options import from_plain, to_plain
 from manyone.engine.run import CONFIG, RunFolder
 from manyone.errors import ManyoneError
@@ -104,7 +105,8 @@ class MaeLearner:
             "A small vision transformer, pre-trained as a masked auto-encoder on the imagery that it was given"
             f" ({self.steps} steps).\nA test on the same imagery is transductive: say so beside its figures.\n"
         )
-        write_model(folder, encoder.state_dict(), config, card)
+        merge = Mergeable(weights=("*",), fixed=buffers_of(encoder))
+        write_model(folder, encoder.state_dict(), config, card, merge=merge)
 
     def _loss(self, count: int, generator: torch.Generator) -> Tensor:
         pixels = padded(crops(self.imagery, self.options.crop, count, generator), self.options.size.patch)

@@ -25,7 +25,8 @@ from manyone.earth.heads.train import Training, train
 from manyone.earth.metrics import mean_average_precision
 from manyone.earth.protocols.scores import Labels, kind_of
 from manyone.earth.splits import Splits
-from manyone.engine.artefact import CONFIG, read_model, write_model
+from manyone.engine.artefact import CONFIG, buffers_of, read_model, write_model
+from manyone.engine.mergeable import Mergeable
 from manyone.engine.options import to_plain
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for, seed_for
@@ -90,7 +91,8 @@ def train_supervised(
                 network = _trained(pixels, targets, splits, options, whole, seed)
                 config = {"kind": "earth-cnn", "channels": network.channels, "size": to_plain(options.size)}
                 card = "A small convolutional network, trained from labels alone: a baseline for frozen encoders.\n"
-                write_model(folder, network.state_dict(), config, card)
+                merge = Mergeable(weights=("*",), fixed=buffers_of(network))
+                write_model(folder, network.state_dict(), config, card, merge=merge)
     _, tensors = read_model(folder, "an earth encoder", ("kind", "channels", "size"))
     return cnn_from(options.size, int(pixels.shape[1]), tensors, bands)
 

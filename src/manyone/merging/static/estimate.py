@@ -94,7 +94,7 @@ def _read_rate(plan: Plan) -> float:
         left -= values.nbytes
         if left <= 0:
             break
-    return (_PROBE - left) / max(time.perf_counter() - began, 1e-6)
+    return max(_PROBE - left, 1) / max(time.perf_counter() - began, 1e-6)
 
 
 def _seconds_per_element() -> float:

@@ -1,4 +1,4 @@
-"""The folder that a static merge writes: weights, and what else ``from_pretrained`` needs, all of it or nothing."""
+"""The folder that a static merge writes: weights, and what else the model's loader needs, all of it or nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ def model_folder(
     if before is None:
         _check_free(out)
     limit = parse_size(max_shard_size)
+    if plan.joined is not None and plan.joined.single:
+        limit = None
     # Beside the first folder on the way to ``out`` that is not there yet: a failure leaves no empty folders either.
     first = next(path for path in (*reversed(out.parents), out) if path == out or not path.is_dir())
     with writing(out), part_beside(first) as part:
@@ -66,6 +68,8 @@ def model_folder(
             writer.abort()
         try:
             _copy_companions(plan, part, config or {})
+            if plan.joined is not None:
+                plan.joined.write(part, plan.how, len(plan.merged))
             if before is not None:
                 before()
                 _check_free(out)
@@ -86,14 +90,15 @@ def _copy_companions(plan: Plan, folder: Path, config: Mapping[str, Any]) -> Non
     source = plan.base.folder
     if source is None:
         return
+    own = plan.joined is not None and plan.joined.single  # whose files are known, and written anew
     left: list[str] = []
-    _copy_data(source, source, folder, left, "")
+    _copy_data(source, source, folder, left, frozenset() if own else _COMPANIONS)
     for path in sorted(source.iterdir()):
-        if path.is_dir() and _PARTS.fullmatch(path.name):
+        if path.is_dir() and _PARTS.fullmatch(path.name) and not own:
             if len(list(path.iterdir())) > _MOST:
                 left.append(f"{path.name}/ (more than {_MOST} files)")
             else:
-                _copy_data(source, path, folder / path.name, left, _UNMERGED)
+                _copy_data(source, path, folder / path.name, left, _COMPANIONS | {_UNMERGED})
     if left:
         logger.warning(f"{source}: not copied beside the merged weights: {', '.join(left)}; copy what you trust")
     target = folder / "config.json"
@@ -103,12 +108,15 @@ def _copy_companions(plan: Plan, folder: Path, config: Mapping[str, Any]) -> Non
         target.write_text(json.dumps(kept | changes, indent=2) + "\n")
 
 
-def _copy_data(source: Path, place: Path, folder: Path, left: list[str], further: str) -> None:
-    """Copies data files of ``place``, ``source`` itself or a folder of it; what is left out is added to ``left``."""
+def _copy_data(source: Path, place: Path, folder: Path, left: list[str], suffixes: Collection[str]) -> None:
+    """Copies the licences and the files with ``suffixes`` of ``place``, ``source`` itself or a folder of it.
+
+    What is left out is added to ``left``.
+    """
     for path in sorted(place.iterdir()):
         name, shown = path.name, str(path.relative_to(source))
-        weights = bool(further) and path.suffix == further
-        data = path.suffix in _COMPANIONS or name.upper().startswith(_LICENCES) or weights
+        weights = path.suffix == _UNMERGED
+        data = path.suffix in suffixes or name.upper().startswith(_LICENCES)
         if path.suffix == ".py":
             left.append(f"{shown} (code)")
         elif data and path.is_file() and not name.startswith((".", *_NOT)) and not name.endswith(".index.json"):

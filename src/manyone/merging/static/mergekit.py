@@ -86,8 +86,13 @@ def _prepared(
     plan = make_plan(base, [model(s["model"]) for s in sources], exclude)
     _check_layers(path, recipe, plan)
     dtype, config = _dtype(path, recipe, base)
+    if dtype is not None and plan.joined is not None and plan.joined.single:
+        raise ManyoneError(
+            f"{path}: dtype {dtype}: a model folder of manyone keeps the types that it has: leave it out"
+        )
     reader = _Parameters(path, method, recipe.get("parameters") or {}, sources, plan)
-    return replace(plan, dtype=dtype), _method(path, method, reader, len(sources), seed), config
+    how = {"method": f"mergekit {method}", "options": {}}
+    return replace(plan, dtype=dtype, how=how), _method(path, method, reader, len(sources), seed), config
 
 
 def _method(path: Path, method: str, read: _Parameters, count: int, seed: int) -> Method:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from manyone.errors import ManyoneError
@@ -65,7 +66,8 @@ def prepare(
     rule = find_rule(method)
     opened = open_model(base, "base")
     plan = make_plan(opened, open_models(experts, "expert", opened), exclude)
-    return plan, rule(len(plan.experts), **options)
+    told = {name: value for name, value in options.items() if isinstance(value, bool | int | float | str)}
+    return replace(plan, how={"method": method, "options": told}), rule(len(plan.experts), **options)
 
 
 def merge(
@@ -83,7 +85,8 @@ def merge(
     """Merges with the method called ``method`` (a key of ``METHODS``; ``options`` are those of its function below).
 
     ``out`` None: returns a state dict. Otherwise writes the folder ``out``: the weights (in shards of at most
-    ``max_shard_size``, e.g. "5GB") and, when the base is a Hugging Face folder, its configuration and tokenizer.
+    ``max_shard_size``, e.g. "5GB") and, when the base is a Hugging Face folder, its configuration and tokenizer. Of
+    model folders of this project (policies, teams, ...) a model folder, in one file, that the field's ``load`` opens.
     ``progress`` is called with (elements done, elements in all). Raises ``ManyoneError`` and leaves nothing behind.
     """
     plan, chosen = prepare(method, base, experts, exclude=exclude, **options)

@@ -3,7 +3,8 @@
 Floating-point tensors that all models share are merged; integer and boolean buffers, and what ``exclude`` names, are
 copied from the base, as are buffers that are infinite in the same places of all models (masks). Everything that does
 not fit is an error with the option that resolves it. Tensors that are tied in all models are merged once, under one
-name; a tensor that is tied in some is merged under both of its names.
+name; a tensor that is tied in some is merged under both of its names. In model folders of this project only what they
+call weights is merged (:mod:`manyone.merging.static.artefacts`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from manyone.errors import ManyoneError
+from manyone.merging.static.artefacts import Joined, join
 from manyone.weights.checkpoint import Checkpoint, Entry
 from manyone.weights.model_config import architecture, config_beside
 from manyone.weights.tensor_info import DType, TensorInfo, difference, is_float
@@ -37,7 +39,9 @@ class Plan:
 
     ``aliases`` maps a tied tensor's further names to the one it is kept under; ``dropped`` are tensors of experts that
     ``exclude`` removed; ``notes`` are decisions that the user should know of; ``dtype`` replaces the base's float dtype
-    in the output; ``config`` are entries of the base's config.json that the output changes.
+    in the output; ``config`` are entries of the base's config.json that the output changes; ``joined``: what becomes of
+    model folders of this project beside their weights; ``how``: the method and its options, as the model card tells
+    them.
     """
 
     base: Checkpoint
@@ -49,6 +53,8 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     dtype: DType | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    joined: Joined | None = None
+    how: dict[str, Any] = field(default_factory=dict)
 
     def info(self, name: str) -> TensorInfo:
         """dtype and shape of an output tensor, which are the base's unless ``dtype`` says otherwise."""
@@ -83,10 +89,14 @@ def make_plan(base: Checkpoint, experts: Sequence[Checkpoint], exclude: Sequence
     if not experts:
         raise ManyoneError("merging needs at least one expert")
     patterns = _compile(exclude)
-    notes: list[str] = []
+    joined = join(base, experts, lambda name: any(p.search(name) for p in patterns))
+    settled: frozenset[str] = frozenset()
+    if joined is not None:
+        base, experts, settled = joined.base, joined.experts, joined.settled
+    notes: list[str] = [] if joined is None else list(joined.notes)
     models = []
     for expert in experts:
-        aligned, note = _align(base, expert)
+        aligned, note = (expert, None) if settled else _align(base, expert)
         models.append(aligned)
         notes += [note] if note else []
     _check_architectures(base, models)
@@ -106,7 +116,7 @@ def make_plan(base: Checkpoint, experts: Sequence[Checkpoint], exclude: Sequence
         if not any(pattern.search(name) for model in (base, *models) for name in model):
             tops = ", ".join(list(dict.fromkeys(name.split(".", 1)[0] for name in base))[:8])
             raise ManyoneError(f"--exclude {pattern.pattern!r}: no tensor has such a name; they begin with {tops}")
-    excluded = {name for name in base if any(p.search(name) for p in patterns)}
+    excluded = {name for name in base if any(p.search(name) for p in patterns)} | settled
     own = [name for name in base if name not in aliases]
     merged = [name for name in own if name not in excluded and is_float(base.info(name))]
     dropped: set[str] = set()
@@ -123,12 +133,12 @@ def make_plan(base: Checkpoint, experts: Sequence[Checkpoint], exclude: Sequence
     masks = {name for name in buffers if _infinite_in_all(name, base, models)}
     notes += [f"{name}: infinite in the same places of all models, copied" for name in sorted(masks)]
     merged = [name for name in merged if name not in masks]
-    if not merged:
+    if not merged and not (joined is not None and joined.grown):
         raise ManyoneError(f"{base.label}: no tensor is left to merge")
     kept = set(merged)
     copied = [name for name in own if name not in kept]
     config = {"tie_word_embeddings": False} if any(name in tied for name in untied) else {}
-    return Plan(base, models, merged, copied, aliases, sorted(dropped), notes, config=config)
+    return Plan(base, models, merged, copied, aliases, sorted(dropped), notes, config=config, joined=joined)
 
 
 def _check_architectures(base: Checkpoint, experts: Sequence[Checkpoint]) -> None:

@@ -139,7 +139,8 @@ def save_prompted(
     extra = {f"diffuser.{name}": value for name, value in generator.tensors().items()}
     extra |= {} if base is None else {f"base.{name}": value for name, value in base.tensors().items()}
     more = {"acts_with": ACTS_WITH, "diffuser": generator.diffuser.config(), "base": base is not None}
-    save_policy(folder, model, table, extra=extra, info={**(info or {}), **more})
+    learned = ("diffuser.phi.*", "base.phi.*")
+    save_policy(folder, model, table, extra=extra, info={**(info or {}), **more}, learned=learned)
 
 
 def read_prompted(saved: SavedPolicy, seed: int = 0) -> PromptedPolicy:

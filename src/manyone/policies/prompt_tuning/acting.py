@@ -72,7 +72,7 @@ def save_adapted(
         extra["tokens"] = acting.prompts
     else:
         extra |= {f"prompts.{name}": value for name, value in (acting.prompts or {}).items()}
-    save_policy(folder, model, table, extra=extra, info={**(info or {}), "acts_with": ACTS_WITH})
+    save_policy(folder, model, table, extra=extra, info={**(info or {}), "acts_with": ACTS_WITH}, adapted=True)
 
 
 def load_adapted(saved: SavedPolicy) -> AdaptedPolicy:

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 from manyone.engine.devices import device_of
+from manyone.errors import ManyoneError
+from manyone.nets.decision import DecisionTransformer
+from manyone.policies.artefact import read_policy
 from manyone.policies.baselines.cloning import CloningNetwork
 from manyone.policies.baselines.each_task import EachTask
 from manyone.policies.baselines.mtbc import CloningLearner
@@ -109,8 +113,23 @@ def _transformer(
 ) -> PolicyLearner:
     data = _data(o, problem, o.prompt if method_of(method).prompt else 0, pooling)
     model = build_model(method, data, seed=o.seed, **_shape(o, problem))
+    if (place := getattr(o, "init", None)) is not None:
+        _start_from(model, Path(place))
     arguments = _training(o, len(data)) | options
     return PolicyLearner(model, data, method=method, seed=o.seed, evaluate=evaluate, **arguments)
+
+
+def _start_from(model: DecisionTransformer, place: Path) -> None:
+    """Gives ``model`` the weights of the policy at ``place``."""
+    found = read_policy(place / "model" if (place / "model").is_dir() else place)
+    theirs = found.model.config()  # type: ignore[operator]
+    for name, value in model.config().items():
+        if name != "dropout" and theirs.get(name) != value:
+            raise ManyoneError(f"--init {place}: its network has {name} {theirs.get(name)!r:.40}, this run's "
+                               f"{value!r:.40}: give a policy of the same sizes, tasks and horizon")  # fmt: skip
+    if found.masks is not None:
+        raise ManyoneError(f"--init {place}: a policy with masks is a network a task: give a dense one (mt-dt, ...)")
+    model.load_state_dict(found.model.state_dict())
 
 
 def _data(o: TransformerOptions, problem: PolicyProblem, prompt: int, pooling: Mapping[str, Any]) -> PolicyData:

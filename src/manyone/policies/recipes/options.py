@@ -190,12 +190,18 @@ class MultiTaskOptions(TransformerOptions):
 
     no_id: bool = False
     """Nothing may tell the task: statistics of the states, scale and target of the returns are pooled over tasks."""
+    init: Annotated[str | None, Places()] = None
+    """Start from the weights of this policy, a run or its model folder, instead of random ones; its network must have
+    the sizes of this run's. Policies that start from one base can be merged (manyone run ties --base ...)."""
 
 
 @dataclass(kw_only=True)
 class PromptOptions(TransformerOptions):
     """Prompt-DT (Xu et al., ICML 2022): MT-DT behind a prompt, the tail of one of the task's best episodes."""
 
+    init: Annotated[str | None, Places()] = None
+    """Start from the weights of this policy, a run or its model folder, instead of random ones; its network must have
+    the sizes of this run's."""
     statistics: Literal["task", "pooled"] = "task"
     """States and returns in the statistics of each task, or of all tasks together: then a new task needs none of its
     own, and prompts alone tell tasks apart."""
@@ -216,6 +222,10 @@ class IdTokenOptions(TransformerOptions):
 @dataclass(kw_only=True)
 class SingleTaskOptions(TransformerOptions):
     """Per-task DT: one decision transformer a task, each trained with its share of the steps."""
+
+    init: Annotated[str | None, Places()] = None
+    """Start every network from the weights of this policy, a run or its model folder, instead of random ones: experts
+    of one base, which can be merged (manyone run ties --base ...). Its network must have the sizes of this run's."""
 
 
 @dataclass(kw_only=True)

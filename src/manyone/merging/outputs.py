@@ -8,6 +8,7 @@ Public names: :func:`features_of`, :func:`generates`, :func:`values_of`, :func:`
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -27,17 +28,28 @@ def features_of(model: Any, inputs: Any, run: Callable[[Any, Any], Any] = call) 
     A mixture that routes by the prompt takes the inputs as prompts, each the whole of its sequence.
     """
     by_prompt = getattr(model, "routing", None) == "prompt"
+    network = getattr(model, "encoder", model)
+    language = by_prompt or generates(network)
+    given, places = inputs, last_positions(inputs) if language else None
+    if places is not None and isinstance(inputs, Mapping) and generates(network) and _keeps(network):
+        # logits of other positions would fill the memory for nothing
+        kept, places = places.unique(return_inverse=True)
+        given = {**inputs, "logits_to_keep": kept}
     with model.prompt(inputs) if by_prompt else nullcontext():
-        values = values_of(output := run(model, inputs))
+        values = values_of(output := run(model, given))
     if values is None:
         raise ManyoneError(
             f"the model returns a {type(output).__name__} without {', '.join(FIELDS[:-1])} or {FIELDS[-1]}: wrap it in "
             "a module whose forward returns features [n, d]"
         )
-    if values.ndim != 3 or not (by_prompt or generates(model) or generates(getattr(model, "encoder", None))):
+    if values.ndim != 3 or places is None:
         return values
     rows = torch.arange(len(values), device=values.device)
-    return values[rows, last_positions(inputs).to(values.device)]
+    return values[rows, places.to(values.device)]
+
+
+def _keeps(network: Any) -> bool:
+    return "logits_to_keep" in inspect.signature(network.forward).parameters
 
 
 def generates(network: Any) -> bool:

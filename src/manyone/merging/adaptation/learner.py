@@ -25,7 +25,7 @@ from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 from manyone.merging.adaptation.objectives import Objective, entropy, marginal_entropy, objective_value
 from manyone.merging.adaptation.unlabelled import UnlabelledSource
-from manyone.merging.heads import Head
+from manyone.merging.heads import Head, OwnLogits
 from manyone.merging.outputs import features_of
 
 Schedule = Literal["constant", "cosine"]
@@ -70,7 +70,7 @@ class AdaptationLearner:
         monitor_samples: int = 256,
         fabric: Any = None,
     ) -> None:
-        heads = dict.fromkeys(inputs, own_logits) if heads is None else heads
+        heads = dict.fromkeys(inputs, OwnLogits()) if heads is None else heads
         _check_options(heads, inputs, objective, expert_logits, schedule, steps, lr)
         _check_trainable(model)
         self.model, self.tasks, self.fabric = model, tuple(inputs), fabric
@@ -308,18 +308,13 @@ class AdaptationLearner:
         return float(self.fell_back)
 
 
-def own_logits(logits: Tensor) -> Tensor:
-    """The head of a model whose output has the logits already."""
-    return logits
-
-
 def _to(head: Any, device: torch.device) -> Any:
     """``head`` on ``device``; a module of the caller's stays where it is, and what inference mode made is copied."""
     if isinstance(head, nn.Module):
         held = [*head.parameters(), *head.buffers()]
         strange = any(value.device != device or value.is_inference() for value in held)
         return copy.deepcopy(head).to(device) if strange else head
-    if isinstance(head, Head) and head.weight.is_inference():
+    if isinstance(head, Head) and not isinstance(head, OwnLogits) and head.weight.is_inference():
         head = Head(head.weight.clone(), None if head.bias is None else head.bias.clone(), head.scale, head.normalise)
     return head.to(device) if hasattr(head, "to") else head
 

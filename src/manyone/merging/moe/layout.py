@@ -20,7 +20,7 @@ from manyone.errors import ManyoneError
 from manyone.merging.moe.routing import PassState, alike
 from manyone.merging.outputs import last_positions, values_of
 
-_OF_A_PASS = ("past_key_values", "cache_params", "cache_position", "labels", "encoder_outputs")
+_OF_A_PASS = ("past_key_values", "cache_params", "cache_position", "labels", "logits_to_keep", "encoder_outputs")
 """Keyword inputs that belong to one pass, not to the samples."""
 
 _SAME = 1e-6

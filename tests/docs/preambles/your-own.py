@@ -14,10 +14,13 @@ class MyNetwork(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 16))
+        self.stem, self.blocks = nn.Linear(192, 16), nn.ModuleList([nn.ModuleDict({"mlp": nn.Linear(16, 16)})])
 
     def forward(self, images):
-        return self.mlp(images.flatten(1))
+        x = self.stem(images.flatten(1))
+        for block in self.blocks:
+            x = x + block["mlp"](x).relu()
+        return x
 
 
 expert_a, expert_b = MyNetwork(), MyNetwork()

@@ -12,6 +12,11 @@ from manyone.envs.single.make import BODIES
 FOLDER = Path(__file__).parents[1] / "examples"
 SAYS = {
     "merge_experts": lambda r: r["task arithmetic + Surgery"] > r["task arithmetic"] > r["base"],
+    "wemoe_causal_lm": lambda r: (
+        r["the same without a cache"] == 1.0
+        and r["later tokens change earlier logits by"] < 1e-4
+        and r["WEMoE by the prompt"] >= r["base"]
+    ),
     "teams": lambda r: r["right when loaded"] > 0.5 and r["links"] == 3,
     "behavior": lambda r: r["8 distilled pairs"] > 1.5 * max(r["recorded"], r["8 random pairs"]),
     "sql": lambda r: r["student"] > 0.8 and r["slips at first"] > r["at last"],

@@ -24,6 +24,32 @@ def pretrained(base: str, experts: Sequence[str]) -> None:
         model.save_pretrained(expert)
 
 
+def language_models(base: str, tables: dict[str, dict[str, str]]) -> None:
+    """A causal language model with its tokeniser, and for each table (expert, then sentence and label) a moved copy."""
+    import json
+
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    rows = [row for pairs in tables.values() for row in pairs.items()]
+    words = dict.fromkeys(word for row in rows for word in " ".join(row).split())
+    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["[PAD]", "[UNK]", *words])}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]")
+    size = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "vocab_size": len(words) + 2}
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(**size, pad_token_id=0, bos_token_id=None, eos_token_id=None))
+    model.save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    for name, pairs in tables.items():
+        model.load_state_dict({key: value + 0.02 * torch.randn_like(value) for key, value in weights.items()})
+        model.tie_weights()
+        model.save_pretrained(f"{name}-lm")
+        lines = [json.dumps({"text": text, "label": label}) for text, label in pairs.items() for _ in range(10)]
+        Path(f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+
+
 def mergekit_recipe(path: str, base: str, experts: Sequence[str]) -> None:
     """Task arithmetic as a mergekit recipe."""
     models = "".join(f"  - {{model: {expert}, parameters: {{weight: 0.3}}}}\n" for expert in experts)

@@ -15,15 +15,16 @@ Inputs = Tensor | Mapping[str, Tensor]
 
 
 def take(inputs: Inputs, index: Tensor | slice) -> Inputs:
-    """Rows ``index`` of ``inputs``. Text batches are trimmed to their longest member."""
+    """Rows ``index`` of ``inputs``. Text batches lose the columns at either end that are padding in all of them."""
     if isinstance(inputs, Tensor):
         return inputs[index]
     rows = {name: value[index] for name, value in inputs.items()}
     mask = rows.get("attention_mask")
     if mask is None or mask.numel() == 0:
         return rows
-    longest = max(int(mask.sum(1).max()), 1)
-    return {name: value[:, :longest] if value.ndim == 2 else value for name, value in rows.items()}
+    real = mask.any(0).nonzero()
+    first, last = (int(real[0]), int(real[-1])) if len(real) else (0, 0)
+    return {name: value[:, first : last + 1] if value.ndim == 2 else value for name, value in rows.items()}
 
 
 def count(inputs: Inputs) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,3 +33,18 @@ class Head:
         """The same head on another device."""
         bias = None if self.bias is None else self.bias.to(device)  # type: ignore[call-overload]
         return Head(self.weight.to(device), bias, self.scale, self.normalise)  # type: ignore[call-overload]
+
+
+class OwnLogits(Head):
+    """The head of a model whose output has the logits already, as that of a language model."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.empty(0, 0), normalise=False)
+
+    def __call__(self, feature: Tensor) -> Tensor:
+        """The logits [n, classes] as they are."""
+        return feature
+
+    def to(self, device: object) -> Head:
+        """Itself."""
+        return self

@@ -21,7 +21,7 @@ from manyone.data.tasks import Inputs, Split, concatenate, count, take
 from manyone.errors import ManyoneError
 from manyone.merging.adaptation.objectives import entropy, marginal_entropy
 from manyone.merging.heads import Head
-from manyone.nets import call
+from manyone.merging.outputs import features_of
 from manyone.randomness import generator_for
 
 SharedModel = nn.Module | Callable[[Inputs, Any], Tensor]
@@ -59,7 +59,7 @@ def frozen(model: object) -> Iterator[None]:
 def apply(model: SharedModel, inputs: Inputs, task: str | Sequence[str]) -> Tensor:
     """Features of one batch; the task (or one task a sample) is passed on to models that need it."""
     if isinstance(model, nn.Module) and not getattr(model, "needs_task", False):
-        return call(model, inputs)
+        return features_of(model, inputs)
     return model(inputs, task)
 
 

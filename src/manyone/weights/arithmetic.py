@@ -7,9 +7,10 @@ arithmetic"). Differences are taken in float32 whatever the storage: in bfloat16
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from manyone.errors import ManyoneError
 from manyone.weights.checkpoint import Checkpoint, Weights, as_checkpoint
@@ -54,6 +55,21 @@ def check_compatible(
     if finite:
         for model in [base, *models]:
             check_finite(model, wanted)
+
+
+def state_dicts(models: Any) -> list[Mapping[str, Tensor]]:
+    """The weights of models that come as modules or as state dicts, in a sequence or by name."""
+    if isinstance(models, nn.Module) or (
+        isinstance(models, Mapping) and any(isinstance(value, Tensor) for value in models.values())
+    ):
+        raise ManyoneError("experts are a list of modules or state dicts; a single one is written [expert]")
+    found = []
+    for number, model in enumerate(models.values() if isinstance(models, Mapping) else models, 1):
+        weights = model.state_dict() if isinstance(model, nn.Module) else model
+        if not isinstance(weights, Mapping):
+            raise ManyoneError(f"expert {number} is a {type(model).__name__}, not a module or a state dict")
+        found.append(weights)
+    return found
 
 
 def work_dtype(value: Tensor) -> torch.dtype:

@@ -292,3 +292,163 @@ def test_the_expert_is_a_constant_of_the_kl():
     loss.backward()
     assert expert.grad is None
     assert merged.grad is not None
+
+
+def text_classifier() -> Any:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BertConfig(**sizes, vocab_size=30, num_labels=3, initializer_range=0.3)
+    return transformers.BertForSequenceClassification(config).eval()
+
+
+def texts(count: int = 6) -> dict[str, Tensor]:
+    ids = torch.randint(3, 30, (count, 5), generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def routers_of(model: WeightEnsemblingMoE) -> dict[str, bytes]:
+    return digest({n: p.detach() for n, p in model.routers.named_parameters()})
+
+
+def test_adapt_takes_hugging_face_classifiers_and_their_logits() -> None:
+    network = text_classifier()
+    experts = perturbed(network, 2, 0.1)
+    own, spelt = WeightEnsemblingMoE(network, experts), WeightEnsemblingMoE(network, experts)
+    assert own(texts()).logits.shape == (6, 3)
+    own.adapt({"a": texts()}, steps=3, lr=1e-2, fallback=False)
+    spelt.adapt({"a": texts()}, {"a": lambda logits: logits}, steps=3, lr=1e-2, fallback=False)
+    assert routers_of(own) == routers_of(spelt) != routers_of(WeightEnsemblingMoE(network, experts))
+    ada = AdaMerging(network, experts)
+    AdaptationLearner(ada, None, {"a": texts()}, steps=1, lr=1e-2).step()
+    assert float((ada.coefficients - 0.3).abs().max()) > 0
+
+
+def test_adapt_takes_hidden_states_with_heads_that_pool_them() -> None:
+    network = text_classifier().bert
+    experts = perturbed(network, 2, 0.1)
+    linear = nn.Linear(16, 3)
+    model = WeightEnsemblingMoE(network, experts)
+    model.adapt({"a": texts()}, {"a": lambda states: linear(states[:, 0])}, steps=2, lr=1e-2)
+    for heads in ({"a": linear}, None):
+        with pytest.raises(ManyoneError, match=r"'a': the head makes \[6, 5, (3|16)\].*pool tokens in the head"):
+            model.adapt({"a": texts()}, heads, steps=2)
+
+    class Odd(Toy):
+        def forward(self, x: Tensor) -> Any:
+            return {"features": super().forward(x)}
+
+    with pytest.raises(ManyoneError, match=r"returns a dict .* wrap it"):
+        WeightEnsemblingMoE(Odd(), EXPERTS_OF_ODD).adapt(INPUTS, HEADS, steps=1)
+
+
+EXPERTS_OF_ODD = perturbed(Toy(), 2)
+
+
+@pytest.mark.parametrize("kind", ["linear", "closure", "head"])
+def test_adapt_leaves_no_gradient_outside_of_the_routers(kind: str) -> None:
+    layers = {t: nn.Linear(8, 5) for t in TASKS}
+    weights = {t: Head(torch.randn(5, 8).requires_grad_()) for t in TASKS}
+    heads: dict[str, Any] = {
+        "linear": layers, "closure": {t: lambda f, t=t: layers[t](f) for t in TASKS}, "head": weights,
+    }[kind]  # fmt: skip
+    before = {t: digest(dict(layer.state_dict())) for t, layer in layers.items()}
+    model = WeightEnsemblingMoE(NETWORK, EXPERTS)
+    start = routers_of(model)
+    model.adapt(INPUTS, heads, steps=3, lr=1e-2, fallback=False)
+    assert routers_of(model) != start
+    assert all(p.grad is None for layer in layers.values() for p in layer.parameters())
+    assert all(head.weight.grad is None for head in weights.values())
+    assert all(p.grad is None for p in model.parameters())
+    assert {t: digest(dict(layer.state_dict())) for t, layer in layers.items()} == before
+
+
+@pytest.mark.parametrize("around", [torch.inference_mode, torch.no_grad])
+def test_adapt_learns_whatever_mode_is_around_it(around: Any) -> None:
+    wanted = WeightEnsemblingMoE(NETWORK, EXPERTS).adapt(INPUTS, HEADS, steps=3, lr=1e-2, fallback=False)
+    model = WeightEnsemblingMoE(NETWORK, EXPERTS)
+    with around():
+        inputs = {t: x.clone() for t, x in INPUTS.items()}
+        heads = {t: Head(h.weight.clone(), scale=h.scale) for t, h in HEADS.items()}
+        batches: dict[str, Any] = {t: [x[:8], x[8:]] for t, x in inputs.items()}
+        model.adapt(inputs, heads, steps=3, lr=1e-2, fallback=False)
+        assert routers_of(model) == routers_of(wanted)
+        module = nn.Linear(8, 5)
+        model.adapt(batches, dict.fromkeys(TASKS, module), steps=3, lr=1e-2, fallback=False)
+    assert routers_of(model) != routers_of(wanted)
+    with torch.inference_mode():
+        made_inside = WeightEnsemblingMoE(NETWORK, EXPERTS)
+    with pytest.raises(ManyoneError, match=r"made under torch\.inference_mode"):
+        made_inside.adapt(INPUTS, HEADS, steps=1)
+
+
+def test_inputs_that_cannot_be_adapted_on_are_one_line() -> None:
+    nan, some = torch.full((40, 3, 6), math.nan), INPUTS["a"].clone()
+    some[[3, 7], 0, 0] = math.inf
+    tables: tuple[tuple[Any, str], ...] = (
+        (torch.empty(0, 3, 6), "'a': the inputs hold no sample"),
+        ({"x": torch.empty(0, 3, 6)}, "'a': the inputs hold no sample"),
+        ({}, "'a': the inputs must be a Tensor"),
+        (nan, "'a': the inputs hold NaN or infinity in 40 of 40 samples"),
+        (some, "'a': the inputs hold NaN or infinity in 2 of 40 samples"),
+        ([], "'a': the iterable of batches is empty"),
+        ([INPUTS["a"][:0]], "'a': batch 1 hold no sample"),
+        ([INPUTS["a"][:8], nan[:4]], "'a': batch 2 hold NaN or infinity in 4 of 4"),
+        (["text"], "'a': batch 1 must be a Tensor or a Mapping of Tensors, got str"),
+        (17, "'a': inputs are a Tensor, a Mapping of Tensors or an iterable of such batches, not a int"),
+        ("text", "an iterable of such batches, not a str"),
+    )
+    start = routers_of(WeightEnsemblingMoE(NETWORK, EXPERTS))
+    for given, message in tables:
+        model = WeightEnsemblingMoE(NETWORK, EXPERTS)
+        with pytest.raises(ManyoneError, match=message):
+            model.adapt({"a": given}, {"a": HEADS["a"]}, steps=2)
+        assert routers_of(model) == start
+    with pytest.raises(ManyoneError, match=r"'a': 40 inputs but expert logits of 39"):
+        learner_of(
+            MODELS["wemoe"](), objective="expert-kl", expert_logits={t: z[:39] for t, z in EXPERT_LOGITS.items()}
+        )
+    with pytest.raises(ManyoneError, match="logits do not depend on the features"):
+        MODELS["wemoe"]().adapt(INPUTS, dict.fromkeys(TASKS, lambda f: f.detach()), steps=1)  # type: ignore[operator]
+
+
+def test_a_generator_of_batches_is_used_whole_and_then_named() -> None:
+    """It cannot begin again: the batches that were watched are trained on as well."""
+    parts = INPUTS["a"].split(8)
+
+    def model_of(given: Any, steps: int) -> WeightEnsemblingMoE:
+        model = WeightEnsemblingMoE(NETWORK, EXPERTS)
+        return model.adapt({"a": given}, {"a": HEADS["a"]}, steps=steps, lr=1e-2, fallback=False, monitor_samples=12)
+
+    assert routers_of(model_of((part for part in parts), 5)) == routers_of(model_of(list(parts), 5))
+    assert routers_of(model_of(list(parts), 7)) != routers_of(model_of(list(parts), 5))
+    with pytest.raises(ManyoneError, match=r"'a': the iterable has no batch for step 6 and cannot begin again"):
+        model_of((part for part in parts), 7)
+
+
+def test_experts_may_be_modules_or_have_names() -> None:
+    modules = []
+    for weights in EXPERTS:
+        modules.append(Toy(hidden=20))
+        modules[-1].load_state_dict(weights)
+    kinds: list[Any] = [WeightEnsemblingMoE, AdaMerging, ConcreteMerging]
+    for kind in kinds:
+        wanted = kind(NETWORK, EXPERTS)(INPUTS["a"])
+        assert torch.equal(kind(NETWORK, modules)(INPUTS["a"]), wanted)
+        assert torch.equal(kind(NETWORK, dict(zip(TASKS, EXPERTS)))(INPUTS["a"]), wanted)
+        for odd in (EXPERTS[0], modules[0]):
+            with pytest.raises(ManyoneError, match=r"a single one is written \[expert\]"):
+                kind(NETWORK, odd)
+        with pytest.raises(ManyoneError, match="expert 2 is a str"):
+            kind(NETWORK, [EXPERTS[0], "expert.pt"])
+
+
+def test_prompts_padded_on_the_left_are_trimmed_on_the_left() -> None:
+    from manyone.data.tasks import take
+
+    mask = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]])
+    ids = torch.arange(12).view(3, 4) * mask
+    part = take({"input_ids": ids, "attention_mask": mask}, slice(0, 2))
+    assert isinstance(part, dict)
+    assert part["input_ids"].tolist() == [[0, 2, 3], [5, 6, 7]]
+    assert part["attention_mask"].tolist() == [[0, 1, 1], [1, 1, 1]]

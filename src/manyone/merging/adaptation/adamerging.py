@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 from manyone.errors import ManyoneError
-from manyone.weights.arithmetic import check_compatible, work_dtype
+from manyone.weights.arithmetic import check_compatible, state_dicts, work_dtype
 
 Weights = Mapping[str, Tensor]
 
@@ -96,15 +96,15 @@ class AdaMerging(MergedEncoder):
 
     K counts the float tensors that an expert changed (:attr:`names`); the others, such as frozen embeddings, stay
     theta_0's and cost nothing.
-    ``encoder`` holds theta_0 and is copied; ``experts`` are state dicts with its names. ``plus_plus`` trims the task
-    vectors to their largest fifth and drops entries against the elected sign. ``clamp`` restricts coefficients to
-    [0, 1] in the forward pass as the official code does (outside, their gradient is zero).
+    ``encoder`` holds theta_0 and is copied; ``experts`` are modules like it or state dicts with its names.
+    ``plus_plus`` trims the task vectors to their largest fifth and drops entries against the elected sign. ``clamp``
+    restricts coefficients to [0, 1] in the forward pass as the official code does (outside, their gradient is zero).
     """
 
     def __init__(
         self,
         encoder: nn.Module,
-        experts: Sequence[Weights],
+        experts: Sequence[Weights | nn.Module],
         *,
         granularity: Literal["layer", "task"] = "layer",
         plus_plus: bool = False,
@@ -114,6 +114,7 @@ class AdaMerging(MergedEncoder):
         super().__init__()
         if granularity not in ("layer", "task"):
             raise ManyoneError(f"granularity must be 'layer' or 'task', got {granularity!r}")
+        experts = state_dicts(experts)
         if not experts:
             raise ManyoneError("AdaMerging needs at least one expert")
         self.clamp = clamp

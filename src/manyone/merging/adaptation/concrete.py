@@ -32,7 +32,7 @@ class ConcreteMerging(MergedEncoder):
     def __init__(
         self,
         encoder: nn.Module,
-        experts: Sequence[Mapping[str, Tensor]],
+        experts: Sequence[Mapping[str, Tensor] | nn.Module],
         *,
         adamerging: bool = False,
         granularity: Literal["layer", "task"] = "layer",

@@ -8,6 +8,7 @@ Public names: :class:`AdaptationLearner`.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -24,6 +25,8 @@ from manyone.engine.tensors import save_tensors
 from manyone.errors import ManyoneError
 from manyone.merging.adaptation.objectives import Objective, entropy, marginal_entropy, objective_value
 from manyone.merging.adaptation.unlabelled import UnlabelledSource
+from manyone.merging.heads import Head, OwnLogits
+from manyone.merging.outputs import features_of
 
 Schedule = Literal["constant", "cosine"]
 ONE_PASS = 1 << 18
@@ -36,9 +39,10 @@ OBJECTIVES: tuple[Objective, ...] = ("entropy", "information-maximisation", "exp
 class AdaptationLearner:
     """Adapts the parameters of ``model`` that require gradients; ``model(inputs)`` gives features.
 
-    ``heads`` maps tasks to functions feature -> logits; ``inputs`` maps the same tasks to unlabelled inputs in memory,
-    or to an iterable of batches (then a resumed run goes on with the iterable's next batch). ``expert_logits`` (rows as
-    in ``inputs``) serve ``objective="expert-kl"``.
+    ``heads`` maps tasks to functions feature -> logits [n, classes]; None where the model's output has logits of its
+    own. What the feature of an output is that is no tensor: :mod:`manyone.merging.outputs`. ``inputs`` maps the same
+    tasks to unlabelled inputs in memory, or to an iterable of batches (then a resumed run goes on with the iterable's
+    next batch). ``expert_logits`` (rows as in ``inputs``) serve ``objective="expert-kl"``.
 
     A criterion is compared between the initialisation and the end on ``monitor_samples`` inputs per task: the
     information-maximisation value (which sees collapse), or the KL to the experts for ``expert-kl``. ``fallback``
@@ -52,7 +56,7 @@ class AdaptationLearner:
     def __init__(
         self,
         model: nn.Module,
-        heads: Mapping[str, Callable[[Tensor], Tensor]],
+        heads: Mapping[str, Callable[[Tensor], Tensor]] | None,
         inputs: Mapping[str, Any],
         *,
         objective: Objective = "entropy",
@@ -66,7 +70,9 @@ class AdaptationLearner:
         monitor_samples: int = 256,
         fabric: Any = None,
     ) -> None:
+        heads = dict.fromkeys(inputs, OwnLogits()) if heads is None else heads
         _check_options(heads, inputs, objective, expert_logits, schedule, steps, lr)
+        _check_trainable(model)
         self.model, self.tasks, self.fabric = model, tuple(inputs), fabric
         self.objective, self.lr, self.steps, self.schedule = objective, lr, steps, schedule
         self.criterion: Objective = "expert-kl" if objective == "expert-kl" else "information-maximisation"
@@ -90,8 +96,6 @@ class AdaptationLearner:
             for t in self.tasks
         }
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        if not self.trainable:
-            raise ManyoneError("the model has no parameter that requires a gradient, so there is nothing to adapt")
         own = getattr(model, "phases", None)
         phases: list[list[nn.Parameter]] = [list(self.trainable.values())] if own is None else own()
         self.optimisers = [torch.optim.Adam(phase, lr=lr) for phase in phases]
@@ -197,11 +201,11 @@ class AdaptationLearner:
             for names in [active] if together else [[t] for t in active]:
                 parts = [batches[t][0] for t in names]
                 with self._autocast():
-                    feature = self.model(parts[0] if len(parts) == 1 else concatenate(parts))
+                    feature = self._features(parts[0] if len(parts) == 1 else concatenate(parts))
                     pieces = feature.split([count(part) for part in parts])
-                    logits = {t: self.heads[t](piece).float() for t, piece in zip(names, pieces)}
+                    logits = {t: self._logits(t, piece) for t, piece in zip(names, pieces)}
                     losses = [objective_value(self.objective, z, batches[t][1]) for t, z in logits.items()]
-                self._backward(torch.stack(losses).sum())
+                self._backward(torch.stack(losses).sum(), feature)
                 total += sum(float(loss.detach()) for loss in losses)
                 for task, values in logits.items():
                     metrics[f"entropy/{task}"] = float(entropy(values.detach()))
@@ -232,11 +236,31 @@ class AdaptationLearner:
     def _autocast(self) -> AbstractContextManager[Any]:
         return self.fabric.autocast() if self.fabric is not None else nullcontext()
 
-    def _backward(self, loss: Tensor) -> None:
+    def _features(self, inputs: Inputs) -> Tensor:
+        return features_of(self.model, inputs, lambda model, batch: model(batch))
+
+    def _logits(self, task: str, feature: Tensor) -> Tensor:
+        """[n, classes] of one task's features."""
+        logits = self.heads[task](feature)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(feature):
+            shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ManyoneError(
+                f"task {task!r}: the head makes {shape} of features {list(feature.shape)}; logits are "
+                f"[{len(feature)}, classes]: pool tokens in the head, as in lambda f: linear(f.mean(1))"
+            )
+        return logits.float()
+
+    def _backward(self, loss: Tensor, feature: Tensor) -> None:
+        """In two steps, so that nothing that heads are made of gets a gradient."""
+        if not feature.requires_grad:
+            raise ManyoneError("the model's output does not depend on the parameters that require gradients")
+        grad = torch.autograd.grad(loss, feature, allow_unused=True)[0] if loss.requires_grad else None
+        if grad is None:
+            raise ManyoneError("the heads' logits do not depend on the features, so nothing can be adapted")
         if self.fabric is not None:
-            self.fabric.backward(loss)
+            self.fabric.backward(feature, gradient=grad)
         else:
-            loss.backward()
+            feature.backward(grad)
 
     @torch.no_grad()
     def monitors(self) -> dict[str, float]:
@@ -249,7 +273,7 @@ class AdaptationLearner:
                 parts = []
                 for part in self.sources[task].fixed_parts(self.device):
                     with self._autocast():
-                        parts.append(self.heads[task](self.model(part)).float())
+                        parts.append(self._logits(task, self._features(part)))
                 logits = torch.cat(parts)
                 metrics[f"monitor/entropy/{task}"] = float(entropy(logits))
                 metrics[f"monitor/marginal_entropy/{task}"] = float(marginal_entropy(logits))
@@ -285,7 +309,21 @@ class AdaptationLearner:
 
 
 def _to(head: Any, device: torch.device) -> Any:
+    """``head`` on ``device``; a module of the caller's stays where it is, and what inference mode made is copied."""
+    if isinstance(head, nn.Module):
+        held = [*head.parameters(), *head.buffers()]
+        strange = any(value.device != device or value.is_inference() for value in held)
+        return copy.deepcopy(head).to(device) if strange else head
+    if isinstance(head, Head) and not isinstance(head, OwnLogits) and head.weight.is_inference():
+        head = Head(head.weight.clone(), None if head.bias is None else head.bias.clone(), head.scale, head.normalise)
     return head.to(device) if hasattr(head, "to") else head
+
+
+def _check_trainable(model: nn.Module) -> None:
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ManyoneError("the model has no parameter that requires a gradient, so there is nothing to adapt")
+    if any(value.is_inference() for value in (*model.parameters(), *model.buffers())):
+        raise ManyoneError("the model was made under torch.inference_mode and cannot be trained: make it outside")
 
 
 def _check_options(

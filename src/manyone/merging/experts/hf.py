@@ -5,9 +5,10 @@ task's frozen :class:`~manyone.merging.heads.Head` and an identity takes its pla
 feature that the head reads. The encoder is an instance of the library's own class (parameter names as in the
 checkpoint); only its ``forward`` maps inputs to features. The split is checked: head and encoder together must give the
 expert's own logits. CLIP experts are vision towers whose heads come from :mod:`manyone.merging.experts.zero_shot`.
+Causal language models stay whole: they are encoder and head in one, and go on to generate.
 
 Public names: :func:`load_experts`, :class:`LoadedExperts`, :func:`find_classifier`, :func:`encoder_of`,
-:func:`build_encoder`.
+:func:`build_encoder`, :func:`is_language_model`.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ from manyone.nets.images import normalised
 from manyone.weights.open import StrPath
 
 _CLASSIFIER = re.compile(r"(?:^|\.)(?:classifier|score|classification_head|head|out_proj)(?:\.|$)")
+_LANGUAGE = ("ForCausalLM", "LMHeadModel")
 _CLIP = ("CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection")
 
 
 @dataclass(frozen=True)
 class LoadedExperts:
-    """``encoder`` holds the base's weights; ``experts`` have its names; CLIP experts come without ``heads``.
+    """``encoder`` holds the base's weights; ``experts`` have its names; CLIP and language models have no ``heads``.
 
     ``classes`` are the names in the expert's configuration (empty where it has only numbers); ``spec`` rebuilds the
     encoder with :func:`build_encoder`.
@@ -86,6 +88,10 @@ def load_experts(base: StrPath, experts: Mapping[str, StrPath] | Sequence[StrPat
             raise ManyoneError(
                 f"{path}: lacks {sorted(missing)[0]!r} of a {own.__name__}: this is no fine-tuned expert"
             )
+        if own.__name__.endswith(_LANGUAGE):
+            _check_causal(model, path)
+            weights[task] = model.state_dict()
+            continue
         head_name = find_classifier(model, path)
         layer = model.get_submodule(head_name)
         bias = None if layer.bias is None else layer.bias.detach().clone()
@@ -96,6 +102,15 @@ def load_experts(base: StrPath, experts: Mapping[str, StrPath] | Sequence[StrPat
         weights[task] = {n: v for n, v in model.state_dict().items() if not n.startswith(prefix)}
     assert kind is not None
     model, missing = _load(kind, base)
+    if kind.__name__.endswith(_LANGUAGE):
+        notes = _complete(model, weights, missing, None)
+        spec = {
+            "kind": "hf-causal-lm",
+            "class": kind.__name__,
+            "config": json.loads(model.config.to_json_string(use_diff=False)),
+            "generation": json.loads(model.generation_config.to_json_string(use_diff=True)),
+        }
+        return LoadedExperts(model.requires_grad_(False), weights, {}, {}, spec, notes)
     head = None if kind.__name__ in _CLIP else find_classifier(model, base)
     shape = _image_format(model, [base, *experts.values()])
     encoder = encoder_of(model, head, shape)
@@ -140,6 +155,11 @@ def encoder_of(model: nn.Module, classifier: str | None, shape: ImageFormat | No
     return model.eval()
 
 
+def is_language_model(spec: Mapping[str, Any]) -> bool:
+    """Whether :attr:`LoadedExperts.spec` is that of a causal language model."""
+    return spec.get("kind") == "hf-causal-lm"
+
+
 def build_encoder(spec: Mapping[str, Any]) -> nn.Module:
     """The encoder of :attr:`LoadedExperts.spec`, with random weights."""
     transformers = _transformers()
@@ -149,6 +169,9 @@ def build_encoder(spec: Mapping[str, Any]) -> nn.Module:
         raise TypeError(f"{spec['class']} is no model of transformers")
     kind: Any = named
     model = kind(without_code(kind.config_class.from_dict(settings)))
+    if is_language_model(spec):
+        model.generation_config = transformers.GenerationConfig.from_dict(dict(spec["generation"]))
+        return model.eval()
     shape = None if spec["mean"] is None else ImageFormat(mean=tuple(spec["mean"]), std=tuple(spec["std"]))
     return encoder_of(model, spec["classifier"], shape)
 
@@ -202,9 +225,10 @@ def _class_of(path: StrPath) -> type:
     name = (config.architectures or ["none"])[0]
     if name in _CLIP:
         name = "CLIPVisionModelWithProjection"
-    elif not name.endswith(("ForImageClassification", "ForSequenceClassification")):
+    elif not name.endswith(("ForImageClassification", "ForSequenceClassification", *_LANGUAGE)):
         raise ManyoneError(
-            f"{path}: its architecture is {name}; experts must be image or sequence classifiers or CLIP vision models"
+            f"{path}: its architecture is {name}; experts must be image or sequence classifiers, CLIP vision models or "
+            "causal language models"
         )
     return getattr(transformers, name)
 
@@ -298,6 +322,18 @@ def _check_split(model: nn.Module, classifier: str, head: Head, path: StrPath) -
         raise ManyoneError(
             f"{path}: the logits of {type(model).__name__} are not its layer {classifier!r} applied to one feature, so "
             "it cannot be split into encoder and head"
+        )
+
+
+@torch.no_grad()
+def _check_causal(model: nn.Module, path: StrPath) -> None:
+    """The last token of a probe must not change the logits before it."""
+    ids = _probe(model)["input_ids"]
+    changed = torch.cat([ids[:, :-1], ids[:, :1]], 1)
+    one, other = (model(input_ids=tokens).logits[:, :-1] for tokens in (ids, changed))
+    if model.config.is_encoder_decoder or not torch.allclose(one, other, rtol=1e-4, atol=1e-5):  # type: ignore[union-attr]
+        raise ManyoneError(
+            f"{path}: {type(model).__name__} is no causal language model: later tokens change its logits"
         )
 
 

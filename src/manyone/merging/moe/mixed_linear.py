@@ -236,6 +236,13 @@ class BlockGate:
     def routing(self, layer: str, tokens: Tensor, sequence: bool) -> Tensor:
         """r [B, N], or [1, N] where all samples share it. A layer seen again opens the block's next visit."""
         current = self.state.current
+        if self.state.routing == "prompt" and self.state.given is None:
+            return self._of_prompts(tokens)
+        if not current.open and self.state.dressed and torch._C._current_graph_task_id() != -1:
+            raise ManyoneError(
+                f"block {self.name!r} is computed again in the backward pass, without its padding mask: checkpoint the "
+                "whole mixture, checkpoint(model, inputs), not parts of its encoder"
+            )
         visited = current.visited.setdefault(self.index, set())
         if self.index not in current.routing or layer in visited:
             visited.clear()
@@ -251,6 +258,28 @@ class BlockGate:
                     f"given routing weights have {given.shape[0]} rows but the batch has {tokens.shape[0]} samples"
                 )
             return given[:, self.index].to(tokens.device)
+        r = self._route(tokens, self.state.current.mask_for(self.name, tokens) if sequence else None)
+        return r.mean(0, keepdim=True) if self.state.routing == "batch" else r
+
+    def _of_prompts(self, tokens: Tensor) -> Tensor:
+        """r [B, N] of the prompts (or [1, N]): computed in the block's first run, kept for those that follow."""
+        prompts = self.state.prompts
+        if prompts is None:
+            raise ManyoneError(
+                "routing='prompt' must know what the prompt is: use model.generate(inputs), or run the model within "
+                "`with model.prompt(inputs):`"
+            )
+        if self.index not in prompts.routing:
+            prompts.routing[self.index] = self._route(*prompts.first_tokens(self.name, tokens))
+            prompts.rows[self.index] = tokens.shape[0]
+        if tokens.shape[0] != prompts.rows[self.index]:
+            raise ManyoneError(
+                f"routing='prompt': the sequences began as {prompts.rows[self.index]} rows and now are "
+                f"{tokens.shape[0]}: begin new ones with model.prompt(inputs)"
+            )
+        return prompts.routing[self.index]
+
+    def _route(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         code = position_code(self.index) if self.position else None
         if self.router.layers > 0:
             width = self.router.weight.shape[1] - (0 if code is None else len(code))
@@ -259,19 +288,22 @@ class BlockGate:
                     f"block {self.name!r}: the first critical layer to run has inputs of width {tokens.shape[-1]} but "
                     f"its router was made for {width}; choose critical layers of one part of the block"
                 )
-        mask = self.state.current.mask_for(self.name, tokens) if sequence else None
-        r = self.router(tokens, mask, code)
-        return r.mean(0, keepdim=True) if self.state.routing == "batch" else r
+        return self.router(tokens, mask, code)
 
 
 class MixedLinear(nn.Module):
-    """Stands in for one ``nn.Linear`` (or Hugging Face ``Conv1D``, stored transposed) of a critical module."""
+    """Stands in for one ``nn.Linear`` (or Hugging Face ``Conv1D``, stored transposed) of a critical module.
+
+    ``batch_dim`` is the axis of its input that counts samples; ``flat``: several rows of that axis belong to each
+    sample, one after another (see :mod:`manyone.merging.moe.layout`).
+    """
 
     bias_stack: Tensor | None
 
     def __init__(self, name: str, stack: Stack, bias: Tensor | None, gate: BlockGate, conv1d: bool = False) -> None:
         super().__init__()
         self.name, self.gate, self.conv1d = name, gate, conv1d
+        self.batch_dim, self.flat = 0, False
         self.stack = stack
         self.register_buffer("bias_stack", bias)
         _, self.out_features, self.in_features = stack.shape
@@ -287,27 +319,60 @@ class MixedLinear(nn.Module):
         return None if self.bias_stack is None else self.bias_stack[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, in] or [B, ..., in] -> [B, ..., out]."""
-        tokens = x.reshape(x.shape[0], -1, x.shape[-1])
-        r = self.gate.routing(self.name, tokens, x.ndim == 3).to(self.stack.dtype)
-        tokens = tokens.to(self.stack.dtype)
-        if r.shape[0] == 1:
-            tokens = tokens.reshape(1, -1, x.shape[-1])
+        """x [B, in] or [B, ..., in] (or with the samples along ``batch_dim``) -> the same with out for in."""
         state = self.gate.state
+        if state.seen is not None:
+            state.seen.setdefault(self.name, []).append(x.detach())
+        rows = x.movedim(self.batch_dim, 0)
+        tokens = rows.reshape(self._samples() if self.flat else rows.shape[0], -1, x.shape[-1])
+        r = self.gate.routing(self.name, tokens, x.ndim == 3 or self.flat).to(self.stack.dtype)
+        tokens = tokens.to(self.stack.dtype).reshape(len(r), -1, x.shape[-1])  # samples with one r are one
         with torch.autocast(x.device.type, enabled=False):
-            y = mixed_linear(tokens, r, self.stack, self.bias_stack, state.strategy)  # type: ignore[arg-type]
-        return y.view(*x.shape[:-1], self.out_features).to(x.dtype)
+            y = self._of_kept(tokens, r)
+            if y is None:
+                y = mixed_linear(tokens, r, self.stack, self.bias_stack, state.strategy)  # type: ignore[arg-type]
+        return y.reshape(*rows.shape[:-1], self.out_features).to(x.dtype).movedim(0, self.batch_dim)
+
+    def _samples(self) -> int:
+        state = self.gate.state
+        samples = state.current.samples if state.prompts is None else state.prompts.samples
+        if samples is None:
+            raise ManyoneError(
+                f"layer {self.name!r} cannot tell samples from tokens: call the mixture, not its encoder"
+            )
+        return samples
+
+    def _of_kept(self, tokens: Tensor, r: Tensor) -> Tensor | None:
+        """The product with weights that are merged once for a batch of sequences.
+
+        None where nothing is kept: outside of sequences, with gradients, and where the merged weights of all prompts
+        are more than the stack itself (reading the stack anew is cheaper then).
+        """
+        state = self.gate.state
+        prompts = None if state.routing != "prompt" or state.given is not None else state.prompts
+        if prompts is None or torch.is_grad_enabled() or len(r) > self.stack.shape[0] + 1:
+            return None
+        if self.name not in prompts.merged:
+            prompts.merged[self.name] = self.merged_rows(r)
+        weight, bias = prompts.merged[self.name]
+        y = torch.bmm(tokens, weight.mT)
+        return y if bias is None else y + bias.unsqueeze(1)
+
+    @torch.no_grad()
+    def merged_rows(self, r: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Merged weights [R, out, in] and biases [R, out] for routing weights r [R, N]."""
+        coefficients = _with_base(r.to(self.stack.dtype))
+        weight = coefficients.new_empty(len(r), self.out_features, self.in_features)
+        for panel, rows, inputs, _ in _tiles(self.stack, len(r), "tiled", weight):
+            part = coefficients @ self.stack.tile(inputs.start, inputs.stop, panel)
+            weight[:, rows, inputs] = part.view(len(r), inputs.stop - inputs.start, -1).mT
+        return weight, None if self.bias_stack is None else coefficients @ self.bias_stack
 
     @torch.no_grad()
     def merged(self, r: Tensor) -> tuple[Tensor, Tensor | None]:
         """Static weight (in the layout of the layer that this one replaced) and bias for one r [N]."""
-        coefficients = _with_base(r.reshape(1, -1).to(self.stack.dtype))
-        weight = coefficients.new_empty(self.out_features, self.in_features)
-        for panel, rows, inputs, _ in _tiles(self.stack, 1, "tiled", weight):
-            part = coefficients @ self.stack.tile(inputs.start, inputs.stop, panel)
-            weight[rows, inputs] = part.view(inputs.stop - inputs.start, -1).T
-        bias = None if self.bias_stack is None else (coefficients @ self.bias_stack)[0]
-        return (weight.T.contiguous() if self.conv1d else weight), bias
+        weight, bias = self.merged_rows(r.reshape(1, -1))
+        return (weight[0].T.contiguous() if self.conv1d else weight[0]), None if bias is None else bias[0]
 
     def extra_repr(self) -> str:
         """Sizes, for ``print(model)``."""

@@ -7,7 +7,10 @@ r = 1/L sum_l G(u_l) in R^N with no softmax (WEMoE, arXiv 2402.00433, eq. 4-6):
     2 layers  G(u) = W2 ReLU(W1 u + b1) + b2
 
 with W ~ N(0, 0.01^2), b1 = 0 and b = b2 = scale, so that a new model starts as task arithmetic.
-Public names: :class:`Router`, :func:`position_code`, :class:`Pass`, :class:`PassState`.
+
+The mean over tokens knows the later ones. Routing by the prompt (our extension, for causal language models) takes it
+over the prompt alone, once for a sequence: what comes after the prompt depends on nothing that comes later.
+Public names: :class:`Router`, :func:`position_code`, :class:`Pass`, :class:`Prompts`, :class:`PassState`.
 """
 
 from __future__ import annotations
@@ -90,8 +93,10 @@ class Pass:
     """What the critical layers of one model share during one forward pass."""
 
     masks: Mapping[str, Tensor] = field(default_factory=dict)
+    samples: int | None = None
     routing: dict[int, Tensor] = field(default_factory=dict)
     visited: dict[int, set[str]] = field(default_factory=dict)
+    open: bool = False  # inside the model's own forward
 
     def mask_for(self, block: str, tokens: Tensor) -> Tensor | None:
         """The padding mask [B, L] that belongs to ``tokens`` [B, L, h] of ``block``, if there is one."""
@@ -109,14 +114,64 @@ class Pass:
         return mask
 
 
+@dataclass
+class Prompts:
+    """A batch of sequences: the routing weights [B, N] of every block, from the prompts alone, and what they merge.
+
+    A pass over the sequences has ``rows[block]`` rows: the prompts, each repeated in place where a search follows
+    several continuations of it. They share their prompt's weights, so that reordering them changes nothing.
+    ``merged`` holds merged weights by layer while no gradient is asked for.
+    """
+
+    inputs: Any
+    count: int
+    length: int
+    encoder_decoder: bool
+    routing: dict[int, Tensor] = field(default_factory=dict)
+    rows: dict[int, int] = field(default_factory=dict)
+    merged: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+    samples: int | None = None  # rows of the pass that runs now
+
+    def first_tokens(self, block: str, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The tokens [B, L, h] that ``block`` sees of the prompts in its first pass, and their padding mask."""
+        after = self.encoder_decoder and "decoder" in block.split(".")
+        copies, left = divmod(tokens.shape[0], self.count)
+        if left or (not after and tokens.shape[1] != self.length):
+            raise ManyoneError(
+                f"routing='prompt': the first pass must be over the whole prompts, [{self.count}, {self.length}], but "
+                f"block {block!r} sees {list(tokens.shape[:2])} tokens: assisted generation and prefill in pieces are "
+                "not possible, and what has run before cannot be continued"
+            )
+        groups = tokens.unflatten(0, (self.count, copies))
+        first = groups[:, 0]
+        if copies > 1 and not alike(groups, first.unsqueeze(1).expand_as(groups)):
+            raise ManyoneError("routing='prompt': the copies of a prompt must be neighbours in the batch")
+        masks = masks_of(self.inputs)
+        if self.encoder_decoder:
+            masks.pop("encoder-only", None)
+        return first, Pass(masks=masks).mask_for(block, first)
+
+
+def alike(a: Tensor, b: Tensor, tolerance: float = 1e-3) -> bool:
+    """Whether two tensors are equal but for rounding; what is not finite is not compared.
+
+    ``tolerance`` is on the norm of the difference, relative to that of ``b``; 50 times that in half precision.
+    """
+    loose = a.dtype in (torch.float16, torch.bfloat16)
+    a, b = a.detach().double(), b.detach().double()
+    difference, size = (a - b).norm(), b.norm()
+    return not bool(torch.isfinite(size)) or bool(difference <= (50 if loose else 1) * tolerance * size)
+
+
 class PassState:
-    """Per-thread access to the current :class:`Pass`, the routing mode and given routing weights.
+    """Per-thread access to the current :class:`Pass`, the :class:`Prompts`, the routing mode and given weights.
 
     One object is shared by a model and its critical layers; copies of the model get copies of it.
     """
 
     def __init__(self, routing: str = "sample", strategy: str = "auto") -> None:
         self.routing, self.strategy = routing, strategy
+        self.dressed = False  # whether a pass has ever had padding masks or given weights
         self._local = threading.local()
 
     @property
@@ -133,16 +188,47 @@ class PassState:
 
     @given.setter
     def given(self, value: Tensor | None) -> None:
+        self.dressed = self.dressed or value is not None
         self._local.given = value
 
+    @property
+    def prompts(self) -> Prompts | None:
+        """This thread's sequences, where routing is by the prompt."""
+        return getattr(self._local, "prompts", None)
+
+    @property
+    def seen(self) -> dict[str, list[Tensor]] | None:
+        """Where this thread's critical layers put down what they see, while :meth:`recording`."""
+        return getattr(self._local, "seen", None)
+
     @contextmanager
-    def new_pass(self, masks: Mapping[str, Tensor]) -> Iterator[Pass]:
+    def new_pass(self, masks: Mapping[str, Tensor], samples: int | None = None) -> Iterator[Pass]:
         """A fresh pass for this thread."""
-        self._local.value = Pass(masks=masks)
+        self.dressed = self.dressed or bool(masks)
+        self._local.value = Pass(masks=masks, samples=samples, open=True)
         try:
             yield self._local.value
         finally:
             self._local.value = Pass()
+
+    @contextmanager
+    def sequences(self, prompts: Prompts) -> Iterator[Prompts]:
+        """Routing is by ``prompts`` inside."""
+        before = self.prompts
+        self._local.prompts = prompts
+        try:
+            yield prompts
+        finally:
+            self._local.prompts = before
+
+    @contextmanager
+    def recording(self) -> Iterator[dict[str, list[Tensor]]]:
+        """The inputs of this thread's critical layers, by layer."""
+        self._local.seen = {}
+        try:
+            yield self._local.seen
+        finally:
+            self._local.seen = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"routing": self.routing, "strategy": self.strategy}

@@ -3,13 +3,15 @@
 Tang et al., "Merging Multi-Task Models via Weight-Ensembling Mixture of Experts" (arXiv 2402.00433), and Shen et al.,
 "Efficient and Effective Weight-Ensembling Mixture of Experts" (arXiv 2410.21804): non-critical tensors become
 theta_0 + scale sum_i tau_i; a critical module of block l runs with theta_0 + sum_i r_i(x) tau_i, where
-r(x) = mean over tokens of the block's router. E-WEMoE prunes every tau by magnitude and shares one router.
+r(x) = mean over tokens of the block's router. E-WEMoE prunes every tau by magnitude and shares one router. Routing by
+the prompt, for causal language models, is this project's extension.
 Public names: :class:`WeightEnsemblingMoE`.
 """
 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -28,23 +30,37 @@ from manyone.merging.moe.critical import (
     store,
     task_arithmetic_of,
 )
+from manyone.merging.moe.generation import (
+    check_by_prompt,
+    check_constant,
+    check_routing,
+    prompts_for,
+    whole_prompts,
+    with_decoder_start,
+    with_positions,
+)
+from manyone.merging.moe.layout import find_layouts, is_causal, samples_of
 from manyone.merging.moe.mixed_linear import STRATEGIES, BlockGate, MixedLinear, Strategy
-from manyone.merging.moe.routing import POSITION_WIDTH, PassState, Router, masks_of
+from manyone.merging.moe.routing import POSITION_WIDTH, PassState, Prompts, Router, masks_of
 from manyone.merging.moe.stack import SparseStack, Stack
 from manyone.merging.roles import block_of, find_blocks
 from manyone.nets import call
 from manyone.randomness import generator_for
-from manyone.weights.arithmetic import check_compatible
+from manyone.weights.arithmetic import check_compatible, state_dicts
 from manyone.weights.sparse import pack_sparse, unpack_sparse
 
-Routing = Literal["sample", "batch"]
+Routing = Literal["sample", "batch", "prompt"]
 Weights = Mapping[str, Tensor]
 
 
 class WeightEnsemblingMoE(nn.Module):
     """One encoder whose critical layers are merged per sample (``routing="sample"``) or per batch (``"batch"``).
 
-    ``encoder`` holds theta_0 and is copied, never changed; ``experts`` are state dicts with the encoder's names.
+    A causal language model takes ``routing="prompt"``: weights are merged for each sequence, once, as its prompt says;
+    see :meth:`generate` and :meth:`prompt`.
+
+    ``encoder`` holds theta_0 and is copied, never changed; ``experts`` are modules like it or state dicts with its
+    names.
     ``critical``: a role (``"mlp"``, ``"attention"``) or regular expressions on module paths.
     ``router_layers``: depth of the gate, 0, 1 or 2.
     ``prune_ratio``: fraction of each critical task-vector tensor that is dropped (0 keeps all; E-WEMoE uses 0.9).
@@ -55,7 +71,7 @@ class WeightEnsemblingMoE(nn.Module):
     def __init__(
         self,
         encoder: nn.Module,
-        experts: Sequence[Weights],
+        experts: Sequence[Weights | nn.Module],
         *,
         scale: float = 0.3,
         critical: str | Sequence[str] = "mlp",
@@ -68,6 +84,7 @@ class WeightEnsemblingMoE(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        experts = state_dicts(experts)
         if not experts:
             raise ManyoneError("WeightEnsemblingMoE needs at least one expert")
         if not 0 <= prune_ratio <= 1:
@@ -133,6 +150,8 @@ class WeightEnsemblingMoE(nn.Module):
             "seed": seed,
         }
         self._state = PassState()
+        self._looked = False  # whether the samples' place in the network is known
+        self.encoder = encoder.eval()
         self.routing, self.strategy = routing, strategy  # type: ignore[assignment]
         by_block: dict[str, list[str]] = {}
         for name in stacks:
@@ -159,7 +178,6 @@ class WeightEnsemblingMoE(nn.Module):
             return made.to(device)
 
         self.routers = nn.ModuleList([router(0)] if shared_router else [router(k) for k in range(len(self.blocks))])
-        self.encoder = encoder.eval()
         for index, block in enumerate(self.blocks):
             gate = BlockGate(index, block, self.routers[0 if shared_router else index], self._state, position_code)  # type: ignore[arg-type]
             for name in by_block[block]:
@@ -174,13 +192,18 @@ class WeightEnsemblingMoE(nn.Module):
 
     @property
     def routing(self) -> Routing:
-        """``"sample"``: each sample has its own weights. ``"batch"``: the batch's mean routing weights serve all."""
+        """``"sample"``: each sample has its own weights. ``"batch"``: the batch's mean routing weights serve all.
+
+        ``"prompt"``: each sequence has its own, from its prompt alone.
+        """
         return self._state.routing  # type: ignore[return-value]
 
     @routing.setter
     def routing(self, value: Routing) -> None:
-        if value not in ("sample", "batch"):
-            raise ManyoneError(f"routing must be 'sample' or 'batch', got {value!r}")
+        if value not in ("sample", "batch", "prompt"):
+            raise ManyoneError(f"routing must be 'sample', 'batch' or 'prompt', got {value!r}")
+        if self._options["router_layers"] > 0:
+            check_routing(self.encoder, value)
         self._state.routing = value
 
     @property
@@ -220,24 +243,110 @@ class WeightEnsemblingMoE(nn.Module):
 
     def forward(self, inputs: Any) -> Any:
         """The encoder's output; a Mapping goes in as keywords and its attention mask hides padding from routers."""
-        with self._state.new_pass(masks_of(inputs)):
+        if self.routing == "prompt" and self._state.given is None:
+            check_by_prompt(self._state.prompts, inputs)
+            inputs = with_positions(self.encoder, inputs)
+        self._look(inputs)
+        with self._state.new_pass(masks_of(inputs), samples_of(inputs)):
             return call(self.encoder, inputs)
+
+    @contextmanager
+    def prompt(self, inputs: Any) -> Iterator[None]:
+        """Within the context runs one batch of sequences that begin with the prompts ``inputs``.
+
+        The first pass must be over ``inputs``; each block's router sees the prompts in it, without their padding, and
+        the weights that it says are kept for all further passes over the same rows, with cached keys and values or
+        without::
+
+            with model.prompt(inputs):
+                first = model(inputs)
+                again = model({"input_ids": longer})
+
+        Values at the prompts' last positions and after depend on nothing that comes later. Those at earlier positions
+        of a prompt depend on the whole of it.
+        """
+        if self.routing != "prompt":
+            raise ManyoneError(f"prompt() is for routing='prompt'; this model's routing is {self.routing!r}")
+        prompts = prompts_for(self.encoder, inputs)
+        self._look(with_decoder_start(self.encoder, inputs))
+
+        def count_rows(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            if self._state.prompts is prompts:  # another thread has sequences of its own
+                prompts.samples = samples_of(arguments[0] if arguments else keywords)
+
+        hook = self.encoder.register_forward_pre_hook(count_rows, with_kwargs=True)
+        try:
+            with self._state.sequences(prompts):
+                yield
+        finally:
+            hook.remove()
+
+    @torch.no_grad()
+    def generate(self, inputs: Any = None, **options: Any) -> Any:
+        """The encoder's own ``generate`` (Hugging Face), each prompt with the weights that it alone says.
+
+        ``inputs`` is what a tokeniser returns (or token ids [B, L]); prompts of unequal length are padded on the left.
+        ``options`` go to ``generate``: all that shows the model the whole prompt first, search with beams included.
+        """
+        if not hasattr(self.encoder, "generate"):
+            raise ManyoneError(f"{type(self.encoder).__name__} has no generate(); use `with model.prompt(inputs):`")
+        given = {"input_ids": inputs} if isinstance(inputs, Tensor) else dict(inputs or {})
+        given |= {k: options.pop(k) for k in ("input_ids", "attention_mask") if k in options}
+        given = whole_prompts(self.encoder, given, options)
+        if self.routing != "prompt":
+            check_constant(self.routing, self._options["router_layers"])
+            return self.encoder.generate(**given, **options)  # type: ignore[operator]
+        with self.prompt(given):
+            return self.encoder.generate(**given, **options)  # type: ignore[operator]
 
     @torch.no_grad()
     def routing_weights(self, inputs: Any) -> Tensor:
         """Routing weights [B, M, N] of a batch, blocks in the order of ``blocks``."""
-        with self._state.new_pass(masks_of(inputs)) as current:
-            call(self.encoder, inputs)
-            for index, block in enumerate(self.blocks):
-                if index not in current.routing:
-                    raise ManyoneError(f"block {block!r} did not run on these inputs, so it has no routing weights")
-            size = len(inputs) if isinstance(inputs, Tensor) else len(next(iter(inputs.values())))
-            return torch.stack([current.routing[k].expand(size, -1) for k in range(len(self.blocks))], 1)
+        if self.routing == "prompt":
+            with self.prompt(inputs):
+                self(inputs)
+                found = (self._state.prompts or Prompts(inputs, 0, 0, False)).routing
+        else:
+            self._look(inputs)
+            with self._state.new_pass(masks_of(inputs), samples_of(inputs)) as current:
+                call(self.encoder, inputs)
+                found = current.routing
+        for index, block in enumerate(self.blocks):
+            if index not in found:
+                raise ManyoneError(f"block {block!r} did not run on these inputs, so it has no routing weights")
+        return torch.stack([found[k].expand(samples_of(inputs), -1) for k in range(len(self.blocks))], 1)
+
+    @torch.no_grad()
+    def _look(self, inputs: Any) -> None:
+        """Finds the samples' place in the network, once, and warns of a causal one that another routing spoils."""
+        if self._looked or samples_of(inputs) == 0:
+            return
+        constant = torch.full((self._options["experts"],), float(self._options["scale"]))
+        dressed = self._state.dressed
+
+        def run(some: Any) -> Any:
+            with self._state.new_pass(masks_of(some), samples_of(some)):
+                return call(self.encoder, some)
+
+        device = next(self.parameters()).device
+        with self.given(constant.to(device)), torch.autocast(device.type, enabled=False):
+            layouts = find_layouts(run, self._state, inputs)
+            for layer in self._layers():
+                if layer.name in layouts:
+                    layer.batch_dim, layer.flat = layouts[layer.name].batch_dim, layouts[layer.name].flat
+            spoilt = self.routing != "prompt" and self._options["router_layers"] > 0 and is_causal(run, inputs)
+        self._looked, self._state.dressed = True, dressed
+        if spoilt:
+            warnings.warn(
+                f"{type(self.encoder).__name__} is causal, but with routing={self.routing!r} a later token changes "
+                "what earlier ones give: to predict or generate tokens use routing='prompt'",
+                stacklevel=3,
+            )
 
     def adapt(
         self,
         loaders: Mapping[str, Any],
-        heads: Mapping[str, Callable[[Tensor], Tensor]],
+        heads: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
         *,
         steps: int = 1000,
         lr: float = 1e-4,
@@ -247,12 +356,17 @@ class WeightEnsemblingMoE(nn.Module):
         """Trains the routers on unlabelled inputs (test-time adaptation) and returns ``self``.
 
         ``loaders`` maps tasks to inputs held in memory (a Tensor or a Mapping of Tensors) or to an iterable of batches
-        (a DataLoader; of a tuple the first entry is the input). ``heads`` maps tasks to functions feature -> logits.
+        (a DataLoader; of a tuple the first entry is the input). ``heads`` maps tasks to functions feature -> logits;
+        without heads the encoder's own logits are the predictions: a Hugging Face classifier's, or a causal language
+        model's for the token after each prompt. Gradients stay with the routers, whatever is around the call.
         Further options are those of :class:`manyone.merging.adaptation.learner.AdaptationLearner`.
         """
-        learner = AdaptationLearner(self, heads, loaders, objective=objective, lr=lr, steps=steps, **options)
-        for _ in range(steps):
-            learner.step()
+        with torch.inference_mode(False), torch.enable_grad():
+            learner = AdaptationLearner(self, heads, loaders, objective=objective, lr=lr, steps=steps, **options)
+            for _ in range(steps):
+                learner.step()
+        for parameter in self.routers.parameters():
+            parameter.grad = None
         return self
 
     def fold(self, r: Tensor | None = None) -> nn.Module:

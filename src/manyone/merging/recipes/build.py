@@ -17,6 +17,7 @@ from manyone.merging.adaptation.adamerging import AdaMerging, MergedEncoder
 from manyone.merging.adaptation.concrete import ConcreteMerging
 from manyone.merging.adaptation.learner import AdaptationLearner
 from manyone.merging.artefact import load
+from manyone.merging.experts.hf import is_language_model
 from manyone.merging.measures import logits
 from manyone.merging.moe.wemoe import WeightEnsemblingMoE
 from manyone.merging.recipes.options import (
@@ -96,14 +97,19 @@ def concrete(options: ConcreteOptions, problem: Problem, known: Known | None = N
 def _folding(options: TestTimeOptions, problem: Problem, model: MergedEncoder, known: Known | None) -> Built:
     """What is kept of a merged encoder are its merged weights."""
 
-    def network() -> nn.Module:
-        return problem.with_weights(model.merged_weights())
-
-    return Built(_adaptation(options, problem, model, known), model, options.steps, network)
+    return Built(_adaptation(options, problem, model, known), model, options.steps, model.fold)
 
 
 def wemoe(options: WEMoEOptions, problem: Problem, known: Known | None = None) -> Built:
     """Routers of WEMoE and, with its options, of E-WEMoE."""
+    language = is_language_model(problem.spec)
+    if (options.routing == "prompt") != language and options.router_layers > 0:
+        what = "are causal language models" if language else "are none"
+        use = "prompt" if language else "sample or batch"
+        raise ManyoneError(
+            f"--routing {options.routing}: routing by the prompt is for causal language models, and these {what}: use "
+            f"--routing {use}"
+        )
     model = WeightEnsemblingMoE(
         problem.encoder,
         problem.expert_list,
@@ -177,6 +183,8 @@ def surgery_v2(
 
 
 def _under_surgery(options: SurgeryOptions, problem: Problem, on: nn.Module | None) -> nn.Module:
+    if is_language_model(problem.spec):
+        raise ManyoneError("surgery corrects the feature that heads read: a causal language model has no such heads")
     if on is not None:
         return on
     if options.on in UNDER_SURGERY:

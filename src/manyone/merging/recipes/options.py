@@ -22,7 +22,7 @@ class ProblemOptions(CommonOptions):
     base: Annotated[Path | None, Places()] = None
     """Hugging Face folder (or hub id) of the common base model."""
     experts: Annotated[tuple[Path, ...], Places()] = ()
-    """Hugging Face folders (or hub ids) of the fine-tuned experts."""
+    """Hugging Face folders (or hub ids) of the fine-tuned experts: classifiers, or causal language models."""
     tasks: Annotated[tuple[str, ...], Places()] = ()
     """Data of each expert's task, in the experts' order, as NAME=PLACE: an image folder, a CSV or JSONL file of texts,
     or a data set of the `datasets` library."""
@@ -105,9 +105,9 @@ class WEMoEOptions(TestTimeOptions):
     """Modules that are merged per input: a role (mlp, attention) or regular expressions on module names."""
     router_layers: Literal[0, 1, 2] = 2
     """Layers of each router; 0 learns constant weights, which fold into an ordinary model."""
-    routing: Literal["sample", "batch"] = "sample"
+    routing: Literal["sample", "batch", "prompt"] = "sample"
     """Merge for every sample, or once for every batch with its mean routing weights (as published evaluations do; a
-    batch of one task then tells the router its task)."""
+    batch of one task then tells the router its task), or once for every prompt of a causal language model (ours)."""
     prune_ratio: Annotated[float, Range(0, 1)] = 0.0
     """Share of every critical task-vector tensor that is dropped by magnitude."""
     shared_router: bool = False

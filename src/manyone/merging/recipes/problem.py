@@ -24,9 +24,10 @@ from manyone.data.tasks import Inputs, Split, Task
 from manyone.engine.inputs import digest
 from manyone.errors import ManyoneError
 from manyone.merging.experts.bundle_learner import bundle, suite_for
-from manyone.merging.experts.hf import load_experts
+from manyone.merging.experts.hf import LoadedExperts, is_language_model, load_experts
+from manyone.merging.experts.prompts import MOST_TOKENS, load_prompts, tokenizer_of
 from manyone.merging.experts.zero_shot import zero_shot_heads
-from manyone.merging.heads import Head
+from manyone.merging.heads import Head, OwnLogits
 from manyone.merging.recipes.options import ProblemOptions
 from manyone.merging.static.methods import merge
 from manyone.nets import build_encoder
@@ -44,6 +45,7 @@ class Problem:
     heads: Mapping[str, Head]
     tasks: Mapping[str, Task]
     notes: tuple[str, ...] = ()
+    tokenizer: Any = None  # of a language model, whose folder is to have it
 
     @property
     def width(self) -> int:
@@ -159,6 +161,8 @@ def from_folders(base: StrPath, experts: Sequence[StrPath], tasks: Sequence[str]
             f"--experts names {len(experts)} checkpoints but --tasks {len(named)} tasks: give one NAME=FOLDER for each"
         )
     loaded = load_experts(base, dict(zip(named, experts)))
+    if is_language_model(loaded.spec):
+        return _language_problem(base, loaded, named)
     data = {}
     for name, source in named.items():
         if name not in loaded.heads:
@@ -171,6 +175,20 @@ def from_folders(base: StrPath, experts: Sequence[StrPath], tasks: Sequence[str]
                 f"{len(loaded.heads[name].weight)}"
             )
     return Problem("your tasks", loaded.spec, loaded.encoder, loaded.experts, loaded.heads, data, loaded.notes)
+
+
+def _language_problem(base: StrPath, loaded: LoadedExperts, named: Mapping[str, str]) -> Problem:
+    """A causal language model is a classifier of the next token: its tasks' classes are its vocabulary."""
+    tokenizer = tokenizer_of(base)
+    longest = getattr(loaded.encoder.config, "max_position_embeddings", None) or MOST_TOKENS
+    data = {
+        name: load_prompts(source, tokenizer, name=name, most=min(int(longest), MOST_TOKENS))  # type: ignore[arg-type]
+        for name, source in named.items()
+    }
+    heads = dict.fromkeys(named, OwnLogits())
+    return Problem(
+        "your tasks", loaded.spec, loaded.encoder, loaded.experts, heads, data, loaded.notes, tokenizer=tokenizer
+    )
 
 
 def _split_task(text: str) -> tuple[str, str]:

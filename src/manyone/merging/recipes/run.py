@@ -121,6 +121,8 @@ def save_model(folder: Path, network: nn.Module, problem: Problem, recipe: str, 
     classes = {t: list(problem.tasks[t].classes) for t in problem.experts}
     info = {"recipe": recipe, "problem": problem.name, "seed": seed, "classes": classes}
     save(folder, network, problem.spec, heads, info)
+    if problem.tokenizer is not None:
+        problem.tokenizer.save_pretrained(folder)
 
 
 def score(network: nn.Module, problem: Problem, split: str, limit: int = ProblemOptions.limit) -> dict[str, float]:

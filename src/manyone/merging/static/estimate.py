@@ -15,20 +15,22 @@ _PROBE = 64 << 20  # bytes read to measure the speed of the storage (or of the p
 
 def describe(plan: Plan, method: Method, out: Path) -> str:
     """The plan as text: tensors, bytes, memory and an estimate of the time."""
-    whole = [name for name in plan.merged if isinstance(method, WholeTensors) and method.whole(plan, name)]
+    at_once = method if isinstance(method, WholeTensors) else None
+    whole = [name for name in plan.merged if at_once is not None and at_once.whole(plan, name)]
+    factors = at_once is not None and at_once.factors
     largest = max((plan.info(name).numel * 4 for name in whole), default=0)
     threads = default_threads()
-    memory = threads * 10 * CHUNK * 4 + 6 * largest
+    memory = threads * 10 * CHUNK * 4 + (6 + (0 if factors else len(plan.experts))) * largest
     lines = [
         f"base      {plan.base.label}",
         *[f"expert    {expert.label}" for expert in plan.experts],
         f"tensors   {len(plan.merged)} merged ({plan.elements:,} elements"
-        + (f", {len(whole)} linear layers factored), " if whole else "), ")
+        + (f", {len(whole)} {'linear layers factored' if factors else 'at once'}), " if whole else "), ")
         + f"{len(plan.copied)} copied from the base, {len(plan.dropped)} of the experts left out",
         f"read      {_size(plan.read_bytes * method.passes)}" + (f" in {method.passes} passes" * (method.passes > 1)),
         f"write     {_size(plan.written_bytes)} to {out}",
         f"memory    about {_size(memory)} besides the mapped files",
-        f"time      about {_seconds(estimate_seconds(plan, method, whole))} on this machine",
+        f"time      about {_seconds(estimate_seconds(plan, method, whole if factors else []))} on this machine",
         *[f"note      {note}" for note in plan.notes],
     ]
     return "\n".join(lines)

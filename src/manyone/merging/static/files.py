@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +28,26 @@ _LICENCES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 _NOT = ("adapter_config.json", "training_args", "trainer_state", "requirements.txt")
 
 
-@contextlib.contextmanager
-def model_folder(
-    plan: Plan,
-    out: StrPath,
-    *,
-    max_shard_size: str | int | None = None,
-    config: Mapping[str, Any] | None = None,
-    before: Callable[[], object] | None = None,
-) -> Iterator[SafetensorsWriter]:
-    """A writer for the merged tensors; on leaving without an error everything appears under ``out`` at once.
+@dataclass(frozen=True)
+class Companions:
+    """What differs from the base beside the weights: ``config`` are entries of config.json, ``write`` puts further
+    files into the folder before it appears."""
 
-    The work is done in a hidden folder beside the first folder on the way to ``out`` that does not exist yet, and that
-    hidden folder is removed if anything fails. ``out`` may exist only as an empty folder; ``before`` is called when the
-    merge has succeeded and may make room for it.
+    config: Mapping[str, Any] = field(default_factory=dict)
+    write: Callable[[Path], None] | None = field(default=None, repr=False)
+
+
+@contextlib.contextmanager
+def new_folder(out: StrPath, *, before: Callable[[], object] | None = None) -> Iterator[Path]:
+    """A folder to work in; on leaving without an error it becomes ``out``, all of it at once.
+
+    It is a hidden folder beside the first folder on the way to ``out`` that does not exist yet, and it is removed if
+    anything fails. ``out`` may exist only as an empty folder; ``before`` is called when the work has succeeded and may
+    make room for it.
     """
     out = Path(out).absolute()
     if before is None:
         _check_free(out)
-    limit = parse_size(max_shard_size)
     ancestor = next(parent for parent in out.parents if parent.is_dir())
     part = ancestor / f".{out.name}.{os.getpid()}.tmp"
     try:
@@ -53,17 +55,8 @@ def model_folder(
     except OSError as error:
         raise ManyoneError(f"{out}: cannot be written ({error.strerror})") from error
     try:
-        names = [n for n in plan.base if n in plan.merged or n in plan.copied]
-        metadata = {"format": "pt"} | {a: b for a, b in plan.aliases.items() if b in names}
-        tensors = {name: plan.info(name) for name in names}
-        writer = SafetensorsWriter(part, tensors, max_shard_size=limit, metadata=metadata)
         try:
-            yield writer
-            writer.commit()
-        finally:
-            writer.abort()
-        try:
-            _copy_companions(plan, part, config or {})
+            yield part
             if before is not None:
                 before()
                 _check_free(out)
@@ -76,6 +69,33 @@ def model_folder(
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+@contextlib.contextmanager
+def model_folder(
+    plan: Plan,
+    out: StrPath,
+    *,
+    max_shard_size: str | int | None = None,
+    companions: Companions | None = None,
+    before: Callable[[], object] | None = None,
+) -> Iterator[SafetensorsWriter]:
+    """A writer for the merged tensors in a :func:`new_folder`, which gets the base's other files too."""
+    limit = parse_size(max_shard_size)
+    with new_folder(out, before=before) as part:
+        names = [n for n in plan.base if n in plan.merged or n in plan.copied]
+        metadata = {"format": "pt"} | {a: b for a, b in plan.aliases.items() if b in names}
+        tensors = {name: plan.info(name) for name in names}
+        writer = SafetensorsWriter(part, tensors, max_shard_size=limit, metadata=metadata)
+        try:
+            yield writer
+            writer.commit()
+        finally:
+            writer.abort()
+        companions = companions or Companions()
+        _copy_companions(plan, part, companions.config)
+        if companions.write is not None:
+            companions.write(part)
 
 
 def _check_free(out: Path) -> None:

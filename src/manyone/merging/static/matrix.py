@@ -35,6 +35,8 @@ def factoring_device(name: str) -> str:
 class LayerMethod(Elementwise, ABC):
     """Merges linear layers with :meth:`layer` and averages the other tensors, both as theta_0 + scale * tau."""
 
+    factors = True
+
     def __init__(self, scale: float, device: str) -> None:
         self.scale, self.device = scale, factoring_device(device)
 

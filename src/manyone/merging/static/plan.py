@@ -8,7 +8,7 @@ once, under one name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from manyone.errors import ManyoneError
@@ -30,7 +30,7 @@ class Plan:
 
     ``aliases`` maps a tied tensor's further names to the one it is kept under; ``dropped`` are tensors of experts that
     ``exclude`` removed; ``notes`` are decisions that the user should know of; ``dtype`` replaces the base's float dtype
-    in the output.
+    in the output, ``dtypes`` that of single tensors.
     """
 
     base: Checkpoint
@@ -41,11 +41,13 @@ class Plan:
     dropped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     dtype: DType | None = None
+    dtypes: Mapping[str, DType] = field(default_factory=dict)
 
     def info(self, name: str) -> TensorInfo:
-        """dtype and shape of an output tensor, which are the base's unless ``dtype`` says otherwise."""
+        """dtype and shape of an output tensor, which are the base's unless ``dtype`` or ``dtypes`` say otherwise."""
         info = self.base.info(name)
-        return info if self.dtype is None or not is_float(info) else TensorInfo(self.dtype, info.shape)
+        wanted = self.dtype or self.dtypes.get(name)
+        return info if wanted is None or not is_float(info) else TensorInfo(wanted, info.shape)
 
     @property
     def elements(self) -> int:

@@ -73,7 +73,7 @@ class Extraction:
             found[f"{_PREFIX}{name.removesuffix('.bias')}.lora_B.bias"] = TensorInfo(_F32, self.base.info(name).shape)
         for name in (name for names in self.saved.values() for name in names):
             found[_PREFIX + name] = self.model.info(name)
-        if self.shared is not None and not self.shared.endswith("embed_tokens.weight"):
+        if self.shared is not None:
             found[f"{_PREFIX}{_OUTPUT}.weight"] = self.model.info(self.shared)
         return found
 
@@ -167,7 +167,7 @@ def extract(
                 moved += float(_change(plan, name).square().sum(dtype=torch.float64))
                 info = plan.model.info(name)
                 writer.write(_PREFIX + name, 0, plan.model.entries[name].array(0, info.numel))
-                if name == plan.shared and f"{_PREFIX}{_OUTPUT}.weight" in tensors:
+                if name == plan.shared:
                     writer.write(f"{_PREFIX}{_OUTPUT}.weight", 0, plan.model.entries[name].array(0, info.numel))
             for name in plan.left:
                 square = float(_change(plan, name).square().sum(dtype=torch.float64))
@@ -178,9 +178,8 @@ def extract(
         config = _config(_named(plan.base), {n.removesuffix(".weight"): r for n, r in plan.ranks().items()})
         config |= {"fan_in_fan_out": plan.transposed, "lora_bias": bool(plan.biases)}
         config |= {"modules_to_save": list(plan.saved) or None}
-        if plan.shared is not None:  # PEFT parts an output layer from the table that it shares, unless told not to
-            known = plan.shared.endswith("embed_tokens.weight")
-            config |= {"ensure_weight_tying": True} if known else {"modules_to_save": [*plan.saved, _OUTPUT]}
+        if plan.shared is not None:  # PEFT parts an output layer from the table that it shares: it is saved as well
+            config["modules_to_save"] = [*plan.saved, _OUTPUT]
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
     return Extracted(errors, math.sqrt(lost / moved), sum(info.nbytes for info in tensors.values()))
 

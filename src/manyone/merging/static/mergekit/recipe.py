@@ -19,7 +19,7 @@ from manyone.merging.static.mergekit.restack import Group, Stacked, depth_entrie
 from manyone.merging.static.mergekit.schema import Complaints, Recipe, load_recipe
 from manyone.merging.static.mergekit.settings import Settings
 from manyone.merging.static.mergekit.tokenizer import build_tokens, find_template, vocabulary_entries, writer
-from manyone.merging.static.mergekit.vocabulary import align
+from manyone.merging.static.mergekit.vocabulary import align, check_tables
 from manyone.merging.static.plan import Plan, make_plan
 from manyone.merging.static.stream import Method
 from manyone.weights.checkpoint import Checkpoint
@@ -51,6 +51,9 @@ def _prepared(recipe: Recipe, exclude: Sequence[str], seed: int) -> tuple[Plan, 
     if recipe.vocabulary is not None:
         tokens, tokenizer, notes = build_tokens(no, recipe, recipe.vocabulary, folders)
         groups = [align(no, group, tokens, recipe.vocabulary) for group in groups]
+    else:
+        for group in groups:
+            check_tables(no, group)
     parts = [_part(no, recipe, group, _patterns(exclude, group, groups), seed) for group in groups]
     plan = stacked_plan([part for part, _ in parts])
     plan = replace(plan, dtype=dtype_of(recipe.dtype) if recipe.dtype else None, notes=[*plan.notes, *notes])

@@ -159,6 +159,19 @@ def align(no: Complaints, group: Group, tokens: Tokens, vocabulary: Vocabulary) 
     return replace(group, models=models)
 
 
+def check_tables(no: Complaints, group: Group) -> None:
+    """Raises ``ManyoneError`` where tables have different numbers of rows and the recipe says nothing of tokens."""
+    for name in group.models[group.leading]:
+        shapes = [model.info(name).shape for model in group.models if name in model]
+        rows = dict.fromkeys(shape[0] for shape in shapes if shape)
+        same = len({shape[1:] for shape in shapes}) == 1
+        if len(rows) > 1 and same and split_layer(name) is None and _TABLES.search(name):
+            raise ManyoneError(
+                f"{no.path}: {group.part.where}: {name} has {', '.join(map(str, rows))} rows; align the tokens with "
+                "tokenizer_source: union (or base, or a model)"
+            )
+
+
 def _with(model: Checkpoint, entries: Mapping[str, Entry]) -> Checkpoint:
     return Checkpoint(entries, label=model.label, path=model.path, folder=model.folder, aliases=model.aliases)
 

@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 MODELS := .venv-models
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 # --no-compile: a fifth smaller and quicker to install; Python compiles what is really imported on first use.
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --no-compile -c constraints.txt
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help demo test test-long earth-models-test fuzz bench lint docs clean install-dev
+.PHONY: help demo test test-long earth-models-test fuzz bench parity lint docs clean install-dev
 
 help:
 	@echo "make demo   install, then test the papers' claims at smoke scale; ends with a table and report.html"
@@ -17,6 +18,7 @@ help:
 	@echo "make earth-models-test  adapters of other libraries' satellite encoders, in an environment of their own"
 	@echo "make fuzz   2,000 damaged files of every format that is read"
 	@echo "make bench  speed, side by side with peers (they are installed in venvs of their own)"
+	@echo "make parity recipes and adapters side by side with mergekit and PEFT, with the greatest difference of each"
 	@echo "make lint   ruff, mypy, import contract"
 	@echo "make docs   the manual, as HTML in site/"
 
@@ -64,9 +66,14 @@ earth-models-test: $(MODELS)/.ready
 bench: $(VENV)/.dev
 	$(BIN)/manyone bench
 
+# mergekit's pins do not go beside ours; PEFT is in $(VENV).
+parity: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mergekit_parity.py --peers $(PEERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/weights/test_lora.py -k peft
+
 docs: $(VENV)/.dev
 	$(INSTALL) -e '.[docs]'
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(MODELS) site build dist .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(MODELS) $(PEERS) site build dist .mypy_cache .ruff_cache

@@ -106,7 +106,8 @@ def parse_size(text: str | int | None) -> int | None:
 class SafetensorsWriter:
     """Writes named tensors into ``folder`` in pieces; nothing has its final name before :meth:`commit`.
 
-    With ``max_shard_size`` (bytes) below the total, Hugging Face shards and ``model.safetensors.index.json`` result.
+    The file is ``STEM.safetensors``; with ``max_shard_size`` (bytes) below the total, Hugging Face shards and
+    ``STEM.safetensors.index.json`` result.
     ``write`` may be called by several threads; pieces that follow each other make the write sequential.
     """
 
@@ -117,6 +118,7 @@ class SafetensorsWriter:
         *,
         max_shard_size: int | None = None,
         metadata: Mapping[str, str] | None = None,
+        stem: str = "model",
     ) -> None:
         self.folder = folder
         self._files: dict[Path, tuple[int, Path]] = {}  # final path -> (descriptor, temporary path)
@@ -131,7 +133,7 @@ class SafetensorsWriter:
             raise ManyoneError(
                 f"{folder}: the model needs {total / 1e9:.2f} GB on disk and only {free / 1e9:.2f} are free"
             )
-        names = ["model.safetensors"] if len(shards) == 1 else _shard_names(len(shards))
+        names = [f"{stem}.safetensors"] if len(shards) == 1 else _shard_names(stem, len(shards))
         try:
             for name, members in zip(names, shards, strict=True):
                 self._open(folder / name, {m: tensors[m] for m in members}, metadata or {})
@@ -141,7 +143,7 @@ class SafetensorsWriter:
         if len(shards) > 1:
             weight_map = {m: name for name, members in zip(names, shards, strict=True) for m in members}
             index = {"metadata": {"total_size": total, **(metadata or {})}, "weight_map": weight_map}
-            self._index = (folder / "model.safetensors.index.json", index)
+            self._index = (folder / f"{stem}.safetensors.index.json", index)
 
     def _open(self, path: Path, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> None:
         header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -236,5 +238,5 @@ def _shards(tensors: Mapping[str, TensorInfo], limit: int | None) -> list[list[s
     return shards
 
 
-def _shard_names(count: int) -> Sequence[str]:
-    return [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
+def _shard_names(stem: str, count: int) -> Sequence[str]:
+    return [f"{stem}-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]

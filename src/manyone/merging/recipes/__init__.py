@@ -10,6 +10,10 @@ def _static(options: str, summary: str) -> Recipe:
     return Recipe(f"static_options:{options}", "", summary, "run_static")
 
 
+def _lora(options: str, summary: str) -> Recipe:
+    return Recipe(f"lora_options:{options}", "", summary, "run_lora")
+
+
 RECIPES = {
     "average": _static("AverageOptions", "weight averaging"),
     "task-arithmetic": _static("TaskArithmeticOptions", "base + lambda x sum of task vectors"),
@@ -23,6 +27,8 @@ RECIPES = {
     "iso-c": _static("IsoCOptions", "Iso-C: flat spectrum of the summed task vectors"),
     "iso-cts": _static("IsoCtsOptions", "Iso-CTS: Iso-C with task-specific directions"),
     "mergekit": _static("MergekitOptions", "runs a mergekit YAML recipe"),
+    "extract-lora": _lora("ExtractLoraOptions", "a LoRA adapter from a base and a fine-tuned model"),
+    "lora-arithmetic": _lora("LoraArithmeticOptions", "the weighted sum of LoRA adapters as one adapter"),
     "adamerging": Recipe(
         "options:AdaMergingOptions", "build:adamerging", "AdaMerging(++): coefficients learned without labels"
     ),

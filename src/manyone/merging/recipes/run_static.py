@@ -8,13 +8,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from manyone.engine.progress import Progress
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.merging.recipes.static_options import FisherOptions, MergekitOptions, MergeOptions, RegMeanOptions
 from manyone.merging.static.estimate import describe
+from manyone.merging.static.files import Companions
 from manyone.merging.static.methods import execute, prepare, rule_options
 from manyone.merging.static.plan import Plan
 from manyone.merging.static.stream import Method
@@ -30,7 +30,7 @@ def run(options: MergeOptions, build: None, folder: RunFolder) -> None:
 
         merge_suite(options, folder)
         return
-    plan, method, config = _prepared(options)
+    plan, method, companions = _prepared(options)
     if options.dry_run:
         print(describe(plan, method, folder.path / "model"))
         return
@@ -43,7 +43,7 @@ def run(options: MergeOptions, build: None, folder: RunFolder) -> None:
             max_shard_size=options.max_shard_size,
             threads=options.threads or None,
             progress=bar.update,
-            config=config,
+            companions=companions,
             before=lambda: _make_room(folder),
         )
     metrics = {
@@ -69,8 +69,8 @@ def evaluate(options: MergeOptions, build: None, folder: RunFolder, split: Split
     return evaluate_suite(options, folder, split)
 
 
-def _prepared(options: MergeOptions) -> tuple[Plan, Method, dict[str, Any]]:
-    """The models opened and matched, the options checked; no values are read. Also what config.json is to say."""
+def _prepared(options: MergeOptions) -> tuple[Plan, Method, Companions | None]:
+    """The models opened and matched, the options checked; no values are read. Also what the folder gets besides."""
     method = options.method
     if isinstance(options, MergekitOptions):
         from manyone.merging.static.mergekit import prepare_recipe  # with PyTorch
@@ -90,7 +90,7 @@ def _prepared(options: MergeOptions) -> tuple[Plan, Method, dict[str, Any]]:
     if isinstance(options, RegMeanOptions) and not options.grams:
         raise ManyoneError("regmean: --grams missing: give one file of Gram matrices per expert")
     given = rule_options(method, options)
-    return *prepare(method, options.base, options.experts, exclude=options.exclude, **given), {}
+    return *prepare(method, options.base, options.experts, exclude=options.exclude, **given), None
 
 
 def _make_room(folder: RunFolder) -> None:

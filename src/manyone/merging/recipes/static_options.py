@@ -169,7 +169,7 @@ class IsoCtsOptions(TsvMOptions):
 
 @dataclass(kw_only=True)
 class MergekitOptions(MergeOptions):
-    """Runs a mergekit YAML recipe (linear, slerp, task_arithmetic, ties, dare_linear, dare_ties, model_stock)."""
+    """Runs a mergekit YAML recipe, with all of mergekit 0.1.5's methods, slices and tokenisers."""
 
     method: ClassVar[str] = "mergekit"
 

@@ -125,7 +125,8 @@ class SignElection(Elementwise):
     ``density`` (kept share of each expert's entries, None: no trim), ``scope`` of the trim ("model": one threshold per
     expert over all merged tensors; "tensor": one per tensor and expert), ``drop`` (DARE's p), ``elect`` (TIES' sign
     election; without it the entries are simply added), ``merge`` ("sum" or "mean" over the agreeing non-zero entries),
-    ``weights`` of the experts per tensor, ``normalize`` (divide by the sum of the weights that take part).
+    ``weights`` of the experts per tensor, ``normalize`` (divide by the sum of the weights that take part),
+    ``cancelled`` (the elected sign where entries cancel exactly: that of the majority of all, or plus).
     """
 
     def __init__(
@@ -140,8 +141,10 @@ class SignElection(Elementwise):
         merge: Literal["sum", "mean"] = "sum",
         weights: Callable[[str], Sequence[float]] | None = None,
         normalize: bool = False,
+        cancelled: Literal["majority", "plus"] = "majority",
         seed: int = 0,
     ) -> None:
+        self.cancelled = cancelled
         self.scale, self.density, self.scope, self.drop, self.rescale = scale, density, scope, drop, rescale
         self.elect, self.merge, self.weights, self.normalize, self.seed = elect, merge, weights, normalize, seed
         self.passes = 2 if density is not None else 1
@@ -292,7 +295,9 @@ class SignElection(Elementwise):
         ups = int(np.count_nonzero(up))
         with self._lock:
             self._votes += 2 * ups + int(np.count_nonzero(ties)) - len(up)  # (+) - (-)
-        if np.logical_and(ties, above > 0).any():
+        if self.cancelled == "plus":
+            up |= ties
+        elif np.logical_and(ties, above > 0).any():
             with self._lock:
                 self._cancelled.append((name, start, stop))
             if self._tie > 0:
@@ -305,6 +310,24 @@ class SignElection(Elementwise):
             self._tie = -1
             return sorted(again)
         return ()
+
+
+class NearSwap(Elementwise):
+    """The base with the entries of the one expert the more, the nearer they are: w theta_1 + (1 - w) theta_0 with
+    w = min(1, max(0, t / |theta_1 - theta_0|)), differences of at least 1e-6."""
+
+    def __init__(self, t: PerTensor) -> None:
+        self.t = t
+
+    def chunk(self, plan: Plan, name: str, start: int, stop: int, buffers: Buffers) -> np.ndarray:
+        dtype = working_dtype(plan.info(name).dtype)
+        base = buffers.read(plan.base, name, start, stop, dtype, "base")
+        expert = buffers.read(plan.experts[0], name, start, stop, dtype, "expert")
+        tau = np.subtract(expert, base, out=buffers.get("tau", stop - start, dtype))
+        weight = np.maximum(np.abs(tau), 1e-6, out=buffers.get("part", stop - start, dtype))
+        np.clip(self.t(name) / weight, 0, 1, out=weight)
+        tau *= weight
+        return np.add(base, tau, out=tau)
 
 
 def drop_at_random(tau: Tensor, p: float, seed: int, expert: int, name: str, start: int, rescale: bool = True) -> None:

@@ -22,18 +22,20 @@ _LIBRARIES = 60 << 20  # what BLAS, LAPACK and the allocator keep once matrices 
 
 def describe(plan: Plan, method: Method, out: Path) -> str:
     """The plan as text: tensors, bytes, memory and an estimate of the time."""
-    whole = [name for name in plan.merged if isinstance(method, WholeTensors) and method.whole(plan, name)]
+    at_once = method if isinstance(method, WholeTensors) else None
+    whole = [name for name in plan.merged if at_once is not None and at_once.whole(plan, name)]
+    factors = at_once is not None and at_once.factors
     lines = [
         f"base      {plan.base.label}",
         *[f"expert    {expert.label}" for expert in plan.experts],
         f"tensors   {len(plan.merged)} merged ({plan.elements:,} elements"
-        + (f", {len(whole)} linear layers factored), " if whole else "), ")
+        + (f", {len(whole)} {'linear layers factored' if factors else 'at once'}), " if whole else "), ")
         + f"{len(plan.copied)} copied from the base, {len(plan.dropped)} of the experts left out",
         f"read      {_size(plan.read_bytes * method.passes)}" + (f" in {method.passes} passes" * (method.passes > 1)),
         f"write     {_size(plan.written_bytes)} to {out}",
         *_disk(plan, out),
         f"memory    about {_size(private_memory(plan, method, whole))} in all, besides the mapped files",
-        f"time      about {_seconds(estimate_seconds(plan, method, whole))} on this machine",
+        f"time      about {_seconds(estimate_seconds(plan, method, whole if factors else []))} on this machine",
         *[f"note      {note}" for note in plan.notes],
     ]
     return "\n".join(lines)
@@ -41,13 +43,14 @@ def describe(plan: Plan, method: Method, out: Path) -> str:
 
 def private_memory(plan: Plan, method: Method, whole: list[str]) -> float:
     """Bytes of the merging process that no file backs, at its peak."""
+    factors = isinstance(method, WholeTensors) and method.factors
     later = converts(plan) and "torch" not in sys.modules
     largest = max((plan.info(name).numel * 4 for name in whole), default=0)
     return (
         _private_now()
         + later * _TORCH
         + default_threads() * _BUFFERS * CHUNK * 8
-        + _MATRICES * largest
+        + (_MATRICES if factors else _MATRICES + len(plan.experts)) * largest
         + method.multiplies * _LIBRARIES
     )
 

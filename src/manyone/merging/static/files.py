@@ -8,6 +8,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,43 +34,31 @@ _LARGEST = 1 << 30  # bytes of such a file
 _MOST = 100  # files of a sub-folder
 
 
-@contextlib.contextmanager
-def model_folder(
-    plan: Plan,
-    out: StrPath,
-    *,
-    max_shard_size: str | int | None = None,
-    config: Mapping[str, Any] | None = None,
-    before: Callable[[], object] | None = None,
-) -> Iterator[SafetensorsWriter]:
-    """A writer for the merged tensors; on leaving without an error everything appears under ``out`` at once.
+@dataclass(frozen=True)
+class Companions:
+    """What differs from the base beside the weights: ``config`` are entries of config.json, ``write`` puts further
+    files into the folder before it appears."""
 
-    The work is done in a hidden folder beside the first folder on the way to ``out`` that does not exist yet. It is
-    removed if anything fails, and by the next merge to ``out`` if this process is killed. ``out`` may exist only as an
-    empty folder; ``before`` is called when the merge has succeeded and may make room for it.
+    config: Mapping[str, Any] = field(default_factory=dict)
+    write: Callable[[Path], None] | None = field(default=None, repr=False)
+
+
+@contextlib.contextmanager
+def new_folder(out: StrPath, *, before: Callable[[], object] | None = None) -> Iterator[Path]:
+    """A folder to work in; on leaving without an error it becomes ``out``, all of it at once.
+
+    It is a hidden folder beside the first folder on the way to ``out`` that does not exist yet. It is removed if
+    anything fails, and by the next command that writes ``out`` if this process is killed. ``out`` may exist only as an
+    empty folder; ``before`` is called when the work has succeeded and may make room for it.
     """
     out = Path(out).absolute()
     if before is None:
         _check_free(out)
-    limit = parse_size(max_shard_size)
-    if plan.joined is not None and plan.joined.single:
-        limit = None
     # Beside the first folder on the way to ``out`` that is not there yet: a failure leaves no empty folders either.
     first = next(path for path in (*reversed(out.parents), out) if path == out or not path.is_dir())
     with writing(out), part_beside(first) as part:
-        names = [n for n in plan.base if n in plan.merged or n in plan.copied]
-        metadata = {"format": "pt"} | {a: b for a, b in plan.aliases.items() if b in names}
-        tensors = {name: plan.info(name) for name in names}
-        writer = SafetensorsWriter(part, tensors, max_shard_size=limit, metadata=metadata)
         try:
-            yield writer
-            writer.commit()
-        finally:
-            writer.abort()
-        try:
-            _copy_companions(plan, part, config or {})
-            if plan.joined is not None:
-                plan.joined.write(part, plan.how, len(plan.merged))
+            yield part
             if before is not None:
                 before()
                 _check_free(out)
@@ -79,6 +68,37 @@ def model_folder(
             part.rename(out)
         except OSError as error:
             raise ManyoneError(f"{out}: cannot be written ({error.strerror})") from error
+
+
+@contextlib.contextmanager
+def model_folder(
+    plan: Plan,
+    out: StrPath,
+    *,
+    max_shard_size: str | int | None = None,
+    companions: Companions | None = None,
+    before: Callable[[], object] | None = None,
+) -> Iterator[SafetensorsWriter]:
+    """A writer for the merged tensors in a :func:`new_folder`, which gets the base's other files too."""
+    limit = parse_size(max_shard_size)
+    if plan.joined is not None and plan.joined.single:
+        limit = None
+    with new_folder(out, before=before) as part:
+        names = [n for n in plan.base if n in plan.merged or n in plan.copied]
+        metadata = {"format": "pt"} | {a: b for a, b in plan.aliases.items() if b in names}
+        tensors = {name: plan.info(name) for name in names}
+        writer = SafetensorsWriter(part, tensors, max_shard_size=limit, metadata=metadata)
+        try:
+            yield writer
+            writer.commit()
+        finally:
+            writer.abort()
+        companions = companions or Companions()
+        _copy_companions(plan, part, companions.config)
+        if plan.joined is not None:
+            plan.joined.write(part, plan.how, len(plan.merged))
+        if companions.write is not None:
+            companions.write(part)
 
 
 def _check_free(out: Path) -> None:

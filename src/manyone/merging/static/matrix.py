@@ -36,6 +36,7 @@ class LayerMethod(Elementwise, ABC):
     """Merges linear layers with :meth:`layer` and averages the other tensors, both as theta_0 + scale * tau."""
 
     multiplies = True
+    factors = True
 
     def __init__(self, scale: float, device: str) -> None:
         self.scale, self.device = scale, factoring_device(device)

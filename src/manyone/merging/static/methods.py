@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from manyone.errors import ManyoneError
-from manyone.merging.static.files import model_folder
+from manyone.merging.static.files import Companions, model_folder
 from manyone.merging.static.plan import Plan, make_plan
 from manyone.merging.static.stream import MemorySink, Method, Progress, run_merge
 from manyone.weights.open import Model, Models, StrPath, open_model, open_models
@@ -101,18 +101,18 @@ def execute(
     max_shard_size: str | int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
-    config: Mapping[str, Any] | None = None,
+    companions: Companions | None = None,
     before: Callable[[], object] | None = None,
 ) -> dict[str, Tensor] | None:
-    """Runs a prepared merge; ``config`` holds entries of config.json to change, ``before`` is called once everything is
-    merged and before anything appears under ``out``."""
+    """Runs a prepared merge; ``companions`` says what the folder gets besides the base's files, ``before`` is called
+    once everything is merged and before anything appears under ``out``."""
     if out is None:
         memory = MemorySink(plan)
         run_merge(plan, method, memory, threads=threads, progress=progress)
         names = list(plan.base)
         kept = memory.tensors | {a: memory.tensors[b] for a, b in plan.aliases.items() if b in memory.tensors}
         return {name: kept[name] for name in names if name in kept}
-    with model_folder(plan, out, max_shard_size=max_shard_size, config=config, before=before) as writer:
+    with model_folder(plan, out, max_shard_size=max_shard_size, companions=companions, before=before) as writer:
         run_merge(plan, method, writer, threads=threads, progress=progress)
     return None
 

@@ -39,9 +39,9 @@ class Plan:
 
     ``aliases`` maps a tied tensor's further names to the one it is kept under; ``dropped`` are tensors of experts that
     ``exclude`` removed; ``notes`` are decisions that the user should know of; ``dtype`` replaces the base's float dtype
-    in the output; ``config`` are entries of the base's config.json that the output changes; ``joined``: what becomes of
-    model folders of this project beside their weights; ``how``: the method and its options, as the model card tells
-    them.
+    in the output, ``dtypes`` that of single tensors; ``config`` are entries of the base's config.json that the output
+    changes; ``joined``: what becomes of model folders of this project beside their weights; ``how``: the method and its
+    options, as the model card tells them.
     """
 
     base: Checkpoint
@@ -52,14 +52,16 @@ class Plan:
     dropped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     dtype: DType | None = None
+    dtypes: Mapping[str, DType] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     joined: Joined | None = None
     how: dict[str, Any] = field(default_factory=dict)
 
     def info(self, name: str) -> TensorInfo:
-        """dtype and shape of an output tensor, which are the base's unless ``dtype`` says otherwise."""
+        """dtype and shape of an output tensor, which are the base's unless ``dtype`` or ``dtypes`` say otherwise."""
         info = self.base.info(name)
-        return info if self.dtype is None or not is_float(info) else TensorInfo(self.dtype, info.shape)
+        wanted = self.dtype or self.dtypes.get(name)
+        return info if wanted is None or not is_float(info) else TensorInfo(wanted, info.shape)
 
     @property
     def elements(self) -> int:

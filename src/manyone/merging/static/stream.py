@@ -83,6 +83,9 @@ class Method(Protocol):
 class WholeTensors(Protocol):
     """What a method has besides when it merges some tensors at once."""
 
+    factors: bool
+    """Whether it factors them, so that its time grows with the third power of a tensor's width."""
+
     def whole(self, plan: Plan, name: str) -> bool:
         """Whether this tensor is merged at once by :meth:`tensor`."""
         ...

@@ -108,7 +108,7 @@ def save(
     known = {t: _plain_head(t, h) for t, h in (heads or {}).items() if not isinstance(h, OwnLogits)}
     tensors, parts = _describe(network)
     tensors |= {f"head.{name}": value for name, value in head_tensors(known).items()}
-    config = {
+    config: dict[str, Any] = {
         "encoder": {"kind": OWN, "class": type(_innermost(network)).__name__} if encoder is None else dict(encoder),
         "network": parts,
         "heads": head_config(known),

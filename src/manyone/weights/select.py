@@ -34,6 +34,9 @@ class MagnitudeSelector:
         self.threshold: float | None = None
         self.passes = 0
         self._samples: list[np.ndarray] = []
+        self._held: list[np.ndarray] = []
+        self._held_length = 0
+        self._bins: np.ndarray = np.zeros(0, np.int32)
         self._lock = threading.Lock()
         self._search(0, _LARGEST, _FIRST_SHIFT)
 
@@ -117,8 +120,7 @@ class MagnitudeSelector:
         self._low, self._high, self._shift = low, high, shift
         self._lower, self._upper = np.array([low, high], np.int32).view(np.float32)
         self._above = 0
-        self._held: list[np.ndarray] = []
-        self._held_length = 0
+        self._held, self._held_length = [], 0
         self._bins = np.zeros(((high - low) >> shift) + 1, np.int32 if self.total < 1 << 31 else np.int64)
 
 

@@ -47,8 +47,8 @@ def load_prompts(place: StrPath, tokenizer: Any, *, name: str, most: int = MOST_
     if isinstance(task.train.inputs, torch.Tensor):
         raise ManyoneError(f"{place}: task {name!r} is of images; a language model takes text")
     ids = torch.tensor(next_tokens(tokenizer, task.classes))
-    parts = {s: task.split(s) for s in ("train", "val", "test")}
-    return replace(task, **{s: Split(part.inputs, ids[part.labels]) for s, part in parts.items()})
+    train, val, test = (Split(part.inputs, ids[part.labels]) for part in (task.train, task.val, task.test))
+    return replace(task, train=train, val=val, test=test)
 
 
 def next_tokens(tokenizer: Any, labels: Sequence[str]) -> list[int]:

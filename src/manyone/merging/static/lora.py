@@ -283,6 +283,12 @@ def open_adapter(folder: StrPath) -> Adapter:
     if not (folder / "adapter_config.json").is_file():
         raise ManyoneError(f"{folder}: no adapter folder (it has no adapter_config.json); name one that PEFT wrote")
     config = adapter_config(folder)
+    if config.dora or config.kasa or config.init in ("pissa", "olora"):
+        kind = "use_dora" if config.dora else "kasa_config" if config.kasa else f"init_lora_weights {config.init!r}"
+        raise ManyoneError(
+            f"{config.path}: {kind}: its change depends on the base, and only plain LoRA adds up without it; merge the "
+            "adapters into the base instead (manyone run task-arithmetic)"
+        )
     weights = open_checkpoint(folder / "adapter_model.safetensors")
     pairs: dict[str, dict[str, str]] = {}
     tables = [name for name in weights if name.endswith(".base_layer.weight")]
@@ -301,24 +307,8 @@ def open_adapter(folder: StrPath) -> Adapter:
         rank = weights.info(parts["A"]).shape[0]
         if len(weights.info(parts["B"]).shape) != 2 or weights.info(parts["B"]).shape[1] != rank:
             raise ManyoneError(f"{folder}: the LoRA matrices of {module} do not fit each other")
-        alpha = _alpha(folder, config, module.removeprefix(_PREFIX), rank)
-        scales[module] = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-    named = config.get("base_model_name_or_path")
-    return Adapter(folder, weights, pairs, tables, scales, named, bool(config.get("fan_in_fan_out")))
-
-
-def _alpha(folder: Path, config: Mapping[str, Any], module: str, rank: int) -> float:
-    patterns = config.get("alpha_pattern") or {}
-    alpha = config.get("lora_alpha", rank)
-    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
-        if not re.fullmatch(r"[\w.\-]+", pattern):
-            raise ManyoneError(f"{folder}: alpha_pattern {pattern!r:.60}: only names of modules are read; write names")
-        if module == pattern or module.endswith(f".{pattern}"):
-            alpha = value
-            break
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise ManyoneError(f"{folder}: alpha {alpha!r:.40} of {module}: must be a number")
-    return float(alpha)
+        scales[module] = config.scale(module.removeprefix(_PREFIX), rank)
+    return Adapter(folder, weights, pairs, tables, scales, config.base, config.fan_in_fan_out)
 
 
 def combine(

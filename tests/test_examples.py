@@ -15,7 +15,7 @@ SAYS = {
     "wemoe_causal_lm": lambda r: (
         r["the same without a cache"] == 1.0
         and r["later tokens change earlier logits by"] < 1e-4
-        and r["WEMoE by the prompt"] >= r["base"]
+        and r["WEMoE by the prompt"] > r["base"]
     ),
     "teams": lambda r: r["right when loaded"] > 0.5 and r["links"] == 3,
     "behavior": lambda r: r["8 distilled pairs"] > 1.5 * max(r["recorded"], r["8 random pairs"]),

@@ -78,8 +78,8 @@ class DecisionFeatures(nn.Module):
         causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril_()
         mask = causal & attention_mask[:, None, None, :].bool()
         mask = mask | torch.eye(length, dtype=torch.bool, device=x.device)  # a padded token reads at least itself
-        block: Any
-        for block in self.blocks:
+        blocks: Any = self.blocks  # of named modules each
+        for block in blocks:
             q, k, v = block["attn"]["qkv"](block["norm1"](x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
             read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
             x = x + block["attn"]["proj"](read)

@@ -7,12 +7,14 @@ recipe and of their numbers. Without a tokeniser in the recipe only the chat tem
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from manyone.engine.documents import LARGEST_JSON, loads_json, read_json, read_text
+from manyone.engine.extras import need
 from manyone.errors import ManyoneError
 from manyone.merging.static.files import hf_config
 from manyone.merging.static.mergekit.schema import Complaints, Recipe, Vocabulary
@@ -58,7 +60,7 @@ def build_tokens(
     no: Complaints, recipe: Recipe, vocabulary: Vocabulary, folders: Mapping[str, Path | None]
 ) -> tuple[Tokens, Any, list[str]]:
     """The vocabularies, the output's tokeniser, and notes; ``folders`` are the models' (None: a lone file)."""
-    transformers = _transformers()
+    transformers = need("transformers", "a recipe with a tokenizer", "text")
     notes = []
     base = recipe.base if recipe.base is not None else recipe.models[0]
     loaded: dict[str, Any] = {}
@@ -92,14 +94,6 @@ def build_tokens(
     return Tokens(in_order, own, sizes, vocabulary.multiple), result, notes
 
 
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise ManyoneError("recipes with a tokenizer need transformers: pip install 'manyone[text]'") from None
-    return transformers
-
-
 def _load(transformers: Any, folder: Path) -> Any:
     try:
         return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
@@ -109,8 +103,6 @@ def _load(transformers: Any, folder: Path) -> Any:
 
 
 def _copy(transformers: Any, tokenizer: Any) -> Any:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         return _load(transformers, Path(folder))
@@ -132,8 +124,6 @@ def _stripped(transformers: Any, tokenizer: Any, folder: Path | None, size: int)
     model["vocab"] = {token: row for token, row in model["vocab"].items() if token not in beyond}
     pairs = [(merge, merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
     model["merges"] = [merge for merge, pair in pairs if not beyond & {*pair, "".join(pair)}]
-    import tempfile
-
     with tempfile.TemporaryDirectory() as place:
         tokenizer.save_pretrained(place)
         (Path(place) / "tokenizer.json").write_text(json.dumps(content))

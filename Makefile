@@ -69,7 +69,7 @@ bench: $(VENV)/.dev
 # mergekit's pins do not go beside ours; PEFT is in $(VENV).
 parity: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mergekit_parity.py --peers $(PEERS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/weights/test_lora.py -k peft
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/weights/test_lora_peft.py
 
 docs: $(VENV)/.dev
 	$(INSTALL) -e '.[docs]'

@@ -630,4 +630,4 @@ def test_mergekit_s_dtype_is_refused(manyone, tmp_path):
     (tmp_path / "r.yaml").write_text(text + "models: [{model: base}]\n")
     code, _, err = manyone("run", "mergekit", "--recipe", "r.yaml", "--out", "out")
     assert code != 0
-    assert "dtype bfloat16: a model folder of manyone keeps the types that it has" in err
+    assert "r.yaml: dtype 'bfloat16': a model folder of manyone keeps the types that it has: leave it out" in err

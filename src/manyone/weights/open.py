@@ -17,7 +17,7 @@ from typing import TypeAlias
 from manyone.engine.documents import loads_json
 from manyone.errors import ManyoneError
 from manyone.weights.checkpoint import Checkpoint, Entry, MappedEntry, Weights, as_checkpoint
-from manyone.weights.lora import adapter_config, merge_adapter
+from manyone.weights.lora.config import adapter_config
 from manyone.weights.model_config import config_beside, tied_head
 from manyone.weights.quantized import undone
 from manyone.weights.safetensors_file import map_file, read_header
@@ -81,6 +81,8 @@ def open_models(models: Models, word: str, base: Checkpoint | None = None) -> li
 
 def _open_adapter(folder: Path, base: Checkpoint | StrPath | None) -> Checkpoint:
     """The base with the LoRA adapter in ``folder`` merged in; without ``base`` the one that the adapter names."""
+    from manyone.weights.lora.merge import merge_adapter  # with PyTorch
+
     config = adapter_config(folder)
     if base is None:
         named = config.base

@@ -189,3 +189,17 @@ def test_an_encoder_that_checkpoints_its_blocks_has_the_same_gradients() -> None
         gradients.append([p.grad.clone() for p in model.routers.parameters()])  # type: ignore[union-attr]
     for a, b in zip(*gradients):
         close(a, b)
+
+
+def test_what_hangs_on_the_network_does_not_see_the_probe():
+    """Surgery and recordings count the passes that they see; the hook comes back afterwards."""
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
+    experts = [{n: v + 0.1 * torch.randn_like(v) for n, v in encoder.state_dict().items()} for _ in range(2)]
+    model = WeightEnsemblingMoE(encoder, experts, critical=r"^2$", seed=0)
+    seen = []
+    model.encoder[1].register_forward_hook(lambda module, arguments, output: seen.append(len(output)))
+    x = torch.randn(4, 6)
+    model(x)
+    model(x)
+    assert seen == [4, 4]

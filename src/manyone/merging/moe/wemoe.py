@@ -329,7 +329,8 @@ class WeightEnsemblingMoE(nn.Module):
                 return call(self.encoder, some)
 
         device = next(self.parameters()).device
-        with self.given(constant.to(device)), torch.autocast(device.type, enabled=False):
+        quiet = _without_forward_hooks(self.encoder)
+        with quiet, self.given(constant.to(device)), torch.autocast(device.type, enabled=False):
             layouts = find_layouts(run, self._state, inputs)
             for layer in self._layers():
                 if layer.name in layouts:
@@ -494,3 +495,16 @@ class WeightEnsemblingMoE(nn.Module):
     def router(self, index: int) -> Router:
         """The router of block ``index``."""
         return self.routers[0 if len(self.routers) == 1 else index]  # type: ignore[return-value]
+
+
+@contextmanager
+def _without_forward_hooks(network: nn.Module) -> Iterator[None]:
+    """Within the context, what others hang on the outputs of modules (surgery, recordings) does not see its passes."""
+    hooks = [(module, module._forward_hooks) for module in network.modules() if module._forward_hooks]
+    for module, found in hooks:
+        module._forward_hooks = type(found)()
+    try:
+        yield
+    finally:
+        for module, found in hooks:
+            module._forward_hooks = found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
+from types import ModuleType
 
 from manyone.engine.progress import Progress
 from manyone.engine.run import RunFolder
@@ -26,9 +27,7 @@ def run(options: MergeOptions, build: None, folder: RunFolder) -> None:
     on_cpu = options.on_device or options.device in ("auto", "cpu")
     check("device", options.device, on_cpu, f"auto or cpu: {options.method} merges on the CPU")
     if options.suite is not None:
-        from manyone.merging.recipes.run import merge_suite  # with PyTorch
-
-        merge_suite(options, folder)
+        _suites().merge_suite(options, folder)
         return
     plan, method, companions = _prepared(options)
     if options.dry_run:
@@ -64,9 +63,14 @@ def evaluate(options: MergeOptions, build: None, folder: RunFolder, split: Split
     """Accuracy per task of the merged model of a suite."""
     if options.suite is None:
         raise ManyoneError(f"{folder.path} merged files without data: only runs with --suite can be evaluated")
-    from manyone.merging.recipes.run import evaluate_suite  # with PyTorch
+    return _suites().evaluate_suite(options, folder, split)
 
-    return evaluate_suite(options, folder, split)
+
+def _suites() -> ModuleType:
+    """What merges a suite's experts, which needs PyTorch."""
+    from manyone.merging.recipes import run
+
+    return run
 
 
 def _prepared(options: MergeOptions) -> tuple[Plan, Method, Companions | None]:

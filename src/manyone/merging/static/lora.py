@@ -30,7 +30,7 @@ from manyone.merging.static.layers import is_linear, transposed_names
 from manyone.merging.static.matrix import factoring_device
 from manyone.merging.static.plan import Plan, make_plan, within
 from manyone.weights.checkpoint import Checkpoint
-from manyone.weights.lora import adapter_config
+from manyone.weights.lora.config import adapter_config
 from manyone.weights.open import Model, StrPath, open_checkpoint, open_model
 from manyone.weights.safetensors_file import SafetensorsWriter
 from manyone.weights.tensor_info import DTYPES, TensorInfo

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from manyone.weights.checkpoint import Entry
 from manyone.weights.tensor_info import TensorInfo, stored_form
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _ELEMENTS = 1 << 18  # read at a time for the norms
 
@@ -42,8 +41,6 @@ class LowRank(NamedTuple):
 
     def slice(self, start: int, stop: int) -> Tensor:
         """Elements ``start`` to ``stop`` of the product in row-major order."""
-        import torch
-
         rows, columns = self.left.shape[1], self.columns
         if start >= stop:
             return self.left.new_empty(0)
@@ -97,8 +94,6 @@ class LoraEntry:
 
     def _changed(self, start: int, stop: int) -> Tensor:
         """W + s B A, in float32 (float64 where W is)."""
-        import torch
-
         values = self._base.flat(start, stop)
         if values.dtype != torch.float64:
             values = values.float()
@@ -115,8 +110,6 @@ class LoraEntry:
 
     def _norms(self) -> Tensor:
         """||W + s B A|| of every output, from chunks of whole rows."""
-        import torch
-
         columns = self._delta.columns
         rows = self.info.numel // columns
         step = max(1, _ELEMENTS // columns)

@@ -12,7 +12,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from torch import Tensor
 
 from manyone.errors import ManyoneError
 from manyone.weights.checkpoint import Checkpoint, Entry
@@ -20,9 +22,6 @@ from manyone.weights.lora.config import AdapterConfig
 from manyone.weights.lora.entries import LoraEntry, LowRank, RowsEntry
 from manyone.weights.lora.start import kasa, olora, pissa
 from manyone.weights.tensor_info import TensorInfo, is_float
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _LORA = re.compile(
     r"^(?P<module>.+)\.(?P<part>lora_(?:A|B|embedding_A|embedding_B|magnitude_vector|diag))"

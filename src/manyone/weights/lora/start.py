@@ -9,35 +9,27 @@ The adapter was trained beside the rest. Each factors one whole matrix: that mat
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
+from torch import Tensor
 
 from manyone.weights.checkpoint import Entry
 from manyone.weights.lora.entries import LowRank
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 def pissa(base: Entry, rank: int, transposed: bool) -> LowRank:
     """U_r S_r V_r^T."""
-    import torch
-
     u, s, v = torch.linalg.svd(_matrix(base, transposed), full_matrices=False)
     return LowRank.of(u[:, :rank] * s[:rank], v[:rank], transposed=transposed)
 
 
 def olora(base: Entry, rank: int, scale: float) -> LowRank:
     """s Q_r R_r."""
-    import torch
-
     q, r = torch.linalg.qr(_matrix(base, False))
     return LowRank.of(q[:, :rank], r[:rank], scale)
 
 
 def kasa(base: Entry, rank: int) -> LowRank:
     """U S V^T of the ``rank`` smallest singular values."""
-    import torch
-
     u, s, v = torch.linalg.svd(_matrix(base, False), full_matrices=False)
     kept = len(s) - rank
     return LowRank.of(u[:, kept:] * s[kept:], v[kept:])

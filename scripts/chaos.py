@@ -161,7 +161,8 @@ def leftovers(folder: Path, cache: Path, before: set[str], out: Path, whole: set
             yield f"left behind: {path.name}"
     here = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     yield from (f"not in the undisturbed result: {name}" for name in sorted(here - whole)[:3])
-    lacking = (name for name in sorted(whole - here) if "checkpoints/" not in name)  # older ones, which nobody needs
+    # Checkpoints before the newest, and stages that are in the cache already, are nothing that anybody needs.
+    lacking = (name for name in sorted(whole - here) if "checkpoints/" not in name and not name.startswith("stages/"))
     yield from (f"missing: {name}" for name in list(lacking)[:3])
     for path in cache.rglob("*"):
         if path.name.startswith(".") and path.name.endswith((".part", ".tmp")):

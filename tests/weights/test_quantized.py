@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from manyone.errors import ManyoneError
 from manyone.merging.static import methods as static
+from manyone.merging.static.mergekit.recipe import prepare_recipe
 from manyone.weights.checkpoint import as_checkpoint
 from manyone.weights.open import open_checkpoint, open_model
 
@@ -111,6 +112,27 @@ def test_merged_float8_models_are_written_as_numbers(tmp_path, method):
     assert not (tmp_path / "out/hf_quant_config.json").exists()
     again = open_checkpoint(tmp_path / "out")
     assert again.outdated == ()
+
+
+def test_layers_of_float8_models_in_new_places_are_written_as_numbers(tmp_path):
+    config = {"quantization_config": FP8, "torch_dtype": "bfloat16", "num_hidden_layers": 2}
+    numbers = {}
+    for name in ("a", "b"):
+        tensors = {"embed_tokens.weight": randn(9, 6).bfloat16()}
+        for k in range(2):
+            codes, scale, numbers[name, k] = blocked(randn(20, 30, seed=k + (name == "b") * 5), 128, 128)
+            tensors |= {f"layers.{k}.up.weight": codes, f"layers.{k}.up.weight_scale_inv": scale}
+        folder_of(tmp_path / name, tensors, **config)
+    sources = "".join(
+        f"- sources:\n  - {{model: {m}, layer_range: [{k}, {k + 1}]}}\n" for m, k in (("a", 0), ("b", 1), ("a", 1))
+    )
+    (tmp_path / "r.yml").write_text(f"merge_method: passthrough\nslices:\n{sources}")
+    plan, method, companions = prepare_recipe(tmp_path / "r.yml")
+    static.execute(plan, method, out=tmp_path / "out", companions=companions)
+    merged = load_file(tmp_path / "out/model.safetensors")
+    for k, key in enumerate([("a", 0), ("b", 1), ("a", 1)]):
+        assert torch.equal(merged[f"layers.{k}.up.weight"], numbers[key].bfloat16())
+    assert json.loads((tmp_path / "out/config.json").read_text()) == {"torch_dtype": "bfloat16", "num_hidden_layers": 3}
 
 
 def test_an_adapter_of_a_float8_base(tmp_path):

@@ -178,7 +178,7 @@ def _joined(models: Sequence[_Model], excluded: Callable[[str], bool]) -> Joined
         grown |= new[name].info.shape[:1] != base.tensors.entries.get(name, new[name]).info.shape[:1]
     settled = frozenset(name for name in new if not _is_weight(rule, name, models))
     own = base.tensors
-    whole = Checkpoint(new, label=own.label, path=own.path, folder=own.folder, aliases=own.aliases)
+    whole = own.with_entries(new)
     parts = [one.tensors.renamed({n: n for n in one.tensors if n not in settled and n in names}) for one in experts]
     lost = tuple(p for p in rule.renewed if "." not in p and at_path(base.config, p) is not None)
     return Joined(whole, parts, settled, CONFIG, config, notes, tuple(tasks), grown, lost, _read_card(own))

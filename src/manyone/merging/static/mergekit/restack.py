@@ -133,8 +133,7 @@ def _order(name: str) -> tuple[int, int]:
 
 
 def _in_order(model: Checkpoint, names: Sequence[str]) -> Checkpoint:
-    entries = {name: model.entries[name] for name in names}
-    return Checkpoint(entries, label=model.label, path=model.path, folder=model.folder, aliases=model.aliases)
+    return model.with_entries({name: model.entries[name] for name in names})
 
 
 def _stack(no: Complaints, where: str, model: Checkpoint) -> tuple[str, int]:
@@ -210,7 +209,8 @@ def stacked_plan(plans: Sequence[Plan]) -> Plan:
     def joined(parts: Sequence[Checkpoint], like: Checkpoint) -> Checkpoint:
         entries: dict[str, Entry] = {name: entry for part in parts for name, entry in part.entries.items()}
         label = " | ".join(dict.fromkeys(part.label for part in parts))
-        return Checkpoint(entries, label=label, path=like.path, folder=like.folder)
+        outdated = tuple(dict.fromkeys(key for part in parts for key in part.outdated))
+        return Checkpoint(entries, label=label, path=like.path, folder=like.folder, outdated=outdated)
 
     most = max(len(plan.experts) for plan in plans)
     slots = [[plan.experts[k] if k < len(plan.experts) else plan.base for plan in plans] for k in range(most)]

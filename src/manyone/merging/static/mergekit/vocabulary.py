@@ -21,7 +21,7 @@ from torch import Tensor
 from manyone.errors import ManyoneError
 from manyone.merging.static.mergekit.restack import Group, split_layer
 from manyone.merging.static.mergekit.schema import Complaints, TokenRule, Vocabulary, short
-from manyone.weights.checkpoint import Checkpoint, Entry
+from manyone.weights.checkpoint import Entry
 from manyone.weights.tensor_info import TensorInfo
 
 _TABLES = re.compile(
@@ -155,7 +155,7 @@ def align(no: Complaints, group: Group, tokens: Tokens, vocabulary: Vocabulary) 
             shaped = TensorInfo(info.dtype, (tokens.rows, *info.shape[1:]))
             sources = [group.models[j].entries[name] for j in holders]
             entries[i][name] = RowsEntry(shaped, sources, which, rows, means, tokens.used)
-    models = [_with(model, own) for model, own in zip(group.models, entries, strict=True)]
+    models = [model.with_entries(own) for model, own in zip(group.models, entries, strict=True)]
     return replace(group, models=models)
 
 
@@ -170,10 +170,6 @@ def check_tables(no: Complaints, group: Group) -> None:
                 f"{no.path}: {group.part.where}: {name} has {', '.join(map(str, rows))} rows; align the tokens with "
                 "tokenizer_source: union (or base, or a model)"
             )
-
-
-def _with(model: Checkpoint, entries: Mapping[str, Entry]) -> Checkpoint:
-    return Checkpoint(entries, label=model.label, path=model.path, folder=model.folder, aliases=model.aliases)
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,24 @@ def test_rows_that_exist_are_not_measured_again(toys):
     assert path.read_text() == before
 
 
+def test_rows_of_other_settings_are_not_gone_on_with(toys, monkeypatch):
+    reproduce.reproduce(fields=["tin"], out=Path("r"), seeds=1)
+    before = (toys / "r/rows/tins-0-first.jsonl").read_text()
+    import toy_study
+
+    monkeypatch.setattr(toy_study, "settings", lambda scale, suite: {"suite": suite, "lr": 0.1, "of": (1, 2)})
+    with pytest.raises(ManyoneError, match=r"tins was begun there with other settings \(lr, of\); .* --out"):
+        reproduce.reproduce(fields=["tin"], out=Path("r"), seeds=2)
+    with pytest.raises(ManyoneError, match=r"other settings \(lr, of, scale\)"):
+        reproduce.reproduce(fields=["tin"], suites=["tins"], out=Path("r"), scale="laptop", seeds=2)
+    assert (toys / "r/rows/tins-0-first.jsonl").read_text() == before
+    (toys / "r/rows/tins.settings.json").unlink()
+    with pytest.raises(ManyoneError, match="settings that it does not tell"):
+        reproduce.reproduce(fields=["tin"], out=Path("r"), seeds=2)
+    reproduce.reproduce(fields=["tin"], out=Path("other"), seeds=1)
+    reproduce.reproduce(fields=["tin"], out=Path("other"), seeds=2)  # tuples are lists in the file, and equal
+
+
 @pytest.mark.parametrize(
     ("trouble", "says"),
     [

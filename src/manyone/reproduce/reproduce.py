@@ -9,6 +9,7 @@ with the same two files: ``policies/study/continual`` is ``policies-continual``,
 from __future__ import annotations
 
 import importlib
+import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,9 @@ from manyone.claims.figure import Figure, load_figures
 from manyone.claims.file import load_claims
 from manyone.claims.rows import load_rows
 from manyone.claims.study import Job, Report, Study, SuiteInfo
+from manyone.engine.documents import read_json
 from manyone.engine.fabric import processors
+from manyone.engine.files import write_atomic
 from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
@@ -184,6 +187,7 @@ def reproduce(
         rows.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ManyoneError(f"{rows}: cannot be made: {error.strerror}; choose another folder with --out") from error
+    _require_same_settings(plans, scale, rows)
     with cluster(on), task_runner(rows, workers, [STUDIES[p.field] for p in plans]) as runner:
         ready = {p.field: [_prepare(p.study, scale, s) for s in p.suites] for p in plans}
         _measure(plans, scale, rows, runner)
@@ -234,6 +238,25 @@ def _measure(plans: Sequence[Plan], scale: str, folder: Path, runner: Runner) ->
     ]
     total = sum(rows for _, _, rows in needed)
     runner.run(tasks, "rows", total, lambda: sum(_lines(folder, job) for _, job, _ in needed))
+
+
+def _require_same_settings(plans: Sequence[Plan], scale: str, folder: Path) -> None:
+    """What a folder holds is only gone on with under the settings that it was begun with, which it remembers."""
+    for p in plans:
+        for suite in p.suites:
+            place = folder / f"{suite}.settings.json"
+            now = json.loads(json.dumps({"scale": scale, **p.study.settings(scale, suite)}, default=str))
+            begun = place.is_file() or any(_lines(folder, job) for job in p.jobs if job.suite == suite)
+            if not begun:
+                write_atomic(place, (json.dumps(now, indent=1) + "\n").encode())
+                continue
+            then = read_json(place) if place.is_file() else {}
+            if not isinstance(then, Mapping):
+                raise ManyoneError(f"{place}: expected a mapping; remove it with the rows beside it")
+            differing = sorted(key for key in {*now, *then} if now.get(key) != then.get(key))
+            if differing:
+                what = f"other settings ({', '.join(differing)})" if then else "settings that it does not tell"
+                raise ManyoneError(f"{folder}: {suite} was begun there with {what}; choose another folder with --out")
 
 
 def _lines(folder: Path, job: Job) -> int:

@@ -62,6 +62,8 @@ def test_metrics_by_hand():
     assert metric_value(row, "bias.after") is None
     assert metric_value(row, "ms") == 2.0
     assert metric_value(row, "none") is None
+    shadowed = Row("s", 0, "m", metrics={"exposure": -0.1}, details={"exposure": {"percent": [1.0]}})
+    assert metric_value(shadowed, "exposure") == -0.1  # a detail of its name stands beside it
     assert metric_value(Row("s", 0, "m"), "accuracy") is None
     with pytest.raises(ManyoneError, match="no score"):
         mean_over_tasks(Row("s", 0, "m"))

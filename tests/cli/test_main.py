@@ -1,4 +1,5 @@
 import io
+import json
 import subprocess
 import sys
 import types
@@ -10,6 +11,7 @@ import pytest
 from manyone import __version__
 from manyone.cli import main
 from manyone.cli.main import VERBS
+from manyone.cli.show import show_lists
 from manyone.engine.options import check_round_trip
 from manyone.recipes.options import CommonOptions
 from manyone.recipes.table import RECIPES, options_class, runner
@@ -101,17 +103,37 @@ def fake(monkeypatch, name, **functions):
     monkeypatch.setitem(sys.modules, name, module)
 
 
-def test_ls(manyone, monkeypatch):
-    fake(monkeypatch, "manyone.cli.data_command", ls=lambda kind: [{"name": f"{kind} one", "bytes": 3}])
-    fake(monkeypatch, "manyone.reproduce.reproduce", ls=list)
+def test_ls_on_one_screen(manyone):
     code, out, _ = manyone("ls")
+    lines = out.splitlines()
     assert code == 0
-    assert "toy" in out
-    assert "linear regression with Adam" in out
-    assert "data one" in out
-    assert "models one" in out
-    assert "claims: none" in out
-    assert "toy" not in manyone("ls", "data")[1]
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    words = set(out.replace(",", " ").split())
+    assert {name for name, recipe in RECIPES.items() if recipe.field} <= words  # no name is cut
+    assert {"data", "models", "claims", "earth-models"} <= words
+
+
+def test_ls_in_a_pipe_is_tab_separated_and_json_if_asked(manyone, monkeypatch):
+    lists = [("suites", [{"name": "a one", "bytes": 3}]), ("tables", [{"name": "b", "what": "two\nlines"}])]
+    fake(monkeypatch, "manyone.cli.data_command", lists=lambda kind: lists if kind == "data" else lists[:1])
+    assert manyone("ls", "data")[1] == "# suites\nname\tbytes\na one\t3\n# tables\nname\twhat\nb\ttwo lines\n"
+    assert manyone("ls", "models") == (0, "name\tbytes\na one\t3\n", "")
+    assert json.loads(manyone("ls", "data", "--json")[1]) == dict(lists)
+    assert json.loads(manyone("ls", "models", "--json")[1]) == lists[0][1]
+    rows = [line.split("\t") for line in manyone("ls", "recipes")[1].splitlines()]
+    assert rows[0] == ["recipe", "field", "what it does"]
+    assert ["toy", "", "linear regression with Adam"] in rows
+    assert {row["recipe"] for row in json.loads(manyone("ls", "recipes", "--json")[1])} == set(RECIPES)
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_table_never_cuts_a_name(width, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    name = "a-rather-long-name-of-a-data-set"
+    show_lists([("sets", [{"name": name, "what it is": "words " * 30, "licence": "CC BY 4.0"}])])
+    assert name in capsys.readouterr().out
 
 
 def test_data_verbs(manyone, monkeypatch):

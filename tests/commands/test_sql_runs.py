@@ -45,6 +45,20 @@ def test_kid_trains_its_teacher_scores_and_leaves_a_folder(manyone, tmp_path, pa
     assert not (tmp_path / "second/stages").exists(), "teacher and warm start are shared"
 
 
+def test_a_teacher_that_is_no_better_than_its_student_is_told(manyone, tmp_path, pairs):
+    own = [word for word in SMALL if word not in ("--teacher-steps", 6, "--warm-start", 4)]
+    good = (*own, "--data", f"band={pairs}", "--steps", 1)
+    code, _, err = manyone("run", "rkd", *good, "--teacher-steps", 1, "--warm-start", 30, "--out", "worse")
+    assert code == 0, err
+    assert "no better than the student that it is to teach" in err
+    assert "--teacher-steps" in err
+    (start,) = (r for r in lines(tmp_path / "worse/metrics.jsonl") if r["kind"] == "start")
+    assert start["teacher_val_loss"] >= start["val_loss"]
+    code, _, err = manyone("run", "rkd", *good, "--teacher-steps", 40, "--warm-start", 0, "--out", "better")
+    assert code == 0, err
+    assert "no better" not in err
+
+
 @pytest.mark.parametrize("recipe", ["sft", "seqkd", "fkd", "f-distill", "imitkd", "gkd", "distillm"])
 def test_every_recipe_runs(manyone, tmp_path, pairs, recipe):
     code, _, err = manyone("run", recipe, "--data", f"band={pairs}", *SMALL, "--steps", 2,

@@ -19,6 +19,8 @@ OTHER_OPTIONS = {"--field", "--help", "--debug", "--config", "--split", "--scale
 OTHER_OPTIONS |= {"--cluster", "--dry-run", "--episodes", "--steps", "--source"}  # of `manyone data make`
 OTHER_OPTIONS |= {"--db", "--pairs", "--tables", "--instances", "--robust"}  # of `manyone data make sql-pairs`
 OTHER_OPTIONS |= {"--execute", "--dialect", "--seconds"}  # of `manyone predict` where the model is text-to-SQL
+OTHER_OPTIONS |= {"--help-all", "--json", "--private", "--message"}  # of any recipe, `ls` and `push`
+OTHER_OPTIONS |= {"--local-steps", "--learning-rate"}  # another word for an option, and one of other tools
 OTHER_OPTIONS |= {"--trust", "--store", "--host", "--target-return", "--suite"}
 OTHER_OPTIONS |= {"--sensor", "--loadable", "--commercial", "--category", "--text", "--check"}  # of `ls earth-models`
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from manyone.engine.words import parse_settings, suggestion, write_settings
+from manyone.engine.words import check_keywords, parse_settings, suggestion, write_settings
 from manyone.errors import ManyoneError
 
 
@@ -44,3 +44,23 @@ def test_suggestions() -> None:
     assert suggestion("stpes", ["steps", "seed"]) == "did you mean 'steps'?"
     assert suggestion("zzz", ["b", "a"]) == "known: a, b"
     assert suggestion("zzz", []) == "there is none"
+
+
+def test_keywords_that_are_passed_on():
+    def inner(count, *, scale=0.3, density=0.2, _own=None):
+        """Takes two options."""
+
+    check_keywords("merge('x')", ["scale", "density"], inner)
+    with pytest.raises(ManyoneError, match=r"^merge\('x'\): there is no option 'lam'; did you mean 'scale'\?$"):
+        check_keywords("merge('x')", {"lam": 0.3}, inner)
+    with pytest.raises(ManyoneError, match="there is no option '_own'"):
+        check_keywords("merge('x')", {"_own": 1}, inner)
+
+
+@pytest.mark.parametrize(("word", "choices", "meant"), [
+    ("--lr", ["--eta-x", "--eta-y", "--rho"], "'--eta-x' or '--eta-y'"), ("random_state", ["seed", "rank"], "'seed'"),
+    ("--max-steps", ["--steps", "--horizon", "--width"], "'--steps' or '--horizon'"),
+    ("stpes", ["steps", "epochs"], "'steps'"),
+])  # fmt: skip
+def test_a_name_of_another_tool_is_answered_by_its_meaning(word, choices, meant):
+    assert suggestion(word, choices) == f"did you mean {meant}?"

@@ -21,7 +21,7 @@ from manyone.errors import ManyoneError
 from manyone.randomness import seed_for
 
 COUNT = int(os.environ.get("MANYONE_FUZZ", "200"))
-SECONDS, ROOM = 20.0, 1 << 30
+SECONDS, WAIT, ROOM = 20.0, 120.0, 1 << 30
 
 
 class Hang(BaseException):
@@ -30,22 +30,26 @@ class Hang(BaseException):
 
 @contextlib.contextmanager
 def bounded():
-    """At most 20 s, and a gigabyte of address space more than there is."""
+    """At most 20 s of the processor or two minutes (another process may have it), and a gigabyte of address space
+    more than there is."""
 
     def late(*_):
         raise Hang
 
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
-    old = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    old = {number: signal.signal(number, late) for number in (signal.SIGPROF, signal.SIGALRM)}
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, WAIT)
     resource.setrlimit(resource.RLIMIT_AS, (now + ROOM, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("name", FORMATS)

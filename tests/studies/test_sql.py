@@ -145,6 +145,7 @@ def test_arms_are_commands_and_every_claim_has_its_rows(scale):
             words = shlex.split(arm.command())[3:]
             assert parse_options(options_class(arm.recipe), arm.recipe, words) == arm.options()
         rows = {(PARTS[n].method, PARTS[n].variant, "clean") for n in setting.parts}
+        rows |= {(name, "", "clean") for name in BOUNDS}
         rows |= {(COSTS[n].method, COSTS[n].variant, "cost") for n in study._costed(setting)}
         measured = {PARTS[n].method for n in setting.parts if PARTS[n].exposure}
         for claim in claims.claims:

@@ -230,7 +230,8 @@ def load_distilled(folder: str | os.PathLike[str], name: str | None = None) -> D
     return sets[name]
 
 
-load, save = load_distilled, save_distilled
+load = load_distilled
+save = save_distilled
 """The artefact's reader and writer, by the names that they have in every field."""
 
 

@@ -21,6 +21,7 @@ from manyone.behavior.objectives import objective_loss
 from manyone.behavior.students.network import StudentSpec, make_student
 from manyone.behavior.students.policies import StudentPolicies, save_policies
 from manyone.engine.progress import Progress
+from manyone.engine.words import check_keywords
 from manyone.nets.memory import keep_freed_memory
 from manyone.randomness import generator_for, seed_for
 
@@ -161,10 +162,11 @@ class SetLearner:
 
 
 def clone(
-    data: BehaviorData, *, steps: int = STEPS, students: int = 10, progress: bool | None = None, **options: Any
+    data: BehaviorData, *, steps: int = STEPS, students: int = 1, progress: bool | None = None, **options: Any
 ) -> StudentPolicies:
     """``students`` cloned from ``data`` in ``steps`` updates; ``options`` are those of :class:`CloningLearner`."""
     check_whole("steps", steps, 0)
+    check_keywords("clone", options, CloningLearner)
     learner = CloningLearner(data, students=students, **options)
     with Progress(f"cloning {data.name}", steps, show=progress) as bar:
         for step in range(1, steps + 1):

@@ -37,6 +37,7 @@ from manyone.behavior.objectives import Objective, objective_loss, state_weights
 from manyone.behavior.students.network import StudentSpec, make_student
 from manyone.behavior.teachers.teacher import Labels, Teacher, label
 from manyone.engine.progress import Progress
+from manyone.engine.words import check_keywords
 from manyone.errors import ManyoneError
 from manyone.nets.memory import keep_freed_memory
 from manyone.randomness import generator_for, seed_for
@@ -62,7 +63,7 @@ class DistilLearner:
         start: tuple[Tensor, Tensor],
         spec: StudentSpec | None = None,
         inner: InnerLoop | None = None,
-        at_once: int = 4,
+        at_once: int = 2,
         batch_size: int = 512,
         outer: Outer = "adam",
         lr: float = 0.02,
@@ -258,7 +259,7 @@ def distil(
     teacher: Teacher | None = None,
     objective: Objective | None = None,
     *,
-    size: int = 64,
+    size: int = 256,
     steps: int = 400,
     init: str = "random",
     seed: int = 0,
@@ -271,6 +272,7 @@ def distil(
     of :class:`DistilLearner`. Progress is shown when it takes long (``progress`` None), always or never.
     """
     check_whole("steps", steps, 0)
+    check_keywords("distil", options, DistilLearner)
     wanted = objective or Objective()
     labels = None
     if teacher is not None:

@@ -36,6 +36,7 @@ from manyone.behavior.inner import InnerLoop, train_students
 from manyone.behavior.students.network import StudentSpec, make_student
 from manyone.behavior.students.policies import Lockstep, StudentPolicies
 from manyone.engine.progress import Progress
+from manyone.engine.words import check_keywords
 from manyone.errors import ManyoneError
 from manyone.evaluation.rollouts import Arena, paired_episodes
 from manyone.nets.memory import keep_freed_memory
@@ -223,6 +224,7 @@ def evolve(
 
     Further ``options`` are those of :class:`EvolutionLearner`.
     """
+    check_keywords("evolve", options, EvolutionLearner)
     start = initial_pairs(init, data, None, size, seed)
     with Returns(Frame.of(data), students=population * students, episodes=episodes, seed=seed) as returns:
         learner = EvolutionLearner(

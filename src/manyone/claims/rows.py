@@ -158,7 +158,7 @@ def metric_value(row: Row, metric: str, score: str = SCORE) -> float | None:
     head, _, tail = metric.partition(".")
     if head == score:
         return row.task.get(tail)
-    if head in row.details:
+    if tail and head in row.details:  # without a dot it is a metric, which may have the name of a detail
         values = _numbers(row.details[head].get(tail), f"the row {row.key}: {metric}")
         return math.fsum(values.values()) / len(values) if values else None
     return row.metrics.get(metric)

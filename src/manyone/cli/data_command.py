@@ -1,4 +1,4 @@
-"""What ``manyone data`` does: ls, get, make, info and clear. Each returns nothing and prints a table or a line."""
+"""What ``manyone data`` does: lists, get, make, info and clear. All but the first print a table or a line."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from manyone.assets.registry import ASSETS, Asset, find_asset
 from manyone.cli import offline_command as offline_sets
 from manyone.cli import rasters_command as raster_sets
 from manyone.cli import sql_command as sql_sets
+from manyone.data.suite_names import SUITES
 from manyone.errors import ManyoneError
 
 _SUITES = {
@@ -33,25 +34,25 @@ _SUITES = {
 }
 
 
-def ls(what: str = "data") -> None:
-    """Suites, tables and data assets, or (``what`` "models") the weights."""
-    from manyone.data.suites import SUITES
-
-    suites = Table(title="suites", title_justify="left")
+def lists(what: str = "data") -> list[tuple[str, list[dict[str, str]]]]:
+    """Named lists: suites, tables, data assets and what is made of them; or (``what`` "models") the weights."""
+    shown = [a for a in ASSETS.values() if (a.kind == "weights") == (what == "models")]
+    if what == "models":
+        return [_listed(_asset_table("models", shown))]
+    suites = Table(title="suites")
     for heading in ("name", "what it is", "assets"):
-        suites.add_column(heading, no_wrap=heading == "name")
+        suites.add_column(heading)
     for name, text in SUITES.items():
         suites.add_row(name, text, ", ".join(_SUITES[name]) or "none")
-    console = Console()
-    if what == "data":
-        console.print(suites)
-        console.print(_tables())
-    shown = [a for a in ASSETS.values() if (a.kind == "weights") == (what == "models")]
-    console.print(_asset_table("models" if what == "models" else "data", shown))
-    if what == "data":
-        console.print(sql_sets.overview())
-        console.print(offline_sets.overview())
-        console.print(raster_sets.overview())
+    tables = [suites, _tables(), _asset_table("data", shown)]
+    return list(map(_listed, [*tables, sql_sets.overview(), offline_sets.overview(), raster_sets.overview()]))
+
+
+def _listed(table: Table) -> tuple[str, list[dict[str, str]]]:
+    """(Title, rows) of a table."""
+    headings = [str(column.header) for column in table.columns]
+    rows = zip(*(map(str, column.cells) for column in table.columns), strict=True)
+    return str(table.title), [dict(zip(headings, row, strict=True)) for row in rows]
 
 
 def _tables() -> Table:
@@ -157,8 +158,6 @@ def info(name: str, *, keys: str = "", data_horizon: int | None = None, data_cho
         console.print(sql_sets.describe(name))
         return
     if name in _SUITES:
-        from manyone.data.suites import SUITES
-
         assets = [ASSETS[asset] for asset in _SUITES[name]]
         if all(map(_is_cached, assets)):
             console.print(_suite_table(name))

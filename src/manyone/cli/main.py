@@ -16,6 +16,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from manyone import __version__
+from manyone.cli.parser import COMPLETING
 from manyone.engine.files import write_problem
 from manyone.engine.signals import saying_how_to_go_on
 from manyone.engine.words import suggestion
@@ -31,6 +32,8 @@ VERBS = {
     "reproduce": ("studies:reproduce", "test the papers' claims and print the verdicts"),
     "data": ("studies:data", "list, fetch, make, describe or remove data"),
     "bench": ("studies:bench", "measure speed, side by side with peers"),
+    "push": ("push_command:push", "upload a run's model and its card to the Hugging Face hub"),
+    "completion": ("completion:completion", "make a shell complete words at the tab key"),
 }
 """Verb -> where it is (module in this package : function) and what it does."""
 
@@ -57,6 +60,8 @@ examples:
 
 def main() -> None:
     """The command line's entry point: runs ``sys.argv`` and exits."""
+    if COMPLETING in os.environ:
+        importlib.import_module("manyone.cli.completion").answer(VERBS)
     sys.exit(run(sys.argv[1:]))
 
 
@@ -94,7 +99,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        print(_HELP.format(verbs="\n".join(f"  {name:<11}{text}" for name, (_, text) in VERBS.items())), end="")
+        print(_HELP.format(verbs="\n".join(f"  {name:<12}{text}" for name, (_, text) in VERBS.items())), end="")
         return 0 if words else 2
     if words[0] in ("-V", "--version"):
         print(f"manyone {__version__}")

@@ -12,17 +12,18 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import docstring_parser
 import tyro
 import yaml
 
+from manyone.cli.help import docstrings, recipe_help
 from manyone.engine.trust import check_config
 from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
-from manyone.recipes.options import CommonOptions, check_switches, defaults, ranges, with_preset
+from manyone.recipes.options import CommonOptions, check_switches, defaults, option_of, ranges, with_preset
 from manyone.recipes.words import flags, typed, words_of
 
 T = TypeVar("T", bound=CommonOptions)
+HELP = ("-h", "--help", "--help-all")
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _FRAME = re.compile(r"^[│|]\s?|\s*[│|]$")
@@ -38,12 +39,13 @@ def parse_options(cls: type[T], recipe: str, words: Sequence[str]) -> T:
     own, config = _take_config(words)
     own = _together([_plain_word(word, cls) for word in own], cls)
     words = own if config is None else [*_words_from_yaml(config, cls, recipe, typed(own, cls)), *own]
-    asked = [word for word in words if word not in ("-h", "--help")]
+    asked = [word for word in words if word not in HELP]
     if len(asked) < len(words):
         given: dict[str, Any] = {}
         with contextlib.suppress(ManyoneError):  # whoever asks for help need not have typed all of it yet
             given = _given(cls, recipe, asked)
-        _ask_tyro(_plain(cls, given), cls, recipe, ["--help"])
+        print(recipe_help(cls, recipe, given, whole="--help-all" in words))
+        raise SystemExit(0)
     given = _given(cls, recipe, words)
     if config is not None and "preset" in (named := typed(own, cls)):
         # a preset that the command line asks for replaces what the file says of the options that presets set
@@ -58,7 +60,7 @@ def parse_options(cls: type[T], recipe: str, words: Sequence[str]) -> T:
 def _plain_word(word: str, cls: type[CommonOptions]) -> str:
     """``word`` with the option's own name where it is another word for one."""
     name, equals, value = word.partition("=")
-    option = cls.ALIASES.get(name.removeprefix("--").replace("-", "_")) if name.startswith("--") else None
+    option = option_of(name.removeprefix("--").replace("-", "_"), cls) if name.startswith("--") else None
     return word if option is None else f"--{option.replace('_', '-')}{equals}{value}"
 
 
@@ -100,7 +102,7 @@ def _given(cls: type[Any], recipe: str, words: Sequence[str]) -> dict[str, Any]:
 def _plain(cls: type[Any], given: Mapping[str, Any]) -> type[Any]:
     """A dataclass with the fields of ``cls``, without its checks: help with ranges, defaults of the preset."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    texts, allowed, preset = _docstrings(cls), ranges(cls), defaults(cls, given)
+    texts, allowed, preset = docstrings(cls), ranges(cls), defaults(cls, given)
     fields: list[Any] = []
     for field in dataclasses.fields(cls):
         text = texts.get(field.name, "")
@@ -116,28 +118,12 @@ def _plain(cls: type[Any], given: Mapping[str, Any]) -> type[Any]:
     return dataclasses.make_dataclass(cls.__name__, fields, kw_only=True)
 
 
-def _docstrings(cls: type[Any]) -> dict[str, str]:
-    """Field -> the text below it, a subclass's before its base's."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if dataclasses.is_dataclass(base):
-            parsed = docstring_parser.parse_from_object(base)
-            found |= {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params if p.description}
-    return found
-
-
 def _ask_tyro(plain: type[Any], cls: type[Any], recipe: str, words: Sequence[str]) -> Any:
     """What tyro makes of ``words``; its complaints become one line."""
     complaint = io.StringIO()
-    description = (cls.__doc__ or "").strip() + (
-        f"\n\nOptions can also come from a file: `manyone run {recipe} --config FILE.yaml` takes `option: value` lines "
-        "or the config.yaml of an earlier run; the command line wins.\n\n"
-        "`--seeds N` makes N runs, with the seed and those after it, and one table with intervals; with it "
-        "`--workers W` is the number of runs at a time."
-    )
     try:
         with contextlib.redirect_stderr(complaint):
-            values = tyro.cli(plain, prog=f"manyone run {recipe}", description=description, args=words)
+            values = tyro.cli(plain, prog=f"manyone run {recipe}", args=words)
     except SystemExit as leaving:
         if leaving.code in (0, None):
             raise
@@ -148,7 +134,7 @@ def _ask_tyro(plain: type[Any], cls: type[Any], recipe: str, words: Sequence[str
 
 def _one_line(complaint: str, cls: Any, recipe: str, words: Sequence[str]) -> str:
     """tyro's framed complaint as one line; for an unknown option, its name and the nearest known one."""
-    known = {"--help", "--config", *flags(cls)}
+    known = {"--help", "--help-all", "--config", *flags(cls)}
     hint = f"(manyone run {recipe} --help)"
     for word in words:
         name = word.split("=")[0]
@@ -200,5 +186,6 @@ def _words_from_yaml(file: Path, cls: Any, recipe: str, said: Container[str]) ->
         content = {k: v for k, v in {**cls.EARLIER, **content["options"]}.items() if k not in ("out", "overwrite")}
     if not isinstance(content, Mapping):
         raise ManyoneError(f"--config {file}: expected lines of `option: value`")
+    content = {option_of(str(k).replace("-", "_"), cls) or k: v for k, v in content.items()}
     check_config(file, {name: value for name, value in content.items() if str(name).replace("-", "_") not in said})
     return words_of(content, cls, f"--config {file}")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
 from collections.abc import Sequence
 from typing import NoReturn
 
 from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
+
+COMPLETING = "_ARGCOMPLETE"
+"""In the environment where a shell asks what may come next (argcomplete's protocol)."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,6 +32,8 @@ class Parser(argparse.ArgumentParser):
     def parse(self, words: Sequence[str], *, mixed: bool = False) -> argparse.Namespace:
         """The parsed ``words``; an unknown one raises ``ManyoneError``. ``mixed``: an optional word may come after
         options that follow another."""
+        if COMPLETING in os.environ:
+            importlib.import_module("manyone.cli.completion").finish(self)
         known, unknown = (self.parse_known_intermixed_args if mixed else self.parse_known_args)(list(words))
         if unknown:
             word = unknown[0].split("=")[0]

@@ -155,7 +155,7 @@ def _add_trust(parser: Parser) -> None:
 
 def _take_seeds(words: Sequence[str]) -> tuple[list[str], argparse.Namespace | None]:
     """``words`` without ``--seeds N`` and what belongs to it, and the latter; None where there is no ``--seeds``."""
-    if not any(word.split("=")[0] == "--seeds" for word in words) or {"-h", "--help"} & set(words):
+    if not any(word.split("=")[0] == "--seeds" for word in words) or {"-h", "--help", "--help-all"} & set(words):
         return list(words), None
     parser = Parser("run RECIPE", "Several runs.", "", add_help=False)
     parser.add_argument("--seeds", type=int)

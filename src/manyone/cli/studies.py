@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from manyone.cli.parser import Parser, at_least_one, one_of
-from manyone.cli.show import show
+from manyone.cli.show import show, show_lists
 from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
 from manyone.recipes.table import RECIPES
@@ -24,21 +25,53 @@ def ls(words: Sequence[str]) -> int:
     """``manyone ls [recipes|data|models|claims]``, and ``ls earth-models`` with options of its own."""
     if words[:1] == [_EARTH]:
         return int(_load("manyone.cli.earth_command").ls(words[1:]))
-    parser = Parser("ls", "Lists what there is: recipes, data, models, claims; without a word, all.", "manyone ls data")
-    lists = (*_LISTS, _EARTH)
-    parser.add_argument(
-        "what", metavar="WHAT", nargs="?", help=f"one of {', '.join(lists)} (default: all but the last)"
+    parser = Parser(
+        "ls",
+        "Lists what there is: recipes, data, models, claims; without a word, all on one screen.\n"
+        "In a pipe the lists are tab-separated.",
+        "manyone ls data",
     )
-    what = parser.parse(words).what
-    for name in _LISTS if what is None else [one_of(what, "list", lists)]:
+    lists = (*_LISTS, _EARTH)
+    parser.add_argument("what", metavar="WHAT", nargs="?", help=f"one of {', '.join(lists)}")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parsed = parser.parse(words)
+    if parsed.what is None and not parsed.json:
+        print(_one_screen())
+        return 0
+    names = ("recipes", "claims") if parsed.what is None else (one_of(parsed.what, "list", lists),)
+    if names == (_EARTH,):
+        raise ManyoneError(f"the list comes first: manyone ls {_EARTH} [options] (manyone ls {_EARTH} --help)")
+    found: list[tuple[str, list[dict[str, str]]]] = []
+    for name in names:
         if name == "recipes":
             rows = [{"recipe": n, "field": r.field, "what it does": r.summary} for n, r in RECIPES.items()]
-            show(rows, "recipes")
+            found.append((name, rows))
         elif name == "claims":
-            show(_load("manyone.reproduce.reproduce").ls(), "claims")
+            found.append((name, _load("manyone.reproduce.reproduce").ls()))
         else:
-            show(_load("manyone.cli.data_command").ls(name), name)
+            found += _load("manyone.cli.data_command").lists(name)
+    show_lists(found, as_json=parsed.json)
     return 0
+
+
+def _one_screen() -> str:
+    """Every recipe by its field, and how much there is of all else."""
+    claims = _load("manyone.reproduce.reproduce").ls()
+    assets = _load("manyone.assets.registry").ASSETS.values()
+    weights = sum(asset.kind == "weights" for asset in assets)
+    lines = ["recipes, by field: manyone run RECIPE (what each does: manyone ls recipes)", ""]
+    for field in FIELDS:
+        names = ", ".join(name for name, recipe in RECIPES.items() if recipe.field == field)
+        lines += textwrap.wrap(names, 79, initial_indent=f"  {field:<11}", subsequent_indent=" " * 13,
+                               break_on_hyphens=False)  # fmt: skip
+    others = {
+        "data": f"{len(assets) - weights} packages of data; suites, tables, databases, scenes",
+        "models": f"{weights} packages of weights",
+        "claims": f"{len(claims)} claims of the papers (test them: manyone reproduce)",
+        _EARTH: "remote-sensing foundation models, by sensor and licence",
+    }
+    lines += ["", "more: manyone ls WHAT", ""]
+    return "\n".join([*lines, *(f"  {name:<14}{text}" for name, text in others.items())])
 
 
 def report(words: Sequence[str]) -> int:
@@ -199,7 +232,7 @@ def data(words: Sequence[str]) -> int:
     if verb == "ls":
         if parsed.names:
             raise ManyoneError(f"'{parsed.names[0]}' is one word too many: `manyone data ls` takes no name")
-        show(module.ls("data"), "data")
+        show_lists(module.lists("data"))
         return 0
     if not parsed.names:
         raise ManyoneError(f"`manyone data {verb}` needs a name (manyone data ls)")
@@ -215,7 +248,7 @@ def bench(words: Sequence[str]) -> int:
         "Measures speed and memory, side by side with peers in one run.",
         "manyone bench",
     )
-    parser.add_argument("names", metavar="NAME", nargs="*", help="what to measure (default: everything)")
+    parser.add_argument("names", metavar="BENCHMARK", nargs="*", help="what to measure (default: everything)")
     names = parser.parse(words).names
     show(_load("manyone.cli.bench_command").run(names), "bench")
     return 0

@@ -9,19 +9,12 @@ from manyone.data.images.fixture import load_fixture
 from manyone.data.images.mini6 import load_mini6
 from manyone.data.images.suite import load_images
 from manyone.data.images.ta8 import load_ta8
+from manyone.data.suite_names import SUITES
 from manyone.data.tasks import Split, Suite, Task
 from manyone.data.texts.suite import TASKS, UNSEEN, load_text
 from manyone.errors import ManyoneError
 
-SUITES = {
-    "mini6": "six real image tasks from five sources, 28x28 grey; about 53 MB to fetch",
-    "images": "nine real image tasks, 32x32 colour, and pre-training sets; about 410 MB to fetch",
-    "text": "six real text classification tasks, 32 tokens of MiniLM's vocabulary; about 155 MB to fetch",
-    "text-unseen": "a further text task (authors of election tweets) for generalisation tests",
-    "earth": "four real land-cover tasks of three sensors, 28x28, 3 bands (extra earth); about 29 MB to fetch",
-    "ta8": "the papers' eight tasks for CLIP, from the data hub (extra hub)",
-    "fixture": "five small redistributable image tasks for tests, 28x28 grey; no network",
-}
+__all__ = ["SUITES", "load_suite"]
 
 
 def load_suite(name: str, *, seed: int = 0, limit: int | None = None, path: Path | str | None = None) -> Suite:

@@ -12,6 +12,7 @@ from manyone.engine.run import CONFIG, RunFolder
 from manyone.engine.signals import saying_how_to_go_on
 from manyone.engine.trust import check_trusted
 from manyone.errors import ManyoneError
+from manyone.recipes.cards import finish_card
 from manyone.recipes.options import CommonOptions, check_places, with_preset
 from manyone.recipes.table import RECIPES, builder, options_class, runner
 
@@ -47,6 +48,7 @@ def execute(options: CommonOptions, folder: RunFolder) -> bool:
         runner(folder.recipe).run(options, builder(folder.recipe), folder)
     if options.dry_run and not folder.exists:
         return False
+    finish_card(options, folder)
     folder.finish()
     folder.close()
     return True

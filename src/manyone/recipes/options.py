@@ -19,6 +19,19 @@ from manyone.errors import ManyoneError
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"]
 Split = Literal["test", "val", "train"]
 T = TypeVar("T")
+VOCABULARY: Mapping[str, tuple[str, ...]] = {
+    "steps": ("iterations", "env_steps"),
+    "local_steps": ("steps",),
+    "batch_size": ("batch",),
+    "data": ("tasks", "env"),
+    "suite": ("env",),
+    "discount": ("gamma",),
+    "gamma": ("discount",),
+    "clip": ("grad_clip",),
+    "grad_clip": ("clip",),
+}
+"""One word for one idea in every field: where a recipe has a field's own term instead, the word names the last of
+those that it has."""
 _ENDINGS = {
     *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".parquet", ".h5", ".hdf5", ".npz", ".npy"),
     *(".pkl", ".db", ".sqlite", ".duckdb", ".sql", ".tif", ".tiff", ".geojson", ".gpkg", ".shp", ".png", ".jpg"),
@@ -164,6 +177,10 @@ class CommonOptions:
     """Values of options by the name of ``--preset``, where a recipe has one."""
     ALIASES: ClassVar[Mapping[str, str]] = {}
     """Other words for options on the command line: word -> option."""
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("--seed 1 --out runs/first", "--dry-run")
+    """What may stand behind ``manyone run RECIPE``; shown below its help."""
+    FIRST: ClassVar[tuple[str, ...]] = ()
+    """Options of the method that its short help shows before others."""
     EARLIER: ClassVar[Mapping[str, Any]] = {}
     """What runs of earlier versions did where their ``config.yaml`` lacks an option that has been added since."""
 
@@ -186,6 +203,24 @@ class CommonOptions:
         name = given.get("preset", next(iter(cls.PRESETS)))
         check("preset", name, name in cls.PRESETS, f"one of {', '.join(cls.PRESETS)}")
         return cls.PRESETS[name]
+
+
+def option_of(word: str, cls: type[CommonOptions]) -> str | None:
+    """The option of ``cls`` that ``word`` is another word for; None where it is an option itself, or nothing."""
+    names = {f.name for f in dataclasses.fields(cls)}
+    if word in names:
+        return None
+    if word in cls.ALIASES:
+        return cls.ALIASES[word]
+    own = [name for name in VOCABULARY.get(word, ()) if name in names]
+    if word == "local_steps" and "rounds" not in names:  # only where steps are those between two rounds
+        return None
+    return own[-1] if own else None
+
+
+def other_words(option: str, cls: type[CommonOptions]) -> list[str]:
+    """The words that name ``option`` as well."""
+    return sorted(word for word in {*cls.ALIASES, *VOCABULARY} if option_of(word, cls) == option)
 
 
 def with_preset(cls: type[T], given: Mapping[str, Any]) -> T:

@@ -285,7 +285,8 @@ def load(folder: str | PathLike[str], device: str | torch.device = "cpu") -> Tea
         return Team(policy, graph, policy.spec, gate=config["gate"], extra=config["extra"])  # type: ignore[arg-type]
 
 
-save_team, load_team = save, load  # the names in the READMEs of artefacts
+save_team = save  # the names in the READMEs of artefacts
+load_team = load
 
 
 def build_policy(config: Mapping[str, Any], weights: str | PathLike[str]) -> nn.Module:

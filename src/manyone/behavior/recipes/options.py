@@ -23,6 +23,8 @@ Rate = Annotated[float, Range(0, closed="neither")]
 class BehaviorOptions(CommonOptions):
     """Offline data in; what comes out acts in their environment."""
 
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("--out runs/first", "--data hopper=d4rl/hopper.hdf5 --out runs/mine")
+
     preset: Literal["laptop", "paper"] = "laptop"
     """Defaults of all options that are left open: laptop (minutes on two cores) or paper (the published values)."""
     suite: str | None = None
@@ -101,6 +103,7 @@ class StudentOptions(BehaviorOptions):
 class DistilOptions(StudentOptions):
     """Offline Behavior Distillation (Lei et al., NeurIPS 2024): a few (state, action) pairs stand for a data set."""
 
+    FIRST: ClassVar[tuple[str, ...]] = ("objective", "size", "density", "init", "students")
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "laptop": {},
         "paper": {"width": 256, "inner_steps": 100, "inner_lr": 0.1, "size": 256, "outer": "sgd", "lr": 0.1,
@@ -246,6 +249,8 @@ class CloningOptions(BehaviorOptions):
 @dataclass(kw_only=True)
 class TheoryOptions(CommonOptions):
     """Theorems 1 and 2 and Corollary 1 of Offline Behavior Distillation, by linear solves on finite MDPs."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("--out runs/theory", "--states 4 --actions 3 --pairs 200")
 
     device: Literal["auto", "cpu"] = "auto"
     """The linear solves are small: they run on the CPU."""

@@ -13,6 +13,7 @@ from manyone.earth.protocols.linear import linear_probe
 from manyone.earth.protocols.regression import ridge_probe
 from manyone.earth.protocols.scores import Kind, Scores, kind_of
 from manyone.earth.splits import Splits
+from manyone.engine.words import check_keywords
 from manyone.errors import ManyoneError
 
 
@@ -47,6 +48,7 @@ def probe(features: Any, targets: np.ndarray, splits: Splits, protocol: str = "l
     """
     if protocol not in PROTOCOLS:
         raise ManyoneError(f"protocol: {protocol!r} is unknown; there are {', '.join(PROTOCOLS)}")
+    check_keywords(f"probe, protocol {protocol}", options, PROTOCOLS[protocol].run)
     kind, entry, targets = kind_of(targets), PROTOCOLS[protocol], np.asarray(targets)
     if kind not in entry.takes:
         fits = [name for name, other in PROTOCOLS.items() if kind in other.takes]

@@ -58,6 +58,11 @@ class ImageOptions(CommonOptions):
 class BenchOptions(ImageOptions):
     """Encoders on data sets by the same protocols: a table with intervals and ranks, maps, published figures."""
 
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "--out runs/bench",
+        "--models random-patch prithvi2 --data area=scenes --labels points.geojson",
+    )
+
     models: tuple[str, ...] = MODELS
     """Encoders: raw, rcf, mae-small, timm:NAME, torchgeo:NAME, hf:FOLDER, ...; also separated by commas. Images and
     places each go to the encoders that read them."""
@@ -106,6 +111,11 @@ class BenchOptions(ImageOptions):
 class EmbedOptions(ImageOptions):
     """Vectors of images, tile by tile: GeoParquet and npy, resumable."""
 
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "--data area=scene.tif --out runs/embeddings",
+        "--data area=scene.tif --model prithvi2 --dry-run",
+    )
+
     model: str = "mae-small"
     """The encoder (as in earth-bench)."""
     tile: Annotated[int, Range(1)] = 32
@@ -124,6 +134,11 @@ class EmbedOptions(ImageOptions):
 @dataclass(kw_only=True)
 class MapOptions(ImageOptions):
     """A class map of a scene from a few labels: a GeoTIFF in the scene's grid, with its confidence."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "--data area=scene.tif --labels points.geojson --out runs/map",
+        "--data area=scene.tif --labels points.geojson --model prithvi2",
+    )
 
     model: str = "raw5x5"
     """The encoder (as in earth-bench)."""
@@ -154,10 +169,12 @@ class MapOptions(ImageOptions):
 class MatchOptions(CommonOptions):
     """Which band of a sensor feeds which input slot of a model."""
 
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("--from landsat-7 --to prithvi2", "--from sentinel-2 --to dofa")
+
     sensor: Annotated[str, Places(names=True)] = ""
-    """The sensor: a name, or a YAML file with its bands (also --from)."""
+    """The sensor: a name, or a YAML file with its bands."""
     model: str = ""
-    """The model: an id of the catalogue (also --to)."""
+    """The model: an id of the catalogue."""
     limit: Annotated[float, Range(0, closed="neither")] = 1.0
     """Largest distance of two centres, in mean widths of the two bands."""
 

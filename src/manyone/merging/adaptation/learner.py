@@ -60,7 +60,7 @@ class AdaptationLearner:
         inputs: Mapping[str, Any],
         *,
         objective: Objective = "entropy",
-        lr: float = 1e-4,
+        lr: float = 1e-3,
         steps: int = 1000,
         batch_size: int = 16,
         seed: int = 0,

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from manyone.engine.words import check_keywords
 from manyone.errors import ManyoneError
 from manyone.merging.adaptation.learner import AdaptationLearner
 from manyone.merging.adaptation.objectives import Objective
@@ -349,8 +350,8 @@ class WeightEnsemblingMoE(nn.Module):
         loaders: Mapping[str, Any],
         heads: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
         *,
-        steps: int = 1000,
-        lr: float = 1e-4,
+        steps: int = 200,
+        lr: float = 1e-3,
         objective: Objective = "entropy",
         **options: Any,
     ) -> WeightEnsemblingMoE:
@@ -362,6 +363,7 @@ class WeightEnsemblingMoE(nn.Module):
         model's for the token after each prompt. Gradients stay with the routers, whatever is around the call.
         Further options are those of :class:`manyone.merging.adaptation.learner.AdaptationLearner`.
         """
+        check_keywords(f"{type(self).__name__}.adapt", options, AdaptationLearner)
         with torch.inference_mode(False), torch.enable_grad():
             learner = AdaptationLearner(self, heads, loaders, objective=objective, lr=lr, steps=steps, **options)
             for _ in range(steps):

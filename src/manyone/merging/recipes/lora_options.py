@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from manyone.recipes.options import CommonOptions, Places, Range
 
@@ -11,6 +11,11 @@ from manyone.recipes.options import CommonOptions, Places, Range
 @dataclass(kw_only=True)
 class ExtractLoraOptions(CommonOptions):
     """A PEFT LoRA adapter from a base and a model fine-tuned from it, by truncated singular value decomposition."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "--base base --model tuned --rank 16 --out adapter",
+        "--base base --model tuned --dry-run",
+    )
 
     precision: Literal["32-true"] = "32-true"
     """The factors are computed and written in float32."""
@@ -29,6 +34,8 @@ class ExtractLoraOptions(CommonOptions):
 @dataclass(kw_only=True)
 class LoraArithmeticOptions(CommonOptions):
     """Task arithmetic of LoRA adapters: their weighted sum as one adapter, exactly and without the base."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("--adapters a b --weights 0.5 0.5 --out sum", "--adapters a b --dry-run")
 
     precision: Literal["32-true"] = "32-true"
     """The factors are written in float32."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from manyone.errors import ManyoneError
 from manyone.recipes.options import CommonOptions, Places, Range, Split, With, check
@@ -15,6 +15,11 @@ Objective = Literal["entropy", "information-maximisation", "expert-kl"]
 @dataclass(kw_only=True)
 class ProblemOptions(CommonOptions):
     """What is merged: a suite of real tasks, or a user's own checkpoints and data."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "--suite mini6 --out runs/first",
+        "--base base --experts a b --tasks pets=data/pets signs=data/signs --out runs/mine",
+    )
 
     suite: str | None = None
     """Suite of real tasks whose experts are trained once and cached: mini6, images, text, earth, fixture (or ta8,
@@ -132,6 +137,11 @@ class EWEMoEOptions(WEMoEOptions):
 class SurgeryOptions(AdaptiveOptions):
     """Surgery (Yang et al., ICML 2024): a low-rank correction of the merged model's final feature, for each task."""
 
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "--suite images --on runs/wemoe",
+        "--base base --experts a b --tasks pets=data/pets signs=data/signs --out runs/mine",
+    )
+
     precision: Literal["32-true"] = "32-true"
     """Corrections are trained in float32."""
     on: Annotated[str, Places(names=True)] = "task-arithmetic"
@@ -168,6 +178,8 @@ class ExpertsOptions(CommonOptions):
     A finished bundle goes into the cache under a name made of data, protocol and seed. The same call again takes it
     from there and says so; what an interrupted training had finished is not trained twice.
     """
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("--suite images", "--suite mini6 --seed 1")
 
     suite: str = "mini6"
     """The suite of tasks: mini6, images, text, earth or fixture (manyone ls data)."""

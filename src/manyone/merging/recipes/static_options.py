@@ -16,6 +16,8 @@ from manyone.recipes.options import CommonOptions, Places, Range, With
 class MergeOptions(CommonOptions):
     """What all static merges share."""
 
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("--base base --experts expert-a expert-b --out merged", "--suite mini6")
+
     method: ClassVar[str]
     on_device: ClassVar[bool] = False  # whether the method's rule takes a device
 
@@ -170,6 +172,8 @@ class IsoCtsOptions(TsvMOptions):
 @dataclass(kw_only=True)
 class MergekitOptions(MergeOptions):
     """Runs a mergekit YAML recipe, with all of mergekit 0.1.5's methods, slices and tokenisers."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("--recipe recipe.yaml --out merged", "--recipe recipe.yaml --dry-run")
 
     method: ClassVar[str] = "mergekit"
 

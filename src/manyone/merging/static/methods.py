@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from manyone.engine.words import check_keywords
 from manyone.errors import ManyoneError
 from manyone.merging.static.files import Companions, model_folder
 from manyone.merging.static.plan import Plan, make_plan
@@ -64,6 +65,7 @@ def prepare(
 ) -> tuple[Plan, Method]:
     """Opens the models, matches their tensors and checks the options: all that can fail before values are read."""
     rule = find_rule(method)
+    check_keywords(f"merge({method!r})", options, rule)
     opened = open_model(base, "base")
     plan = make_plan(opened, open_models(experts, "expert", opened), exclude)
     told = {name: value for name, value in options.items() if isinstance(value, bool | int | float | str)}

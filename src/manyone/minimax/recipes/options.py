@@ -41,6 +41,12 @@ class TableOptions(CommonOptions):
 class LocalSGDAOptions(TableOptions):
     """Local-SGDA: clients make K local steps of gradient descent ascent, then a server averages them."""
 
+    FIRST: ClassVar[tuple[str, ...]] = ("topology", "partition", "alpha", "local_step")
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "--data my.csv --label y --out runs/auc",
+        "--steps 10 --rounds 200 --seeds 5",
+    )
+
     precision: Literal["32-true", "64-true"] = "32-true"
     """Floating-point precision, by Lightning Fabric's names."""
     problem: Literal["auc", "gan", "agnostic", "group-dro", "neyman-pearson"] = "auc"
@@ -155,6 +161,8 @@ class StabilityOptions(TableOptions):
 
     Of what is not given, each problem has its own default.
     """
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = ("--replicas 16 --sweep-steps 1 5 20", "--problem gan --rounds 200")
 
     precision: Literal["64-true", "32-true"] = "64-true"
     """Floating-point precision of the models, by Lightning Fabric's names. Distances of twins are small: double."""

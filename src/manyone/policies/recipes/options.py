@@ -22,6 +22,11 @@ Importance = Literal["fisher", "magnitude", "none"]
 class DataOptions(CommonOptions):
     """Offline data of tasks, and how what was trained on them is evaluated."""
 
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "--suite metaworld-mt10 --out runs/first",
+        "--data gym:Hopper-v5=hopper.hdf5 --out runs/mine",
+    )
+
     NEEDS_DATA: ClassVar[bool] = True
     """Whether there is nothing to do without --suite or --data."""
 
@@ -250,6 +255,8 @@ class FrozenOptions(TransformerOptions):
 @dataclass(kw_only=True)
 class HarmoDTOptions(FrozenOptions):
     """HarmoDT-F (Hu et al., ICML 2024): task masks that exchange weights by gradient agreement and importance."""
+
+    FIRST: ClassVar[tuple[str, ...]] = ("sparsity", "mask_every", "importance", "eta_max")
 
     mask_every: Positive = 100
     """t_m, steps between mask updates (paper: 500)."""

@@ -31,6 +31,7 @@ class PlannerOptions(SequenceOptions):
     Tasks are learned in the order of --data (or --order of a suite); default: Hopper, Walker2d, HalfCheetah.
     """
 
+    FIRST: ClassVar[tuple[str, ...]] = ("strategy", "alignment", "denoiser", "guidance")
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "laptop": {},
         "paper": {"transitions": 1_000_000, "steps": 500_000, "batch_size": 32, "lr": 3e-4, "schedule": "constant",

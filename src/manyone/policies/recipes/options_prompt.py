@@ -23,6 +23,11 @@ SUITE = "cheetah-vel"
 class AdaptationOptions(PolicyOptions):
     """A frozen policy that reads prompts is adapted to new tasks, all of them at once."""
 
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "--suite cheetah-vel",
+        "--policy runs/dt --shots gym:Hopper-v5=five-episodes.hdf5",
+    )
+
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "laptop": {**PolicyOptions.PRESETS["laptop"], "full_episodes": True},
         "paper": {**PolicyOptions.PRESETS["paper"], "episodes": 60, "horizon": 200, "steps": 20_000,

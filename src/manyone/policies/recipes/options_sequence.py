@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from manyone.errors import ManyoneError
 from manyone.policies.recipes.options import DataOptions, Natural
@@ -20,6 +20,11 @@ _ORDER = ("hopper", "walker2d", "halfcheetah")  # the order of D4RL's sequences 
 @dataclass(kw_only=True)
 class SequenceOptions(DataOptions):
     """Tasks that are learned one after the other; default: Hopper, Walker2d, HalfCheetah."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "--out runs/planner",
+        "--data gym:Hopper-v5=a.hdf5 gym:HalfCheetah-v5=b.hdf5 --out runs/two",
+    )
 
     tasks: Annotated[tuple[str, ...], Places()] = ()
     """Another word for --data."""

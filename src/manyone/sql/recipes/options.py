@@ -47,6 +47,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 class DistilOptions(CommonOptions):
     """A student learns text-to-SQL from a teacher, or from gold alone."""
 
+    FIRST: ClassVar[tuple[str, ...]] = ("divergence", "source", "mask_ratio", "strategy", "warm_start", "teacher_steps")
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "--data shop=pairs --out runs/shop",
+        "--teacher smollm2-135m --student every-third-layer",
+    )
+
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     CHOICES: ClassVar[Mapping[str, Any]] = {}
     """What makes the recipe of its name: values of options, under any preset."""

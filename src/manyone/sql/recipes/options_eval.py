@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from manyone.errors import ManyoneError
 from manyone.recipes.options import CommonOptions, Places, Range, With, check
@@ -12,6 +12,11 @@ from manyone.recipes.options import CommonOptions, Places, Range, With, check
 @dataclass(kw_only=True)
 class EvalOptions(CommonOptions):
     """Scores of anybody's predictions by the rules of Spider or BIRD; no model is run."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "--gold gold.txt --pred pred.txt --db database",
+        "--gold dev.json --pred pred.txt --db database --preset spider-ts",
+    )
 
     gold: Annotated[str, Places()] = ""
     """Gold queries: Spider's gold.txt (SQL, a tab, the database), dev.json of Spider or BIRD, BIRD's dev_gold.sql, or

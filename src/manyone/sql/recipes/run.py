@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from manyone.recipes.running import print_table
 from manyone.sql import artefact
 from manyone.sql.exposure import excess_error
 from manyone.sql.generation import Decoding
-from manyone.sql.learner import DistilLearner
+from manyone.sql.learner import DistilLearner, gold_loss
 from manyone.sql.recipes.build import Models
 from manyone.sql.recipes.options import DistilOptions
 from manyone.sql.recipes.problem import SQLProblem, load_problem
@@ -29,6 +30,8 @@ from manyone.sql.recipes.stages import Stages
 from manyone.sql.tokens import padding
 
 Build = Callable[..., DistilLearner]
+_COMPARED = 256
+"""Validation pairs on which teacher and student are compared."""
 EVAL_OPTIONS = ("beams",)
 """Options of ``manyone eval`` that :func:`evaluate` takes."""
 
@@ -51,6 +54,7 @@ def run(options: DistilOptions, build: Build, folder: RunFolder) -> None:
     with Judge(problem, options) as judge:
         models = stages.models(judge.kept(options.teacher_filter))
         learner = learner_of(options, build, problem, models, judge, folder.recipe)
+        compare_with_teacher(learner, folder)
         final = train(
             learner,
             folder,
@@ -63,6 +67,24 @@ def run(options: DistilOptions, build: Build, folder: RunFolder) -> None:
     if is_writer():
         print_table(("", "pairs", "EX %", "95 %", "TS %"), rows_of(folder.recipe, final))
         print(f"model: {folder.path / 'model'}")
+
+
+def compare_with_teacher(learner: DistilLearner, folder: RunFolder) -> None:
+    """Logs how well teacher and student know the validation pairs before the method begins; warns where the teacher is
+    no better, as no distillation can help then."""
+    if learner.teacher is None or not learner.validation:
+        return
+    pairs = learner.validation[:_COMPARED]
+    with learner.parallel.whole(learner.student):
+        own = gold_loss(learner.student, pairs, learner.pad)
+    teacher = gold_loss(learner.teacher, pairs, learner.pad)
+    folder.log(0, "start", {"val_loss": own, "teacher_val_loss": teacher})
+    if teacher >= own and is_writer():
+        logging.getLogger("manyone").warning(
+            "the teacher knows the validation pairs no better than the student that it is to teach (cross-entropy "
+            "%.3f against %.3f a token): train it longer with --teacher-steps, or give a better one with --teacher",
+            teacher, own,
+        )  # fmt: skip
 
 
 def notes(problem: SQLProblem) -> list[str]:

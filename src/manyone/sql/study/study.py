@@ -81,14 +81,20 @@ def prepare(scale: str, suite: str) -> SuiteInfo:
 
 
 def jobs(scale: str, suites: Sequence[str], seeds: Sequence[int]) -> list[Job]:
-    """One job an arm, seed and suite, the longest arms first, then the costs and the bounds."""
-    return [
+    """One job an arm, seed and suite, the longest arms first, then the costs and the bounds.
+
+    But the first job makes the teacher, and beside it run those that ask none: all others would wait for it.
+    """
+    alone = [part for part, what in PARTS.items() if what.recipe == "sft"]
+    listed = [
         Job(suite, seed, part)
-        for part in (*PARTS, *JOBS)
+        for part in (*alone, *(part for part in PARTS if part not in alone), *JOBS)
         for seed in seeds
         for suite in suites
         if part in JOBS or part in setting_of(scale, suite).parts
     ]
+    first = [job for job in listed if job.part == "bounds" and job.seed == seeds[0]]
+    return [*first, *(job for job in listed if job not in first)]
 
 
 def count_rows(scale: str, suite: str, part: str) -> int:

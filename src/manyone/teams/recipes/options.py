@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from manyone.errors import ManyoneError
 from manyone.recipes.options import CommonOptions, Range, With, check
@@ -24,6 +24,11 @@ Positive = Annotated[float, Range(0, closed="neither")]
 @dataclass(kw_only=True)
 class TeamOptions(CommonOptions):
     """A team of agents in one environment, trained by proximal policy optimisation (PPO)."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "--env predator-prey --out runs/prey",
+        "--env pettingzoo:my_module --length 25 --out runs/mine",
+    )
 
     preset: str = "laptop"
     """Values of all options that are left open: laptop (minutes on two cores), or the published settings of a map:
@@ -165,6 +170,8 @@ class SilentOptions(EmbeddingOptions):
 @dataclass(kw_only=True)
 class EdgeOptions(EmbeddingOptions):
     """Options of networks whose attention knows the communication graph."""
+
+    FIRST: ClassVar[tuple[str, ...]] = ("graph", "density", "gate", "gate_target")
 
     scale: Literal["single", "official"] = "single"
     """Attention scores divided by the root of the head's width once, or twice as in the authors' code."""

@@ -1,0 +1,150 @@
+"""What a finished run adds to its model's card: metadata as the hub reads it, the options, and the final figures.
+
+The card is ``README.md`` in the model folder; what the model is and how it is loaded is written there by its field.
+Nothing of this machine is told: of a place only its last part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
+
+import manyone
+from manyone.engine.documents import parse_yaml
+from manyone.engine.fabric import is_writer
+from manyone.engine.files import write_atomic
+from manyone.engine.options import to_plain
+from manyone.engine.run import RunFolder
+from manyone.errors import ManyoneError
+from manyone.recipes.options import CommonOptions, defaults
+from manyone.recipes.table import RECIPES
+
+CARD, WEIGHTS = "README.md", ("*.safetensors", "*.safetensors.index.json")
+MARK = "## How it was made"
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_MODELS = ("base", "experts", "teacher", "student", "policy", "model")
+_HIDDEN = {"out", "overwrite", "device", "logger", "dry_run", "workers", "threads", "seed"}
+_MOST = 12  # figures of the metadata and of the table
+_LARGEST = 256 << 10  # bytes of a card
+
+
+def finish_card(options: CommonOptions, folder: RunFolder) -> None:
+    """Adds metadata, options and figures to the card of the run's model, where the run has left one."""
+    home = folder.path / "model"
+    if not is_writer() or not any(any(home.glob(pattern)) for pattern in WEIGHTS):
+        return
+    path = home / CARD
+    text = ""
+    if path.is_file() and path.stat().st_size <= _LARGEST:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    head, body = split_card(text)
+    body = body or f"# A model made by `{folder.recipe}`\n"
+    made = _made(options, folder)
+    if made in body:
+        return
+    head = _metadata(head, options, folder)
+    whole = f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n{body.rstrip()}\n\n{made}"
+    write_atomic(path, whole.encode())
+
+
+def split_card(text: str) -> tuple[dict[str, Any], str]:
+    """(The YAML head of a card, the rest); a head that is no mapping counts as none."""
+    if not text.startswith("---\n") or "\n---\n" not in text[3:]:
+        return {}, text
+    head, _, rest = text[4:].partition("\n---\n")
+    try:
+        found = parse_yaml(head, "the card's metadata")
+    except ManyoneError:
+        found = None
+    return (dict(found) if isinstance(found, Mapping) else {}), rest.lstrip("\n")
+
+
+def _metadata(head: Mapping[str, Any], options: CommonOptions, folder: RunFolder) -> dict[str, Any]:
+    field = RECIPES[folder.recipe].field if folder.recipe in RECIPES else ""
+    found = {"library_name": "manyone", **head}
+    tags = head.get("tags")
+    tags = tags if isinstance(tags, list) else []
+    found["tags"] = list(dict.fromkeys([*map(str, tags), "manyone", *([field] if field else []), folder.recipe]))
+    models = list(dict.fromkeys(_hub_models(options)))
+    if models:
+        found["base_model"] = models if len(models) > 1 else models[0]
+    # the figures of a card that the model has inherited were measured on another model
+    found.pop("model-index", None)
+    if figures := _figures(folder):
+        data = str(getattr(options, "suite", None) or "own data")
+        found["model-index"] = [
+            {
+                "name": folder.recipe,
+                "results": [
+                    {
+                        "task": {"type": field or "other"},
+                        "dataset": {"type": re.sub(r"[^\w.-]+", "-", data), "name": data},
+                        "metrics": [{"type": name, "value": value} for name, value in figures.items()],
+                    }
+                ],
+            }
+        ]
+    return found
+
+
+def _hub_models(options: CommonOptions) -> Iterator[str]:
+    """The hub's ids among the models that the options name."""
+    for name in _MODELS:
+        value = getattr(options, name, None)
+        for word in value if isinstance(value, tuple) else (value,):
+            text = str(word or "")
+            if _HUB.fullmatch(text) and not Path(text).exists():
+                yield text
+
+
+def _made(options: CommonOptions, folder: RunFolder) -> str:
+    lines = [MARK, "", f"`manyone run {folder.recipe}`, seed {options.seed}, manyone {manyone.__version__}.", ""]
+    if changed := _changed(options):
+        lines += ["| option | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in changed.items()), ""]
+    if figures := _figures(folder):
+        lines += ["| figure | value |", "|---|---|", *(f"| {name} | {value:.4g} |" for name, value in figures.items())]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _changed(options: CommonOptions) -> dict[str, str]:
+    """The options that are not as they are by themselves, in words."""
+    plain, usual = dataclasses.asdict(options), defaults(type(options), {})
+    found = {}
+    for name, value in plain.items():
+        if name not in _HIDDEN and value != usual.get(name, ()) and value is not None:
+            shown = _told(to_plain(value) if not isinstance(value, PurePath) else value)
+            found[f"`--{name.replace('_', '-')}`"] = shown.replace("|", "\\|").replace("\n", " ")
+    return found
+
+
+def _told(value: Any) -> str:
+    """A value as others may read it: of an absolute place its last part."""
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(_told, value))
+    text = str(value)
+    name, equals, place = text.partition("=")
+    if equals and place.startswith("/"):
+        return f"{name}={','.join(PurePath(part).name for part in place.split(','))}"
+    return PurePath(text).name if text.startswith("/") else text
+
+
+def _figures(folder: RunFolder) -> dict[str, float]:
+    """The final metrics that are numbers, at most a dozen."""
+    final: Mapping[str, Any] = next((line for line in reversed(folder.metrics()) if line.get("kind") == "final"), {})
+    numbers = {
+        name: float(value)
+        for name, value in final.items()
+        if name not in ("step", "kind", "time")
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    }
+    overall = {name: value for name, value in numbers.items() if "/" not in name} or numbers
+    return dict(list(overall.items())[:_MOST])

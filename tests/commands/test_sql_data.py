@@ -105,7 +105,7 @@ def test_databases_and_sets_by_name(sql_packages, manyone, monkeypatch):  # noqa
     monkeypatch.setenv("MANYONE_CACHE", str(sql_packages))
     _, out, _ = manyone("data", "ls")
     for name in ("spider-dev", "schemas146", "chinook", "lahman", "flights", "elements", "sql-pairs"):
-        assert f" {name} " in out
+        assert f"\n{name}\t" in out
     _, out, _ = manyone("data", "info", "chinook")
     assert "no: manyone data make chinook" in out
     _, out, _ = manyone("data", "make", "chinook")

@@ -246,17 +246,21 @@ def _require_same_settings(plans: Sequence[Plan], scale: str, folder: Path) -> N
         for suite in p.suites:
             place = folder / f"{suite}.settings.json"
             now = json.loads(json.dumps({"scale": scale, **p.study.settings(scale, suite)}, default=str))
-            begun = place.is_file() or any(_lines(folder, job) for job in p.jobs if job.suite == suite)
-            if not begun:
-                write_atomic(place, (json.dumps(now, indent=1) + "\n").encode())
+            if not place.is_file():
+                if any(_lines(folder, job) for job in p.jobs if job.suite == suite):  # of a version before this one
+                    print(f"{suite}: with what settings the rows in {folder} were measured is not known; they are kept")
+                else:
+                    write_atomic(place, (json.dumps(now, indent=1) + "\n").encode())
                 continue
-            then = read_json(place) if place.is_file() else {}
+            then = read_json(place)
             if not isinstance(then, Mapping):
                 raise ManyoneError(f"{place}: expected a mapping; remove it with the rows beside it")
             differing = sorted(key for key in {*now, *then} if now.get(key) != then.get(key))
             if differing:
-                what = f"other settings ({', '.join(differing)})" if then else "settings that it does not tell"
-                raise ManyoneError(f"{folder}: {suite} was begun there with {what}; choose another folder with --out")
+                raise ManyoneError(
+                    f"{folder}: {suite} was begun there with other settings ({', '.join(differing)}); choose another "
+                    "folder with --out"
+                )
 
 
 def _lines(folder: Path, job: Job) -> int:

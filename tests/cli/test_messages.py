@@ -23,9 +23,10 @@ def texts(path):
 
 
 def test_every_option_that_a_message_names_exists(manyone):
-    known = {"--help", "--help-all", "--version", "--debug", "--config"} | {
-        f for r in RECIPES for f in flags(options_class(r))
-    }
+    known = {"--help", "--help-all", "--version", "--debug", "--config"}
+    for recipe in RECIPES:
+        cls = options_class(recipe)
+        known |= {*flags(cls), *(f"--{word.replace('_', '-')}" for word in cls.ALIASES)}
     for verb in VERBS:
         known |= set(OPTION.findall(manyone(verb, "--help")[1]))
         known |= set(OPTION.findall(manyone(verb, "ls", "--help")[1])) if verb == "data" else set()

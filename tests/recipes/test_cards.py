@@ -25,7 +25,11 @@ def made(tmp_path):
     def make(card=None, final=None, **options):
         given = Options(**options)
         folder = RunFolder.create(tmp_path / "run", "ties", given)
-        folder.log(3, "final", final or {"accuracy": 0.5, "accuracy/a": 0.4, "note": "words", "odd": float("nan")})
+        folder.log(
+            3,
+            "final",
+            final or {"accuracy": 0.5, "accuracy/a": 0.4, "tensors": 7, "note": "words", "odd": float("nan")},
+        )
         home = folder.folder("model")
         (home / "model.safetensors").touch()
         if card is not None:
@@ -46,6 +50,8 @@ def test_metadata_options_and_figures(made, tmp_path):
     assert body.startswith("# Mine\n\nLoads so.\n")
     assert "| `--scale` | 0.5 |" in body
     assert "| accuracy | 0.5 |" in body
+    assert "| tensors | 7 |" in body
+    assert [m["type"] for m in head["model-index"][0]["results"][0]["metrics"]] == ["accuracy"]  # a count is no score
     assert "pets=pets.csv" in body
     assert str(tmp_path) not in path.read_text()
 
@@ -68,6 +74,20 @@ def test_any_card_becomes_one_that_the_hub_s_library_reads(made, card):
     (result,) = loaded.data.eval_results
     assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.5, "own data")
     assert MARK in loaded.text
+
+
+def test_data_that_everybody_has_are_named(made):
+    @dataclass(kw_only=True)
+    class Table(CommonOptions):
+        """Toy."""
+
+        data: str = "breast-cancer"
+
+    path = made("# Mine\n")
+    folder = RunFolder.open(path.parents[1])
+    path.write_text("# Mine\n")
+    finish_card(Table(), folder)
+    assert split_card(path.read_text())[0]["model-index"][0]["results"][0]["dataset"]["name"] == "breast-cancer"
 
 
 def test_a_second_time_changes_nothing(made, tmp_path):

@@ -76,8 +76,9 @@ def _metadata(head: Mapping[str, Any], options: CommonOptions, folder: RunFolder
         found["base_model"] = models if len(models) > 1 else models[0]
     # the figures of a card that the model has inherited were measured on another model
     found.pop("model-index", None)
-    if figures := _figures(folder):
-        data = str(getattr(options, "suite", None) or "own data")
+    figures = {name: value for name, value in _figures(folder).items() if isinstance(value, float)}  # no counts
+    if figures:
+        data = _data_of(options)
         found["model-index"] = [
             {
                 "name": folder.recipe,
@@ -101,6 +102,12 @@ def _hub_models(options: CommonOptions) -> Iterator[str]:
             text = str(word or "")
             if _HUB.fullmatch(text) and not Path(text).exists():
                 yield text
+
+
+def _data_of(options: CommonOptions) -> str:
+    """What the figures were measured on, by the name of a suite or of data that everybody has."""
+    data = getattr(options, "data", None)
+    return str(getattr(options, "suite", None) or (_told(data) if data and isinstance(data, str) else "own data"))
 
 
 def _made(options: CommonOptions, folder: RunFolder) -> str:
@@ -135,11 +142,11 @@ def _told(value: Any) -> str:
     return PurePath(text).name if text.startswith("/") else text
 
 
-def _figures(folder: RunFolder) -> dict[str, float]:
+def _figures(folder: RunFolder) -> dict[str, int | float]:
     """The final metrics that are numbers, at most a dozen."""
     final: Mapping[str, Any] = next((line for line in reversed(folder.metrics()) if line.get("kind") == "final"), {})
     numbers = {
-        name: float(value)
+        name: value
         for name, value in final.items()
         if name not in ("step", "kind", "time")
         and isinstance(value, int | float)

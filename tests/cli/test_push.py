@@ -130,6 +130,28 @@ def test_what_cannot_be_pushed(manyone, finished, tmp_path):
     assert "no model is there" in manyone("push", "empty", "me/mine")[2]
 
 
+def test_a_folder_of_runs_is_no_model(manyone, finished):
+    Path("all").mkdir()
+    finished.rename("all/run")
+    assert "no model is there" in manyone("push", "all", "me/mine", "--dry-run")[2]
+
+
+def test_no_answer_is_one_line(manyone, finished, hub, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    code, _, problem = manyone("push", finished, "me/mine")
+    assert code == 2
+    assert "try again" in problem
+
+
+def test_an_adapter_that_names_a_folder_of_this_machine(manyone, finished):
+    (finished / "model/adapter_config.json").write_text('{"base_model_name_or_path": "/home/me/base"}')
+    assert (
+        "names a folder of this machine as its base, /home/me/base" in manyone("push", finished, "a/b", "--dry-run")[1]
+    )
+
+
 def test_a_head_that_the_hub_would_refuse(manyone, finished):
     card = finished / "model" / "README.md"
     card.write_text("---\nmodel-index: 3\ntags: [a\n---\n\nbody\n")

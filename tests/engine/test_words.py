@@ -64,3 +64,11 @@ def test_keywords_that_are_passed_on():
 ])  # fmt: skip
 def test_a_name_of_another_tool_is_answered_by_its_meaning(word, choices, meant):
     assert suggestion(word, choices) == f"did you mean {meant}?"
+
+
+def test_a_known_word_without_an_option_of_its_kind_is_not_answered_by_letters():
+    assert suggestion("--lr", ["--logger", "--scale"]) == "there is nothing of that kind here"
+    assert suggestion("target", ["targets", "rows"]) == "did you mean 'targets'?"
+    assert suggestion("dare_ties", ["ties", "dare"]) == "did you mean 'dare'?"
+    many = [f"name-{n}" for n in range(100)]
+    assert suggestion("zzzzzz", many).endswith("... (100 in all)")

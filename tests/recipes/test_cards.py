@@ -102,3 +102,29 @@ def test_a_run_without_a_model_has_no_card(tmp_path):
     folder.log(1, "final", {"x": 1.0})
     finish_card(Options(), folder)
     assert not Path(tmp_path / "run" / "model").exists()
+
+
+def test_terms_of_the_base_stay_and_a_transformers_folder_says_how_it_is_loaded(made, tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "README.md").write_text("---\nlicense: llama3.1\nlanguage: [en]\npipeline_tag: text-generation\n"
+                                    "base_model: org/older\nmodel-index:\n- name: old\n---\n\nbody\n")  # fmt: skip
+    home = tmp_path / "run" / "model"
+    home.mkdir(parents=True)
+    (home / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
+    given = Options(base=str(base))
+    folder = RunFolder(tmp_path / "run", "ties", {})
+    (home / "model.safetensors").touch()
+    finish_card(given, folder)
+    head, body = split_card((home / "README.md").read_text())
+    assert (head["license"], head["language"], head["pipeline_tag"]) == ("llama3.1", ["en"], "text-generation")
+    assert head["library_name"] == "transformers"
+    assert head["base_model"] == "org/older"
+    assert "model-index" not in head
+    assert "LlamaForCausalLM.from_pretrained" in body
+    (home / "README.md").unlink()
+    (home / "adapter_config.json").write_text("{}")
+    finish_card(given, folder)
+    head, body = split_card((home / "README.md").read_text())
+    assert head["library_name"] == "peft"
+    assert "PeftModel.from_pretrained" in body

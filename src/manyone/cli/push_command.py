@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from manyone.cli.parser import Parser
+from manyone.engine.documents import read_json
 from manyone.engine.extras import need
 from manyone.engine.files import stays_inside
 from manyone.errors import ManyoneError
@@ -39,6 +41,9 @@ def push(words: Sequence[str]) -> int:
     for file in files:
         print(f"  {file.relative_to(folder)}  {file.stat().st_size:,} bytes")
     print(f"card: {card}")
+    if base := _local_base(folder):
+        print(f"note: adapter_config.json names a folder of this machine as its base, {base}: others cannot load the "
+              "adapter; write the base's name on the hub there first")  # fmt: skip
     if parsed.dry_run:
         print("nothing was sent")
         return 0
@@ -52,7 +57,7 @@ def push(words: Sequence[str]) -> int:
             commit_message=message,
             allow_patterns=[str(file.relative_to(folder)) for file in files],
         )
-    except (hub.errors.HfHubHTTPError, hub.errors.LocalTokenNotFoundError, OSError) as problem:
+    except (hub.errors.HfHubHTTPError, hub.errors.LocalTokenNotFoundError, OSError, *_lost_connections()) as problem:
         status = getattr(getattr(problem, "response", None), "status_code", None)
         known = isinstance(problem, hub.errors.LocalTokenNotFoundError) or status == 401
         advice = "log in with `hf auth login`, or set HF_TOKEN" if known else "nothing is there, or a part: try again"
@@ -70,12 +75,27 @@ def _model_files(run: Path) -> tuple[Path, list[Path]]:
         raise ManyoneError(f"{run} is not finished: manyone resume {run}")
     files = sorted(Path(place) / name for place, _, names in os.walk(folder) for name in names)
     files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
-    if not any(file.suffix in _WEIGHTS for file in files):
+    whole = folder is not run or folder.name == "model"
+    if not any(file.suffix in _WEIGHTS and (whole or file.parent == folder) for file in files):
         raise ManyoneError(f"{folder}: no model is there (no safetensors file): give a finished run that exports one")
     for file in files:
         if not stays_inside(file, folder):
             raise ManyoneError(f"{file}: a link out of the folder, which would be sent too: copy the file or remove it")
     return folder, files
+
+
+def _lost_connections() -> tuple[type[Exception], ...]:
+    """What the hub's library lets through where no server answers: its HTTP client's own errors."""
+    clients = (sys.modules.get(name) for name in ("httpx", "httpx2"))  # by the library's version
+    return tuple(client.HTTPError for client in clients if client is not None)
+
+
+def _local_base(folder: Path) -> str:
+    """The base that an adapter names, where that is a path of this machine."""
+    path = folder / "adapter_config.json"
+    config = read_json(path) if path.is_file() else {}
+    base = str(config.get("base_model_name_or_path") or "") if isinstance(config, dict) else ""
+    return base if Path(base).is_absolute() else ""
 
 
 def _card(hub: object, folder: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from manyone.errors import ManyoneError
 
+_SHOWN = 30  # names that a message lists
 _MEANINGS = (
     "steps iterations rounds env-steps epochs num-steps n-steps max-steps train-steps updates iters num-iterations "
     "num-epochs num-train-epochs timesteps total-timesteps generations",
@@ -47,6 +48,8 @@ _MEANINGS = (
     "horizon max-episode-steps episode-length max-steps length",
     "context context-length seq-len sequence-length block-size",
     "target-return rtg desired-return return-to-go",
+    "average linear mean soup",
+    "dare dare-ties dare-linear",
     "label target target-column label-column y",
 )
 """Names of one idea, as other tools and papers have them: what is meant by a name that is not known here."""
@@ -60,10 +63,14 @@ def suggestion(word: str, choices: Iterable[str]) -> str:
     known = sorted(choices)
     if meant := _meant(word, known):
         return f"did you mean {' or '.join(map(repr, meant))}?"
-    near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
+    named = any(_plain(word) in group.split() for group in _MEANINGS)
+    near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.8 if named else 0.6)
     if near:
         return f"did you mean '{near[0]}'?"
-    return f"known: {', '.join(known)}" if known else "there is none"
+    if named:
+        return "there is nothing of that kind here"
+    shown = known if len(known) <= _SHOWN else [*known[:_SHOWN], f"... ({len(known)} in all)"]
+    return f"known: {', '.join(shown)}" if known else "there is none"
 
 
 def check_keywords(public: str, given: Iterable[str], target: Callable[..., Any]) -> None:
@@ -77,10 +84,14 @@ def check_keywords(public: str, given: Iterable[str], target: Callable[..., Any]
             raise ManyoneError(f"{public}: there is no option {name!r}; {suggestion(name, known)}")
 
 
+def _plain(word: str) -> str:
+    return word.removeprefix("--").replace("_", "-").lower()
+
+
 def _meant(word: str, known: Sequence[str]) -> list[str]:
     """Up to three of ``known`` that are other names of what ``word`` names, nearest in meaning first."""
-    plain = {name.removeprefix("--").replace("_", "-").lower(): name for name in reversed(known)}
-    asked, found = word.removeprefix("--").replace("_", "-").lower(), dict[str, None]()
+    plain = {_plain(name): name for name in reversed(known)}
+    asked, found = _plain(word), dict[str, None]()
     for group in map(str.split, _MEANINGS):
         if asked in group:
             found |= dict.fromkeys(plain[name] for name in group if name in plain)

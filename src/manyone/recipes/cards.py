@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 import manyone
-from manyone.engine.documents import parse_yaml
+from manyone.engine.documents import parse_yaml, read_json
 from manyone.engine.fabric import is_writer
 from manyone.engine.files import write_atomic
 from manyone.engine.options import to_plain
@@ -30,6 +30,7 @@ MARK = "## How it was made"
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MODELS = ("base", "experts", "teacher", "student", "policy", "model")
 _HIDDEN = {"out", "overwrite", "device", "logger", "dry_run", "workers", "threads", "seed"}
+_KEPT = ("license", "license_name", "license_link", "language", "pipeline_tag", "base_model")
 _MOST = 12  # figures of the metadata and of the table
 _LARGEST = 256 << 10  # bytes of a card
 
@@ -44,13 +45,40 @@ def finish_card(options: CommonOptions, folder: RunFolder) -> None:
     if path.is_file() and path.stat().st_size <= _LARGEST:
         text = path.read_text(encoding="utf-8", errors="replace")
     head, body = split_card(text)
-    body = body or f"# A model made by `{folder.recipe}`\n"
+    library, loads = _library(home)
+    head = {"library_name": library, **_inherited(options), **head}
+    body = body or f"# A model made by `{folder.recipe}`\n{loads}"
     made = _made(options, folder)
     if made in body:
         return
     head = _metadata(head, options, folder)
     whole = f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n{body.rstrip()}\n\n{made}"
     write_atomic(path, whole.encode())
+
+
+def _library(home: Path) -> tuple[str, str]:
+    """(Whose loader opens the folder, the lines that do so), of a model that has no card of its own."""
+    if (home / "adapter_config.json").is_file():
+        lines = 'from peft import PeftModel\nmodel = PeftModel.from_pretrained(base, "PATH/OF/THIS/FOLDER")'
+        return "peft", f"\n```\n{lines}\n```\n"
+    config = read_json(home / "config.json") if (home / "config.json").is_file() else {}
+    if isinstance(config, Mapping) and "manyone_format" not in config and "architectures" in config:
+        names = config["architectures"]
+        name = str(names[0]) if isinstance(names, list) and names else "AutoModel"
+        name = name if name.isidentifier() else "AutoModel"
+        lines = f'from transformers import {name}\nmodel = {name}.from_pretrained("PATH/OF/THIS/FOLDER")'
+        return "transformers", f"\n```\n{lines}\n```\n"
+    return "manyone", ""
+
+
+def _inherited(options: CommonOptions) -> dict[str, Any]:
+    """What the base's own card says that holds for every model made of it: terms, languages, what it was made of."""
+    base = getattr(options, "base", None)
+    path = Path(str(base)) / CARD if base else None
+    if path is None or not path.is_file() or path.stat().st_size > _LARGEST:
+        return {}
+    head, _ = split_card(path.read_text(encoding="utf-8", errors="replace"))
+    return {name: head[name] for name in _KEPT if name in head}
 
 
 def split_card(text: str) -> tuple[dict[str, Any], str]:
@@ -67,7 +95,7 @@ def split_card(text: str) -> tuple[dict[str, Any], str]:
 
 def _metadata(head: Mapping[str, Any], options: CommonOptions, folder: RunFolder) -> dict[str, Any]:
     field = RECIPES[folder.recipe].field if folder.recipe in RECIPES else ""
-    found = {"library_name": "manyone", **head}
+    found = dict(head)
     tags = head.get("tags")
     tags = tags if isinstance(tags, list) else []
     found["tags"] = list(dict.fromkeys([*map(str, tags), "manyone", *([field] if field else []), folder.recipe]))

@@ -17,6 +17,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from manyone.engine.words import check_keywords
@@ -65,7 +66,7 @@ def prepare(
 ) -> tuple[Plan, Method]:
     """Opens the models, matches their tensors and checks the options: all that can fail before values are read."""
     rule = find_rule(method)
-    check_keywords(f"merge({method!r})", options, rule)
+    check_keywords(f"merge({method!r})", options, partial(rule, 0))  # the first is the number of experts
     opened = open_model(base, "base")
     plan = make_plan(opened, open_models(experts, "expert", opened), exclude)
     told = {name: value for name, value in options.items() if isinstance(value, bool | int | float | str)}

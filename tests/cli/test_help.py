@@ -67,9 +67,6 @@ def test_no_clause_ends_inside_a_bracket(capsys):
             assert entry.count("(") == entry.count(")"), entry
 
 
-ONE_WORD = {"steps", "lr", "batch_size", "device", "precision", "preset", "seed", "data", "suite", "out", "workers"}
-
-
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_one_vocabulary(recipe):
     """What a recipe calls in its field's own term is found by the common word too."""

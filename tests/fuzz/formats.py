@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from safetensors.torch import save_file
 from tests.artefacts import without_digest
 from tests.fuzz.mutate import Kind
@@ -723,6 +724,22 @@ def read_database(folder: Path) -> Any:
     return str(read_schema(folder / "shop.sqlite"))
 
 
+def make_card(folder: Path) -> None:
+    """A card with a head such as the hub's models have."""
+    (folder / "README.md").write_text(
+        "---\nlicense: llama3.1\nlanguage: [en, de]\ntags:\n- merge\nbase_model: org/base\nmodel-index:\n"
+        "- name: x\n  results: []\n---\n\n# A model\n\ntext\n"
+    )
+
+
+def read_model_card(folder: Path) -> str:
+    """Its head, as it would stand in the card of a model made of it."""
+    from manyone.engine.card import read_card, split_card
+    from manyone.recipes.cards import metadata_of
+
+    return yaml.safe_dump(metadata_of(split_card(read_card(folder))[0]))
+
+
 FORMATS: dict[str, Format] = {
     "safetensors": Format(
         lambda f: save_file(tensors(), f / "m.safetensors"), {"m.safetensors": "safetensors"},
@@ -817,6 +834,7 @@ FORMATS: dict[str, Format] = {
         make_store, {"meta.json": "json", "global_mean.fp16.npy": "bytes", "ids.parquet": "bytes"}, read_store,
         ["global_mean.fp16.npy"],
     ),
+    "model card": Format(make_card, {"README.md": "text"}, read_model_card),
     "pairs of text and SQL": Format(make_pairs, {"pairs.jsonl": "jsonl"}, read_pairs),
     "SQLite database": Format(make_database, {"shop.sqlite": "bytes"}, read_database),
 }  # fmt: skip

@@ -5,9 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from manyone.engine.card import split_card as lines_of
 from manyone.engine.run import RunFolder
-from manyone.recipes.cards import MARK, finish_card, split_card
+from manyone.recipes.cards import MARK, finish_card, metadata_of
 from manyone.recipes.options import CommonOptions
+
+
+def split_card(text):
+    """(What the head says, the rest.)"""
+    head, body = lines_of(text)
+    return metadata_of(head), body
 
 
 @dataclass(kw_only=True)

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from manyone.cli.parser import Parser
-from manyone.engine.documents import read_json
+from manyone.engine.card import read_card, split_card
+from manyone.engine.documents import parse_yaml, read_json
 from manyone.engine.extras import need
 from manyone.engine.files import stays_inside
+from manyone.engine.mergeable import CARD
 from manyone.errors import ManyoneError
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -100,10 +102,11 @@ def _local_base(folder: Path) -> str:
 
 def _card(hub: object, folder: Path) -> str:
     """What the hub will read from the card, in a line; ``ManyoneError`` for metadata that it would refuse."""
-    path = folder / "README.md"
+    path = folder / CARD
     if not path.is_file():
         return "none"
     try:
+        parse_yaml(split_card(read_card(folder))[0], "its head")  # within our limits, before another reads it
         data = hub.ModelCard.load(path).data  # type: ignore[attr-defined]
     except Exception as problem:  # whatever the library makes of a head that it cannot read
         raise ManyoneError(f"{path}: the hub would refuse its metadata: {_line(problem)}") from None

@@ -16,23 +16,24 @@ from typing import Any
 import yaml
 
 import manyone
+from manyone.engine.card import read_card, split_card
 from manyone.engine.documents import parse_yaml, read_json
 from manyone.engine.fabric import is_writer
 from manyone.engine.files import write_atomic
+from manyone.engine.mergeable import CARD
 from manyone.engine.options import to_plain
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.recipes.options import CommonOptions, defaults
 from manyone.recipes.table import RECIPES
 
-CARD, WEIGHTS = "README.md", ("*.safetensors", "*.safetensors.index.json")
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 MARK = "## How it was made"
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MODELS = ("base", "experts", "teacher", "student", "policy", "model")
 _HIDDEN = {"out", "overwrite", "device", "logger", "dry_run", "workers", "threads", "seed"}
 _KEPT = ("license", "license_name", "license_link", "language", "pipeline_tag", "base_model")
 _MOST = 12  # figures of the metadata and of the table
-_LARGEST = 256 << 10  # bytes of a card
 
 
 def finish_card(options: CommonOptions, folder: RunFolder) -> None:
@@ -40,20 +41,16 @@ def finish_card(options: CommonOptions, folder: RunFolder) -> None:
     home = folder.path / "model"
     if not is_writer() or not any(any(home.glob(pattern)) for pattern in WEIGHTS):
         return
-    path = home / CARD
-    text = ""
-    if path.is_file() and path.stat().st_size <= _LARGEST:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    head, body = split_card(text)
+    lines, body = split_card(read_card(home))
     library, loads = _library(home)
-    head = {"library_name": library, **_inherited(options), **head}
+    head = {"library_name": library, **_inherited(options), **metadata_of(lines)}
     body = body or f"# A model made by `{folder.recipe}`\n{loads}"
     made = _made(options, folder)
     if made in body:
         return
     head = _metadata(head, options, folder)
     whole = f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n{body.rstrip()}\n\n{made}"
-    write_atomic(path, whole.encode())
+    write_atomic(home / CARD, whole.encode())
 
 
 def _library(home: Path) -> tuple[str, str]:
@@ -74,23 +71,17 @@ def _library(home: Path) -> tuple[str, str]:
 def _inherited(options: CommonOptions) -> dict[str, Any]:
     """What the base's own card says that holds for every model made of it: terms, languages, what it was made of."""
     base = getattr(options, "base", None)
-    path = Path(str(base)) / CARD if base else None
-    if path is None or not path.is_file() or path.stat().st_size > _LARGEST:
-        return {}
-    head, _ = split_card(path.read_text(encoding="utf-8", errors="replace"))
+    head = metadata_of(split_card(read_card(Path(str(base))))[0]) if base else {}
     return {name: head[name] for name in _KEPT if name in head}
 
 
-def split_card(text: str) -> tuple[dict[str, Any], str]:
-    """(The YAML head of a card, the rest); a head that is no mapping counts as none."""
-    if not text.startswith("---\n") or "\n---\n" not in text[3:]:
-        return {}, text
-    head, _, rest = text[4:].partition("\n---\n")
+def metadata_of(head: str) -> dict[str, Any]:
+    """What the lines of a card's head say; nothing where they are no mapping that can be read."""
     try:
         found = parse_yaml(head, "the card's metadata")
     except ManyoneError:
-        found = None
-    return (dict(found) if isinstance(found, Mapping) else {}), rest.lstrip("\n")
+        return {}
+    return dict(found) if isinstance(found, Mapping) else {}
 
 
 def _metadata(head: Mapping[str, Any], options: CommonOptions, folder: RunFolder) -> dict[str, Any]:

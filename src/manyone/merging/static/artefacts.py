@@ -8,7 +8,6 @@ anew for what the merge made. Needs no PyTorch. Public names: :func:`join`, :cla
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from manyone.engine.documents import read_json, read_text
+from manyone.engine.card import read_card, split_card
+from manyone.engine.documents import read_json
 from manyone.engine.files import sha256
 from manyone.engine.mergeable import (
     CARD,
@@ -41,7 +41,7 @@ from manyone.errors import ManyoneError
 from manyone.weights.checkpoint import Checkpoint, Entry, MappedEntry
 from manyone.weights.tensor_info import TensorInfo, is_float
 
-_LARGEST_CONFIG, _LARGEST_CARD = 64 << 20, 256 << 10  # bytes
+_LARGEST_CONFIG = 64 << 20  # bytes
 _OWN = (DIGEST, SECTION, MERGED, "manyone_format", "format")
 """Entries of the configuration that are the format's, not the model's."""
 _BLOCK = 1 << 22  # elements that are compared at a time
@@ -103,7 +103,8 @@ class Joined:
 
     def _card(self, how: Mapping[str, Any], models: Mapping[str, Any], merged: int) -> str:
         options = ", ".join(f"{name} {value}" for name, value in how.get("options", {}).items())
-        front, of_base = _front_matter(self.card)
+        head, of_base = split_card(self.card)
+        front = f"---\n{head}\n---\n\n" if head else ""
         known = f"\nTasks: {', '.join(self.tasks)}; statistics, targets and the like are each task's own.\n"
         lost = "".join(
             f"\nThe base's {name} is not there: load the model and save it to make it.\n" for name in self.lost
@@ -433,18 +434,7 @@ def _check_digest(model: _Model) -> None:
 def _read_card(base: Checkpoint) -> str:
     """The base's model card; empty where there is none that can be read."""
     home = _home(base)
-    if home is not None and (home / CARD).is_file():
-        with contextlib.suppress(ManyoneError):
-            return read_text(home / CARD, "the model card", largest=_LARGEST_CARD)
-    return ""
-
-
-def _front_matter(card: str) -> tuple[str, str]:
-    """The YAML head of a hub's model card, and the rest."""
-    if not card.startswith("---\n") or "\n---\n" not in card[4:]:
-        return "", card
-    head, _, rest = card[4:].partition("\n---\n")
-    return f"---\n{head}\n---\n\n", rest.lstrip("\n")
+    return "" if home is None else read_card(home)
 
 
 def _short(label: str) -> str:

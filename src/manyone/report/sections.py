@@ -11,8 +11,14 @@ from manyone.claims.numbers import after, difference, plain, with_interval
 from manyone.claims.study import Study
 from manyone.report import figures
 
-MARKS = {"holds": "✓", "within noise": "≈", "does not hold": "✗", "not tested": "–"}
-CSS = {"holds": "good", "within noise": "unsure", "does not hold": "bad", "not tested": "none"}
+MARKS = {"holds": "✓", "within noise": "≈", "does not hold": "✗", "not in its regime": "○", "not tested": "–"}
+CSS = {
+    "holds": "good",
+    "within noise": "unsure",
+    "does not hold": "bad",
+    "not in its regime": "none",
+    "not tested": "none",
+}
 
 
 def entry_order(study: Study, suite: str, condition: str | None = "clean") -> list[tuple[str, str]]:

@@ -123,7 +123,7 @@ def scatter(
     parts.append(text((left + WIDTH - right) / 2, height - 6, x_label, "middle", "axis"))
     columns: list[list[Point]] = []
     for p in sorted(points, key=lambda p: at_x(p.x)):
-        if columns and at_x(p.x) - at_x(columns[-1][0].x) < 20:
+        if columns and at_x(p.x) - at_x(columns[-1][-1].x) < 30:  # else its mark would stand on the column's numbers
             columns[-1].append(p)
         else:
             columns.append([p])

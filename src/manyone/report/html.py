@@ -70,11 +70,15 @@ def _heading(page: Study | Report) -> str:
 
 
 def _chapter(study: Study, prefix: str, top: int) -> dict[str, Any]:
-    """One study, set; ``prefix`` opens its ids and ``top`` is the level of its headings."""
+    """One study, set; ``prefix`` opens its ids and ``top`` is the level of its headings.
+
+    Among several its sections are called by the chapter's name and their own, as there is a "Claims" in each.
+    """
     from markupsafe import Markup
 
     found = study.findings()
-    context = _content(study, found) | {"pre": prefix, "top": top}
+    within = f"{study.field}-h " if prefix else ""
+    context = _content(study, found) | {"pre": prefix, "top": top, "within": within}
     return {
         "id": study.field,
         "pre": prefix,

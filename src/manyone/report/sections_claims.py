@@ -56,7 +56,8 @@ def panels(study: Study, found: Sequence[Finding]) -> list[dict[str, Any]]:
         groups = [g for g in by_claim(found).values() if in_points(study, g[0].claim) == points]
         if not groups:
             continue
-        title = "Differences in points" if points else "Other measures, each claim on an axis of its own"
+        own = "Other measures, each claim on an axis of its own" if drawn else "Each claim on an axis of its own"
+        title = "Differences in points" if points else own
         rows = [_group(study, group, of_claim[group[0].claim.id], points) for group in groups]
         numbers = scale(of_claim[groups[0][0].claim.id]) if points else ""
         drawn.append({"title": title, "scale": numbers, "claims": rows})

@@ -169,6 +169,8 @@ def test_chapters_keep_apart_and_together(study, tmp_path):
     assert {"merging", "minimax", "merging-claims", "minimax-claims", "merging-scores"} <= set(ids)
     assert len(page.all("script")) == 1
     assert "open" not in page.all("details")[1], "chapters are folded"
+    assert [merging.short, measures_only().short] == ["Merging", "Minimax"], "its own, and from the field's name"
+    assert replace(merging, claims_text="", field="").short == merging.title
     alone = Page(html.render(merging)).text
     for section in ("In short", "Routing per sample and per batch", "Cost against accuracy", "Repeat it"):
         assert section in alone

@@ -51,7 +51,7 @@ def axes(study: Study, found: Sequence[Finding]) -> dict[str, Axis]:
 def panels(study: Study, found: Sequence[Finding]) -> list[dict[str, Any]]:
     """The study's part of the figure: the claims in points on their common axis, then those with an axis each."""
     of_claim = axes(study, found)
-    drawn = []
+    drawn: list[dict[str, Any]] = []
     for points in (True, False):
         groups = [g for g in by_claim(found).values() if in_points(study, g[0].claim) == points]
         if not groups:

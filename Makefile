@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --no-compile -c constraints.txt
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help demo test test-long earth-models-test fuzz bench parity lint docs clean install-dev
+.PHONY: help demo test test-long earth-models-test fuzz bench parity lint docs screenshots clean install-dev
 
 help:
 	@echo "make demo   install, then test the papers' claims at smoke scale; ends with a table and report.html"
@@ -21,6 +21,7 @@ help:
 	@echo "make parity recipes and adapters side by side with mergekit and PEFT, with the greatest difference of each"
 	@echo "make lint   ruff, mypy, import contract"
 	@echo "make docs   the manual, as HTML in site/"
+	@echo "make screenshots  checks report pages in the system's Chromium and pictures them; REPORTS='folder or page ...'"
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "manyone needs Python 3.11 or newer, this is " + sys.version.split()[0])'
@@ -74,6 +75,12 @@ parity: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(INSTALL) -e '.[docs]'
 	$(BIN)/mkdocs build --strict
+
+# The browser is the system's; 'make demo' makes the report.
+REPORTS ?= runs/reproduce-smoke
+screenshots: $(VENV)/.base
+	$(INSTALL) -e '.[screenshots]'
+	$(BIN)/python scripts/screenshots.py $(REPORTS) --out docs/pictures
 
 clean:
 	rm -rf $(VENV) $(MODELS) $(PEERS) site build dist .mypy_cache .ruff_cache

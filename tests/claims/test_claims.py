@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -316,6 +317,11 @@ def test_a_named_list_of_suites_stands_for_its_members():
             'tests = { smoke = ["s"] }\npublished = [{ setting = "x", left = 1 }]',
             ["published", "'source' is missing"],
         ),
+        (
+            'tests = { smoke = ["s"] }',
+            'tests = { smoke = ["s"] }\npublished = [{ setting = "x", source = "y", text = "z", verified = "no" }]',
+            ["'a-above-b': published", "'verified' must be a boolean"],
+        ),
         ("[[claims]]", CLAIM + "[[claims]]", ["'a-above-b'", "'id' is used twice"]),
         ("[[claims]]", "[[claims", ["not TOML"]),
     ],
@@ -355,6 +361,35 @@ def test_shipped_claims():
             for p in claim.published:
                 if p.left is not None and p.right is not None:
                     assert p.left - p.right >= -100 * claim.margin, claim.id
+
+
+EVERY_FILE = sorted((Path(__file__).parents[2] / "src" / "manyone").glob("*/study/**/claims.toml"))
+
+
+@pytest.mark.parametrize("path", EVERY_FILE, ids=lambda path: str(path.parent.relative_to(path.parents[3])))
+def test_every_shipped_source_is_a_place_or_marked_as_not_verified(path):
+    claims = load_claims(path)
+    assert claims.short
+    assert len(claims.short) <= 22, "longer ones are folded in the contents"
+    for claim in claims.claims:
+        for p in claim.published:
+            assert not re.search(r"\[\w+\]|\bmem(ory)?\b", p.source + p.text), claim.id
+            place = re.search(r"arXiv \d{4}\.\d{4,5}|github\.com/\w+/\w+|this project's manual", p.source)
+            assert place or not p.verified, (claim.id, p.source)
+
+
+def test_what_was_not_verified_decides_nothing_and_is_read_from_earlier_files_too():
+    entry = '{ setting = "x", source = "%s", text = "y"%s }'
+    text = (
+        CLAIM
+        + f"published = [{entry % ('[mem] of arXiv 2411.09365', ', from_memory = true')}, {entry % ('[pilot]', '')}]"
+    )
+    (claim,) = parse_claims(HEAD + text, "f").claims
+    assert [(p.source, p.verified) for p in claim.published] == [("arXiv 2411.09365", False), ("this project", True)]
+    doubtful = CLAIM + f"published = [{entry % ('z', ', verified = false')}]"
+    assert not parse_claims(HEAD + doubtful, "f").claims[0].published[0].verified
+    made = rows("a", [0.6, 0.7]) + rows("b", [0.5, 0.6])
+    assert [f.verdict for f in find(doubtful, made)] == [f.verdict for f in find(CLAIM, made)] == ["holds"]
 
 
 def test_chain_of_methods_is_complete():

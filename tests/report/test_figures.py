@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manyone.claims.numbers import difference, minus, percent, points, quantity, significant, with_interval
+from manyone.claims.numbers import difference, duration, minus, percent, points, quantity, significant, with_interval
 from manyone.evaluation.intervals import Interval, t_interval
-from manyone.report.figures import interval_bar, log_ticks, reach_of, spread, ticks
+from manyone.report.figures import log_ticks, spread, ticks
 
 
 @settings(deadline=None)
@@ -41,14 +41,6 @@ def test_labels_stay_put_when_there_is_room():
     assert spread([50, 50], 10, 0, 100) == [45, 55]
 
 
-def test_interval_bar_cuts_at_its_ends():
-    text = str(interval_bar(50, 40, 60, 10))
-    assert "98.0%" in text
-    assert "nan" not in interval_bar(1, float("nan"), float("nan"), 10)
-    assert reach_of([0.4, -7.2, float("nan")]) == 7.5
-    assert reach_of([]) == 1.0
-
-
 @pytest.mark.parametrize(
     ("given_", "shown"),
     [
@@ -63,6 +55,10 @@ def test_interval_bar_cuts_at_its_ends():
         (quantity(131), "131"),
         (quantity(999_999), "1.00 M"),
         (percent(0.8374), "83.7"),
+        (duration(0.44), "0.4 s"),
+        (duration(59.4), "59 s"),
+        (duration(151.2), "2 min 31 s"),
+        (duration(11_580), "3 h 13 min"),
         (points(-0.0123), "−1.2"),
         (points(0.0), "0.0"),
         (points(-0.0001), "0.0"),

@@ -1,5 +1,7 @@
 """The page: one valid file without outside resources, the same for equal studies, whole when parts are missing."""
 
+import base64
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -13,6 +15,7 @@ from manyone.claims.study import Study
 from manyone.errors import ManyoneError
 from manyone.merging.study.study import former_figures
 from manyone.report import html
+from manyone.report.sections_claims import linked
 
 VOID = {"meta", "link", "br", "img", "hr", "input", "path", "circle", "line", "source"}
 
@@ -63,25 +66,72 @@ def page(study) -> Page:
 def test_nothing_is_loaded(study):
     text = html.render(study)
     page = Page(text)
-    for tag in ("script", "link", "img", "iframe", "object", "embed", "base", "form"):
+    for tag in ("link", "img", "iframe", "object", "embed", "base", "form"):
         assert not page.all(tag), tag
+    assert page.all("script") == [{}]
     for tag, attributes in page.tags:
         for name, value in attributes.items():
             assert name not in ("src", "srcset", "poster", "data"), (tag, name)
             assert not name.startswith("on"), (tag, name)
             if name in ("href", "xlink:href"):
                 assert value is not None
-                assert value.startswith("#"), value
+                assert value.startswith(("#", "https://arxiv.org/abs/", "https://github.com/")), value
     assert "@import" not in text
     assert "url(" not in text
     assert "@font-face" not in text
 
 
-def test_links_lead_somewhere_and_ids_are_unique(page):
+def test_the_policy_lets_nothing_run_but_the_page_s_own_script(study):
+    text = html.render(study)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.S)
+    (policy,) = (a["content"] or "" for a in Page(text).all("meta") if "http-equiv" in a)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+    for word in ("fetch", "XMLHttpRequest", "import(", "eval", "innerHTML", "http"):
+        assert word not in script
+
+
+def links_lead_somewhere(page: Page) -> None:
     ids = [a["id"] for _, a in page.tags if "id" in a]
     assert len(ids) == len(set(ids))
-    for attributes in page.all("a"):
-        assert (attributes["href"] or "").removeprefix("#") in ids
+    for href in (a["href"] or "" for a in page.all("a")):
+        assert href.startswith("https://") or href.removeprefix("#") in ids, href
+
+
+def test_links_lead_somewhere_and_ids_are_unique(page):
+    links_lead_somewhere(page)
+
+
+def test_every_test_is_a_row_of_the_figure_and_leads_to_its_claim(page, study):
+    rows = [a["href"] for a in page.all("a") if "row" in (a.get("class") or "").split()]
+    assert sorted(rows) == sorted(f"#claim-{f.claim.id}" for f in study.findings())
+
+
+def test_arxiv_numbers_and_known_places_are_links():
+    text = linked("<b> of arXiv 2405.18080, table 1; github.com/some/one, README; evil.com/x")
+    assert '<a href="https://arxiv.org/abs/2405.18080" rel="noreferrer">arXiv:2405.18080</a>, table 1' in text
+    assert '<a href="https://github.com/some/one" rel="noreferrer">github.com/some/one</a>, README' in text
+    assert "&lt;b&gt;" in text
+    assert text.count("<a ") == 2
+
+
+def test_what_was_not_verified_is_marked_and_not_drawn(study):
+    claim = 'left = 68.0, right = 66.5, source = "'
+    assert claim in study.claims_text
+    text = study.claims_text.replace(claim, f"verified = false, {claim}")
+    doubtful = replace(study, claims_text=text)
+    assert "not verified" not in Page(html.render(study)).text
+    assert Page(html.render(doubtful)).text.count("not verified") == 2, "at the figure, and in the legend"
+    assert html.render(doubtful).count('class="diamond"') < html.render(study).count('class="diamond"')
+    assert [f.verdict for f in doubtful.findings()] == [f.verdict for f in study.findings()]
+
+
+def test_the_runs_time_is_said_and_the_last_command_s_is_called_so(study):
+    timed = Page(html.render(replace(study, seconds=151.2, environment={"wall time": "4 s"}))).text
+    assert "The runs that made the rows took 2 min 31 s together." in timed
+    assert "wall time of the last command" in timed
+    assert "took" not in Page(html.render(study)).text
 
 
 def test_accessible(page):
@@ -157,13 +207,15 @@ def test_a_failed_claim_is_said_first(study):
     ]
     text = Page(html.render(replace(study, rows=rows))).text
     head = text[: text.index("Verdicts follow")]
+    assert "✗ does not hold" in head
     assert "Claims that do not hold here" in head
     assert "WEMoE beats AdaMerging." in head
 
 
 def test_equal_studies_give_equal_pages(study, tmp_path):
-    study.save(tmp_path / "study")
-    assert html.render(Study.load(tmp_path / "study")) == html.render(study)
+    timed = replace(study, seconds=151.2)
+    timed.save(tmp_path / "study")
+    assert html.render(Study.load(tmp_path / "study")) == html.render(timed)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +265,7 @@ def test_what_users_name_is_escaped():
     assert len(figures) == 3
     study = Study(evil, "smoke", rows, configs={evil: {evil: evil}}, notes=[evil], commands=[evil], figures=figures)
     text = html.render(study)
-    assert "<script" not in text
+    assert text.count("<script") == 1, "the page's own"
     Page(text)
 
 

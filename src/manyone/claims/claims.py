@@ -59,7 +59,10 @@ class Paper:
 
 @dataclass(frozen=True)
 class Published:
-    """Figures as printed (``unit`` "%" unless said), all of one checkpoint family, or a statement in words."""
+    """Figures as printed (``unit`` "%" unless said), all of one checkpoint family, or a statement in words.
+
+    ``verified``: a public page was found that prints this. Nothing published decides a verdict, verified or not.
+    """
 
     setting: str
     source: str
@@ -68,7 +71,7 @@ class Published:
     right: float | None = None
     unit: str = "%"
     text: str = ""
-    from_memory: bool = False
+    verified: bool = True
 
 
 @dataclass(frozen=True)
@@ -155,8 +158,8 @@ class Metric:
 class Claims:
     """A claims file.
 
-    ``score`` is what the rows' figures per task are ("accuracy", "success"), ``unit`` how they are written: "%" means
-    fractions shown times 100. ``subject`` is what a method makes, in words.
+    ``short`` is what contents and tables call the field. ``score`` is what the rows' figures per task are ("accuracy",
+    "success"), ``unit`` how they are written: "%" means fractions shown times 100. ``subject`` is what a method makes.
     """
 
     field: str = ""
@@ -170,6 +173,7 @@ class Claims:
     families: str = ""
     """What published figures come in families of ("checkpoints"); then every comparison names its one family."""
     metrics: Mapping[str, Metric] = dataclass_field(default_factory=dict)
+    short: str = ""
     conditions: Mapping[str, str] = dataclass_field(default_factory=dict)
     """``title`` and ``text`` of the section about conditions other than "clean"."""
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -15,6 +16,7 @@ from manyone.engine.documents import parse_toml, read_text, sound
 from manyone.errors import ManyoneError
 
 _TEXT, _NUMBER = "text", "number"
+_FORMER_TAG = re.compile(r"^\[(?:mem|abs|pilot|derived)\](?: of )?")  # how sources of version 0.1 began
 _LARGEST = 16 << 20  # bytes
 _PUBLISHED_KEYS = {
     "setting": _TEXT,
@@ -24,6 +26,7 @@ _PUBLISHED_KEYS = {
     "right": _NUMBER,
     "unit": _TEXT,
     "text": _TEXT,
+    "verified": "boolean",
     "from_memory": "boolean",
 }
 _CLAIM_KEYS = {
@@ -46,6 +49,7 @@ _CLAIM_KEYS = {
 }
 _FILE_KEYS = {
     "field": _TEXT,
+    "short": _TEXT,
     "score": _TEXT,
     "unit": _TEXT,
     "subject": _TEXT,
@@ -153,24 +157,28 @@ def _claim(
     if data.get("margin", 0) < 0:
         raise ManyoneError(f"{where}: key 'margin' must not be negative, got {data['margin']}")
     tests = _check(data["tests"], dict.fromkeys(SCALES, "list"), [], f"{where}: tests")
-    published = []
-    for entry in data.get("published", []):
-        figures = Published(**_check(entry, _PUBLISHED_KEYS, ["setting", "source"], f"{where}: published"))
-        if figures.left is None and figures.right is None and not figures.text:
-            raise ManyoneError(f"{where}: published: give 'left' and 'right', or 'text'")
-        if families and figures.left is not None and figures.right is not None and not figures.family:
-            raise ManyoneError(
-                f"{where}: published: key 'family' must name the one family of {families} of both figures"
-            )
-        published.append(figures)
     data["needs"] = tuple(data.get("needs", ()))
+    published = tuple(_published(entry, families, f"{where}: published") for entry in data.get("published", []))
     right = data["right"] if several else [data["right"]]
     data["left"] = _side(data["left"], methods, f"{where}: left")
     data["right"] = tuple(_side(r, methods, f"{where}: right") for r in right)
     if several:
         data["reference"] = _side(data["reference"], methods, f"{where}: reference")
     data["tests"] = {scale: _suites(names, groups, f"{where}: key 'tests.{scale}'") for scale, names in tests.items()}
-    return Claim(**(data | {"published": tuple(published)}))
+    return Claim(**(data | {"published": published}))
+
+
+def _published(data: Any, families: str, where: str) -> Published:
+    entry = dict(_check(data, _PUBLISHED_KEYS, ["setting", "source"], where))
+    if entry.pop("from_memory", False):  # the word of version 0.1, which the folders of its studies hold
+        entry["verified"] = False
+    entry["source"] = _FORMER_TAG.sub("", entry["source"]) or "this project"
+    figures = Published(**entry)
+    if figures.left is None and figures.right is None and not figures.text:
+        raise ManyoneError(f"{where}: give 'left' and 'right', or 'text'")
+    if families and figures.left is not None and figures.right is not None and not figures.family:
+        raise ManyoneError(f"{where}: key 'family' must name the one family of {families} of both figures")
+    return figures
 
 
 def _gate(data: Any, methods: Mapping[str, Method], score: str, where: str) -> Gate:
@@ -235,6 +243,6 @@ def _parsed(data: dict[str, Any], where: str) -> Claims:
         if claim.id in seen:
             raise ManyoneError(f"{where}: claim {claim.id!r}: key 'id' is used twice")
         seen.add(claim.id)
-    words = {key: data[key] for key in ("score", "unit", "subject", "families", "conditions") if key in data}
+    words = {key: data[key] for key in ("short", "score", "unit", "subject", "families", "conditions") if key in data}
     _check(words.get("conditions", {}), _CONDITIONS_KEYS, [], f"{where}: conditions")
     return Claims(data["field"], tuple(claims), tuple(gates), papers, methods, metrics=metrics, **words)

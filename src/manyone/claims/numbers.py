@@ -104,3 +104,13 @@ def difference(unit: str, interval: Interval) -> str:
     if not math.isfinite(interval.low):
         return f"{show(interval.value)}{words} (one seed: no interval)"
     return f"{show(interval.value)}{words} ({show(interval.low)} to {show(interval.high)})"
+
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units: ``45 s``, ``2 min 31 s``, ``3 h 12 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

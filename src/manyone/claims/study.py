@@ -92,6 +92,13 @@ class Study:
     field: str = ""
     chosen: Sequence[str] = ()
     """The suites that were asked for; none: all that the claims name."""
+    seconds: float | None = None
+    """How long the runs took that made the rows, together, whichever commands began them; None: not known."""
+
+    @property
+    def short(self) -> str:
+        """What contents and tables call the study: the field's own short name, or what there is in its place."""
+        return self.claims.short or self.field.replace("-", " ").capitalize() or self.title
 
     @cached_property
     def results(self) -> Results:
@@ -122,6 +129,7 @@ class Study:
             "made": self.made,
             "field": self.field,
             "chosen": list(self.chosen),
+            "seconds": self.seconds,
             "figures": [f.to_json() for f in self.figures],
         }
         rows = "".join(json.dumps(r.to_json(), ensure_ascii=False, allow_nan=False) + "\n" for r in self.rows)
@@ -164,9 +172,10 @@ class Study:
                 field=rest.get("field", "merging"),  # format 1 knew one field
                 figures=[Figure.from_json(f, str(path)) for f in rest.get("figures", ())],
                 chosen=rest.get("chosen", ()),
+                seconds=None if rest.get("seconds") is None else float(rest["seconds"]),
             )
             return study if rest.get("format", 1) >= 3 else _with_former_figures(study, rest.get("curves", ()))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ManyoneError(f"{path}: not a study of this version: {error}") from error
 
 

@@ -123,7 +123,7 @@ def scatter(
     parts.append(text((left + WIDTH - right) / 2, height - 6, x_label, "middle", "axis"))
     columns: list[list[Point]] = []
     for p in sorted(points, key=lambda p: at_x(p.x)):
-        if columns and at_x(p.x) - at_x(columns[-1][0].x) < 20:
+        if columns and at_x(p.x) - at_x(columns[-1][-1].x) < 30:  # else its mark would stand on the column's numbers
             columns[-1].append(p)
         else:
             columns.append([p])
@@ -182,36 +182,6 @@ def lines(
             x, y = place(*curve[0]).split()
             parts.append(f'<circle class="dot s{style}" cx="{x}" cy="{y}" r="3"/>')
     return svg(height, title, parts)
-
-
-def interval_bar(mean: float, low: float, high: float, reach: float, published: Sequence[float] = ()) -> Markup:
-    """A strip with zero in the middle: the interval as a bar, its mean as a dot, published differences as diamonds.
-
-    Everything in the same unit; ``reach`` is the value at the strip's ends, and what lies beyond is cut there.
-    """
-
-    def at(x: float) -> str:
-        return f"{50 + 48 * max(-1.0, min(1.0, x / reach)):.1f}%"
-
-    parts = ['<svg class="strip" aria-hidden="true" width="100%" height="16">']
-    parts.append('<line class="grid" x1="2%" x2="98%" y1="8" y2="8"/>')
-    parts.append('<line class="zero" x1="50%" x2="50%" y1="0" y2="16"/>')
-    for value in published:
-        if abs(value) <= reach:
-            parts.append(
-                f'<svg x="{at(value)}" y="8" overflow="visible"><path class="hollow" d="M0-5L5 0L0 5L-5 0Z"/></svg>'
-            )
-    if math.isfinite(low) and math.isfinite(high):
-        parts.append(f'<line class="span" x1="{at(low)}" x2="{at(high)}" y1="8" y2="8"/>')
-    parts.append(f'<circle class="dot" cx="{at(mean)}" cy="8" r="4"/></svg>')
-    return Markup("".join(parts))
-
-
-def reach_of(values: Sequence[float]) -> float:
-    """A common end for strips: the largest size among ``values``, rounded up to a round number."""
-    top = max((abs(v) for v in values if math.isfinite(v)), default=1.0) or 1.0
-    size = 10.0 ** math.floor(math.log10(top))
-    return next(m * size for m in (1, 1.5, 2, 3, 5, 7.5, 10) if m * size >= top)
 
 
 def describe(values: Sequence[float]) -> str:

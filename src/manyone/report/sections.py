@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from manyone.claims.claims import Claim, Finding, Published
-from manyone.claims.numbers import after, difference, plain, with_interval
+from manyone.claims.claims import Finding
+from manyone.claims.numbers import plain, with_interval
 from manyone.claims.study import Study
-from manyone.report import figures
 
 MARKS = {"holds": "✓", "within noise": "≈", "does not hold": "✗", "not in its regime": "○", "not tested": "–"}
 CSS = {
@@ -18,6 +16,18 @@ CSS = {
     "does not hold": "bad",
     "not in its regime": "none",
     "not tested": "none",
+}
+MEANING = {
+    "holds": "measured as claimed",
+    "within noise": "the seeds do not tell",
+    "does not hold": "measured otherwise",
+    "not in its regime": "the mechanism cannot operate there",
+    "not tested": "rows are missing",
+}
+SCALES = {
+    "smoke": "takes minutes and shows that everything works",
+    "laptop": "takes hours and compares orderings, not levels",
+    "paper": "uses the published settings",
 }
 
 
@@ -35,120 +45,25 @@ def is_bound(study: Study, method: str) -> bool:
     return method in study.claims.methods and study.claims.methods[method].role == "bound"
 
 
-# --- claims -----------------------------------------------------------------------------------------------------------
-
-
-def published_text(p: Published, families: str) -> str:
-    """``72.2 against 68.0 % (CLIP ViT-B/32, Hugging Face checkpoints)``."""
-    where = f"{p.setting}, {p.family} {families}".rstrip() if p.family else p.setting
-    memory = ", from memory" if p.from_memory else ""
-    if p.left is None and p.right is None:
-        return f"{p.text} ({where}{memory})"
-    unit = " %" if p.unit == "%" else f" {p.unit}"
-    shown = [f"{v:g}" if p.unit != "%" else f"{v:.1f}" for v in (p.left, p.right) if v is not None]
-    half = "" if len(shown) == 2 else "; the other side is not quoted"
-    return f"{' against '.join(shown)}{unit} ({where}{memory}{half})" + (f" {p.text}" if p.text else "")
-
-
-def rule_text(study: Study, claim: Claim) -> str:
-    """What the verdict compares, in words."""
-    own = study.claims.unit_of(claim.metric)
-    unit = (lambda m: f"{100 * m:g} points") if own == "%" else (lambda m: f"{m:g}{after(own)}")
-    return {
-        "greater": "difference above 0",
-        "less": "difference below 0",
-        "at_least": f"difference at least {unit(-claim.margin) if claim.margin else '0'}".replace("-", "−"),
-        "within": f"difference between −{unit(claim.margin)} and +{unit(claim.margin)}",
-        "at_most_ratio": f"ratio at most {claim.ratio:g}",
-        "closest_to": "nearer to the reference than every competitor",
-    }[claim.comparison]
-
-
-def measured_text(study: Study, f: Finding) -> str:
-    """Both sides and what the rule looked at."""
-    if f.estimate is None or f.left is None or f.right is None or f.rival is None:
-        return f.reason
-    claim, metric = f.claim, f.claim.metric
-    unit = study.claims.unit_of(metric)
-    names = study.claims.name(claim.left.method, claim.left.variant), study.claims.name(f.rival.method, f.rival.variant)
-    left, right = with_interval(unit, f.left), with_interval(unit, f.right)
-    if names[0] == names[1]:
-        names = (f"{names[0]}, after", "before") if metric.startswith("bias") else names
-    text = f"{names[0]} {left}{after(unit)}, {names[1]} {right}{after(unit)}"
-    if claim.comparison == "at_most_ratio":
-        text += f"; ratio {plain('', f.estimate.value)}"
-    elif claim.comparison == "closest_to":
-        text += f"; nearer than the strongest competitor by {difference(unit, f.estimate)}"
-    else:
-        text += f"; difference {difference(unit, f.estimate)}"
-    return text + (f" ({f.reason})" if f.reason else "")
-
-
-def claim_rows(study: Study, found: Sequence[Finding]) -> list[dict[str, Any]]:
-    """One row per claim with its findings on every suite."""
-    by_claim: dict[str, list[Finding]] = {}
-    for f in found:
-        by_claim.setdefault(f.claim.id, []).append(f)
-    reach = strip_reach(study, found)
-    rows = []
-    for claim in (c for c in study.claims.claims if c.id in by_claim):
-        paper = study.claims.papers.get(claim.paper)
-        gaps = [p.left - p.right for p in claim.published if p.left is not None and p.right is not None]
-        rows.append(
-            {
-                "id": claim.id,
-                "statement": claim.statement,
-                "paper": paper,
-                "note": claim.note,
-                "rule": rule_text(study, claim),
-                "published": [published_text(p, study.claims.families) for p in claim.published],
-                "sources": list(dict.fromkeys(p.source for p in claim.published)),
-                "findings": [
-                    {
-                        "suite": f.suite,
-                        "verdict": f.verdict,
-                        "css": CSS[f.verdict],
-                        "mark": MARKS[f.verdict],
-                        "text": measured_text(study, f),
-                        "strip": _strip(study, f, gaps, reach),
-                    }
-                    for f in by_claim[claim.id]
-                ],
-            }
-        )
-    return rows
-
-
-def _has_strip(study: Study, f: Finding) -> bool:
-    in_percent = f.claim.metric == study.claims.score and study.claims.unit == "%"
-    return in_percent and f.claim.comparison != "at_most_ratio" and f.estimate is not None
-
-
-def has_strips(study: Study, found: Sequence[Finding]) -> bool:
-    """Whether any finding is drawn as a strip."""
-    return any(_has_strip(study, f) for f in found)
-
-
-def strip_reach(study: Study, found: Sequence[Finding]) -> float:
-    """End of the strips in points: covers every difference measured, and intervals up to twice as wide."""
-    shown = [f.estimate for f in found if _has_strip(study, f) and f.estimate]
-    means = [abs(100 * i.value) for i in shown]
-    ends = [abs(100 * e) for i in shown for e in (i.low, i.high)]
-    widest = max(means, default=1.0)
-    return figures.reach_of([widest, min(max((e for e in ends if math.isfinite(e)), default=widest), 2 * widest)])
-
-
-def _strip(study: Study, f: Finding, gaps: Sequence[float], reach: float) -> Any:
-    if not _has_strip(study, f) or f.estimate is None:
-        return ""
-    shown = gaps if f.claim.comparison != "closest_to" else []
-    return figures.interval_bar(100 * f.estimate.value, 100 * f.estimate.low, 100 * f.estimate.high, reach, shown)
+# --- the opening ------------------------------------------------------------------------------------------------------
 
 
 def counts(found: Sequence[Finding]) -> list[dict[str, Any]]:
-    """How many tests got which verdict."""
+    """How many tests got which verdict, and what each says."""
     tally = {v: sum(f.verdict == v for f in found) for v in MARKS}
-    return [{"verdict": v, "n": n, "css": CSS[v], "mark": MARKS[v]} for v, n in tally.items()]
+    return [{"verdict": v, "n": n, "css": CSS[v], "mark": MARKS[v], "means": MEANING[v]} for v, n in tally.items()]
+
+
+def counts_in_words(found: Sequence[Finding]) -> str:
+    """``22 hold, 1 within noise``: the verdicts that there are."""
+    words = {"holds": "hold", "does not hold": "do not hold"}
+    tally = {v: sum(f.verdict == v for f in found) for v in MARKS}
+    return ", ".join(f"{n} {v if n == 1 else words.get(v, v)}" for v, n in tally.items() if n)
+
+
+def suites_of(found: Sequence[Finding]) -> list[str]:
+    """The suites that were tested, each once."""
+    return list(dict.fromkeys(f.suite for f in found))
 
 
 def summary(study: Study, found: Sequence[Finding]) -> dict[str, Any]:

@@ -45,8 +45,8 @@ def claims_table(study: Study, found: Sequence[Finding], width: int = 80) -> Tab
 
 
 def published_cell(claim: Claim) -> str:
-    """The first published difference (or ratio, where the claim is about one); a dash without any."""
-    for p in claim.published:
+    """The first verified published difference (or ratio, where the claim is about one); a dash without any."""
+    for p in filter(lambda p: p.verified, claim.published):
         if p.left is not None and p.right is not None:
             if claim.comparison == "at_most_ratio":
                 return plain("", p.left / p.right)

@@ -33,6 +33,7 @@ from manyone.fields import FIELDS
 from manyone.recipes.running import print_table
 from manyone.report.html import write
 from manyone.report.terminal import show
+from manyone.reproduce.clock import run_timed, seconds_of
 from manyone.reproduce.processes import Runner, Task, cluster, task_runner
 
 
@@ -191,12 +192,11 @@ def reproduce(
     with cluster(on), task_runner(rows, workers, [STUDIES[p.field] for p in plans]) as runner:
         ready = {p.field: [_prepare(p.study, scale, s) for s in p.suites] for p in plans}
         _measure(plans, scale, rows, runner)
-    seconds = time.time() - started
     command = f"manyone reproduce {' '.join(names)}{' ' if names else ''}--scale {scale}"
     command += f" --field {','.join(fields)}" if fields else ""
     command += f" --suite {','.join(suites)}" if suites else ""
     command += f" --seeds {seeds}" if seeds else ""
-    studies = [_study(p, ready[p.field], rows, scale, command, seconds, suites) for p in plans]
+    studies = [_study(p, ready[p.field], rows, scale, command, suites) for p in plans]
     report = _beside_earlier(studies, folder, scale)
     report.save(folder)
     page = write(folder / "report.html", report)
@@ -232,7 +232,12 @@ def _measure(plans: Sequence[Plan], scale: str, folder: Path, runner: Runner) ->
     """Runs the jobs that lack rows, with one bar over the rows of all jobs."""
     needed = [(p, job, p.study.count_rows(scale, job.suite, job.part)) for p in plans for job in p.jobs]
     tasks = [
-        Task(str(job), folder / f"{job.file}.log", f"{STUDIES[p.field]}:run_job", (scale, *job, folder))
+        Task(
+            str(job),
+            folder / f"{job.file}.log",
+            f"{run_timed.__module__}:{run_timed.__name__}",
+            (f"{STUDIES[p.field]}:run_job", _clock(folder, job), (scale, *job, folder)),
+        )
         for p, job, rows in needed
         if _lines(folder, job) < rows
     ]
@@ -263,14 +268,17 @@ def _require_same_settings(plans: Sequence[Plan], scale: str, folder: Path) -> N
                 )
 
 
+def _clock(folder: Path, job: Job) -> Path:
+    return folder / f"{job.file}.seconds"
+
+
 def _lines(folder: Path, job: Job) -> int:
     path = folder / f"{job.file}.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _study(
-    plan: Plan, suites: Sequence[SuiteInfo], folder: Path, scale: str, command: str, seconds: float,
-    chosen: Sequence[str],
+    plan: Plan, suites: Sequence[SuiteInfo], folder: Path, scale: str, command: str, chosen: Sequence[str]
 ) -> Study:  # fmt: skip
     """Everything that the field's chapter shows."""
     files = [folder / f"{job.file}.jsonl" for job in plan.jobs]
@@ -290,11 +298,11 @@ def _study(
             "python": platform.python_version(),
             "torch": metadata.version("torch"),
             "machine": f"{processors()} processors, {platform.machine()}, {platform.system()}",
-            "wall time": f"{seconds:.0f} s",
         },
         notes=list(plan.study.NOTES),
         made=time.strftime("%Y-%m-%d"),
         chosen=chosen,
+        seconds=seconds_of(_clock(folder, job) for job in plan.jobs if _lines(folder, job)),
     )
 
 

@@ -307,3 +307,19 @@ def test_study_folder_errors(tmp_path):
     (tmp_path / "study.json").write_text('{"title": "T"}')
     with pytest.raises(ManyoneError, match="not a study of this version"):
         Study.load(tmp_path)
+
+
+def test_what_claims_need_stands_before_them_and_an_undecided_claim_tells_its_power(study):
+    measured = {"ladder_base": 0.875, "ladder_expert": 1.0, "lowest_task": 0.7}
+    low = [
+        replace(r, metrics={**r.metrics, **measured}) if (r.method, r.variant) == ("task-arithmetic", "tuned") else r
+        for r in study.rows
+    ]
+    text = html.render(replace(study, rows=low))
+    assert text.index("What claims need</h") < text.index(">Claims</h")
+    row = next(part for part in text.split("<tr>") if "lies below the base" in part and ">images<" in part)
+    for words in ("at least 100.0 %", "87.5 %", "fails"):
+        assert words in row
+    assert "not in its regime" in text
+    assert "or more would have shown" in text
+    assert "What claims need" not in html.render(replace(study, claims_text=""))

@@ -107,6 +107,8 @@ class Gate:
     high: float = math.inf
     low_on: Mapping[str, float] = dataclass_field(default_factory=dict)
     condition: str = "clean"
+    unit: str = ""
+    """"%" for fractions that are shown times 100."""
 
     def range_on(self, suite: str) -> tuple[float, float]:
         """(low, high) on ``suite``."""

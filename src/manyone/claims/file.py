@@ -72,6 +72,7 @@ _GATE_KEYS = {
     "low": _NUMBER,
     "high": _NUMBER,
     "low_on": "table",
+    "unit": _TEXT,
 }
 _CONDITIONS_KEYS = {"title": _TEXT, "text": _TEXT}
 _METRIC_KEYS = {"label": _TEXT, "unit": _TEXT}
@@ -181,7 +182,7 @@ def _published(data: Any, families: str, where: str) -> Published:
     return figures
 
 
-def _gate(data: Any, methods: Mapping[str, Method], score: str, where: str) -> Gate:
+def _gate(data: Any, methods: Mapping[str, Method], score: str, unit: str, where: str) -> Gate:
     data = dict(_check(data, _GATE_KEYS, ["id", "short", "statement", "side"], where))
     where = f"{where.rsplit(': ', 1)[0]}: gate {data['id']!r}"
     if not {"low", "high"} & data.keys():
@@ -189,7 +190,8 @@ def _gate(data: Any, methods: Mapping[str, Method], score: str, where: str) -> G
     low_on = data.get("low_on", {})
     _check(low_on, dict.fromkeys(low_on, _NUMBER), [], f"{where}: low_on")
     data["side"] = _side(data["side"], methods, f"{where}: side")
-    return Gate(**({"metric": score} | data))
+    data.setdefault("metric", score)
+    return Gate(**({"unit": unit if data["metric"] == score else ""} | data))
 
 
 def _known_needs(claims: Sequence[Claim], gates: Sequence[Gate], where: str) -> None:
@@ -236,7 +238,9 @@ def _parsed(data: dict[str, Any], where: str) -> Claims:
         _claim(c, methods, papers, groups, score, families, f"{where}: claim number {k}")
         for k, c in enumerate(data["claims"], 1)
     ]
-    gates = [_gate(g, methods, score, f"{where}: gate number {k}") for k, g in enumerate(data.get("gates", []), 1)]
+    unit = data.get("unit", "%")
+    numbered = enumerate(data.get("gates", []), 1)
+    gates = [_gate(g, methods, score, unit, f"{where}: gate number {k}") for k, g in numbered]
     _known_needs(claims, gates, where)
     seen: set[str] = {g.id for g in gates}
     for claim in claims:

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from manyone.claims.claims import Claims, Finding, assess
+from manyone.claims.claims import Claims, Finding, Passage, assess, passages
 from manyone.claims.figure import Figure, read_json
 from manyone.claims.file import parse_claims
 from manyone.claims.rows import Results, Row, load_rows
@@ -113,6 +113,11 @@ class Study:
     def findings(self) -> list[Finding]:
         """Every claim tested at the study's scale, on the suites of ``chosen`` where only they were asked for."""
         found = assess(self.claims, self.results, self.scale)
+        return [one for one in found if not self.chosen or one.suite in self.chosen]
+
+    def passages(self) -> list[Passage]:
+        """Every gate on every suite that was measured and where a claim needs it."""
+        found = passages(self.claims, self.results, self.scale)
         return [one for one in found if not self.chosen or one.suite in self.chosen]
 
     def save(self, folder: Path) -> None:

@@ -20,6 +20,7 @@ from manyone.report import sections, sections_claims, sections_figures, sections
 from manyone.report.runs import runs_context
 
 _TOC = {
+    "gates": "What claims need",
     "claims": "Claims",
     "heat": "",
     "conditions": "",
@@ -109,6 +110,7 @@ def _content(study: Study, found: Sequence[Finding]) -> dict[str, Any]:
         "bounds": sections.has_bounds(study),
         "notes": list(study.notes),
         "summary": sections.summary(study, found),
+        "gates": sections_claims.gate_rows(study),
         "claims": sections_claims.claim_rows(study, found),
         "papers": sections_claims.papers(study, found),
         "unverified": any(not p.verified for f in found for p in f.claim.published),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup, escape
 
-from manyone.claims.claims import Claim, Finding, Paper, Published
+from manyone.claims.claims import Claim, Finding, Paper, Published, Verdict
 from manyone.claims.numbers import LABELS, after, difference, plain, with_interval
 from manyone.claims.study import Study
 from manyone.report.sections import CSS, MARKS
@@ -97,6 +98,27 @@ def label_of(study: Study, metric: str) -> str:
     """What the page calls ``metric``."""
     known = study.claims.metrics.get(metric)
     return known.label if known else LABELS.get(metric, metric)
+
+
+def gate_rows(study: Study) -> list[dict[str, Any]]:
+    """What claims need before they are judged: the range and what was measured, a row for each gate and suite."""
+    rows = []
+    for p in study.passages():
+        unit, (low, high) = p.gate.unit, p.gate.range_on(p.suite)
+        ends = [f"at least {plain(unit, low)}{after(unit)}"] if math.isfinite(low) else []
+        ends += [f"at most {plain(unit, high)}{after(unit)}"] if math.isfinite(high) else []
+        verdict: Verdict = "not tested" if p.passes is None else "holds" if p.passes else "does not hold"
+        words = {"not tested": "not measured", "holds": "passes", "does not hold": "fails"}[verdict]
+        rows.append(
+            {
+                "statement": p.gate.statement,
+                "suite": p.suite,
+                "range": ", ".join(ends),
+                "value": "–" if p.value is None else f"{plain(unit, p.value.value)}{after(unit)}",
+                "badge": {"css": CSS[verdict], "mark": MARKS[verdict], "verdict": words},
+            }
+        )
+    return rows
 
 
 # --- the table of claims ---------------------------------------------------------------------------------------------
@@ -195,4 +217,7 @@ def measured_text(study: Study, f: Finding) -> str:
         text += f"; nearer than the strongest competitor by {difference(unit, f.estimate)}"
     else:
         text += f"; difference {difference(unit, f.estimate)}"
+    if f.verdict == "within noise" and math.isfinite(half := f.estimate.half_width) and half > 0:
+        size = "a ratio" if claim.comparison == "at_most_ratio" else "a difference"
+        text += f"; with this spread {size} of {plain(unit, half)}{after(unit)} or more would have shown"
     return text + (f" ({f.reason})" if f.reason else "")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manyone.claims.claims import allowed, assess, verdict
+from manyone.claims.claims import allowed, assess, passages, verdict
 from manyone.claims.file import load_claims, parse_claims
 from manyone.claims.rows import Results, Row
 from manyone.errors import ManyoneError
@@ -212,6 +212,63 @@ def test_ratio():
     assert found.verdict == "holds"
     (found,) = find(text, small + [Row("s", k, "b", metrics={"size": 0}) for k in (0, 1)])
     assert found.verdict == "not tested"
+
+
+GATES = """
+[[gates]]
+id = "sure"
+short = "A is right in 60 to 80 %"
+statement = "A's accuracy lies between 60 and 80 %."
+side = { method = "a" }
+low = 0.6
+high = 0.8
+low_on = { easy = 0.75 }
+"""
+
+
+def test_a_claim_is_judged_only_where_what_it_needs_holds():
+    text = GATES + CLAIM.replace('comparison = "greater"', 'comparison = "greater"\nneeds = ["sure"]')
+    better = rows("b", [0.5, 0.5, 0.51])
+    (found,) = find(text, rows("a", [0.7, 0.72, 0.71]) + better)
+    assert found.verdict == "holds"
+    (found,) = find(text, rows("a", [0.85, 0.86, 0.85]) + better)
+    assert found.verdict == "not in its regime"
+    assert "60 to 80 %" in found.reason
+    assert found.estimate is not None
+    assert found.estimate.value == pytest.approx(0.35, abs=0.01)
+    claims = parse_claims(HEAD + text, "f.toml")
+    (passage,) = passages(claims, Results(rows("a", [0.85, 0.86, 0.85])), "smoke")
+    assert (passage.passes, passage.gate.range_on("easy")) == (False, (0.75, 0.8))
+    (passage,) = passages(claims, Results([]), "smoke")
+    assert (passage.passes, passage.value) == (None, None)
+    (found,) = find(text, better)
+    assert found.verdict == "not tested"
+
+
+def test_a_claim_may_need_another_claim():
+    second = CLAIM.replace('id = "a-above-b"', 'id = "second"').replace(
+        "[[claims]]", '[[claims]]\nneeds = ["a-above-b"]'
+    )
+    one, two = find(CLAIM + second, rows("a", [0.7, 0.72, 0.71]) + rows("b", [0.7, 0.71, 0.72]))
+    assert (one.verdict, two.verdict) == ("within noise", "not in its regime")
+    one, two = find(CLAIM + second, rows("a", [0.7, 0.72, 0.71]) + rows("b", [0.6, 0.61, 0.62]))
+    assert (one.verdict, two.verdict) == ("holds", "holds")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("low = 0.6\nhigh = 0.8\n", "", "give 'low', 'high' or both"),
+        ('side = { method = "a" }', 'side = { method = "z" }', "'z'"),
+        ("low_on = { easy = 0.75 }", 'low_on = { easy = "0.75" }', "low_on"),
+        ('id = "sure"', 'id = "surer"', "needs"),
+    ],
+)
+def test_a_bad_gate_is_named(old, new, words):
+    text = GATES + CLAIM.replace('comparison = "greater"', 'comparison = "greater"\nneeds = ["sure"]')
+    assert old in text
+    with pytest.raises(ManyoneError, match=words):
+        parse_claims(HEAD + text.replace(old, new), "f.toml")
 
 
 def test_unknown_scale():

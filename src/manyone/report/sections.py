@@ -9,12 +9,19 @@ from manyone.claims.claims import Finding
 from manyone.claims.numbers import plain, with_interval
 from manyone.claims.study import Study
 
-MARKS = {"holds": "✓", "within noise": "≈", "does not hold": "✗", "not tested": "–"}
-CSS = {"holds": "good", "within noise": "unsure", "does not hold": "bad", "not tested": "none"}
+MARKS = {"holds": "✓", "within noise": "≈", "does not hold": "✗", "not in its regime": "○", "not tested": "–"}
+CSS = {
+    "holds": "good",
+    "within noise": "unsure",
+    "does not hold": "bad",
+    "not in its regime": "none",
+    "not tested": "none",
+}
 MEANING = {
     "holds": "measured as claimed",
     "within noise": "the seeds do not tell",
     "does not hold": "measured otherwise",
+    "not in its regime": "the mechanism cannot operate there",
     "not tested": "rows are missing",
 }
 SCALES = {

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-_STYLES = {"holds": "green", "within noise": "yellow", "does not hold": "bold red", "not tested": "dim"}
+_STYLES = {
+    "holds": "green",
+    "within noise": "yellow",
+    "does not hold": "bold red",
+    "not in its regime": "dim",
+    "not tested": "dim",
+}
 
 
 def claims_table(study: Study, found: Sequence[Finding], width: int = 80) -> Table:
@@ -32,7 +38,8 @@ def claims_table(study: Study, found: Sequence[Finding], width: int = 80) -> Tab
     table.add_column("Here (95 % interval)", overflow="fold", max_width=24)
     table.add_column("Verdict", no_wrap=True, min_width=15)
     for f in found:
-        verdict = Text(f"{MARKS[f.verdict]} {f.verdict}", style=_STYLES[f.verdict])
+        words = f.verdict.replace("not in its", "not in")  # the column is as wide as "within noise" needs
+        verdict = Text(f"{MARKS[f.verdict]} {words}", style=_STYLES[f.verdict])
         table.add_row(Text(f.claim.short), f.suite, published_cell(f.claim), measured_cell(study, f), verdict)
     return table
 

@@ -8,6 +8,7 @@ from manyone.assets.fetch import Unavailable
 from manyone.data import sources
 from manyone.data.images import drawings
 from manyone.data.images import suite as image_suite
+from manyone.data.images.crisp8 import tiles
 from manyone.data.images.mini6 import tile_bands
 from manyone.data.images.rendered import draw_letters, draw_strokes, letter_fonts
 from manyone.data.images.suite import colour, false_colour
@@ -46,6 +47,42 @@ def test_mini6_has_its_six_tasks(monkeypatch, tmp_path):
         assert not parts[0] & parts[2]
         assert not parts[1] & parts[2]
         assert task.test.labels.unique().tolist() == list(range(len(task.classes)))
+
+
+def test_crisp8_has_its_eight_tasks_and_says_which_are_tables(monkeypatch, tmp_path):
+    small_packages.install(monkeypatch, tmp_path, EVERYTHING)
+    suite = load_suite("crisp8")
+    names = ["mnist", "fashion-a", "fashion-b", "animal", "optdigits", "pen", "texture", "segment"]
+    assert [t.name for t in suite.tasks] == names
+    assert [len(t.classes) for t in suite.tasks] == [10, 5, 4, 10, 10, 10, 3, 7]
+    assert [t.name for t in suite.tasks if "table as picture" in t.source] == ["texture", "segment"]
+    assert suite.task("texture").classes == ("class 2", "class 3", "class 14")
+    for task in suite.tasks:
+        assert task.train.inputs.dtype == torch.uint8
+        assert task.train.inputs.shape[1:] == (1, 28, 28)
+        parts = [set(rows(task.split(s).inputs)) for s in ("train", "val", "test")]
+        assert len(parts[0] | parts[1] | parts[2]) == sum(map(len, parts)), f"{task.name}: an image in two splits"
+        assert task.test.labels.unique().tolist() == list(range(len(task.classes)))
+
+
+def test_a_table_is_ranked_by_column_and_drawn_in_reading_order():
+    image = tiles(torch.tensor([[0.0, 0.5, 1.0, 0.2, 0.4]]), size=6)[0]
+    assert image[:3, :2].unique().tolist() == [0]
+    assert image[:3, 2:4].unique().tolist() == [128]
+    assert image[:3, 4:].unique().tolist() == [255]
+    assert image[3:, :2].unique().tolist() == [51]
+    assert image[3:, 2:4].unique().tolist() == [102]
+    assert image[3:, 4:].unique().tolist() == [0]
+
+
+def test_ranks_share_the_mean_of_equal_values(monkeypatch, tmp_path):
+    small_packages.install(monkeypatch, tmp_path, EVERYTHING)
+    ranks, labels, _ = sources.keel_ranked("segment")
+    assert ranks.shape == (140, 19)
+    assert (ranks.min(0).values >= 0).all()
+    assert (ranks.max(0).values <= 1).all()
+    assert torch.allclose(ranks.mean(0), torch.full((19,), 0.5, dtype=torch.float64))
+    assert labels.unique().tolist() == list(range(7))
 
 
 def test_splits_follow_the_seed_alone(monkeypatch, tmp_path):

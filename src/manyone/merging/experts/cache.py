@@ -29,7 +29,7 @@ from manyone.merging.experts.protocol import DistilledPretraining, Protocol
 from manyone.merging.heads import Head
 from manyone.weights.open import StrPath
 
-VERSION = 1
+VERSION = 2
 """To be raised whenever the training code changes what it computes."""
 
 
@@ -46,8 +46,9 @@ def _tensors(inputs: Inputs) -> Iterator[Tensor]:
 
 
 def fingerprint(task: Task) -> str:
-    """A hash of a task's name, classes and training samples (what a base, a head or an expert can depend on)."""
-    digest = hashlib.blake2b(json.dumps([task.name, task.classes]).encode(), digest_size=16)
+    """A hash of what a base, a head or an expert can depend on: a task's name, classes with descriptions, samples."""
+    described = [task.descriptions] if task.descriptions else []
+    digest = hashlib.blake2b(json.dumps([task.name, task.classes, *described]).encode(), digest_size=16)
     for tensor in (*_tensors(task.train.inputs), task.train.labels):
         digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
         digest.update(tensor.contiguous().numpy().tobytes())

@@ -2,8 +2,8 @@
 
 Three ways to a base: ``JointPretraining`` (a weak base and its head rows from a few images of every task),
 ``DistilledPretraining`` (other tasks' images, with a public ImageNet network as teacher; made once, for all seeds) and
-``PretrainedText`` (public weights). Heads are the rows of joint pre-training or a logistic regression on base features;
-both are frozen afterwards, in the role of CLIP's text embeddings.
+``PretrainedText`` (public weights). Heads are the rows of joint pre-training, a logistic regression on base features
+or, for texts, the base's embeddings of class descriptions; all are frozen afterwards, as CLIP's text embeddings are.
 """
 
 from __future__ import annotations
@@ -22,9 +22,19 @@ Schedule = Literal["constant", "cosine", "linear", "one-cycle"]
 
 @dataclass(frozen=True, kw_only=True)
 class JointPretraining:
-    """AdamW with one cycle over all tasks' classes at once; the cosine head's rows become the tasks' heads."""
+    """AdamW with one cycle over all tasks' classes at once; the cosine head's rows become the tasks' heads.
+
+    Without ``label_smoothing`` plain cross-entropy on so few samples makes a base that is surer of its mistakes than
+    the experts are of their answers, and then nothing that adapts by certainty can move towards the experts.
+    """
 
     samples_per_task: int = 60
+    samples_per_class: int = 0
+    """Samples of every class instead, where it is not 0; ``samples_per_class_of`` says otherwise for single tasks."""
+    samples_per_class_of: Mapping[str, int] = field(default_factory=dict)
+    label_smoothing: float = 0.3
+    principal_stem: bool = False
+    """Freeze ``stem`` at principal components of the tasks' unlabelled training images, and their negatives."""
     epochs: int = 60
     batch_size: int = 128
     lr: float = 1.5e-3
@@ -70,6 +80,13 @@ class LogisticHeads:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ZeroShotHeads:
+    """The base's normalised embedding of each class's description, times ``scale``; sees no labelled sample."""
+
+    scale: float = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class FineTuning:
     """How an expert is trained from the base with its frozen head.
 
@@ -105,12 +122,15 @@ class Protocol:
     base: JointPretraining | DistilledPretraining | PretrainedText
     fine_tuning: FineTuning
     encoder: Mapping[str, Any] = field(default_factory=dict)
-    heads: LogisticHeads | None = None
+    heads: LogisticHeads | ZeroShotHeads | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON data for cache keys and records."""
         base = {"way": type(self.base).__name__, **dataclasses.asdict(self.base)}
-        return json.loads(json.dumps(dataclasses.asdict(self) | {"base": base}))
+        plain = dataclasses.asdict(self) | {"base": base}
+        if self.heads is not None:
+            plain["heads"] = {"way": type(self.heads).__name__, **dataclasses.asdict(self.heads)}
+        return json.loads(json.dumps(plain))
 
 
 _SMALL_VIT = {"kind": "vit", "size": 28, "patch": 7, "channels": 3, "width": 96, "depth": 4, "heads": 4}
@@ -121,6 +141,15 @@ PROTOCOLS: dict[str, Protocol] = {
         encoder={"kind": "resmlp", **RESMLP_WIDTHS},
         base=JointPretraining(),
         fine_tuning=FineTuning(lr=7e-4, batch_size=100, epochs=7, small=2000, small_epochs=14, frozen=("stem.",)),
+    ),
+    "crisp8": Protocol(
+        encoder={"kind": "resmlp", **RESMLP_WIDTHS},
+        base=JointPretraining(
+            samples_per_class=2,
+            samples_per_class_of={"animal": 5, "optdigits": 1, "texture": 1, "fashion-a": 1, "fashion-b": 1},
+            principal_stem=True,
+        ),
+        fine_tuning=FineTuning(lr=7e-4, batch_size=100, epochs=6, small=2000, small_epochs=12, frozen=("stem.",)),
     ),
     "fixture": Protocol(
         encoder={"kind": "resmlp", **RESMLP_WIDTHS, "width": 64, "hidden": 128, "depth": 2},
@@ -142,16 +171,16 @@ PROTOCOLS: dict[str, Protocol] = {
             "mean": (0.29, 0.28, 0.36),
             "std": (0.09, 0.11, 0.12),
         },
-        base=JointPretraining(samples_per_task=60, epochs=25),
+        base=JointPretraining(samples_per_task=60, epochs=25, label_smoothing=0.0),
         fine_tuning=FineTuning(
             lr=5e-4, warm_up=20, batch_size=64, steps=200, frozen=("patch_embed.", "pos_embed", "cls_token")
         ),
     ),
     "text": Protocol(
         base=PretrainedText(),
-        heads=LogisticHeads(samples=600, scale=16.0, c=0.1),
+        heads=ZeroShotHeads(),
         fine_tuning=FineTuning(
-            lr=1e-4, schedule="linear", warm_up=15, batch_size=16, steps=150, frozen=("embeddings.",)
+            lr=1e-4, schedule="linear", warm_up=15, batch_size=16, steps=110, frozen=("embeddings.",)
         ),
     ),
 }
@@ -163,7 +192,7 @@ def protocol_for(suite: Suite) -> Protocol:
     if suite.name in PROTOCOLS:
         return PROTOCOLS[suite.name]
     if suite.kind == "text":
-        return PROTOCOLS["text"]
+        return dataclasses.replace(PROTOCOLS["text"], heads=LogisticHeads(samples=600, scale=16.0, c=0.1))
     if suite.kind != "image":
         raise ManyoneError(f"suite {suite.name!r} is of kind {suite.kind!r}: there is no protocol for its experts")
     shape = suite.tasks[0].train.inputs.shape[1:] if suite.tasks else ()  # type: ignore[union-attr]

@@ -19,6 +19,7 @@ from manyone.errors import ManyoneError
 from manyone.merging.experts.protocol import FineTuning, JointPretraining, Schedule
 from manyone.merging.heads import Head
 from manyone.nets import build_encoder, call
+from manyone.nets.images import scaled
 from manyone.randomness import BatchOrder, generator_for
 
 Weights = Mapping[str, Tensor]
@@ -132,6 +133,38 @@ class OptimiserLoop:
         self.optimiser.load_state_dict(saved)
 
 
+def _few(task: Task, settings: JointPretraining, seed: int) -> Tensor:
+    """Indices of the training samples of ``task`` that the base sees."""
+    order = torch.randperm(len(task.train), generator=generator_for(seed, "base", "samples", task.name))
+    each = settings.samples_per_class_of.get(task.name, settings.samples_per_class)
+    if not each:
+        return order[: settings.samples_per_task]
+    labels = task.train.labels[order]
+    return torch.cat([order[labels == c][:each] for c in range(len(task.classes))])
+
+
+@torch.no_grad()
+def principal_stem(encoder: nn.Module, images: Sequence[Inputs], most: int = 2000) -> None:
+    """Sets ``encoder.stem`` (a linear layer of ``width`` rows) to +-v_k / sqrt(s_k) of centred images, and freezes it.
+
+    v_k are the first ``width / 2`` principal components of at most ``most`` images of every task and s_k their
+    standard deviations; the square root whitens half-way, so that weak components count without drowning in noise.
+    All rows are then scaled by one number, so that their outputs have mean square 1.
+    """
+    stem: Any = encoder.stem
+    half = stem.weight.shape[0] // 2
+    flat = torch.cat([scaled(take(i, slice(0, most))).flatten(1) for i in images])  # type: ignore[arg-type]
+    centre = flat.mean(0)
+    values, vectors = torch.linalg.eigh((flat - centre).T.double().cov(correction=0))
+    deviation = values.clamp_min(0).sqrt().flip(0)[:half]
+    rows = vectors.flip(1)[:, :half].T / deviation.clamp_min(1e-6).sqrt()[:, None]
+    rows = rows / deviation.mean().sqrt()  # row k has outputs of variance s_k / mean(s)
+    rows = torch.cat([rows, -rows])
+    stem.weight.copy_(rows)
+    stem.bias.copy_(-(rows @ centre.double()))
+    stem.requires_grad_(False)
+
+
 class JointBase:
     """Pre-trains a base and a cosine head on a few samples of every task; cross-entropy over all tasks' classes."""
 
@@ -147,19 +180,20 @@ class JointBase:
         self.encoder = build_encoder(encoder, seed=seed).to(device)
         inputs, labels, first = [], [], 0
         for task in self.tasks:
-            order = torch.randperm(len(task.train), generator=generator_for(seed, "base", "samples", task.name))
-            few = task.train.take(order[: settings.samples_per_task])
+            few = task.train.take(_few(task, settings, seed))
             inputs.append(few.inputs)
             labels.append(few.labels + first)
             first += len(task.classes)
         self.inputs, self.labels = to_device(concatenate(inputs), device), torch.cat(labels).to(device)
+        trained = dict(self.encoder.named_parameters())
+        if settings.principal_stem:
+            principal_stem(self.encoder, [t.train.inputs for t in self.tasks])
+            trained = {name: p for name, p in trained.items() if not name.startswith("stem.")}
         with torch.no_grad():
             width = features(self.encoder, take(self.inputs, slice(0, 1))).shape[1]
         rows = torch.randn(first, width, generator=generator_for(seed, "base", "head"))
         self.rows = nn.Parameter(rows.to(device))
-        self._loop = OptimiserLoop(
-            dict(self.encoder.named_parameters()) | {"rows": self.rows}, settings.lr, settings.weight_decay
-        )
+        self._loop = OptimiserLoop(trained | {"rows": self.rows}, settings.lr, settings.weight_decay)
         self.per_epoch = math.ceil(len(self.labels) / settings.batch_size)
         self.steps = settings.epochs * self.per_epoch
 
@@ -175,7 +209,7 @@ class JointBase:
         index = order[batch * self.settings.batch_size : (batch + 1) * self.settings.batch_size]
         feature = F.normalize(call(self.encoder, take(self.inputs, index)), dim=-1)
         logits = self.settings.head_scale * feature @ F.normalize(self.rows, dim=-1).T
-        loss = F.cross_entropy(logits, self.labels[index])
+        loss = F.cross_entropy(logits, self.labels[index], label_smoothing=self.settings.label_smoothing)
         rate = learning_rate("one-cycle", self.settings.lr, self.position, self.steps)
         self._loop.update(loss, rate)
         return {"loss": float(loss.detach()), "lr": rate}

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from manyone.engine.fabric import is_writer
 from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.merging.artefact import load, save
+from manyone.merging.ladder import entropy_ladder, ladder_warning
 from manyone.merging.measures import accuracies
 from manyone.merging.recipes.build import Built, merged
-from manyone.merging.recipes.options import AdaptiveOptions, ProblemOptions
+from manyone.merging.recipes.options import AdaptiveOptions, ProblemOptions, TestTimeOptions
 from manyone.merging.recipes.problem import Problem, from_suite, load_problem
 from manyone.merging.recipes.static_options import MergeOptions
 from manyone.recipes.options import Split
@@ -36,6 +39,8 @@ def run(options: AdaptiveOptions, build: Build, folder: RunFolder) -> None:
         print("\n".join([*_plan(folder.recipe, problem), *_sizes(built.model), adapts, "nothing was written"]))
         return
     _check_inputs(options, problem, folder)
+    if isinstance(options, TestTimeOptions) and not folder.exists and is_writer():
+        show_ladder(options, problem, built.model, folder)
     final = train(
         _Scored(options, problem, built, folder.recipe),
         folder,
@@ -45,6 +50,23 @@ def run(options: AdaptiveOptions, build: Build, folder: RunFolder) -> None:
         loggers=options.logger,
     )
     print_accuracies(final)
+
+
+def show_ladder(options: TestTimeOptions, problem: Problem, start: nn.Module, folder: RunFolder) -> None:
+    """Prints and logs how sure base, initial model and experts are; warns where adaptation has nothing to follow."""
+    experts = {t: problem.expert(t) for t in problem.experts}
+    heads = {t: problem.heads[t] for t in experts}
+    inputs = problem.inputs(options.adapt_split, min(options.limit, options.monitor_samples))
+    ladder = entropy_ladder(problem.encoder, start, experts, heads, inputs)
+    print("prediction entropy before adaptation, in nats (should fall from left to right; 0 is certainty)")
+    rows = [
+        (t, f"{r.base:.2f}", f"{r.merged:.2f}", f"{r.expert:.2f}", "" if r.in_order else "!") for t, r in ladder.items()
+    ]
+    print_table(("task", "base", "merged", "expert", ""), rows)
+    warning = ladder_warning(ladder)
+    if warning and options.objective != "expert-kl":
+        print(f"warning: {warning}")
+    folder.log(0, "ladder", {f"entropy/{t}": asdict(rung) for t, rung in ladder.items()})
 
 
 def evaluate(options: AdaptiveOptions, build: Build, folder: RunFolder, split: Split) -> Mapping[str, float]:

@@ -15,6 +15,11 @@ from manyone.evaluation.intervals import paired_difference, t_interval
 Curves = Mapping[tuple[str, str, str], Mapping[int, Sequence[Mapping[str, float]]]]
 """By (suite, method, variant) and seed: points {"step", "entropy", "marginal_entropy"} of an adaptation, in nats."""
 
+LADDER = (
+    "Mean entropy of the predictions, in nats, means over seeds. Adaptation by certainty can only move a merged model "
+    "towards the experts where every step down the ladder is surer: base, merged model, expert. Tasks where the order "
+    "is another one are marked."
+)
 GRANULARITY = (
     "Per sample, each input gets its own mixture of experts. Per batch, the routing weights are averaged over the "
     "batch first; a batch with inputs of one task then tells the router which task it is, a batch of mixed tasks does "
@@ -39,6 +44,7 @@ def draw(results: Results, claims: Claims, curves: Curves) -> list[Figure]:
     """All pictures of the study; the text of a section stands at its first figure."""
     figures = []
     for title, text, drawn in (
+        ("Entropy ladder", LADDER, ladder(results, claims)),
         ("Routing per sample and per batch", GRANULARITY, granularity(results, claims)),
         ("Routing weights per task", ROUTING, routing(results, claims)),
         ("Representation bias", BIAS, bias(results, claims)),
@@ -50,6 +56,28 @@ def draw(results: Results, claims: Claims, curves: Curves) -> list[Figure]:
 
 
 Drawn = Iterator[tuple[Any, str, dict[str, Any]]]
+
+
+def ladder(results: Results, claims: Claims) -> Drawn:
+    """Entropies per task of the rows that have them, in the order of the ladder."""
+    for suite in results.suites():
+        rungs = [
+            (claims.name(method, variant), _entropies(results, suite, method, variant))
+            for method, variant in (("pretrained", ""), ("task-arithmetic", "tuned"), ("expert", ""))
+        ]
+        if not all(values for _, values in rungs):
+            continue
+        rows = []
+        for task in rungs[0][1]:
+            down = [values[task] for _, values in rungs]
+            name = task if down == sorted(down, reverse=True) else f"{task} (not in order)"
+            rows.append([name, *(f"{v:.2f}" for v in down)])
+        yield "table", suite, {"columns": ["Task", *(name for name, _ in rungs)], "rows": rows}
+
+
+def _entropies(results: Results, suite: str, method: str, variant: str) -> dict[str, float]:
+    found = [r.details["entropy"] for r in results.select(suite, method, variant, "clean") if r.details.get("entropy")]
+    return {t: math.fsum(row[t] for row in found) / len(found) for t in found[0]} if found else {}
 
 
 def granularity(results: Results, claims: Claims) -> Drawn:

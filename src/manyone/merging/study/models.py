@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from manyone.data.images.corruptions import corrupt
 from manyone.data.tasks import Inputs, Split, Task, count, take
+from manyone.merging.adaptation.objectives import entropy
 from manyone.merging.measures import accuracies, features, parameter_counts, share_right
 from manyone.merging.moe.wemoe import WeightEnsemblingMoE
 from manyone.merging.recipes.build import Built, Known, merged
@@ -30,6 +31,9 @@ ENTROPIES = ("entropy", "marginal_entropy")
 SHARED = {("average", ""), ("task-arithmetic", ""), ("task-arithmetic", "tuned"), ("ties", ""), ("ties", "tuned"),
           ("adamerging", ""), ("wemoe", ""), ("e-wemoe", "")}  # fmt: skip
 """Arms that several rows need; of the others nothing is kept."""
+
+LADDER = (("pretrained", ""), ("task-arithmetic", "tuned"), ("expert", ""))
+"""What adaptation starts from, between the base and what it should come near: every step should be surer."""
 
 Curve = list[dict[str, float]]
 Made = tuple[Any, dict[str, float]]
@@ -142,9 +146,8 @@ class SeedStudy:
         return merged(arm.options(seed=self.seed, scale=best[1]), self.problem), {"scale": best[1]}
 
     def _adapted(self, arm: Arm) -> Made:
-        """Test-time adaptation."""
-        more = {"scale": self.make("task-arithmetic", "tuned")[1]["scale"]} if "wemoe" in arm.recipe else {}
-        options = arm.options(seed=self.seed, **more)
+        """Test-time adaptation; every method of it starts from the same task arithmetic."""
+        options = arm.options(seed=self.seed, scale=self.make("task-arithmetic", "tuned")[1]["scale"])
         known = Known(expert_features=self._taught) if options.objective == "expert-kl" else None
         built = arm.build(options, self.problem, known)
         metrics, curve = fit(built)
@@ -213,6 +216,26 @@ class SeedStudy:
                 feature = self.features(model, task, "test")
             result[task] = share_right(self.problem.heads[task], feature, split.labels)
         return result
+
+    def entropies(self, model: Any) -> dict[str, float]:
+        """Mean entropy of the predictions on every merged task's unlabelled inputs, in nats."""
+        heads = self.problem.heads
+        return {t: float(entropy(heads[t](self.features(model, t, self.setting.adapt_split)))) for t in self.merged}
+
+    def regime(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Whether adaptation by certainty can operate; ``scores`` are those of the model that it starts from.
+
+        ``ladder_base`` and ``ladder_expert``: shares of the tasks in which that model is surer than the base, and the
+        expert surer than it; ``lowest_task``: its lowest score.
+        """
+        merged = self.make(*LADDER[1])[0]
+        base, start, expert = (self.entropies(m) for m in (self.clean.encoder, merged, self.each_expert))
+        tasks = len(self.merged)
+        return {
+            "ladder_base": sum(base[t] > start[t] for t in self.merged) / tasks,
+            "ladder_expert": sum(start[t] > expert[t] for t in self.merged) / tasks,
+            "lowest_task": min(scores.values()),
+        }
 
     def cost_of(self, model: object, seconds: float) -> float:
         """CPU seconds that making ``model`` took, also when an earlier row has made it already."""

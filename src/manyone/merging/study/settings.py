@@ -23,6 +23,9 @@ class Setting:
     ada_lr: float = 1e-3
     moe_steps: int = 100
     moe_lr: float = 1e-3
+    e_moe_steps: int | None = None
+    """Of E-WEMoE, whose one router serves all blocks; None: as WEMoE's."""
+    e_moe_lr: float | None = None
     surgery_iterations: int = 500
     v2_iterations: int = 150
     rank: int = 16
@@ -47,15 +50,23 @@ class Setting:
 SETTINGS: dict[str, Setting] = {
     "fixture": Setting(test_limit=60, val_limit=60, ada_steps=5, moe_steps=5, surgery_iterations=10, v2_iterations=3,
                         concrete_steps=3, statistics_samples=16, corruptions=("gaussian-noise",), unseen=("shoes",)),
-    "mini6": Setting(test_limit=500, ada_steps=100, moe_steps=60, v2_iterations=100, corruptions=("motion-blur",),
-                      unseen=("optdigits", "shoes"), objectives=("expert-kl",), extras=False),
+    "mini6": Setting(
+        test_limit=500, ada_steps=300, moe_steps=100, e_moe_lr=3e-3, v2_iterations=100, corruptions=("motion-blur",),
+        unseen=("optdigits", "shoes"), objectives=("expert-kl",), extras=False,
+    ),
+    "crisp8": Setting(
+        test_limit=500, ada_steps=300, moe_steps=150, e_moe_steps=150, e_moe_lr=3e-3, surgery_iterations=300,
+        v2_iterations=120, corrupted_tasks=("mnist", "fashion-a", "optdigits", "pen"),
+        unseen=("fashion-b", "segment"), extras=False,
+    ),
     "images": Setting(
         test_limit=300, val_limit=100, ada_steps=100, moe_steps=60, v2_iterations=100, concrete_steps=60,
         corrupted_tasks=("fashion", "animal", "satellite", "emoji-noto"),
         unseen=("mnist", "emoji-twemoji"), objectives=(), extras=False, monitor_samples=128,
     ),
     "text": Setting(
-        test_limit=150, val_limit=40, scales=(0.1, 0.2, 0.3, 0.4, 0.6), batch_size=8, ada_steps=50, moe_steps=30,
+        test_limit=120, val_limit=40, scales=(0.1, 0.2, 0.3, 0.4, 0.6), batch_size=8, ada_steps=40, ada_lr=5e-3,
+        moe_steps=40,
         v2_iterations=32, corruptions=(), unseen=("bbc",), objectives=("expert-kl",), extras=False,
         monitor_samples=64,
     ),
@@ -71,8 +82,8 @@ def setting_of(suite: str) -> Setting:
 def arms(scale: str, suite: str) -> list[Arm]:
     """What the study makes of ``suite``: by recipe, with its options.
 
-    Variant "tuned", and WEMoE in all its variants, get the ``scale`` that the validation split prefers when they are
-    made; a surgery ``on`` a folder goes on top of the model that the arm of that name made.
+    Variant "tuned", and everything that adapts, get the ``scale`` that the validation split prefers when they are made;
+    a surgery ``on`` a folder goes on top of the model that the arm of that name made.
     """
     return list(_arms(suite, setting_of(suite)))
 
@@ -99,7 +110,8 @@ def _arms(suite: str, s: Setting) -> Iterator[Arm]:
         yield Arm("concrete-task-arithmetic", "concrete", ada | {"steps": s.concrete_steps, "adaptive": False})
     moe = adapted | {"steps": s.moe_steps, "lr": s.moe_lr}
     yield Arm("wemoe", "wemoe", moe)
-    yield Arm("e-wemoe", "e-wemoe", moe)
+    e_moe = {"steps": s.e_moe_steps or s.moe_steps, "lr": s.e_moe_lr or s.moe_lr}
+    yield Arm("e-wemoe", "e-wemoe", moe | e_moe)
     for objective in s.objectives:
         yield Arm("wemoe", "wemoe", moe | {"objective": objective}, objective)
     corrected = common | {"rank": s.rank}

@@ -27,7 +27,7 @@ from manyone.engine.fabric import make_fabric
 from manyone.merging.measures import accuracies, cost, mixed_accuracies
 from manyone.merging.recipes.problem import Problem, from_suite
 from manyone.merging.study.figures import draw
-from manyone.merging.study.models import Made, SeedStudy
+from manyone.merging.study.models import LADDER, Made, SeedStudy
 from manyone.merging.study.settings import Setting, setting_of
 
 TITLE = "Many into one: the claims of model merging"
@@ -37,7 +37,7 @@ NOTES = [
     "Intervals are over seeds: experts and adaptation are drawn anew for each seed, and so are base and data split on "
     "mini6. On images all seeds share one base, like a public checkpoint, and with it its data split.",
 ]
-SEEDS = {"smoke": 3, "laptop": 3, "paper": 3}
+SEEDS = {"smoke": 3, "laptop": 5, "paper": 3}
 PARTS = ("clean", "shifted")
 """A seed's work in two jobs: the clean tests, and the corrupted and unseen ones. They share only the experts."""
 
@@ -152,6 +152,10 @@ def measure(s: SeedStudy, entry: Entry) -> Row:
     metrics |= s.sizes(model)
     metrics |= {k: v for k, v in reported.items() if k in ("scale", "criterion", "criterion_at_start", "fell_back")}
     details: dict[str, Any] = {}
+    if s.condition == "clean" and (entry.method, entry.row_variant) in LADDER:
+        details["entropy"] = s.entropies(model)
+    if s.condition == "clean" and (entry.method, entry.row_variant) == LADDER[1]:
+        metrics |= s.regime(scores)
     if entry.method in ("wemoe", "e-wemoe") and not entry.row_variant and s.condition in ("clean", "unseen"):
         details["routing"] = s.mean_routing(model)
     if any(k.startswith("bias/") for k in reported):

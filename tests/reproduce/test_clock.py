@@ -8,13 +8,14 @@ import time
 
 import pytest
 
-from manyone.reproduce.clock import run_timed, seconds_of
+from manyone.reproduce.clock import clocked, seconds_of
 
 
 def test_seconds_add_up_over_commands(tmp_path):
     clock = tmp_path / "job.seconds"
     for _ in range(2):
-        run_timed("time:sleep", clock, (0.2,))
+        with clocked(clock):
+            time.sleep(0.2)
         (tmp_path / "job.jsonl").write_text("{}")
     total = seconds_of([clock])
     assert total is not None
@@ -23,23 +24,26 @@ def test_seconds_add_up_over_commands(tmp_path):
 
 
 def test_a_job_that_fails_has_taken_its_time_too(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        run_timed("os:stat", tmp_path / "job.seconds", (str(tmp_path / "none"),))
+    with pytest.raises(ValueError, match="broken"), clocked(tmp_path / "job.seconds"):
+        raise ValueError("broken")
     assert seconds_of([tmp_path / "job.seconds"]) is not None
 
 
 def test_rows_without_a_clock_stay_without(tmp_path):
     (tmp_path / "job.jsonl").write_text("{}")
-    run_timed("time:sleep", tmp_path / "job.seconds", (0,))
+    with clocked(tmp_path / "job.seconds"):
+        pass
     assert list(tmp_path.glob("*.seconds")) == []
-    run_timed("time:sleep", tmp_path / "other.seconds", (0,))
+    with clocked(tmp_path / "other.seconds"):
+        pass
     assert seconds_of([tmp_path / "job.seconds", tmp_path / "other.seconds"]) is None
 
 
 def test_a_killed_process_leaves_its_clock(tmp_path):
     code = (
-        "import sys, pathlib, manyone.reproduce.clock as clock; clock._EVERY_SECONDS = 0.1; "
-        f"clock.run_timed('time:sleep', pathlib.Path({str(tmp_path / 'job.seconds')!r}), (60,))"
+        "import pathlib, time, manyone.reproduce.clock as clock\n"
+        "clock.EVERY_SECONDS = 0.1\n"
+        f"with clock.clocked(pathlib.Path({str(tmp_path / 'job.seconds')!r})): time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60

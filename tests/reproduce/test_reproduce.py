@@ -295,6 +295,19 @@ def test_a_field_means_all_of_its_chapters_and_a_chapter_can_be_chosen_alone(toy
         reproduce.plan(["wood-clever"], ["wood-carved"], "smoke", 1)
 
 
+def test_the_run_time_is_that_of_all_commands_that_made_the_rows(toys):
+    out = toys / "out"
+    for seeds in (1, 2):
+        assert reproduce.reproduce(fields=["tin"], seeds=seeds, out=out, workers=1) == 0
+        if seeds == 1:
+            for clock in (out / "rows").glob("*.seconds"):
+                clock.write_text("100\n")  # as if the first command had taken long
+    (study,) = Report.load(out).studies
+    assert study.seconds is not None
+    assert 200 <= study.seconds < 300
+    assert "took 3 min" in (out / "report.html").read_text()
+
+
 def test_chapters_are_folders_of_a_fields_study():
     for name, module in reproduce.STUDIES.items():
         assert reproduce.claims_file(name).is_file()

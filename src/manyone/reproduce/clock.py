@@ -6,28 +6,29 @@ The file is written while the job runs, so that a process which is killed loses 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from manyone.engine.files import write_atomic
 from manyone.errors import ManyoneError
 
-_EVERY_SECONDS = 5.0
+EVERY_SECONDS = 5.0
+"""How much a process that is killed may lose."""
 
 
-def run_timed(call: str, clock: Path, arguments: tuple[Any, ...]) -> None:
-    """``call`` ("module:function") with ``arguments``; its seconds are added to those in the file ``clock``.
+@contextlib.contextmanager
+def clocked(clock: Path) -> Iterator[None]:
+    """Adds the seconds of the block to those in the file ``clock``, whose name is that of its rows but for the ending.
 
     Where there are rows and no clock (of a version without clocks) none is begun: it would tell a part as the whole.
     """
-    module, _, function = call.partition(":")
-    known = clock.is_file() or not clock.with_suffix(".jsonl").is_file()
-    with _running(clock) if known else contextlib.nullcontext():
-        getattr(importlib.import_module(module), function)(*arguments)
+    if clock.is_file() or not clock.with_suffix(".jsonl").is_file():
+        with _running(clock):
+            yield
+    else:
+        yield
 
 
 def seconds_of(clocks: Iterable[Path]) -> float | None:
@@ -45,7 +46,7 @@ def _running(clock: Path) -> Iterator[None]:
             write_atomic(clock, f"{before + time.monotonic() - began:.1f}\n".encode())
 
     def keep_up() -> None:
-        while not over.wait(_EVERY_SECONDS):
+        while not over.wait(EVERY_SECONDS):
             write()
 
     write()

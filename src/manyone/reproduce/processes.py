@@ -34,6 +34,7 @@ import joblib
 from manyone.engine.modules import isolated
 from manyone.engine.progress import Progress
 from manyone.errors import InterruptedRun, ManyoneError
+from manyone.reproduce.clock import clocked
 
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 AGAIN = "the same command goes on"
@@ -55,6 +56,8 @@ class Task(NamedTuple):
     call: str
     arguments: tuple[Any, ...]
     again: str = AGAIN
+    clock: Path | None = None
+    """Where its seconds are added up, over all commands that work on it."""
 
 
 class Runner(NamedTuple):
@@ -286,7 +289,8 @@ def _attempt(task: Task) -> str | None:
     """Runs the task; None, or what went wrong in one line, with all of it in the log."""
     try:
         module, _, function = task.call.partition(":")
-        getattr(importlib.import_module(module), function)(*task.arguments)
+        with clocked(task.clock) if task.clock else contextlib.nullcontext():
+            getattr(importlib.import_module(module), function)(*task.arguments)
     except ManyoneError as problem:
         print(problem, file=sys.stderr)
         return str(problem)

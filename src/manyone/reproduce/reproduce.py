@@ -33,7 +33,7 @@ from manyone.fields import FIELDS
 from manyone.recipes.running import print_table
 from manyone.report.html import write
 from manyone.report.terminal import show
-from manyone.reproduce.clock import run_timed, seconds_of
+from manyone.reproduce.clock import seconds_of
 from manyone.reproduce.processes import Runner, Task, cluster, task_runner
 
 
@@ -235,8 +235,9 @@ def _measure(plans: Sequence[Plan], scale: str, folder: Path, runner: Runner) ->
         Task(
             str(job),
             folder / f"{job.file}.log",
-            f"{run_timed.__module__}:{run_timed.__name__}",
-            (f"{STUDIES[p.field]}:run_job", _clock(folder, job), (scale, *job, folder)),
+            f"{STUDIES[p.field]}:run_job",
+            (scale, *job, folder),
+            clock=_clock(folder, job),
         )
         for p, job, rows in needed
         if _lines(folder, job) < rows

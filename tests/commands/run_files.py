@@ -35,6 +35,11 @@ def lines(path):
     return [{k: v for k, v in r.items() if k != "time"} for r in records]
 
 
+def final_of(run):
+    """The last record of kind "final" of the run."""
+    return next(r for r in reversed(lines(run / "metrics.jsonl")) if r["kind"] == "final")
+
+
 def started(*words, folder):
     """``manyone WORDS`` in a process of its own, in ``folder``, where what it says is in the file "said".
 

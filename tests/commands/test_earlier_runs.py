@@ -86,7 +86,7 @@ def test_an_interrupted_run_goes_on_to_the_weights_of_the_whole_one(manyone, run
         )
         assert_close(found, wanted, atol)
     steps = [[(record["step"], record["kind"]) for record in records(runs / which)] for which in (cut, run)]
-    assert steps[0] == steps[1]
+    assert [step for step in steps[0] if step[1] != "reference"] == steps[1]  # what 0.1 did not keep yet
     assert manyone("eval", cut)[0] == 0
     assert_reported(manyone, cut)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.commands.run_files import FILES, OWN_TEAM, assert_kill_9_changes_nothing, lines
+from tests.commands.run_files import FILES, OWN_TEAM, assert_kill_9_changes_nothing, final_of, lines
 
 from manyone.errors import ManyoneError
 from manyone.recipes.options import with_preset
@@ -34,7 +34,7 @@ def test_a_gated_run_leaves_artefact_episodes_figures_and_a_film(manyone, proces
     code, out, err = manyone("run", "commformer", *words)
     assert code == 0, err
     assert "95 % interval" in out
-    final = lines(tmp_path / "r/metrics.jsonl")[-1]
+    final = final_of(tmp_path / "r")
     assert final["return_low"] <= final["return"] <= final["return_high"]
     assert 0 <= final["links"] <= 5  # a message on each of three links, and an action on two at most
     episodes = lines(tmp_path / "r/episodes.jsonl")
@@ -183,7 +183,7 @@ def test_a_users_module_in_the_current_folder_is_an_environment(manyone, tmp_pat
     code, out, err = manyone("run", "no-comm", "--env", "pettingzoo:own_team", *TINY, "--workers", 0, "--out", "r")
     assert code == 0, err
     assert "no film" in out
-    assert lines(tmp_path / "r/metrics.jsonl")[-1]["return"] == 1
+    assert final_of(tmp_path / "r")["return"] == 1
 
 
 @pytest.mark.parametrize(

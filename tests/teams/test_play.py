@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from manyone.envs.teams.make import make_team
+from manyone.envs.teams.types import Observation, TeamSpec
 from manyone.errors import ManyoneError
 from manyone.teams.network.commformer import Acted, CommFormer
 from manyone.teams.network.graph import LearnedGraph, fixed_graph, links_for
-from manyone.teams.play import play
+from manyone.teams.play import RandomTeam, play
 from manyone.teams.ppo.learner import TeamLearner
 from manyone.teams.ppo.training import Training
 
@@ -164,3 +165,32 @@ def test_relay_the_gate_opens_when_a_message_is_needed_and_closes_otherwise():
             break
     assert opened >= 0.95
     assert wasted <= 0.1
+
+
+def test_a_random_team_draws_evenly_among_what_is_allowed():
+    team = RandomTeam(TeamSpec("any", 2, 3, 4, masked=True))
+    allowed = torch.ones(4000, 2, 4, dtype=torch.bool)
+    allowed[:, 1, 2] = False
+    seen = Observation(torch.zeros(4000, 2, 3), torch.ones(4000, 2, dtype=torch.bool), allowed)
+    noise = -torch.empty(4000, 2, 4).exponential_(generator=torch.Generator().manual_seed(0)).log()
+    acted = team.act(seen, torch.zeros(2, 2), noise=noise, greedy=False)
+    shares = [acted.actions[:, agent].bincount(minlength=4) / 4000 for agent in (0, 1)]
+    torch.testing.assert_close(shares[0], torch.full((4,), 0.25), atol=0.03, rtol=0)
+    torch.testing.assert_close(shares[1], torch.tensor([1 / 3, 1 / 3, 0, 1 / 3]), atol=0.03, rtol=0)
+    assert not acted.links.any()
+
+
+def test_a_random_team_draws_evenly_within_bounds():
+    team = RandomTeam(TeamSpec("any", 1, 3, action_dim=2, low=(-1.0, -1.0), high=(1.0, 1.0)))
+    seen = Observation(torch.zeros(4000, 1, 3), torch.ones(4000, 1, dtype=torch.bool))
+    noise = torch.randn(4000, 1, 2, generator=torch.Generator().manual_seed(0))
+    drawn = team.act(seen, torch.zeros(1, 1), noise=noise).actions
+    assert drawn.abs().max() <= 1
+    torch.testing.assert_close(drawn.flatten().histc(4, -1, 1) / 8000, torch.full((4,), 0.25), atol=0.03, rtol=0)
+
+
+def test_a_random_team_can_be_played():
+    env = make_team(PREY, 4)
+    drawn = [play(env, RandomTeam(env.spec), torch.zeros(3, 3), episodes=8, seed=seed, greedy=False) for seed in (1, 1)]
+    assert torch.equal(drawn[0].returns, drawn[1].returns)
+    assert drawn[0].links_per_step.sum() == 0

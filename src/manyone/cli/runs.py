@@ -18,7 +18,7 @@ from manyone.recipes.table import RECIPES, builder, options_class, runner
 
 if TYPE_CHECKING:
     from manyone.engine.run import RunFolder
-    from manyone.recipes.options import CommonOptions
+    from manyone.recipes.options import CommonOptions, Split
     from manyone.reproduce.seeds import SeedRuns
 
 _EVAL_OPTIONS = (
@@ -111,31 +111,35 @@ def evaluate(words: Sequence[str]) -> int:
         raise ManyoneError(f"--seed {parsed.seed}: must be at least 0")
     asked = {n.replace("-", "_"): getattr(parsed, n.replace("-", "_")) for n, _, _ in _EVAL_OPTIONS}
     asked = {name: value for name, value in asked.items() if value is not None}
+    from manyone.recipes.execution import reopen, tell_references
+
     if (parsed.run / "seeds.json").is_file():
         from manyone.report.runs import over_seeds, seeds_table
         from manyone.reproduce.seeds import reopen_seeds
 
         runs = reopen_seeds(parsed.run)
-        each = {seed: _evaluate(runs.folder(seed), parsed, asked) for seed in runs.seeds}
+        opened = {seed: reopen(runs.folder(seed), trust=parsed.trust) for seed in runs.seeds}
+        each = {seed: _evaluate(*one, parsed.split, asked) for seed, one in opened.items()}
         numbers = {s: {k: v for k, v in m.items() if isinstance(v, float | int)} for s, m in each.items()}
-        metrics: Any = seeds_table(over_seeds(numbers))
-    else:
-        metrics = _evaluate(parsed.run, parsed, asked)
+        if is_writer():
+            show(seeds_table(over_seeds(numbers)), f"{parsed.run} on {parsed.split}")
+        return 0
+    folder, options = reopen(parsed.run, trust=parsed.trust)
+    metrics = _evaluate(folder, options, parsed.split, asked)
     if is_writer():
         show(metrics, f"{parsed.run} on {parsed.split}")
+        if parsed.split == "test" and not asked and isinstance(metrics, Mapping):
+            tell_references(folder, metrics)
     return 0
 
 
-def _evaluate(run: Path, parsed: argparse.Namespace, asked: Mapping[str, Any]) -> Any:
+def _evaluate(folder: RunFolder, options: CommonOptions, split: Split, asked: Mapping[str, Any]) -> Any:
     """The metrics of one run folder; ``asked``: the field's own options of the evaluation."""
-    from manyone.recipes.execution import reopen
-
-    folder, options = reopen(run, trust=parsed.trust)
     known = getattr(runner(folder.recipe), "EVAL_OPTIONS", ())
     for name in asked.keys() - set(known):
         takes = ", ".join(f"--{one.replace('_', '-')}" for one in ("split", *known))
         raise ManyoneError(f"--{name.replace('_', '-')}: runs of {folder.recipe} are evaluated with {takes} alone")
-    return runner(folder.recipe).evaluate(options, builder(folder.recipe), folder, parsed.split, **asked)
+    return runner(folder.recipe).evaluate(options, builder(folder.recipe), folder, split, **asked)
 
 
 def _add_side_by_side(parser: Parser) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from manyone.earth.metrics import class_iou, confusion
+from manyone.earth.metrics import class_iou, confusion, mean_average_precision
 from manyone.earth.protocols.few_shot import SHOTS, few_shot
 from manyone.earth.protocols.probe import PROTOCOLS, probe
 from manyone.earth.protocols.scores import Scores, kind_of
@@ -120,6 +120,20 @@ def measure(
         () if iou is None else tuple(_finite(v) for v in iou.tolist()),
     )  # fmt: skip
     return cell, shown
+
+
+def blind(samples: Samples) -> float:
+    """The figure of one that sees no image: always the largest class of the training samples, the rate of each of
+    their labels, or the mean of their values."""
+    train, test = (samples.targets[part] for part in (samples.splits.train, samples.splits.test))
+    kind = kind_of(samples.targets)
+    if kind == "class":
+        values, counts = np.unique(train, return_counts=True)
+        return float(np.mean(test == values[counts.argmax()]))
+    if kind == "labels":
+        rates = np.broadcast_to(train.mean(0), test.shape)
+        return float(mean_average_precision(np.asarray(test), rates)["micro_map"])
+    return float(np.sqrt(np.mean(np.square(test - train.mean()))))
 
 
 def ranking(cells: Sequence[Cell], protocol: str, models: Sequence[str], seed: int = 0) -> Ranking | None:

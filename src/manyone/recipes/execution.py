@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from manyone.engine.fabric import is_writer
 from manyone.engine.loggers import check_loggers
 from manyone.engine.options import values_from_plain
 from manyone.engine.run import CONFIG, RunFolder
@@ -14,7 +15,9 @@ from manyone.engine.trust import check_trusted
 from manyone.errors import ManyoneError
 from manyone.recipes.cards import finish_card
 from manyone.recipes.options import CommonOptions, check_places, with_preset
-from manyone.recipes.table import RECIPES, builder, options_class, runner
+from manyone.recipes.references import references_in
+from manyone.recipes.running import print_references
+from manyone.recipes.table import RECIPES, about, builder, options_class, runner
 
 
 def reopen(path: Path, *, trust: bool = False) -> tuple[RunFolder, CommonOptions]:
@@ -48,7 +51,16 @@ def execute(options: CommonOptions, folder: RunFolder) -> bool:
         runner(folder.recipe).run(options, builder(folder.recipe), folder)
     if options.dry_run and not folder.exists:
         return False
+    if is_writer():
+        tell_references(folder)
     finish_card(options, folder)
     folder.finish()
     folder.close()
     return True
+
+
+def tell_references(folder: RunFolder, result: Mapping[str, Any] | None = None) -> None:
+    """Prints where ``result``, by default the run's own, lies among the reference points that the run has kept."""
+    lines = folder.metrics()
+    final: Mapping[str, Any] = next((line for line in reversed(lines) if line.get("kind") == "final"), {})
+    print_references(references_in(lines), final if result is None else result, about(folder.recipe))

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
+from manyone.recipes.recipe import About, Label
+from manyone.recipes.references import Reference, Standing, standings
 
 
 class Restorable(Protocol):
@@ -52,3 +55,35 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], last: Seq
 def by_task(metrics: Mapping[str, float], name: str) -> dict[str, float]:
     """Task -> the metric ``name/task``."""
     return {k.removeprefix(f"{name}/"): v for k, v in metrics.items() if k.startswith(f"{name}/")}
+
+
+def print_references(references: Sequence[Reference], result: Mapping[str, Any], about: About) -> None:
+    """A table for each metric of ``result`` that reference points have, and a line for each point not measured."""
+    for one in standings(references, result):
+        label = about.label(one.metric)
+        print(_heading(label))
+        table = Table(box=None, show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(justify="right")
+        for row in _rows(one, label):
+            table.add_row(*row)
+        Console().print(table)
+    for point in references:
+        if point.how:
+            print(f"{point.name}: {point.how}")
+
+
+def _rows(one: Standing, label: Label) -> list[tuple[str, str, str]]:
+    """The points and this run by their values, the worst first."""
+    rows = [(point.metrics[one.metric], False, escape(point.name), "") for point in one.points]
+    rows.append((one.value, True, "[bold]this run[/]", escape(one.words)))
+    rows.sort(key=lambda row: row[:2], reverse=label.better == "less")
+    return [(name, _value(label, value), words) for value, _, name, words in rows]
+
+
+def _heading(label: Label) -> str:
+    return label.text if label.unit in ("", "count") else f"{label.text}, {label.unit}"
+
+
+def _value(label: Label, value: float) -> str:
+    return percent(value) if label.unit == "%" else f"{value:.4g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
+from manyone.recipes.recipe import About
 
 if TYPE_CHECKING:
     import argparse
@@ -88,6 +90,14 @@ def builder(name: str) -> Builder | None:
 def runner(name: str) -> Runner:
     """What runs and evaluates recipe ``name``."""
     return _module(name, _recipe(name).runner)
+
+
+def about(name: str) -> About:
+    """What the field of recipe ``name`` says of its papers and metrics; nothing where it has no module ``about``."""
+    place = f"manyone.{RECIPES[name].field}.recipes.about" if name in RECIPES and RECIPES[name].field else ""
+    if not place or importlib.util.find_spec(place) is None:
+        return About()
+    return importlib.import_module(place).ABOUT
 
 
 def predicting() -> list[Predicting]:

@@ -2,11 +2,12 @@
 
 Every slot starts again from the evaluation's seed, and what happens in its e-th episode depends on (seed, slot, e) and
 the actions alone. Which episodes count is fixed beforehand, so long episodes are not missed in favour of short ones.
-Public names: :func:`play`, :class:`Played`.
+Public names: :func:`play`, :class:`Played`, :class:`RandomTeam`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyone.envs.teams.types import Observation, TeamEnv
+from manyone.envs.teams.types import Observation, TeamEnv, TeamSpec
 from manyone.errors import ManyoneError
 from manyone.randomness import generator_for
+from manyone.teams.network.commformer import Acted
+from manyone.teams.network.distributions import choose
 from manyone.teams.network.gate import GateMode
 from manyone.teams.network.graph import LearnedGraph
 from manyone.teams.ppo.rollout import action_noise, heard, message_noise, steady
@@ -88,6 +91,37 @@ def play(
             return _play(env, team, episodes, seed, greedy, gate, film_slot)
     finally:
         policy.train(was_training)
+
+
+class RandomTeam:
+    """Draws every action evenly among those that an agent may take (bounded ones within their bounds) and sends
+    nothing: what any team has to be better than. To be played with ``greedy=False``."""
+
+    training = gated = False
+    link_scorer = None
+
+    def __init__(self, spec: TeamSpec) -> None:
+        self.spec = spec
+
+    def train(self, mode: bool = True) -> RandomTeam:
+        """Nothing to train."""
+        return self
+
+    def eval(self) -> RandomTeam:
+        """Nothing to evaluate."""
+        return self
+
+    def act(self, obs: Observation, graph: Tensor, *, noise: Tensor, **how: Any) -> Acted:
+        """``noise`` is Gumbel's or normal, of which evenly drawn actions are made."""
+        batch, n = obs.alive.shape
+        even = torch.erf(noise / math.sqrt(2))  # of normal noise: even from -1 to 1, which are the bounds
+        chosen = (
+            choose(torch.zeros_like(noise), obs.available, noise, None, self.spec.digits)
+            if self.spec.discrete
+            else even
+        )
+        zeros = noise.new_zeros(batch, n)
+        return Acted(chosen, zeros, zeros, torch.zeros(batch, n, n, dtype=torch.bool, device=noise.device))
 
 
 class _Team:

@@ -69,3 +69,40 @@ def test_a_class_that_no_client_holds_is_named_with_the_way_out(problem):
     with pytest.raises(ManyoneError, match=r"none of class '.*--per-client"):
         load_case(options(problem=problem, clients=1, per_client=1, data="breast-cancer"))
     load_case(options(problem="agnostic", clients=1, per_client=1))
+
+
+@pytest.mark.parametrize(
+    ("words", "named", "metric"),
+    [
+        ({}, {"start": "from", "all rows, exactly": "to"}, "test/auc"),
+        ({"model": "mlp"}, {"start": "from", "all rows, one client": ""}, "test/auc"),
+        ({"problem": "gan", "data": "digits"}, {"start": "from", "the training rows": "to"}, "test/frechet"),
+        ({"problem": "group-dro", "data": "digits"},
+         {"start": "from", "always the largest class": "", "all rows, logistic regression": ""},
+         "test/worst_class_accuracy"),
+        ({"problem": "neyman-pearson"}, {"start": "from", "all rows, one client": ""}, "test/detection"),
+    ],
+)  # fmt: skip
+def test_a_model_is_compared_with_the_start_and_with_what_needs_no_clients(words, named, metric):
+    case = load_case(options(per_client=None, **words))
+    points = case.points()
+    assert {one.name: one.end for one in points} == named
+    assert all(next(iter(one.metrics)) == metric if one.metrics else one.how for one in points)
+
+
+def test_the_exact_solution_has_the_least_primal_risk():
+    case = load_case(options(per_client=None, precision="64-true"))
+    exact = case.problem.saddle(case.train.fields())
+    least = case.figures(exact, case.train)["primal_risk"]
+    learner = rounds(case.options, case, "local-sgda")
+    for _ in range(20):
+        learner.step()
+    assert least < case.figures(learner.model(), case.train)["primal_risk"]
+
+
+def test_always_the_largest_class_is_scored_on_the_test_rows():
+    case = load_case(options(per_client=None, problem="group-dro", data="digits"))
+    largest = next(one for one in case.points() if one.name == "always the largest class").metrics
+    assert largest["test/worst_class_accuracy"] == 0
+    counts = torch.bincount(case.train.labels)
+    assert largest["test/accuracy"] == float((case.test.labels == counts.argmax()).double().mean())

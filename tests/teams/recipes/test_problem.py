@@ -57,7 +57,7 @@ def test_the_plan_stays_within_the_share_or_is_one_round_of_all_copies(
     made = {0, *range(plan.every, iterations, plan.every)} if plan.every else set()
     assert plan.times == len(made) + 1
     rounds = [-(-count // copies) for count in [plan.episodes] * plan.times + [plan.point_episodes] * len(plan.points)]
-    assert plan.steps == (sum(rounds) + film) * copies * horizon
+    assert plan.steps == (sum(rounds) + film + plan.random) * copies * horizon
 
 
 def test_a_dry_run_counts_the_steps_of_evaluation(manyone):
@@ -66,7 +66,7 @@ def test_a_dry_run_counts_the_steps_of_evaluation(manyone):
     assert code == 0, err
     assert "evaluation: 1 times 32 greedy episodes: at most 32,000 steps, 100% of training's" in out
     code, out, err = manyone("run", "ippo", *words, "--evaluate-share", "40", "--dry-run")
-    assert "evaluation: 11 times 200 greedy episodes, one every 10 iterations: at most 1,248,000 steps" in out
+    assert "evaluation: 11 times 200 greedy episodes, one every 10 iterations: at most 1,264,000 steps" in out
 
 
 @pytest.mark.parametrize("share", ["0", "0.1"])

@@ -22,6 +22,7 @@ from manyone.behavior.recipes.build import inner, objective, spec
 from manyone.behavior.recipes.figures import run_figures
 from manyone.behavior.recipes.options import DistilOptions, StudentOptions
 from manyone.behavior.recipes.problem import BehaviorProblem, exported, load_problem, plan_of_data
+from manyone.behavior.recipes.references import keep_points, points_of
 from manyone.behavior.recipes.teaching import Lesson, plan_of_teacher, teachers_of
 from manyone.behavior.students.training import train as train_students
 from manyone.behavior.teachers.acting import TeacherPolicy
@@ -73,6 +74,16 @@ def run(options: DistilOptions, build: Build, folder: RunFolder) -> None:
     with ExitStack() as stack:
         evaluators = evaluators_of(options, problem, stack)
         baselines = _baselines(options, problem, teachers, labels, evaluators, folder)
+        several = len(evaluators) > 1
+        keep_points(
+            folder,
+            (
+                point
+                for data in problem.data
+                if data.name in evaluators
+                for point in points_of(evaluators[data.name], data, baselines[data.name], f"/{data.name}" * several)
+            ),
+        )
         scores: dict[str, Evaluation] = {}
 
         def evaluate_sets(learner: Distillations) -> dict[str, float]:

@@ -13,6 +13,7 @@ from manyone.behavior.data import BehaviorData
 from manyone.behavior.evaluate import Evaluator
 from manyone.behavior.recipes.options import CloningOptions
 from manyone.behavior.recipes.problem import exported, load_problem, plan_of_data
+from manyone.behavior.recipes.references import keep_points, points_of
 from manyone.behavior.students.policies import StudentPolicies, load_policies
 from manyone.engine.devices import one_thread_below
 from manyone.engine.inputs import check_inputs, digest
@@ -51,6 +52,8 @@ def run(options: CloningOptions, build: Build, folder: RunFolder) -> None:
 
         learner = build(options, source, scores)
         check_inputs(folder, digests)  # the first thing that is written: what is refused leaves no folder
+        if evaluator is not None:
+            keep_points(folder, points_of(evaluator, source if isinstance(source, BehaviorData) else None))
         whole = learner.distilled.inner.steps if isinstance(learner, SetLearner) else STEPS
         steps = whole if options.steps is None else options.steps
         final = train(

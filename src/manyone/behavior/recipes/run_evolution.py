@@ -10,6 +10,7 @@ from manyone.behavior.evaluate import Evaluator
 from manyone.behavior.evolution import EvolutionLearner, Returns
 from manyone.behavior.recipes.options import EvolutionOptions
 from manyone.behavior.recipes.problem import load_problem, plan_of_data
+from manyone.behavior.recipes.references import keep_points, points_of
 from manyone.behavior.recipes.run import evaluate, metrics_of, print_scores, scores_of
 from manyone.engine.devices import one_thread_below
 from manyone.engine.inputs import check_inputs
@@ -46,6 +47,7 @@ def run(options: EvolutionOptions, build: Build, folder: RunFolder) -> None:
         Returns(frame, students=options.population * options.at_once, episodes=options.episodes, seed=options.seed) as
         fitness,
     ):  # fmt: skip
+        keep_points(folder, points_of(own, data))
         evaluators = {data.name: own}
         kept = {}
 

@@ -12,6 +12,7 @@ from manyone.behavior.data import BehaviorData
 from manyone.behavior.evaluate import Evaluator
 from manyone.behavior.recipes.options import TeacherOptions
 from manyone.behavior.recipes.problem import exported, load_problem, plan_of_data
+from manyone.behavior.recipes.references import keep_points, points_of
 from manyone.behavior.teachers.artefact import SavedTeacher, read_teacher
 from manyone.behavior.teachers.calibration import CalibrationPolicy
 from manyone.behavior.teachers.learner import TeacherLearner
@@ -52,6 +53,8 @@ def run(options: TeacherOptions, build: Build, folder: RunFolder) -> None:
         learner = build(options, data, scores)
         check_inputs(folder, problem.digests())  # the first thing that is written: what is refused leaves no folder
         print(f"data of {data.name}: {problem.trajectories[0].summary()}", file=sys.stderr)
+        if evaluator is not None:
+            keep_points(folder, points_of(evaluator, data))
         final = train(
             learner,
             folder,

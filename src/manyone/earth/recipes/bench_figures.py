@@ -12,6 +12,8 @@ from manyone.earth.published import published
 from manyone.earth.statistics import Ranking
 
 SECTION = "Comparison"
+BLIND = "without the image"
+"""What guesses from the training labels alone is called in tables."""
 _METRICS = {"accuracy": "overall accuracy, %", "micro_map": "micro mAP, %", "rmse": "RMSE"}
 
 
@@ -25,7 +27,7 @@ def figures_of(
     """All for which there are figures."""
     drawn = []
     for protocol in dict.fromkeys(c.protocol for c in cells):
-        drawn.append(_leaderboard(protocol, [c for c in cells if c.protocol == protocol], ranks.get(protocol)))
+        drawn.append(_leaderboard(protocol, [c for c in cells if c.protocol == protocol], ranks.get(protocol), sets))
     drawn += [_ranks(protocol, rank) for protocol, rank in ranks.items()]
     for data in sets:
         own = [c for c in cells if c.data == data]
@@ -37,7 +39,9 @@ def figures_of(
     return drawn
 
 
-def _leaderboard(protocol: str, cells: Sequence[Cell], rank: Ranking | None) -> Figure:
+def _leaderboard(
+    protocol: str, cells: Sequence[Cell], rank: Ranking | None, about: Mapping[str, Mapping[str, Any]]
+) -> Figure:
     models = list(dict.fromkeys(c.model for c in cells))
     sets = list(dict.fromkeys(c.data for c in cells))
     own = {(c.model, c.data): c for c in cells}
@@ -48,6 +52,10 @@ def _leaderboard(protocol: str, cells: Sequence[Cell], rank: Ranking | None) -> 
         rows.append([model, *(_text(own.get((model, s))) for s in sets), ends])
     units = ", ".join(sorted({f"{_METRICS[c.metric]}" for c in cells}))
     caption = f"{units}; 95 % intervals over blocks of ground where samples have any, else over samples."
+    if all("blind" in about[s] for s in sets):
+        metrics = {c.data: c.metric for c in cells}
+        rows.append([BLIND, *(_figure(about[s]["blind"], metrics[s]) for s in sets), None])
+        caption += " The last line always says the largest class (the mean, the labels' rates) of the training samples."
     if rank and rank.notes:
         caption += f" {' '.join(rank.notes)}"
     return Figure("table", f"Leaderboard: {protocol}", {"columns": ["encoder", *sets, "mean rank"], "rows": rows},
@@ -176,7 +184,11 @@ def _text(cell: Cell | None) -> str | None:
         return None
     times = 1 if cell.metric == "rmse" else 100
     ends = "" if cell.low is None or cell.high is None else f" [{times * cell.low:.1f}, {times * cell.high:.1f}]"
-    return f"{times * cell.value:.1f}{ends}"
+    return f"{_figure(cell.value, cell.metric)}{ends}"
+
+
+def _figure(value: float, metric: str) -> str:
+    return f"{value if metric == 'rmse' else 100 * value:.1f}"
 
 
 def _known(value: float) -> float | None:

@@ -17,7 +17,7 @@ import torch
 
 from manyone.claims.figure import Figure, save_figures
 from manyone.data.rasters.scenes import LabelledScenes, Places, RasterSet
-from manyone.earth.benching import Cell, applies, cell_from, check_protocols, is_few_shot, measure, ranking
+from manyone.earth.benching import Cell, applies, blind, cell_from, check_protocols, is_few_shot, measure, ranking
 from manyone.earth.embedding import How, Ready, embed, pooling_of, ready
 from manyone.earth.encoders.loading import LEARNED, PLACES, SUPERVISED, fixed_bands
 from manyone.earth.recipes import bench_figures, pictures
@@ -114,6 +114,7 @@ def describe(samples: Samples) -> dict[str, Any]:
     s = samples.splits
     return {
         "samples": [len(s.train), len(s.val), len(s.test)],
+        "blind": blind(samples),
         "split": s.kind,
         "classes": list(samples.classes),
         "bands": [f"{b.name} {b.common}" for b in samples.bands],
@@ -277,7 +278,9 @@ def _print(options: BenchOptions, found: Bench, ranks: Mapping[str, Ranking]) ->
         mean = dict(zip(rank.models, rank.ranks, strict=True)) if rank else {}
         rows = [(m, *(_cell(own_cells.get((m, s))) for s in sets), f"{mean[m].value:.1f}" if m in mean else "–")
                 for m in options.models if any((m, s) in own_cells for s in sets)]  # fmt: skip
-        print_table((protocol, *sets, "mean rank"), rows)
+        metrics = {d: c.metric for (_, d), c in own_cells.items()}
+        guess = (_figure(found.sets[s]["blind"], metrics[s]) for s in sets)
+        print_table((protocol, *sets, "mean rank"), rows, (bench_figures.BLIND, *guess, ""))
         for note in rank.notes if rank else ():
             print(f"  {note}")
     for name, about in found.sets.items():
@@ -292,9 +295,11 @@ def _print(options: BenchOptions, found: Bench, ranks: Mapping[str, Ranking]) ->
 
 
 def _cell(cell: Cell | None) -> str:
-    if cell is None:
-        return "–"
-    return f"{cell.value:.3g}" if cell.metric == "rmse" else percent(cell.value)
+    return "–" if cell is None else _figure(cell.value, cell.metric)
+
+
+def _figure(value: float, metric: str) -> str:
+    return f"{value:.3g}" if metric == "rmse" else percent(value)
 
 
 def _ranks(rank: Ranking) -> dict[str, Any]:

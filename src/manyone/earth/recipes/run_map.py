@@ -20,7 +20,7 @@ from manyone.claims.figure import Figure, save_figures
 from manyone.data.rasters.geotiff import raster_writer
 from manyone.data.rasters.scenes import LabelledScenes, Scene
 from manyone.earth.artefact import MapModel, save
-from manyone.earth.benching import Cell, measure
+from manyone.earth.benching import Cell, blind, measure
 from manyone.earth.embedding import How, Ready, embed, pooling_of, ready
 from manyone.earth.encoders.loading import PLACES
 from manyone.earth.mapping import PixelClassifier, linear_classifier, map_scene, neighbour_classifier
@@ -37,6 +37,7 @@ from manyone.engine.progress import Progress
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.recipes.options import Split
+from manyone.recipes.references import Reference, keep_references
 from manyone.recipes.running import percent
 from manyone.report.html import run_report
 
@@ -138,6 +139,7 @@ def _report(
     said = f"{total:,} pixels, {int(counts[0]):,} without data."
     figures.append(Figure("bars", "Share of each class in the map", bars, said, bench_figures.SECTION))
     save_figures(folder.path / "figures.json", figures)
+    keep_references(folder, [Reference("always the largest class", {"accuracy": blind(samples)}, "from")])
     folder.log(0, "final", {"accuracy": cell.value, "test_pixels": float(cell.n)})
     folder.finish()
     run_report([folder.path], folder.path / "report.html")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from manyone.engine.devices import device_of
 from manyone.engine.fabric import is_writer
 from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
@@ -22,6 +25,7 @@ from manyone.merging.recipes.options import AdaptiveOptions, ProblemOptions, Tes
 from manyone.merging.recipes.problem import Problem, from_suite, load_problem
 from manyone.merging.recipes.static_options import MergeOptions
 from manyone.recipes.options import Split
+from manyone.recipes.references import Reference, has_references, keep_references
 from manyone.recipes.running import by_task, percent, print_table, restore
 
 Build = Callable[[Any, Problem], Built]
@@ -41,6 +45,7 @@ def run(options: AdaptiveOptions, build: Build, folder: RunFolder) -> None:
     _check_inputs(options, problem, folder)
     if isinstance(options, TestTimeOptions) and not folder.exists and is_writer():
         show_ladder(options, problem, built.model, folder)
+    compare(problem, folder, options.limit, device_of(options.device), built.network())
     final = train(
         _Scored(options, problem, built, folder.recipe),
         folder,
@@ -94,6 +99,7 @@ def merge_suite(options: MergeOptions, folder: RunFolder) -> None:
         return
     network = merged(options, problem)
     metrics = score(network, problem, "test")
+    compare(problem, folder)
     folder.log(0, "final", metrics)
     save_model(folder.folder("model"), network, problem, options.method, options.seed)
     print_accuracies(metrics)
@@ -149,8 +155,35 @@ def save_model(folder: Path, network: nn.Module, problem: Problem, recipe: str, 
 
 def score(network: nn.Module, problem: Problem, split: str, limit: int = ProblemOptions.limit) -> dict[str, float]:
     """``accuracy`` (mean over tasks) and ``accuracy/<task>``, in [0, 1], on at most ``limit`` samples a task."""
-    each = accuracies(network, problem.heads, problem.splits(split, limit))
+    return _with_mean(accuracies(network, problem.heads, problem.splits(split, limit)))
+
+
+def _with_mean(each: Mapping[str, float]) -> dict[str, float]:
     return {"accuracy": sum(each.values()) / len(each)} | {f"accuracy/{t}": a for t, a in each.items()}
+
+
+def compare(
+    problem: Problem,
+    folder: RunFolder,
+    limit: int = ProblemOptions.limit,
+    device: torch.device | str = "cpu",
+    start: nn.Module | None = None,
+) -> None:
+    """Keeps what a merged model is compared with: the base, the weight average, each expert on its own task, and
+    ``start``, what an adaptation begins with."""
+    if not is_writer() or has_references(folder):
+        return
+    parts = problem.splits("test", limit)
+    found = [Reference("base", score(copy.deepcopy(problem.encoder).to(device), problem, "test", limit), "from")]
+    if folder.recipe != "average":
+        found.append(Reference("weight average", score(problem.merged("average").to(device), problem, "test", limit)))
+    if start is not None:
+        found.append(Reference("before the adaptation", score(start, problem, "test", limit)))
+    own = {
+        task: accuracies(problem.expert(task).to(device), {task: problem.heads[task]}, {task: part})[task]
+        for task, part in parts.items()
+    }
+    keep_references(folder, [*found, Reference("experts", _with_mean(own), "to")])
 
 
 def print_accuracies(metrics: Mapping[str, float]) -> None:

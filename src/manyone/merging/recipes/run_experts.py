@@ -20,6 +20,7 @@ from manyone.merging.experts.bundle_learner import ExpertsLearner, averaged, bun
 from manyone.merging.experts.protocol import Protocol, protocol_for
 from manyone.merging.recipes.options import ExpertsOptions
 from manyone.recipes.options import Split
+from manyone.recipes.references import Reference, keep_references
 
 
 def run(options: ExpertsOptions, build: None, folder: RunFolder) -> None:
@@ -36,7 +37,8 @@ def run(options: ExpertsOptions, build: None, folder: RunFolder) -> None:
         return
     if found is not None:
         print(f"{what}: from the cache, {kept}", file=sys.stderr)
-        train(_Finished(found), folder, steps=0, loggers=options.logger)
+        final = train(_Finished(found), folder, steps=0, loggers=options.logger)
+        _compare(final, folder)
         return
     device = str(device_of(options.device))
     parts = cache.parts_folder() if options.cached else None
@@ -46,11 +48,17 @@ def run(options: ExpertsOptions, build: None, folder: RunFolder) -> None:
         print(f"{what}: from the cache: {names}", file=sys.stderr)
         folder.ensure()
         checkpoint.save(folder.checkpoints, learner.position, {"learner": learner.state_dict(), "random": []})
-    train(
+    final = train(
         learner, folder, steps=learner.steps, checkpoint_every=options.checkpoint_every, keep=1, loggers=options.logger
     )
+    _compare(final, folder)
     if options.cached:
         store(learner, kept)
+
+
+def _compare(final: Mapping[str, float], folder: RunFolder) -> None:
+    """Experts are compared with the base that they were made of."""
+    keep_references(folder, [Reference("base", {"experts/average": final["base/average"]})])
 
 
 def evaluate(options: ExpertsOptions, build: None, folder: RunFolder, split: Split) -> Mapping[str, float]:

@@ -7,9 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from manyone.data.tables.partitions import Kind, partition
@@ -28,11 +29,13 @@ from manyone.minimax.problems.neyman_pearson import NeymanPearson
 from manyone.minimax.problems.problem import Problem
 from manyone.minimax.recipes.options import LocalSGDAOptions, StabilityOptions, TableOptions
 from manyone.minimax.sampling import sample_normals
-from manyone.minimax.stability.measures import measure, roc_auc
+from manyone.minimax.stability.measures import frechet_distance, measure, roc_auc
+from manyone.recipes.references import Reference
 
 _PROBE = 512
 _PARAMETERS = tuple(DistributedAUCClassifier().get_params())
 _CALIBRATE = 20_000
+_POOLED = 2_000_000  # numbers of a table within which plain training on all rows takes a moment
 _READING = (
     *("label", "positive", "columns", "drop", "client_column", "group"),
     *("categories", "missing", "delimiter", "decimal"),
@@ -60,6 +63,8 @@ class Case(ABC):
 
     kind = ""
     binary = True
+    counts: ClassVar[tuple[str, ...]] = ()
+    """The figures that a model is compared by, the one that counts first."""
 
     def __init__(self, options: LocalSGDAOptions, table: Table) -> None:
         self.dtype = torch.float64 if options.precision == "64-true" else torch.float32
@@ -115,6 +120,19 @@ class Case(ABC):
         found = {n: self.figures(z, side) for n, side in sides.items()}
         return {f"{n}/{k}": v for n, values in found.items() for k, v in values.items()}
 
+    def points(self) -> list[Reference]:
+        """What a model is compared with: the start, and what can be had without clients."""
+        start = self.evaluate(self.problem.start(self.options.seed, self.dtype))
+        return [Reference("start", self._what_counts(start), "from"), *self.pooled()]
+
+    def pooled(self) -> list[Reference]:
+        """What somebody who holds all rows would get, where that costs little."""
+        how = "not trained; it is this run with --clients 1 and as many local steps in all"
+        return [Reference("all rows, one client", how=how)]
+
+    def _what_counts(self, figures: Mapping[str, float]) -> dict[str, float]:
+        return {name: figures[name] for name in self.counts}
+
     def _side(self, part: Table) -> Side:
         labels = part.signs.to(self.dtype) if self.binary else part.labels
         return Side(self.scaling(part.features).to(self.dtype), labels, part)
@@ -137,6 +155,13 @@ class AUCCase(Case):
 
     kind = "score"
     problem: AUC
+    counts = ("test/auc", "test/primal_risk")
+
+    def pooled(self) -> list[Reference]:
+        if self.problem.dim is None:
+            return super().pooled()
+        exact = self.problem.saddle(self.train.fields())
+        return [Reference("all rows, exactly", self._what_counts(self.evaluate(exact)), "to")]
 
     def make(self) -> AUC:
         o, linear = self.options, self.options.model == "linear"
@@ -180,6 +205,11 @@ class GANCase(Case):
 
     kind = "sampler"
     binary = False
+    counts = ("test/frechet",)
+
+    def pooled(self) -> list[Reference]:
+        apart = frechet_distance(self.train.features, self.test.features)
+        return [Reference("the training rows", {"test/frechet": apart}, "to")]
 
     def make(self) -> GAN:
         o = self.options
@@ -205,6 +235,21 @@ class MixtureCase(Case):
     kind = "softmax"
     binary = False
     problem: AgnosticLearning | GroupDRO
+    counts = ("test/worst_class_accuracy", "test/accuracy")
+
+    def pooled(self) -> list[Reference]:
+        """Always the largest class, and logistic regression on the mean loss."""
+        truth = self.test.labels
+        largest = truth == self.train.labels.mode().values
+        constant = dict(zip(self.counts, (float(bool(largest.all())), float(largest.double().mean()))))
+        found = [Reference("always the largest class", constant)]
+        if self.options.model != "linear" or self.train.features.numel() > _POOLED:
+            return [*found, *super().pooled()]
+        plain = LogisticRegression(max_iter=300).fit(self.train.features.numpy(), self.train.labels.numpy())
+        right = torch.from_numpy(plain.predict(self.test.features.numpy())) == truth
+        each = [float(right[truth == c].double().mean()) for c in truth.unique()]
+        scores = dict(zip(self.counts, (min(each), float(right.double().mean()))))
+        return [*found, Reference("all rows, logistic regression", scores)]
 
     def make(self) -> AgnosticLearning | GroupDRO:
         o, model = self.options, build_network(self.widths)
@@ -251,6 +296,7 @@ class NeymanPearsonCase(Case):
 
     kind = "score"
     problem: NeymanPearson
+    counts = ("test/detection", "test/false_alarm")
 
     def make(self) -> NeymanPearson:
         return NeymanPearson(positive_rate(self.train.labels), build_network(self.widths), level=self.options.level)

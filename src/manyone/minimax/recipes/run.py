@@ -20,6 +20,7 @@ from manyone.minimax.recipes.learner import RoundLearner
 from manyone.minimax.recipes.options import LocalSGDAOptions
 from manyone.minimax.recipes.problem import Case, load_case
 from manyone.recipes.options import Split
+from manyone.recipes.references import has_references, keep_references
 from manyone.recipes.running import newest_state, print_table
 
 Build = Callable[[LocalSGDAOptions, Case, str], RoundLearner]
@@ -34,6 +35,8 @@ def run(options: LocalSGDAOptions, build: Build, folder: RunFolder) -> None:
     learner = build(options, case, folder.recipe)
     try:
         check_inputs(folder, case.inputs())
+        if is_writer() and not has_references(folder):
+            keep_references(folder, case.points())
         final = train(
             learner, folder, steps=options.rounds, evaluate_every=options.evaluate_every,
             checkpoint_every=options.checkpoint_every, loggers=options.logger,

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,10 @@ from manyone.policies.held_out import action_errors, half_ranges
 from manyone.policies.protocol import PolicyTrainer
 from manyone.policies.recipes.options import DataOptions, PolicyOptions
 from manyone.policies.recipes.problem import PolicyProblem, load_problem, offline_name
+from manyone.policies.recipes.references import keep_points, points_of_errors, points_of_play
 from manyone.policies.tasks import label, slug
 from manyone.recipes.options import Split
+from manyone.recipes.references import Reference
 from manyone.recipes.running import by_task, percent, print_table, restore
 
 Build = Callable[..., PolicyTrainer]
@@ -47,6 +50,7 @@ def run(options: PolicyOptions, build: Build, folder: RunFolder) -> None:
         if options.suite is None:
             for one in problem.data:
                 print(f"data of {one.name}: {one.summary()}", file=sys.stderr)
+        keep_points(folder, partial(evaluator.points, problem))
         final = train(
             Best(learner, folder) if options.evaluate_every else learner,
             folder,
@@ -209,6 +213,18 @@ class Evaluator:
         several = len(self.arena.tasks) > 1
         return {n: v for n, v in metrics.items() if n in shown or (several and n.startswith("return/"))}
 
+    def points(self, problem: PolicyProblem) -> list[Reference]:
+        """What the scores are compared with."""
+
+        def play(policy: BatchedPolicy, episodes: Sequence[Episode]) -> list[EpisodeResult]:
+            return self.arena.rollout(policy, episodes, horizon=self.horizon, stop_at_success=self.stop)
+
+        def score(results: Sequence[EpisodeResult]) -> dict[str, float]:
+            metrics = summarise(results).as_metrics()
+            return metrics | normalised(metrics, self.references)
+
+        return points_of_play(problem, self.episodes, play, score, self.references, to_success=self.stop)
+
     def print(self, metrics: Mapping[str, Any]) -> None:
         """The scores of the last evaluation, for people."""
         print_scores(metrics, self.results)
@@ -248,6 +264,10 @@ class ActionErrors:
         errors = action_errors(policy, data, self.halves)
         mean = sum(errors.values()) / len(errors)
         return {"action_error": mean} | {f"action_error/{task}": error for task, error in errors.items()}
+
+    def points(self, problem: PolicyProblem) -> list[Reference]:
+        """What the errors are compared with."""
+        return points_of_errors(problem, lambda policy: self.errors(policy, self.data))
 
     def print(self, metrics: Mapping[str, Any]) -> None:
         """One line a task and the mean, for people."""

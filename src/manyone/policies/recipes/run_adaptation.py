@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 from manyone.claims.figure import save_figures
@@ -25,9 +27,12 @@ from manyone.policies.recipes.adaptation import (
     with_policy,
 )
 from manyone.policies.recipes.options_prompt import AdaptationOptions
-from manyone.policies.recipes.run import EVAL_OPTIONS, evaluator_of, record_videos, scored
+from manyone.policies.recipes.problem import PolicyProblem
+from manyone.policies.recipes.references import keep_points, what_counts
+from manyone.policies.recipes.run import EVAL_OPTIONS, ActionErrors, Evaluator, evaluator_of, record_videos, scored
 from manyone.policies.tasks import label
 from manyone.recipes.options import Split
+from manyone.recipes.references import Reference
 from manyone.report.runs import FIGURES
 
 
@@ -58,6 +63,7 @@ def run(options: AdaptationOptions, build: Build, folder: RunFolder) -> None:
         for one in problem.new.data:
             print(f"few episodes of {one.name}: {one.summary()}", file=sys.stderr)
         print(_statistics(learner.shots), file=sys.stderr)
+        keep_points(folder, partial(_points, learner, evaluator, problem.new))
         final = train(
             Best(learner, folder) if options.evaluate_every else learner,
             folder,
@@ -69,8 +75,6 @@ def run(options: AdaptationOptions, build: Build, folder: RunFolder) -> None:
         )
         evaluator.save(folder)
         evaluator.print(final)
-        before: Any = _Before(learner)
-        print(f"before the adaptation: {_headline(evaluator(before))}; after: {_headline(final)}")
     if (best := best_state(folder)) is not None:
         print(f"exported: {best}" + "; the table is of the last" * (best.step < learner.total))
     policy = learner.policy()
@@ -110,12 +114,11 @@ class _Before:
         return self.learner.policy("before")
 
 
-def _headline(metrics: Mapping[str, Any]) -> str:
-    """The one number that counts, in words."""
-    if "action_error" in metrics:
-        return f"action error {metrics['action_error']:.4f}"
-    success = metrics.get("success")
-    return f"return {metrics['return']:.1f}" + ("" if success is None else f", success {100 * success:.0f} %")
+def _points(learner: Adaptation, evaluator: Evaluator | ActionErrors, new: PolicyProblem) -> list[Reference]:
+    """What every policy is compared with, and this one before its adaptation, from where the way is measured."""
+    before: Any = _Before(learner)
+    begun = Reference("before the adaptation", what_counts(evaluator(before)), "from")
+    return [begun, *(replace(one, end="" if one.end == "from" else one.end) for one in evaluator.points(new))]
 
 
 def _plan(options: AdaptationOptions) -> str:

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from manyone.policies.artefact import read_policy
 from manyone.policies.recipes.figures_planner import SECTION, run_figures
 from manyone.policies.recipes.options_planner import PlannerOptions
 from manyone.policies.recipes.problem import PolicyProblem, load_problem, offline_name
+from manyone.policies.recipes.references import keep_points
 from manyone.policies.recipes.run import ActionErrors, Evaluator, normalised, record_videos
 from manyone.policies.tasks import label, slug
 from manyone.policies.vqcd.learner import PlannerLearner
@@ -55,6 +57,7 @@ def run(options: PlannerOptions, build: Build, folder: RunFolder) -> None:
                 print(f"data of {one.name}: {one.summary()}", file=sys.stderr)
         if options.alignment == "auto" and options.policy is None:
             print(_said(learner), file=sys.stderr)
+        keep_points(folder, partial(scores.points, problem))
         train(
             learner,
             folder,

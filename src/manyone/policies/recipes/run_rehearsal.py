@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
@@ -13,6 +14,7 @@ from manyone.errors import ManyoneError
 from manyone.policies.baselines.rehearsal import RehearsalLearner
 from manyone.policies.recipes.options_rehearsal import RehearsalOptions
 from manyone.policies.recipes.problem import PolicyProblem, load_problem, offline_name
+from manyone.policies.recipes.references import keep_points
 from manyone.policies.recipes.run import ActionErrors, Evaluator, evaluator_of, record_videos
 from manyone.policies.recipes.run_planner import SequenceErrors, SequenceScores, ordered, print_matrix
 from manyone.recipes.options import Split
@@ -41,6 +43,7 @@ def run(options: RehearsalOptions, build: Build, folder: RunFolder) -> None:
             check_inputs(folder, problem.digests())
             for one in problem.data:
                 print(f"data of {one.name}: {one.summary()}", file=sys.stderr)
+        keep_points(folder, partial(scores.points, problem))
         train(
             learner,
             folder,

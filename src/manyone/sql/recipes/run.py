@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 
@@ -17,10 +17,12 @@ from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.recipes.options import Split
+from manyone.recipes.references import Reference, has_references, keep_references
 from manyone.recipes.running import print_table
 from manyone.sql import artefact
 from manyone.sql.exposure import excess_error
 from manyone.sql.generation import Decoding
+from manyone.sql.language_model import LanguageModel
 from manyone.sql.learner import DistilLearner, gold_loss
 from manyone.sql.recipes.build import Models
 from manyone.sql.recipes.options import DistilOptions
@@ -55,6 +57,7 @@ def run(options: DistilOptions, build: Build, folder: RunFolder) -> None:
         models = stages.models(judge.kept(options.teacher_filter))
         learner = learner_of(options, build, problem, models, judge, folder.recipe)
         compare_with_teacher(learner, folder)
+        keep_points(learner, judge, models.tokenizer, folder)
         final = train(
             learner,
             folder,
@@ -85,6 +88,26 @@ def compare_with_teacher(learner: DistilLearner, folder: RunFolder) -> None:
             "%.3f against %.3f a token): train it longer with --teacher-steps, or give a better one with --teacher",
             teacher, own,
         )  # fmt: skip
+
+
+def keep_points(learner: DistilLearner, judge: Judge, tokenizer: Any, folder: RunFolder) -> None:
+    """Keeps what the trained student is compared with: itself before the method, and the teacher, on the same pairs."""
+    if broadcast(has_references(folder)):
+        return
+    known = next((line for line in folder.metrics() if line["kind"] == "start"), {})
+    points: list[Reference] = []
+    compared: Sequence[tuple[str, str, Literal["from", "to"], LanguageModel | None]] = (
+        ("student before the method", "val_loss", "from", learner.student),
+        ("teacher", "teacher_val_loss", "to", learner.teacher),
+    )
+    for name, metric, end, model in compared:
+        if model is None:
+            continue
+        with learner.parallel.whole(learner.student):  # one process asks and scores, its sharded layers are whole here
+            found = broadcast(judge(model, tokenizer) if is_writer() else None)
+        points += [Reference(name, {k: v}, end) for k, v in found.items() if k.partition("/")[0] in ("ex", "ts")]
+        points += [Reference(name, {"val_loss": known[metric]}, end)] if metric in known else []
+    keep_references(folder, points)
 
 
 def notes(problem: SQLProblem) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from manyone.engine.devices import device_of
@@ -16,11 +17,12 @@ from manyone.envs.teams.make import make_team
 from manyone.envs.teams.types import TeamEnv, TeamSpec
 from manyone.evaluation.intervals import t_interval, wilson_interval
 from manyone.teams.network.graph import links_for
-from manyone.teams.play import Played, play
+from manyone.teams.play import Played, RandomTeam, play
 from manyone.teams.recipes.options import CommFormerOptions, TeamOptions
 
 _POINTS = 7  # of the curve of messages against return
 _ALWAYS = 10_000  # steps that evaluation may take however short the training is
+_ROOM = 8  # episodes of all copies within which one is left for random actions
 EVALUATION_SEED = 1_000_003
 """Of the test episodes, the same for all methods and training seeds; training draws its episodes from other seeds."""
 
@@ -34,7 +36,8 @@ def open_env(options: TeamOptions, copies: int) -> TeamEnv:
 class EvaluationPlan(NamedTuple):
     """How a run is evaluated: every so many iterations (0: at the end alone), ``times`` in all, in ``episodes`` each;
     ``points``, budgets of links at which the finished team is played in ``point_episodes`` each; ``steps``: the most
-    environment steps that all of it takes, ``share``: as a share of training's."""
+    environment steps that all of it takes, ``share``: as a share of training's; ``random``: whether random actions are
+    played too, once in every copy, to compare with."""
 
     every: int
     episodes: int
@@ -43,6 +46,7 @@ class EvaluationPlan(NamedTuple):
     times: int
     steps: int
     share: float
+    random: bool = False
 
     def words(self) -> str:
         """The same for people."""
@@ -59,10 +63,10 @@ def plan_evaluations(options: TeamOptions, spec: TeamSpec) -> EvaluationPlan:
     copies, iterations = min(options.envs, options.eval_episodes), options.iterations
     training, whole = iterations * options.envs * options.length, copies * spec.horizon
     left = max(int(options.evaluate_share * training), _ALWAYS) // whole  # in episodes of all copies
-    film = int(options.film)
-    rounds = max(1, min(-(-options.eval_episodes // copies), left - film))
+    fixed = int(options.film) + (random := left >= _ROOM)
+    rounds = max(1, min(-(-options.eval_episodes // copies), left - fixed))
     episodes = min(options.eval_episodes, rounds * copies)
-    left -= film + rounds
+    left -= fixed + rounds
     points: tuple[int, ...] = ()
     point_episodes = min(episodes, max(32, episodes // 4))
     if isinstance(options, CommFormerOptions) and options.graph == "learned" and spec.agents > 1:
@@ -76,8 +80,9 @@ def plan_evaluations(options: TeamOptions, spec: TeamSpec) -> EvaluationPlan:
     if every and 1 + (iterations - 1) // every > allowed:
         every = (iterations - 1) // allowed + 1 if allowed else 0
     count = 1 + (1 + (iterations - 1) // every if every else 0)
-    used = film + rounds * count + len(points) * -(-point_episodes // copies)
-    return EvaluationPlan(every, episodes, points, point_episodes, count, used * whole, used * whole / training)
+    used = fixed + rounds * count + len(points) * -(-point_episodes // copies)
+    share = used * whole / training
+    return EvaluationPlan(every, episodes, points, point_episodes, count, used * whole, share, random)
 
 
 class TeamEvaluator:
@@ -104,6 +109,13 @@ class TeamEvaluator:
         """Greedy episodes; ``words`` as :func:`manyone.teams.play.play` takes them."""
         usual: dict[str, Any] = {"episodes": self.plan.episodes, "gate": self.gate, "seed": EVALUATION_SEED}
         return play(self.env, policy, graph, **(usual | words))
+
+    def random(self, device: torch.device) -> dict[str, float]:
+        """The scores of random actions, in one episode of every copy that evaluations play."""
+        spec = self.env.spec
+        silent = torch.zeros(spec.agents, spec.agents, device=device)
+        episodes = min(self.env.batch, self.plan.episodes)
+        return scores(self.play(RandomTeam(spec), silent, episodes=episodes, greedy=False), spec, silent)
 
     def save(self, folder: RunFolder) -> None:
         """The episodes of the last evaluation, one line each, as ``episodes.jsonl``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from manyone.claims.figure import save_figures
+from manyone.engine.devices import device_of
 from manyone.engine.fabric import is_writer
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.recipes.options import Split
+from manyone.recipes.references import Reference, has_references, keep_references
 from manyone.recipes.running import print_table, restore
 from manyone.teams.network.graph import LearnedGraph, exact_graph
 from manyone.teams.ppo.learner import TeamLearner
@@ -35,6 +37,9 @@ def run(options: TeamOptions, build: Builder, folder: RunFolder) -> None:
         made, planned = team(options, build, evaluator), evaluator.plan
         if (planned.every, planned.episodes) != (options.evaluate_every, options.eval_episodes):
             print(f"{planned.words()} (--evaluate-share {options.evaluate_share:g})")
+        if planned.random and is_writer() and not has_references(folder):
+            drawn = evaluator.random(device_of(options.device))
+            keep_references(folder, [Reference("random actions", _what_counts(drawn, evaluator), "from")])
         try:
             final = train(
                 made.learner, folder, steps=options.iterations, evaluate_every=planned.every,
@@ -73,6 +78,8 @@ def draw(options: TeamOptions, folder: RunFolder, learner: TeamLearner, evaluato
     curves += [("success", "Success", "share of episodes")] * spec.reports_success
     drawn = [figures.curve(lines, metric, steps, title=title, label=label) for metric, title, label in curves]
     if bool(graph.any()):
+        how = f"manyone run no-comm --env {options.env} --seed {options.seed}, with this run's other options"
+        keep_references(folder, [Reference("a team without messages", how=f"not trained here: {how}")])
         strength = link_strength(learner.graph)
         dynamic = policy.link_scorer is not None
         if not dynamic:
@@ -80,7 +87,9 @@ def draw(options: TeamOptions, folder: RunFolder, learner: TeamLearner, evaluato
         if policy.gated or dynamic:
             drawn.append(figures.use_figure(spec, played.link_use.tolist()))
         if strength is not None and evaluator.plan.points:
-            drawn.append(figures.budget_figure(budgets(learner, evaluator), scores(played, spec, graph)))
+            points = budgets(learner, evaluator)
+            drawn.append(figures.budget_figure(points, scores(played, spec, graph)))
+            _keep_silent(points, folder, evaluator)
     if policy.gated:
         kept = [("receive_rate", "Receive rate", "share of agents"), ("links", "Messages used a step", "messages")]
         for metric, title, label in kept:
@@ -110,6 +119,18 @@ def budgets(learner: TeamLearner, evaluator: TeamEvaluator) -> list[dict[str, fl
         played = evaluator.play(learner.policy, graph, episodes=plan.point_episodes, gate="open")
         found.append(scores(played, spec, graph))
     return found
+
+
+def _keep_silent(points: Sequence[Mapping[str, float]], folder: RunFolder, evaluator: TeamEvaluator) -> None:
+    """The same team with all messages lost is a point to compare with."""
+    silent = [point for point in points if point["links"] == 0]
+    keep_references(folder, [Reference("the same team, silent", _what_counts(p, evaluator)) for p in silent[:1]])
+
+
+def _what_counts(metrics: Mapping[str, float], evaluator: TeamEvaluator) -> dict[str, float]:
+    """Those of ``metrics`` that say how good a team is, the one that counts first."""
+    names = ("success",) * evaluator.env.spec.reports_success + ("return", "episode_length")
+    return {name: metrics[name] for name in names if name in metrics}
 
 
 def film(folder: RunFolder, evaluator: TeamEvaluator, policy: Any, graph: Tensor) -> Path | None:

@@ -128,9 +128,11 @@ def evaluate(words: Sequence[str]) -> int:
 
 def _evaluate(run: Path, parsed: argparse.Namespace, asked: Mapping[str, Any]) -> Any:
     """The metrics of one run folder; ``asked``: the field's own options of the evaluation."""
-    from manyone.recipes.execution import reopen
+    from manyone.recipes.execution import check_needs, reopen, say_beginning
 
     folder, options = reopen(run, trust=parsed.trust)
+    check_needs(folder.recipe, options)
+    say_beginning(f"{folder.recipe}: evaluates {folder.path}")
     known = getattr(runner(folder.recipe), "EVAL_OPTIONS", ())
     for name in asked.keys() - set(known):
         takes = ", ".join(f"--{one.replace('_', '-')}" for one in ("split", *known))

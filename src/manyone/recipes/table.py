@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import argparse
 
     from manyone.engine.run import RunFolder
+    from manyone.recipes.needs import Needs
     from manyone.recipes.options import CommonOptions, Split
     from manyone.recipes.predictions import Predictions
     from manyone.recipes.recipe import Predict, Recipe
@@ -27,6 +28,10 @@ class Runner(Protocol):
 
     def run(self, options: Any, build: Any, folder: RunFolder) -> None:
         """Does the work and writes it into ``folder``. After an interruption it is called again with the same."""
+
+    def plan(self, options: Any, build: Any, folder: RunFolder) -> Iterable[str]:
+        """What ``run`` would do, in lines: a dry run calls this alone. It fetches, trains and writes nothing; what only
+        the data tell is ``manyone.recipes.needs.UNKNOWN``."""
 
     def evaluate(self, options: Any, build: Any, folder: RunFolder, split: Split) -> Mapping[str, float]:
         """The metrics on ``split`` of what ``folder`` holds, finished or not."""
@@ -88,6 +93,14 @@ def builder(name: str) -> Builder | None:
 def runner(name: str) -> Runner:
     """What runs and evaluates recipe ``name``."""
     return _module(name, _recipe(name).runner)
+
+
+def needs(name: str) -> Callable[[Any], Needs] | None:
+    """What tells from the options of recipe ``name`` what a run asks for: the function that its field's table of
+    recipes names in ``NEEDS`` ("module:function"); None where there is none."""
+    field = _recipe(name).field
+    place = getattr(importlib.import_module(f"manyone.{field}.recipes"), "NEEDS", "") if field else ""
+    return _part(name, place) if place else None
 
 
 def predicting() -> list[Predicting]:

@@ -143,7 +143,9 @@ def test_default_folder_has_the_recipe_s_name_and_is_new(manyone):
 
 def test_dry_run_writes_nothing(manyone, tmp_path):
     code, out, _ = manyone("run", "toy", "--dry-run", "--inputs", "a", "b")
-    assert (code, out) == (0, "plan: 60 steps, 2 inputs\n")
+    lines = out.splitlines()
+    assert (code, lines[0], lines[-1]) == (0, "plan: 60 steps, 2 inputs", "nothing was written")
+    assert "steps 60, rate 0.05, pause 0, inputs a b, mode plain, schedule.evaluate-every 7" in " ".join(out.split())
     assert list(tmp_path.iterdir()) == []
 
 

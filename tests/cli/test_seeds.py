@@ -98,7 +98,9 @@ def test_wrong_words(manyone, words, message):
 
 def test_a_plan_writes_nothing(manyone, tmp_path):
     code, out, _ = manyone("run", "toy", "--seeds", "3", "--out", "many", "--dry-run")
-    assert (code, out) == (0, "plan: 60 steps, 0 inputs\nas many runs as seeds, 3: many/seed-0 to many/seed-2\n")
+    assert code == 0
+    assert out.startswith("plan: 60 steps, 0 inputs\n")
+    assert out.endswith("nothing was written\nas many runs as seeds, 3: many/seed-0 to many/seed-2\n")
     assert list(tmp_path.iterdir()) == []
 
 

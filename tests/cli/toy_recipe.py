@@ -48,9 +48,6 @@ class Options(CommonOptions):
 
 
 def run(options, build, folder):
-    if options.dry_run:
-        print(f"plan: {options.steps} steps, {len(options.inputs)} inputs")
-        return
     if options.mode == "fancy":
         raise RuntimeError("no such\nthing")
     seed_all(options.seed)
@@ -63,6 +60,10 @@ def run(options, build, folder):
         checkpoint_every=options.schedule.checkpoint_every,
         loggers=options.logger,
     )
+
+
+def plan(options, build, folder):
+    return [f"plan: {options.steps} steps, {len(options.inputs)} inputs"]
 
 
 def evaluate(options, build, folder, split):

@@ -6,7 +6,7 @@ from tests.data.rasters.images import random, write
 
 from manyone.assets.fetch import cached
 from manyone.assets.registry import find_asset
-from manyone.data.rasters.sources import RASTER_SETS, SCENES
+from manyone.data.rasters.names import RASTER_SETS, SCENES
 
 
 def test_ls_and_info_before_anything_is_fetched(manyone, monkeypatch, tmp_path):

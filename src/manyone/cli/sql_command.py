@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from manyone.assets.cache import cache_folder
+from manyone.assets.cache import cache_path
 from manyone.data.sql.files import Reader, is_sqlite, quote
 from manyone.data.sql.fuzz_cache import fuzz_folders
 from manyone.data.sql.layouts import DATABASE_FILES, PAIR_FILES, is_folder
@@ -146,19 +146,19 @@ def clear(name: str) -> int:
         folders = fuzz_folders() if name == "spider-dev" else []
         files = _suite_files(name)
     else:
-        folders, files = [database_path(name).parent, *cache_folder("sql", "pairs").glob(f"{name}-*")], []
+        folders, files = [database_path(name).parent, *cache_path("sql", "pairs").glob(f"{name}-*")], []
     files += [p for folder in folders for p in folder.rglob("*") if p.is_file()]
     freed = 0
     for path in files:
         freed += path.stat().st_size
         path.unlink()
-    for folder in folders:
+    for folder in filter(Path.is_dir, folders):
         shutil.rmtree(folder)
     return freed
 
 
 def _suite_files(name: str) -> list[Path]:
-    return sorted(cache_folder("sql", "suites").glob(f"{name}-*.json"))
+    return sorted(cache_path("sql", "suites").glob(f"{name}-*.json"))
 
 
 def _facts(title: str, rows: dict[str, str]) -> Table:

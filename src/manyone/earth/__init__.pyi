@@ -16,6 +16,7 @@ from .encoders.mae import MaeOptions as MaeOptions
 from .encoders.pretraining import pretrain as pretrain
 from .mapping import map_scene as map_scene
 from .matching_report import match_report as match_report
+from .names import SUITES as SUITES
 from .protocols.few_shot import few_shot as few_shot
 from .protocols.probe import PROTOCOLS as PROTOCOLS
 from .protocols.probe import probe as probe
@@ -37,4 +38,3 @@ from .splits import block_split as block_split
 from .splits import random_split as random_split
 from .statistics import rank as rank
 from .store import Store as Store
-from .suites import SUITES as SUITES

@@ -18,9 +18,10 @@ import torch
 from manyone.data.rasters.bands import Band
 from manyone.earth.embedding import How
 from manyone.earth.encoders.cnn import CnnEncoder, CnnSize, cnn_from
-from manyone.earth.encoders.loading import LEARNED, SUPERVISED, fixed_bands, load_encoder
+from manyone.earth.encoders.loading import fixed_bands, load_encoder
 from manyone.earth.encoders.vit import VitEncoder, VitSize, vit_from
 from manyone.earth.mapping import PixelClassifier
+from manyone.earth.names import LEARNED, SUPERVISED
 from manyone.earth.sensors.layer import Plan, plan
 from manyone.earth.sensors.normalise import Statistics
 from manyone.earth.sensors.options import LayerOptions

@@ -22,9 +22,10 @@ from torch import Tensor
 from manyone.data.rasters.scenes import Chips, LabelledScenes, Places, Scene, Window
 from manyone.earth.encoders.cnn import AROUND
 from manyone.earth.encoders.dense import embed_pixels
-from manyone.earth.encoders.loading import LEARNED, SUPERVISED, fixed_bands, load_encoder
+from manyone.earth.encoders.loading import fixed_bands, load_encoder
 from manyone.earth.encoders.mae import MaeOptions
 from manyone.earth.encoders.supervised import train_supervised
+from manyone.earth.names import LEARNED, SUPERVISED
 from manyone.earth.samples import Samples
 from manyone.earth.sensors.layer import Plan, fit, plan
 from manyone.earth.sensors.options import LayerOptions

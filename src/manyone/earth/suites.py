@@ -11,6 +11,7 @@ import torch
 
 from manyone.data.rasters.chips_folder import read_chips
 from manyone.data.rasters.hyperspectral import indian_pines
+from manyone.data.rasters.names import VIEWS
 from manyone.data.rasters.own import open_scene
 from manyone.data.rasters.scenes import IGNORE, ArrayScene, LabelledScenes, RasterSet, Scene, Window
 from manyone.data.rasters.sensors import find_sensor
@@ -22,16 +23,6 @@ from manyone.earth.sensors.options import LayerOptions
 from manyone.earth.spec import ModelSpec
 from manyone.errors import ManyoneError
 
-SUITES: dict[str, tuple[str, ...]] = {
-    "earth": ("nc-landsat", "statlog", "indian-pines-s2", "deepforest", "sn-atlanta", "koppen"),
-    "earth-small": ("nc-landsat", "statlog"),
-}
-"""Name -> sets: land cover by Landsat-7, by Landsat MSS and by AVIRIS seen as Sentinel-2, crowns of trees from the air,
-buildings from space, and the climates of places."""
-_VIEWS = {"s2": "sentinel-2", "l8": "landsat-8", "rgb": "naip"}
-"""What Indian Pines is seen as, by the end of the set's name; "rgb" is the visible bands of the sensor alone."""
-
-
 _SIDES = {"deepforest": 256, "sn-atlanta": 400}
 """Pixels a side that are used of a large image. A comparison needs no more of them."""
 
@@ -39,7 +30,7 @@ _SIDES = {"deepforest": 256, "sn-atlanta": 400}
 def load(name: str) -> RasterSet:
     """The set called ``name``; ``indian-pines-s2|l8|rgb`` is Indian Pines as that sensor would have seen it."""
     head, _, view = name.rpartition("-")
-    if head == "indian-pines" and view in _VIEWS:
+    if head == "indian-pines" and view in VIEWS:
         return seen_as(indian_pines(), view)
     found = load_set(name)
     if name in _SIDES and isinstance(found, LabelledScenes):
@@ -77,7 +68,7 @@ def _evenness(labels: np.ndarray) -> float:
 
 def seen_as(source: LabelledScenes, view: str) -> LabelledScenes:
     """A hyperspectral set as another sensor: Gaussian sums of its bands (the sensor layer's step 4)."""
-    bands = [b for b in find_sensor(_VIEWS[view]).bands if b.kind == "optical"]
+    bands = [b for b in find_sensor(VIEWS[view]).bands if b.kind == "optical"]
     bands = [b for b in bands if b.common != "cirrus"]  # between two windows of the atmosphere: nothing to see
     if view == "rgb":
         bands = [b for b in bands if b.common in ("red", "green", "blue")]
@@ -90,7 +81,7 @@ def seen_as(source: LabelledScenes, view: str) -> LabelledScenes:
         x, ok = made.select(torch.from_numpy(pixels)[None], torch.from_numpy(valid)[None])
         values, valid_ = x[0].numpy(), ok[0].numpy()
         scenes.append(ArrayScene(scene.name, made.slots, values, valid_, scene.grid, scene.gsd_m, scene.time))
-    note = f"{len(source.bands)} bands as {_VIEWS[view]} would see them, {len(slots)} bands"
+    note = f"{len(source.bands)} bands as {VIEWS[view]} would see them, {len(slots)} bands"
     about = replace(source.about, notes=(*source.about.notes, note))
     return replace(source, name=f"{source.name}-{view}", scenes=tuple(scenes), about=about)
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from manyone.engine.options import to_plain
+from manyone.recipes.execution import needs_of
+from manyone.recipes.needs import Needs
 from manyone.recipes.options import with_preset
 from manyone.recipes.table import builder, options_class
 from manyone.recipes.words import words_of
@@ -32,6 +34,10 @@ class Arm:
         build = builder(self.recipe)
         assert build is not None, f"recipe {self.recipe} has no builder"
         return build(options, *arguments, **more)
+
+    def needs(self) -> Needs:
+        """What a run of it asks for before it computes anything."""
+        return needs_of(self.recipe, self.options())
 
     def words(self, **more: Any) -> list[str]:
         """What stands behind ``manyone`` to get the same."""

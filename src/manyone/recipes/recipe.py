@@ -19,7 +19,8 @@ class Recipe(NamedTuple):
     summary: str
     """One line for ``manyone ls``."""
     runner: str = "run"
-    """Module with ``run(options, build, folder)`` and ``evaluate(options, build, folder, split)``."""
+    """Module with ``run(options, build, folder)``, ``plan`` of the same and ``evaluate(options, build, folder, split)``
+    (:class:`manyone.recipes.table.Runner`)."""
     field: str = ""
     """Set by the joined table."""
 

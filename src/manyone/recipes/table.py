@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import argparse
 
     from manyone.engine.run import RunFolder
+    from manyone.recipes.needs import Needs
     from manyone.recipes.options import CommonOptions, Split
     from manyone.recipes.predictions import Predictions
     from manyone.recipes.recipe import Predict, Recipe
@@ -29,6 +30,10 @@ class Runner(Protocol):
 
     def run(self, options: Any, build: Any, folder: RunFolder) -> None:
         """Does the work and writes it into ``folder``. After an interruption it is called again with the same."""
+
+    def plan(self, options: Any, build: Any, folder: RunFolder) -> Iterable[str]:
+        """What ``run`` would do, in lines: a dry run calls this alone. It fetches, trains and writes nothing; what only
+        the data tell is ``manyone.recipes.needs.UNKNOWN``."""
 
     def evaluate(self, options: Any, build: Any, folder: RunFolder, split: Split) -> Mapping[str, float]:
         """The metrics on ``split`` of what ``folder`` holds, finished or not."""
@@ -98,6 +103,14 @@ def about(name: str) -> About:
     if not place or importlib.util.find_spec(place) is None:
         return About()
     return importlib.import_module(place).ABOUT
+
+
+def needs(name: str) -> Callable[[Any], Needs] | None:
+    """What tells from the options of recipe ``name`` what a run asks for: the function that its field's table of
+    recipes names in ``NEEDS`` ("module:function"); None where there is none."""
+    field = _recipe(name).field
+    place = getattr(importlib.import_module(f"manyone.{field}.recipes"), "NEEDS", "") if field else ""
+    return _part(name, place) if place else None
 
 
 def predicting() -> list[Predicting]:

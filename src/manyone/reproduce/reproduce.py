@@ -25,11 +25,14 @@ from manyone.claims.file import load_claims
 from manyone.claims.rows import load_rows
 from manyone.claims.study import Job, Report, Study, SuiteInfo
 from manyone.engine.documents import read_json
+from manyone.engine.extras import check_extras
 from manyone.engine.fabric import processors
 from manyone.engine.files import write_atomic
 from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
+from manyone.recipes.execution import say_beginning
+from manyone.recipes.needs import Needs, together
 from manyone.recipes.running import print_table
 from manyone.report.html import write
 from manyone.report.terminal import show
@@ -53,7 +56,8 @@ STUDIES = _studies()
 class StudyModule(Protocol):
     """What a study module has. Importing it must be cheap: anything heavy is imported inside its functions.
 
-    It may also have ``overview(scale, suites, seeds, folder)``: figures drawn of what all its jobs wrote together.
+    It may also have ``overview(scale, suites, seeds, folder)``: figures drawn of what all its jobs wrote together; and
+    ``needs(scale, suite)``: what is fetched and which libraries there must be, a :class:`manyone.recipes.needs.Needs`.
     """
 
     TITLE: str
@@ -178,12 +182,14 @@ def reproduce(
     Fields that an earlier run into the same folder has tested stay on the page.
     """
     started = time.time()
+    say_beginning("reproduce: looks at what the claims need")
     plans = plan(names, fields, scale, seeds, suites)
     folder = out or Path("runs") / f"reproduce-{scale}"
     rows = folder.absolute() / "rows"  # a job may run elsewhere
     if dry_run:
         _show_jobs(plans, scale, rows)
         return 0
+    check_extras(_needs(plans, scale).extras)
     try:
         rows.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -218,7 +224,15 @@ def _show_jobs(plans: Sequence[Plan], scale: str, folder: Path) -> None:
             parts = ", ".join(dict.fromkeys(job.part for job in jobs))
             lines.append((p.field, suite, str(p.seeds), f"{there} of {rows}", parts))
     print_table(("field", "suite", "seeds", "rows measured", "parts"), lines)
+    for line in _needs(plans, scale).lines():
+        print(line)
     print("nothing was measured now")
+
+
+def _needs(plans: Sequence[Plan], scale: str) -> Needs:
+    """What all of the studies ask for."""
+    told = ((getattr(p.study, "needs", None), p.suites) for p in plans)
+    return together(needs(scale, suite) for needs, suites in told if needs is not None for suite in suites)
 
 
 def _prepare(study: StudyModule, scale: str, suite: str) -> SuiteInfo:

@@ -20,7 +20,7 @@ from manyone.engine.options import check_round_trip
 from manyone.engine.run import RunFolder
 from manyone.engine.trust import check_trusted, named_modules, remember
 from manyone.errors import ManyoneError
-from manyone.recipes.execution import execute, options_from, reopen
+from manyone.recipes.execution import check_needs, execute, options_from, reopen
 from manyone.recipes.options import CommonOptions
 from manyone.recipes.recipe import Recipe
 from manyone.recipes.table import RECIPES
@@ -70,6 +70,7 @@ class SeedRuns:
         """
         if workers is None and on is None:
             workers = 1 if device_of(self.options["device"]).type != "cpu" else processors()
+        check_needs(self.recipe, options_from(self.recipe, self.options_of(self.seeds[0]), "options"))
         again = f"manyone resume {self.path} goes on"
         at_a_time = min(workers or processors(), len(self.seeds))
         tasks = [

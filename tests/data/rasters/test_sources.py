@@ -7,8 +7,9 @@ from manyone.assets.fetch import cached
 from manyone.assets.registry import ASSETS, find_asset
 from manyone.data.rasters.aerial import deepforest_boxes
 from manyone.data.rasters.climate import koppen
+from manyone.data.rasters.names import RASTER_SETS, SCENES
 from manyone.data.rasters.scenes import IGNORE, ArrayScene
-from manyone.data.rasters.sources import RASTER_SETS, SCENES, load_scenes, load_set
+from manyone.data.rasters.sources import load_scenes, load_set
 from manyone.data.rasters.units import check_units
 from manyone.errors import ManyoneError
 

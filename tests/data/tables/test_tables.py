@@ -10,7 +10,8 @@ from pyarrow import parquet
 from tests.data.small_packages import install
 
 from manyone.data.tables.files import read_frame
-from manyone.data.tables.tables import Table, load_table, prepare, split_table, standardise, table_names, unit_rows
+from manyone.data.tables.names import table_names
+from manyone.data.tables.tables import Table, load_table, prepare, split_table, standardise, unit_rows
 from manyone.errors import ManyoneError
 
 CSV = "age,weight,died\n40,70.5,yes\n50,80,no\n60,90.25,no\n"

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from manyone.data.rasters.bands import Band
-from manyone.earth.encoders.loading import LEARNED, OWN, PIXELS, PLACES, load_encoder
+from manyone.earth.encoders.loading import load_encoder
 from manyone.earth.encoders.mae import MaeOptions
 from manyone.earth.encoders.vit import VitSize
+from manyone.earth.names import LEARNED, OWN, PIXELS, PLACES
 from manyone.earth.spec import Context
 from manyone.errors import ManyoneError
 

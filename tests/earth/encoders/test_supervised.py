@@ -9,9 +9,10 @@ from manyone.data.rasters.scenes import Chips
 from manyone.earth import artefact
 from manyone.earth.embedding import How, embed, ready
 from manyone.earth.encoders.cnn import CnnSize
-from manyone.earth.encoders.loading import SUPERVISED, load_encoder
+from manyone.earth.encoders.loading import load_encoder
 from manyone.earth.encoders.supervised import SupervisedOptions, train_supervised
 from manyone.earth.mapping import linear_classifier
+from manyone.earth.names import SUPERVISED
 from manyone.earth.protocols.linear import linear_probe
 from manyone.earth.samples import Sampling, draw
 from manyone.earth.spec import Context

@@ -13,6 +13,7 @@ from manyone.merging.experts.bundle import Bundle
 from manyone.merging.experts.bundle_learner import ExpertsLearner
 from manyone.merging.recipes import run_experts
 from manyone.merging.recipes.options import ExpertsOptions as Options
+from manyone.recipes.execution import execute
 from manyone.recipes.table import options_class
 
 
@@ -105,8 +106,9 @@ def test_evaluate_gives_every_accuracy(tmp_path):
 
 
 def test_dry_run_writes_nothing(tmp_path, capsys):
-    run = start(tmp_path / "first", dry_run=True)
-    assert not run.path.exists()
+    options = Options(suite="fixture", steps=3, device="cpu", dry_run=True)
+    assert not execute(options, RunFolder.create(tmp_path / "first", "experts", options))
+    assert not (tmp_path / "first").exists()
     out = capsys.readouterr().out
     assert "would be trained" in out
     assert "mnist: 10 classes" in out

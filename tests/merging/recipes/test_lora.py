@@ -13,6 +13,7 @@ from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.merging.recipes.lora_options import ExtractLoraOptions, LoraArithmeticOptions
 from manyone.merging.recipes.run_lora import evaluate, run
+from manyone.recipes.execution import execute
 
 
 @pytest.fixture
@@ -61,13 +62,12 @@ def test_sums(models, tmp_path, capsys):
 def test_dry_runs_write_nothing(models, tmp_path, capsys):
     base, tuned, _ = models
     options = ExtractLoraOptions(base=base, model=tuned, rank=1, dry_run=True)
-    run(options, None, RunFolder.create(tmp_path / "dry", "extract-lora", options))
+    execute(options, RunFolder.create(tmp_path / "dry", "extract-lora", options))
     assert "tuned.safetensors: 1 linear layers of rank 1" in capsys.readouterr().out
     made = str(make(ExtractLoraOptions(base=base, model=tuned), tmp_path / "x").path / "model")
-    run(
+    execute(
         LoraArithmeticOptions(adapters=(made, made), dry_run=True),
-        None,
-        RunFolder.create(tmp_path / "dry", "extract-lora", options),
+        RunFolder.create(tmp_path / "dry", "lora-arithmetic", options),
     )
     assert "2 adapters with weights 1, 1" in capsys.readouterr().out
     assert not (tmp_path / "dry").exists()

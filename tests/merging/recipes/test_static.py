@@ -18,6 +18,7 @@ from manyone.errors import ManyoneError
 from manyone.merging.recipes import static_options as recipes
 from manyone.merging.recipes.run_static import run as merge
 from manyone.merging.static import methods as static
+from manyone.recipes.execution import execute
 
 CLASSES = {
     "average": recipes.AverageOptions,
@@ -101,7 +102,7 @@ def test_every_method_has_a_recipe(method, models, tmp_path, capsys):
 def test_dry_run_prints_the_plan_and_writes_nothing(method, models, tmp_path, capsys):
     before = left(tmp_path)
     options = CLASSES[method](base=models[0], experts=tuple(models[1:]), dry_run=True)
-    merge(options, None, RunFolder.create(tmp_path / "run", method, options))
+    assert not execute(options, RunFolder.create(tmp_path / "run", method, options))
     text = capsys.readouterr().out
     for word in ("tensors   2 merged", "1 copied", "read", "write", "memory", "time", *models):
         assert word in text
@@ -147,10 +148,10 @@ def test_the_memory_of_the_plan_is_that_of_the_merge_within_a_factor_of_two(meth
 def test_dry_run_says_that_the_disk_is_too_small(models, tmp_path, capsys, monkeypatch):
     options = CLASSES["average"](base=models[0], experts=tuple(models[1:]), dry_run=True)
     run = RunFolder.create(tmp_path / "run", "average", options)
-    merge(options, None, run)
+    execute(options, run)
     assert "TOO SMALL" not in capsys.readouterr().out
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10, 9, 1))
-    merge(options, None, run)
+    execute(options, run)
     assert f"disk      TOO SMALL: 1 B are free in {tmp_path}; free some space" in capsys.readouterr().out
 
 

@@ -2,6 +2,7 @@
 
 from manyone.recipes.recipe import Recipe
 
+NEEDS = "needs:needs"
 RECIPES = {
     "obd": Recipe("options:DistilOptions", "build:distillations", "Offline Behavior Distillation: DBC, PBC, Av-PBC"),
     "bc": Recipe(

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manyone.behavior.data import BehaviorData, behavior_data
+from manyone.behavior.recipes.needs import offline_name
 from manyone.behavior.recipes.options import BehaviorOptions
-from manyone.data.trajectories.offline import OfflineName, parse_offline
 from manyone.data.trajectories.trajectories import Trajectories
 from manyone.engine.devices import device_of
 from manyone.engine.run import RunFolder
-from manyone.engine.words import suggestion
 from manyone.envs.single import collect, make, own_data
 from manyone.errors import ManyoneError
 from manyone.recipes.options import Split
@@ -47,17 +46,6 @@ def load_problem(options: BehaviorOptions) -> BehaviorProblem:
     return problem_of("own data", data, options)
 
 
-def offline_name(options: BehaviorOptions) -> OfflineName | None:
-    """The made data that ``options`` name; None for own data."""
-    if options.suite is None:
-        return None
-    known = (*(f"mujoco-{body}" for body in make.BODIES), "mujoco3")
-    if options.suite not in known:
-        quality = " (its quality is --quality)" if options.suite.startswith(known) else ""
-        raise ManyoneError(f"--suite {options.suite}: {suggestion(options.suite, known)}{quality}")
-    return parse_offline(f"{options.suite}-{options.quality}", seed=options.data_seed)
-
-
 def problem_of(name: str, trajectories: Sequence[Trajectories], options: BehaviorOptions) -> BehaviorProblem:
     """``trajectories`` as tensors on the options' device, with bounds, horizons and references."""
     references = own_data.references(trajectories, options.reference)
@@ -90,5 +78,5 @@ def plan_of_data(options: BehaviorOptions, recipe: str) -> str:
     wanted = offline_name(options)
     if wanted is None:
         return f"{recipe} on own data: {', '.join(options.data)}"
-    state = "in the cache" if wanted.made() else "would be made in the simulator"
+    state = "in the cache" if wanted.made() else f"would be made in the simulator; licence: {wanted.licence}"
     return f"{recipe} on {wanted}: {', '.join(collect.set_tasks(wanted))}\ndata: {state}"

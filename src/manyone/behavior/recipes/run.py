@@ -49,9 +49,6 @@ Rows = dict[str, dict[str, float]]
 
 def run(options: DistilOptions, build: Build, folder: RunFolder) -> None:
     """Data, teacher, baselines, distillation, artefact, figures."""
-    if options.dry_run:
-        print("\n".join(plan(options, folder.recipe)))
-        return
     one_thread_below(256, options.width)
     problem = load_problem(options)
     for data in problem.data:
@@ -257,13 +254,12 @@ def print_scores(data: BehaviorData, what: str, scores: Evaluation, baselines: R
     print_table(columns, rows)
 
 
-def plan(options: DistilOptions, recipe: str) -> list[str]:
-    """What a dry run prints; nothing is made for it."""
+def plan(options: DistilOptions, build: Build, folder: RunFolder) -> list[str]:
+    """Data, teacher, length and evaluation; nothing is made for it."""
     return [
-        plan_of_data(options, recipe),
+        plan_of_data(options, folder.recipe),
         plan_of_teacher(options),
         f"{options.steps} outer steps a data set, each through {options.inner_steps} steps of {options.at_once} "
         f"students; {options.size} pairs",
         f"evaluation: {options.students} students x {options.eval_episodes} episodes",
-        "nothing was written",
     ]

@@ -31,9 +31,6 @@ EVAL_OPTIONS = ("episodes", "seed", "horizon")
 
 def run(options: CloningOptions, build: Build, folder: RunFolder) -> None:
     """Data, training, scores, artefact."""
-    if options.dry_run:
-        print("\n".join(plan(options, folder.recipe)))
-        return
     one_thread_below(256, options.width or 64)
     source, digests = _source(options)
     if isinstance(source, Distilled):
@@ -147,10 +144,6 @@ def _print(frame: Frame, metrics: Mapping[str, float], students: int) -> None:
     print_table((frame.name, "return", *(["normalised %"] * scored), "spread of episodes"), cells)
 
 
-def plan(options: CloningOptions, recipe: str) -> list[str]:
-    """What a dry run prints; nothing is made for it."""
-    return [
-        plan_of_data(options, recipe),
-        f"{options.students} students, {options.eval_episodes} episodes",
-        "nothing was written",
-    ]
+def plan(options: CloningOptions, build: Build, folder: RunFolder) -> list[str]:
+    """Data and evaluation; nothing is made for it."""
+    return [plan_of_data(options, folder.recipe), f"{options.students} students, {options.eval_episodes} episodes"]

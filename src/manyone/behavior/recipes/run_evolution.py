@@ -22,16 +22,17 @@ from manyone.recipes.options import check
 Build = Callable[..., EvolutionLearner]
 EVAL_OPTIONS = ("episodes", "seed", "horizon")
 """Options of ``manyone eval`` that :func:`evaluate` takes."""
-__all__ = ["evaluate", "run"]
+__all__ = ["evaluate", "plan", "run"]
+
+
+def plan(options: EvolutionOptions, build: Build, folder: RunFolder) -> list[str]:
+    """Data and length; nothing is made for it."""
+    games = options.population * options.at_once * options.episodes
+    return [plan_of_data(options, folder.recipe), f"{options.steps} generations of {games} episodes"]
 
 
 def run(options: EvolutionOptions, build: Build, folder: RunFolder) -> None:
     """Data, evolution, scores, artefact."""
-    if options.dry_run:
-        games = options.population * options.at_once * options.episodes
-        print("\n".join([plan_of_data(options, folder.recipe), f"{options.steps} generations of {games} episodes",
-                         "nothing was written"]))  # fmt: skip
-        return
     one_thread_below(256, options.width)
     problem = load_problem(options)
     if len(problem.data) != 1:

@@ -31,9 +31,6 @@ EVAL_OPTIONS = ("episodes", "seed", "horizon")
 
 def run(options: TeacherOptions, build: Build, folder: RunFolder) -> None:
     """Data, training, scores, artefact."""
-    if options.dry_run:
-        print("\n".join(plan(options, folder.recipe)))
-        return
     one_thread_below(256, options.width)
     problem = load_problem(options)
     if len(problem.data) != 1:
@@ -107,10 +104,9 @@ def _print(data: BehaviorData, recipe: str, metrics: Mapping[str, float]) -> Non
     print_table(columns, [(recipe, *cells)])
 
 
-def plan(options: TeacherOptions, recipe: str) -> list[str]:
-    """What a dry run prints; nothing is made for it."""
+def plan(options: TeacherOptions, build: Build, folder: RunFolder) -> list[str]:
+    """Data and length; nothing is made for it."""
     return [
-        plan_of_data(options, recipe),
+        plan_of_data(options, folder.recipe),
         f"{options.steps} updates of {options.batch_size} transitions, networks of width {options.width}",
-        "nothing was written",
     ]

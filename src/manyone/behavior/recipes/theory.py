@@ -35,17 +35,20 @@ def laboratory(o: TheoryOptions) -> TheoryLaboratory:
 def run(options: TheoryOptions, build: Build, folder: RunFolder) -> None:
     """Measures all pairs, prints the tables and writes the figures."""
     learner = build(options)
-    if options.dry_run:
-        print(f"{options.pairs:,} random MDPs of {options.states} states and {options.actions} actions under "
-              f"{len(options.gammas)} discounts, and the tight cases {' and '.join(CASES)}\n"
-              "nothing was written")  # fmt: skip
-        return
     final = train(
         learner, folder, steps=learner.total_steps, checkpoint_every=options.checkpoint_every, loggers=options.logger
     )
     if is_writer():
         save_figures(folder.path / "figures.json", figures_of(learner))
     _print(learner, final)
+
+
+def plan(options: TheoryOptions, build: Build, folder: RunFolder) -> list[str]:
+    """How many MDPs of which size."""
+    return [
+        f"{options.pairs:,} random MDPs of {options.states} states and {options.actions} actions under "
+        f"{len(options.gammas)} discounts, and the tight cases {' and '.join(CASES)}"
+    ]
 
 
 def evaluate(options: TheoryOptions, build: Build, folder: RunFolder, split: Split) -> Mapping[str, float]:

@@ -32,6 +32,7 @@ from manyone.claims.rows import Row, append_rows, keys_in
 from manyone.claims.study import Job, SuiteInfo, TaskInfo
 from manyone.errors import ManyoneError
 from manyone.recipes.arm import Arm
+from manyone.recipes.needs import Needs, together
 
 TITLE = "A mountain of recorded behaviour becomes a few hundred pairs: the claims of Offline Behavior Distillation"
 NOTES = [
@@ -53,6 +54,11 @@ def arms(scale: str, suite: str) -> list[Arm]:
     """Everything that is measured on ``suite``, on its first data set."""
     setting = setting_of(scale, suite)
     return [setting.arm(name, setting.bodies[0], setting.qualities_of(name)[0]) for name in setting.parts]
+
+
+def needs(scale: str, suite: str) -> Needs:
+    """What is fetched and which libraries there must be."""
+    return together(arm.needs() for arm in arms(scale, suite))
 
 
 def prepare(scale: str, suite: str) -> SuiteInfo:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from manyone.assets.cache import cache_folder, locked, workspace
+from manyone.assets.cache import cache_folder, cache_path, locked, workspace
 from manyone.assets.registry import find_asset
 from manyone.data.sql.fuzz import INSTANCES, fuzz_databases
 from manyone.data.sql.packages import spider_dev, spider_schemas
@@ -35,7 +35,7 @@ def spider_databases(names: Sequence[str], *, seed: int = 0, instances: int = IN
 
 def fuzz_folders() -> list[Path]:
     """The folders of all fuzz databases that are made."""
-    return sorted(p for p in cache_folder("sql", "fuzz").glob("*/*") if p.is_dir())
+    return sorted(p for p in cache_path("sql", "fuzz").glob("*/*") if p.is_dir())
 
 
 def fuzzed(

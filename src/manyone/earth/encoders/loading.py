@@ -8,7 +8,7 @@
     efficientnet-lite0                   ImageNet weights that a package carries
     timm:NAME torchgeo:NAME terratorch:NAME open_clip:NAME hf:FOLDER      other libraries' models
 
-Public names: :func:`load_encoder`, :data:`OWN`, :data:`LIBRARIES`, :data:`LEARNED`, :data:`SUPERVISED`.
+Public name: :func:`load_encoder`; the ids are in :mod:`manyone.earth.names`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from manyone.data.rasters.bands import Band
-from manyone.earth.encoders import cnn
 from manyone.earth.encoders.location import location_encoder
 from manyone.earth.encoders.mae import MaeOptions
 from manyone.earth.encoders.pretraining import load_pretrained, pretrain
@@ -30,18 +29,9 @@ from manyone.earth.encoders.raw import ImageStatistics, RawWindows, WindowStatis
 from manyone.earth.encoders.rcf import gaussian_features, patch_features
 from manyone.earth.encoders.supervised import untrained
 from manyone.earth.encoders.vit import random_vit
+from manyone.earth.names import LIBRARIES, OWN, PIXELS, PLACES, SUPERVISED
 from manyone.earth.spec import Encoder
 from manyone.errors import ManyoneError
-
-PIXELS = ("raw", "raw3x3", "raw5x5", "stats", "stats3x3", "stats5x5")
-PLACES = ("lonlat", "xyz", "rff", "geoclip")
-SUPERVISED = cnn.ID
-"""The one that learns from labels: ``embedding.ready`` trains it, as an encoder alone has none."""
-OWN = (*PIXELS, "rcf", "mosaiks", "vit-random", "mae-small", "wave-small", SUPERVISED, *PLACES, "efficientnet-lite0")
-LEARNED = ("mosaiks", "mae-small", "wave-small")
-"""Those that are made from ``imagery`` (the bench's own training images: transductive, to be said beside figures)."""
-LIBRARIES = ("timm", "torchgeo", "terratorch", "open_clip", "hf", "efficientnet-lite0")
-"""What an id begins with where another library (or a package's weights) makes the encoder."""
 
 
 def load_encoder(

@@ -2,6 +2,7 @@
 
 from manyone.recipes.recipe import Predict, Recipe
 
+NEEDS = "needs:needs"
 PREDICT = Predict("predict_arguments", "predict")
 RECIPES = {
     "earth-bench": Recipe("options:BenchOptions", "", "encoders of satellite images, compared by the same protocols",

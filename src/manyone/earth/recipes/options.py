@@ -60,7 +60,7 @@ class BenchOptions(ImageOptions):
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "--out runs/bench",
-        "--models random-patch prithvi2 --data area=scenes --labels points.geojson",
+        "--models rcf mae-small --data area=scene.tif --labels points.geojson",
     )
 
     models: tuple[str, ...] = MODELS
@@ -113,7 +113,7 @@ class EmbedOptions(ImageOptions):
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "--data area=scene.tif --out runs/embeddings",
-        "--data area=scene.tif --model prithvi2 --dry-run",
+        "--data area=scene.tif --model timm:resnet18 --dry-run",
     )
 
     model: str = "mae-small"
@@ -137,7 +137,7 @@ class MapOptions(ImageOptions):
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "--data area=scene.tif --labels points.geojson --out runs/map",
-        "--data area=scene.tif --labels points.geojson --model prithvi2",
+        "--data area=scene.tif --labels points.geojson --model mae-small",
     )
 
     model: str = "raw5x5"

@@ -19,7 +19,8 @@ from manyone.claims.figure import Figure, save_figures
 from manyone.data.rasters.scenes import LabelledScenes, Places, RasterSet
 from manyone.earth.benching import Cell, applies, blind, cell_from, check_protocols, is_few_shot, measure, ranking
 from manyone.earth.embedding import How, Ready, embed, pooling_of, ready
-from manyone.earth.encoders.loading import LEARNED, PLACES, SUPERVISED, fixed_bands
+from manyone.earth.encoders.loading import fixed_bands
+from manyone.earth.names import LEARNED, PLACES, SUITES, SUPERVISED
 from manyone.earth.recipes import bench_figures, pictures
 from manyone.earth.recipes.common import how_of, store_of
 from manyone.earth.recipes.maps import Area, draw_map
@@ -28,7 +29,7 @@ from manyone.earth.recipes.results import results_of
 from manyone.earth.samples import Samples, Sampling, draw
 from manyone.earth.statistics import Ranking
 from manyone.earth.store import Store
-from manyone.earth.suites import SUITES, load, named, own
+from manyone.earth.suites import load, named, own
 from manyone.engine.devices import device_of
 from manyone.engine.documents import loads_json, sound
 from manyone.engine.files import write_atomic
@@ -37,6 +38,7 @@ from manyone.engine.modules import isolated
 from manyone.engine.progress import Progress, hide_progress
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
+from manyone.recipes.needs import UNKNOWN
 from manyone.recipes.options import Split
 from manyone.recipes.running import percent, print_table
 from manyone.report.html import run_report
@@ -62,10 +64,7 @@ class Bench:
 def run(options: BenchOptions, build: None, folder: RunFolder) -> None:
     """Embeds, measures, prints and writes."""
     check_protocols(options.protocols)
-    names = [*SUITES.get(options.suite, ()), *(named(word)[0] for word in options.data)]
-    if options.dry_run:
-        print("\n".join(plan(options, names)))
-        return
+    names = _names(options)
     folder.ensure()
     found = Bench(cells=_earlier(folder.path / CELLS))
     store = store_of(options)
@@ -92,14 +91,18 @@ def evaluate(options: BenchOptions, build: None, folder: RunFolder, split: Split
     return {f"{c.model}/{c.data}/{c.protocol}": c.value for c in _earlier(folder.path / CELLS)}
 
 
-def plan(options: BenchOptions, names: Sequence[str]) -> list[str]:
-    """What a dry run prints; nothing is fetched for it."""
+def _names(options: BenchOptions) -> list[str]:
+    return [*SUITES.get(options.suite, ()), *(named(word)[0] for word in options.data)]
+
+
+def plan(options: BenchOptions, build: None, folder: RunFolder) -> list[str]:
+    """Encoders, sets and protocols; nothing is fetched for it."""
+    check_protocols(options.protocols)
     return [
         f"encoders: {', '.join(options.models)}",
-        f"sets: {', '.join(names)}",
+        f"sets: {', '.join(_names(options))}",
         f"protocols: {', '.join(options.protocols)}; {options.split} split, seed {options.seed}",
-        f"at most {options.train} training and {options.test} test samples a set",
-        "nothing was written",
+        f"at most {options.train} training and {options.test} test samples a set; classes: {UNKNOWN}",
     ]
 
 

@@ -21,12 +21,14 @@ from manyone.data.rasters.chips_folder import read_chips
 from manyone.data.rasters.scenes import Chips, Scene, Window
 from manyone.earth.embedding import How, side_of
 from manyone.earth.encoders.dense import window_starts
-from manyone.earth.encoders.loading import LEARNED, PLACES, fixed_bands, load_encoder
+from manyone.earth.encoders.loading import fixed_bands, load_encoder
 from manyone.earth.exports import export_geoparquet, export_npy
+from manyone.earth.names import LEARNED, PLACES
 from manyone.earth.recipes.common import how_of, store_of
 from manyone.earth.recipes.options import EmbedOptions
 from manyone.earth.recipes.results import results_of
-from manyone.earth.sensors.layer import Plan, fit, plan
+from manyone.earth.sensors.layer import Plan, fit
+from manyone.earth.sensors.layer import plan as plan_bands
 from manyone.earth.spec import Encoder, ModelSpec
 from manyone.earth.store import Embeddings, Store
 from manyone.earth.suites import named, scene_of
@@ -46,14 +48,7 @@ _BATCH = 64
 
 def run(options: EmbedOptions, build: None, folder: RunFolder) -> None:
     """Embeds every image and writes what was asked for."""
-    if options.model in PLACES:
-        raise ManyoneError(f"--model {options.model}: encodes places, not images: take mae-small, rcf, timm:NAME, ...")
-    places = dict(named(word) for word in options.data)
-    if len(places) < len(options.data):
-        raise ManyoneError("--data: two images have one name: give each a NAME of its own")
-    if options.dry_run:
-        print("\n".join([*(f"{options.model} on {place}" for place in places.values()), "nothing was written"]))
-        return
+    places = _places(options)
     store, found, passes = store_of(options), {}, 0
     for name, place in places.items():
         tiles = Tiles.of_folder(place, options) if Path(place).is_dir() else Tiles.of_scene(place, options)
@@ -73,6 +68,21 @@ def run(options: EmbedOptions, build: None, folder: RunFolder) -> None:
     vectors = sum(one["vectors"] for one in found.values())
     folder.log(0, "final", {"vectors": float(vectors), "encoder_passes": float(passes)})
     folder.finish()
+
+
+def plan(options: EmbedOptions, build: None, folder: RunFolder) -> list[str]:
+    """Encoder and images; nothing is read."""
+    return [f"{options.model} on {place}" for place in _places(options).values()]
+
+
+def _places(options: EmbedOptions) -> dict[str, str]:
+    """NAME -> PLACE of the images, once the encoder is one of images."""
+    if options.model in PLACES:
+        raise ManyoneError(f"--model {options.model}: encodes places, not images: take mae-small, rcf, timm:NAME, ...")
+    places = dict(named(word) for word in options.data)
+    if len(places) < len(options.data):
+        raise ManyoneError("--data: two images have one name: give each a NAME of its own")
+    return places
 
 
 def evaluate(options: EmbedOptions, build: None, folder: RunFolder, split: Split) -> Mapping[str, float]:
@@ -153,7 +163,10 @@ class Tiles:
 def _ready(options: EmbedOptions, tiles: Tiles, how: How) -> tuple[Encoder, Plan]:
     """The encoder and its plan; statistics are those of the images themselves, as there is no training part."""
     if options.model in LEARNED and options.weights == "default":
-        raw = fit(plan(tiles.bands, ModelSpec(options.model, None, 0), replace(how.layer, size=None)), tiles.looks())
+        raw = fit(
+            plan_bands(tiles.bands, ModelSpec(options.model, None, 0), replace(how.layer, size=None)),
+            tiles.looks(),
+        )
         imagery = [one for pixels, valid in tiles.looks() for one in raw.apply(pixels, valid)[0]]
         encoder = load_encoder(options.model, device=how.device, bands=raw.slots, seed=how.seed, imagery=imagery,
                                options=how.mae)  # fmt: skip
@@ -163,7 +176,7 @@ def _ready(options: EmbedOptions, tiles: Tiles, how: How) -> tuple[Encoder, Plan
                                bands=given, seed=how.seed)  # fmt: skip
     side = options.tile if tiles.windows else int(tiles.source.pixels.shape[-1])  # type: ignore[union-attr]
     layer = replace(how.layer, size=side_of(encoder.spec, side))
-    return encoder, fit(plan(tiles.bands, encoder.spec, layer), tiles.looks())
+    return encoder, fit(plan_bands(tiles.bands, encoder.spec, layer), tiles.looks())
 
 
 def _embed(encoder: Encoder, made: Plan, tiles: Tiles, how: How, store: Store) -> Embeddings:

@@ -22,8 +22,8 @@ from manyone.data.rasters.scenes import LabelledScenes, Scene
 from manyone.earth.artefact import MapModel, save
 from manyone.earth.benching import Cell, blind, measure
 from manyone.earth.embedding import How, Ready, embed, pooling_of, ready
-from manyone.earth.encoders.loading import PLACES
 from manyone.earth.mapping import PixelClassifier, linear_classifier, map_scene, neighbour_classifier
+from manyone.earth.names import PLACES
 from manyone.earth.recipes import bench_figures, pictures
 from manyone.earth.recipes.common import how_of, store_of
 from manyone.earth.recipes.maps import Area, draw_map
@@ -47,16 +47,7 @@ NODATA = 0
 
 def run(options: MapOptions, build: None, folder: RunFolder) -> None:
     """Trains, scores, maps and writes."""
-    if options.model in PLACES:
-        raise ManyoneError(
-            f"--model {options.model}: encodes places, not images: take raw5x5, mae-small, timm:NAME, ..."
-        )
-    name, place = named(options.data[0])
-    if options.dry_run:
-        print(
-            f"a map of {place} from {options.labels} with {options.model} and {options.protocol}\nnothing was written"
-        )
-        return
+    name, place = _named(options)
     scene = scene_of(place, options.sensor, options.unit)
     for note in getattr(scene, "notes", ()):
         print(f"{name}: {note}")
@@ -82,6 +73,21 @@ def run(options: MapOptions, build: None, folder: RunFolder) -> None:
             f"```\nmanyone predict THIS_FOLDER scene.tif --out map.tif\n```\n")  # fmt: skip
     save(MapModel(one.encoder, one.plan, classifier, how, options.model, options.weights), folder.path / "model", card)
     _report(options, folder, samples, one, how, features, cell, legend)
+
+
+def plan(options: MapOptions, build: None, folder: RunFolder) -> list[str]:
+    """Scene, labels and encoder; nothing is read."""
+    _, place = _named(options)
+    return [f"a map of {place} from {options.labels} with {options.model} and {options.protocol}"]
+
+
+def _named(options: MapOptions) -> tuple[str, str]:
+    """(NAME, PLACE) of the scene, once the encoder is one of images."""
+    if options.model in PLACES:
+        raise ManyoneError(
+            f"--model {options.model}: encodes places, not images: take raw5x5, mae-small, timm:NAME, ..."
+        )
+    return named(options.data[0])
 
 
 def evaluate(options: MapOptions, build: None, folder: RunFolder, split: Split) -> Mapping[str, float]:

@@ -23,9 +23,6 @@ SECTION = "Bands"
 def run(options: MatchOptions, build: None, folder: RunFolder) -> None:
     """Pairs, prints and writes."""
     found = match_report(as_sensor(options.sensor), options.model, options.limit)
-    if options.dry_run:
-        print(f"{options.sensor} -> {found.model} ({found.modality}): {len(found.rows)} slots\nnothing was written")
-        return
     folder.ensure()
     plain = {"source": found.source, "model": found.model, "modality": found.modality, "rows": list(found.rows),
              "missing": list(found.missing), "unused": list(found.unused), "unit": found.unit,
@@ -42,6 +39,12 @@ def run(options: MatchOptions, build: None, folder: RunFolder) -> None:
     print(f"unused: {', '.join(found.unused) or 'none'}")
     for note in found.notes:
         print(f"note: {note}")
+
+
+def plan(options: MatchOptions, build: None, folder: RunFolder) -> list[str]:
+    """Both sides and how many slots there are."""
+    found = match_report(as_sensor(options.sensor), options.model, options.limit)
+    return [f"{options.sensor} -> {found.model} ({found.modality}): {len(found.rows)} slots"]
 
 
 def evaluate(options: MatchOptions, build: None, folder: RunFolder, split: Split) -> Mapping[str, float]:

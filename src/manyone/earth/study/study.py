@@ -23,12 +23,14 @@ from manyone.claims.study import Job, SuiteInfo, TaskInfo
 from manyone.data.rasters.scenes import Chips, LabelledScenes, Places
 from manyone.earth.benching import Cell, measure
 from manyone.earth.embedding import embed, ready
-from manyone.earth.encoders.loading import PLACES, SUPERVISED, load_encoder
+from manyone.earth.encoders.loading import load_encoder
+from manyone.earth.names import PLACES, SUPERVISED
 from manyone.earth.protocols.linear import linear_probe
 from manyone.earth.protocols.probe import probe
 from manyone.earth.protocols.zero_shot import class_embeddings, zero_shot
 from manyone.earth.published import tables
 from manyone.earth.recipes.common import how_of, store_of
+from manyone.earth.recipes.needs import encoder_needs, set_needs
 from manyone.earth.recipes.options import BenchOptions
 from manyone.earth.recipes.run_bench import features_of, sampling_of
 from manyone.earth.samples import Samples, draw
@@ -39,6 +41,7 @@ from manyone.earth.study.settings import PARTS, setting_of
 from manyone.earth.suites import load
 from manyone.engine.files import write_atomic
 from manyone.randomness import generator_for
+from manyone.recipes.needs import Needs, together
 
 TITLE = "Encoders of satellite images: what a comparison depends on"
 NOTES = [
@@ -50,6 +53,12 @@ NOTES = [
 SEEDS = {"smoke": 3, "laptop": 3, "paper": 3}
 _DENSE = 60_000  # training pixels where splits are compared, of the scene's 135,092
 _WORDS = 64  # hash buckets of a random text encoder
+
+
+def needs(scale: str, suite: str) -> Needs:
+    """What is fetched and which libraries there must be."""
+    setting = setting_of(scale, suite)
+    return together([*map(encoder_needs, setting.models), *map(set_needs, setting.sets)])
 
 
 def prepare(scale: str, suite: str) -> SuiteInfo:

@@ -146,6 +146,7 @@ def _play_searched(wanted: OfflineName, tasks: list[str], run: Runner, progress:
     for task in tasks:
         recipe = f"-v{wanted.recipe}" if wanted.recipe else ""
         file = wanted.folder(task).parent / f"search-seed{wanted.seed}{recipe}.npz"
+        file.parent.mkdir(parents=True, exist_ok=True)
         found = search.teachers(file, task, settings, wanted.seed, run, tell)
         qualities = [number / max(1, wanted.episodes - 1) for number in range(wanted.episodes)]
         chosen, noise = zip(*(search.choose(found, wanted.quality, q) for q in qualities), strict=True)

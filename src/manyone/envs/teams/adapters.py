@@ -30,6 +30,7 @@ from manyone.envs.teams import pettingzoo
 from manyone.envs.teams import smac as team_smac
 from manyone.envs.teams import tuple as team_tuple
 from manyone.envs.teams.copies import TeamCopies
+from manyone.envs.teams.libraries import SMAC, SMACV2
 from manyone.envs.teams.simulator import Copy
 from manyone.envs.teams.smax import SmaxTeam
 from manyone.envs.teams.types import TeamEnv
@@ -123,12 +124,12 @@ def _tuple(wanted: Wanted, make: Callable[..., Any], **parts: Any) -> TeamEnv:
 
 
 def _smac(wanted: Wanted) -> TeamEnv:
-    need("smac.env", wanted.name, team_smac.SMAC)
+    need("smac.env", wanted.name, SMAC)
     return _starcraft(wanted, team_smac.smac)
 
 
 def _smacv2(wanted: Wanted) -> TeamEnv:
-    need("smacv2.env", wanted.name, team_smac.SMACV2)
+    need("smacv2.env", wanted.name, SMACV2)
     return _starcraft(wanted, team_smac.smacv2)
 
 

@@ -16,15 +16,12 @@ from typing import Any
 import numpy as np
 
 from manyone.engine.extras import need
+from manyone.envs.teams.libraries import SMAC, SMACV2
 from manyone.envs.teams.simulator import Copy, Layout, Row
 from manyone.envs.workers import SUCCESS, TERMINATED, TRUNCATED
 from manyone.errors import ManyoneError
 
 TOLD = ("n_agents", "n_actions", "obs_shape", "state_shape", "episode_limit")
-SMAC, SMACV2 = (
-    f"pip install git+https://github.com/oxwhirl/{name}.git, with StarCraft II 4.10 and its maps where SC2PATH says"
-    for name in ("smac", "smacv2")
-)
 MEASURES = ("dead_allies", "dead_enemies")
 # SMACv2's published tasks: unit types, their probabilities, and those that may not make up a whole team.
 RACES = {

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from manyone.assets.cache import cache_folder
+from manyone.assets.cache import cache_path
 from manyone.data.tasks import Inputs, Suite, Task
 from manyone.engine.files import part_beside, writing
 from manyone.engine.tensors import save_tensors
@@ -35,7 +35,7 @@ VERSION = 2
 
 def root(folder: StrPath | None = None) -> Path:
     """``folder``, or the project's cache of experts."""
-    return Path(folder) if folder is not None else cache_folder("experts")
+    return Path(folder) if folder is not None else cache_path("experts")
 
 
 def _tensors(inputs: Inputs) -> Iterator[Tensor]:

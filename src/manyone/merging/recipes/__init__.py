@@ -5,6 +5,8 @@ A static merge has no builder: what it does with files must not import PyTorch.
 
 from manyone.recipes.recipe import Recipe
 
+NEEDS = "needs:needs"
+
 
 def _static(options: str, summary: str) -> Recipe:
     return Recipe(f"static_options:{options}", "", summary, "run_static")

@@ -19,15 +19,19 @@ from torch import Tensor, nn
 from manyone.assets.cache import cache_folder
 from manyone.data.folders import load_task
 from manyone.data.images import ta8
+from manyone.data.suite_names import SUITES
 from manyone.data.suites import load_suite
 from manyone.data.tasks import Inputs, Split, Task
 from manyone.engine.inputs import digest
 from manyone.errors import ManyoneError
+from manyone.merging.experts import cache
 from manyone.merging.experts.bundle_learner import bundle, suite_for
 from manyone.merging.experts.hf import LoadedExperts, is_language_model, load_experts
 from manyone.merging.experts.prompts import MOST_TOKENS, load_prompts, tokenizer_of
+from manyone.merging.experts.protocol import protocol_for
 from manyone.merging.experts.zero_shot import zero_shot_heads
 from manyone.merging.heads import Head, OwnLogits
+from manyone.merging.recipes.needs import CLIP, needs, suite_needs
 from manyone.merging.recipes.options import ProblemOptions
 from manyone.merging.static.methods import merge
 from manyone.nets import build_encoder
@@ -106,7 +110,7 @@ def _arrays(task: Task) -> Iterator[str | np.ndarray]:
             yield inputs.numpy()
 
 
-TA8 = {"ta8": "clip-vit-b32", "ta8-b16": "clip-vit-b16", "ta8-l14": "clip-vit-l14"}
+TA8 = dict(zip(CLIP, ("clip-vit-b32", "clip-vit-b16", "clip-vit-l14"), strict=True))
 """The papers' setting by backbone."""
 
 
@@ -129,6 +133,24 @@ def load_problem(options: ProblemOptions) -> Problem:
         return from_suite(options.suite, options.seed)
     assert options.base is not None  # the options see to it
     return from_folders(options.base, options.experts, options.tasks)
+
+
+def problem_here(options: ProblemOptions) -> Problem | None:
+    """What :func:`load_problem` gives, or None where that would fetch or train something."""
+    if options.suite is not None:
+        return suite_here(options.suite, options.seed)
+    return load_problem(options) if needs(options).there else None
+
+
+def suite_here(suite: str, seed: int) -> Problem | None:
+    """The problem of a suite whose data and experts are in the cache, else None."""
+    if suite not in SUITES and suite not in TA8:
+        raise ManyoneError(f"unknown suite {suite!r}: use {', '.join(SUITES)}")
+    if suite in TA8 or not suite_needs(suite).there:
+        return None
+    data = suite_for(suite, seed)
+    kept = cache.bundle_folder(data, protocol_for(data), seed)
+    return from_suite(suite, seed) if (kept / "bundle.json").is_file() else None
 
 
 def from_suite(suite: str, seed: int) -> Problem:

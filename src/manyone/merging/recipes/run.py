@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from manyone.data.suite_names import SUITES
 from manyone.engine.devices import device_of
 from manyone.engine.fabric import is_writer
 from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
-from manyone.errors import ManyoneError
 from manyone.merging.artefact import load, save
+from manyone.merging.experts.protocol import PROTOCOLS
 from manyone.merging.ladder import entropy_ladder, ladder_warning
 from manyone.merging.measures import accuracies
 from manyone.merging.recipes.build import Built, merged
-from manyone.merging.recipes.options import AdaptiveOptions, ProblemOptions, TestTimeOptions
-from manyone.merging.recipes.problem import Problem, from_suite, load_problem
+from manyone.merging.recipes.needs import suite_needs
+from manyone.merging.recipes.options import AdaptiveOptions, ProblemOptions, SurgeryOptions, TestTimeOptions
+from manyone.merging.recipes.problem import Problem, from_suite, load_problem, problem_here, suite_here
 from manyone.merging.recipes.static_options import MergeOptions
+from manyone.recipes.needs import UNKNOWN
 from manyone.recipes.options import Split
 from manyone.recipes.references import Reference, has_references, keep_references
 from manyone.recipes.running import by_task, percent, print_table, restore
@@ -35,13 +38,6 @@ def run(options: AdaptiveOptions, build: Build, folder: RunFolder) -> None:
     """Adapts, evaluates and saves the merged model."""
     problem = load_problem(options)
     built = build(options, problem)
-    if options.dry_run:
-        adapts = (
-            f"adapts on the unlabelled {options.adapt_split} inputs, at most {options.limit} a task, for "
-            f"{built.steps} steps of {options.batch_size} inputs a task"
-        )
-        print("\n".join([*_plan(folder.recipe, problem), *_sizes(built.model), adapts, "nothing was written"]))
-        return
     _check_inputs(options, problem, folder)
     if isinstance(options, TestTimeOptions) and not folder.exists and is_writer():
         show_ladder(options, problem, built.model, folder)
@@ -74,6 +70,19 @@ def show_ladder(options: TestTimeOptions, problem: Problem, start: nn.Module, fo
     folder.log(0, "ladder", {f"entropy/{t}": asdict(rung) for t, rung in ladder.items()})
 
 
+def plan(options: TestTimeOptions | SurgeryOptions, build: Build, folder: RunFolder) -> Iterator[str]:
+    """What would be adapted, on what; sizes where data and experts are here already."""
+    problem = problem_here(options)
+    yield from _plan(folder.recipe, options, problem)
+    if problem is not None:
+        yield from _sizes(build(options, problem).model)
+    steps = options.iterations if isinstance(options, SurgeryOptions) else options.steps
+    yield (
+        f"adapts on the unlabelled {options.adapt_split} inputs, at most {options.limit} a task, for {steps} steps of "
+        f"{options.batch_size} inputs a task"
+    )
+
+
 def evaluate(options: AdaptiveOptions, build: Build, folder: RunFolder, split: Split) -> Mapping[str, float]:
     """Accuracy per task of the newest checkpoint."""
     problem = load_problem(options)
@@ -91,18 +100,19 @@ def _check_inputs(options: ProblemOptions, problem: Problem, folder: RunFolder) 
 
 def merge_suite(options: MergeOptions, folder: RunFolder) -> None:
     """Merges the experts of ``options.suite`` statically and scores the result on the test splits."""
-    if options.base is not None or options.experts:
-        raise ManyoneError("--suite brings its own base and experts: leave --base and --experts out")
     problem = _suite(options)
-    if options.dry_run:
-        print("\n".join([*_plan(options.method, problem), "nothing was written"]))
-        return
     network = merged(options, problem)
     metrics = score(network, problem, "test")
     compare(problem, folder)
     folder.log(0, "final", metrics)
     save_model(folder.folder("model"), network, problem, options.method, options.seed)
     print_accuracies(metrics)
+
+
+def plan_suite(options: MergeOptions) -> list[str]:
+    """What :func:`merge_suite` would do."""
+    assert options.suite is not None
+    return _plan(options.method, options, suite_here(options.suite, options.seed))
 
 
 def evaluate_suite(options: MergeOptions, folder: RunFolder, split: Split) -> Mapping[str, float]:
@@ -192,15 +202,26 @@ def print_accuracies(metrics: Mapping[str, float]) -> None:
     print_table(("task", "accuracy %"), rows, ("mean", percent(metrics["accuracy"])))
 
 
-def _plan(recipe: str, problem: Problem) -> list[str]:
-    """What a dry run prints of a problem."""
-    weights = problem.encoder.state_dict()
-    size = sum(v.numel() * v.element_size() for v in weights.values())
-    return [
-        f"{recipe} on {problem.name}: {len(problem.experts)} experts ({', '.join(problem.experts)})",
-        f"encoder: {len(weights)} tensors, {size / 1e6:.1f} MB; with all experts in memory "
-        f"{size * (1 + len(problem.experts)) / 1e6:.1f} MB",
-    ]
+def _plan(recipe: str, options: ProblemOptions | MergeOptions, problem: Problem | None) -> list[str]:
+    """What a dry run says of a problem, which is None where it would have to be fetched or trained."""
+    if problem is not None:
+        weights = problem.encoder.state_dict()
+        size = sum(v.numel() * v.element_size() for v in weights.values())
+        return [
+            f"{recipe} on {problem.name}: {len(problem.experts)} experts ({', '.join(problem.experts)})",
+            f"encoder: {len(weights)} tensors, {size / 1e6:.1f} MB; with all experts in memory "
+            f"{size * (1 + len(problem.experts)) / 1e6:.1f} MB",
+        ]
+    if options.suite is None:
+        return [f"{recipe} on your checkpoints, {options.base} and its experts: sizes are {UNKNOWN}"]
+    lines = [f"{recipe} on {options.suite}, {SUITES.get(options.suite, SUITES['ta8'])}"]
+    if not suite_needs(options.suite).there:
+        lines.append(f"tasks, classes and sizes: {UNKNOWN}")
+    if options.suite in PROTOCOLS:
+        tuning = PROTOCOLS[options.suite].fine_tuning
+        length = f"{tuning.steps} steps" if tuning.steps else f"{tuning.epochs} epochs"
+        lines.append(f"experts of seed {options.seed}: not in the cache, would be trained first, {length} each")
+    return lines
 
 
 def _sizes(model: nn.Module) -> list[str]:

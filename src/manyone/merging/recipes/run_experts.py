@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from manyone.data.suite_names import SUITES
 from manyone.data.tasks import Suite
 from manyone.engine import checkpoint
 from manyone.engine.devices import device_of
@@ -18,7 +19,9 @@ from manyone.merging.experts import cache
 from manyone.merging.experts.bundle import Bundle
 from manyone.merging.experts.bundle_learner import ExpertsLearner, averaged, bundle_accuracy, store, suite_for
 from manyone.merging.experts.protocol import Protocol, protocol_for
+from manyone.merging.recipes.needs import suite_needs
 from manyone.merging.recipes.options import ExpertsOptions
+from manyone.recipes.needs import UNKNOWN
 from manyone.recipes.options import Split
 from manyone.recipes.references import Reference, keep_references
 
@@ -31,10 +34,6 @@ def run(options: ExpertsOptions, build: None, folder: RunFolder) -> None:
     started = checkpoint.load_newest(folder.checkpoints) is not None if folder.exists else False
     found = cache.load(kept) if options.cached and not started else None
     what = f"experts of {options.suite}, seed {options.seed}"
-    if options.dry_run:
-        print(f"{what}: the bundle {'would be trained' if found is None else 'is in the cache'}, {kept}")
-        _plan(suite, protocol)
-        return
     if found is not None:
         print(f"{what}: from the cache, {kept}", file=sys.stderr)
         final = train(_Finished(found), folder, steps=0, loggers=options.logger)
@@ -61,6 +60,27 @@ def _compare(final: Mapping[str, float], folder: RunFolder) -> None:
     keep_references(folder, [Reference("base", {"experts/average": final["base/average"]})])
 
 
+def plan(options: ExpertsOptions, build: None, folder: RunFolder) -> Iterator[str]:
+    """What would be trained; tasks and their lengths where the data are here already."""
+    what = f"experts of {options.suite}, seed {options.seed}"
+    if options.suite not in SUITES:
+        raise ManyoneError(f"unknown suite {options.suite!r}: use {', '.join(SUITES)}")
+    if not suite_needs(options.suite).there:
+        yield f"{what}: {SUITES[options.suite]}"
+        yield f"tasks, classes, steps, and whether the cache has the bundle: {UNKNOWN}"
+        return
+    suite = suite_for(options.suite, options.seed)
+    protocol = _protocol(options, suite)
+    kept = cache.bundle_folder(suite, protocol, options.seed)
+    there = options.cached and (kept / "bundle.json").is_file()
+    yield f"{what}: the bundle {'is in the cache' if there else 'would be trained'}, {kept}"
+    yield f"base: {type(protocol.base).__name__}; heads: {'fitted on it' if protocol.heads else 'its own rows'}"
+    for task in suite.tasks:
+        steps = protocol.fine_tuning.length(len(task.train))
+        sizes = f"{len(task.train)} train / {len(task.val)} val / {len(task.test)} test samples"
+        yield f"  {task.name}: {len(task.classes)} classes, {sizes}, {steps} steps"
+
+
 def evaluate(options: ExpertsOptions, build: None, folder: RunFolder, split: Split) -> Mapping[str, float]:
     """Accuracy of the base and of every expert of the finished run on its own task's ``split``."""
     if not (folder.path / "model" / "bundle.json").is_file():
@@ -74,14 +94,6 @@ def _protocol(options: ExpertsOptions, suite: Suite) -> Protocol:
     tuning = protocol.fine_tuning
     changed = replace(tuning, lr=options.lr or tuning.lr, steps=options.steps or tuning.steps)
     return replace(protocol, fine_tuning=changed)
-
-
-def _plan(suite: Suite, protocol: Protocol) -> None:
-    print(f"base: {type(protocol.base).__name__}; heads: {'fitted on it' if protocol.heads else 'its own rows'}")
-    for task in suite.tasks:
-        steps = protocol.fine_tuning.length(len(task.train))
-        sizes = f"{len(task.train)} train / {len(task.val)} val / {len(task.test)} test samples"
-        print(f"  {task.name}: {len(task.classes)} classes, {sizes}, {steps} steps")
 
 
 class _Finished:

@@ -10,14 +10,14 @@ from manyone.engine.progress import Progress
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.merging.recipes.lora_options import ExtractLoraOptions, LoraArithmeticOptions
-from manyone.merging.static.lora import check_combination, combine, extract, plan_extraction
+from manyone.merging.static.lora import Extraction, check_combination, combine, extract, plan_extraction
 from manyone.recipes.options import Split
 
 _SHOWN = 5  # layers whose error is printed
 
 
 def run(options: ExtractLoraOptions | LoraArithmeticOptions, build: None, folder: RunFolder) -> None:
-    """Writes the adapter into ``folder.path / "model"``; with ``dry_run`` prints what it would hold."""
+    """Writes the adapter into ``folder.path / "model"``."""
     if isinstance(options, ExtractLoraOptions):
         _extract(options, folder)
     else:
@@ -29,21 +29,39 @@ def evaluate(options: object, build: None, folder: RunFolder, split: Split) -> M
     raise ManyoneError(f"{folder.path} made an adapter without data: merge it with a suite's models to score it")
 
 
-def _extract(options: ExtractLoraOptions, folder: RunFolder) -> None:
+def plan(options: ExtractLoraOptions | LoraArithmeticOptions, build: None, folder: RunFolder) -> list[str]:
+    """What the adapter would hold."""
+    place = folder.path / "model"
+    if isinstance(options, ExtractLoraOptions):
+        found = _planned(options)
+        return [f"{found.model.label}: {_said(found, options)}, to {place}"]
+    weights = _weights(options)
+    check_combination(options.adapters, weights)
+    return [f"{len(weights)} adapters with weights {', '.join(f'{w:g}' for w in weights)}, to {place}"]
+
+
+def _planned(options: ExtractLoraOptions) -> Extraction:
     if options.base is None or options.model is None:
         lacking = "--base" if options.base is None else "--model"
         raise ManyoneError(f"extract-lora: {lacking} missing: name the base and the model fine-tuned from it")
-    plan = plan_extraction(
+    return plan_extraction(
         options.base, options.model, rank=options.rank, others=options.others, exclude=options.exclude
     )
-    size = sum(info.nbytes for info in plan.tensors().values())
-    what = (
+
+
+def _said(plan: Extraction, options: ExtractLoraOptions) -> str:
+    return (
         f"{len(plan.layers)} linear layers of rank {options.rank}, {len(plan.biases)} biases and {len(plan.saved)} "
-        f"modules whole, {len(plan.left)} changed tensors left out; {size / 1e6:.3g} MB"
+        f"modules whole, {len(plan.left)} changed tensors left out; {_size(plan) / 1e6:.3g} MB"
     )
-    if options.dry_run:
-        print(f"{plan.model.label}: {what}, to {folder.path / 'model'}")
-        return
+
+
+def _size(plan: Extraction) -> int:
+    return sum(info.nbytes for info in plan.tensors().values())
+
+
+def _extract(options: ExtractLoraOptions, folder: RunFolder) -> None:
+    plan = _planned(options)
     began = time.perf_counter()
     with Progress("extract-lora", unit="parameters") as bar:
         found = extract(
@@ -60,27 +78,25 @@ def _extract(options: ExtractLoraOptions, folder: RunFolder) -> None:
         "error": found.error,
         "errors": found.errors,
         "left_out": plan.left,
-        "bytes": size,
+        "bytes": _size(plan),
         "time": {"seconds": round(time.perf_counter() - began, 3)},
     }
     folder.log(0, "final", metrics)
-    print(what)
+    print(_said(plan, options))
     print(f"relative error {found.error:.4f} of the change; the largest: ", end="")
     print(", ".join(f"{name} {error:.4f}" for name, error in worst.items()))
     if plan.left:
         print(f"left out: {', '.join(plan.left[:_SHOWN])}{', ...' * (len(plan.left) > _SHOWN)}")
 
 
-def _combine(options: LoraArithmeticOptions, folder: RunFolder) -> None:
+def _weights(options: LoraArithmeticOptions) -> list[float]:
     if len(options.adapters) < 2:
         raise ManyoneError("lora-arithmetic: --adapters missing: name two or more adapter folders")
-    weights = [options.scale * weight for weight in options.weights or [1.0] * len(options.adapters)]
-    if options.dry_run:
-        check_combination(options.adapters, weights)
-        print(
-            f"{len(weights)} adapters with weights {', '.join(f'{w:g}' for w in weights)}, to {folder.path / 'model'}"
-        )
-        return
+    return [options.scale * weight for weight in options.weights or [1.0] * len(options.adapters)]
+
+
+def _combine(options: LoraArithmeticOptions, folder: RunFolder) -> None:
+    weights = _weights(options)
     ranks = combine(options.adapters, folder.path / "model", weights=weights, before=lambda: make_room(folder))
     folder.log(0, "final", {"adapters": len(weights), "modules": len(ranks), "rank": max(ranks.values())})
     print(f"{len(ranks)} modules, rank {max(ranks.values())}")

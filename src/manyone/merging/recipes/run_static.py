@@ -23,16 +23,12 @@ from manyone.recipes.options import Split, check
 
 
 def run(options: MergeOptions, build: None, folder: RunFolder) -> None:
-    """Merges into ``folder.path / "model"``; with ``dry_run`` prints the plan instead."""
-    on_cpu = options.on_device or options.device in ("auto", "cpu")
-    check("device", options.device, on_cpu, f"auto or cpu: {options.method} merges on the CPU")
+    """Merges into ``folder.path / "model"``."""
+    _check(options)
     if options.suite is not None:
         _suites().merge_suite(options, folder)
         return
     plan, method, companions = _prepared(options)
-    if options.dry_run:
-        print(describe(plan, method, folder.path / "model"))
-        return
     began = time.perf_counter()
     with Progress(options.method, unit="parameters") as bar:
         execute(
@@ -59,11 +55,27 @@ def run(options: MergeOptions, build: None, folder: RunFolder) -> None:
         print(note)
 
 
+def plan(options: MergeOptions, build: None, folder: RunFolder) -> list[str]:
+    """What would be merged, tensor by tensor, and what it takes."""
+    _check(options)
+    if options.suite is not None:
+        return _suites().plan_suite(options)
+    plan, method, _ = _prepared(options)
+    return [describe(plan, method, folder.path / "model")]
+
+
 def evaluate(options: MergeOptions, build: None, folder: RunFolder, split: Split) -> Mapping[str, float]:
     """Accuracy per task of the merged model of a suite."""
     if options.suite is None:
         raise ManyoneError(f"{folder.path} merged files without data: only runs with --suite can be evaluated")
     return _suites().evaluate_suite(options, folder, split)
+
+
+def _check(options: MergeOptions) -> None:
+    on_cpu = options.on_device or options.device in ("auto", "cpu")
+    check("device", options.device, on_cpu, f"auto or cpu: {options.method} merges on the CPU")
+    if options.suite is not None and (options.base is not None or options.experts):
+        raise ManyoneError("--suite brings its own base and experts: leave --base and --experts out")
 
 
 def _suites() -> ModuleType:

@@ -25,10 +25,12 @@ from manyone.claims.study import Job, SuiteInfo
 from manyone.data.suites import load_suite
 from manyone.engine.fabric import make_fabric
 from manyone.merging.measures import accuracies, cost, mixed_accuracies
+from manyone.merging.recipes.needs import suite_needs
 from manyone.merging.recipes.problem import Problem, from_suite
 from manyone.merging.study.figures import draw
 from manyone.merging.study.models import LADDER, Made, SeedStudy
 from manyone.merging.study.settings import Setting, setting_of
+from manyone.recipes.needs import Needs
 
 TITLE = "Many into one: the claims of model merging"
 NOTES = [
@@ -164,6 +166,11 @@ def measure(s: SeedStudy, entry: Entry) -> Row:
             "after": {t: reported[f"bias/{t}"] for t in s.merged},
         }
     return Row(s.problem.name, s.seed, entry.method, entry.row_variant, s.condition, scores, metrics, details)
+
+
+def needs(scale: str, suite: str) -> Needs:
+    """What is fetched and which libraries there must be."""
+    return suite_needs(suite)
 
 
 def prepare(scale: str, suite: str) -> SuiteInfo:

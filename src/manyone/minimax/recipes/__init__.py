@@ -2,6 +2,7 @@
 
 from manyone.recipes.recipe import Predict, Recipe
 
+NEEDS = "needs:needs"
 PREDICT = Predict("predict_arguments", "predict")
 RECIPES = {
     "local-sgda": Recipe(

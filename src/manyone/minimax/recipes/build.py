@@ -76,8 +76,6 @@ def sweeps(*runs: StabilityOptions, methods: Sequence[str] = ()) -> Sweep:
         if dataclasses.replace(other, **free) != first:
             raise ManyoneError(f"runs that differ in more than {', '.join(_AROUND)} cannot be stacked")
     rows = [row for o, name in zip(runs, methods or [""] * len(runs), strict=True) for row in rename(entries(o), name)]
-    if not rows:
-        raise ManyoneError("nothing to sweep: give at least one of --sweep-steps, --sweep-clients, --sweep-topology")
     (table,) = fill_missing(open_table(first))
     problem, fields, labels = stability_problem(first, table)
     points, where = distinct_points(rows)
@@ -110,6 +108,8 @@ def entries(o: StabilityOptions) -> list[Entry]:
     for kind in o.sweep_partition:
         found += [Entry("topology", name, _condition(kind), {**around, "topology": name, "partition": kind})
                   for name in o.sweep_topology]  # fmt: skip
+    if not found:
+        raise ManyoneError("nothing to sweep: give at least one of --sweep-steps, --sweep-clients, --sweep-topology")
     return found
 
 

@@ -17,8 +17,10 @@ from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.minimax.recipes.build import resolve_topology
 from manyone.minimax.recipes.learner import RoundLearner
+from manyone.minimax.recipes.needs import needs
 from manyone.minimax.recipes.options import LocalSGDAOptions
 from manyone.minimax.recipes.problem import Case, load_case
+from manyone.recipes.needs import UNKNOWN
 from manyone.recipes.options import Split
 from manyone.recipes.references import has_references, keep_references
 from manyone.recipes.running import newest_state, print_table
@@ -29,9 +31,6 @@ Build = Callable[[LocalSGDAOptions, Case, str], RoundLearner]
 def run(options: LocalSGDAOptions, build: Build, folder: RunFolder) -> None:
     """Trains, evaluates and saves the consensus model."""
     case = load_case(options, as_begun=folder.options)
-    if options.dry_run:
-        print("\n".join(_plan(case.options, case)))
-        return
     learner = build(options, case, folder.recipe)
     try:
         check_inputs(folder, case.inputs())
@@ -57,10 +56,17 @@ def evaluate(options: LocalSGDAOptions, build: Build, folder: RunFolder, split: 
     return case.figures(z, case.train if split == "train" else case.test)
 
 
-def _plan(options: LocalSGDAOptions, case: Case) -> list[str]:
-    """What a dry run prints."""
+def plan(options: LocalSGDAOptions, build: Build, folder: RunFolder) -> list[str]:
+    """Rows, clients, rounds and traffic; what the table decides where it is here already."""
+    if not needs(options).there:
+        return [
+            f"{options.problem} on {options.data}: rows, features and classes are {UNKNOWN}",
+            f"{options.clients} clients; {options.rounds} rounds of {options.steps} local steps",
+            _topology(options),
+        ]
+    case = load_case(options, as_begun=folder.options)
+    options = case.options
     topology, size = resolve_topology(options.topology, options.clients), case.problem.spec.size
-    gap = 1 - topology.contraction(options.clients)
     sent = options.rounds * topology.bytes_per_round(options.clients, size, case.dtype.itemsize)
     return [
         f"{options.problem} on {case.table.name}: {len(case.train.labels)} training and {len(case.test.labels)} test "
@@ -68,9 +74,13 @@ def _plan(options: LocalSGDAOptions, case: Case) -> list[str]:
         describe_partition(case.train.raw.labels, case.parts, len(case.table.classes)),
         f"{case.problem.spec.p} + {case.problem.spec.q} numbers a client; {options.rounds} rounds of {options.steps} "
         f"local steps, {sent / 1e6:.3g} MB sent by the busiest client",
-        f"topology {options.topology}: spectral gap {gap:.3g}",
-        "nothing was written",
+        _topology(options),
     ]
+
+
+def _topology(options: LocalSGDAOptions) -> str:
+    gap = 1 - resolve_topology(options.topology, options.clients).contraction(options.clients)
+    return f"topology {options.topology}: spectral gap {gap:.3g}"
 
 
 def _print(metrics: Mapping[str, float]) -> None:

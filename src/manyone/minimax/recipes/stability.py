@@ -27,11 +27,14 @@ from manyone.engine.inputs import check_inputs
 from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
+from manyone.minimax.recipes.build import entries
+from manyone.minimax.recipes.needs import needs
 from manyone.minimax.recipes.options import StabilityOptions
 from manyone.minimax.stability.figures import figures_of
 from manyone.minimax.stability.laboratory import PointResult
 from manyone.minimax.stability.results import rows_of, trends
-from manyone.minimax.stability.sweep import Sweep
+from manyone.minimax.stability.sweep import Sweep, distinct_points
+from manyone.recipes.needs import UNKNOWN
 from manyone.recipes.options import Split
 from manyone.report.html import write
 
@@ -42,11 +45,6 @@ Build = Callable[[StabilityOptions], Sweep]
 def run(options: StabilityOptions, build: Build, folder: RunFolder) -> None:
     """Runs the sweep, then writes results, plots and trends."""
     sweep = build(_as_begun(options, folder))
-    if options.dry_run:
-        print(f"{options.problem} on {options.data}: {len(sweep.lab.settings)} grid points x {options.replicas} "
-              f"replicas x 2 twins\n{sweep.lab.members} models in one program, {sweep.lab.client_steps:,} local steps\n"
-              "nothing was written")  # fmt: skip
-        return
     check_inputs(folder, sweep.inputs)
     learner = LaboratoryLearner(sweep)
     train(learner, folder, steps=_STEPS, checkpoint_every=options.checkpoint_every, loggers=options.logger)
@@ -55,6 +53,16 @@ def run(options: StabilityOptions, build: Build, folder: RunFolder) -> None:
     if is_writer():
         _page(options, folder, sweep, results, lines)
     print("\n".join(lines))
+
+
+def plan(options: StabilityOptions, build: Build, folder: RunFolder) -> list[str]:
+    """The grid; how much it computes where the table is here already."""
+    lab = build(options).lab if needs(options).there else None
+    points = len(distinct_points(entries(options))[0]) if lab is None else len(lab.settings)
+    size = f"rows, features and local steps are {UNKNOWN}"
+    if lab is not None:
+        size = f"{lab.members} models in one program, {lab.client_steps:,} local steps"
+    return [f"{options.problem} on {options.data}: {points} grid points x {options.replicas} replicas x 2 twins", size]
 
 
 def _as_begun(options: StabilityOptions, folder: RunFolder) -> StabilityOptions:

@@ -22,6 +22,7 @@ from manyone.minimax.stability.figures import figures_of
 from manyone.minimax.stability.results import SLOPES, rows_of
 from manyone.minimax.stability.sweep import Entry
 from manyone.minimax.study.settings import PARTS, arms, setting_of
+from manyone.recipes.needs import Needs, together
 
 TITLE = "Many clients, one saddle point: the claims of distributed minimax optimisation"
 NOTES = [
@@ -40,6 +41,11 @@ SEEDS = {"smoke": 4, "laptop": 8, "paper": 20}
 def entries_of(scale: str, suite: str, part: str) -> list[Entry]:
     """The rows of a part."""
     return [row for arm in arms(scale, suite, part) for row in rename(entries(arm.options()), arm.method)]
+
+
+def needs(scale: str, suite: str) -> Needs:
+    """What is fetched and which libraries there must be."""
+    return together(arm.needs() for arm in arms(scale, suite))
 
 
 def prepare(scale: str, suite: str) -> SuiteInfo:

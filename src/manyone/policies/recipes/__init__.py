@@ -2,6 +2,7 @@
 
 from manyone.recipes.recipe import Recipe
 
+NEEDS = "needs:needs"
 RECIPES = {
     "harmodt": Recipe("options:HarmoDTOptions", "build:harmodt", "HarmoDT: a mask a task, exchanged by gradients"),
     "harmodt-r": Recipe("options:FrozenOptions", "build:frozen", "HarmoDT with its random masks kept"),

@@ -27,8 +27,9 @@ from manyone.errors import ManyoneError
 from manyone.policies.artefact import SavedPolicy, read_policy
 from manyone.policies.held_out import split
 from manyone.policies.prompt_diffuser.prompts import FewShots
+from manyone.policies.recipes.needs import offline_name, state_of
 from manyone.policies.recipes.options_prompt import AdaptationOptions
-from manyone.policies.recipes.problem import PolicyProblem, from_places, from_suite, load_problem, offline_name
+from manyone.policies.recipes.problem import PolicyProblem, from_places, from_suite, load_problem
 from manyone.policies.tasks import PROMPT_FRACTION, Bounds, label
 from manyone.recipes.arm import Arm
 
@@ -163,7 +164,7 @@ def plan_of_adaptation(options: AdaptationOptions) -> list[str]:
     wanted = offline_name(options)
     lines = []
     if wanted is not None:
-        lines.append(f"training tasks: {wanted}, {_state(wanted)}")
+        lines.append(f"training tasks: {wanted}, {state_of(wanted)}")
     elif options.data:
         lines.append(f"training tasks: own data: {', '.join(options.data)}")
     own = f"prompt-dt is trained first: {options.pretrain_steps} steps"
@@ -174,7 +175,7 @@ def plan_of_adaptation(options: AdaptationOptions) -> list[str]:
         names = [_made_name(options, options.shot_quality)]
         names += [_made_name(options, options.prompt_quality)] if options.prompt_quality else []
         tasks = ", ".join(label(task) for task in set_tasks(names[0]))
-        lines.append(f"new tasks: {tasks}; " + "; ".join(f"{name}, {_state(name)}" for name in names))
+        lines.append(f"new tasks: {tasks}; " + "; ".join(f"{name}, {state_of(name)}" for name in names))
     return lines
 
 
@@ -216,10 +217,6 @@ def _made_name(options: AdaptationOptions, quality: str) -> OfflineName:
 
 def _made(options: AdaptationOptions, quality: str) -> PolicyProblem:
     return from_suite(_made_name(options, quality), horizon=options.horizon, workers=options.workers)
-
-
-def _state(name: OfflineName) -> str:
-    return "in the cache" if name.made() else "would be made in the simulator"
 
 
 def _bounds(options: AdaptationOptions, problem: PolicyProblem) -> Sequence[Bounds] | Literal["unit"]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from manyone.data.trajectories.offline import OfflineName, parse_offline
+from manyone.data.trajectories.offline import OfflineName
 from manyone.data.trajectories.trajectories import Trajectories
 from manyone.envs.single import collect, make, own_data
 from manyone.policies.held_out import split
+from manyone.policies.recipes.needs import offline_name
 from manyone.policies.recipes.options import DataOptions
 
 _log = logging.getLogger("manyone")
@@ -92,16 +93,6 @@ def load_problem(options: DataOptions) -> PolicyProblem:
         parts = [split(one, options.data_seed) for one in problem.data]
         return replace(problem, data=tuple(own for own, _ in parts), held_out=tuple(held for _, held in parts))
     return from_suite(wanted, horizon=options.horizon, workers=options.workers)
-
-
-def offline_name(options: DataOptions) -> OfflineName | None:
-    """The made data that ``options`` name; None for own data. Official episodes have a size of their own."""
-    if options.suite is None:
-        return None
-    name = options.data_name()
-    if (official := parse_offline(name)).official:
-        return official
-    return parse_offline(name, episodes=options.episodes, steps=options.horizon, seed=options.data_seed)
 
 
 def from_suite(wanted: OfflineName, *, horizon: int | None = None, workers: int | None = None) -> PolicyProblem:

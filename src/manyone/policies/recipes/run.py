@@ -25,8 +25,9 @@ from manyone.evaluation.video import record
 from manyone.policies.best import Best, best_state
 from manyone.policies.held_out import action_errors, half_ranges
 from manyone.policies.protocol import PolicyTrainer
+from manyone.policies.recipes.needs import offline_name, state_of
 from manyone.policies.recipes.options import DataOptions, PolicyOptions
-from manyone.policies.recipes.problem import PolicyProblem, load_problem, offline_name
+from manyone.policies.recipes.problem import PolicyProblem, load_problem
 from manyone.policies.recipes.references import keep_points, points_of_errors, points_of_play
 from manyone.policies.tasks import label, slug
 from manyone.recipes.options import Split
@@ -40,9 +41,6 @@ EVAL_OPTIONS = ("episodes", "seed", "horizon", "target_return")
 
 def run(options: PolicyOptions, build: Build, folder: RunFolder) -> None:
     """Data, loop, scores, artefact and, if asked for, films."""
-    if options.dry_run:
-        print("\n".join(plan(options, folder.recipe)))
-        return
     problem = load_problem(options)
     with evaluator_of(problem, options) as evaluator:
         learner = build(options, problem, evaluator)
@@ -336,21 +334,20 @@ def record_videos(folder: RunFolder, policy: BatchedPolicy, problem: PolicyProbl
     print(f"videos: {place}")
 
 
-def plan(options: PolicyOptions, recipe: str) -> list[str]:
-    """What a dry run prints; nothing is made for it."""
+def plan(options: PolicyOptions, build: Build, folder: RunFolder) -> list[str]:
+    """The tasks and their data, and how long is trained and played; nothing is made for it."""
     wanted = offline_name(options)
     if wanted is None:
-        lines = [f"{recipe} on own data: {', '.join(options.data)}"]
+        lines = [f"{folder.recipe} on own data: {', '.join(options.data)}"]
     else:
         tasks = set_tasks(wanted)
-        state = "in the cache" if wanted.made() else "would be made in the simulator"
+        size = f"{wanted.episodes} episodes of {wanted.steps} steps a task, " if wanted.episodes else ""
         lines = [
-            f"{recipe} on {wanted}: {len(tasks)} tasks ({', '.join(label(t) for t in tasks)})",
-            f"data: {options.episodes} episodes of {options.horizon} steps a task, {state}",
+            f"{folder.recipe} on {wanted}: {len(tasks)} tasks ({', '.join(label(t) for t in tasks)})",
+            f"data: {size}{state_of(wanted)}",
         ]
     return [
         *lines,
         f"{options.steps} steps of {options.batch_size} samples a task; {options.eval_episodes} evaluation episodes a "
         "task at held-out goals",
-        "nothing was written",
     ]

@@ -47,14 +47,11 @@ class Adaptation(PolicyTrainer, Protocol):
 
 
 Build = Callable[..., Adaptation]
-__all__ = ["EVAL_OPTIONS", "evaluate", "run"]
+__all__ = ["EVAL_OPTIONS", "evaluate", "plan", "run"]
 
 
 def run(options: AdaptationOptions, build: Build, folder: RunFolder) -> None:
     """Policy, data, loop, scores before and after, artefact, figures and, if asked for, films."""
-    if options.dry_run:
-        print("\n".join([folder.recipe, *plan_of_adaptation(options), _plan(options), "nothing was written"]))
-        return
     problem = load_adaptation(options)
     with evaluator_of(problem.new, options) as evaluator:
         _check_inputs(options, problem, folder)
@@ -121,8 +118,10 @@ def _points(learner: Adaptation, evaluator: Evaluator | ActionErrors, new: Polic
     return [begun, *(replace(one, end="" if one.end == "from" else one.end) for one in evaluator.points(new))]
 
 
-def _plan(options: AdaptationOptions) -> str:
-    return f"{options.steps} steps; {options.eval_episodes} evaluation episodes a task"
+def plan(options: AdaptationOptions, build: Build, folder: RunFolder) -> list[str]:
+    """Policy, tasks and length; nothing is made for it."""
+    length = f"{options.steps} steps; {options.eval_episodes} evaluation episodes a task"
+    return [folder.recipe, *plan_of_adaptation(options), length]
 
 
 def _statistics(shots: FewShots) -> str:

@@ -22,8 +22,9 @@ from manyone.errors import ManyoneError
 from manyone.evaluation.scores import summarise
 from manyone.policies.artefact import read_policy
 from manyone.policies.recipes.figures_planner import SECTION, run_figures
+from manyone.policies.recipes.needs import offline_name, state_of
 from manyone.policies.recipes.options_planner import PlannerOptions
-from manyone.policies.recipes.problem import PolicyProblem, load_problem, offline_name
+from manyone.policies.recipes.problem import PolicyProblem, load_problem
 from manyone.policies.recipes.references import keep_points
 from manyone.policies.recipes.run import ActionErrors, Evaluator, normalised, record_videos
 from manyone.policies.tasks import label, slug
@@ -42,9 +43,6 @@ _NARROW = 512  # networks below this width compute faster with one thread
 
 def run(options: PlannerOptions, build: Build, folder: RunFolder) -> None:
     """Data, loop, scores, artefact, figures and, if asked for, films."""
-    if options.dry_run:
-        print("\n".join(plan(options, folder.recipe)))
-        return
     one_thread_below(_NARROW, options.width)
     problem = ordered(load_problem(options), options.order)
     scores = scores_of(problem, options)
@@ -244,15 +242,14 @@ def _films(folder: RunFolder, problem: PolicyProblem, wanted: bool) -> list[Figu
     return found
 
 
-def plan(options: PlannerOptions, recipe: str) -> list[str]:
-    """What a dry run prints; nothing is made for it."""
+def plan(options: PlannerOptions, build: Build, folder: RunFolder) -> list[str]:
+    """The sequence of tasks and the length of each; nothing is made for it."""
     wanted = offline_name(options)
     if wanted is None:
-        lines = [f"{recipe} on own data, in this order: {', '.join(options.data)}"]
+        lines = [f"{folder.recipe} on own data, in this order: {', '.join(options.data)}"]
     else:
-        state = "in the cache" if wanted.made() else "would be made in the simulator"
-        names = in_order(set_tasks(wanted), options.order)
-        lines = [f"{recipe} on {wanted}, in this order: {', '.join(map(label, names))}", f"data: {state}"]
+        names = ", ".join(map(label, in_order(set_tasks(wanted), options.order)))
+        lines = [f"{folder.recipe} on {wanted}, in this order: {names}", f"data: {state_of(wanted)}"]
     if options.policy is not None:
         lines.append(f"learned besides what {options.policy} knows")
     return [
@@ -260,5 +257,4 @@ def plan(options: PlannerOptions, recipe: str) -> list[str]:
         f"a task: {options.align_steps} steps of its alignments, where spaces differ, then {options.steps} steps of "
         f"{options.batch_size} windows",
         f"after each task: {options.eval_episodes} evaluation episodes of every task so far",
-        "nothing was written",
     ]

@@ -12,8 +12,9 @@ from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.policies.baselines.rehearsal import RehearsalLearner
+from manyone.policies.recipes.needs import offline_name, state_of
 from manyone.policies.recipes.options_rehearsal import RehearsalOptions
-from manyone.policies.recipes.problem import PolicyProblem, load_problem, offline_name
+from manyone.policies.recipes.problem import PolicyProblem, load_problem
 from manyone.policies.recipes.references import keep_points
 from manyone.policies.recipes.run import ActionErrors, Evaluator, evaluator_of, record_videos
 from manyone.policies.recipes.run_planner import SequenceErrors, SequenceScores, ordered, print_matrix
@@ -27,15 +28,7 @@ EVAL_OPTIONS = ("episodes", "seed", "horizon")
 
 def run(options: RehearsalOptions, build: Build, folder: RunFolder) -> None:
     """Data, loop, scores, artefact and, if asked for, films."""
-    if options.dry_run:
-        data = ", ".join(options.data) or str(offline_name(options))
-        print(f"{folder.recipe} on {data}, in this order: {', '.join(options.order) or 'as they come'}")
-        print(f"a task: {options.steps} steps of {options.batch_size} pairs, then every task so far is scored")
-        print("nothing was written")
-        return
-    if options.evaluate_every and options.steps % options.evaluate_every:
-        allowed = f"a divisor of --steps {options.steps}"
-        raise ManyoneError(f"--evaluate-every {options.evaluate_every}: must be {allowed}")
+    _check(options)
     problem = ordered(load_problem(options), options.order)
     with scores_of(problem, options) as scores:
         learner = build(options, problem, scores)
@@ -57,6 +50,24 @@ def run(options: RehearsalOptions, build: Build, folder: RunFolder) -> None:
     print_matrix(learner)
     if options.video:
         record_videos(folder, learner.policy(), problem)
+
+
+def plan(options: RehearsalOptions, build: Build, folder: RunFolder) -> list[str]:
+    """The sequence of tasks and the length of each; nothing is made for it."""
+    _check(options)
+    wanted = offline_name(options)
+    order = ", ".join(options.order) or "as they come"
+    return [
+        f"{folder.recipe} on {wanted or ', '.join(options.data)}, in this order: {order}",
+        f"data: {'your own' if wanted is None else state_of(wanted)}",
+        f"a task: {options.steps} steps of {options.batch_size} pairs, then every task so far is scored",
+    ]
+
+
+def _check(options: RehearsalOptions) -> None:
+    if options.evaluate_every and options.steps % options.evaluate_every:
+        allowed = f"a divisor of --steps {options.steps}"
+        raise ManyoneError(f"--evaluate-every {options.evaluate_every}: must be {allowed}")
 
 
 def evaluate(

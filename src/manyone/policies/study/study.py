@@ -33,6 +33,7 @@ from manyone.policies.study.settings import PARTS, UNSEEN, Setting, setting_of
 from manyone.policies.tasks import label
 from manyone.policies.unseen import unseen_policy
 from manyone.recipes.arm import Arm
+from manyone.recipes.needs import Needs, together
 
 TITLE = "Many tasks into one policy: the claims of multi-task decision transformers"
 NOTES = [
@@ -51,6 +52,11 @@ def arms(scale: str, suite: str) -> list[Arm]:
     """Everything that is measured on ``suite``; variants of a method are ways in which one trained model acts."""
     setting = setting_of(scale, suite)
     return [setting.arm(name, variant) for name in setting.parts for variant in PARTS[name].variants]
+
+
+def needs(scale: str, suite: str) -> Needs:
+    """What is fetched and which libraries there must be."""
+    return together(arm.needs() for arm in arms(scale, suite))
 
 
 def prepare(scale: str, suite: str) -> SuiteInfo:

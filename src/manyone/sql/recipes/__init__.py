@@ -6,6 +6,7 @@ labels beside it.
 
 from manyone.recipes.recipe import Predict, Recipe
 
+NEEDS = "needs:needs"
 PREDICT = Predict("predict_arguments", "predict")
 RECIPES = {
     "kid": Recipe("options:KIDOptions", "build:distillation", "KID: distillation on gold with the student's own slips"),

@@ -40,9 +40,6 @@ EVAL_OPTIONS = ("beams",)
 
 def run(options: DistilOptions, build: Build, folder: RunFolder) -> None:
     """Data, models stage by stage, the method, scores."""
-    if options.dry_run:
-        print("\n".join(plan(options, folder.recipe)))
-        return
     device = prepare_processes(options)
     problem = load_problem(options)
     stages = Stages(options, problem, folder, device)
@@ -168,16 +165,15 @@ def prepare_processes(options: DistilOptions) -> torch.device:
     return device_of(options.device)
 
 
-def plan(options: DistilOptions, recipe: str) -> list[str]:
-    """What a dry run prints; nothing is made for it."""
+def plan(options: DistilOptions, build: Build, folder: RunFolder) -> list[str]:
+    """Pairs, models and length; nothing is made for it."""
     where = options.suite or ", ".join(options.data)
     first = f", {options.teacher_steps} updates first" if options.teacher_steps else ""
     length = f"{options.epochs:g} epochs" if options.epochs is not None else f"{options.steps} updates"
     return [
-        f"{recipe} on {where}",
+        f"{folder.recipe} on {where}",
         f"teacher {options.teacher}{first}" if options.needs_teacher else "no teacher is asked",
         f"student {options.student}, {options.warm_start} updates of warm start",
         f"{length} of {options.batch_size} pairs: divergence {options.divergence}, source {options.source}, "
         f"hard labels {options.mle:g}",
-        "nothing was written",
     ]

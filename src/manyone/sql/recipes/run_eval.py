@@ -35,9 +35,6 @@ SCORES, VERDICTS = "scores.json", "verdicts.jsonl"
 def run(options: EvalOptions, build: None, folder: RunFolder) -> None:
     """Reads, scores, prints and writes."""
     official = check_official(options.official)
-    if options.dry_run:
-        print("\n".join(plan(options)))
-        return
     gold = read_gold(Path(options.gold))
     predictions = read_predictions(Path(options.pred), gold.pairs)
     databases = find_databases(Path(options.db)) if options.db else {}
@@ -121,13 +118,13 @@ def _print(scores: Scores, options: EvalOptions, folder: RunFolder) -> None:
     print(f"scores: {folder.path / SCORES}")
 
 
-def plan(options: EvalOptions) -> list[str]:
-    """What a dry run prints; nothing is made for it."""
+def plan(options: EvalOptions, build: None, folder: RunFolder) -> list[str]:
+    """The rules and their limits; nothing is read."""
+    check_official(options.official)
     preset = PRESETS[options.preset]
     seconds = options.time_limit or preset.seconds
     return [
         f"{preset.name}: {preset.score} of {options.pred} against {options.gold}",
         f"databases: {options.db or 'not needed'}; {seconds:g} s and {options.memory} MiB a statement, read only",
         f"rules that differ: {', '.join(d.id for d in deviations(preset.name, options.official))}",
-        "nothing was written",
     ]

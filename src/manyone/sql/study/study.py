@@ -29,6 +29,7 @@ from manyone.engine.loop import train
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.recipes.arm import Arm
+from manyone.recipes.needs import Needs, together
 from manyone.sql.exposure import excess_error
 from manyone.sql.generation import Decoding
 from manyone.sql.language_model import LanguageModel
@@ -63,6 +64,11 @@ def arms(scale: str, suite: str) -> list[Arm]:
     """Everything that is trained on ``suite``."""
     setting = setting_of(scale, suite)
     return [setting.arm(name) for name in setting.parts]
+
+
+def needs(scale: str, suite: str) -> Needs:
+    """What is fetched and which libraries there must be."""
+    return together(arm.needs() for arm in arms(scale, suite))
 
 
 def prepare(scale: str, suite: str) -> SuiteInfo:

@@ -2,6 +2,7 @@
 
 from manyone.recipes.recipe import Recipe
 
+NEEDS = "needs:needs"
 RECIPES = {
     "commformer": Recipe(
         "options:CommFormerOptions", "build:commformer", "CommFormer: agents learn who listens to whom, and when"

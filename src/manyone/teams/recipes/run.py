@@ -30,9 +30,6 @@ from manyone.teams.recipes.problem import TeamEvaluator, open_env, open_evaluato
 
 def run(options: TeamOptions, build: Builder, folder: RunFolder) -> None:
     """Trains, scores, saves and draws what ``options`` say."""
-    if options.dry_run:
-        print("\n".join(plan(options, build, folder.recipe)))
-        return
     with open_evaluator(options) as evaluator:
         made, planned = team(options, build, evaluator), evaluator.plan
         if (planned.every, planned.episodes) != (options.evaluate_every, options.eval_episodes):
@@ -156,8 +153,8 @@ def print_scores(metrics: Mapping[str, float]) -> None:
     print_table(("", "mean", "95 % interval"), rows)
 
 
-def plan(options: TeamOptions, build: Builder, recipe: str) -> list[str]:
-    """What a dry run prints; the environment is made once to look at it."""
+def plan(options: TeamOptions, build: Builder, folder: RunFolder) -> list[str]:
+    """Team, weights, length and evaluation; the environment is made once to look at it."""
     steps = options.iterations * options.envs * options.length
     schedule = [
         f"{options.iterations} iterations of {options.envs} copies x {options.length} steps: {steps:,} steps, "
@@ -167,7 +164,7 @@ def plan(options: TeamOptions, build: Builder, recipe: str) -> list[str]:
         env = open_env(dataclasses.replace(options, workers=0), 1)
     except ManyoneError as error:
         schedule.append(f"{options.eval_episodes} greedy episodes an evaluation, which an episode's length may limit")
-        return [f"{recipe} on {options.env}, which cannot be made here: {error}", *schedule, "nothing was written"]
+        return [f"{folder.recipe} on {options.env}, which cannot be made here: {error}", *schedule]
     spec = env.spec
     schedule.append(plan_evaluations(options, spec).words())
     env.close()
@@ -175,7 +172,7 @@ def plan(options: TeamOptions, build: Builder, recipe: str) -> list[str]:
     if spec.digits:
         does = f"actions of {len(spec.digits)} numbers ({' x '.join(map(str, spec.digits))})"
     sees = f"observations of {spec.observation_dim}" + f" ({options.frames} frames)" * (options.frames > 1)
-    lines = [f"{recipe} on {spec.name}: {spec.agents} agents, {sees}, {does}"]
+    lines = [f"{folder.recipe} on {spec.name}: {spec.agents} agents, {sees}, {does}"]
     parts = build(options, spec)
     policy: Any = parts.policy
     learned = isinstance(parts.graph, LearnedGraph)
@@ -185,4 +182,4 @@ def plan(options: TeamOptions, build: Builder, recipe: str) -> list[str]:
         kind, links = "graph of every step", policy.link_scorer.links * spec.agents
     if links:
         lines.append(f"{kind}: {links} of {spec.agents * (spec.agents - 1)} links" + ", gated" * policy.gated)
-    return [*lines, f"{sum(p.numel() for p in policy.parameters()):,} weights", *schedule, "nothing was written"]
+    return [*lines, f"{sum(p.numel() for p in policy.parameters()):,} weights", *schedule]

@@ -27,6 +27,7 @@ from manyone.envs.teams.types import TeamSpec
 from manyone.errors import ManyoneError
 from manyone.randomness import seed_for
 from manyone.recipes.arm import Arm
+from manyone.recipes.needs import Needs, together
 from manyone.teams.network.graph import links_for
 from manyone.teams.play import Played, play
 from manyone.teams.recipes.build import Team, team
@@ -61,6 +62,11 @@ def arms(scale: str, suite: str) -> list[Arm]:
     """What is trained on a suite, as the commands that do the same."""
     setting = setting_of(scale, suite)
     return [setting.arm(part) for part in setting.arms]
+
+
+def needs(scale: str, suite: str) -> Needs:
+    """What is fetched and which libraries there must be."""
+    return together(arm.needs() for arm in arms(scale, suite))
 
 
 def prepare(scale: str, suite: str) -> SuiteInfo:

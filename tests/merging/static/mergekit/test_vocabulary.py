@@ -13,10 +13,10 @@ from tests.merging.static.parity import make_models, weights
 
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
-from manyone.merging.recipes.run_static import run
 from manyone.merging.recipes.static_options import MergekitOptions
 from manyone.merging.static.mergekit import prepare_recipe
 from manyone.merging.static.mergekit.vocabulary import RowsEntry, is_table
+from manyone.recipes.execution import execute
 from manyone.weights.checkpoint import TensorEntry
 from manyone.weights.tensor_info import DTYPES, TensorInfo
 
@@ -139,7 +139,7 @@ def test_a_dry_run_of_slices_and_tokens(folder, capsys):
     recipe = {"merge_method": "sce", "base_model": "b", "slices": slices, "tokenizer_source": "union"}
     (folder / "recipe.yml").write_text(yaml.safe_dump(recipe))
     options = MergekitOptions(recipe=folder / "recipe.yml", dry_run=True)
-    run(options, None, RunFolder.create(folder / "run", "mergekit", options))
+    execute(options, RunFolder.create(folder / "run", "mergekit", options))
     printed = capsys.readouterr().out
     assert "39 merged" in printed
     assert "39 at once" in printed

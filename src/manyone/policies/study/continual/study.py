@@ -34,6 +34,7 @@ from manyone.policies.vqcd.learner import PlannerLearner
 from manyone.policies.vqcd.planner import another
 from manyone.policies.vqcd.strategies.masks import MaskStrategy
 from manyone.recipes.arm import Arm
+from manyone.recipes.needs import Needs, together
 
 TITLE = "One planner for many bodies that forgets none: the claims of VQ-CD"
 NOTES = [
@@ -61,6 +62,11 @@ def arms(scale: str, suite: str) -> list[Arm]:
     """Everything that is trained on ``suite``."""
     setting = setting_of(scale, suite)
     return [setting.arm(name) for name in setting.parts]
+
+
+def needs(scale: str, suite: str) -> Needs:
+    """What is fetched and which libraries there must be."""
+    return together(arm.needs() for arm in arms(scale, suite))
 
 
 def prepare(scale: str, suite: str) -> SuiteInfo:

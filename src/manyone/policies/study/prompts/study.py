@@ -32,6 +32,7 @@ from manyone.policies.recipes.run import Evaluator
 from manyone.policies.study.prompts.settings import PARTS, POOLS, Setting, setting_of
 from manyone.policies.tasks import label
 from manyone.recipes.arm import Arm
+from manyone.recipes.needs import Needs, together
 
 TITLE = "Prompts for a frozen policy: the claims of Prompt Diffuser"
 NOTES = [
@@ -56,6 +57,11 @@ def arms(scale: str, suite: str) -> list[Arm]:
     """Everything that is measured on ``suite``."""
     setting = setting_of(scale, suite)
     return [setting.arm(name, pool) for name in setting.parts for pool in PARTS[name].pools]
+
+
+def needs(scale: str, suite: str) -> Needs:
+    """What is fetched and which libraries there must be."""
+    return together(arm.needs() for arm in arms(scale, suite))
 
 
 def prepare(scale: str, suite: str) -> SuiteInfo:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from manyone.cli.parser import Parser, at_least_one
 from manyone.cli.show import show
 from manyone.engine.fabric import is_writer
+from manyone.engine.progress import say_beginning
 from manyone.errors import ManyoneError
 from manyone.recipes.table import RECIPES, builder, options_class, runner
 
@@ -128,7 +129,7 @@ def evaluate(words: Sequence[str]) -> int:
 
 def _evaluate(run: Path, parsed: argparse.Namespace, asked: Mapping[str, Any]) -> Any:
     """The metrics of one run folder; ``asked``: the field's own options of the evaluation."""
-    from manyone.recipes.execution import check_needs, reopen, say_beginning
+    from manyone.recipes.execution import check_needs, reopen
 
     folder, options = reopen(run, trust=parsed.trust)
     check_needs(folder.recipe, options)

@@ -10,9 +10,10 @@ from sklearn.metrics import roc_auc_score
 from manyone.data.tables.partitions import partition
 from manyone.data.tables.tables import load_table, split_table
 from manyone.errors import ManyoneError
+from manyone.minimax.estimator import DistributedAUCClassifier
 from manyone.minimax.recipes.build import rounds
 from manyone.minimax.recipes.options import LocalSGDAOptions
-from manyone.minimax.recipes.problem import load_case
+from manyone.minimax.recipes.problem import PARAMETERS, load_case
 
 
 def options(**words):
@@ -69,3 +70,7 @@ def test_a_class_that_no_client_holds_is_named_with_the_way_out(problem):
     with pytest.raises(ManyoneError, match=r"none of class '.*--per-client"):
         load_case(options(problem=problem, clients=1, per_client=1, data="breast-cancer"))
     load_case(options(problem="agnostic", clients=1, per_client=1))
+
+
+def test_the_parameters_of_the_estimator_are_those_that_it_has():
+    assert tuple(DistributedAUCClassifier().get_params()) == PARAMETERS

@@ -1,26 +1,44 @@
 """Remote-sensing models and sensors at the command line."""
 
+import json
 import re
 
 from manyone.cli.earth_command import names
 
 
 def test_a_pipe_gets_every_model_whole(manyone):
-    code, out, _ = manyone("ls", "earth-models")
+    code, out, err = manyone("ls", "earth-models")
     assert code == 0
-    lines = {line.split()[0]: line for line in out.splitlines() if line.split()}
-    assert len(lines.keys() & set(names())) == 102
-    assert "S2L1C, S2L2A, S1GRD, S1RTC, DEM, RGB, NDVI, LULC, coordinates, text" in lines["terramind"]
-    assert "102 models; 91 more are known by name only" in out
+    head, *lines = (line.split("\t") for line in out.splitlines())
+    assert head == ["model", "year", "category", "takes", "licence", "by"]
+    models = {line[0]: line for line in lines}
+    assert models.keys() <= set(names())
+    assert len(models) == len(lines) == 102
+    assert models["terramind"][3] == "S2L1C, S2L2A, S1GRD, S1RTC, DEM, RGB, NDVI, LULC, coordinates, text"
+    assert "102 models; 91 more are known by name only" in err
+
+
+def test_json(manyone):
+    for words in (("ls", "earth-models", "--json"), ("ls", "--json", "earth-models")):
+        code, out, _ = manyone(*words)
+        assert code == 0
+        rows = json.loads(out)
+        assert len(rows) == 102
+        assert next(row for row in rows if row["model"] == "dofa")["by"] == "torchgeo, terratorch"
+    rows = json.loads(manyone("ls", "earth-models", "--sensor", "landsat-7", "--loadable", "--json")[1])
+    assert "dofa" in {row["model"] for row in rows}
+    sensors = json.loads(manyone("ls", "earth-sensors", "--json")[1])
+    assert {"sentinel-2", "landsat-7-etm+"} <= {row["sensor"] for row in sensors} <= set(names())
 
 
 def test_questions_narrow_it(manyone):
-    code, out, _ = manyone("ls", "earth-models", "--sensor", "sentinel-2", "--loadable", "--commercial")
+    code, out, err = manyone("ls", "earth-models", "--sensor", "sentinel-2", "--loadable", "--commercial")
     assert code == 0
-    assert " prithvi2 " in out
-    assert " scalemae " not in out
-    assert "left out, licence unknown" in out
-    assert manyone("ls", "earth-models", "--category", "vlm", "--text", "nothing at all")[1] == "0 models\n"
+    assert "\nprithvi2\t" in out
+    assert "\nscalemae\t" not in out
+    assert "left out, licence unknown" in err
+    code, out, err = manyone("ls", "earth-models", "--category", "vlm", "--text", "nothing at all")
+    assert (code, out, err) == (0, "", "0 models\n")
 
 
 def test_a_terminal_gets_one_line_a_model(manyone, monkeypatch):

@@ -12,6 +12,7 @@ from manyone import __version__
 from manyone.cli import main
 from manyone.cli.main import VERBS
 from manyone.cli.show import show_lists
+from manyone.cli.studies import LISTS
 from manyone.engine.options import check_round_trip
 from manyone.recipes.options import CommonOptions
 from manyone.recipes.table import RECIPES, options_class, runner
@@ -111,7 +112,22 @@ def test_ls_on_one_screen(manyone):
     assert max(map(len, lines)) <= 80
     words = set(out.replace(",", " ").split())
     assert {name for name, recipe in RECIPES.items() if recipe.field} <= words  # no name is cut
-    assert {"data", "models", "claims", "earth-models"} <= words
+    assert set(LISTS) - {"recipes"} <= words
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_every_list_is_json_if_asked_and_tab_separated_in_a_pipe(kind, manyone):
+    code, out, _ = manyone("ls", kind, "--json")
+    assert code == 0
+    found = json.loads(out)
+    lists = found if isinstance(found, dict) else {kind: found}
+    assert all(rows and all(isinstance(row, dict) for row in rows) for rows in lists.values())
+    code, out, _ = manyone("ls", kind)
+    lines = [line for line in out.splitlines() if not line.startswith("# ")]
+    assert code == 0
+    assert len(lines) == sum(map(len, lists.values())) + len(lists)  # a line of names above each
+    for rows in lists.values():
+        assert "\t".join(rows[0]) in lines
 
 
 def test_ls_in_a_pipe_is_tab_separated_and_json_if_asked(manyone, monkeypatch):

@@ -67,7 +67,7 @@ def test_info_of_an_image(manyone, tmp_path, monkeypatch):
 
 def test_info_of_a_folder_of_chips(manyone, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "250")
-    monkeypatch.setattr("manyone.cli.rasters_command._LOOKED_AT", 4)
+    monkeypatch.setattr("manyone.cli.rasters_content._LOOKED_AT", 4)
     for name, count in (("field", 5), ("wood", 2)):
         (tmp_path / "chips" / name).mkdir(parents=True)
         for at in range(count):

@@ -24,7 +24,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from sklearn.cluster import MiniBatchKMeans, kmeans_plusplus
 from torch import Tensor
 
 from manyone.behavior.checks import check_whole
@@ -68,6 +67,8 @@ def top_q_pairs(data: BehaviorData, labels: Labels | None, size: int, seed: int)
 
 def spread_pairs(data: BehaviorData, labels: Labels | None, size: int, seed: int) -> Pairs:
     """k-means++ (Arthur and Vassilvitskii 2007): a state is drawn with the square of its distance to those drawn."""
+    from sklearn.cluster import kmeans_plusplus  # here: its import takes seconds
+
     candidates = _candidates(data, size, seed)
     states = data.states[candidates].cpu().numpy()
     _, chosen = kmeans_plusplus(states, size, random_state=_random_state(seed, "k-means++"))
@@ -78,6 +79,8 @@ def spread_pairs(data: BehaviorData, labels: Labels | None, size: int, seed: int
 
 def cluster_q_pairs(data: BehaviorData, labels: Labels | None, size: int, seed: int) -> Pairs:
     """The best recorded pair of every cluster; clusters without any are made up for by the best pairs left."""
+    from sklearn.cluster import MiniBatchKMeans
+
     values = _values(labels, "k-means-q")
     candidates = _candidates(data, size, seed)
     random_state = _random_state(seed, "k-means-q")

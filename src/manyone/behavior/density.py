@@ -21,7 +21,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from manyone.behavior.data import BehaviorData
@@ -50,6 +49,8 @@ def inverse_density_weights(states: NDArray[np.float32], exponent: float = 1.0, 
         raise ManyoneError(f"density exponent {exponent}: must be 0 or more")
     if len(states) < FEWEST:
         raise ManyoneError(f"{len(states)} states: their density needs {FEWEST} or more")
+    from sklearn.neighbors import NearestNeighbors  # here: its import takes seconds
+
     drawn = torch.randperm(len(states), generator=generator_for(seed, "density"))[:_REFERENCES].numpy()
     references = np.ascontiguousarray(states[drawn], dtype=np.float32)
     search = NearestNeighbors(n_neighbors=_NEIGHBOURS, algorithm="brute").fit(references)

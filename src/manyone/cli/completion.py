@@ -144,7 +144,7 @@ def _of(module: str, name: str) -> Any:
 
 _NAMES: Mapping[str, Callable[[], Sequence[str]]] = {
     "RECIPE": lambda: list(RECIPES),
-    "WHAT": lambda: ["recipes", "data", "models", "claims", "earth-models"],
+    "WHAT": lambda: _of("cli.studies", "LISTS"),
     "VERB": lambda: ["ls", "get", "make", "info", "clear"],
     "SHELL": lambda: SHELLS,
     "NAME": _data,

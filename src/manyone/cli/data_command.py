@@ -23,6 +23,7 @@ from manyone.data.suite_names import EXTRAS as SUITE_EXTRAS
 from manyone.data.suite_names import SUITES
 from manyone.data.tables.names import KEEL, table_asset, table_names
 from manyone.engine.extras import check_extras
+from manyone.engine.progress import say_beginning
 from manyone.errors import ManyoneError
 
 
@@ -112,6 +113,7 @@ def make(
         known = [*SUITE_ASSETS, *offline_sets.offline_names(), *sql_sets.names()]
         raise ManyoneError(_unknown(name, known, "suite"))
     check_extras(SUITE_EXTRAS.get(name, ()))
+    say_beginning(f"making {name}")
     from manyone.data.suites import load_suite  # with PyTorch
 
     suite = load_suite(name)
@@ -136,11 +138,11 @@ def info(name: str, *, keys: str = "", data_horizon: int | None = None, data_cho
     (a folder), and images (GeoTIFF files); models of remote sensing and sensors by their name. Nothing is fetched.
     """
     console = Console()
-    if raster_sets.is_raster(name) or (name not in ASSETS and raster_sets.is_place(name)):
-        from manyone.cli import rasters_content  # with PyTorch
-
-        known = raster_sets.is_raster(name)
-        console.print(rasters_content.describe(name) if known else rasters_content.describe_place(name))
+    if raster_sets.is_raster(name):
+        console.print(raster_sets.describe(name))
+        return
+    if name not in ASSETS and raster_sets.is_place(name):
+        console.print(raster_sets.describe_place(name))
         return
     if offline_sets.is_offline(name):
         console.print(offline_sets.describe(name))
@@ -226,6 +228,7 @@ def _asset_table(title: str, assets: Iterable[Asset]) -> Table:
 
 
 def _suite_table(name: str) -> Table:
+    say_beginning(f"reading {name}")
     from manyone.data.suites import load_suite
 
     suite = load_suite(name)
@@ -244,6 +247,7 @@ def _table_facts(name: str) -> Table | None:
     """What a table is, if there is one of that name."""
     if name not in table_names():
         return None
+    say_beginning(f"reading {name}")
     from manyone.data.tables.tables import load_table  # with PyTorch
 
     table = load_table(name)

@@ -12,18 +12,20 @@ from rich.table import Table
 from rich.text import Text
 
 from manyone.cli.parser import Parser
+from manyone.cli.show import show_lists
 from manyone.data.rasters.sensors import Sensor, find_sensor, sensors
 from manyone.earth.catalogue import Model, Slots, find_model, is_model, listed, models
 from manyone.earth.catalogue_check import check
 from manyone.earth.published import Figure, published, tables
 from manyone.errors import ManyoneError
 
+_MODELS = "models"
 _FIGURES = 40
 _FILES = 8
 
 
 def ls(words: Sequence[str]) -> int:
-    """``manyone ls earth-models [--sensor S] [--loadable] [--commercial] [--category C] [--text T] [--check]``."""
+    """``manyone ls earth-models [--sensor S] [--loadable] [--commercial] [--category C] [--text T] [--json]``."""
     parser = Parser(
         "ls earth-models",
         "Remote-sensing foundation models: what they take, on what terms, and who loads them.\n"
@@ -37,6 +39,7 @@ def ls(words: Sequence[str]) -> int:
     parser.add_argument("--commercial", action="store_true", help="only licences that allow commercial use")
     parser.add_argument("--category", metavar="C", help="only a branch of the taxonomy: vfm, vfm.mim, vlm, ...")
     parser.add_argument("--text", metavar="WORDS", help="only entries that contain all these words")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--check", action="store_true", help="check the catalogue itself and name every problem")
     parsed = parser.parse(words)
     if parsed.check:
@@ -52,19 +55,33 @@ def ls(words: Sequence[str]) -> int:
         category=parsed.category,
         text=parsed.text,
     )
-    if found.models:
-        whole = not sys.stdout.isatty()
-        table = _models_table(found.models, _console().width, whole)
-        # cut by the reader of a pipe, if at all
-        (Console(width=500) if whole else _console()).print(table)
-    for note in found.notes:
-        print(f"note: {note}")
     asked = parsed.sensor or parsed.loadable or parsed.commercial or parsed.category or parsed.text
-    if asked:
-        print(f"{len(found.models)} models")
-    else:
-        print(f"{len(found.models)} models; {len(listed())} more are known by name only")
+    more = "" if asked else f"; {len(listed())} more are known by name only"
+    terminal = sys.stdout.isatty() and not parsed.json
+    if not terminal:
+        show_lists([(_MODELS, _model_rows(found.models))], as_json=parsed.json)
+    elif found.models:
+        _console().print(_models_table(found.models, _console().width))
+    for line in [*(f"note: {note}" for note in found.notes), f"{len(found.models)} models{more}"]:
+        print(line, file=sys.stdout if terminal else sys.stderr)
     return 0
+
+
+def sensor_rows() -> list[dict[str, str]]:
+    """One row a sensor, for ``manyone ls earth-sensors``."""
+    return [
+        {"sensor": s.id, "name": s.name, "bands": str(len(s.bands)), "processing": "; ".join(s.processing)}
+        for s in sensors()
+    ]
+
+
+def _model_rows(found: Sequence[Model]) -> list[dict[str, str]]:
+    """One row a model, whole."""
+    return [
+        {"model": m.id, "year": str(m.year), "category": m.category, "takes": ", ".join(m.modalities),
+         "licence": m.license, "by": ", ".join(dict.fromkeys(loader.library for loader in m.loaders))}
+        for m in found
+    ]  # fmt: skip
 
 
 def is_known(name: str) -> bool:
@@ -93,25 +110,20 @@ def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else max(shutil.get_terminal_size().columns, 200))
 
 
-def _models_table(found: Sequence[Model], room: int, whole: bool) -> Table:
-    """One line a model: on a terminal of ``room`` columns what does not fit is cut, otherwise nothing is."""
-    rows = [
-        (m.id, str(m.year), m.category, ", ".join(m.modalities), m.license,
-         ", ".join(dict.fromkeys(loader.library for loader in m.loaders)))
-        for m in found
-    ]  # fmt: skip
-    headings = ("model", "year", "category", "takes", "licence", "by")
-    widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
-    if not whole:
-        free = room - sum(widths[:3]) - 3 * len(headings)
-        for at, share in ((5, 0.25), (4, 0.3)):
-            widths[at] = min(widths[at], max(6, int(free * share)))
-        widths[3] = min(widths[3], max(6, free - widths[4] - widths[5]))
-    table = Table(title="models", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+def _models_table(found: Sequence[Model], room: int) -> Table:
+    """One line a model on a terminal of ``room`` columns: what does not fit is cut, but for names."""
+    rows = _model_rows(found)
+    headings = tuple(rows[0])
+    widths = [max(len(heading), *(len(row[heading]) for row in rows)) for heading in headings]
+    free = room - sum(widths[:3]) - 3 * len(headings)
+    for at, share in ((5, 0.25), (4, 0.3)):
+        widths[at] = min(widths[at], max(6, int(free * share)))
+    widths[3] = min(widths[3], max(6, free - widths[4] - widths[5]))
+    table = Table(title=_MODELS, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading, width in zip(headings, widths, strict=True):
         table.add_column(heading, no_wrap=True, overflow="ellipsis", width=width)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(Text, row.values()))
     return table
 
 

@@ -22,7 +22,6 @@ from manyone.data.trajectories.offline import (
 from manyone.data.trajectories.trajectories import Trajectories
 from manyone.engine.extras import check_extras
 from manyone.engine.progress import Progress
-from manyone.envs.single.libraries import of_suite
 
 __all__ = ["clear", "describe", "describe_place", "is_offline", "is_place", "make", "offline_names", "overview"]
 
@@ -113,6 +112,7 @@ def make(
 ) -> None:
     """Makes what is missing of the data set, with progress, and prints its tasks."""
     from manyone.envs.single.collect import make_offline
+    from manyone.envs.single.libraries import of_suite
 
     wanted: OfflineName = parse_offline(name, episodes=episodes, steps=steps, seed=seed)
     check_extras(of_suite(wanted, "behavior" if wanted.family == "mujoco" else "policies"))

@@ -12,6 +12,7 @@ from typing import Any
 from manyone.cli.parser import Parser
 from manyone.cli.show import show
 from manyone.engine.files import check_writable, write_atomic, writing
+from manyone.engine.progress import say_beginning
 from manyone.errors import ManyoneError
 from manyone.recipes.predictions import Predictions
 from manyone.recipes.table import Predicting, predicting, predictor
@@ -27,6 +28,7 @@ def predict(words: Sequence[str]) -> int:
         _general(fields).parse(words)  # shows the help, or says that MODEL is missing
         raise ManyoneError("give a model: a run folder, or the model folder in it (manyone predict --help)")
     folder = _model_folder(model)
+    say_beginning(f"predict: opens {folder}")
     field = _field_of(folder, fields)
     parsed = _parse(words, field, fields)
     if parsed.out is not None:

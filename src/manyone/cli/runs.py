@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from manyone.cli.parser import Parser, at_least_one
 from manyone.cli.show import show
 from manyone.engine.fabric import is_writer
+from manyone.engine.progress import say_beginning
 from manyone.errors import ManyoneError
 from manyone.recipes.table import RECIPES, builder, options_class, runner
 
@@ -135,7 +136,7 @@ def evaluate(words: Sequence[str]) -> int:
 
 def _evaluate(folder: RunFolder, options: CommonOptions, split: Split, asked: Mapping[str, Any]) -> Any:
     """The metrics of one run folder; ``asked``: the field's own options of the evaluation."""
-    from manyone.recipes.execution import check_needs, say_beginning
+    from manyone.recipes.execution import check_needs
 
     check_needs(folder.recipe, options)
     say_beginning(f"{folder.recipe}: evaluates {folder.path}")

@@ -39,6 +39,8 @@ def show_lists(lists: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], *, as_j
         if sys.stdout.isatty():
             _table(rows, title)
             continue
+        if not rows:
+            continue
         columns = list(dict.fromkeys(name for row in rows for name in row))
         lines = [f"# {title}"] * (len(lists) > 1)
         lines += ["\t".join(columns), *("\t".join(_cell(row.get(name)) for name in columns) for row in rows)]

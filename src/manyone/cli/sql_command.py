@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from manyone.assets.cache import cache_path
+from manyone.cli.facts import facts
 from manyone.data.sql.files import Reader, is_sqlite, quote
 from manyone.data.sql.fuzz_cache import fuzz_folders
 from manyone.data.sql.layouts import DATABASE_FILES, PAIR_FILES, is_folder
@@ -99,16 +100,16 @@ def make_sql_pairs(
         tables=tables,
         overwrite=overwrite,
     )
-    facts = account(out)
+    told = account(out)
     console = Console()
     console.print(_pairs_table(str(out), found))
-    intents = sorted(facts["intents"].items(), key=lambda item: -item[1])
-    dropped = ", ".join(f"{reason} {share:.0%}" for reason, share in facts["dropped"].items())
+    intents = sorted(told["intents"].items(), key=lambda item: -item[1])
+    dropped = ", ".join(f"{reason} {share:.0%}" for reason, share in told["dropped"].items())
     lines = ["by intent: " + ", ".join(f"{name} {n:,}" for name, n in intents)]
-    lines += [f"{facts['candidates']:,} candidates, {facts['sql']:,} SQL kept; dropped: {dropped or 'none'}"]
-    if facts["robust"]:
-        lines.append("in other words: " + ", ".join(f"{n} {mode}" for mode, n in facts["robust"].items()))
-    made = sum(facts["pairs"].values())
+    lines += [f"{told['candidates']:,} candidates, {told['sql']:,} SQL kept; dropped: {dropped or 'none'}"]
+    if told["robust"]:
+        lines.append("in other words: " + ", ".join(f"{n} {mode}" for mode, n in told["robust"].items()))
+    made = sum(told["pairs"].values())
     if made < pairs:
         lines.append(f"note: {made:,} pairs instead of {pairs:,}: nothing more can be asked about these databases")
     for line in lines:
@@ -120,7 +121,7 @@ def describe(name: str) -> Table:
     if name == PAIRS:
         raise ManyoneError("sql-pairs is made of your own databases: manyone data make sql-pairs --db FILE --out DIR")
     if name in REGISTERED:
-        return _facts(
+        return facts(
             name, {"what it is": REGISTERED[name], "asset": ASSETS[name], "licence": SPIDER_LICENCE,
                    "make it": f"manyone data make {name}"},
         )  # fmt: skip
@@ -128,7 +129,7 @@ def describe(name: str) -> Table:
         found = DATABASES[name]
         if database_path(name).is_file():
             return _database_table(name, real_schema(name), database_path(name), found.licence)
-        return _facts(
+        return facts(
             name, {"what it is": found.summary, "asset": found.asset, "licence": found.licence,
                    "made": f"no: manyone data make {name}"},
         )  # fmt: skip
@@ -159,15 +160,6 @@ def clear(name: str) -> int:
 
 def _suite_files(name: str) -> list[Path]:
     return sorted(cache_path("sql", "suites").glob(f"{name}-*.json"))
-
-
-def _facts(title: str, rows: dict[str, str]) -> Table:
-    table = Table(show_header=False, title=title, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for key, value in rows.items():
-        table.add_row(key, value)
-    return table
 
 
 def _database_table(title: str, schema: Schema, path: Path, licence: str = "") -> Table:

@@ -15,39 +15,43 @@ from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
 from manyone.recipes.table import RECIPES
 
-_LISTS = ("recipes", "data", "models", "claims")
 _EARTH = "earth-models"
 """The list that is a catalogue of what others made: long, and with options."""
+LISTS = ("recipes", "suites", "data", "models", "claims", _EARTH, "earth-sensors")
+"""What ``manyone ls`` lists."""
 _DATA_VERBS = ("ls", "get", "make", "info", "clear")
 
 
 def ls(words: Sequence[str]) -> int:
-    """``manyone ls [recipes|data|models|claims]``, and ``ls earth-models`` with options of its own."""
+    """``manyone ls [recipes|suites|data|models|claims|earth-sensors]``; ``ls earth-models`` has options of its own."""
     if words[:1] == [_EARTH]:
         return int(_load("manyone.cli.earth_command").ls(words[1:]))
     parser = Parser(
         "ls",
-        "Lists what there is: recipes, data, models, claims; without a word, all on one screen.\n"
-        "In a pipe the lists are tab-separated.",
+        "Lists what there is: recipes, suites, data, models, claims, remote-sensing models and sensors; without a\n"
+        "word, all on one screen. In a pipe the lists are tab-separated.",
         "manyone ls data",
     )
-    lists = (*_LISTS, _EARTH)
-    parser.add_argument("what", metavar="WHAT", nargs="?", help=f"one of {', '.join(lists)}")
+    parser.add_argument("what", metavar="WHAT", nargs="?", help=f"one of {', '.join(LISTS)}")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parsed = parser.parse(words)
     if parsed.what is None and not parsed.json:
         print(_one_screen())
         return 0
-    names = ("recipes", "claims") if parsed.what is None else (one_of(parsed.what, "list", lists),)
+    names = ("recipes", "claims") if parsed.what is None else (one_of(parsed.what, "list", LISTS),)
     if names == (_EARTH,):
-        raise ManyoneError(f"the list comes first: manyone ls {_EARTH} [options] (manyone ls {_EARTH} --help)")
+        return int(_load("manyone.cli.earth_command").ls(["--json"] * parsed.json))
     found: list[tuple[str, list[dict[str, str]]]] = []
     for name in names:
         if name == "recipes":
             rows = [{"recipe": n, "field": r.field, "what it does": r.summary} for n, r in RECIPES.items()]
             found.append((name, rows))
+        elif name == "suites":
+            found.append((name, _suites()))
         elif name == "claims":
             found.append((name, _load("manyone.reproduce.reproduce").ls()))
+        elif name == "earth-sensors":
+            found.append((name, _load("manyone.cli.earth_command").sensor_rows()))
         else:
             found += _load("manyone.cli.data_command").lists(name)
     show_lists(found, as_json=parsed.json)
@@ -65,13 +69,26 @@ def _one_screen() -> str:
         lines += textwrap.wrap(names, 79, initial_indent=f"  {field:<11}", subsequent_indent=" " * 13,
                                break_on_hyphens=False)  # fmt: skip
     others = {
+        "suites": "ready-made tasks, by the fields that take them (--suite NAME)",
         "data": f"{len(assets) - weights} packages of data; suites, tables, databases, scenes",
         "models": f"{weights} packages of weights",
         "claims": f"{len(claims)} claims of the papers (test them: manyone reproduce)",
         _EARTH: "remote-sensing foundation models, by sensor and licence",
+        "earth-sensors": "sensors with their bands (manyone data info SENSOR)",
     }
     lines += ["", "more: manyone ls WHAT", ""]
     return "\n".join([*lines, *(f"  {name:<14}{text}" for name, text in others.items())])
+
+
+def _suites() -> list[dict[str, str]]:
+    """Ready-made tasks and the fields whose recipes take them as ``--suite``."""
+    images, sql = _load("manyone.data.suite_names").SUITES, _load("manyone.data.sql.suites").SUITES
+    offline, earth = _load("manyone.data.trajectories.offline").SUITES, _load("manyone.earth.names").SUITES
+    rows = [(name, "merging", text) for name, text in images.items()]
+    rows += [(name, "policies" + ", behavior" * name.startswith("mujoco"), text) for name, text in offline.items()]
+    rows += [(name, "sql", suite.summary) for name, suite in sql.items()]
+    rows += [(name, "earth", f"sets: {', '.join(sets)}") for name, sets in earth.items()]
+    return [{"suite": name, "fields": fields, "what it is": text} for name, fields, text in rows]
 
 
 def report(words: Sequence[str]) -> int:
@@ -174,6 +191,7 @@ def data(words: Sequence[str]) -> int:
     )
     parser.add_argument("verb", metavar="VERB", help=f"one of {', '.join(_DATA_VERBS)}")
     parser.add_argument("names", metavar="NAME", nargs="*", help="data sets (manyone data ls)")
+    parser.add_argument("--json", action="store_true", default=None, help="of `ls`: print JSON")
     makes = parser.add_argument_group(
         "options of `make` for offline data sets (metaworld-..., cheetah-..., ml1-..., mujoco-...)"
     )
@@ -216,6 +234,7 @@ def data(words: Sequence[str]) -> int:
             *("db", "out", "pairs", "instances", "robust", "tables", "overwrite"),
         ),
         "info": ("keys", "data_horizon", "data_choices"),
+        "ls": ("json",),
     }
     options: dict[str, Any] = {}
     for owner, chosen in groups.items():
@@ -232,7 +251,7 @@ def data(words: Sequence[str]) -> int:
     if verb == "ls":
         if parsed.names:
             raise ManyoneError(f"'{parsed.names[0]}' is one word too many: `manyone data ls` takes no name")
-        show_lists(module.lists("data"))
+        show_lists(module.lists("data"), as_json=bool(options.get("json")))
         return 0
     if not parsed.names:
         raise ManyoneError(f"`manyone data {verb}` needs a name (manyone data ls)")

@@ -90,17 +90,17 @@ def animal() -> Pair:
     ).reshape(-1)
 
 
-def digits_sklearn() -> Pair:
-    """1,797 UCI optical digits, 8x8, values 0..16; bundled with scikit-learn.
-
-    The package's table is read in place: importing scikit-learn costs three seconds of CPU.
-    """
+def sklearn_table(name: str) -> Path:
+    """A table that is bundled with scikit-learn, to be read in place: importing the package costs seconds of CPU."""
     package = importlib.util.find_spec("sklearn")
     if package is None or package.origin is None:
-        raise ManyoneError(
-            "the optical digits come with scikit-learn, which is not installed: pip install scikit-learn"
-        )
-    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+        raise ManyoneError(f"{name} comes with scikit-learn, which is not installed: pip install scikit-learn")
+    return Path(package.origin).parent / "datasets" / "data" / name
+
+
+def digits_sklearn() -> Pair:
+    """1,797 UCI optical digits, 8x8, values 0..16; bundled with scikit-learn."""
+    table = np.loadtxt(sklearn_table("digits.csv.gz"), delimiter=",")
     images = torch.from_numpy(table[:, :-1].astype(np.uint8).reshape(-1, 8, 8))
     return images, torch.from_numpy(table[:, -1].astype(np.int64))
 

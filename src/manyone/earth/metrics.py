@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from sklearn.metrics import average_precision_score
 
 from manyone.data.rasters.scenes import IGNORE
 from manyone.errors import ManyoneError
@@ -84,6 +83,8 @@ OF_CONFUSION: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def mean_average_precision(truth: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """micro and macro mAP of labels bool [N, K]; macro over the labels that some sample has."""
+    from sklearn.metrics import average_precision_score  # here: its import takes seconds
+
     truth = np.asarray(truth, dtype=bool)
     some = truth.any(0)
     if not some.any():

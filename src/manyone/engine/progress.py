@@ -16,6 +16,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from manyone.engine.fabric import is_writer
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Display
 
@@ -33,6 +35,12 @@ def hide_progress() -> None:
     """No bar is shown in this process from now on: the one that has started it shows its own."""
     global _hidden
     _hidden = True
+
+
+def say_beginning(what: str) -> None:
+    """A line before what takes a second or more: PyTorch is imported, if it was not before, and data are read."""
+    if is_writer() and "torch" not in sys.modules:
+        print(f"{what} ...", file=sys.stderr, flush=True)
 
 
 class Progress:

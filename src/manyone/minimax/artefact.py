@@ -4,7 +4,7 @@ Tensors are x/..., y/... (the saddle point), scaling/... (of rows), calibration/
 
 Nothing is pickled; a fresh process needs ``load`` alone. ``config.json`` keeps what the columns of the training table
 mean (names, words, order), so that rows are read by name.
-Public: ``save``, ``load``.
+Public: ``save``, ``load``, ``load_model``.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from manyone.data.tables.encoder import TableEncoder
 from manyone.engine.artefact import CONFIG, WEIGHTS, below, check_shapes, made_of, read_model, write_model
 from manyone.engine.mergeable import Mergeable
 from manyone.errors import ManyoneError
-from manyone.minimax.estimator import DistributedAUCClassifier
-from manyone.minimax.mixing.topology import Topology
 from manyone.minimax.predict import Network, Sampler, Scaling, ScoreClassifier, SoftmaxClassifier
 from manyone.minimax.problems.flat import FlatSpec
+
+if TYPE_CHECKING:
+    from manyone.minimax.estimator import DistributedAUCClassifier
 
 _CARD = """# {title}
 
@@ -62,8 +62,8 @@ def save(
     ``config``: kind ("score", "softmax", "sampler"), network (widths, activation, output, prefix of its tensors in x),
     classes or latent, slope and offset, and anything else that is JSON.
     """
-    if isinstance(spec, DistributedAUCClassifier):
-        spec, z, scaling, config = _parts(spec)
+    if not isinstance(spec, FlatSpec):
+        spec, z, scaling, config = spec.parts()
     if z is None or config is None:
         raise ManyoneError("save: give a fitted classifier; or the layout, its state and its configuration")
     x, y = spec.unpack(z.detach().cpu())
@@ -88,6 +88,32 @@ def load(
 ) -> DistributedAUCClassifier | ScoreClassifier | SoftmaxClassifier | Sampler:
     """The classifier (or sampler) in ``folder``: of AUC maximisation a fitted scikit-learn estimator with the
     parameters that it was trained with. Raises ``ManyoneError`` that names what is missing or damaged."""
+    found = load_model(folder)
+    if found.spec is None:
+        return found.model
+    from manyone.minimax.estimator import DistributedAUCClassifier  # with scikit-learn, whose import takes seconds
+
+    assert isinstance(found.model, ScoreClassifier)
+    with made_of(Path(folder) / CONFIG):
+        known = DistributedAUCClassifier().get_params()
+        given = {name: value for name, value in found.parameters.items() if name in known}
+        estimator = DistributedAUCClassifier(**{**given, "hidden": tuple(given.get("hidden", known["hidden"]))})
+        estimator.adopt(found.model, found.spec, found.state)
+    return estimator
+
+
+class Loaded(NamedTuple):
+    """What a model folder holds: a classifier or sampler; of AUC maximisation also what an estimator of it is made of:
+    the layout and the flat state behind it, and its parameters."""
+
+    model: ScoreClassifier | SoftmaxClassifier | Sampler
+    spec: FlatSpec | None = None
+    state: Any = None
+    parameters: Mapping[str, Any] = {}
+
+
+def load_model(folder: str | PathLike[str]) -> Loaded:
+    """What :func:`load` makes its estimator of, for those who only ask the model; scikit-learn is not imported."""
     config, tensors = read_model(folder, "a minimax model", ("kind", "network"))
     path = Path(folder) / CONFIG
     if str(config["kind"]) not in _USE:
@@ -100,48 +126,20 @@ def load(
         wanted = model.shapes()  # beside them AUC's auxiliary variables may stand
         check_shapes(wanted, {k: v for k, v in weights.items() if k in wanted}, Path(folder) / WEIGHTS)
         if config["kind"] == "sampler":
-            return Sampler(model, config["latent"])
+            return Loaded(Sampler(model, config["latent"]))
         scaling = Scaling(tensors["scaling/mean"], tensors["scaling/std"], config["unit_rows"])
         encoder = TableEncoder.from_dict(config["encoder"]) if "encoder" in config else None
         if config["kind"] == "softmax":
-            return SoftmaxClassifier(model, scaling, config["classes"], encoder)
+            return Loaded(SoftmaxClassifier(model, scaling, config["classes"], encoder))
         classes = _classes(config)
         # in models of earlier versions they are part of the configuration
         slope, offset = (float(tensors[_FITTED + k] if _FITTED + k in tensors else config[k]) for k in _PLATT)
         made = ScoreClassifier(model, scaling, classes, slope, offset, encoder)
         if config.get("problem", "auc") != "auc":
-            return made
+            return Loaded(made)
         x, y = below(tensors, "x/"), below(tensors, "y/")
-        known = DistributedAUCClassifier().get_params()
-        given = {name: value for name, value in config.get("estimator", {}).items() if name in known}
-        estimator = DistributedAUCClassifier(**{**given, "hidden": tuple(given.get("hidden", known["hidden"]))})
         spec = FlatSpec.of(x, y)
-        estimator.adopt(made, spec, spec.pack(x, y))
-        return estimator
-
-
-def _parts(model: DistributedAUCClassifier) -> tuple[FlatSpec, Tensor, Scaling, dict[str, Any]]:
-    """What ``save`` writes of a fitted classifier."""
-    check_is_fitted(model)
-    made, linear = model.model_, model.model == "linear"
-    network = {
-        "widths": made.network.widths,
-        "activation": "relu",
-        "output": "none",
-        "prefix": "" if linear else "score.",
-    }
-    params = {**model.get_params(), "topology": Topology.of(model.topology).name}
-    if not isinstance(params["random_state"], int):
-        params["random_state"] = None
-    config = {
-        "kind": "score", "recipe": "DistributedAUCClassifier", "problem": "auc", "network": network,
-        "classes": [str(c) for c in made.classes_], "slope": made.slope, "offset": made.offset, "estimator": params,
-    }  # fmt: skip
-    if made.classes_.dtype.kind != "U":
-        config["class_values"] = {"dtype": made.classes_.dtype.str, "values": made.classes_.tolist()}
-    if made.encoder is not None:
-        config["encoder"] = made.encoder.to_dict()
-    return model.spec_, model.state_, made.scaling, config
+        return Loaded(made, spec, spec.pack(x, y), config.get("estimator", {}))
 
 
 def _classes(config: Mapping[str, Any]) -> NDArray[Any]:

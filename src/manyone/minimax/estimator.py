@@ -150,6 +150,29 @@ class DistributedAUCClassifier(ClassifierMixin, BaseEstimator):
         elif hasattr(self, "feature_names_in_"):  # of an earlier fit
             del self.feature_names_in_
 
+    def parts(self) -> tuple[FlatSpec, Tensor, Scaling, dict[str, Any]]:
+        """What :func:`manyone.minimax.artefact.save` writes of the fitted classifier."""
+        check_is_fitted(self)
+        made, linear = self.model_, self.model == "linear"
+        network = {
+            "widths": made.network.widths,
+            "activation": "relu",
+            "output": "none",
+            "prefix": "" if linear else "score.",
+        }
+        params = {**self.get_params(), "topology": Topology.of(self.topology).name}
+        if not isinstance(params["random_state"], int):
+            params["random_state"] = None
+        config = {
+            "kind": "score", "recipe": "DistributedAUCClassifier", "problem": "auc", "network": network,
+            "classes": [str(c) for c in made.classes_], "slope": made.slope, "offset": made.offset, "estimator": params,
+        }  # fmt: skip
+        if made.classes_.dtype.kind != "U":
+            config["class_values"] = {"dtype": made.classes_.dtype.str, "values": made.classes_.tolist()}
+        if made.encoder is not None:
+            config["encoder"] = made.encoder.to_dict()
+        return self.spec_, self.state_, made.scaling, config
+
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Scores [n], higher for the positive class."""
         rows = self._rows(X)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from manyone.engine.extras import check_extras
 from manyone.engine.fabric import is_writer
 from manyone.engine.loggers import check_loggers
 from manyone.engine.options import to_plain, values_from_plain
+from manyone.engine.progress import say_beginning
 from manyone.engine.run import CONFIG, RunFolder
 from manyone.engine.signals import saying_how_to_go_on
 from manyone.engine.trust import check_trusted
@@ -85,12 +85,6 @@ def needs_of(recipe: str, options: CommonOptions) -> Needs:
 def check_needs(recipe: str, options: CommonOptions) -> None:
     """Raises ``ManyoneError`` where an optional library is missing: before anything is fetched or trained."""
     check_extras(needs_of(recipe, options).extras)
-
-
-def say_beginning(what: str) -> None:
-    """A line before what takes a second or more: PyTorch is imported, if it was not before, and data are read."""
-    if is_writer() and "torch" not in sys.modules:
-        print(f"{what} ...", file=sys.stderr, flush=True)
 
 
 def plan(options: CommonOptions, folder: RunFolder) -> Iterator[str]:

@@ -28,10 +28,10 @@ from manyone.engine.documents import read_json
 from manyone.engine.extras import check_extras
 from manyone.engine.fabric import processors
 from manyone.engine.files import write_atomic
+from manyone.engine.progress import say_beginning
 from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
 from manyone.fields import FIELDS
-from manyone.recipes.execution import say_beginning
 from manyone.recipes.needs import Needs, together
 from manyone.recipes.running import print_table
 from manyone.report.html import write

@@ -10,9 +10,10 @@ from sklearn.metrics import roc_auc_score
 from manyone.data.tables.partitions import partition
 from manyone.data.tables.tables import load_table, split_table
 from manyone.errors import ManyoneError
+from manyone.minimax.estimator import DistributedAUCClassifier
 from manyone.minimax.recipes.build import rounds
 from manyone.minimax.recipes.options import LocalSGDAOptions
-from manyone.minimax.recipes.problem import load_case
+from manyone.minimax.recipes.problem import PARAMETERS, load_case
 
 
 def options(**words):
@@ -106,3 +107,7 @@ def test_always_the_largest_class_is_scored_on_the_test_rows():
     assert largest["test/worst_class_accuracy"] == 0
     counts = torch.bincount(case.train.labels)
     assert largest["test/accuracy"] == float((case.test.labels == counts.argmax()).double().mean())
+
+
+def test_the_parameters_of_the_estimator_are_those_that_it_has():
+    assert tuple(DistributedAUCClassifier().get_params()) == PARAMETERS

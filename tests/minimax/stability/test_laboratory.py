@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from manyone.errors import ManyoneError
 from manyone.minimax.method import DistributedSGDA
@@ -323,6 +324,13 @@ def test_the_frechet_distance_of_fewer_samples_than_dimensions_is_finite():
 def test_the_auc_gap_is_train_minus_test_and_labels_may_be_0_and_1():
     scores, labels = torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([0, 0, 1, 1])
     assert roc_auc(scores, labels) == roc_auc(scores, 2 * labels - 1) == 0.75
+    assert math.isnan(roc_auc(scores, torch.ones_like(labels)))
+    assert math.isnan(roc_auc(torch.full_like(scores, torch.nan), labels))
+    draws = torch.Generator().manual_seed(0)
+    for levels in (2, 9, 10**6):  # with many ties, some, none
+        scores = torch.randint(levels, (501,), generator=draws).double()
+        labels = torch.randint(2, (501,), generator=draws)
+        assert roc_auc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-14)
     seen, unseen = pool(50, 4, 3)[0], pool(40, 4, 4)[0]
     problem = auc(seen)
     z = torch.randn(1, problem.spec.size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

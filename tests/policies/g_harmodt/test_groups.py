@@ -70,7 +70,7 @@ def test_one_restart_of_k_means_does_not_depend_on_the_order_of_the_tasks(monkey
 
 
 def test_of_equal_silhouettes_the_smaller_number_of_groups_wins(monkeypatch):
-    monkeypatch.setattr(groups, "silhouette_score", lambda distances, assigned, metric: 0.25)
+    monkeypatch.setattr("sklearn.metrics.silhouette_score", lambda distances, assigned, metric: 0.25)
     rows = torch.randn(9, 20, generator=generator_for("ties"))
     assert cluster(rows, "auto").groups == 2
 

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from manyone.behavior.artefact import Distilled
@@ -276,6 +275,8 @@ def moves_figure(found: Moves, more: str = "", *, section: str = "The set") -> F
 
 def representatives(states: Tensor, count: int = _SHOWN) -> list[tuple[int, int]]:
     """(row, rows that it stands for) of the states nearest to k-means centres, the largest cluster first."""
+    from sklearn.cluster import KMeans  # here: its import takes seconds
+
     points = states.detach().cpu().double().numpy()
     clusters = min(count, len(np.unique(points, axis=0)))
     fitted = KMeans(clusters, n_init=4, random_state=0).fit(points)

@@ -22,8 +22,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from joblib import Parallel, delayed
-
 from manyone.data.sql.facts import Facts, gather
 from manyone.data.sql.files import QueryError, Reader, Row, TooManyRows
 from manyone.data.sql.fuzz import Draws
@@ -288,5 +286,7 @@ def _in_order(job: _Job, workers: int) -> Generator[_Tried, None, None]:
     while True:
         ahead = [number + i * _CHUNK for i in range(2 * workers)]
         number = ahead[-1] + _CHUNK
+        from joblib import Parallel, delayed  # here, so that the lists of data need not wait for it
+
         for chunk in Parallel(n_jobs=workers)(delayed(job.tried)(first, _CHUNK) for first in ahead):
             yield from chunk

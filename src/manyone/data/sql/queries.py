@@ -27,9 +27,18 @@ KINDS = ("column", "operator", "aggregate", "condition", "direction", "limit", "
 """What a mutant may differ in."""
 
 
+def _sqlglot() -> Any:
+    return need("sqlglot", "reading the conditions of queries", "sql")
+
+
+def _expressions() -> Any:
+    """sqlglot's classes of nodes."""
+    return _sqlglot().exp
+
+
 def parse(sql: str) -> Node:
     """The parsed query; :class:`ManyoneError` where it is no SQL of SQLite."""
-    sqlglot = need("sqlglot", "reading the conditions of queries", "sql")
+    sqlglot = _sqlglot()
     try:
         return sqlglot.parse_one(sql, read="sqlite")
     except (sqlglot.errors.SqlglotError, RecursionError) as problem:
@@ -42,8 +51,7 @@ def literals(sql: str, schema: Schema) -> dict[Place, set[Literal]]:
 
     Spider's golds write text in double quotes too: a quoted name that is no column is text, as SQLite has it.
     """
-    from sqlglot import exp
-
+    exp = _expressions()
     found: dict[Place, set[Literal]] = {}
     for node in parse(sql).find_all(exp.Predicate):
         sides = [side for side in (node.this, *_operands(node)) if side is not None]
@@ -65,8 +73,7 @@ def _operands(node: Node) -> Iterator[Any]:
 
 def joined(sql: str, schema: Schema) -> list[tuple[Place, Place]]:
     """The pairs of columns that ``sql`` sets equal, in joins, conditions or as ``a [NOT] IN (SELECT b ...)``."""
-    from sqlglot import exp
-
+    exp = _expressions()
     found = []
     for node in parse(sql).find_all(exp.EQ, exp.In):
         other = node.args.get("query") if isinstance(node, exp.In) else node.expression
@@ -82,8 +89,7 @@ def joined(sql: str, schema: Schema) -> list[tuple[Place, Place]]:
 
 def counted(sql: str, schema: Schema) -> set[Place]:
     """The columns that ``sql`` takes for numbers: it sums or averages them, or compares them with a number."""
-    from sqlglot import exp
-
+    exp = _expressions()
     found = {_place(node.this, schema) for node in parse(sql).find_all(exp.Avg, exp.Sum)}
     for place, values in literals(sql, schema).items():
         if any(isinstance(value, (int, float)) for value in values):
@@ -93,8 +99,7 @@ def counted(sql: str, schema: Schema) -> set[Place]:
 
 def _place(node: Any, schema: Schema) -> Place | None:
     """The table and column that ``node`` names, looked up in its SELECT and those around it."""
-    from sqlglot import exp
-
+    exp = _expressions()
     while isinstance(node, (exp.Paren, exp.Lower, exp.Upper, exp.Cast)):
         node = node.this
     if not isinstance(node, exp.Column) or isinstance(node.this, exp.Star):
@@ -112,16 +117,14 @@ def _place(node: Any, schema: Schema) -> Place | None:
 
 def _sources(select: exp.Select) -> list[tuple[str, str]]:
     """(Alias in lower case, table) of the tables in FROM and JOIN of this very SELECT."""
-    from sqlglot import exp
-
+    exp = _expressions()
     parts = [select.args.get("from_") or select.args.get("from"), *(select.args.get("joins") or ())]
     tables = [part.this for part in parts if part is not None and isinstance(part.this, exp.Table)]
     return [(t.alias_or_name.lower(), t.name) for t in tables]
 
 
 def _value(node: Any, schema: Schema) -> Literal | None:
-    from sqlglot import exp
-
+    exp = _expressions()
     sign = 1
     while isinstance(node, (exp.Paren, exp.Neg)):
         sign *= -1 if isinstance(node, exp.Neg) else 1
@@ -187,8 +190,7 @@ def _changes(kind: str, tree: Node, schema: Schema) -> list[str]:
 
 def _drop(part: Node) -> bool:
     """Takes a condition out of its AND, or the whole clause with it; whether there was such."""
-    from sqlglot import exp
-
+    exp = _expressions()
     parent = part.parent
     if isinstance(parent, (exp.And, exp.Or)):
         parent.replace(parent.expression if part is parent.this else parent.this)
@@ -201,8 +203,7 @@ def _drop(part: Node) -> bool:
 
 def _alternatives(kind: str, node: Node, schema: Schema) -> list[Any]:
     """What may stand in the place of ``node`` by a change of ``kind``; None stands for leaving it out."""
-    from sqlglot import exp
-
+    exp = _expressions()
     if kind == "column":
         return _other_columns(node, schema)
     if kind == "operator":
@@ -244,8 +245,7 @@ def _alternatives(kind: str, node: Node, schema: Schema) -> list[Any]:
 
 def _other_columns(node: Node, schema: Schema) -> list[Any]:
     """Other columns of the same table and kind in the place of a column outside of joins."""
-    from sqlglot import exp
-
+    exp = _expressions()
     place = _place(node, schema)
     if place is None or not isinstance(node, exp.Column) or node.find_ancestor(exp.Join):
         return []

@@ -444,12 +444,16 @@ def _binary(table: Table, positive: str | None) -> Table:
 
 
 def _breast_cancer(dtype: torch.dtype) -> Table:
-    from sklearn.datasets import load_breast_cancer
-
-    data = load_breast_cancer()
-    classes, columns = tuple(map(str, data.target_names)), tuple(map(str, data.feature_names))
-    features, labels = torch.from_numpy(data.data).to(dtype), torch.from_numpy(data.target).long()
+    columns = (*(f"mean {name}" for name in _CELLS), *(f"{name} error" for name in _CELLS),
+               *(f"worst {name}" for name in _CELLS))  # fmt: skip
+    table = np.loadtxt(sources.sklearn_table("breast_cancer.csv"), delimiter=",", skiprows=1)
+    features, labels = torch.from_numpy(table[:, :-1]).to(dtype), torch.from_numpy(table[:, -1]).long()
+    classes = ("malignant", "benign")
     return Table(features, labels, classes, columns, "breast-cancer", "UCI, bundled with scikit-learn", "CC BY 4.0")
+
+
+_CELLS = ("radius", "texture", "perimeter", "area", "smoothness", "compactness", "concavity", "concave points",
+          "symmetry", "fractal dimension")  # fmt: skip
 
 
 def _images(

@@ -6,18 +6,17 @@ import argparse
 from pathlib import Path
 
 from manyone.errors import ManyoneError
-from manyone.minimax.artefact import load
-from manyone.minimax.estimator import DistributedAUCClassifier
+from manyone.minimax.artefact import load_model
 from manyone.minimax.predict import Sampler
 from manyone.recipes.predictions import Predictions
 
 
 def predict(folder: Path, parsed: argparse.Namespace) -> Predictions:
     """For each row of the file ``predicted``, and ``probability NAME`` of every class."""
-    model = load(folder)
+    model = load_model(folder).model
     if isinstance(model, Sampler):
         raise ManyoneError(f"{folder}: the generator of a GAN scores no rows: load it in Python, model.sample(16)")
-    encoder = (model.model_ if isinstance(model, DistributedAUCClassifier) else model).encoder
+    encoder = model.encoder
     if encoder is None:
         raise ManyoneError(f"{folder}: this model keeps no names of columns (trained on an array, or by an earlier "
                            "version): load it in Python and give it arrays")  # fmt: skip

@@ -20,7 +20,6 @@ from manyone.engine.options import to_plain
 from manyone.errors import ManyoneError
 from manyone.minimax.calibration import platt
 from manyone.minimax.client_data import ClientData
-from manyone.minimax.estimator import DistributedAUCClassifier
 from manyone.minimax.predict import Scaling, build_network
 from manyone.minimax.problems.agnostic import AgnosticLearning, GroupDRO
 from manyone.minimax.problems.auc import AUC, positive_rate
@@ -33,7 +32,12 @@ from manyone.minimax.stability.measures import frechet_distance, measure, roc_au
 from manyone.recipes.references import Reference
 
 _PROBE = 512
-_PARAMETERS = tuple(DistributedAUCClassifier().get_params())
+PARAMETERS = (
+    *("alpha", "batch", "categories", "clients", "decay", "device", "eta_x", "eta_y", "form", "hidden", "local_step"),
+    *("margin", "missing", "model", "partition", "precision", "random_state", "ridge", "rounds", "scale", "steps"),
+    *("topology", "unknown"),
+)
+"""Parameters of ``DistributedAUCClassifier``, which a model of AUC maximisation becomes again when it is loaded."""
 _CALIBRATE = 20_000
 _POOLED = 2_000_000  # numbers of a table within which plain training on all rows takes a moment
 _READING = (
@@ -187,7 +191,7 @@ class AUCCase(Case):
         slope, offset = platt(self._scores(z, self.train)[:_CALIBRATE], self.train.labels[:_CALIBRATE])
         linear = self.options.model == "linear"
         network = {**self._network("" if linear else "score."), "widths": [self.table.width] if linear else self.widths}
-        params = {name: to_plain(getattr(self.options, name)) for name in _PARAMETERS if hasattr(self.options, name)}
+        params = {name: to_plain(getattr(self.options, name)) for name in PARAMETERS if hasattr(self.options, name)}
         params["partition"] = "iid" if self.options.partition == "auto" else self.options.partition
         params["missing"] = "refuse" if self.options.missing == "drop" else self.options.missing
         return {

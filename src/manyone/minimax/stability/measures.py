@@ -9,10 +9,10 @@ Public: ``measure``, ``weak_pd_gap``, ``frechet_distance``, ``roc_auc``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from manyone.minimax.fields import positives
@@ -95,8 +95,19 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
 
 
 def roc_auc(scores: Tensor, labels: Tensor) -> float:
-    """The area under the ROC curve of ``scores`` [N] for labels of two classes."""
-    return float(roc_auc_score(positives(labels).cpu().numpy(), scores.detach().double().cpu().numpy()))
+    """The area under the ROC curve of ``scores`` [N] for labels of two classes; NaN where there is one class alone, or
+    a score that is none.
+
+    It is the share of pairs of a positive and a negative in which the positive has the higher score, ties half
+    (Hanley and McNeil 1982): (sum of the positives' ranks - P (P + 1) / 2) / (P N), with the mean rank of equal scores.
+    """
+    plus, values = positives(labels).cpu(), scores.detach().double().cpu()
+    p, n = int(plus.sum()), int((~plus).sum())
+    if not p or not n or bool(values.isnan().any()):
+        return math.nan
+    _, where, counts = values.unique(return_inverse=True, return_counts=True)
+    ranks = counts.cumsum(0).double() - (counts.double() - 1) / 2
+    return (float(ranks[where][plus].sum()) - p * (p + 1) / 2) / (p * n)
 
 
 def _like(samples: Samples, z: Tensor) -> dict[str, Tensor]:

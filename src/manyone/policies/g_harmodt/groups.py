@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from sklearn.cluster import AgglomerativeClustering
-from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from manyone.errors import ManyoneError
@@ -159,6 +157,8 @@ def _renumbered(labels: Sequence[int]) -> list[int]:
 
 
 def _silhouettes(cosines: Tensor, labels: dict[int, list[int]]) -> dict[int, float]:
+    from sklearn.metrics import silhouette_score  # here: its import takes seconds
+
     distances = (1.0 - cosines).clamp(min=0.0).fill_diagonal_(0.0).numpy()
     return {
         g: float(silhouette_score(distances, assigned, metric="precomputed"))
@@ -168,6 +168,8 @@ def _silhouettes(cosines: Tensor, labels: dict[int, list[int]]) -> dict[int, flo
 
 
 def _linkage(unit: Tensor, groups: int) -> list[int]:
+    from sklearn.cluster import AgglomerativeClustering
+
     distances = (1.0 - unit @ unit.T).clamp(min=0.0).fill_diagonal_(0.0)
     model = AgglomerativeClustering(n_clusters=groups, metric="precomputed", linkage="average")
     return model.fit_predict(distances.numpy()).tolist()

@@ -47,8 +47,9 @@ def test_second_call_uses_the_cache_and_says_so(tmp_path, monkeypatch, capsys):
     assert "seed 0: from the cache" in capsys.readouterr().err
     assert same(tmp_path / "first", tmp_path / "second")
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-    assert lines[-1]["kind"] == "final"
-    assert lines[-1]["experts/average"] > 0
+    final, reference = lines[-2:]
+    assert (final["kind"], reference["kind"], reference["name"]) == ("final", "reference", "base")
+    assert final["experts/average"] > reference["metrics"]["experts/average"] > 0
 
 
 def test_without_the_cache_it_trains_the_same(tmp_path, capsys):

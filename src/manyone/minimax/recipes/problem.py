@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from manyone.data.tables.partitions import Kind, partition
@@ -243,6 +242,8 @@ class MixtureCase(Case):
 
     def pooled(self) -> list[Reference]:
         """Always the largest class, and logistic regression on the mean loss."""
+        from sklearn.linear_model import LogisticRegression  # here: its import takes seconds
+
         truth = self.test.labels
         largest = truth == self.train.labels.mode().values
         constant = dict(zip(self.counts, (float(bool(largest.all())), float(largest.double().mean()))))

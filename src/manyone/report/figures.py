@@ -147,11 +147,15 @@ def lines(
     y_label: str = "",
     styles: Mapping[str, int] | None = None,
     zero: bool = True,
+    faint: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> Markup:
-    """Curves (x, y); ``styles`` gives each name its style 0..5 (colour and dash), by default its position."""
-    height, left, right, top, bottom = 190.0, 40.0, 10.0, 20.0, 34.0
-    xs = [x for curve in series.values() for x, _ in curve]
-    ys = [y for curve in series.values() for _, y in curve]
+    """Curves (x, y); ``styles`` gives each name its style 0..5 (colour and dash), by default its position. ``faint``:
+    what lies behind a curve, by its name: the points that it was smoothed from."""
+    height, right, top, bottom = 190.0, 10.0, 20.0, 34.0
+    behind = faint or {}
+    drawn = [*series.values(), *behind.values()]
+    xs = [x for curve in drawn for x, _ in curve]
+    ys = [y for curve in drawn for _, y in curve]
     x0, x1 = min(xs), max(xs)
     y0, y1 = min(ys), max(ys)
     if zero and y0 > 0 and y0 < 0.6 * y1:
@@ -159,6 +163,7 @@ def lines(
     pad = (y1 - y0) * 0.06 or abs(y1) * 0.1 or 1.0
     y0, y1 = (y0 if y0 == 0 else y0 - pad), y1 + pad
     x1 = x1 if x1 > x0 else x0 + 1
+    left = max(40.0, 6.2 * max((len(f"{t:g}") for t in ticks(y0, y1, 4)), default=0) + 8)
 
     def place(x: float, y: float) -> str:
         return (
@@ -174,6 +179,10 @@ def lines(
     for t in ticks(x0, x1, 4):
         parts.append(text(float(place(t, y0).split()[0]), height - bottom + 14, tick_label(t), "middle"))
     parts.append(text((left + WIDTH - right) / 2, height - 5, x_label, "middle", "axis"))
+    for position, name in enumerate(series):
+        if name in behind:
+            style, path = (styles or {}).get(name, position) % 6, "L".join(place(x, y) for x, y in behind[name])
+            parts.append(f'<path class="line faint s{style}" d="M{path}"/>')
     for position, (name, curve) in enumerate(series.items()):
         style = (styles or {}).get(name, position) % 6
         path = "L".join(place(x, y) for x, y in curve)
@@ -182,6 +191,25 @@ def lines(
             x, y = place(*curve[0]).split()
             parts.append(f'<circle class="dot s{style}" cx="{x}" cy="{y}" r="3"/>')
     return svg(height, title, parts)
+
+
+def place_strip(value: float, points: Sequence[tuple[str, float, bool]], low: float, high: float, title: str) -> Markup:
+    """A strip from ``low`` to ``high``: the ``points`` (name, value, whether it is an end of the way) as diamonds, the
+    way between its ends as a bar, ``value`` as a dot."""
+
+    def at(x: float) -> str:
+        return f"{4 + 92 * ((x - low) / (high - low) if high > low else 0.5):.1f}%"
+
+    parts = [f'<svg class="strip" role="img" aria-label="{escape(title)}" width="100%" height="16">']
+    parts.append('<line class="grid" x1="2%" x2="98%" y1="8" y2="8"/>')
+    ends = [x for _, x, end in points if end]
+    if len(ends) == 2:
+        parts.append(f'<line class="span" x1="{at(min(ends))}" x2="{at(max(ends))}" y1="8" y2="8"/>')
+    for name, x, _ in points:
+        mark = f'<path class="hollow" d="M0-5L5 0L0 5L-5 0Z"><title>{escape(name)}</title></path>'
+        parts.append(f'<svg x="{at(x)}" y="8" overflow="visible">{mark}</svg>')
+    parts.append(f'<circle class="dot" cx="{at(value)}" cy="8" r="4"/></svg>')
+    return Markup("".join(parts))
 
 
 def describe(values: Sequence[float]) -> str:

@@ -24,7 +24,8 @@ from manyone.recipes.execution import check_needs, execute, options_from, reopen
 from manyone.recipes.options import CommonOptions
 from manyone.recipes.recipe import Recipe
 from manyone.recipes.table import RECIPES
-from manyone.report.runs import SEEDS, over_seeds, read_run, seeds_table
+from manyone.report.record import read_run
+from manyone.report.runs import SEEDS, over_seeds, seeds_table
 from manyone.reproduce.processes import Task, cluster, task_runner
 
 _OWN = {"out", "overwrite", "workers"}

@@ -109,6 +109,8 @@ def _card(info: Mapping[str, Any]) -> str:
         "---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [text-to-sql]", "---", "",
         f"# Text-to-SQL by {info.get('recipe', 'distillation')}", "",
         "A causal language model that continues a database schema and a question with SQL; trained by manyone.", "",
+        "```python", "from manyone.sql import load", "", 'model = load("PATH/OF/THIS/FOLDER")',
+        'found = model.ask("How many rows are there?", "FILE.sqlite")  # found.sql', "```", "",
     ]  # fmt: skip
     for name, value in info.items():
         if isinstance(value, (str, int, float, bool)):

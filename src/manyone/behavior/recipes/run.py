@@ -36,7 +36,7 @@ from manyone.engine.run import RunFolder, read_metrics
 from manyone.randomness import seed_for
 from manyone.recipes.options import Split, check
 from manyone.recipes.running import percent, print_table
-from manyone.report.runs import FIGURES
+from manyone.report.record import FIGURES
 
 Build = Callable[..., Distillations]
 EVAL_OPTIONS = ("episodes", "seed", "horizon")

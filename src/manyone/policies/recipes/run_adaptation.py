@@ -33,7 +33,7 @@ from manyone.policies.recipes.run import EVAL_OPTIONS, ActionErrors, Evaluator, 
 from manyone.policies.tasks import label
 from manyone.recipes.options import Split
 from manyone.recipes.references import Reference
-from manyone.report.runs import FIGURES
+from manyone.report.record import FIGURES
 
 
 class Adaptation(PolicyTrainer, Protocol):

@@ -31,7 +31,7 @@ from manyone.policies.tasks import label, slug
 from manyone.policies.vqcd.learner import PlannerLearner
 from manyone.recipes.options import Split
 from manyone.recipes.running import percent, print_table, restore
-from manyone.report.runs import FIGURES
+from manyone.report.record import FIGURES
 
 Build = Callable[..., PlannerLearner]
 EVAL_OPTIONS = ("episodes", "seed", "horizon", "target_return")

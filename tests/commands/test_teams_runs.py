@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.commands.run_files import FILES, OWN_TEAM, assert_kill_9_changes_nothing, final_of, lines
 
+from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.recipes.options import with_preset
 from manyone.recipes.table import RECIPES, builder, options_class
@@ -104,7 +105,7 @@ def test_fixed_graphs_are_those_asked_for(graph, links):
     assert team.learner.step()["links"] == links + int(team.graph.tril(-1).sum())  # and as many actions
 
 
-def test_a_dynamic_graph_and_a_send_gate_are_options_and_the_best_links_are_those_used():
+def test_a_dynamic_graph_and_a_send_gate_are_options_and_the_best_links_are_those_used(tmp_path):
     words = {"env": "relay:agents=4,symbols=3", "envs": 8, "iterations": 2, "width": 16, "eval_episodes": 16}
     options = options_of(**words, graph="dynamic", density=0.5, send_gate=True, gate_open=0.5)
     with open_evaluator(options) as evaluator:
@@ -117,7 +118,7 @@ def test_a_dynamic_graph_and_a_send_gate_are_options_and_the_best_links_are_thos
     best = evaluator.env.spec.details["best_senders"]
     assert found["best_links"] == pytest.approx(float(use[range(4), best].mean()))
     assert np.allclose(use.sum(-1), 2)
-    told = plan(options, build.commformer, "commformer")
+    told = list(plan(options, build.commformer, RunFolder(tmp_path / "r", "commformer", {})))
     assert "4 agents" in told[0]
     assert told[1] == "graph of every step: 8 of 12 links, gated"
 

@@ -48,7 +48,7 @@ def test_limit_shortens_every_split_and_stays_stratified():
 
 
 def test_unknown_suite_lists_the_known_ones():
-    with pytest.raises(ManyoneError, match="unknown suite 'mini7': use mini6, images, text"):
+    with pytest.raises(ManyoneError, match="unknown suite 'mini7': use mini6, crisp8, images, text"):
         load_suite("mini7")
 
 

@@ -21,8 +21,8 @@ def needs(options: CommonOptions) -> Needs:
     """Of a suite its data and what its experts are made with; of own checkpoints their library and hub ids."""
     if suite := getattr(options, "suite", None):
         return suite_needs(suite)
-    if not isinstance(options, ProblemOptions):
-        return Needs()  # files, which are there or not
+    if not isinstance(options, ProblemOptions) or len(options.tasks) != len(options.experts):
+        return Needs()  # files, which are there or not; or what the recipe refuses
     places = [task.partition("=")[2] for task in options.tasks]
     sets = hub_ids(place for place in places if not _is_file(place))
     extras = (_HUGGING_FACE, *(Extra("datasets", place, "hub") for place in sets))

@@ -148,7 +148,7 @@ def test_a_missing_extra_is_one_line_before_anything_is_fetched(recipe, words, n
     line = err.splitlines()[-1]
     assert (code, out) == (2, "")
     assert line.startswith("manyone: ")
-    assert any(line.endswith(f": pip install 'manyone[{name}]'") for name in names), line
+    assert any(f": pip install 'manyone[{name}]'" in line for name in names), line
     assert len(err.splitlines()) == 1
     assert not cache.exists()
     assert sorted(folder.rglob("*")) == before

@@ -20,6 +20,8 @@ class Extra(NamedTuple):
     module: str
     what: str
     install: str
+    instead: str = ""
+    """What does without, for the end of the message."""
 
     @property
     def missing(self) -> bool:
@@ -36,7 +38,7 @@ class Extra(NamedTuple):
 
     def __str__(self) -> str:
         """In words: "this data needs h5py: pip install 'manyone[policies]'"."""
-        return f"{self.what} needs {self.module}: {self.command}"
+        return f"{self.what} needs {self.module}: {self.command}" + (f"; {self.instead}" if self.instead else "")
 
 
 def need(module: str, what: str, install: str) -> Any:

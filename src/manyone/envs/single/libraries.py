@@ -13,6 +13,7 @@ from manyone.engine.extras import Extra
 from manyone.envs.single import make
 from manyone.errors import ManyoneError
 
+_ON_DATA_ALONE = "--no-simulator trains on data alone"
 _HDF5 = (".hdf5", ".h5")
 _BY_KIND = {
     "metaworld": ("gymnasium", "mujoco", "metaworld"),
@@ -35,7 +36,7 @@ def of_places(pairs: Sequence[str], extra: str, *, simulator: bool = True) -> tu
 def _of_place(pair: str, extra: str, simulator: bool) -> Iterator[Extra]:
     task, _, places = ("", "", pair) if Path(pair).exists() else pair.rpartition("=")
     if simulator:
-        yield from (Extra(name, pair, extra) for name in _libraries(task))
+        yield from (Extra(name, pair, extra, _ON_DATA_ALONE) for name in _libraries(task))
     for path in map(Path, places.split(",")):
         if path.suffix in _HDF5:
             yield Extra("h5py", pair, extra)

@@ -1,9 +1,10 @@
 """``manyone reproduce``: runs what tests the papers' claims, then prints and writes the verdicts.
 
 Every field has a claims file (``study/claims.toml``) and a study module (``study/study.py``), which knows how its
-claims are tested; this module plans their jobs, runs them side by side and puts all fields on one page, which grows: verdicts
-are told as soon as a suite is measured, those of quick suites first. Rows that exist are not measured again. A field whose methods are of several families has further chapters, each a folder of its study
-with the same two files: ``policies/study/continual`` is ``policies-continual``, and ``--field policies`` means all.
+claims are tested; this module plans their jobs, runs them side by side and puts all fields on one page. The page grows:
+verdicts are told as soon as a suite is measured, those of quick suites first. Rows that exist are not measured again. A
+field whose methods are of several families has further chapters, each a folder of its study with the same two files:
+``policies/study/continual`` is ``policies-continual``, and ``--field policies`` means all.
 """
 
 from __future__ import annotations

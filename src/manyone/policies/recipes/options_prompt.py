@@ -104,7 +104,7 @@ class DiffuserOptions(AdaptationOptions):
     """
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "laptop": {**AdaptationOptions.PRESETS["laptop"]},
+        "laptop": {**AdaptationOptions.PRESETS["laptop"], "guidance_weight": 10.0},
         "paper": {**AdaptationOptions.PRESETS["paper"], "lr": 3e-4, "guidance_batch": 48, "batch_size": 48,
                   "guidance_every": 1, "adapt_steps": 150, "stage1_tasks": 1},
     }  # fmt: skip
@@ -152,7 +152,7 @@ class DiffuserOptions(AdaptationOptions):
     losses: Literal["both", "denoising", "imitation"] = "both"
     """Train by both losses, or by one of them as a control."""
     guidance_weight: Annotated[float, Range(0)] = 1.0
-    """lambda, weight of the projected imitation gradient."""
+    """lambda, weight of the projected imitation gradient (paper: 1, of losses that it does not fully define)."""
     guidance: Literal["chain", "one-step"] = "chain"
     """Sample the prompt of the imitation loss by the whole reverse chain, or estimate it from a noisy one (quicker)."""
     guidance_every: Positive = 4

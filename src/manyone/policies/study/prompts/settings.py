@@ -44,6 +44,7 @@ PARTS: dict[str, Part] = {
     "one-sided": _diffuser("one-sided", projection="one-sided"),
     "subspace": _diffuser("subspace", projection="subspace"),
     "stage-2": _diffuser("stage-2", no_stage1=True),
+    "stage-2-sum": _diffuser("stage-2-sum", no_stage1=True, projection="none"),
     "context": _diffuser("context", condition="rtg_time_context"),
     "zero-shot": _diffuser("zero-shot", ("clean",), zero_shot=True, adapt_steps=0),
     "prompt-dt": Part("tuning", "prompt-tuning", "prompt-dt", {"method": "none", "prompt_count": 5}),
@@ -54,9 +55,9 @@ PARTS: dict[str, Part] = {
     "adaptor": _tuned("adaptor"),
     "lora": _tuned("lora"),
     "mlp": _tuned("mlp"),
-    "lora-time": _tuned("lora", "equal-time", ("clean",)),
-    "soft-time": _tuned("soft", "equal-time", ("clean",)),
-    "full-time": _tuned("full", "equal-time", ("clean",)),
+    "lora-time": _tuned("lora", "equal-time", ("clean", "random")),
+    "soft-time": _tuned("soft", "equal-time", ("clean", "random")),
+    "full-time": _tuned("full", "equal-time", ("clean", "random")),
 }
 """Arms of a seed's work, in the order in which they are measured."""
 
@@ -94,7 +95,7 @@ _POINT = {
 }  # fmt: skip
 _CHEETAH = {
     "episodes": 40, "pretrain_steps": 2500, "pretrain_tasks": 4, "batch_size": 32, "guidance_batch": 8, "steps": 2000,
-    "adapt_steps": 100, "eval_episodes": 20,
+    "adapt_steps": 200, "eval_episodes": 20,
 }  # fmt: skip
 _MAIN = ("projection", "sum", "denoising", "imitation", "zero-shot", "prompt-dt", "gradient", "lora")
 _PAPER = {"preset": "paper"}
@@ -105,12 +106,15 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "point-robot-few": Setting(
             "point-robot", tuple(PARTS),
             _POINT | {"pretrain_steps": 3000, "steps": 2400, "adapt_steps": 120},
-            {name: {"steps": 300} for name in ("lora-time", "soft-time", "full-time")},
+            {"lora-time": {"steps": 145}, "soft-time": {"steps": 290}, "full-time": {"steps": 165}},
         ),
         "cheetah-vel-few": Setting(
             "cheetah-vel",
-            (*_MAIN, "subspace", "stage-2", "full", "soft", "ranking", "mlp", "lora-time", "soft-time", "full-time"),
-            _CHEETAH, {name: {"steps": 250} for name in ("lora-time", "soft-time", "full-time")},
+            (*_MAIN, "subspace", "stage-2", "stage-2-sum", "full", "soft", "ranking", "mlp", "lora-time", "soft-time",
+             "full-time"),
+            _CHEETAH,
+            {"ranking": {"steps": 100}, "lora-time": {"steps": 165}, "soft-time": {"steps": 220},
+             "full-time": {"steps": 140}},
         ),
     },
     "paper": {

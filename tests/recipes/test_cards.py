@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from manyone.engine.card import metadata_of
 from manyone.engine.card import split_card as lines_of
 from manyone.engine.run import RunFolder
-from manyone.recipes.cards import MARK, finish_card, metadata_of
+from manyone.recipes.cards import MARK, finish_card
 from manyone.recipes.options import CommonOptions
 
 

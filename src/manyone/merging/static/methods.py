@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from manyone.engine.words import check_keywords
 from manyone.errors import ManyoneError
 from manyone.merging.static.files import Companions, model_folder
+from manyone.merging.static.movement import Measure
 from manyone.merging.static.plan import Plan, make_plan
 from manyone.merging.static.stream import MemorySink, Method, Progress, run_merge
 from manyone.weights.open import Model, Models, StrPath, open_model, open_models
@@ -83,6 +84,7 @@ def merge(
     max_shard_size: str | int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    measure: Measure | None = None,
     **options: Any,
 ) -> dict[str, Tensor] | None:
     """Merges with the method called ``method`` (a key of ``METHODS``; ``options`` are those of its function below).
@@ -90,10 +92,13 @@ def merge(
     ``out`` None: returns a state dict. Otherwise writes the folder ``out``: the weights (in shards of at most
     ``max_shard_size``, e.g. "5GB") and, when the base is a Hugging Face folder, its configuration and tokenizer. Of
     model folders of this project (policies, teams, ...) a model folder, in one file, that the field's ``load`` opens.
-    ``progress`` is called with (elements done, elements in all). Raises ``ManyoneError`` and leaves nothing behind.
+    ``progress`` is called with (elements done, elements in all); ``measure`` tells afterwards how far experts and
+    result lie from the base. Raises ``ManyoneError`` and leaves nothing behind.
     """
     plan, chosen = prepare(method, base, experts, exclude=exclude, **options)
-    return execute(plan, chosen, out=out, max_shard_size=max_shard_size, threads=threads, progress=progress)
+    return execute(
+        plan, chosen, out=out, max_shard_size=max_shard_size, threads=threads, progress=progress, measure=measure
+    )
 
 
 def execute(
@@ -104,6 +109,7 @@ def execute(
     max_shard_size: str | int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    measure: Measure | None = None,
     companions: Companions | None = None,
     before: Callable[[], object] | None = None,
 ) -> dict[str, Tensor] | None:
@@ -111,12 +117,12 @@ def execute(
     once everything is merged and before anything appears under ``out``."""
     if out is None:
         memory = MemorySink(plan)
-        run_merge(plan, method, memory, threads=threads, progress=progress)
+        run_merge(plan, method, memory, threads=threads, progress=progress, measure=measure)
         names = list(plan.base)
         kept = memory.tensors | {a: memory.tensors[b] for a, b in plan.aliases.items() if b in memory.tensors}
         return {name: kept[name] for name in names if name in kept}
     with model_folder(plan, out, max_shard_size=max_shard_size, companions=companions, before=before) as writer:
-        run_merge(plan, method, writer, threads=threads, progress=progress)
+        run_merge(plan, method, writer, threads=threads, progress=progress, measure=measure)
     return None
 
 

@@ -8,7 +8,8 @@ A name is SUITE-QUALITY, optionally with a size ``@EPISODESxSTEPS``: ``metaworld
   held-out ones): ``cheetah-dir``, ``cheetah-vel``, ``cheetah17-...``, ``ant-dir``, ``ant-dir-small|ood|4|6``, with
   ``near`` and ``sub`` by a search on this machine and D4RL's qualities by policies that come with the package;
   ``ml1-reach``, ``ml1-pick-place`` and ``point-robot`` with ``random``, ``medium``, ``expert``;
-- ``teachers-4``, ``-12``, ``-24``, ``-50``: made-up tasks that contradict each other, with ``near``, ``expert``, ``random``;
+- ``teachers-4``, ``-12``, ``-24``, ``-50``, made-up tasks that contradict each other, with ``near``, ``expert`` and
+  ``random``;
 - ``mujoco-hopper``, ``mujoco-halfcheetah``, ``mujoco-walker2d`` and ``mujoco3`` (all three), and five simpler bodies,
   ``mujoco-swimmer`` etc. (``mujoco8``: all eight), with D4RL's qualities ``random``, ``medium``, ``medium-replay``,
   ``medium-expert`` and ``expert``, made with the policies that come with the package. Their size is in transitions
@@ -112,7 +113,12 @@ MADE_UP_LICENCE = "synthetic, made here from random numbers: yours"
 EXPERT_LICENCE = "MIT (MTDiff repository)"
 
 _EPISODES, _STEPS = 60, 200
-_SHORTER = {"ml1-reach": (20, 200), "ml1-pick-place": (20, 200), "point-robot": (60, 20), **dict.fromkeys(_TEACHERS, (30, 20))}
+_SHORTER = {
+    "ml1-reach": (20, 200),
+    "ml1-pick-place": (20, 200),
+    "point-robot": (60, 20),
+    **dict.fromkeys(_TEACHERS, (30, 20)),
+}
 _ONE_SIDED = ("cheetah-dir", "cheetah17-dir", "ant-dir-4", "ant-dir-6")  # no task is held out
 _TRANSITIONS, _TRAINED_EPISODES, _TRAINED_STEPS = 100_000, 100, 1000
 _LIMITS = {"episodes": (1, 100_000), "steps": (1, 500)}

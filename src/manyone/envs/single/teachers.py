@@ -54,7 +54,9 @@ class Teachers(gymnasium.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
 
-    def __init__(self, teacher: np.ndarray, render_mode: str | None = None, width: int = 160, height: int = 160) -> None:
+    def __init__(
+        self, teacher: np.ndarray, render_mode: str | None = None, width: int = 160, height: int = 160
+    ) -> None:
         self.teacher, self.render_mode, self._size = teacher, render_mode, (height, width)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (teacher.shape[1],), np.float64)
         self.action_space = gymnasium.spaces.Box(-1, 1, (len(teacher),), np.float32)

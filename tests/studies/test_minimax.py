@@ -20,7 +20,7 @@ from manyone.reproduce.reproduce import claims_file
 
 TINY = {
     "given": {"problem": "auc-linear", "data": "breast-cancer", "test": 100, "replicas": 2, "clients": 4, "samples": 10,
-              "steps": 2, "rounds": 4},
+              "local_steps": 2, "rounds": 4},
     "local_steps": (1, 2), "clients": (2, 4, 8), "samples": (5, 10, 20), "etas": (0.1, 0.3),
     "topologies": ("complete", "ring"), "topology_rounds": 4, "budget": (1, 4), "budget_steps": 8, "trade_off": (1, 4),
     "trade_off_point": {"clients": 2, "samples": 10, "rounds": 4, "eta": 0.1},

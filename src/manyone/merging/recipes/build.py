@@ -211,7 +211,7 @@ def _surgery(options: SurgeryOptions, problem: Problem, model: Surgery | Surgery
         known.experts or {t: problem.expert(t).to(device) for t in problem.experts},
         problem.inputs(options.adapt_split, options.limit),
         lr=options.lr,
-        iterations=options.iterations,
+        iterations=options.steps,
         batch_size=options.batch_size,
         loss=options.loss,
         shared_stale_adam=options.shared_stale_adam,
@@ -220,4 +220,4 @@ def _surgery(options: SurgeryOptions, problem: Problem, model: Surgery | Surgery
         merged_features=known.merged_features,
         seed=options.seed,
     )
-    return Built(learner, model, options.iterations, lambda: model)
+    return Built(learner, model, options.steps, lambda: model)

@@ -76,10 +76,9 @@ def plan(options: TestTimeOptions | SurgeryOptions, build: Build, folder: RunFol
     yield from _plan(folder.recipe, options, problem)
     if problem is not None:
         yield from _sizes(build(options, problem).model)
-    steps = options.iterations if isinstance(options, SurgeryOptions) else options.steps
     yield (
-        f"adapts on the unlabelled {options.adapt_split} inputs, at most {options.limit} a task, for {steps} steps of "
-        f"{options.batch_size} inputs a task"
+        f"adapts on the unlabelled {options.adapt_split} inputs, at most {options.limit} a task, for "
+        f"{options.steps} steps of {options.batch_size} inputs a task"
     )
 
 

@@ -94,8 +94,8 @@ def _gan(replicas: int, rounds: int = 200, **words: Any) -> Setting:
     return Setting({"problem": "gan", "replicas": replicas, "rounds": rounds}, **{**values, **words})
 
 
-_MNIST = {"problem": "gan", "data": "mnist", "replicas": 5, "rounds": 200, "samples": 500, "batch": 64, "test": 2000,
-          "hidden": (256, 512, 1024), "latent": 128}  # fmt: skip
+_MNIST = {"problem": "gan", "data": "mnist", "replicas": 5, "rounds": 200, "samples": 500, "batch_size": 64,
+          "test": 2000, "hidden": (256, 512, 1024), "latent": 128}  # fmt: skip
 
 SETTINGS: dict[str, dict[str, Setting]] = {
     "smoke": {

@@ -12,7 +12,7 @@ WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 .PHONY: help demo test test-long earth-models-test fuzz bench parity lint docs screenshots clean install-dev
 
 help:
-	@echo "make demo   install, then test the papers' claims at smoke scale; ends with a table and report.html"
+	@echo "make demo   install, then test the papers' claims at smoke scale: verdicts field by field, then tables and report.html"
 	@echo "make test   install, then lint, type check, import contract and all tests"
 	@echo "make test-long  the few tests that are left out there for their length"
 	@echo "make earth-models-test  adapters of other libraries' satellite encoders, in an environment of their own"
@@ -36,8 +36,14 @@ $(VENV)/.dev: $(VENV)/.base
 
 install-dev: $(VENV)/.dev
 
+# Verdicts are printed as soon as a suite is measured, the first within a minute; the tables come last.
 demo: $(VENV)/.base
 	$(BIN)/manyone reproduce --scale smoke
+	@echo
+	@echo "Three to try on data of your own ($(BIN)/manyone ls shows the rest):"
+	@echo "  $(BIN)/manyone run local-sgda --data my.csv --label y --out runs/auc     # a table: two classes"
+	@echo "  $(BIN)/manyone run ties --base base --experts a b --out runs/merged      # model folders of one base"
+	@echo "  $(BIN)/manyone run bc --data hopper=my.npz --out runs/bc                 # recorded episodes"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

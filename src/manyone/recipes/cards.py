@@ -41,8 +41,7 @@ def finish_card(options: CommonOptions, folder: RunFolder) -> None:
     base = getattr(options, "base", None)
     head = {"library_name": library, **(inherited(Path(str(base))) if base else {}), **metadata_of(lines)}
     body = body or f"# A model made by `{folder.recipe}`\n{loads}"
-    made = _made(options, folder)
-    if made in body:
+    if _made(options, folder) in body or (made := _made(options, folder, body)) in body:
         return
     head = _metadata(head, options, folder)
     write_atomic(home / CARD, with_head(head, f"{body.rstrip()}\n\n{made}").encode())
@@ -93,13 +92,14 @@ def _data_of(options: CommonOptions) -> str:
     return str(getattr(options, "suite", None) or (_told(data) if data and isinstance(data, str) else "own data"))
 
 
-def _made(options: CommonOptions, folder: RunFolder) -> str:
+def _made(options: CommonOptions, folder: RunFolder, said: str = "") -> str:
+    """How the model was made; figures of a table in ``said`` are left out."""
     lines = [MARK, "", f"`manyone run {folder.recipe}`, seed {options.seed}, manyone {manyone.__version__}.", ""]
     if changed := _changed(options):
         lines += ["| option | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in changed.items()), ""]
-    if figures := _figures(folder):
-        lines += ["| figure | value |", "|---|---|", *(f"| {name} | {value:.4g} |" for name, value in figures.items())]
-        lines += [""]
+    rows = [f"| {name} | {value:.4g} |" for name, value in _figures(folder).items()]
+    if rows := [row for row in rows if row not in said.splitlines()]:
+        lines += ["| figure | value |", "|---|---|", *rows, ""]
     return "\n".join(lines)
 
 

@@ -21,6 +21,7 @@ from manyone.merging.recipes.run_static import run as merge
 from manyone.merging.static import methods as static
 from manyone.recipes.execution import execute
 from manyone.report import html
+from manyone.weights.open import open_checkpoint
 
 CLASSES = {
     "average": recipes.AverageOptions,
@@ -247,3 +248,32 @@ def test_a_mergekit_recipe_from_its_own_folder(models, tmp_path):
     written = load_file(tmp_path / "run" / "model" / "model.safetensors")
     for name, value in static.task_arithmetic(models[0], models[1:], 0.5).items():
         torch.testing.assert_close(written[name], value)
+
+
+def test_a_mergekit_recipe_with_adapters_is_planned_and_kept(models, tmp_path, capsys):
+    for name in ("lora-a", "lora-b"):
+        folder = tmp_path / "models" / name
+        folder.mkdir()
+        config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["fc"], "bias": "none"}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        factors = {"A": torch.randn(2, 4), "B": torch.randn(6, 2)}
+        save_file({f"base_model.model.fc.lora_{k}.weight": v for k, v in factors.items()},
+                  folder / "adapter_model.safetensors")  # fmt: skip
+    path = tmp_path / "models" / "recipe.yaml"
+    entries = [{"model": f"m0.safetensors+{name}", "parameters": {"weight": 0.5}} for name in ("lora-a", "lora-b")]
+    text = yaml.safe_dump({"merge_method": "task_arithmetic", "base_model": "m0.safetensors", "models": entries})
+    path.write_text(text)
+    planned = recipes.MergekitOptions(recipe=path, dry_run=True)
+    assert not execute(planned, RunFolder.create(tmp_path / "run", "mergekit", planned))
+    assert "2 merged" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    options = recipes.MergekitOptions(recipe=path)
+    execute(options, RunFolder.create(tmp_path / "run", "mergekit", options))
+    path.unlink()
+    assert (tmp_path / "run" / "recipe.yaml").read_text() == text
+    written = load_file(tmp_path / "run/model/model.safetensors")["fc.weight"]
+    tuned = [open_checkpoint(tmp_path / "models" / name, models[0])["fc.weight"] for name in ("lora-a", "lora-b")]
+    torch.testing.assert_close(written, sum(tuned) / 2)
+    both = recipes.MergekitOptions(recipe=path, suite="fixture")
+    with pytest.raises(ManyoneError, match="mergekit: --recipe names its own models: leave --suite out"):
+        merge(both, None, RunFolder.create(tmp_path / "both", "mergekit", both))

@@ -23,6 +23,9 @@ from manyone.merging.static.plan import Plan
 from manyone.merging.static.stream import Method
 from manyone.recipes.options import Split, check
 
+RECIPE = "recipe.yaml"
+"""The file of a run folder that holds the recipe of mergekit that was used."""
+
 
 def run(options: MergeOptions, build: None, folder: RunFolder) -> None:
     """Merges into ``folder.path / "model"``."""
@@ -46,6 +49,8 @@ def run(options: MergeOptions, build: None, folder: RunFolder) -> None:
             before=lambda: _make_room(folder),
         )
     seconds = time.perf_counter() - began
+    if isinstance(options, MergekitOptions) and options.recipe is not None:
+        shutil.copyfile(options.recipe, folder.path / RECIPE)  # the file may change after the run
     if measure is not None:
         tell_movement(measure.result(), names_of([plan.base])[0], folder)
     metrics = {
@@ -82,6 +87,8 @@ def evaluate(options: MergeOptions, build: None, folder: RunFolder, split: Split
 def _check(options: MergeOptions) -> None:
     on_cpu = options.on_device or options.device in ("auto", "cpu")
     check("device", options.device, on_cpu, f"auto or cpu: {options.method} merges on the CPU")
+    if options.suite is not None and isinstance(options, MergekitOptions):
+        raise ManyoneError("mergekit: --recipe names its own models: leave --suite out")
     if options.suite is not None and (options.base is not None or options.experts):
         raise ManyoneError("--suite brings its own base and experts: leave --base and --experts out")
 

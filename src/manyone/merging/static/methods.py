@@ -6,7 +6,7 @@ theta_0 is the common base, theta_i the experts, tau_i = theta_i - theta_0. Ever
     merged = task_arithmetic(base, [expert_1, expert_2], scale=0.3)                     # state dicts in, state dict out
     merge("ties", "base/", ["a/", "b/"], out="merged", density=0.2, scale=0.3)    # folders in, folder out
 
-Models may be state dicts, ``Checkpoint`` objects or paths (see :func:`manyone.weights.open.open_checkpoint`).
+Models may be modules, state dicts, ``Checkpoint`` objects or paths (see :func:`manyone.weights.open.open_checkpoint`).
 The output has the base's names, shapes and dtypes. ``exclude`` takes regular expressions of tensors that stay as they
 are in the base, such as classifier heads.
 """
@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from manyone.engine.words import check_keywords
 from manyone.errors import ManyoneError
+from manyone.merging.static.doubts import doubts
 from manyone.merging.static.files import Companions, model_folder
 from manyone.merging.static.movement import Measure
 from manyone.merging.static.plan import Plan, make_plan
@@ -30,6 +33,8 @@ from manyone.weights.open import Model, Models, StrPath, open_model, open_models
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 METHODS = {
     "average": "linear:average",
@@ -68,8 +73,16 @@ def prepare(
     """Opens the models, matches their tensors and checks the options: all that can fail before values are read."""
     rule = find_rule(method)
     check_keywords(f"merge({method!r})", options, partial(rule, 0))  # the first is the number of experts
+    for name, parameter in inspect.signature(rule).parameters.items():
+        number = isinstance(parameter.default, int | float) and not isinstance(parameter.default, bool)
+        if number and name in options and not isinstance(options[name], Real):
+            raise ManyoneError(
+                f"{name} = {options[name]!r:.40}: must be a number, not a {type(options[name]).__name__}"
+            )
     opened = open_model(base, "base")
     plan = make_plan(opened, open_models(experts, "expert", opened), exclude)
+    for doubt in doubts(method, plan, options):
+        logger.warning(doubt)
     told = {name: value for name, value in options.items() if isinstance(value, bool | int | float | str)}
     return replace(plan, how={"method": method, "options": told}), rule(len(plan.experts), **options)
 

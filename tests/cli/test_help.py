@@ -38,6 +38,11 @@ def test_a_screen_of_help(recipe, capsys):
         option = "--" + field.name.replace("_", "-")
         assert re.search(rf"^  {option}( |$)", whole, re.M), f"{option} is not in the whole help"
         assert option in told or "more options with --help-all" in text
+    for name, value in defaults(cls, {}).items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            entry = re.search(rf"^  --{name.replace('_', '-')} .*?(?=^  --|^$)", whole, re.M | re.S)
+            assert entry is not None
+            assert f"default: {value:g}" in " ".join(entry[0].split()) or f"default: {value}" in entry[0]
     assert text.count(f"manyone run {recipe} ") >= 2
 
 
@@ -67,17 +72,51 @@ def test_no_clause_ends_inside_a_bracket(capsys):
             assert entry.count("(") == entry.count(")"), entry
 
 
+WORDS = {
+    "steps": "iterations env_steps updates num_steps max_steps n_steps train_steps",
+    "lr": "learning_rate step_size alpha_lr",
+    "batch_size": "batch bs minibatch_size",
+    "data": "tasks env dataset datasets data_dir",
+    "suite": "env benchmark",
+    "device": "gpu gpus accelerator cuda",
+    "precision": "dtype amp half",
+    "preset": "setting defaults",
+    "seed": "random_state random_seed",
+    "out": "output_dir out_dir save_dir log_dir",
+    "workers": "num_workers n_workers n_jobs jobs processes",
+    "overwrite": "force",
+}
+"""The word for an idea in every field, and what others call it."""
+OWN = {"steps": ("iterations", "env_steps"), "data": ("tasks", "env"), "suite": ("env",)}
+"""Terms of a field that are options beside or instead of the word, which then names them as well."""
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_one_vocabulary(recipe):
-    """What a recipe calls in its field's own term is found by the common word too."""
+    """An idea has its word, or a term of the field's own that the word names too."""
     cls = options_class(recipe)
     names = {f.name for f in dataclasses.fields(cls)}
-    for common, own in {"steps": {"iterations", "env_steps"}, "batch_size": {"batch"}, "data": {"tasks", "env"},
-                        "suite": {"env"}}.items():  # fmt: skip
-        if names & own and common not in names:
-            assert option_of(common, cls) in own
-    assert not names & {"learning_rate", "dataset", "datasets", "output_dir", "random_state", "num_workers",
-                        "n_jobs", "gpus", "dtype", "force"}  # fmt: skip
+    assert {"out", "seed", "device", "precision", "overwrite", "dry_run"} <= names
+    for word, others in WORDS.items():
+        for other in names & set(others.split()):
+            assert other in OWN.get(word, ()), f"{recipe} has --{other} for --{word}"
+            assert word in names or option_of(word, cls) in OWN[word]
+    assert ("rounds" in names) == ("local_steps" in names) == (cls.AMBIGUOUS.get("steps") == ("rounds", "local_steps"))
+    assert not names & set(cls.AMBIGUOUS)
+    assert set(cls.RENAMED.values()) <= names
+    assert not names & set(cls.RENAMED)
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if options_class(name).AMBIGUOUS])
+def test_a_word_with_two_meanings_is_asked_back(recipe, tmp_path):
+    cls = options_class(recipe)
+    (tmp_path / "c.yaml").write_text("steps: 10\n")
+    for words in (("--steps", "10"), ("--steps=10",), ("--config", str(tmp_path / "c.yaml"))):
+        with pytest.raises(ManyoneError) as caught:
+            parse_options(cls, recipe, words)
+        said = str(caught.value)
+        assert "\n" not in said
+        assert "--rounds 10 (communication rounds T; default 100) or --local-steps 10 (local updates K" in said
 
 
 def test_the_common_word_sets_the_option_of_the_field(tmp_path):
@@ -85,22 +124,28 @@ def test_the_common_word_sets_the_option_of_the_field(tmp_path):
     same = parse_options(options_class("mat"), "mat", ("--env-steps", "64000", "--env=relay"))
     assert (teams.iterations, teams.env) == (same.iterations, "relay")
     assert teams.iterations != parse_options(options_class("mat"), "mat", ()).iterations
-    assert parse_options(options_class("local-sgda"), "local-sgda", ("--local-steps", "3")).steps == 3
-    assert parse_options(options_class("surgery"), "surgery", ("--suite", "mini6", "--steps", "7")).iterations == 7
-    (tmp_path / "c.yaml").write_text("batch-size: 4\nlocal_steps: 6\n")
+    assert parse_options(options_class("local-sgda"), "local-sgda", ("--batch", "3")).batch_size == 3
+    assert parse_options(options_class("surgery"), "surgery", ("--suite", "mini6", "--iterations", "7")).steps == 7
+    (tmp_path / "c.yaml").write_text("batch: 4\nlocal-steps: 6\n")
     options = parse_options(options_class("local-dsgda"), "local-dsgda", ("--config", str(tmp_path / "c.yaml")))
-    assert (options.batch, options.steps) == (4, 6)
+    assert (options.batch_size, options.local_steps) == (4, 6)
+
+
+def test_a_repetition_of_an_earlier_run_finds_what_was_renamed(tmp_path):
+    (tmp_path / "config.yaml").write_text("recipe: local-sgda\noptions: {steps: 7, batch: 3, rounds: 2}\n")
+    options = parse_options(options_class("local-sgda"), "local-sgda", ("--config", str(tmp_path / "config.yaml")))
+    assert (options.local_steps, options.batch_size, options.rounds) == (7, 3, 2)
 
 
 def test_a_word_that_is_an_option_already_is_that_option():
     assert option_of("clip", options_class("mat")) is None  # PPO's clipping; that of gradients is grad_clip
     assert option_of("steps", options_class("local-sgda")) is None
-    assert option_of("local_steps", options_class("harmodt")) is None
     assert option_of("steps", CommonOptions) is None
 
 
 @pytest.mark.parametrize(("recipe", "word", "meant"), [
-    ("local-sgda", "--lr", "'--eta-x' or '--eta-y'"), ("wemoe", "--learning-rate", "'--lr'"),
+    ("local-sgda", "--lr", "'--eta-x' or '--eta-y'"), ("local-sgda", "--iterations", "'--rounds' or '--local-steps'"),
+    ("wemoe", "--learning-rate", "'--lr'"),
     ("wemoe", "--output_dir", "'--out'"), ("commformer", "--num-envs", "'--envs'"),
     ("kid", "--num-train-epochs", "'--steps' or '--epochs'"),
     ("harmodt", "--n-jobs", "'--workers'"), ("ties", "--lambda", "'--scale'"), ("mtbc", "--bs", "'--batch-size'"),

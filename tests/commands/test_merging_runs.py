@@ -21,8 +21,8 @@ ADAPTIVE = [
     ("e-wemoe", "--steps", 4, "--objective", "expert-kl"),
     ("adamerging", "--steps", 4, "--plus-plus"),
     ("concrete", "--steps", 3),
-    ("surgery", "--iterations", 6),
-    ("surgery-v2", "--iterations", 3, "--on", "ties"),
+    ("surgery", "--steps", 6),
+    ("surgery-v2", "--steps", 3, "--on", "ties"),
 ]
 
 
@@ -75,7 +75,7 @@ def test_the_saved_artefact_is_the_adapted_model(manyone, tmp_path):
 
 def test_surgery_goes_on_top_of_a_finished_wemoe_run(manyone, tmp_path):
     assert manyone("run", "wemoe", "--suite", "fixture", "--steps", 3, "--limit", 40, "--out", "moe")[0] == 0
-    words = ("--suite", "fixture", "--iterations", 3, "--limit", 40, "--on", "moe")
+    words = ("--suite", "fixture", "--steps", 3, "--limit", 40, "--on", "moe")
     assert manyone("run", "surgery", *words, "--out", "s")[0] == 0
     assert manyone("run", "surgery-v2", *words, "--out", "s2")[0] == 0
     model = load(tmp_path / "s2/model")
@@ -137,7 +137,7 @@ def test_experts_of_several_sensors_become_one_model(earth_packages, manyone, tm
     few = replace(whole.fine_tuning, steps=4, warm_up=0)
     small = replace(whole, base=replace(whole.base, samples_per_task=20, epochs=2), fine_tuning=few)
     monkeypatch.setitem(PROTOCOLS, "earth", small)
-    for words in (("wemoe", "--steps", 2), ("surgery", "--iterations", 2)):
+    for words in (("wemoe", "--steps", 2), ("surgery", "--steps", 2)):
         code, out, err = manyone("run", words[0], "--suite", "earth", "--limit", 40, "--out", words[0], *words[1:])
         assert code == 0, err
         assert "indian-pines" in out

@@ -30,7 +30,7 @@ from manyone.minimax.recipes.learner import RoundLearner
 from manyone.minimax.recipes.options import LocalDSGDAOptions, LocalSGDAOptions, StabilityOptions
 from manyone.minimax.recipes.problem import load_case, open_table
 
-QUICK = ("--rounds", 4, "--clients", 4, "--steps", 2)
+QUICK = ("--rounds", 4, "--clients", 4, "--local-steps", 2)
 
 
 def lines(path):
@@ -80,9 +80,9 @@ def test_the_defaults_learn_on_real_data_and_a_fresh_process_predicts(manyone, p
         ("auc", "--form", "aucm", "--margin", 0.5, "--running-p", "--outer-lr", 0.7, "--outer-momentum", 0.9),
         ("auc", "--topology", "exponential", "--failures", 0.3, "--push-sum"),
         ("auc", "--topology", "ring", "--order", "combine-then-adapt"),
-        ("gan", "--batch", 4, "--hidden", 8, "--eta-x", 0.05),
-        ("agnostic", "--clients", 10, "--batch", 4),
-        ("group-dro", "--batch", 4, "--rho", 0.1),
+        ("gan", "--batch-size", 4, "--hidden", 8, "--eta-x", 0.05),
+        ("agnostic", "--clients", 10, "--batch-size", 4),
+        ("group-dro", "--batch-size", 4, "--rho", 0.1),
         ("neyman-pearson", "--model", "mlp", "--hidden", 8),
     ],
     ids=lambda w: "-".join(map(str, w[:3])),
@@ -128,7 +128,8 @@ def test_a_users_own_file(manyone, tmp_path, ending):
 
 def test_a_run_cut_in_the_middle_goes_on_bit_for_bit(manyone, tmp_path, monkeypatch):
     words = ("--topology", "star", "--local-step", "adam", "--eta-x", 0.01, "--eta-y", 0.01, "--failures", 0.2,
-             "--clients", 5, "--rounds", 12, "--steps", 3, "--checkpoint-every", 4, "--evaluate-every", 3)  # fmt: skip
+             "--clients", 5, "--rounds", 12, "--local-steps", 3, "--checkpoint-every", 4,
+             "--evaluate-every", 3)  # fmt: skip
     assert manyone("run", "local-dsgda", *words, "--out", "whole")[0] == 0
     step = RoundLearner.step
 

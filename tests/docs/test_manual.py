@@ -113,7 +113,7 @@ def test_defaults_named_in_the_manual():
         ("wemoe", "routing"): "sample",
         ("wemoe", "adapt_split"): "test",
         ("surgery", "rank"): 16,
-        ("surgery", "iterations"): 500,
+        ("surgery", "steps"): 500,
     }
     for (recipe, option), value in stated.items():
         defaults = {f.name: f.default for f in dataclasses.fields(options_class(recipe))}

@@ -41,7 +41,9 @@ def table(count=120, seed=0):
 
 
 def test_it_is_what_the_recipe_trains():
-    o = LocalSGDAOptions(rounds=12, clients=4, steps=3, batch=2, topology="ring", seed=3, decay=True, eta_x=0.3)
+    o = LocalSGDAOptions(
+        rounds=12, clients=4, local_steps=3, batch_size=2, topology="ring", seed=3, decay=True, eta_x=0.3
+    )
     case = load_case(o)
     learner = rounds(o, case, "local-dsgda")
     for _ in range(o.rounds):

@@ -17,7 +17,7 @@ WORDS = {
     "wemoe": "--suite mini6 --critical mlp attention --objective expert-kl",
     "mt-dt": "--suite mujoco-hopper --quality medium --preset paper --lr 0.01",
     "commformer": "--preset smac:3m --seed 3 --iterations 2",
-    "local-sgda": "--problem gan --steps 3 --data digits:8",
+    "local-sgda": "--problem gan --local-steps 3 --data digits:8",
     "kid": "--preset smollm2 --data band=pairs.jsonl",
     "obd": "--data hopper=x.hdf5 --objective pbc --no-baselines",
     "earth-bench": "--models raw rcf --no-maps",

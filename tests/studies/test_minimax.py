@@ -21,7 +21,7 @@ from manyone.reproduce.reproduce import claims_file
 
 TINY = {
     "given": {"problem": "auc-linear", "data": "breast-cancer", "test": 100, "replicas": 2, "clients": 4, "samples": 10,
-              "steps": 2, "rounds": 4},
+              "local_steps": 2, "rounds": 4},
     "local_steps": (1, 2), "clients": (2, 4, 8), "samples": (5, 10, 20), "etas": (0.1, 0.3),
     "topologies": ("complete", "ring"), "topology_rounds": 4, "budget": (1, 4), "budget_steps": 8, "trade_off": (1, 4),
     "trade_off_point": {"clients": 2, "samples": 10, "rounds": 4, "eta": 0.1},
@@ -156,7 +156,7 @@ CLASSES = {
 def test_the_classes_give_trends_bounds_and_constants(monkeypatch, tmp_path):
     settings = {}
     for name, given in CLASSES.items():
-        given = {"problem": "auc-linear", "replicas": 2, "test": 100, "clients": 4, "samples": 6, "steps": 2, **given}
+        given = {"problem": "auc-linear", "replicas": 2, "test": 100, "clients": 4, "samples": 6, "local_steps": 2, **given}
         trends = {"rounds": (2, 4, 100) if name == "sc-sc" else (2, 4, 8), "samples": (3, 6, 9), "clients": (2, 3, 4)}
         settings[name] = minimax_settings.Setting(given, trends=trends)
     monkeypatch.setitem(minimax_settings.SETTINGS, "tiny", settings)

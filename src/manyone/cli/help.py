@@ -26,8 +26,8 @@ _NAMED = 20  # options that are named where they are not shown; of more only the
 _FIRST = (
     *("preset", "suite", "data", "base", "experts", "tasks", "env", "policy", "shots", "gold", "pred", "db", "labels"),
     *("teacher", "student", "model", "models", "recipe", "adapters", "label", "out", "seed", "steps", "iterations"),
-    *("env_steps", "rounds", "lr", "eta_x", "eta_y", "batch_size", "batch", "envs", "clients", "scale", "density"),
-    *("device", "workers", "dry_run", "overwrite", "eval_episodes"),
+    *("env_steps", "rounds", "local_steps", "lr", "eta_x", "eta_y", "batch_size", "envs", "clients", "scale"),
+    *("density", "device", "workers", "dry_run", "overwrite", "eval_episodes"),
 )
 """Options that most people set, whatever the recipe."""
 _MEMBERS = {
@@ -40,10 +40,10 @@ _MEMBERS = {
     "order transitions env frames envs length label positive columns drop categories missing delimiter decimal "
     "client_column group test gold pred db tables rows style matched normal train_pairs max_input max_output sensor "
     "unit normalise window stride weights labels column split block buffer train tile step format set fraction",
-    "optimisation": "steps iterations env_steps rounds epochs minibatches batch_size batch micro_batch lr eta eta_x "
-    "eta_y policy_lr schedule warmup weight_decay clip grad_clip decay outer_lr outer_momentum tasks_per_step dropout "
-    "warm_start warm_lr teacher_steps teacher_epochs teacher_lr adapt_steps pretrain_steps inner_lr inner_steps "
-    "inner_momentum gradient_checkpointing loss_kernel logits_memory reduction ema ema_decay",
+    "optimisation": "steps iterations env_steps rounds local_steps epochs minibatches batch_size micro_batch lr eta "
+    "eta_x eta_y policy_lr schedule warmup weight_decay clip grad_clip decay outer_lr outer_momentum tasks_per_step "
+    "dropout warm_start warm_lr teacher_steps teacher_epochs teacher_lr adapt_steps pretrain_steps inner_lr "
+    "inner_steps inner_momentum gradient_checkpointing loss_kernel logits_memory reduction ema ema_decay",
 }
 _GROUPS: Mapping[str, frozenset[str]] = {group: frozenset(names.split()) for group, names in _MEMBERS.items()}
 """What belongs to the groups of all recipes; anything else is the method's own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
 import sys
 import typing
@@ -19,7 +20,15 @@ from manyone.cli.help import docstrings, recipe_help
 from manyone.engine.trust import check_config
 from manyone.engine.words import suggestion
 from manyone.errors import ManyoneError
-from manyone.recipes.options import CommonOptions, check_switches, defaults, option_of, ranges, with_preset
+from manyone.recipes.options import (
+    CommonOptions,
+    check_switches,
+    defaults,
+    from_earlier,
+    option_of,
+    ranges,
+    with_preset,
+)
 from manyone.recipes.words import flags, typed, words_of
 
 T = TypeVar("T", bound=CommonOptions)
@@ -37,6 +46,10 @@ def parse_options(cls: type[T], recipe: str, words: Sequence[str]) -> T:
     preset. Wrong input raises ``ManyoneError`` that names the option.
     """
     own, config = _take_config(words)
+    for word, following in itertools.pairwise([*own, ""]):
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            _check_unambiguous(name, value if equals else following, cls, recipe)
     own = _together([_plain_word(word, cls) for word in own], cls)
     words = own if config is None else [*_words_from_yaml(config, cls, recipe, typed(own, cls)), *own]
     asked = [word for word in words if word not in HELP]
@@ -55,6 +68,19 @@ def parse_options(cls: type[T], recipe: str, words: Sequence[str]) -> T:
     options = with_preset(cls, given)
     check_switches(options, given)
     return options
+
+
+def _check_unambiguous(name: str, value: object, cls: type[CommonOptions], recipe: str) -> None:
+    """Raises ``ManyoneError`` for a name that could mean either of several options; it says what each would mean."""
+    options = cls.AMBIGUOUS.get(name.removeprefix("--").replace("-", "_"), ())
+    if options:
+        texts, known = docstrings(cls), defaults(cls, {})
+        value = "" if str(value).startswith("--") else f" {value}".rstrip()
+        meanings = []
+        for option in options:
+            text = texts[option][0].lower() + texts[option][1:].rstrip(".")
+            meanings.append(f"--{option.replace('_', '-')}{value} ({text}; default {known[option]})")
+        raise ManyoneError(f"{name}{value}: say {' or '.join(meanings)} (manyone run {recipe} --help)")
 
 
 def _plain_word(word: str, cls: type[CommonOptions]) -> str:
@@ -183,9 +209,11 @@ def _words_from_yaml(file: Path, cls: Any, recipe: str, said: Container[str]) ->
         if content["recipe"] != recipe:
             raise ManyoneError(f"--config {file}: is a run of '{content['recipe']}', not of '{recipe}'")
         # an earlier run's folder is its own: a repetition gets another one
-        content = {k: v for k, v in {**cls.EARLIER, **content["options"]}.items() if k not in ("out", "overwrite")}
+        content = {k: v for k, v in from_earlier(cls, content["options"]).items() if k not in ("out", "overwrite")}
     if not isinstance(content, Mapping):
         raise ManyoneError(f"--config {file}: expected lines of `option: value`")
+    for name, value in content.items():
+        _check_unambiguous(str(name), value, cls, recipe)
     content = {option_of(str(k).replace("-", "_"), cls) or k: v for k, v in content.items()}
     check_config(file, {name: value for name, value in content.items() if str(name).replace("-", "_") not in said})
     return words_of(content, cls, f"--config {file}")

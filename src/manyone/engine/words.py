@@ -12,8 +12,8 @@ from manyone.errors import ManyoneError
 
 _SHOWN = 30  # names that a message lists
 _MEANINGS = (
-    "steps iterations rounds env-steps epochs num-steps n-steps max-steps train-steps updates iters num-iterations "
-    "num-epochs num-train-epochs timesteps total-timesteps generations",
+    "steps iterations rounds local-steps env-steps epochs num-steps n-steps max-steps train-steps updates iters "
+    "num-iterations num-epochs num-train-epochs timesteps total-timesteps generations",
     "lr learning-rate eta eta-x eta-y step-size stepsize eta0",
     "batch-size batch bs minibatch-size per-device-train-batch-size",
     "envs num-envs n-envs batch-size",

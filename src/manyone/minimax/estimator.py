@@ -50,7 +50,8 @@ _WORDS = {
 class DistributedAUCClassifier(ClassifierMixin, BaseEstimator):
     """Two classes ranked by one score that clients train together, each on its own rows.
 
-    Parameters are those of ``manyone run local-sgda`` (same names, same numbers); ``random_state`` is its ``--seed``.
+    Parameters are those of ``manyone run local-sgda`` (same numbers, and the same names but for
+    three): ``steps`` is its ``--local-steps``, ``batch`` its ``--batch-size``, ``random_state`` its ``--seed``.
 
     Args:
         clients: m, to whom ``fit`` deals the rows where it gets no ``groups`` (at most as many as rows).

@@ -18,7 +18,7 @@ from manyone.engine.trust import check_trusted
 from manyone.errors import ManyoneError
 from manyone.recipes.cards import finish_card
 from manyone.recipes.needs import Needs
-from manyone.recipes.options import CommonOptions, check_places, with_preset
+from manyone.recipes.options import CommonOptions, check_places, from_earlier, with_preset
 from manyone.recipes.references import references_in
 from manyone.recipes.running import print_references
 from manyone.recipes.table import RECIPES, about, builder, needs, options_class, runner
@@ -41,7 +41,8 @@ def reopen(path: Path, *, trust: bool = False) -> tuple[RunFolder, CommonOptions
 def options_from(recipe: str, plain: Mapping[str, Any], where: str) -> CommonOptions:
     """The options of ``recipe`` from plain values, also those of an earlier version; ``where`` opens every message."""
     cls = options_class(recipe)
-    return with_preset(cls, {**cls.EARLIER, **values_from_plain(cls, plain, where, True)})
+    plain = from_earlier(cls, plain) if isinstance(plain, Mapping) else plain
+    return with_preset(cls, values_from_plain(cls, plain, where, True))
 
 
 def execute(options: CommonOptions, folder: RunFolder) -> bool:

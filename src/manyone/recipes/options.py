@@ -21,8 +21,6 @@ Split = Literal["test", "val", "train"]
 T = TypeVar("T")
 VOCABULARY: Mapping[str, tuple[str, ...]] = {
     "steps": ("iterations", "env_steps"),
-    "local_steps": ("steps",),
-    "batch_size": ("batch",),
     "data": ("tasks", "env"),
     "suite": ("env",),
     "discount": ("gamma",),
@@ -179,10 +177,14 @@ class CommonOptions:
     """Other words for options on the command line: word -> option."""
     EXAMPLES: ClassVar[tuple[str, ...]] = ("--seed 1 --out runs/first", "--dry-run")
     """What may stand behind ``manyone run RECIPE``; shown below its help."""
+    AMBIGUOUS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Words that could mean one option or another: word -> those options, between which the user is asked to choose."""
     FIRST: ClassVar[tuple[str, ...]] = ()
     """Options of the method that its short help shows before others."""
     EARLIER: ClassVar[Mapping[str, Any]] = {}
     """What runs of earlier versions did where their ``config.yaml`` lacks an option that has been added since."""
+    RENAMED: ClassVar[Mapping[str, str]] = {}
+    """What runs of earlier versions call an option in their ``config.yaml``: earlier name -> option."""
 
     def __post_init__(self) -> None:
         allowed = _noted(type(self), Range)
@@ -213,9 +215,12 @@ def option_of(word: str, cls: type[CommonOptions]) -> str | None:
     if word in cls.ALIASES:
         return cls.ALIASES[word]
     own = [name for name in VOCABULARY.get(word, ()) if name in names]
-    if word == "local_steps" and "rounds" not in names:  # only where steps are those between two rounds
-        return None
     return own[-1] if own else None
+
+
+def from_earlier(cls: type[CommonOptions], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in the ``config.yaml`` of a run of whatever version, as this version names and completes them."""
+    return {**cls.EARLIER, **{cls.RENAMED.get(name, name): value for name, value in plain.items()}}
 
 
 def other_words(option: str, cls: type[CommonOptions]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from manyone.engine.options import to_plain, values_from_plain
 from manyone.errors import ManyoneError
-from manyone.recipes.options import with_preset
+from manyone.recipes.options import from_earlier, with_preset
 from manyone.recipes.table import RECIPES, options_class
 from manyone.recipes.words import words_of
 
@@ -22,7 +22,7 @@ def command_of(recipe: str, plain: Mapping[str, Any]) -> str | None:
         return None
     cls = options_class(recipe)
     try:
-        given = values_from_plain(cls, {**cls.EARLIER, **plain}, "options", True)
+        given = values_from_plain(cls, from_earlier(cls, plain), "options", True)
         given = {name: value for name, value in given.items() if name not in _OF_THE_RUN}
         wanted = with_preset(cls, given)
         for name in list(given):

@@ -17,7 +17,7 @@ from manyone.minimax.recipes.problem import PARAMETERS, load_case
 
 
 def options(**words):
-    return LocalSGDAOptions(**{"clients": 2, "per_client": 10, "rounds": 60, "steps": 20, **words})
+    return LocalSGDAOptions(**{"clients": 2, "per_client": 10, "rounds": 60, "local_steps": 20, **words})
 
 
 def test_train_figures_rate_scaling_and_calibration_are_of_the_clients_rows():

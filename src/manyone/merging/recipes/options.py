@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -141,6 +142,8 @@ class SurgeryOptions(AdaptiveOptions):
         "--suite images --on runs/wemoe",
         "--base base --experts a b --tasks pets=data/pets signs=data/signs --out runs/mine",
     )
+    ALIASES: ClassVar[Mapping[str, str]] = {"iterations": "steps"}
+    RENAMED: ClassVar[Mapping[str, str]] = {"iterations": "steps"}
 
     precision: Literal["32-true"] = "32-true"
     """Corrections are trained in float32."""
@@ -151,14 +154,14 @@ class SurgeryOptions(AdaptiveOptions):
     """Coefficient lambda of task-arithmetic and ties."""
     rank: Annotated[int, Range(1)] = 16
     """Rank of the corrections: 2 x width x rank parameters for every task and corrected place."""
-    iterations: Annotated[int, Range(1)] = 500
-    """Iterations over all tasks, two mini-batches a task each."""
+    steps: Annotated[int, Range(1)] = 500
+    """Steps, each over two mini-batches of every task."""
     lr: Annotated[float, Range(0, closed="neither")] = 1e-3
     """Adam's learning rate."""
     loss: Literal["l1", "l2"] = "l1"
     """Distance to the expert's representation."""
     online: bool = False
-    """One pass, one input at a time, every input used once; --iterations is then the number of inputs."""
+    """One pass, one input at a time, every input used once; --steps is then the number of inputs."""
     shared_stale_adam: bool = False
     """One optimiser for all tasks with zero-filled gradients, as the published script ran under PyTorch 1."""
 

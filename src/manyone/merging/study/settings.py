@@ -116,9 +116,9 @@ def _arms(suite: str, s: Setting) -> Iterator[Arm]:
         yield Arm("wemoe", "wemoe", moe | {"objective": objective}, objective)
     corrected = common | {"rank": s.rank}
     for under in ("task-arithmetic", "average", "ties"):
-        yield Arm("surgery", "surgery", corrected | {"iterations": s.surgery_iterations, "on": under}, under)
+        yield Arm("surgery", "surgery", corrected | {"steps": s.surgery_iterations, "on": under}, under)
     for under in ("adamerging", "wemoe"):
-        own = {"iterations": s.surgery_iterations, "on": f"runs/{suite}/{under}"}
+        own = {"steps": s.surgery_iterations, "on": f"runs/{suite}/{under}"}
         yield Arm("surgery", "surgery", corrected | own, under)
-    own = {"iterations": s.v2_iterations, "on": "task-arithmetic"}
+    own = {"steps": s.v2_iterations, "on": "task-arithmetic"}
     yield Arm("surgery-v2", "surgery-v2", corrected | own, "task-arithmetic")

@@ -40,9 +40,9 @@ def method(o: LocalSGDAOptions) -> DistributedSGDA:
     plain = o.outer_lr == 1 and not o.outer_momentum
     return DistributedSGDA(
         topology=resolve_topology(o.topology, o.clients),
-        steps=o.steps,
+        steps=o.local_steps,
         rounds=o.rounds,
-        batch=o.batch,
+        batch=o.batch_size,
         step_sizes=(decaying(o.eta_x), decaying(o.eta_y)) if o.decay else (o.eta_x, o.eta_y),
         local_step=o.local_step,
         outer=None if plain else OuterStep(o.outer_lr, o.outer_momentum),
@@ -82,7 +82,7 @@ def sweeps(*runs: StabilityOptions, methods: Sequence[str] = ()) -> Sweep:
     problem, fields, labels = stability_problem(first, table)
     points, where = distinct_points(rows)
     lab = Laboratory(
-        problem, fields, labels, points, method=DistributedSGDA(batch=first.batch), replicas=first.replicas,
+        problem, fields, labels, points, method=DistributedSGDA(batch=first.batch_size), replicas=first.replicas,
         seed=first.seed, neighbour=first.neighbour, test=first.test, device=_device(first),
         dtype=torch.float64 if first.precision == "64-true" else torch.float32,
     )  # fmt: skip
@@ -91,14 +91,14 @@ def sweeps(*runs: StabilityOptions, methods: Sequence[str] = ()) -> Sweep:
 
 _AROUND = (
     "sweep_rounds", "sweep_steps", "sweep_clients", "sweep_samples", "sweep_eta", "sweep_topology", "sweep_partition",
-    "clients", "samples", "steps", "rounds", "eta", "topology", "partition",
+    "clients", "samples", "local_steps", "rounds", "eta", "topology", "partition",
 )  # fmt: skip
 
 
 def entries(o: StabilityOptions) -> list[Entry]:
     """The rows of results that the options ask for: one value at a time around the others."""
-    around = {name: getattr(o, name) for name in ("clients", "samples", "steps", "rounds", "eta", "topology")}
-    around["partition"] = o.partition
+    around = {name: getattr(o, name) for name in ("clients", "samples", "rounds", "eta", "topology", "partition")}
+    around["steps"] = o.local_steps
     found = []
     for name, letter, key, values in (
         ("rounds", "t", "rounds", o.sweep_rounds),

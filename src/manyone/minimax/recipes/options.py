@@ -15,6 +15,10 @@ Positive = Range(0, closed="neither")
 class TableOptions(CommonOptions):
     """What a table is and how it is read."""
 
+    ALIASES: ClassVar[Mapping[str, str]] = {"batch": "batch_size"}
+    AMBIGUOUS: ClassVar[Mapping[str, tuple[str, ...]]] = {"steps": ("rounds", "local_steps")}
+    RENAMED: ClassVar[Mapping[str, str]] = {"steps": "local_steps", "batch": "batch_size"}
+
     data: Annotated[str, Places(names=True)] = "breast-cancer"
     """A real data set by name (breast-cancer, spambase, digits:8, fashion-mnist:shirt/coat ...: manyone data ls) or a
     CSV, Parquet or libsvm file."""
@@ -44,7 +48,7 @@ class LocalSGDAOptions(TableOptions):
     FIRST: ClassVar[tuple[str, ...]] = ("topology", "partition", "alpha", "local_step")
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "--data my.csv --label y --out runs/auc",
-        "--steps 10 --rounds 200 --seeds 5",
+        "--local-steps 10 --rounds 200 --seeds 5",
     )
 
     precision: Literal["32-true", "64-true"] = "32-true"
@@ -97,11 +101,11 @@ class LocalSGDAOptions(TableOptions):
     """Who averages with whom: server, complete, exponential, torus, grid, ring, path, star, isolated,
     one-peer-exponential, random-matching, hierarchical:GROUP[:EVERY], or a file with one edge (two client numbers) a
     line."""
-    steps: Annotated[int, Range(1)] = 5
-    """Local steps K between two communications."""
     rounds: Annotated[int, Range(1)] = 100
     """Communication rounds T."""
-    batch: Annotated[int, Range(1)] = 1
+    local_steps: Annotated[int, Range(1)] = 5
+    """Local updates K that every client makes in a round."""
+    batch_size: Annotated[int, Range(1)] = 1
     """Samples a local step."""
     eta_x: Annotated[float, Positive] = 0.1
     """Step size of the minimised block."""
@@ -211,17 +215,17 @@ class StabilityOptions(TableOptions):
     """m where it is not varied."""
     samples: Annotated[int, Range(1)] = 50
     """n where it is not varied."""
-    steps: Annotated[int, Range(1)] = 5
-    """K where it is not varied."""
     rounds: Annotated[int, Range(1)] = 100
     """Communication rounds T."""
+    local_steps: Annotated[int, Range(1)] = 5
+    """Local updates K that every client makes in a round, where they are not varied."""
     eta: Annotated[float, Positive] = 0.1
     """Step size where it is not varied."""
     topology: Annotated[str, Places(names=True)] = "server"
     """Who averages with whom where it is not varied."""
     partition: Literal["iid", "by-class"] = "iid"
     """How rows are dealt where it is not varied."""
-    batch: Annotated[int, Range(1)] = 1
+    batch_size: Annotated[int, Range(1)] = 1
     """Samples a local step."""
     test: Annotated[int, Range(1)] = 1000
     """Unseen rows of every replica, for risks and gaps."""
@@ -231,11 +235,11 @@ class StabilityOptions(TableOptions):
     PRESETS: ClassVar = {
         "auc-linear": {},
         "auc-mlp": {"data": "digits:8", "scale": "rows", "hidden": (16,), "samples": 70, "rounds": 60, "eta": 0.3,
-                    "batch": 2, "test": 500, "sweep_steps": (1, 5, 20), "sweep_clients": (4, 8, 16),
+                    "batch_size": 2, "test": 500, "sweep_steps": (1, 5, 20), "sweep_clients": (4, 8, 16),
                     "sweep_samples": (35, 70), "sweep_eta": (0.1, 0.3)},
         "gan": {"data": "digits", "scale": "none", "hidden": (32,), "clients": 8, "samples": 100, "eta": 0.05,
-                "batch": 16, "test": 500, "sweep_steps": (1, 5), "sweep_clients": (4, 8), "sweep_samples": (50, 100),
-                "sweep_eta": (0.02, 0.05)},
+                "batch_size": 16, "test": 500, "sweep_steps": (1, 5), "sweep_clients": (4, 8),
+                "sweep_samples": (50, 100), "sweep_eta": (0.02, 0.05)},
         "wave": {"scale": "standard", "eta": 0.05, "sweep_eta": (0.01, 0.03, 0.05)},
     }  # fmt: skip
 

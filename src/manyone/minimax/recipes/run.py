@@ -61,7 +61,7 @@ def plan(options: LocalSGDAOptions, build: Build, folder: RunFolder) -> list[str
     if not needs(options).there:
         return [
             f"{options.problem} on {options.data}: rows, features and classes are {UNKNOWN}",
-            f"{options.clients} clients; {options.rounds} rounds of {options.steps} local steps",
+            f"{options.clients} clients; {options.rounds} rounds of {options.local_steps} local steps",
             _topology(options),
         ]
     case = load_case(options, as_begun=folder.options)
@@ -72,8 +72,8 @@ def plan(options: LocalSGDAOptions, build: Build, folder: RunFolder) -> list[str
         f"{options.problem} on {case.table.name}: {len(case.train.labels)} training and {len(case.test.labels)} test "
         f"rows of {case.table.width} features",
         describe_partition(case.train.raw.labels, case.parts, len(case.table.classes)),
-        f"{case.problem.spec.p} + {case.problem.spec.q} numbers a client; {options.rounds} rounds of {options.steps} "
-        f"local steps, {sent / 1e6:.3g} MB sent by the busiest client",
+        f"{case.problem.spec.p} + {case.problem.spec.q} numbers a client; {options.rounds} rounds of "
+        f"{options.local_steps} local steps, {sent / 1e6:.3g} MB sent by the busiest client",
         _topology(options),
     ]
 

@@ -140,8 +140,8 @@ def _networks(replicas: int, ts: tuple[int, ...]) -> dict[str, Setting]:
     }
 
 
-_MNIST = {"problem": "gan", "data": "mnist", "replicas": 5, "rounds": 200, "samples": 500, "batch": 64, "test": 2000,
-          "hidden": (256, 512, 1024), "latent": 128}  # fmt: skip
+_MNIST = {"problem": "gan", "data": "mnist", "replicas": 5, "rounds": 200, "samples": 500, "batch_size": 64,
+          "test": 2000, "hidden": (256, 512, 1024), "latent": 128}  # fmt: skip
 
 SETTINGS: dict[str, dict[str, Setting]] = {
     "smoke": {

@@ -30,7 +30,7 @@ ARMS: dict[str, Arm] = {
     "official": Arm("commformer", "commformer", {"graph_rollout": "official"}, "official"),
     "resampled": Arm("commformer", "commformer", {"commit": 0.0}, "resampled"),
     "frozen": Arm("commformer", "commformer", {"upper_every": 0}, "frozen"),
-    "search": Arm("commformer", "commformer", {"search": 0.5}, "search"),
+    "search": Arm("commformer", "commformer", {"search": 0.25}, "search"),
     "heldout": Arm("commformer", "commformer", {"upper_data": "heldout"}, "heldout"),
     "slow-edges": Arm("commformer", "commformer", {"edge_lr": 1e-4}, "slow-edges"),
     "released": Arm("commformer", "commformer", {"graph_rollout": "official", **_AS_RELEASED}, "released"),
@@ -39,7 +39,7 @@ ARMS: dict[str, Arm] = {
 
 Variants of commformer: s is the density (0.4 otherwise); official: a new graph in every update while the exact one
 acts; resampled: never commits; frozen: logits never move; heldout: links learn from other copies of the environment;
-search: on all links for half of the training, then a new network on the chosen ones; slow-edges: their published
+search: on all links for a quarter of the training, then a new network on the chosen ones; slow-edges: their published
 learning rate; released: as official, with the released code's masks and scales.
 """
 
@@ -147,7 +147,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         ),
         "pp-n8": _alike(8, _SHORT, 120, fewer="predator-prey:predators=7,vision=0"),
         "pp-blind": _prey("predator-prey-blind", ("random", *_SHORT), 70, {"density": 0.2}, film=True),
-        "pcp": _prey("predator-capture-prey", ("random", "search", *_SHORT), 80, {}),
+        "pcp": _prey("predator-capture-prey", ("random", "search", *_SHORT), 160, {}),
         "vmas-navigation": _robots("vmas:navigation:n_agents=4,continuous=0,limit=100", ("random", *_SHORT), 60),
     },
     "paper": {

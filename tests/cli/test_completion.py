@@ -51,7 +51,7 @@ def complete(tmp_path):
     ("manyone ls mo", ["models"]),
     ("manyone data get min", ["minilm", "mini6"]),
     ("manyone reproduce wemoe-beats", None),
-    ("manyone reproduce --field policies-", ["policies-continual", "policies-prompts"]),
+    ("manyone reproduce --field policies-", ["policies-conflict", "policies-continual", "policies-prompts"]),
     ("manyone predict he", ["here.csv"]),
     ("manyone completion f", ["fish"]),
 ])  # fmt: skip

@@ -133,6 +133,12 @@ def swaps(t, total, low, high):
     return math.floor(high + 0.5 * (low - high) * (1 + math.cos(2 * math.pi * t / total)) + 1e-9)
 
 
+def decaying_swaps(t, total, share, low, high):
+    """From ``high`` to ``low`` by half a cosine over the first ``share`` of the steps, then none."""
+    end = share * total
+    return 0 if t > end else math.floor(low + 0.5 * (high - low) * (1 + math.cos(math.pi * t / end)) + 1e-9)
+
+
 def exchange(masks, gradients, theta, names, k, kind="fisher", gamma=10.0):
     """New masks (lists of 0/1 over the maskable entries, ``names`` in order) from the tasks' gradients."""
     flat = [torch.cat([g[n].reshape(-1) for n in names]) for g in gradients]

@@ -50,6 +50,9 @@ def test_names_and_sizes():
     hidden = {name: parse_offline(f"{name}-expert") for name in ("ml1-pick-place", "point-robot")}
     assert {name: one.size for name, one in hidden.items()} == {"ml1-pick-place": "20x200", "point-robot": "60x20"}
     assert all(one.family == name and not one.official for name, one in hidden.items())
+    four, many = (parse_offline(f"teachers-{count}-near") for count in (4, 50))
+    assert four.folder("teachers:3") == many.folder("teachers:3")
+    assert (many.size, many.licence.partition(",")[0]) == ("30x20", "synthetic")
     assert str(parse_offline("mujoco-hopper-expert@500", steps=70)) == "mujoco-hopper-expert@100x70"
     assert str(parse_offline("mujoco-hopper-expert@7x1000")) == "mujoco-hopper-expert@7x1000"
     for name in offline_names():

@@ -93,6 +93,22 @@ def test_training_agrees_with_the_plain_formulation(tasks, method, options):
             torch.testing.assert_close(value, theta[name], atol=1e-10, rtol=0, msg=f"step {t}: {name}")
 
 
+@pytest.mark.parametrize("rule", ["corrected", "random"])
+def test_masks_stay_after_their_share_of_the_steps_and_the_schedule_goes_over_it(tasks, rule):
+    regime = {"swap_schedule": "decay", "mask_until": 0.5, "ranking": "quota", "ema_decay": 0.9, "eta_min": 0}
+    learner = make(tasks, update=rule, mask_every=2, **regime)
+    for t in range(1, 13):
+        before, metrics = learner.masks[0].bits.clone(), learner.step()
+        k = harmodt.decaying_swaps(t, 12, 0.5, 0, 9) if t % 2 == 0 else 0
+        assert metrics.get("swaps", 0) == k
+        flipped = sum(byte.bit_count() for byte in (before ^ learner.masks[0].bits).flatten().tolist())
+        assert flipped == 2 * k * len(learner.masks[0])
+    assert k == 0 < harmodt.decaying_swaps(2, 12, 0.5, 0, 9)
+    for value in (0, 1.5):
+        with pytest.raises(ManyoneError, match="mask_until"):
+            make(tasks, mask_until=value)
+
+
 def test_several_tasks_a_step_are_the_accumulated_gradient(tasks):
     learner = make(tasks, tasks_per_step=3, mask_every=100)
     theta, masks = parameters(learner), float_masks(learner)

@@ -8,6 +8,8 @@ A name is SUITE-QUALITY, optionally with a size ``@EPISODESxSTEPS``: ``metaworld
   held-out ones): ``cheetah-dir``, ``cheetah-vel``, ``cheetah17-...``, ``ant-dir``, ``ant-dir-small|ood|4|6``, with
   ``near`` and ``sub`` by a search on this machine and D4RL's qualities by policies that come with the package;
   ``ml1-reach``, ``ml1-pick-place`` and ``point-robot`` with ``random``, ``medium``, ``expert``;
+- ``teachers-4``, ``-12``, ``-24``, ``-50``, made-up tasks that contradict each other, with ``near``, ``expert`` and
+  ``random``;
 - ``mujoco-hopper``, ``mujoco-halfcheetah``, ``mujoco-walker2d`` and ``mujoco3`` (all three), and five simpler bodies,
   ``mujoco-swimmer`` etc. (``mujoco8``: all eight), with D4RL's qualities ``random``, ``medium``, ``medium-replay``,
   ``medium-expert`` and ``expert``, made with the policies that come with the package. Their size is in transitions
@@ -57,6 +59,11 @@ _PLAYED = {
     "medium": "the expert with noise, about two fifths of the way from random to expert by return",
     "expert": "the scripted policy, which sees the goal that the data hide, with little noise",
 }
+_TAUGHT = {
+    "near": "the task's teacher with noise, which ends at zero",
+    "expert": "the task's teacher",
+    "random": "uniformly random actions",
+}
 _METAWORLD = {
     "metaworld-mt1:TASK": "one Meta-World v3 task, e.g. metaworld-mt1:door-open",
     "metaworld-mt5": "the first 5 tasks of the papers' list",
@@ -83,6 +90,10 @@ _HIDDEN = {
     "ml1-pick-place": "Meta-World's pick-place likewise",
     "point-robot": "a point in the plane with its goal hidden, 16 goals (point-robot:test: 4 held-out ones)",
 }
+_TEACHERS = {
+    f"teachers-{count}": f"{count} made-up tasks of one body that contradict each other, a random teacher each"
+    for count in (4, 12, 24, 50)
+}
 _MUJOCO = {
     "mujoco-hopper": "Hopper-v5, by the checkpoints of a TD3 run",
     "mujoco-halfcheetah": "HalfCheetah-v5, likewise",
@@ -95,13 +106,19 @@ _MUJOCO = {
     "mujoco-ant": "Ant-v5 without contact forces in its observations, likewise",
     "mujoco8": "all eight, from 4 states and 1 action to 27 and 8",
 }
-SUITES = {**_METAWORLD, **_LOCOMOTION, **_HIDDEN, **_MUJOCO}
+SUITES = {**_METAWORLD, **_LOCOMOTION, **_HIDDEN, **_TEACHERS, **_MUJOCO}
 LICENCE = "made here with scripted policies (Meta-World's: MIT) or a random search, and MuJoCo (Apache-2.0): yours"
 TRAINED_LICENCE = "made here with the package's own policies (Apache-2.0) and MuJoCo (Apache-2.0): yours"
+MADE_UP_LICENCE = "synthetic, made here from random numbers: yours"
 EXPERT_LICENCE = "MIT (MTDiff repository)"
 
 _EPISODES, _STEPS = 60, 200
-_SHORTER = {"ml1-reach": (20, 200), "ml1-pick-place": (20, 200), "point-robot": (60, 20)}
+_SHORTER = {
+    "ml1-reach": (20, 200),
+    "ml1-pick-place": (20, 200),
+    "point-robot": (60, 20),
+    **dict.fromkeys(_TEACHERS, (30, 20)),
+}
 _ONE_SIDED = ("cheetah-dir", "cheetah17-dir", "ant-dir-4", "ant-dir-6")  # no task is held out
 _TRANSITIONS, _TRAINED_EPISODES, _TRAINED_STEPS = 100_000, 100, 1000
 _LIMITS = {"episodes": (1, 100_000), "steps": (1, 500)}
@@ -136,7 +153,7 @@ class OfflineName:
     def family(self) -> str:
         """``metaworld``, ``mujoco`` or a family of tasks: the tasks' folder."""
         base = self.suite.partition(":")[0]
-        return next((name for name in ("metaworld", "mujoco", "ant-dir") if base.startswith(name)), base)
+        return next((name for name in ("metaworld", "mujoco", "ant-dir", "teachers") if base.startswith(name)), base)
 
     @property
     def official(self) -> bool:
@@ -148,6 +165,8 @@ class OfflineName:
         """Whose the data are."""
         if self.official:
             return EXPERT_LICENCE
+        if self.family == "teachers":
+            return MADE_UP_LICENCE
         shipped = self.quality in _TRAINED and self.family not in _HIDDEN
         return TRAINED_LICENCE if shipped else LICENCE
 
@@ -207,6 +226,8 @@ def qualities(suite: str) -> dict[str, str]:
         return _TRAINED
     if suite in _HIDDEN:
         return _PLAYED
+    if suite in _TEACHERS:
+        return _TAUGHT
     if suite in _LOCOMOTION:
         return _SEARCHED | _TRAINED
     return _SEARCHED | _OFFICIAL

@@ -106,6 +106,15 @@ def _play_points(wanted: OfflineName, tasks: list[str], run: Runner, progress: R
     _in_pieces(wanted, tasks, run, progress, play, f"{wanted.quality} policy that sees the goal")
 
 
+def _play_teachers(wanted: OfflineName, tasks: list[str], run: Runner, progress: Report) -> None:
+    from manyone.envs.single import teachers  # imports gymnasium
+
+    steps = min(wanted.steps, build.spaces(tasks[0])[2])
+    play = functools.partial(teachers.play, episodes=wanted.episodes, steps=steps)
+    policy = {"near": "the task's teacher, with noise", "expert": "the task's teacher"}.get(wanted.quality, "random")
+    _in_pieces(wanted, tasks, run, progress, play, policy, lambda task: teachers.references(task, steps))
+
+
 def _in_pieces(
     wanted: OfflineName,
     tasks: list[str],
@@ -113,8 +122,12 @@ def _in_pieces(
     progress: Report,
     play: Callable[..., list[dict[str, Any]]],
     policy: str,
+    references: Callable[[str], tuple[float, float]] | None = None,
 ) -> None:
-    """Keeps the episodes of ``play(task, quality, numbers, seeds)``, cut into pieces; ``policy``: who plays."""
+    """Keeps the episodes of ``play(task, quality, numbers, seeds)``, cut into pieces; ``policy``: who plays.
+
+    ``references``: task -> returns that normalised scores count from and to, where they are known.
+    """
     starts, total = range(0, wanted.episodes, _PIECE), len(tasks) * wanted.episodes * wanted.steps
     calls = {}
     for task, start in itertools.product(tasks, starts):
@@ -130,7 +143,8 @@ def _in_pieces(
         if len(played[task]) == len(starts):
             pieces = played.pop(task)
             whole = [episode for start in starts for episode in pieces[start]]
-            keep_task(wanted, task, Trajectories.from_episodes(task, whole, meta=_meta(wanted, policy)))
+            meta = _meta(wanted, policy) | ({} if references is None else {"reference": list(references(task))})
+            keep_task(wanted, task, Trajectories.from_episodes(task, whole, meta=meta))
 
 
 def _play_searched(wanted: OfflineName, tasks: list[str], run: Runner, progress: Report) -> None:
@@ -230,6 +244,7 @@ _MAKERS = {
     "ml1-reach": _play_scripted,
     "ml1-pick-place": _play_scripted,
     "point-robot": _play_points,
+    "teachers": _play_teachers,
 }
 """What makes the data of a family; those of locomotion are searched or played by what is shipped, by their quality."""
 
@@ -254,7 +269,7 @@ def _copy_experts(wanted: OfflineName, tasks: list[str], source: Path | str | No
 
 def _meta(wanted: OfflineName, policy: str) -> dict[str, Any]:
     scripted_family = wanted.family.startswith(("metaworld", "ml1"))
-    simulators = () if wanted.family == "point-robot" else ("mujoco",)
+    simulators = () if wanted.family in ("point-robot", "teachers") else ("mujoco",)
     packages = (*(("metaworld",) if scripted_family else ()), *simulators, "gymnasium", "numpy")
     return {
         "description": f"{wanted}: {policy}",

@@ -12,6 +12,8 @@ out: ``cheetah-vel:train``, ``cheetah-vel:test``; a split's name alone means all
 - ``ml1-pick-place``: ``ML1_pick_place.json`` of the same repository. ``ml1-reach`` has 45 and 5 goals in the papers on
   prompt tuning; which five is not published, so they are those of ``ml1-pick-place`` (ours).
 - ``point-robot``: 20 goals, every fifth of them held out (ours; the environment is that of PEARL and MACAW).
+- ``teachers-4``, ``-12``, ``-24``, ``-50``: as many of 50 tasks that contradict each other (ours, synthetic); none is
+  held out, for no task tells anything of another.
 
 Public names: ``Family``, ``Split``, ``FAMILIES``, ``SPLITS``, ``parse``, ``is_split``, ``split_tasks``.
 """
@@ -29,9 +31,9 @@ class Family:
 
     name: str
     kind: str
-    """Which module makes the environments: ``locomotion``, ``ml1`` or ``point-robot``."""
+    """Which module makes the environments: ``locomotion``, ``ml1``, ``point-robot`` or ``teachers``."""
     body: str
-    """What is simulated: a Gymnasium model, a Meta-World task, a point."""
+    """What is simulated: a Gymnasium model, a Meta-World task, a point, a linear system."""
     tasks: int
     state_dim: int
     action_dim: int
@@ -66,6 +68,7 @@ FAMILIES: dict[str, Family] = {
         Family("ml1-reach", "ml1", "reach-v3", 50, *_ML1),
         Family("ml1-pick-place", "ml1", "pick-place-v3", 50, *_ML1),
         Family("point-robot", "point-robot", "point", 20, 2, 2, 20),
+        Family("teachers", "teachers", "linear", 50, 6, 3, 20),
     )
 }
 
@@ -89,6 +92,7 @@ SPLITS: dict[str, Split] = {
     "ml1-reach": _held_out("ml1-reach", *_GOALS),
     "ml1-pick-place": _held_out("ml1-pick-place", *_GOALS),
     "point-robot": _held_out("point-robot", 2, 7, 12, 17),
+    **{f"teachers-{count}": Split("teachers", tuple(range(count))) for count in (4, 12, 24, 50)},
 }
 """By name. Cheetah-dir has no unseen task: both sides are both directions."""
 

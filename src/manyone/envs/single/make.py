@@ -7,6 +7,7 @@ name                    what                                           goals
 ``cheetah-vel:7``       a task of Cheetah-dir, Cheetah-vel or Ant-dir  0 (the index is the goal)
 ``ml1-reach:7``         Meta-World's reach or pick-place, goal hidden  0 (the index is the goal)
 ``point-robot:7``       a point in the plane, goal hidden              0 (the index is the goal)
+``teachers:7``          a linear system with a teacher, made up        0 (the index is the teacher)
 ``gym:Hopper-v5``       any Gymnasium environment with vectors         0
 ======================  =============================================  ===========================
 
@@ -53,7 +54,7 @@ _PLAIN = '[]{}:,"-_.~/'  # what keeps its look in the value of a keyword argumen
 
 
 def kind(task: str) -> str:
-    """``"metaworld"``, ``"gym"`` or a family's: ``"locomotion"``, ``"ml1"``, ``"point-robot"``.
+    """``"metaworld"``, ``"gym"`` or a family's: ``"locomotion"``, ``"ml1"``, ``"point-robot"``, ``"teachers"``.
 
     :class:`ManyoneError` for a name that is none of them.
     """
@@ -264,13 +265,13 @@ def named_task(name: str, origin: str) -> str | None:
 
 
 def _family_module(which: str, task: str) -> Any:
-    """What makes the environments of families; Gymnasium is imported for the point's alone."""
-    if which != "point-robot":
+    """What makes the environments of families; Gymnasium is imported for those that are written here alone."""
+    if which not in ("point-robot", "teachers"):
         return {"locomotion": locomotion, "ml1": ml1}[which]
     need("gymnasium", task, "policies")
-    from manyone.envs.single import point_robot
+    from manyone.envs.single import point_robot, teachers
 
-    return point_robot
+    return {"point-robot": point_robot, "teachers": teachers}[which]
 
 
 def _harmless(value: Any) -> bool:

@@ -53,7 +53,7 @@ def harmony(agreement: Tensor, importance: Tensor, gamma: float = 10.0, out: Ten
 
 
 def swap_count(
-    step: int, total: int, eta_min: float, eta_max: float, schedule: Literal["bump", "decay"] = "bump"
+    step: int, total: float, eta_min: float, eta_max: float, schedule: Literal["bump", "decay"] = "bump"
 ) -> int:
     """k at ``step`` of ``total``.
 

@@ -52,6 +52,8 @@ class MaskUpdate:
     """Smoothing of the tasks' gradients over updates."""
     fisher_samples: bool
     """Fisher scores from the squares of single samples' gradients."""
+    until: float = 1.0
+    """Share of the steps after which masks stay; the schedule goes over this share."""
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -61,11 +63,16 @@ class MaskUpdate:
         ):
             if value not in allowed:
                 raise ManyoneError(f"{name} {value!r}: must be one of {', '.join(allowed)}")
-        swap_count(0, 1, self.eta_min, self.eta_max, self.schedule)
+        self.swaps(0)
 
     def due(self, step: int) -> bool:
         """Whether masks change after ``step`` steps."""
-        return self.rule != "none" and step % self.every == 0
+        over = self.until < 1 and step > self.until * self.steps
+        return self.rule != "none" and step % self.every == 0 and not over
+
+    def swaps(self, step: int) -> int:
+        """k, the entries that a mask exchanges after ``step`` steps."""
+        return swap_count(step, self.until * self.steps, self.eta_min, self.eta_max, self.schedule)
 
 
 @torch.no_grad()
@@ -74,7 +81,7 @@ def exchange_masks(at: MaskedPoint, losses: TaskLosses, by: MaskUpdate, step: in
 
     Metrics: swaps a mask, "agreement", the mean over tasks of the cosine of u_i and U, and "agreement/<task>".
     """
-    k = swap_count(step, by.steps, by.eta_min, by.eta_max, by.schedule)
+    k = by.swaps(step)
     if k == 0 or by.rule == "random":
         if k:
             for masks, seed in zip(at.masks, losses.seeds):

@@ -33,8 +33,9 @@ class DataOptions(CommonOptions):
     suite: str | None = None
     """Tasks: metaworld-mt1:TASK, metaworld-mt5, -mt10, -mt30, -mt50, -pairs10 (opposing pairs), -cw10, or cheetah-dir,
     cheetah-vel, ant-dir (also -4, -6, -small, -ood), or ml1-reach, ml1-pick-place, point-robot (goals hidden; --quality
-    expert, medium, random), or mujoco-hopper, -halfcheetah, -walker2d, mujoco3, mujoco8 (--quality medium, ...). Their
-    data are made by scripted, searched or shipped policies when the cache has none (manyone data ls)."""
+    expert, medium, random), or mujoco-hopper, -halfcheetah, -walker2d, mujoco3, mujoco8 (--quality medium, ...), or
+    teachers-4, -12, -24, -50 (made up, contradicting each other). Their data are made by scripted, searched or shipped
+    policies when the cache has none (manyone data ls)."""
     quality: Annotated[
         Literal["near", "sub", "expert", "random", "medium", "medium-replay", "medium-expert"], With("suite")
     ] = "near"
@@ -276,6 +277,8 @@ class HarmoDTOptions(FrozenOptions):
     """Compare scores over all maskable weights, within each tensor for its share, or standardised in each tensor."""
     ema_decay: Annotated[float, Range(0, 1, closed="left")] = 0.0
     """Smoothing of the tasks' gradients over mask updates."""
+    mask_until: Annotated[float, Range(0, 1, closed="right")] = 1.0
+    """Share of the steps after which masks stay as they are; --swap-schedule goes over this share."""
     update: Literal["corrected", "random", "official"] = "corrected"
     """Mask update: by dense gradients; at random, as a control; or as the published code does it, mistakes included."""
 

@@ -9,13 +9,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --no-compile -c constraints.txt
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help demo test test-long earth-models-test fuzz bench parity lint docs screenshots clean install-dev
+.PHONY: help demo test test-long wheel-alone earth-models-test fuzz bench parity lint docs screenshots clean install-dev
 
 help:
-	@echo "make demo   install, then test the papers' claims at smoke scale; ends with a table and report.html"
+	@echo "make demo   install, then test the papers' claims at smoke scale: verdicts field by field, then tables and report.html"
 	@echo "make test   install, then lint, type check, import contract and all tests"
 	@echo "make test-long  the few tests that are left out there for their length"
 	@echo "make earth-models-test  adapters of other libraries' satellite encoders, in an environment of their own"
+	@echo "make wheel-alone  builds the wheel, installs it without extras elsewhere and does what a newcomer does first"
 	@echo "make fuzz   2,000 damaged files of every format that is read"
 	@echo "make bench  speed, side by side with peers (they are installed in venvs of their own)"
 	@echo "make parity recipes and adapters side by side with mergekit and PEFT, with the greatest difference of each"
@@ -36,8 +37,14 @@ $(VENV)/.dev: $(VENV)/.base
 
 install-dev: $(VENV)/.dev
 
+# Verdicts are printed as soon as a suite is measured, the first within a minute; the tables come last.
 demo: $(VENV)/.base
 	$(BIN)/manyone reproduce --scale smoke
+	@echo
+	@echo "Three to try on data of your own ($(BIN)/manyone ls shows the rest):"
+	@echo "  $(BIN)/manyone run local-sgda --data my.csv --label y --out runs/auc     # a table: two classes"
+	@echo "  $(BIN)/manyone run ties --base base --experts a b --out runs/merged      # model folders of one base"
+	@echo "  $(BIN)/manyone run bc --data hopper=my.npz --out runs/bc                 # recorded episodes"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -63,6 +70,9 @@ $(MODELS)/.ready: pyproject.toml constraints.txt
 
 earth-models-test: $(MODELS)/.ready
 	OMP_NUM_THREADS=1 $(MODELS)/bin/python -m pytest tests_models
+
+wheel-alone: $(VENV)/.base
+	$(BIN)/python scripts/wheel_alone.py
 
 bench: $(VENV)/.dev
 	$(BIN)/manyone bench

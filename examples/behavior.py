@@ -3,7 +3,12 @@
 Runs in seconds:  python examples/behavior.py
 """
 
-import gymnasium
+import argparse
+
+try:
+    import gymnasium
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"this program needs {missing.name}: pip install 'manyone[behavior]'") from None
 import numpy as np
 import torch
 
@@ -57,5 +62,6 @@ def main(pairs: int = 8, steps: int = 100) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for name, value in main().items():
         print(f"{name:28s} {value:6.1f}")

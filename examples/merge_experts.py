@@ -3,6 +3,8 @@
 Runs in seconds on the small suite that is part of the repository:  python examples/merge_experts.py
 """
 
+import argparse
+
 from manyone.data.suites import load_suite
 from manyone.merging import Surgery, SurgeryLearner, WeightEnsemblingMoE, task_arithmetic
 from manyone.merging.experts.bundle_learner import make_bundle
@@ -44,5 +46,6 @@ def main() -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for name, value in main().items():
         print(f"{name:26s} {100 * value:5.1f} %")

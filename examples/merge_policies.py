@@ -12,6 +12,7 @@ have to, and their merges come near to the policy of all goals.
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -81,5 +82,6 @@ def main(steps: int = 150) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for name, value in main().items():
         print(f"{name:36}{value:8.2f}")

@@ -3,6 +3,8 @@
 Runs in seconds on scikit-learn's digits:  python examples/minimax.py
 """
 
+import argparse
+
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -44,5 +46,6 @@ def main() -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for name, value in main().items():
         print(f"{name:28s} {100 * value:5.1f} %")

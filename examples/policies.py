@@ -4,7 +4,7 @@ Train one first, e.g. `manyone run harmodt --suite metaworld-pairs4 --out runs/f
     python examples/policies.py runs/first/model drawer-open-v3
 """
 
-import sys
+import argparse
 
 from manyone.envs.single.make import goals, make_env
 from manyone.policies import load_policy
@@ -24,4 +24,9 @@ def main(folder: str, task: str, horizon: int = 200) -> float:
 
 
 if __name__ == "__main__":
-    print(f"return {main(*sys.argv[1:3]):.1f}")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="the model folder of a run")
+    parser.add_argument("task", help="one of its tasks")
+    parser.add_argument("--horizon", type=int, default=200)
+    asked = parser.parse_args()
+    print(f"return {main(asked.folder, asked.task, asked.horizon):.1f}")

@@ -3,6 +3,7 @@
 Runs in seconds (most of them for importing transformers):  python examples/sql.py
 """
 
+import argparse
 import itertools
 
 from manyone.sql import (
@@ -63,5 +64,6 @@ def main(steps: int = 200) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for name, value in main().items():
         print(f"{name:16} {value:.2f}")

@@ -4,11 +4,16 @@ Runs in seconds:  python examples/teams.py     (needs: pip install 'manyone[team
 The same from the command line:  manyone run commformer --env pettingzoo:examples.teams --length 1
 """
 
+import argparse
 import tempfile
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete
-from pettingzoo import ParallelEnv
+
+try:
+    from gymnasium.spaces import Box, Discrete
+    from pettingzoo import ParallelEnv
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"this program needs {missing.name}: pip install 'manyone[teams]'") from None
 
 from manyone.envs.teams.make import make_team
 from manyone.teams import CommFormer, LearnedGraph, TeamLearner, Training, load_team, save_team
@@ -63,5 +68,6 @@ def main() -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for name, value in main().items():
         print(f"{name:20s} {value:.2f}")

@@ -4,10 +4,15 @@ One expert counts upwards, the other downwards; the first token of a prompt says
 Llama:  python examples/wemoe_causal_lm.py
 """
 
+import argparse
 import copy
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+
+try:
+    from transformers import LlamaConfig, LlamaForCausalLM
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"this program needs {missing.name}: pip install 'manyone[text]'") from None
 
 from manyone.merging import WeightEnsemblingMoE, task_arithmetic
 
@@ -71,5 +76,6 @@ def main() -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for name, value in main().items():
         print(f"{name:38s} {value:.2f}")

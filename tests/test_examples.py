@@ -23,6 +23,7 @@ SAYS = {
     "sql_trainer": lambda r: r["loss at first"] > r["at last"],
     "sql_trl": lambda r: r["steps"] == 4 and r["loss at first"] > 0,
     "merge_policies": lambda r: r["all goals, equal updates"] > r["ties of two goals"] > r["base"],
+    "earth": lambda r: r["inputs"] == 6 and r["inputs without a band"] == 0 and r["cost of itself"] == 0,
     "minimax": lambda r: r["worst class: worst class"] > r["plain average: worst class"] > 0.5,
 }
 """What the figures that a script's ``main`` returns must show (scripts that need arguments: see their field)."""

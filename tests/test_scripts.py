@@ -44,3 +44,9 @@ def test_shipped_experts_are_spread_over_what_a_run_has_reached(monkeypatch):
         assert chosen == sorted(chosen)
         assert 3 <= len(chosen) <= 4
     assert script.spread(returns[:2], 1) == [0, 1]
+
+
+def test_the_wheel_is_tried_with_a_program_of_each_field(monkeypatch):
+    programs = loaded(SCRIPT.with_name("wheel_alone.py"), monkeypatch).PROGRAMS
+    assert len(programs) == len(FIELDS)
+    assert all((SCRIPT.parents[1] / "examples" / f"{name}.py").is_file() for name in programs)

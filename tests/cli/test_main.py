@@ -205,6 +205,7 @@ def test_reproduce_report_and_bench_pass_their_words_on(manyone, monkeypatch, tm
     fake(monkeypatch, "manyone.report.html", run_report=lambda runs, out: out or runs[0] / "report.html")
     assert manyone("report", "run") == (0, "report: run/report.html\n", "")
     assert manyone("report", "run", "run", "--out", "page.html") == (0, "report: page.html\n", "")
+    assert manyone("report", "run", "run") == (0, f"report: {tmp_path.resolve()}/report-run-run.html\n", "")
 
     fake(
         monkeypatch,

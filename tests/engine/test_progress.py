@@ -95,3 +95,9 @@ def test_bars_in_any_thread_share_one_display(monkeypatch: pytest.MonkeyPatch, c
     while threading.active_count() > running and time.time() < until:
         time.sleep(0.01)
     assert threading.active_count() <= running, "the display ends with the last bar, also after an error"
+
+
+def test_few_of_what_is_counted_in_millions_are_shown_one_by_one():
+    assert Progress("average", total=50_000, unit="parameters").count(1200) == "1200/50000 parameters"
+    assert Progress("average", total=2_500_000, unit="parameters").count(1_200_000) == "1.2/2.5 million parameters"
+    assert Progress("download", unit="bytes").count(3_400_000) == "3.4 MB"  # nobody said how much there is

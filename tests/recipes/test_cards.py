@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from manyone.engine.card import metadata_of
 from manyone.engine.card import split_card as lines_of
 from manyone.engine.run import RunFolder
-from manyone.recipes.cards import MARK, finish_card, metadata_of
+from manyone.recipes.cards import MARK, finish_card
 from manyone.recipes.options import CommonOptions
 
 
@@ -135,3 +136,13 @@ def test_terms_of_the_base_stay_and_a_transformers_folder_says_how_it_is_loaded(
     head, body = split_card((home / "README.md").read_text())
     assert head["library_name"] == "peft"
     assert "PeftModel.from_pretrained" in body
+
+
+def test_figures_that_the_card_tells_already_are_not_told_again(made):
+    path = made("# Mine\n\n| score | value |\n|---|---|\n| accuracy | 0.5 |\n")
+    text = path.read_text()
+    assert text.count("| accuracy | 0.5 |") == 1
+    assert "| tensors | 7 |" in text
+    folder = RunFolder.open(path.parents[1])
+    finish_card(Options(), folder)
+    assert path.read_text() == text

@@ -126,6 +126,8 @@ def test_several_runs_and_an_unfinished_one(tmp_path):
     assert len(context["stories"]) == 1
     out = html.run_report([*runs, runs[0]], tmp_path / "report.html")
     text = out.read_text()
+    named = [*re.findall(r'role="region" aria-label="([^"]+)"', text), *re.findall(r"<h2 [^>]*>([^<]+)</h2>", text)]
+    assert len(named) == len(set(named)), "each region of the page has a name of its own"
     assert "Not finished: b" in text
     assert "<script" not in text
     assert set(re.findall(r'(\w+)="http', text)) == {"href"}, "a paper is linked, nothing is loaded"

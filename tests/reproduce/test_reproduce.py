@@ -1,11 +1,14 @@
 """``manyone reproduce`` with a toy study: planning, processes, failures, several fields on one page."""
 
+import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import joblib
@@ -120,9 +123,41 @@ def test_all_fields_in_one_folder_on_one_page(toys, capsys):
     for part in ('id="wood"', 'id="tin"', 'id="wood-claims"', 'id="tin-measures"', "Success per task", "mean regret"):
         assert part in page
     shown = capsys.readouterr().out
+    for field in ("Wood", "Tin"):
+        assert re.search(rf"^{field} on {field.lower()}s, after \d+ s: 1 holds \(of 1 tests\)$", shown, re.M)
+        sentence = f"  ✓ holds: Clever beats plain in {field.lower()}. Here +25.0"
+        assert -1 < shown.find(sentence) < shown.find("Claims of wood, scale smoke"), "sentences come before tables"
     assert "woods: made for smoke" in shown
     assert "Claims of tin, scale smoke" in shown
     assert "success in %" in shown
+
+
+def test_the_page_grows_with_the_fields_and_quick_ones_come_first(toys, monkeypatch, capsys):
+    quick = types.ModuleType("quick_study")
+    quick.__dict__.update({k: v for k, v in vars(importlib.import_module("toy_study")).items() if k != "__name__"})
+    quick.QUICK = ("tins",)
+    monkeypatch.setitem(sys.modules, "quick_study", quick)
+    monkeypatch.setitem(reproduce.STUDIES, "tin", "quick_study")
+    pages = []
+    kept = reproduce.write
+    monkeypatch.setattr(reproduce, "write", lambda path, report: pages.append(report) or kept(path, report))
+    rows = toys / "r/rows"
+    rows.mkdir(parents=True)
+    for task in reproduce.plan([], ["tin"], "smoke", None)[0].jobs:  # a process of its own does not know the module
+        importlib.import_module("toy_study").run_job("smoke", *task, rows)
+    assert reproduce.reproduce(out=Path("r"), workers=2) == 0
+    assert [[s.field for s in page.studies] for page in pages] == [["tin"], ["wood", "tin"]]
+    shown = capsys.readouterr().out
+    assert shown.find("Tin on tins, after") < shown.find("woods: made for smoke") < shown.find("Wood on woods, after")
+
+
+def test_a_page_that_cannot_be_written_is_said(toys, monkeypatch):
+    def fail(path, report):
+        raise ManyoneError("the disk is full")
+
+    monkeypatch.setattr(reproduce, "write", fail)
+    with pytest.raises(ManyoneError, match="the disk is full"):
+        reproduce.reproduce(out=Path("r"), workers=2)
 
 
 def test_a_dry_run_says_what_would_be_measured_and_writes_nothing(toys, capsys):

@@ -19,6 +19,7 @@ _EARTH = "earth-models"
 """The list that is a catalogue of what others made: long, and with options."""
 LISTS = ("recipes", "suites", "data", "models", "claims", _EARTH, "earth-sensors")
 """What ``manyone ls`` lists."""
+_NAMED = 4  # runs that the name of a page of several names
 _DATA_VERBS = ("ls", "get", "make", "info", "clear")
 
 
@@ -106,15 +107,27 @@ def report(words: Sequence[str]) -> int:
         help="run folders, folders of several seeds, or one folder of `manyone reproduce`",
     )
     parser.add_argument(
-        "--out", metavar="FILE", type=Path, help="the page (default: report.html in the first run's folder)"
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="the page (default: report.html in the run's folder; of several report-RUN-RUN.html beside the first)",
     )
     parsed = parser.parse(words)
     for run in parsed.runs:
         if not any((run / name).is_file() for name in ("config.yaml", "study.json", "seeds.json")):
             raise ManyoneError(f"{run} is not a run folder: it has no config.yaml")
-    written = _load("manyone.report.html").run_report(parsed.runs, parsed.out or parsed.runs[0] / "report.html")
+    written = _load("manyone.report.html").run_report(parsed.runs, parsed.out or _page_of(parsed.runs))
     print(f"report: {written}")
     return 0
+
+
+def _page_of(runs: Sequence[Path]) -> Path:
+    """Where a page goes by itself: into the run's folder; of several runs beside the first, whose own page stays."""
+    if len(runs) == 1:
+        return runs[0] / "report.html"
+    names = [run.resolve().name for run in runs]
+    named = names if len(names) <= _NAMED else [*names[: _NAMED - 1], f"and-{len(names) - _NAMED + 1}-more"]
+    return runs[0].resolve().parent / f"report-{'-'.join(named)}.html"
 
 
 def reproduce(words: Sequence[str]) -> int:

@@ -25,6 +25,7 @@ _QUIET_SECONDS = 2.0
 _REDRAW_SECONDS = 0.1
 _LINE_SECONDS = 30.0
 _MILLIONS = {"bytes": "MB", "parameters": "million parameters"}  # units that are shown by the million
+_FEWEST = 1_000_000  # of such a unit: fewer are shown one by one
 
 _lock = threading.Lock()
 _display: Display | None = None  # while there are bars
@@ -92,7 +93,9 @@ class Progress:
 
     def count(self, done: int) -> str:
         """How much is done, with what is counted."""
-        if self.unit in _MILLIONS:
+        if self.unit in _MILLIONS and not self.total:
+            return f"{done / 1e6:.1f} {_MILLIONS[self.unit]}"
+        if self.unit in _MILLIONS and self.total >= _FEWEST:
             return f"{done / 1e6:.1f}/{self.total / 1e6:.1f} {_MILLIONS[self.unit]}"
         return f"{done}/{self.total} {self.unit}"
 
@@ -100,7 +103,7 @@ class Progress:
         # the first step warms up (compiles, fills caches): it says nothing about those to come
         since, began = self._first if self._first is not None and done > self._first[0] else (self.start, self._began)
         rate = (done - since) / max(now - began, 1e-9)
-        millions = _MILLIONS.get(self.unit)
+        millions = _MILLIONS.get(self.unit) if self.total >= _FEWEST or not self.total else None
         speed = f"{rate:.3g} {self.unit}/s" if millions is None else f"{rate / 1e6:.3g} {millions}/s"
         left = f"{_clock((self.total - done) / rate)} left" if rate > 0 and since > self.start else ""
         return "  ".join(filter(None, (self.count(done), loss, speed, left)))

@@ -13,17 +13,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-import yaml
-
 import manyone
-from manyone.engine.card import read_card, split_card
-from manyone.engine.documents import parse_yaml, read_json
+from manyone.engine.card import inherited, loader_of, metadata_of, read_card, split_card, with_head
 from manyone.engine.fabric import is_writer
 from manyone.engine.files import write_atomic
 from manyone.engine.mergeable import CARD
 from manyone.engine.options import to_plain
 from manyone.engine.run import RunFolder
-from manyone.errors import ManyoneError
 from manyone.recipes.options import CommonOptions, defaults
 from manyone.recipes.table import RECIPES
 
@@ -32,7 +28,6 @@ MARK = "## How it was made"
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MODELS = ("base", "experts", "teacher", "student", "policy", "model")
 _HIDDEN = {"out", "overwrite", "device", "logger", "dry_run", "workers", "threads", "seed"}
-_KEPT = ("license", "license_name", "license_link", "language", "pipeline_tag", "base_model")
 _MOST = 12  # figures of the metadata and of the table
 
 
@@ -42,46 +37,14 @@ def finish_card(options: CommonOptions, folder: RunFolder) -> None:
     if not is_writer() or not any(any(home.glob(pattern)) for pattern in WEIGHTS):
         return
     lines, body = split_card(read_card(home))
-    library, loads = _library(home)
-    head = {"library_name": library, **_inherited(options), **metadata_of(lines)}
+    library, loads = loader_of(home)
+    base = getattr(options, "base", None)
+    head = {"library_name": library, **(inherited(Path(str(base))) if base else {}), **metadata_of(lines)}
     body = body or f"# A model made by `{folder.recipe}`\n{loads}"
-    made = _made(options, folder)
-    if made in body:
+    if _made(options, folder) in body or (made := _made(options, folder, body)) in body:
         return
     head = _metadata(head, options, folder)
-    whole = f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n{body.rstrip()}\n\n{made}"
-    write_atomic(home / CARD, whole.encode())
-
-
-def _library(home: Path) -> tuple[str, str]:
-    """(Whose loader opens the folder, the lines that do so), of a model that has no card of its own."""
-    if (home / "adapter_config.json").is_file():
-        lines = 'from peft import PeftModel\nmodel = PeftModel.from_pretrained(base, "PATH/OF/THIS/FOLDER")'
-        return "peft", f"\n```\n{lines}\n```\n"
-    config = read_json(home / "config.json") if (home / "config.json").is_file() else {}
-    if isinstance(config, Mapping) and "manyone_format" not in config and "architectures" in config:
-        names = config["architectures"]
-        name = str(names[0]) if isinstance(names, list) and names else "AutoModel"
-        name = name if name.isidentifier() else "AutoModel"
-        lines = f'from transformers import {name}\nmodel = {name}.from_pretrained("PATH/OF/THIS/FOLDER")'
-        return "transformers", f"\n```\n{lines}\n```\n"
-    return "manyone", ""
-
-
-def _inherited(options: CommonOptions) -> dict[str, Any]:
-    """What the base's own card says that holds for every model made of it: terms, languages, what it was made of."""
-    base = getattr(options, "base", None)
-    head = metadata_of(split_card(read_card(Path(str(base))))[0]) if base else {}
-    return {name: head[name] for name in _KEPT if name in head}
-
-
-def metadata_of(head: str) -> dict[str, Any]:
-    """What the lines of a card's head say; nothing where they are no mapping that can be read."""
-    try:
-        found = parse_yaml(head, "the card's metadata")
-    except ManyoneError:
-        return {}
-    return dict(found) if isinstance(found, Mapping) else {}
+    write_atomic(home / CARD, with_head(head, f"{body.rstrip()}\n\n{made}").encode())
 
 
 def _metadata(head: Mapping[str, Any], options: CommonOptions, folder: RunFolder) -> dict[str, Any]:
@@ -129,13 +92,14 @@ def _data_of(options: CommonOptions) -> str:
     return str(getattr(options, "suite", None) or (_told(data) if data and isinstance(data, str) else "own data"))
 
 
-def _made(options: CommonOptions, folder: RunFolder) -> str:
+def _made(options: CommonOptions, folder: RunFolder, said: str = "") -> str:
+    """How the model was made; figures of a table in ``said`` are left out."""
     lines = [MARK, "", f"`manyone run {folder.recipe}`, seed {options.seed}, manyone {manyone.__version__}.", ""]
     if changed := _changed(options):
         lines += ["| option | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in changed.items()), ""]
-    if figures := _figures(folder):
-        lines += ["| figure | value |", "|---|---|", *(f"| {name} | {value:.4g} |" for name, value in figures.items())]
-        lines += [""]
+    rows = [f"| {name} | {value:.4g} |" for name, value in _figures(folder).items()]
+    if rows := [row for row in rows if row not in said.splitlines()]:
+        lines += ["| figure | value |", "|---|---|", *rows, ""]
     return "\n".join(lines)
 
 

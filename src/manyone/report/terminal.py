@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from manyone.claims.claims import Claim, Finding
 from manyone.claims.numbers import after, difference, plain, points, with_interval
 from manyone.claims.study import Study
-from manyone.report.sections import MARKS, counts, entry_order, is_bound
+from manyone.report.sections import MARKS, counts, counts_in_words, entry_order, is_bound
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+_COLUMNS = 100
 _STYLES = {
     "holds": "green",
     "within noise": "yellow",
@@ -99,6 +101,22 @@ def score_table(study: Study, suite: str, width: int = 80) -> Table:
         row = ["" if c is None else plain(unit, c.value) for c in cells]
         table.add_row(Text(name, style=style), with_interval(unit, mean) if mean else "", *row)
     return table
+
+
+def verdicts(study: Study, suite: str, seconds: float) -> str:
+    """What came out on ``suite`` in plain words: how many tests got which verdict, then each claim as a sentence."""
+    found = [f for f in study.findings() if f.suite == suite]
+    head = f"{study.short} on {suite}, after {seconds:.0f} s: {counts_in_words(found) or 'no claim is tested'}"
+    lines = [f"{head} (of {len(found)} tests)" if found else head]
+    for f in found:
+        here = measured_cell(study, f)
+        lines += textwrap.wrap(
+            f"{MARKS[f.verdict]} {f.verdict}: {f.claim.statement} Here {here}."
+            if f.estimate is not None
+            else f"{MARKS[f.verdict]} {f.verdict}: {f.claim.statement} ({here})",
+            _COLUMNS, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False,
+        )  # fmt: skip
+    return "\n".join(lines)
 
 
 def show(study: Study, console: Console | None = None) -> None:

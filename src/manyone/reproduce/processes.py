@@ -66,13 +66,22 @@ class Runner(NamedTuple):
     running: Path
     workers: int | None
 
-    def run(self, tasks: Sequence[Task], unit: str, total: int, done: Callable[[], int]) -> None:
+    def run(
+        self,
+        tasks: Sequence[Task],
+        unit: str,
+        total: int,
+        done: Callable[[], int],
+        look: Callable[[], None] | None = None,
+    ) -> None:
         """Runs all ``tasks``, started in their order; a bar shows which are running and ``done()`` of ``total`` units.
+
+        ``look`` is called now and then while they run, in another thread; what it raises is raised when they are done.
 
         One that fails, or whose process dies, ends all with a :class:`ManyoneError` that names it and its log.
         """
         count = min(self.workers or joblib.effective_n_jobs(-1), len(tasks))
-        with Progress("tasks", total, start=done(), unit=unit) as bar, _shown(bar, done, self.names):
+        with Progress("tasks", total, start=done(), unit=unit) as bar, _shown(bar, done, self.names, look):
             try:
                 joblib.Parallel(n_jobs=max(count, 1), prefer="threads", batch_size=1)(
                     joblib.delayed(supervise)(task, self.running) for task in tasks
@@ -238,21 +247,31 @@ def _ending(code: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _shown(bar: Progress, done: Callable[[], int], names: Callable[[], Sequence[str]]) -> Iterator[None]:
-    """Keeps ``bar`` up to date, in a thread of its own."""
+def _shown(
+    bar: Progress, done: Callable[[], int], names: Callable[[], Sequence[str]], look: Callable[[], None] | None
+) -> Iterator[None]:
+    """Keeps ``bar`` up to date and calls ``look``, in a thread of its own; raises at the end what ``look`` raised."""
     over = threading.Event()
+    problems: list[Exception] = []
 
-    def look() -> None:
+    def keep() -> None:
         while not over.wait(_LOOK_SECONDS):
             bar.update(done(), name="; ".join(names()) or "starting")
+            if look is not None and not problems:
+                try:
+                    look()
+                except Exception as problem:
+                    problems.append(problem)
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=keep, daemon=True)
     thread.start()
     try:
         yield
     finally:
         over.set()
         thread.join()
+    if problems:
+        raise problems[0]
 
 
 # --- in the process that does the tasks -------------------------------------------------------------------------------

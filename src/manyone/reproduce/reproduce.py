@@ -1,9 +1,10 @@
 """``manyone reproduce``: runs what tests the papers' claims, then prints and writes the verdicts.
 
 Every field has a claims file (``study/claims.toml``) and a study module (``study/study.py``), which knows how its
-claims are tested; this module plans their jobs, runs them side by side and puts all fields on one page. Rows that exist
-are not measured again. A field whose methods are of several families has further chapters, each a folder of its study
-with the same two files: ``policies/study/continual`` is ``policies-continual``, and ``--field policies`` means all.
+claims are tested; this module plans their jobs, runs them side by side and puts all fields on one page. The page grows:
+verdicts are told as soon as a suite is measured, those of quick suites first. Rows that exist are not measured again. A
+field whose methods are of several families has further chapters, each a folder of its study with the same two files:
+``policies/study/continual`` is ``policies-continual``, and ``--field policies`` means all.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import importlib
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -35,7 +36,7 @@ from manyone.fields import FIELDS
 from manyone.recipes.needs import Needs, together
 from manyone.recipes.running import print_table
 from manyone.report.html import write
-from manyone.report.terminal import show
+from manyone.report.terminal import show, verdicts
 from manyone.reproduce.clock import seconds_of
 from manyone.reproduce.processes import Runner, Task, cluster, task_runner
 
@@ -49,6 +50,7 @@ def _studies() -> dict[str, str]:
     return found
 
 
+PAGE = "report.html"
 STUDIES = _studies()
 """Field or chapter (the ``field`` of a claims file) to study module, in the order of the page's chapters."""
 
@@ -56,7 +58,8 @@ STUDIES = _studies()
 class StudyModule(Protocol):
     """What a study module has. Importing it must be cheap: anything heavy is imported inside its functions.
 
-    It may also have ``overview(scale, suites, seeds, folder)``: figures drawn of what all its jobs wrote together; and
+    It may also have ``QUICK``: suites that are measured before all others, as they take less than half a minute;
+    ``overview(scale, suites, seeds, folder)``: figures drawn of what all its jobs wrote together; and
     ``needs(scale, suite)``: what is fetched and which libraries there must be, a :class:`manyone.recipes.needs.Needs`.
     """
 
@@ -195,21 +198,34 @@ def reproduce(
     except OSError as error:
         raise ManyoneError(f"{rows}: cannot be made: {error.strerror}; choose another folder with --out") from error
     _require_same_settings(plans, scale, rows)
-    with cluster(on), task_runner(rows, workers, [STUDIES[p.field] for p in plans]) as runner:
-        ready = {p.field: [_prepare(p.study, scale, s) for s in p.suites] for p in plans}
-        _measure(plans, scale, rows, runner)
     command = f"manyone reproduce {' '.join(names)}{' ' if names else ''}--scale {scale}"
     command += f" --field {','.join(fields)}" if fields else ""
     command += f" --suite {','.join(suites)}" if suites else ""
     command += f" --seeds {seeds}" if seeds else ""
-    studies = [_study(p, ready[p.field], rows, scale, command, suites) for p in plans]
-    report = _beside_earlier(studies, folder, scale)
-    report.save(folder)
-    page = write(folder / "report.html", report)
-    for study in studies:
-        show(study)
+    ready: dict[str, list[SuiteInfo]] = {p.field: [] for p in plans}
+    told: dict[str, list[str]] = {p.field: [] for p in plans}
+    studies: dict[str, Study] = {}
+
+    def tell(p: Plan, suite: str) -> None:
+        """Says what came out on a suite and puts it on the page."""
+        told[p.field].append(suite)
+        whole = len(told[p.field]) == len(p.suites)
+        study = _study(p, ready[p.field], rows, scale, command, suites if whole else told[p.field])
+        report = _beside_earlier([study], folder, scale)
+        report.save(folder)
+        write(folder / PAGE, report)
+        studies[p.field] = study
+        print(f"\n{verdicts(study, suite, time.time() - started)}\non the page: {folder / PAGE}", flush=True)
+
+    with cluster(on), task_runner(rows, workers, [STUDIES[p.field] for p in plans]) as runner:
+        for part in _quick_first(plans):
+            for p, suite in part:
+                ready[p.field].append(_prepare(p.study, scale, suite))
+            _measure(part, scale, rows, runner, tell)
+    for p in plans:
+        show(studies[p.field])
     print(f"wall time: {time.time() - started:.0f} s on {processors()} processors")
-    print(f"report: {page.resolve()}")
+    print(f"report: {(folder / PAGE).resolve()}")
     return 0
 
 
@@ -242,9 +258,24 @@ def _prepare(study: StudyModule, scale: str, suite: str) -> SuiteInfo:
     return info
 
 
-def _measure(plans: Sequence[Plan], scale: str, folder: Path, runner: Runner) -> None:
-    """Runs the jobs that lack rows, with one bar over the rows of all jobs."""
-    needed = [(p, job, p.study.count_rows(scale, job.suite, job.part)) for p in plans for job in p.jobs]
+def _quick_first(plans: Sequence[Plan]) -> list[list[tuple[Plan, str]]]:
+    """Plans with each of their suites, in two parts, of which the first says something soon; no part is empty."""
+    every = [(p, suite) for p in plans for suite in p.suites]
+    quick = [(p, suite) for p, suite in every if suite in getattr(p.study, "QUICK", ())]
+    return [part for part in (quick, [one for one in every if one not in quick]) if part]
+
+
+def _measure(
+    part: Sequence[tuple[Plan, str]], scale: str, folder: Path, runner: Runner, tell: Callable[[Plan, str], None]
+) -> None:  # fmt: skip
+    """Runs the jobs of these suites that lack rows, under one bar; calls ``tell`` as soon as a suite is measured."""
+    plans = list({p.field: p for p, _ in part}.values())
+    needed = [
+        (p, job, p.study.count_rows(scale, job.suite, job.part))
+        for p in plans
+        for job in p.jobs
+        if (p.field, job.suite) in {(q.field, suite) for q, suite in part}
+    ]
     tasks = [
         Task(
             str(job),
@@ -257,7 +288,20 @@ def _measure(plans: Sequence[Plan], scale: str, folder: Path, runner: Runner) ->
         if _lines(folder, job) < rows
     ]
     total = sum(rows for _, _, rows in needed)
-    runner.run(tasks, "rows", total, lambda: sum(_lines(folder, job) for _, job, _ in needed))
+    waiting = list(part)
+
+    def look() -> None:
+        """A suite is measured when its rows are there and none of its jobs runs any more, which may still draw."""
+        for p, suite in list(waiting):
+            jobs = [(job, rows) for _, job, rows in needed if job.suite == suite]
+            there = all(_lines(folder, job) >= rows for job, rows in jobs)
+            if there and {str(job) for job, _ in jobs}.isdisjoint(runner.names()):
+                waiting.remove((p, suite))
+                tell(p, suite)
+
+    runner.run(tasks, "rows", total, lambda: sum(_lines(folder, job) for _, job, _ in needed), look)
+    for p, suite in waiting:
+        tell(p, suite)
 
 
 def _require_same_settings(plans: Sequence[Plan], scale: str, folder: Path) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 from manyone.engine.documents import loads_json
 from manyone.errors import ManyoneError
@@ -22,8 +23,11 @@ from manyone.weights.model_config import config_beside, tied_head
 from manyone.weights.quantized import undone
 from manyone.weights.safetensors_file import map_file, read_header
 
+if TYPE_CHECKING:
+    from torch import nn
+
 StrPath: TypeAlias = "str | os.PathLike[str]"
-Model: TypeAlias = "Weights | StrPath"
+Model: TypeAlias = "Weights | StrPath | nn.Module"
 Models: TypeAlias = "Sequence[Model]"
 
 _WEIGHTS = (
@@ -68,13 +72,24 @@ def _open_weights(path: Path) -> Checkpoint:
 
 
 def open_model(model: Model, label: str, base: Checkpoint | None = None) -> Checkpoint:
-    """A path, state dict or ``Checkpoint`` as a ``Checkpoint``; LoRA adapters are merged into ``base``."""
-    return undone(as_checkpoint(model, label)) if isinstance(model, Mapping) else open_checkpoint(model, base)
+    """A path, state dict, module or ``Checkpoint`` as a ``Checkpoint``; LoRA adapters are merged into ``base``."""
+    weights = model.state_dict() if is_module(model) else model
+    if isinstance(weights, Mapping):
+        return undone(as_checkpoint(weights, label))
+    if not isinstance(weights, str | os.PathLike):
+        raise ManyoneError(f"{label}: a {type(model).__name__} is no model: give a path, a state dict or a module")
+    return open_checkpoint(weights, base)
+
+
+def is_module(model: object) -> TypeGuard[nn.Module]:
+    """Whether ``model`` is a module of PyTorch, which needs not be loaded for the answer."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
 
 
 def open_models(models: Models, word: str, base: Checkpoint | None = None) -> list[Checkpoint]:
     """:func:`open_model` for each of ``models``; messages call the first one in memory "``word`` 1"."""
-    if isinstance(models, str | os.PathLike | Mapping):
+    if isinstance(models, str | os.PathLike | Mapping) or is_module(models) or not isinstance(models, Iterable):
         raise ManyoneError(f"{word}: give a list of models, not a single one")
     return [open_model(model, f"{word} {i + 1}", base) for i, model in enumerate(models)]
 

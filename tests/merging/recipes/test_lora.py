@@ -87,3 +87,15 @@ def test_what_is_refused(tmp_path, options, match):
     with pytest.raises(ManyoneError, match=match):
         run(options, None, RunFolder.create(tmp_path / "run", "extract-lora", options))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_adapter_names_its_base_and_task(models, tmp_path):
+    base, tuned, _ = models
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    Path(base).rename(folder / "model.safetensors")
+    (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
+    made = make(ExtractLoraOptions(base=str(folder), model=tuned, rank=2), tmp_path / "run")
+    config = json.loads((made.path / "model" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(folder)
+    assert config["task_type"] == "CAUSAL_LM"

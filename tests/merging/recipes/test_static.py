@@ -13,12 +13,15 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from manyone.engine.card import metadata_of, read_card, split_card
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
 from manyone.merging.recipes import static_options as recipes
 from manyone.merging.recipes.run_static import run as merge
 from manyone.merging.static import methods as static
 from manyone.recipes.execution import execute
+from manyone.report import html
+from manyone.weights.open import open_checkpoint
 
 CLASSES = {
     "average": recipes.AverageOptions,
@@ -96,6 +99,43 @@ def test_every_method_has_a_recipe(method, models, tmp_path, capsys):
     merge(again, None, RunFolder.create(tmp_path / "run", method, again, overwrite=True))
     for name, value in load_file(tmp_path / "run" / "model" / "model.safetensors").items():
         assert torch.equal(written[name], value)
+
+
+def test_a_merge_tells_what_moved_and_how_the_model_is_loaded(models, tmp_path, capsys):
+    base, *experts = models
+    options = recipes.TaskArithmeticOptions(base=base, experts=tuple(experts))
+    run = RunFolder.create(tmp_path / "run", "task-arithmetic", options)
+    execute(options, run)
+    text = capsys.readouterr().out
+    tensors = {Path(path).stem: load_file(path) for path in models}
+    flat = {name: torch.cat([t["fc.weight"].reshape(-1), t["fc.bias"]]) for name, t in tensors.items()}
+    first, second = (flat[name] - flat["m0"] for name in ("m1", "m2"))
+    cosine = float(first @ second / first.norm() / second.norm())
+    for part in (f"{first.norm():.4g}", f"{100 * first.norm() / flat['m0'].norm():.2f}", f"{cosine:.2f}",
+                 f"model: {run.path / 'model'}", "from safetensors.torch import load_file"):  # fmt: skip
+        assert part in text
+    (line,) = [line for line in run.metrics() if line["kind"] == "movement"]
+    assert line["cosine"]["m1, m2"] == pytest.approx(cosine, rel=1e-4)
+    page = html.run_report([run.path], tmp_path / "page.html").read_text()
+    for part in ("Length of the task vectors", "Cosines between task vectors", "How far each layer moved",
+                 "load_file", str(run.path / "model")):  # fmt: skip
+        assert part in page
+    silent = recipes.TaskArithmeticOptions(base=base, experts=tuple(experts), measure=False)
+    merge(silent, None, RunFolder.create(tmp_path / "silent", "task-arithmetic", silent))
+    assert "task vectors" not in capsys.readouterr().out
+    assert not (tmp_path / "silent/figures.json").exists()
+
+
+def test_python_writes_the_card_that_the_command_line_completes(models, tmp_path):
+    base, *experts = models
+    static.merge("ties", base, experts, out=tmp_path / "python", density=0.5)
+    options = recipes.TiesOptions(base=base, experts=tuple(experts), density=0.5)
+    execute(options, RunFolder.create(tmp_path / "run", "ties", options))
+    head, body = split_card(read_card(tmp_path / "python"))
+    assert metadata_of(head)["tags"] == ["manyone", "merging", "ties"]
+    assert "merged by `ties` (density 0.5) from the base `m0` and the experts `m1`, `m2`" in body
+    assert 'load_file("PATH/OF/THIS/FOLDER/model.safetensors")' in body
+    assert "## How it was made" in read_card(tmp_path / "run/model")
 
 
 @pytest.mark.parametrize("method", ["task-arithmetic", "ties", "iso-c"])
@@ -208,3 +248,32 @@ def test_a_mergekit_recipe_from_its_own_folder(models, tmp_path):
     written = load_file(tmp_path / "run" / "model" / "model.safetensors")
     for name, value in static.task_arithmetic(models[0], models[1:], 0.5).items():
         torch.testing.assert_close(written[name], value)
+
+
+def test_a_mergekit_recipe_with_adapters_is_planned_and_kept(models, tmp_path, capsys):
+    for name in ("lora-a", "lora-b"):
+        folder = tmp_path / "models" / name
+        folder.mkdir()
+        config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["fc"], "bias": "none"}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        factors = {"A": torch.randn(2, 4), "B": torch.randn(6, 2)}
+        save_file({f"base_model.model.fc.lora_{k}.weight": v for k, v in factors.items()},
+                  folder / "adapter_model.safetensors")  # fmt: skip
+    path = tmp_path / "models" / "recipe.yaml"
+    entries = [{"model": f"m0.safetensors+{name}", "parameters": {"weight": 0.5}} for name in ("lora-a", "lora-b")]
+    text = yaml.safe_dump({"merge_method": "task_arithmetic", "base_model": "m0.safetensors", "models": entries})
+    path.write_text(text)
+    planned = recipes.MergekitOptions(recipe=path, dry_run=True)
+    assert not execute(planned, RunFolder.create(tmp_path / "run", "mergekit", planned))
+    assert "2 merged" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    options = recipes.MergekitOptions(recipe=path)
+    execute(options, RunFolder.create(tmp_path / "run", "mergekit", options))
+    path.unlink()
+    assert (tmp_path / "run" / "recipe.yaml").read_text() == text
+    written = load_file(tmp_path / "run/model/model.safetensors")["fc.weight"]
+    tuned = [open_checkpoint(tmp_path / "models" / name, models[0])["fc.weight"] for name in ("lora-a", "lora-b")]
+    torch.testing.assert_close(written, sum(tuned) / 2)
+    both = recipes.MergekitOptions(recipe=path, suite="fixture")
+    with pytest.raises(ManyoneError, match="mergekit: --recipe names its own models: leave --suite out"):
+        merge(both, None, RunFolder.create(tmp_path / "both", "mergekit", both))

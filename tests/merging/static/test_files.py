@@ -106,8 +106,12 @@ def test_hugging_face_folders_round_trip(name, tmp_path):
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert sorted(p.name for p in (tmp_path / "merged").iterdir() if p.suffix != ".safetensors") == sorted(
-        p.name for p in base.iterdir() if p.suffix == ".json"
+        ["README.md", *(p.name for p in base.iterdir() if p.suffix == ".json")]
     )
+    card = (tmp_path / "merged/README.md").read_text()
+    assert "merged by `task-arithmetic` (scale 0.4) from the base `" in card
+    assert f"{kind.model}.from_pretrained" in card
+    assert "not copied" not in card
     parameters = [dict(m.named_parameters()) for m in models]
     for n, value in merged.named_parameters():
         expected = parameters[0][n] + 0.4 * sum(p[n] - parameters[0][n] for p in parameters[1:])
@@ -144,7 +148,7 @@ def test_companions_are_data_of_the_base_s_own_folder(tmp_path, caplog):
     (base / "LICENSE").write_text("free")
     save_file({"w.weight": torch.ones(2, 2)}, base / "model.safetensors")
     static.merge("average", base, [{"w.weight": torch.zeros(2, 2)}], out=tmp_path / "out")
-    found = {p.name: p.read_text() for p in (tmp_path / "out").iterdir() if p.suffix != ".safetensors"}
+    found = {p.name: p.read_text() for p in (tmp_path / "out").iterdir() if p.suffix not in (".safetensors", ".md")}
     assert found == {"config.json": "{}", "tokenizer.json": "[]", "special.json": "[]", "LICENSE": "free"}
     (line,) = caplog.messages
     for name in ("modeling_x.py (code)", "stolen.json (a link", "stolen.txt (a link", "vocab.txt (a link"):
@@ -155,7 +159,7 @@ def test_companions_are_data_of_the_base_s_own_folder(tmp_path, caplog):
     (plain / "tokenizer.json").symlink_to(repository / "blobs/b")  # no cache: its folder is all that it has
     save_file({"w.weight": torch.ones(2, 2)}, plain / "model.safetensors")
     static.merge("average", plain, [{"w.weight": torch.zeros(2, 2)}], out=tmp_path / "second")
-    assert sorted(p.name for p in (tmp_path / "second").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "second").iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
 def test_sub_folders_of_the_model_are_copied_as_data(tmp_path, caplog):
@@ -188,7 +192,8 @@ def test_sub_folders_of_the_model_are_copied_as_data(tmp_path, caplog):
     static.merge("average", base, [{"w.weight": torch.zeros(2, 2)}], out=tmp_path / "out")
     found = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if not p.is_dir()}
     assert found == {
-        "model.safetensors", "config.json", "modules.json", "LICENSE", "license.md", "COPYING", "1_Pooling/config.json",
+        "README.md", "model.safetensors", "config.json", "modules.json", "LICENSE", "license.md", "COPYING",
+        "1_Pooling/config.json",
         "2_Dense/config.json", "2_Dense/model.safetensors", "additional_chat_templates/rag.jinja",
     }  # fmt: skip
     assert not any(p.is_symlink() for p in (tmp_path / "out").rglob("*"))

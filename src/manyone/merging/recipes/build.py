@@ -31,6 +31,7 @@ from manyone.merging.recipes.options import (
 from manyone.merging.recipes.problem import Problem
 from manyone.merging.recipes.static_options import FisherOptions, MergeOptions, RegMeanOptions
 from manyone.merging.static.methods import rule_options
+from manyone.merging.static.movement import Measure
 from manyone.merging.static.statistics import fisher, grams
 from manyone.merging.surgery.learner import SurgeryLearner
 from manyone.merging.surgery.model import Surgery, SurgeryV2, hidden_widths
@@ -57,8 +58,8 @@ class Known:
     merged_features: Mapping[str, Tensor] | None = None
 
 
-def merged(options: MergeOptions, problem: Problem) -> nn.Module:
-    """The encoder with statically merged weights."""
+def merged(options: MergeOptions, problem: Problem, measure: Measure | None = None) -> nn.Module:
+    """The encoder with statically merged weights; ``measure`` sees the merge."""
     given = rule_options(options.method, options)
     if isinstance(options, FisherOptions) and not options.fishers:
         given["fishers"] = [
@@ -70,7 +71,7 @@ def merged(options: MergeOptions, problem: Problem) -> nn.Module:
             grams(problem.expert(t), inputs, examples=options.examples, seed=options.seed)
             for t, inputs in problem.inputs("train").items()
         ]
-    return problem.merged(options.method, exclude=options.exclude, **given)
+    return problem.merged(options.method, exclude=options.exclude, measure=measure, **given)
 
 
 def adamerging(options: AdaMergingOptions, problem: Problem, known: Known | None = None) -> Built:

@@ -22,10 +22,12 @@ from manyone.merging.experts.protocol import PROTOCOLS
 from manyone.merging.ladder import entropy_ladder, ladder_warning
 from manyone.merging.measures import accuracies
 from manyone.merging.recipes.build import Built, merged
+from manyone.merging.recipes.movement import print_loading, tell_movement
 from manyone.merging.recipes.needs import suite_needs
 from manyone.merging.recipes.options import AdaptiveOptions, ProblemOptions, SurgeryOptions, TestTimeOptions
 from manyone.merging.recipes.problem import Problem, from_suite, load_problem, problem_here, suite_here
 from manyone.merging.recipes.static_options import MergeOptions
+from manyone.merging.static.movement import Measure
 from manyone.recipes.needs import UNKNOWN
 from manyone.recipes.options import Split
 from manyone.recipes.references import Reference, has_references, keep_references
@@ -100,12 +102,16 @@ def _check_inputs(options: ProblemOptions, problem: Problem, folder: RunFolder) 
 def merge_suite(options: MergeOptions, folder: RunFolder) -> None:
     """Merges the experts of ``options.suite`` statically and scores the result on the test splits."""
     problem = _suite(options)
-    network = merged(options, problem)
+    measure = Measure(list(problem.experts)) if options.measure else None
+    network = merged(options, problem, measure)
     metrics = score(network, problem, "test")
     compare(problem, folder)
+    if measure is not None:
+        tell_movement(measure.result(), "the base", folder)
     folder.log(0, "final", metrics)
     save_model(folder.folder("model"), network, problem, options.method, options.seed)
     print_accuracies(metrics)
+    print_loading(folder)
 
 
 def plan_suite(options: MergeOptions) -> list[str]:

@@ -13,13 +13,18 @@ from types import ModuleType
 from manyone.engine.progress import Progress
 from manyone.engine.run import RunFolder
 from manyone.errors import ManyoneError
+from manyone.merging.recipes.movement import print_loading, tell_movement
 from manyone.merging.recipes.static_options import FisherOptions, MergekitOptions, MergeOptions, RegMeanOptions
 from manyone.merging.static.estimate import describe
 from manyone.merging.static.files import Companions
 from manyone.merging.static.methods import execute, prepare, rule_options
+from manyone.merging.static.movement import Measure, names_of
 from manyone.merging.static.plan import Plan
 from manyone.merging.static.stream import Method
 from manyone.recipes.options import Split, check
+
+RECIPE = "recipe.yaml"
+"""The file of a run folder that holds the recipe of mergekit that was used."""
 
 
 def run(options: MergeOptions, build: None, folder: RunFolder) -> None:
@@ -29,6 +34,7 @@ def run(options: MergeOptions, build: None, folder: RunFolder) -> None:
         _suites().merge_suite(options, folder)
         return
     plan, method, companions = _prepared(options)
+    measure = Measure() if options.measure else None
     began = time.perf_counter()
     with Progress(options.method, unit="parameters") as bar:
         execute(
@@ -38,9 +44,15 @@ def run(options: MergeOptions, build: None, folder: RunFolder) -> None:
             max_shard_size=options.max_shard_size,
             threads=options.threads or None,
             progress=bar.update,
+            measure=measure,
             companions=companions,
             before=lambda: _make_room(folder),
         )
+    seconds = time.perf_counter() - began
+    if isinstance(options, MergekitOptions) and options.recipe is not None:
+        shutil.copyfile(options.recipe, folder.path / RECIPE)  # the file may change after the run
+    if measure is not None:
+        tell_movement(measure.result(), names_of([plan.base])[0], folder)
     metrics = {
         "experts": len(plan.experts),
         "tensors_merged": len(plan.merged),
@@ -48,11 +60,12 @@ def run(options: MergeOptions, build: None, folder: RunFolder) -> None:
         "tensors_dropped": len(plan.dropped),
         "elements": plan.elements,
         "notes": plan.notes,
-        "time": {"seconds": round(time.perf_counter() - began, 3)},
+        "time": {"seconds": round(seconds, 3)},
     }
     folder.log(0, "final", metrics)
     for note in plan.notes:
         print(note)
+    print_loading(folder)
 
 
 def plan(options: MergeOptions, build: None, folder: RunFolder) -> list[str]:
@@ -74,6 +87,8 @@ def evaluate(options: MergeOptions, build: None, folder: RunFolder, split: Split
 def _check(options: MergeOptions) -> None:
     on_cpu = options.on_device or options.device in ("auto", "cpu")
     check("device", options.device, on_cpu, f"auto or cpu: {options.method} merges on the CPU")
+    if options.suite is not None and isinstance(options, MergekitOptions):
+        raise ManyoneError("mergekit: --recipe names its own models: leave --suite out")
     if options.suite is not None and (options.base is not None or options.experts):
         raise ManyoneError("--suite brings its own base and experts: leave --base and --experts out")
 

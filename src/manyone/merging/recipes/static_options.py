@@ -36,6 +36,8 @@ class MergeOptions(CommonOptions):
     """Largest size of one output file, for example 5GB or 500MB; a larger model is split with an index."""
     threads: Annotated[int, Range(0)] = 0
     """Threads; 0 means as many as torch uses."""
+    measure: bool = True
+    """Say how far experts and result lie from the base, by layer, and the angles between the experts."""
 
 
 @dataclass(kw_only=True)

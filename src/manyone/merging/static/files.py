@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from manyone.engine.card import inherited, loader_of, with_head
 from manyone.engine.files import part_beside, stays_inside, writing
+from manyone.engine.mergeable import CARD
 from manyone.errors import ManyoneError
+from manyone.merging.static.movement import names_of
 from manyone.merging.static.plan import Plan
 from manyone.weights.model_config import hf_config
 from manyone.weights.open import StrPath
@@ -97,6 +100,8 @@ def model_folder(
         _copy_companions(plan, part, companions.config)
         if plan.joined is not None:
             plan.joined.write(part, plan.how, len(plan.merged))
+        else:
+            _write_card(plan, part)
         if companions.write is not None:
             companions.write(part)
 
@@ -126,6 +131,23 @@ def _copy_companions(plan: Plan, folder: Path, config: Mapping[str, Any]) -> Non
     if (changes or plan.base.outdated) and target.is_file():
         kept = {key: value for key, value in hf_config(target).items() if key not in plan.base.outdated}
         target.write_text(json.dumps(kept | changes, indent=2) + "\n")
+
+
+def _write_card(plan: Plan, folder: Path) -> None:
+    """What was merged of what, how it is loaded, and the terms of the base."""
+    method, (base, *experts) = plan.how.get("method", "merging"), names_of([plan.base, *plan.experts])
+    library, loads = loader_of(folder)
+    head = {"library_name": library, "tags": ["manyone", "merging", method.partition(" ")[0]]}
+    head |= {} if plan.base.folder is None else inherited(plan.base.folder)
+    options = ", ".join(f"{name} {value}" for name, value in plan.how.get("options", {}).items())
+    body = (
+        f"# A merged model ({method})\n\n"
+        f"{len(plan.merged)} tensors are merged by `{method}`{f' ({options})' * bool(options)} from the base `{base}` "
+        f"and the experts {', '.join(f'`{name}`' for name in experts)}"
+        + f"; {len(plan.copied)} are the base's" * bool(plan.copied)
+        + f".\n{loads}"
+    )
+    (folder / CARD).write_text(with_head(head, body), encoding="utf-8", errors="replace")
 
 
 def _copy_data(source: Path, place: Path, folder: Path, left: list[str], suffixes: Collection[str]) -> None:

@@ -31,11 +31,21 @@ from manyone.merging.static.matrix import factoring_device
 from manyone.merging.static.plan import Plan, make_plan, within
 from manyone.weights.checkpoint import Checkpoint
 from manyone.weights.lora.config import adapter_config
+from manyone.weights.model_config import architecture, config_beside
 from manyone.weights.open import Model, StrPath, open_checkpoint, open_model
 from manyone.weights.safetensors_file import SafetensorsWriter
 from manyone.weights.tensor_info import DTYPES, TensorInfo
 
 _PREFIX = "base_model.model."
+_TASKS = {
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+}
+"""The ends of transformers' classes, and PEFT's ``task_type``."""
 _OUTPUT = "lm_head"  # the name of the output layer in models that have no tensor of their own for it
 _F32 = DTYPES["F32"]
 Progress = Callable[[int, int], None]
@@ -176,6 +186,7 @@ def extract(
         finally:
             writer.abort()
         config = _config(_named(plan.base), {n.removesuffix(".weight"): r for n, r in plan.ranks().items()})
+        config["task_type"] = _task_type(plan)
         config |= {"fan_in_fan_out": plan.transposed, "lora_bias": bool(plan.biases)}
         config |= {"modules_to_save": list(plan.saved) or None}
         if plan.shared is not None:  # PEFT parts an output layer from the table that it shares: it is saved as well
@@ -232,7 +243,23 @@ def _shared_table(base: Checkpoint, saved: Mapping[str, Sequence[str]]) -> str |
 
 def _named(base: Checkpoint) -> str | None:
     """How the adapter names its base."""
-    return str(base.folder or base.path) if base.folder or base.path else None
+    place = base.folder or base.path
+    if place is None:
+        return None
+    if place.parent.name == "snapshots":  # models--NAME/snapshots/REVISION of the hub's cache
+        return place.parents[1].name.removeprefix("models--").replace("--", "/")
+    return str(place.absolute())
+
+
+def _task_type(plan: Extraction) -> str | None:
+    """What PEFT calls the model's task, by its class or that of the base; None where it has no name for it."""
+    for model in (plan.model, plan.base):
+        config = config_beside(model.folder)
+        name = architecture(config) or ""
+        for ending, task in _TASKS.items():
+            if name.endswith(ending) and (task != "SEQ_2_SEQ_LM" or config.get("is_encoder_decoder")):
+                return task
+    return None
 
 
 def _config(base: str | None, ranks: Mapping[str, int]) -> dict[str, Any]:

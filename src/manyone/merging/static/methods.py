@@ -6,7 +6,7 @@ theta_0 is the common base, theta_i the experts, tau_i = theta_i - theta_0. Ever
     merged = task_arithmetic(base, [expert_1, expert_2], scale=0.3)                     # state dicts in, state dict out
     merge("ties", "base/", ["a/", "b/"], out="merged", density=0.2, scale=0.3)    # folders in, folder out
 
-Models may be state dicts, ``Checkpoint`` objects or paths (see :func:`manyone.weights.open.open_checkpoint`).
+Models may be modules, state dicts, ``Checkpoint`` objects or paths (see :func:`manyone.weights.open.open_checkpoint`).
 The output has the base's names, shapes and dtypes. ``exclude`` takes regular expressions of tensors that stay as they
 are in the base, such as classifier heads.
 """
@@ -15,20 +15,26 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from manyone.engine.words import check_keywords
 from manyone.errors import ManyoneError
+from manyone.merging.static.doubts import doubts
 from manyone.merging.static.files import Companions, model_folder
+from manyone.merging.static.movement import Measure
 from manyone.merging.static.plan import Plan, make_plan
 from manyone.merging.static.stream import MemorySink, Method, Progress, run_merge
 from manyone.weights.open import Model, Models, StrPath, open_model, open_models
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 METHODS = {
     "average": "linear:average",
@@ -67,8 +73,16 @@ def prepare(
     """Opens the models, matches their tensors and checks the options: all that can fail before values are read."""
     rule = find_rule(method)
     check_keywords(f"merge({method!r})", options, partial(rule, 0))  # the first is the number of experts
+    for name, parameter in inspect.signature(rule).parameters.items():
+        number = isinstance(parameter.default, int | float) and not isinstance(parameter.default, bool)
+        if number and name in options and not isinstance(options[name], Real):
+            raise ManyoneError(
+                f"{name} = {options[name]!r:.40}: must be a number, not a {type(options[name]).__name__}"
+            )
     opened = open_model(base, "base")
     plan = make_plan(opened, open_models(experts, "expert", opened), exclude)
+    for doubt in doubts(method, plan, options):
+        logger.warning(doubt)
     told = {name: value for name, value in options.items() if isinstance(value, bool | int | float | str)}
     return replace(plan, how={"method": method, "options": told}), rule(len(plan.experts), **options)
 
@@ -83,6 +97,7 @@ def merge(
     max_shard_size: str | int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    measure: Measure | None = None,
     **options: Any,
 ) -> dict[str, Tensor] | None:
     """Merges with the method called ``method`` (a key of ``METHODS``; ``options`` are those of its function below).
@@ -90,10 +105,13 @@ def merge(
     ``out`` None: returns a state dict. Otherwise writes the folder ``out``: the weights (in shards of at most
     ``max_shard_size``, e.g. "5GB") and, when the base is a Hugging Face folder, its configuration and tokenizer. Of
     model folders of this project (policies, teams, ...) a model folder, in one file, that the field's ``load`` opens.
-    ``progress`` is called with (elements done, elements in all). Raises ``ManyoneError`` and leaves nothing behind.
+    ``progress`` is called with (elements done, elements in all); ``measure`` tells afterwards how far experts and
+    result lie from the base. Raises ``ManyoneError`` and leaves nothing behind.
     """
     plan, chosen = prepare(method, base, experts, exclude=exclude, **options)
-    return execute(plan, chosen, out=out, max_shard_size=max_shard_size, threads=threads, progress=progress)
+    return execute(
+        plan, chosen, out=out, max_shard_size=max_shard_size, threads=threads, progress=progress, measure=measure
+    )
 
 
 def execute(
@@ -104,6 +122,7 @@ def execute(
     max_shard_size: str | int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    measure: Measure | None = None,
     companions: Companions | None = None,
     before: Callable[[], object] | None = None,
 ) -> dict[str, Tensor] | None:
@@ -111,12 +130,12 @@ def execute(
     once everything is merged and before anything appears under ``out``."""
     if out is None:
         memory = MemorySink(plan)
-        run_merge(plan, method, memory, threads=threads, progress=progress)
+        run_merge(plan, method, memory, threads=threads, progress=progress, measure=measure)
         names = list(plan.base)
         kept = memory.tensors | {a: memory.tensors[b] for a, b in plan.aliases.items() if b in memory.tensors}
         return {name: kept[name] for name in names if name in kept}
     with model_folder(plan, out, max_shard_size=max_shard_size, companions=companions, before=before) as writer:
-        run_merge(plan, method, writer, threads=threads, progress=progress)
+        run_merge(plan, method, writer, threads=threads, progress=progress, measure=measure)
     return None
 
 

@@ -29,6 +29,8 @@ from manyone.weights.tensor_info import DType, narrow, stored_form
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from manyone.merging.static.movement import Measure
+
 _PER_TASK = 16  # chunks that one thread takes at a time, so that files are read and written in long runs
 Progress = Callable[[int, int], None]
 
@@ -45,6 +47,13 @@ class Buffers:
         if key not in self._kept:
             self._kept[key] = np.empty(CHUNK, dtype=dtype)
         return self._kept[key][:length]
+
+    def rows(self, count: int, length: int, dtype: np.dtype[Any]) -> np.ndarray:
+        """``count`` rows of ``length`` elements each, with undefined content."""
+        key = (f"{count} rows", dtype)
+        if key not in self._kept:
+            self._kept[key] = np.empty((count, CHUNK), dtype=dtype)
+        return self._kept[key][:, :length]
 
     def read(self, model: Checkpoint, name: str, start: int, stop: int, dtype: np.dtype[Any], key: str) -> np.ndarray:
         """A slice of a model as ``dtype`` (a view of the file where it is stored so; not to be written to)."""
@@ -139,8 +148,12 @@ def run_merge(
     *,
     threads: int | None = None,
     progress: Progress | None = None,
+    measure: Measure | None = None,
 ) -> None:
-    """Merges everything in ``plan`` into ``sink``. Raises ``ManyoneError`` at the first NaN, Inf or overflow."""
+    """Merges everything in ``plan`` into ``sink``; ``measure`` sees what comes out.
+
+    Raises ``ManyoneError`` at the first NaN, Inf or overflow.
+    """
     threads = threads or default_threads()
     sizes = {name: plan.info(name).numel for name in [*plan.merged, *plan.copied]}
     total, done, lock = sum(sizes.values()), [0], threading.Lock()
@@ -152,15 +165,21 @@ def run_merge(
                 progress(done[0], total)
 
     def merge_chunk(name: str, start: int, stop: int, buffers: Buffers) -> None:
-        _emit(plan, sink, name, start, method.chunk(plan, name, start, stop, buffers), buffers)
+        merged = method.chunk(plan, name, start, stop, buffers)
+        _emit(plan, sink, name, start, merged, buffers)
+        if measure is not None:
+            measure.add(plan, name, start, merged, buffers)
         advance(stop - start)
 
     _load_converter(plan)
+    if measure is not None:
+        measure.begin(plan)
     method.prepare(plan, threads)
     at_once = method if isinstance(method, WholeTensors) else None
     whole = [name for name in plan.merged if at_once is not None and at_once.whole(plan, name)]
     rest = [name for name in plan.merged if name not in set(whole)]
     over_chunks(plan.chunks(rest), merge_chunk, threads)
+    # not measured again: where entries cancel, the other sign gives a change of the same length
     over_chunks(
         method.revisit(plan), lambda n, a, b, w: _emit(plan, sink, n, a, method.chunk(plan, n, a, b, w), w), threads
     )
@@ -170,6 +189,8 @@ def run_merge(
         merged = at_once.tensor(plan, name).reshape(-1).numpy()
         for _, start, stop in plan.chunks([name]):
             _emit(plan, sink, name, start, merged[start:stop], buffers)
+            if measure is not None:
+                measure.add(plan, name, start, merged[start:stop], buffers)
         advance(sizes[name])
     for name in plan.copied:
         for _, start, stop in plan.chunks([name]):

@@ -35,6 +35,7 @@ NOTES = [
     "The papers' figures are curves whose numbers are not public; their statements are quoted with where they come "
     "from. Bounds called derived follow from the recursion that the manual's page on minimax states.",
 ]
+QUICK = ("auc-mlp",)
 SEEDS = {"smoke": 4, "laptop": 8, "paper": 20}
 
 

@@ -81,6 +81,7 @@ def _of_recipe(recipe: str) -> argparse.ArgumentParser:
         parser.add_argument(option, action="store_true")
     parser.add_argument("--config", type=Path)
     parser.add_argument("--seeds", type=int).completer = _words(())  # type: ignore[attr-defined]
+    parser.add_argument("--select").completer = _words(("val", "test"))  # type: ignore[attr-defined]
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         _add(parser, field.name, hints[field.name], cls, RECIPES[recipe].field)

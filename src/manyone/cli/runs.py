@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from manyone.cli.show import show
 from manyone.engine.fabric import is_writer
 from manyone.engine.progress import say_beginning
 from manyone.errors import ManyoneError
+from manyone.recipes.options import option_of
 from manyone.recipes.table import RECIPES, builder, options_class, runner
 
 if TYPE_CHECKING:
@@ -40,7 +42,9 @@ def run(words: Sequence[str]) -> int:
         f"recipes: {', '.join(RECIPES) or 'none'}\n\n"
         "`manyone run RECIPE --help` shows the recipe's options; --config FILE.yaml reads options from a file.\n"
         "--seeds N makes N runs, with the seed and those after it, side by side, and one table with intervals;\n"
-        "with it --workers is the number of runs at a time, and --cluster dask|ray runs them on a cluster.",
+        "with it --workers is the number of runs at a time, and --cluster dask|ray runs them on a cluster.\n"
+        "--scale 0.1,0.2,0.3 makes a run for each value, of any option that is one number or word (of several lists\n"
+        "for all combinations), and a table; --select val|test|METRIC marks the best of them.",
         f"manyone run {next(iter(RECIPES), 'RECIPE')} --seed 1 --out runs/first",
     )
     parser.add_argument("recipe", metavar="RECIPE", help="what to run (manyone ls recipes)")
@@ -50,6 +54,9 @@ def run(words: Sequence[str]) -> int:
     from manyone.engine.run import RunFolder
 
     words, several = _take_seeds(words[1:])
+    words, lists, select = _take_lists(options_class(recipe), words)
+    if lists:
+        return _go_sweep(recipe, words, lists, select, several)
     options = parse_options(options_class(recipe), recipe, words)
     path = options.out or _default_folder(recipe)
     if several is None:
@@ -174,6 +181,75 @@ def _take_seeds(words: Sequence[str]) -> tuple[list[str], argparse.Namespace | N
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ManyoneError("--seeds starts processes of its own: leave torchrun out")
     return rest, several
+
+
+def _take_lists(cls: type[CommonOptions], words: Sequence[str]) -> tuple[list[str], dict[str, list[str]], str | None]:
+    """``words`` without ``--select`` and without options that are one number or word and are given several, with
+    commas; those by name, and what is selected by."""
+    if {"-h", "--help", "--help-all"} & set(words):
+        return list(words), {}, None
+    from manyone.recipes.options import single_options
+
+    names = single_options(cls)
+    rest: list[str] = []
+    lists: dict[str, list[str]] = {}
+    select = None
+    remaining = iter(words)
+    for word in remaining:
+        name, equals, value = word.partition("=")
+        option = name.removeprefix("--").replace("-", "_")
+        option = (option_of(option, cls) or option) if name.startswith("--") else ""
+        if option != "select" and option not in names:
+            rest.append(word)
+            continue
+        value = value if equals else next(remaining, "")
+        if option == "select":
+            select = value
+        elif "," in value:
+            lists[option.replace("_", "-")] = _values(name, value)
+        else:
+            rest += [word] if equals else [word, *([value] if value else [])]
+    if select is not None and (not lists or not select):
+        raise ManyoneError(
+            "--select val|test|METRIC chooses among several runs: give an option a list, --scale 0.1,0.3"
+        )
+    return rest, lists, select
+
+
+def _values(name: str, text: str) -> list[str]:
+    values = [value.strip() for value in text.split(",")]
+    if "" in values or len(set(values)) < len(values) or any("/" in value for value in values):
+        raise ManyoneError(f"{name} {text}: a list has different values with one comma between two")
+    return values
+
+
+def _go_sweep(
+    recipe: str, words: Sequence[str], lists: Mapping[str, list[str]], select: str | None, several: Any
+) -> int:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ManyoneError("lists of values start processes of their own: leave torchrun out")
+    from manyone.cli.options import parse_options
+    from manyone.reproduce.sweep import BEST, Sweep, caution, combinations
+
+    points = combinations(lists)
+    cls = options_class(recipe)
+    options = [
+        parse_options(cls, recipe, [*words, *(f"--{name}={value}" for name, value in point.items())])
+        for point in points.values()
+    ]
+    path = options[0].out or _default_folder(recipe)
+    sweep = Sweep(path, recipe, points, options, None if several is None else several.seeds)
+    if options[0].dry_run:
+        sweep.plan()
+        return 0
+    workers, cluster = (None, None) if several is None else (several.workers, several.cluster)
+    show(sweep.run(workers, cluster, select), f"{recipe}, {len(points)} combinations" + f" by {select}" * bool(select))
+    if warning := caution(select):
+        print(f"note: {warning}")
+    if select is not None:
+        print(f"best: {path / json.loads((path / BEST).read_text())['run']} (in {path / BEST})")
+    print(f"runs: {path}")
+    return 0
 
 
 def _go(options: CommonOptions, folder: RunFolder) -> int:

@@ -233,6 +233,16 @@ def with_preset(cls: type[T], given: Mapping[str, Any]) -> T:
     return cls(**{**_preset_fields(cls, given), **given})
 
 
+def single_options(cls: type[Any]) -> set[str]:
+    """The options that are one number or one of a few words, so that a comma in their value stands for several."""
+    found = set()
+    for name, hint in typing.get_type_hints(cls).items():
+        kinds = get_args(hint) if type(None) in get_args(hint) and get_origin(hint) is not Literal else (hint,)
+        if all(one in (int, float, type(None)) or get_origin(one) is Literal for one in kinds):
+            found.add(name)
+    return found & {f.name for f in dataclasses.fields(cls)}
+
+
 def check_switches(options: Any, given: Mapping[str, Any]) -> None:
     """Raises ``ManyoneError`` for an option of ``given`` that changes nothing, as its switches are."""
     for name, other in _noted(type(options), Without).items():

@@ -40,6 +40,7 @@ from manyone.engine.artefact import (
     read_tensors,
     write_model,
 )
+from manyone.engine.documents import read_json, read_text
 from manyone.engine.mergeable import Mergeable
 from manyone.envs.teams.frames import FrameMemory, frames_of
 from manyone.envs.teams.types import Observation, TeamSpec
@@ -283,6 +284,31 @@ def load(folder: str | PathLike[str], device: str | torch.device = "cpu") -> Tea
         policy = _policy(config, tensors, Path(folder) / WEIGHTS).to(device)
         graph = torch.tensor(config["graph"], dtype=torch.float32)
         return Team(policy, graph, policy.spec, gate=config["gate"], extra=config["extra"])  # type: ignore[arg-type]
+
+
+def read_graph(place: str | PathLike[str], agents: int) -> Tensor:
+    """Who hears whom [n, n] (row = receiver): of a saved team, its folder or its run's, or of a .json or .csv file."""
+    path = Path(place)
+    if path.is_dir():
+        path = path / "model" if (path / "model").is_dir() else path
+        found = read_model(path, "a team", ("graph",))[0]["graph"]
+    elif path.suffix == ".json":
+        found = read_json(path, "the graph")
+    elif path.suffix == ".csv":
+        found = [line.split(",") for line in read_text(path, "the graph").splitlines() if line.strip()]
+    else:
+        raise ManyoneError(f"{path}: neither a trained team's folder nor a .json or .csv file")
+    try:
+        graph = torch.tensor([[float(entry) for entry in row] for row in found], dtype=torch.float32)
+    except (TypeError, ValueError):
+        raise ManyoneError(f"{path}: no graph: it must have {agents} rows of {agents} numbers 0 and 1") from None
+    try:
+        graph = _checked_graph(graph, agents)
+    except ManyoneError as error:
+        raise ManyoneError(f"{path}: {error}") from None
+    if bool(graph.diagonal().any()):
+        raise ManyoneError(f"{path}: an agent hears itself: the diagonal must be 0")
+    return graph
 
 
 save_team = save  # the names in the READMEs of artefacts

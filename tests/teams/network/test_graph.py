@@ -139,3 +139,18 @@ def test_wrong_settings_are_named():
         fixed_graph("nearest", 3, 1)
     with pytest.raises(ManyoneError, match="links 4"):
         LearnedGraph(4, 4)
+
+
+def test_dense_is_all_links_and_every_one_has_a_gradient():
+    graph = LearnedGraph(4, 1)
+    dense = graph.dense()
+    assert torch.equal(dense.detach(), 1 - torch.eye(4))
+    weights = torch.arange(16.0).view(4, 4)
+    (dense * weights).sum().backward()
+    grad = graph.logits.grad
+    assert torch.equal(grad.diagonal(), torch.zeros(4))
+    assert bool((grad[~torch.eye(4, dtype=torch.bool)] != 0).any())
+    assert torch.allclose(grad.sum(1), torch.zeros(4), atol=1e-5)  # softmax: what one link gains the others lose
+    # the link with the larger weight in a row gains more
+    off = weights.masked_fill(torch.eye(4, dtype=torch.bool), -1e9)
+    assert torch.equal(grad.masked_fill(torch.eye(4, dtype=torch.bool), -1e9).argmax(1), off.argmax(1))

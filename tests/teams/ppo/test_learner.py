@@ -284,3 +284,80 @@ def test_the_artefact_holds_the_exact_graph_and_of_a_gated_team_the_ungated_one_
     assert torch.equal(team.graph.float(), learner.exact_graph())
     assert same(weights(learner), dict(team.policy.named_parameters()))
     assert same(learner.ungated, earlier.policy.state_dict())
+
+
+def searching(search=0.5, iterations=6, seed=3):
+    """A small learner that looks for its graph first."""
+    env = make_team(PREY, 4)
+    torch.manual_seed(1)
+    policy = CommFormer(env.spec, width=8, heads=1)
+    graph = LearnedGraph(env.spec.agents, 1)
+    plan = Training(iterations=iterations, length=4, epochs=4, upper_every=2, search=search, lr=1e-2, edge_lr=0.5)
+    return TeamLearner(env, policy, plan, graph=graph, seed=seed), graph
+
+
+def test_a_search_hears_everybody_then_trains_a_new_network_on_the_links_it_chose():
+    learner, graph = searching()
+    fresh = {name: t.clone() for name, t in learner.policy.state_dict().items()}
+    everybody = 1 - torch.eye(3)
+    for _ in range(3):
+        assert torch.equal(learner.exact_graph(), everybody)
+        learner.step()
+    assert learner.updates.upper_steps == 3 * 2
+    assert not torch.equal(graph.logits.detach(), torch.ones(3, 3))
+    chosen = graph.logits.detach().clone()
+    assert any(not torch.equal(t, fresh[name]) for name, t in learner.policy.state_dict().items())
+
+    fixed = CommFormer(learner.env.spec, width=8, heads=1)
+    fixed.load_state_dict(fresh)
+    learner.step()
+    assert learner.exact_graph().sum(1).tolist() == [1, 1, 1]
+    assert torch.equal(graph.logits.detach(), chosen)  # committed
+    # the same as a network that begins on these links from the same roll-out
+    other, _ = searching()
+    for _ in range(3):
+        other.step()
+    plan = Training(iterations=6, length=4, epochs=4, upper_every=2, lr=1e-2)
+    alone = TeamLearner(other.env, fixed, plan, graph=learner.exact_graph(), seed=3)
+    alone.iteration = 3
+    alone.collector.load_state_dict(other.collector.state_dict())
+    alone.step()
+    for name, value in alone.policy.state_dict().items():
+        assert torch.equal(value, learner.policy.state_dict()[name]), name
+
+
+def test_a_search_goes_on_from_a_checkpoint_before_at_and_after_its_end():
+    whole, _ = searching()
+    states = []
+    for _ in range(5):
+        whole.step()
+        states.append(copy.deepcopy(whole.state_dict()))
+    for at in (2, 3, 4):
+        resumed, _ = searching()
+        resumed.load_state_dict(states[at - 1])
+        for _ in range(at, 5):
+            resumed.step()
+        assert torch.equal(resumed.exact_graph(), whole.exact_graph())
+        for name, value in whole.policy.state_dict().items():
+            assert torch.equal(value, resumed.policy.state_dict()[name]), (at, name)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"search": 1.0}, "nothing would be left"),
+        ({"search": 0.5, "graph_rollout": "official"}, "acts on all links"),
+        ({"search": 0.5, "upper_every": 0}, "learn nothing"),
+        ({"search": -0.1}, "between 0 and 1"),
+    ],
+)
+def test_a_search_that_cannot_be_is_said(given, words):
+    with pytest.raises(ManyoneError, match=words):
+        Training(iterations=4, **given)
+
+
+def test_there_is_nothing_to_search_for_in_a_fixed_graph():
+    env = make_team(PREY, 2)
+    with pytest.raises(ManyoneError, match="not learned"):
+        TeamLearner(env, CommFormer(env.spec, width=8, heads=1), Training(iterations=4, search=0.5),
+                    graph=fixed_graph("full", 3))  # fmt: skip

@@ -119,6 +119,12 @@ class LearnedGraph(nn.Module):
         """The graph that ``noise`` [n, n] (see ``sample_noise``) draws, straight-through."""
         return sampled_graph(self.logits, noise, self.links, diagonal=self.diagonal)
 
+    def dense(self) -> Tensor:
+        """Everybody hears everybody, straight-through: the gradient of every possible link reaches the logits."""
+        full = 1 - torch.eye(self.agents, dtype=self.logits.dtype, device=self.logits.device)
+        soft = _without_diagonal(self.logits / _TAU, "excluded").softmax(-1)
+        return full + (soft - soft.detach())
+
     def exact(self) -> Tensor:
         """The graph to act with: the k largest logits of each row, straight-through unless ``frozen``."""
         logits = self.logits.detach() if self.frozen else self.logits

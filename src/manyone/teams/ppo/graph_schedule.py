@@ -10,7 +10,12 @@ not the policy that is updated (mean |ratio - 1| about 0.35 before any step), an
 flips when its logit falls below 1. The program's Predator-Prey and football runs never leave the warm-up: give
 ``warmup`` as many iterations as there are to repeat them.
 
-Either way, after the share ``commit`` of training the graph is the exact one and the logits are frozen.
+With a ``search`` everybody hears everybody for that share of the training, and the gradients of all possible links
+move the logits. Whatever graph is drawn at first, a policy has nothing to say on it yet, and links that are chosen
+before messages are of use are chosen at random; among all links those that carry something stand out. Then the k best
+links of each agent stay, and the learner starts a new network on them.
+
+Without one, after the share ``commit`` of training the graph is the exact one and the logits are frozen.
 Public name: :class:`GraphSchedule`.
 """
 
@@ -32,8 +37,9 @@ class GraphSchedule:
 
     def __init__(self, graph: LearnedGraph | Tensor, training: Training, *, seed: int) -> None:
         self.graph, self.mode, self.warmup, self.seed = graph, training.graph_rollout, training.warmup, seed
-        self.last = (training.commit or 1) * training.iterations
-        self.frozen = True
+        self.last = training.searched if training.search else (training.commit or 1) * training.iterations
+        self.searches = training.search > 0
+        self.frozen = not self.searches
         self._noise: Tensor | None = None
 
     @property
@@ -45,16 +51,16 @@ class GraphSchedule:
         """To be called before an iteration: freezes the graph when its time has come, draws the iteration's noise."""
         if isinstance(self.graph, LearnedGraph):
             self.graph.frozen = self.frozen = iteration >= self.last
-            self._noise = self._draw(iteration) if self.mode == "replay" else None
+            self._noise = self._draw(iteration) if self.mode == "replay" and not self.searches else None
 
     def learns(self) -> bool:
         """Whether this iteration has updates of the logits; a graph without links (one agent) has nothing to learn."""
         return isinstance(self.graph, LearnedGraph) and not self.frozen and self.graph.links > 0
 
     def exact(self) -> Tensor:
-        """The graph of evaluation and of the finished team, without gradient."""
+        """The graph of evaluation and of the finished team, without gradient; within the search all links."""
         if isinstance(self.graph, LearnedGraph):
-            return self.graph.exact().detach()
+            return (self.graph.dense() if self.searches and not self.frozen else self.graph.exact()).detach()
         return self.graph
 
     @torch.no_grad()
@@ -70,6 +76,8 @@ class GraphSchedule:
             return self.graph
         if self.frozen:
             return self.graph.exact()
+        if self.searches:
+            return self.graph.dense()
         if self._noise is not None:
             return self.graph.sample(self._noise)
         if iteration <= self.warmup:

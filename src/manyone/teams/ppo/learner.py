@@ -63,11 +63,20 @@ class TeamLearner:
         self.collector = Collector(env, policy, training, norm=self.norm, device=self.device, seed=seed)
         self.iteration = 0
         self.ungated: dict[str, Tensor] | None = None
+        self._untrained: dict[str, Tensor] | None = None
+        """What the network starts from again after a search."""
+        if training.search:
+            self._untrained = {name: t.detach().clone() for name, t in policy.state_dict().items()}
 
     # ---- the engine's Learner -------------------------------------------------------------------------------------
 
     def step(self) -> dict[str, float]:
-        """One iteration: roll-out and update."""
+        """One iteration: roll-out and update; the first one after a search begins with a new network."""
+        if self._untrained is not None and self.iteration == self.training.searched:
+            self.policy.load_state_dict(self._untrained)
+            self.updates.optimiser.state.clear()
+            self.norm.load_state_dict(ValueNorm(self.device).state_dict())
+            self.ungated = None
         gate, weight = self.gate_stage()
         if gate == "sampled" and self.ungated is None:
             self.ungated = {name: t.detach().clone() for name, t in self.policy.state_dict().items()}
@@ -184,6 +193,8 @@ class TeamLearner:
 
     def _check(self) -> None:
         learned = isinstance(self.graph, LearnedGraph)
+        if self.training.search and not learned:
+            raise ManyoneError("search: there is no graph to look for: it is not learned")
         if learned and self.training.upper_every == 1:
             raise ManyoneError("upper_every = 1: every pass would go to the graph and none to the network; at least 2")
         samples = self.training.length * self.env.batch

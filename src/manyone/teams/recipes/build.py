@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from manyone.engine.devices import device_of
 from manyone.envs.teams.types import TeamEnv, TeamSpec
 from manyone.randomness import seed_for
+from manyone.teams.artefact import read_graph
 from manyone.teams.network.actor_critic import ActorCritic
 from manyone.teams.network.commformer import CommFormer
 from manyone.teams.network.graph import LearnedGraph, fixed_graph, links_for
@@ -66,6 +67,8 @@ def commformer(o: CommFormerOptions, spec: TeamSpec) -> Parts:
     links = links_for(spec.agents, o.density)
     dynamic = o.graph == "dynamic"
     policy = _on_edges(o, spec, dynamic_links=links if dynamic else None)
+    if o.graph_from is not None:
+        return Parts(policy, read_graph(o.graph_from, spec.agents))
     if o.graph == "learned":
         return Parts(policy, LearnedGraph(spec.agents, links, diagonal=o.diagonal, seed=o.seed))
     # "nearest" goes by the agents' places, or by their order where they have none

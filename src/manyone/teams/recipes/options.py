@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from manyone.errors import ManyoneError
-from manyone.recipes.options import CommonOptions, Range, With, check
+from manyone.recipes.options import CommonOptions, Places, Range, With, check
 from manyone.teams.recipes.presets import values_of
 
 Count = Annotated[int, Range(1)]
@@ -218,7 +219,13 @@ class CommFormerOptions(EdgeOptions):
     graph_rollout: Literal["replay", "official"] = "replay"
     """Act with the graph that the update uses (ratios start at 1), or, as in the authors' code, with another one."""
     commit: Share = 0.4
-    """Share of the training after which the graph stays as it is; 0: never."""
+    """Share of the training after which the graph stays as it is; 0: never. --search commits on its own."""
+    search: Annotated[float, Range(0, 1, closed="left"), With("graph=learned")] = 0.0
+    """Search, then train: for this share of the training everybody hears everybody while the links' logits learn; then
+    the graph is chosen, and a new network is trained on it for the rest. 0: both are learned together."""
+    graph_from: Annotated[Path | None, Places()] = None
+    """Instead of --graph, the links of a trained team (its run or model folder), or of a file: n rows of n numbers 0
+    and 1 as .json or .csv, a row for each receiver."""
     warmup: Annotated[int, Range(0), With("graph_rollout=official")] = 0
     """Iterations at the start that update on the dense graph, with --graph-rollout official; published 10, on two maps
     100."""
@@ -241,3 +248,9 @@ class CommFormerOptions(EdgeOptions):
             raise ManyoneError(
                 f"--epochs {self.epochs}: fewer than --upper-every {self.upper_every}, so the graph would never learn"
             )
+        if self.search and self.graph_rollout == "official":
+            raise ManyoneError("--search: acts on all links: not with --graph-rollout official (or --official)")
+        if self.search and not self.upper_every:
+            raise ManyoneError("--search: needs --upper-every of at least 2: else the links learn nothing")
+        if self.graph_from is not None and (self.graph != "learned" or self.search):
+            raise ManyoneError("--graph-from: gives all links: leave --graph and --search out")

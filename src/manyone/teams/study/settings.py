@@ -30,6 +30,7 @@ ARMS: dict[str, Arm] = {
     "official": Arm("commformer", "commformer", {"graph_rollout": "official"}, "official"),
     "resampled": Arm("commformer", "commformer", {"commit": 0.0}, "resampled"),
     "frozen": Arm("commformer", "commformer", {"upper_every": 0}, "frozen"),
+    "search": Arm("commformer", "commformer", {"search": 0.25}, "search"),
     "heldout": Arm("commformer", "commformer", {"upper_data": "heldout"}, "heldout"),
     "slow-edges": Arm("commformer", "commformer", {"edge_lr": 1e-4}, "slow-edges"),
     "released": Arm("commformer", "commformer", {"graph_rollout": "official", **_AS_RELEASED}, "released"),
@@ -38,7 +39,8 @@ ARMS: dict[str, Arm] = {
 
 Variants of commformer: s is the density (0.4 otherwise); official: a new graph in every update while the exact one
 acts; resampled: never commits; frozen: logits never move; heldout: links learn from other copies of the environment;
-slow-edges: their published learning rate; released: as official, with the released code's masks and scales.
+search: on all links for a quarter of the training, then a new network on the chosen ones; slow-edges: their published
+learning rate; released: as official, with the released code's masks and scales.
 """
 
 LEFT_OUT = ("commformer", "commformer-fc", "random", "mat", "no-comm", "mappo")
@@ -140,10 +142,12 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "relay": _relay(6, 5, (*_CORE, *_BASELINES, *_DENSITIES, *_SCHEDULES), 80, 256),
         "relay-gate": _gated(6, 5, 160),
         "pp-n3": _alike(3, (*_CORE, *_BASELINES), 120),
-        "pp-n5": _alike(5, ("gate", *_CORE, *_BASELINES), 160, film=True, fewer="predator-prey:predators=4,vision=0"),
+        "pp-n5": _alike(
+            5, ("gate", "search", *_CORE, *_BASELINES), 160, film=True, fewer="predator-prey:predators=4,vision=0"
+        ),
         "pp-n8": _alike(8, _SHORT, 120, fewer="predator-prey:predators=7,vision=0"),
         "pp-blind": _prey("predator-prey-blind", ("random", *_SHORT), 70, {"density": 0.2}, film=True),
-        "pcp": _prey("predator-capture-prey", ("random", *_SHORT), 80, {}),
+        "pcp": _prey("predator-capture-prey", ("random", "search", *_SHORT), 160, {}),
         "vmas-navigation": _robots("vmas:navigation:n_agents=4,continuous=0,limit=100", ("random", *_SHORT), 60),
     },
     "paper": {

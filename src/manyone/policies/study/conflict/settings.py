@@ -35,18 +35,18 @@ def _masks(variant: str = "", job: str = "token-and-masks", **changes: Any) -> P
 
 
 PARTS: dict[str, Part] = {
-    "id-token-long": Part("long", "id-token-dt", "id-token-dt", {}, "long", times=3),
     "id-token": Part("token-and-masks", "id-token-dt", "id-token-dt", {}),
     "harmodt-r": _masks(),
     "harmodt": Part("exchange", "harmodt", "harmodt", {}),
     "random-swap": Part("exchange", "harmodt", "random-swap", {"update": "random"}),
+    "id-token-long": Part("long", "id-token-dt", "id-token-dt", {}, "long", times=3),
     "prompt-dt": Part("dense", "prompt-dt", "prompt-dt", {}),
     "mt-dt": Part("dense", "mt-dt", "mt-dt", {"no_id": True}),
     "thin": _masks("thin", "sparsity", sparsity=0.8),
     "thick": _masks("thick", "sparsity", sparsity=0.2),
 }
-"""Arms of a seed's work: jobs with the longest first, then in the order in which a job measures them. The gain of
-masks is told with the rows of ``harmodt-r``: the id token stands before them."""
+"""Arms of a seed's work, the longest job first, in the order in which a job measures them: the gain of masks is told
+with the rows of ``harmodt-r``, so the id token stands before them."""
 JOBS = tuple(dict.fromkeys(part.job for part in PARTS.values()))
 
 

@@ -1,4 +1,4 @@
-"""Markdown tables of a study's claims and scores, as they stand in docs/results.md.
+"""Markdown tables of a study's claims and scores, and those that it draws itself, as they stand in docs/results.md.
 
 python scripts/results_tables.py runs/reproduce-smoke/merging [...]
 """
@@ -38,9 +38,22 @@ def scores(study: Study) -> str:
     return "\n".join(lines)
 
 
+def tables(study: Study) -> str:
+    """The tables that the study draws of all its rows, such as minimax's classes of problems."""
+    found = []
+    for figure in study.figures:
+        if figure.kind == "table":
+            columns, rows = figure.data["columns"], figure.data["rows"]
+            lines = [f"| {' | '.join(map(str, row))} |" for row in (columns, ["---"] * len(columns), *rows)]
+            found.append("\n".join([f"#### {figure.title}", "", figure.caption, "", *lines]))
+    return "\n\n".join(found)
+
+
 if __name__ == "__main__":
     for folder in sys.argv[1:]:
         loaded = Study.load(Path(folder))
         print(f"### {loaded.title}\n\n{claims(loaded)}\n")
         if any(map(loaded.results.scored, loaded.results.suites())):
             print(f"{scores(loaded)}\n")
+        if drawn := tables(loaded):
+            print(f"{drawn}\n")

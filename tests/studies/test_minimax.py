@@ -13,9 +13,10 @@ from manyone.cli.options import parse_options
 from manyone.errors import ManyoneError
 from manyone.minimax.recipes.build import sweeps
 from manyone.minimax.recipes.options import StabilityOptions
-from manyone.minimax.stability.results import rows_of
+from manyone.minimax.stability.results import ALGORITHMS, DERIVED, TRENDS, rows_of
 from manyone.minimax.study import settings as minimax_settings
 from manyone.minimax.study import study as minimax_study
+from manyone.minimax.study.trends import NAMES
 from manyone.reproduce.reproduce import claims_file
 
 TINY = {
@@ -37,7 +38,9 @@ def tiny(monkeypatch):
 
 def test_every_claim_compares_rows_that_its_scales_make():
     claims = load_claims(claims_file("minimax"))
-    assert {s for c in claims.claims for s in c.tests.get("smoke", ())} == {"auc-linear", "auc-mlp", "gan"}
+    assert {s for c in claims.claims for s in c.tests.get("smoke", ())} == {
+        *("auc-linear", "auc-mlp", "gan"), *("c-sc", "sc-sc", "pl-sc-auc", "pl-sc-wave")
+    }  # fmt: skip
     for claim in claims.claims:
         assert len(claim.short) <= 25, claim.id
         for scale, suites in claim.tests.items():
@@ -46,6 +49,9 @@ def test_every_claim_compares_rows_that_its_scales_make():
                 made = {(e.method, e.variant, e.condition) for e in entries}
                 made |= {(m, "slope", "clean") for m in ("clients", "samples")}
                 made |= {("derived", m, "clean") for m in ("clients", "samples")} | {("trade-off", "chosen", "clean")}
+                if minimax_settings.setting_of(scale, suite).trends:
+                    made |= {(f"{a}-{s}", "slope", "clean") for a in ALGORITHMS for s in TRENDS}
+                    made |= {("derived", name, "clean") for name in DERIVED}
                 for side in (claim.left, *claim.right):
                     assert (side.method, side.variant, claim.condition) in made, (claim.id, scale, suite)
 
@@ -126,3 +132,44 @@ def test_prepare_tells_where_the_data_come_from(tiny):
     assert info.tasks[0].name == "breast-cancer"
     assert info.tasks[0].train == 4 * 20
     assert "UCI" in info.tasks[0].source
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_classes_are_compared_at_the_values_that_claims_name(scale):
+    for suite, setting in minimax_settings.SETTINGS[scale].items():
+        if setting.trends:
+            assert {12, 50} <= set(setting.trends["samples"])
+            assert {2, 16} <= set(setting.trends["clients"])
+            assert 100 in setting.trends["rounds"]
+            assert all(len(values) >= 3 for values in setting.trends.values())
+            arms = minimax_settings.arms(scale, suite, "trends")
+            assert {arm.options().topology for arm in arms} == {"server", "ring"}
+
+
+CLASSES = {
+    "sc-sc": {"ridge": 0.5, "ridge_y": 0.5, "eta": 0.02, "data": "breast-cancer"},
+    "pl-sc-auc": {"data": "breast-cancer", "random_features": 64, "eta": 0.3},
+    "pl-sc-wave": {"problem": "wave", "data": "breast-cancer", "eta": 0.02},
+}  # fmt: skip
+
+
+def test_the_classes_give_trends_bounds_and_constants(monkeypatch, tmp_path):
+    settings = {}
+    for name, given in CLASSES.items():
+        given = {"problem": "auc-linear", "replicas": 2, "test": 100, "clients": 4, "samples": 6, "local_steps": 2, **given}
+        trends = {"rounds": (2, 4, 100) if name == "sc-sc" else (2, 4, 8), "samples": (3, 6, 9), "clients": (2, 3, 4)}
+        settings[name] = minimax_settings.Setting(given, trends=trends)
+    monkeypatch.setitem(minimax_settings.SETTINGS, "tiny", settings)
+    for name in settings:
+        minimax_study.run_job("tiny", name, 0, "trends", tmp_path)
+        rows = load_rows(tmp_path / f"{name}-0-trends.jsonl")
+        assert len(rows) == minimax_study.count_rows("tiny", name, "trends")
+        last = next(r for r in rows if r.method == "local-dsgda-rounds" and r.variant == "t4").metrics
+        assert last["pl"] > 0
+        assert ("bound_ever" in last) == (name == "sc-sc") == (last["curvature"] > 1e-9)
+        assert ("pd_gap" in last) == (name != "pl-sc-auc")  # more features than samples: F(., alpha) has no minimum
+        assert name != "sc-sc" or last["delta_avg"] <= last["bound_ever"]
+    figures = minimax_study.overview("tiny", list(settings), range(1), tmp_path)
+    assert [f.kind for f in figures] == ["table"] * 3
+    assert {line[0] for line in figures[0].data["rows"]} == {NAMES[name] for name in settings}
+    assert any(line[4] == "4G/(μmn)" for line in figures[1].data["rows"])

@@ -24,6 +24,7 @@ from .problems.problem import Problem as Problem
 from .problems.projections import simplex as simplex
 from .problems.quadratic import QuadraticGame as QuadraticGame
 from .problems.quadratic import bilinear as bilinear
+from .problems.wave import WaveGame as WaveGame
 from .ranks.distributed import TorchDistributed as TorchDistributed
 from .ranks.failures import Membership as Membership
 from .ranks.flower import client_app as client_app

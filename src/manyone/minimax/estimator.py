@@ -58,7 +58,7 @@ class DistributedAUCClassifier(ClassifierMixin, BaseEstimator):
         partition, alpha: how it deals them, see ``data.tables.partitions``.
         topology, steps, rounds, batch, eta_x, eta_y, decay, local_step: the algorithm, see ``DistributedSGDA``.
         model, hidden: "linear" or "mlp", and the widths of its hidden layers.
-        form, margin, ridge: the objective, see ``problems.auc.AUC``.
+        form, margin, ridge, ridge_y: the objective, see ``problems.auc.AUC``.
         scale: of the rows, see ``Scaling.fit``.
         categories, missing: columns of words ("refuse", "one-hot") and missing cells ("refuse", "mean", "median") of a
             DataFrame; an array holds numbers, all of them. unknown: words of new rows that no training row had are an
@@ -90,6 +90,7 @@ class DistributedAUCClassifier(ClassifierMixin, BaseEstimator):
         form: Literal["solam", "aucm"] = "solam",
         margin: float = 1.0,
         ridge: float = 0.0,
+        ridge_y: float = 0.0,
         scale: Literal["standard-rows", "standard", "rows", "none"] = "standard-rows",
         categories: Literal["refuse", "one-hot"] = "refuse",
         missing: Literal["refuse", "mean", "median"] = "refuse",
@@ -102,7 +103,7 @@ class DistributedAUCClassifier(ClassifierMixin, BaseEstimator):
         self.topology, self.steps, self.rounds, self.batch = topology, steps, rounds, batch
         self.eta_x, self.eta_y, self.decay, self.local_step = eta_x, eta_y, decay, local_step
         self.model, self.hidden = model, hidden
-        self.form, self.margin, self.ridge = form, margin, ridge
+        self.form, self.margin, self.ridge, self.ridge_y = form, margin, ridge, ridge_y
         self.scale, self.categories, self.missing, self.unknown = scale, categories, missing, unknown
         self.precision, self.device, self.random_state = precision, device, random_state
 
@@ -128,6 +129,7 @@ class DistributedAUCClassifier(ClassifierMixin, BaseEstimator):
         problem = AUC(
             positive_rate(table.labels), dim=table.width if linear else None,
             score=None if linear else build_network(widths), form=self.form, margin=self.margin, ridge=self.ridge,
+            ridge_y=self.ridge_y,
         )  # fmt: skip
         dtype = torch.float64 if self.precision == "64-true" else torch.float32
         fields = {"features": scaling(table.features).to(dtype), "labels": table.signs.to(dtype)}

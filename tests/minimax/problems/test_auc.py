@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from tests.reference.minimax import gradient, pairwise_square_loss
@@ -52,7 +54,7 @@ def test_at_the_best_a_b_alpha_the_objective_is_the_pairwise_square_loss(module)
 @pytest.mark.parametrize("ridge", [0.0, 0.3])
 def test_the_closed_form_gradient_equals_autograd(form, ridge):
     data = made()
-    problem = AUC(0.25, dim=5, form=form, ridge=ridge, margin=0.8)
+    problem = AUC(0.25, dim=5, form=form, ridge=ridge, ridge_y=2 * ridge, margin=0.8)
     states = torch.stack([state(problem, seed) for seed in range(6)])
     batch = {name: torch.stack([value[i : i + 3] for i in range(0, 30, 5)]) for name, value in data.items()}
     found = problem.stacked_gradient(states, batch)
@@ -158,3 +160,65 @@ def test_errors():
         AUC(0.0, dim=2)
     with pytest.raises(ManyoneError, match="linear score"):
         AUC(0.3, score=score()).pd_gap(torch.zeros(32), made())
+
+
+def primal_hessian(problem, data):
+    """Of R at a point by automatic differentiation of max_alpha F, alpha's best response found by Newton's step."""
+    size = problem.spec.p
+
+    def risk(x):
+        def inner(alpha):
+            a, b = problem.spec.unpack(torch.cat([x, alpha]))
+            return problem.loss(a, b, data)
+
+        zero = torch.zeros(1, dtype=F64)
+        slope, curve = torch.func.grad(inner)(zero), torch.func.hessian(inner)(zero)
+        return inner(zero - slope / curve[0])
+
+    return torch.func.hessian(risk)(torch.zeros(size, dtype=F64))
+
+
+@pytest.mark.parametrize(("features", "ridges"), [(5, (0.0, 0.0)), (5, (0.3, 0.2)), (60, (0.0, 0.0))])
+def test_the_constants_are_those_of_the_second_derivatives(features, ridges):
+    data = made(d=features)
+    problem = AUC(0.3, dim=features, ridge=ridges[0], ridge_y=ridges[1])
+    known = problem.constants(data)
+    spectrum = torch.linalg.eigvalsh(primal_hessian(problem, data))
+    assert known.pl == pytest.approx(float(spectrum[spectrum > 1e-9][0]), rel=1e-6)
+    assert known.curvature == pytest.approx(max(0.0, float(spectrum[0])), abs=1e-9)
+    assert known.mu == min(ridges[0], known.rho)
+    if features > len(data["labels"]):
+        assert known.curvature < 1e-9 < known.pl  # PL, not strongly convex
+    z, norms = state(problem), []
+    for i in range(len(data["labels"])):
+        one = {k: v[i : i + 1] for k, v in data.items()}
+        second = torch.func.hessian(lambda at, one=one: problem.loss(*problem.spec.unpack(at), one))(z)
+        norms.append(float(torch.linalg.matrix_norm(second, 2)))
+        assert float(torch.linalg.eigvalsh(-second[-1:, -1:])[0]) >= known.rho - 1e-9
+    assert known.lipschitz == pytest.approx(max(norms), rel=1e-9)
+
+
+def test_the_pl_inequality_holds_at_random_points_of_an_overparameterised_score():
+    data = made(d=60)
+    problem = AUC(0.3, dim=60)
+    pl, least = problem.constants(data).pl, float(problem.least_risk(data))
+    hessian, slope = problem.quadratic_form(data)
+    whole = hessian + torch.outer(slope, slope) / problem.rho
+    for seed in range(20):
+        z = state(problem, seed)
+        above = float(problem.primal_risk(z, data)) - least
+        assert above >= -1e-9
+        assert float((whole @ z[:-1] + slope).square().sum()) >= 2 * pl * above - 1e-9
+
+
+def test_without_a_ridge_more_features_than_samples_leave_no_primal_dual_gap():
+    data, problem = made(d=60), AUC(0.3, dim=60)
+    z = state(problem)
+    assert math.isinf(float(problem.pd_gap(z, data)))  # F(., alpha) falls without end unless alpha = -1
+    far = problem.best_response_x(z[-1], data)
+    hessian, slope = problem.quadratic_form(data)
+    flat = slope - hessian @ torch.linalg.pinv(hessian) @ slope
+    values = [problem.value(torch.cat([far - s * (1 + z[-1]) * flat, z[-1:]]), data) for s in (0.0, 1e4, 1e5)]
+    assert values[0] > values[1] > values[2]
+    assert math.isinf(float(problem.weak_pd_gap(z[None], [data])))
+    assert math.isfinite(float(AUC(0.3, dim=60, ridge=0.1).pd_gap(z, data)))

@@ -17,7 +17,7 @@ from manyone.minimax.problems.quadratic import QuadraticGame
 from manyone.minimax.simulated import Simulated
 from manyone.minimax.stability import bounds
 from manyone.minimax.stability.laboratory import Laboratory, distances, leave_one_out_choice, log_slope, summarise
-from manyone.minimax.stability.measures import frechet_distance, measure, roc_auc, weak_pd_gap
+from manyone.minimax.stability.measures import frechet_distance, largest_gradient, measure, roc_auc, weak_pd_gap
 from manyone.minimax.stability.twins import draw_twins
 
 
@@ -338,3 +338,35 @@ def test_the_auc_gap_is_train_minus_test_and_labels_may_be_0_and_1():
     train, test = (roc_auc(d["features"] @ z[0, :4], d["labels"]) for d in (seen, unseen))
     assert (float(found["auc_train"]), float(found["auc_test"])) == (train, test)
     assert float(found["auc_gap"]) == train - test != 0
+
+
+@pytest.mark.parametrize("topology", ["server", "ring"])
+def test_with_ridges_distances_stay_below_the_bound_that_is_free_of_the_number_of_steps(topology):
+    fields, labels = pool(600)
+    problem, eta = auc(fields, ridge=1.0, ridge_y=1.0), 0.01
+    method = DistributedSGDA(topology=topology, step_sizes=(eta, eta), batch=2)
+    points = [{"rounds": t} for t in (20, 60)]
+    options = {"clients": 4, "samples": 10, "replicas": 8, "test": 100, "method": method}
+    results = Laboratory(problem, fields, labels, points, **options).run()
+    for result in results:
+        known = result.together
+        assert known["step_limit"] == pytest.approx(eta * float(result.final["lipschitz"].max()) ** 2)
+        measured = float(result.final["delta_avg"].mean())
+        assert 0 < measured <= known["bound"]
+        if known["step_limit"] <= 1:
+            assert known["bound"] <= known["bound_ever"]
+        assert float(result.final["gap"].mean()) <= known["bound_gap"]
+        assert known["weak_gap"] <= known["bound_weak"]
+        assert known["weak_train"] <= float(result.final["pd_train"].mean()) + 1e-12
+
+
+def test_gradients_of_samples_are_the_ones_that_the_bounds_ask_for():
+    fields, _ = pool(50)
+    problem, z = auc(fields), torch.randn(8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    each = []
+    for i in range(50):
+        at = z.clone().requires_grad_()
+        x, y = problem.spec.unpack(at)
+        (found,) = torch.autograd.grad(problem.loss(x, y, {k: v[i : i + 1] for k, v in fields.items()}), at)
+        each.append(float(found.norm()))
+    assert largest_gradient(problem, z, fields) == pytest.approx(max(each))

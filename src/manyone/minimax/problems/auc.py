@@ -5,15 +5,17 @@ Score h(xi), label +1/-1, p = P(label = +1); x = (score's weights, a, b), y = al
     f = (1-p)(h-a)^2 1[+] + p (h-b)^2 1[-] + 2(1+alpha)(p h 1[-] - (1-p) h 1[+]) - p(1-p) alpha^2          (solam)
     margin c: 2 alpha (p(1-p) c + p h 1[-] - (1-p) h 1[+]) instead of the third term, alpha >= 0            (aucm)
 
-plus (ridge/2)||x||^2. At the best a, b, alpha: 1 + E f / (p(1-p)) = E[(1 - (h - h'))^2 | +, -] (solam, ridge 0).
-alpha's best response is explicit, so the primal risk max_alpha F(x, alpha) is exact; for a linear score the best x is
-a linear solve, hence the primal-dual gap too.
+plus (ridge/2)||x||^2 - (ridge_y/2) alpha^2. At the best a, b, alpha: 1 + E f / (p(1-p)) = E[(1 - (h - h'))^2 | +, -]
+(solam, no ridges). alpha's best response is explicit, so the primal risk R(x) = max_alpha F(x, alpha) is exact; for a
+linear score the best x is a linear solve, hence the primal-dual gap too, and R is a quadratic whose Hessian's spectrum
+gives its curvature and its Polyak-Lojasiewicz constant (the least eigenvalue that is not 0).
 Public: ``AUC``, ``positive_rate``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,9 +26,13 @@ from torch import Tensor, nn
 from manyone.errors import ManyoneError
 from manyone.minimax.arguments import number, whole
 from manyone.minimax.fields import as_field, positives
+from manyone.minimax.problems.constants import Constants, Exact
 from manyone.minimax.problems.problem import Batch, Problem
 from manyone.minimax.scores import Model
 from manyone.weights.checkpoint import Weights
+
+_ZERO = 1e-10
+"""Eigenvalues below this share of the largest are those of directions that no sample has."""
 
 
 def positive_rate(labels: Any) -> float:
@@ -60,6 +66,7 @@ class AUC(Problem):
         form: Literal["solam", "aucm"] = "solam",
         margin: float = 1.0,
         ridge: float = 0.0,
+        ridge_y: float = 0.0,
         running_p: bool = False,
     ) -> None:
         p = number("AUC: p", p)
@@ -70,9 +77,10 @@ class AUC(Problem):
         dim = None if dim is None else whole("AUC: dim", dim, 1)
         if form not in ("solam", "aucm"):
             raise ManyoneError(f"AUC: form = {form!r}, choose 'solam' or 'aucm'")
-        if ridge < 0 or margin < 0:
-            raise ManyoneError(f"AUC: ridge = {ridge} and margin = {margin} must be at least 0")
-        self.p, self.dim, self.form, self.margin, self.ridge = p, dim, form, margin, ridge
+        if ridge < 0 or ridge_y < 0 or margin < 0:
+            raise ManyoneError(f"AUC: ridge = {ridge}, ridge_y = {ridge_y} and margin = {margin} must be at least 0")
+        self.p, self.dim, self.form, self.margin = p, dim, form, margin
+        self.ridge, self.ridge_y = ridge, ridge_y
         self.running_p = running_p
         self.model = None if score is None else Model(score, "score.")
         self.stackable = self.model is None or self.model.stackable
@@ -117,6 +125,8 @@ class AUC(Problem):
         total = value.mean(-1)
         if self.ridge:
             total = total + 0.5 * self.ridge * torch.stack([_square_norm(v, total.ndim) for v in x.values()]).sum(0)
+        if self.ridge_y:
+            total = total - 0.5 * self.ridge_y * y["alpha"] ** 2
         return total
 
     def stacked_gradient(self, z: Tensor, batch: Batch, noise: Tensor | None = None) -> Tensor | None:
@@ -144,6 +154,8 @@ class AUC(Problem):
         out *= 2
         if self.ridge:
             out[:, : d + 2].add_(z[:, : d + 2], alpha=self.ridge)
+        if self.ridge_y:
+            out[:, d + 2 :].sub_(alpha, alpha=self.ridge_y)
         return out
 
     def prox_y(self, y: Tensor, eta: float | Tensor) -> Tensor:
@@ -188,7 +200,7 @@ class AUC(Problem):
         alpha = y["alpha"] if alpha is None else alpha
         value = (1 - p) * (m.hh_plus - 2 * a * m.h_plus + a**2 * m.plus)
         value = value + p * (m.hh_minus - 2 * b * m.h_minus + b**2 * (1 - m.plus))
-        value = value - p * (1 - p) * alpha**2 + self._coupling(alpha, p, m.wrong)
+        value = value - 0.5 * self.rho * alpha**2 + self._coupling(alpha, p, m.wrong)
         return value + 0.5 * self.ridge * z[..., : self.spec.p].square().sum(-1)
 
     def primal_risk(self, z: Tensor, data: Mapping[str, Tensor]) -> Tensor:
@@ -202,22 +214,90 @@ class AUC(Problem):
         return -lead * _solve(hessian, slope)
 
     def pd_gap(self, z: Tensor, data: Mapping[str, Tensor]) -> Tensor:
-        """max_alpha F(x, .) - min_x F(., alpha) on ``data`` for one state [P] of a linear score: exact, >= 0."""
+        """max_alpha F(x, .) - min_x F(., alpha) on ``data`` for one state [P] of a linear score: exact, >= 0.
+
+        Infinite where F(., alpha) has no minimum: without a ridge, when there are more features than samples.
+        """
         alpha = z[self.spec.p]
+        if not self._bounded(*self.quadratic_form(data)):
+            return alpha.new_tensor(math.inf)
         best = torch.cat([self.best_response_x(alpha, data), alpha[None]])
         return self.primal_risk(z, data) - self.value(best, data)
 
-    def saddle(self, data: Mapping[str, Tensor]) -> Tensor:
-        """The saddle point [P] on ``data`` for a linear score."""
+    def weak_pd_gap(self, z: Tensor, data: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """max_alpha' mean_r F_r(x_r, alpha') - min_x' mean_r F_r(x', alpha_r) for states ``z`` [R, P] of a linear score
+        and as many data sets (the empirical gap: each replica's own; the population's: unseen samples)."""
+        best = torch.stack([self.best_response_y(one, d) for one, d in zip(z, data, strict=True)]).mean()
+        upper = torch.stack([self.value(one, d, best) for one, d in zip(z, data)]).mean()
+        forms = [self.quadratic_form(d) for d in data]
+        alpha = z[:, self.spec.p]
+        lead = 1 + alpha if self.form == "solam" else alpha
+        hessian = torch.stack([h for h, _ in forms]).mean(0)
+        pull = torch.stack([a * slope for a, (_, slope) in zip(lead, forms)]).mean(0)
+        if not self._bounded(hessian, pull):
+            return z.new_tensor(math.inf)
+        x = -_solve(hessian, pull).to(z)
+        lower = torch.stack([self.value(torch.cat([x, alpha[r : r + 1]]), d) for r, d in enumerate(data)]).mean()
+        return upper - lower
+
+    def least_risk(self, data: Mapping[str, Tensor]) -> Tensor:
+        """min_x R(x) on ``data`` for a linear score."""
+        return self.primal_risk(self.saddle(data), data)
+
+    @property
+    def exact(self) -> Exact:
+        return "risk" if self.dim is None else "gaps"
+
+    @property
+    def convex(self) -> bool:
+        """Whether f is convex in x: a linear score."""
+        return self.dim is not None
+
+    @property
+    def rho(self) -> float:
+        """f is rho-strongly concave in alpha."""
+        return 2 * self.p * (1 - self.p) + self.ridge_y
+
+    def constants(self, data: Mapping[str, Tensor]) -> Constants:
+        """For a linear score: what the bounds know of f and of the primal risk on ``data``."""
         hessian, slope = self.quadratic_form(data)
-        best, p = _solve(hessian, slope), self.p * (1 - self.p)
-        # x = -lead best with lead = 1 + alpha (solam) or alpha; alpha = offset + slope^T x / (2 p(1-p))
-        shift, offset = (1.0, 0.0) if self.form == "solam" else (0.0, self.margin)
-        pull = slope @ best / (2 * p)
-        alpha = (offset - shift * pull) / (1 + pull)
-        if self.form == "aucm":
-            alpha = alpha.clamp_min(0.0)
-        return torch.cat([-(shift + alpha) * best, alpha[None]])
+        spectrum = torch.linalg.eigvalsh((hessian + torch.outer(slope, slope) / self.rho).double())
+        mu = min(self.ridge, self.rho)
+        return Constants(
+            lipschitz=self._lipschitz(data), rho=self.rho, mu=mu,
+            curvature=float(spectrum[0].clamp_min(0)), pl=float(spectrum[spectrum > _ZERO * spectrum[-1]][0]),
+        )  # fmt: skip
+
+    def _lipschitz(self, data: Mapping[str, Tensor]) -> float:
+        """The largest norm of a sample's second derivatives. They act on the sample's direction, on a (or b) and on
+        alpha, where they are a matrix of three by three; everywhere else they are the ridge."""
+        p, found = self.p, 0.0
+        norms, plus = data["features"].norm(dim=1), positives(data["labels"])
+        for rate, sign, own in ((1 - p, -1.0, plus), (p, 1.0, ~plus)):
+            if bool(own.any()):
+                r = float(norms[own].max())
+                second = 2 * rate * torch.tensor(
+                    [[r * r, -r, sign * r], [-r, 1.0, 0.0], [sign * r, 0.0, -p * (1 - p) / rate]], dtype=torch.float64
+                )  # fmt: skip
+                second += torch.diag(torch.tensor([self.ridge, self.ridge, -self.ridge_y], dtype=torch.float64))
+                found = max(found, float(torch.linalg.matrix_norm(second, 2)))
+        return found
+
+    def saddle(self, data: Mapping[str, Tensor]) -> Tensor:
+        """The saddle point [P] on ``data`` for a linear score: argmin R (the shortest) and its best response."""
+        hessian, slope = self.quadratic_form(data)
+        if self.form == "solam":  # R(x) = x^T H x / 2 + slope^T x + (slope^T x)^2 / (2 rho) has a minimum always
+            x = -_solve(hessian + torch.outer(slope, slope) / self.rho, slope)
+            return torch.cat([x, (slope @ x / self.rho)[None]])
+        best = _solve(hessian, slope)
+        # x = -alpha best; alpha = margin' + slope^T x / rho, and not below 0
+        margin = 2 * self.p * (1 - self.p) * self.margin / self.rho
+        alpha = (margin / (1 + slope @ best / self.rho)).clamp_min(0.0)
+        return torch.cat([-alpha * best, alpha[None]])
+
+    def _bounded(self, hessian: Tensor, slope: Tensor) -> bool:
+        """Whether x^T H x / 2 + slope^T x has a minimum: slope lies in the range of H."""
+        return bool((hessian @ _solve(hessian, slope) - slope).norm() <= 1e-6 * slope.norm())
 
     def _rate(self, batch: Batch) -> float | Tensor:
         return batch.get("positive_rate", self.p)
@@ -228,8 +308,9 @@ class AUC(Problem):
         return 2 * alpha * (p * (1 - p) * self.margin + wrong)
 
     def _best_alpha(self, wrong: Tensor) -> Tensor:
-        ratio = wrong / (self.p * (1 - self.p))
-        return ratio if self.form == "solam" else (self.margin + ratio).clamp_min(0.0)
+        if self.form == "solam":
+            return 2 * wrong / self.rho
+        return (2 * (self.p * (1 - self.p) * self.margin + wrong) / self.rho).clamp_min(0.0)
 
     def _moments(self, z: Tensor, data: Mapping[str, Tensor]) -> _Moments:
         flat = z.reshape(-1, z.shape[-1])
@@ -283,6 +364,7 @@ def _square_norm(value: Tensor, lead: int) -> Tensor:
 
 
 def _solve(hessian: Tensor, right: Tensor) -> Tensor:
-    """H^-1 r in float64; the least-norm solution where H is singular (no ridge)."""
-    h, r = hessian.double().cpu(), right.double().cpu()
-    return torch.linalg.lstsq(h, r[:, None], driver="gelsd").solution[:, 0].to(right)
+    """H^-1 r in float64; the least-norm solution where H (symmetric, semidefinite) is singular (no ridge)."""
+    values, vectors = torch.linalg.eigh(hessian.double().cpu())
+    inverse = torch.where(values > _ZERO * values[-1], 1 / values, torch.zeros_like(values))
+    return (vectors @ (inverse * (vectors.T @ right.double().cpu()))).to(right)

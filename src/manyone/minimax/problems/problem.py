@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from manyone.minimax.problems.constants import Exact
 from manyone.minimax.problems.flat import FlatSpec
 from manyone.weights.checkpoint import Weights
 
@@ -77,6 +78,12 @@ class Problem(ABC):
     def observe(self, memory: dict[str, Tensor], batch: dict[str, Tensor], update: bool = True) -> dict[str, Tensor]:
         """The batch with what ``memory`` adds to it, after ``memory`` (changed in place) has seen it if ``update``."""
         return batch
+
+    @property
+    def exact(self) -> Exact:
+        """What is computed in closed form on a data set: "nothing"; the primal "risk" (``value``, ``primal_risk``); or
+        the "gaps" too (``pd_gap``, ``weak_pd_gap``, ``saddle``, ``least_risk``, ``constants``)."""
+        return "nothing"
 
     @property
     def spec(self) -> FlatSpec:

@@ -20,6 +20,8 @@ from manyone.minimax.predict import Scaling, build_network
 from manyone.minimax.problems.auc import AUC, positive_rate
 from manyone.minimax.problems.gan import GAN
 from manyone.minimax.problems.problem import Problem
+from manyone.minimax.problems.wave import WaveGame
+from manyone.minimax.random_features import random_cosines
 from manyone.minimax.ranks.distributed import TorchDistributed
 from manyone.minimax.ranks.failures import Membership
 from manyone.minimax.recipes.learner import RoundLearner
@@ -88,7 +90,7 @@ def sweeps(*runs: StabilityOptions, methods: Sequence[str] = ()) -> Sweep:
 
 
 _AROUND = (
-    "sweep_steps", "sweep_clients", "sweep_samples", "sweep_eta", "sweep_topology", "sweep_partition",
+    "sweep_rounds", "sweep_steps", "sweep_clients", "sweep_samples", "sweep_eta", "sweep_topology", "sweep_partition",
     "clients", "samples", "local_steps", "rounds", "eta", "topology", "partition",
 )  # fmt: skip
 
@@ -99,6 +101,7 @@ def entries(o: StabilityOptions) -> list[Entry]:
     around["steps"] = o.local_steps
     found = []
     for name, letter, key, values in (
+        ("rounds", "t", "rounds", o.sweep_rounds),
         ("local-steps", "k", "steps", o.sweep_steps),
         ("clients", "m", "clients", o.sweep_clients),
         ("samples", "n", "samples", o.sweep_samples),
@@ -109,7 +112,7 @@ def entries(o: StabilityOptions) -> list[Entry]:
         found += [Entry("topology", name, _condition(kind), {**around, "topology": name, "partition": kind})
                   for name in o.sweep_topology]  # fmt: skip
     if not found:
-        raise ManyoneError("nothing to sweep: give at least one of --sweep-steps, --sweep-clients, --sweep-topology")
+        raise ManyoneError("nothing to sweep: give at least one of --sweep-rounds, --sweep-steps, --sweep-clients ...")
     return found
 
 
@@ -125,10 +128,20 @@ def stability_problem(o: StabilityOptions, table: Table) -> tuple[Problem, dict[
         generator = build_network([o.latent, *hidden, table.width], activation="leaky-relu")
         critic = build_network([table.width, *reversed(hidden), 1], activation="leaky-relu")
         return GAN(generator, critic, o.latent), {"features": features}, table.labels
-    fields, p = {"features": features, "labels": table.signs.double()}, positive_rate(table.signs)
-    if o.problem == "auc-linear":
-        return AUC(p, dim=table.width), fields, table.labels
-    return AUC(p, score=build_network([table.width, *hidden, 1])), fields, table.labels
+    if o.problem == "wave":
+        g = torch.cat([features, -features / 2], 1)
+        return WaveGame(table.width, wave=o.wave), {"g": g}, table.labels
+    if o.random_features:
+        features = random_cosines(features, o.random_features, o.seed)
+    fields, p, width = (
+        {"features": features, "labels": table.signs.double()},
+        positive_rate(table.signs),
+        len(features.T),
+    )
+    linear = o.problem == "auc-linear"
+    score = None if linear else build_network([width, *hidden, 1])
+    problem = AUC(p, dim=width if linear else None, score=score, ridge=o.ridge, ridge_y=o.ridge_y)
+    return problem, fields, table.labels
 
 
 def resolve_topology(text: str, clients: int) -> Topology:

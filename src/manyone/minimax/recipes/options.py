@@ -83,6 +83,8 @@ class LocalSGDAOptions(TableOptions):
     """AUC: every client counts its own rate of positives as it goes (SOLAM), instead of the pooled rate."""
     ridge: Annotated[float, Range(0)] = 0.0
     """Weight of (ridge/2) ||x||^2 in the AUC objective."""
+    ridge_y: Annotated[float, Range(0)] = 0.0
+    """Weight of (ridge_y/2) alpha^2 in the AUC objective, which alpha maximises less it."""
     rho: Annotated[float, Range(0)] = 0.0
     """Weight of (rho/2) ||lambda - uniform||^2 for agnostic and group-dro."""
     level: Annotated[float, Positive] = 0.5
@@ -170,21 +172,33 @@ class StabilityOptions(TableOptions):
 
     precision: Literal["64-true", "32-true"] = "64-true"
     """Floating-point precision of the models, by Lightning Fabric's names. Distances of twins are small: double."""
-    problem: Literal["auc-linear", "auc-mlp", "gan"] = "auc-linear"
-    """AUC with a linear score (convex-concave), with an MLP score (nonconvex-strongly-concave), or a GAN."""
+    problem: Literal["auc-linear", "auc-mlp", "gan", "wave"] = "auc-linear"
+    """AUC with a linear score (convex-concave), with an MLP score (nonconvex-strongly-concave), a GAN, or the wave game
+    (a nonconvex primal risk that satisfies the Polyak-Lojasiewicz inequality)."""
     data: Annotated[str, Places(names=True)] = "spambase"
-    """A real data set by name or file; default: spambase, digits:8 and digits for the three problems."""
+    """A real data set by name or file; default: spambase, digits:8, digits and spambase for the four problems."""
     scale: Literal["standard-rows", "standard", "rows", "none"] = "standard-rows"
     """Scaling of all rows: columns standardised, and every row to norm 1."""
     hidden: Annotated[tuple[int, ...], Range(1)] = ()
     """Widths of the hidden layers of the MLP score; of the generator and, reversed, of the discriminator."""
     latent: Annotated[int, Range(1)] = 16
     """Width of the GAN's noise."""
+    ridge: Annotated[float, Range(0)] = 0.0
+    """AUC: weight of (ridge/2) ||x||^2; above 0 a linear score is strongly convex-concave."""
+    ridge_y: Annotated[float, Range(0)] = 0.0
+    """AUC: weight of (ridge_y/2) alpha^2, which alpha maximises less it."""
+    random_features: Annotated[int, Range(0)] = 0
+    """AUC: cosines of random projections of the rows in place of their columns; more of them than samples make a linear
+    score overparameterised. 0: the columns."""
+    wave: Annotated[float, Range(0)] = 3.0
+    """Wave game: weight of the sum of sin^2 x; 0 is a quadratic, convex up to 0.5."""
     replicas: Annotated[int, Range(1)] = 8
     """Replicas R: splits, replaced samples and draws of their own; intervals need 2."""
     neighbour: Literal["one", "per_client", "none"] = "one"
     """What a neighbouring data set is: one sample of one client replaced, one of every client, or none (the control,
     whose distances are exactly 0)."""
+    sweep_rounds: Annotated[tuple[int, ...], Range(1)] = ()
+    """Numbers of rounds T to compare."""
     sweep_steps: Annotated[tuple[int, ...], Range(1)] = (1, 2, 5, 10, 20)
     """Local steps K to compare; nothing to leave it out."""
     sweep_clients: Annotated[tuple[int, ...], Range(1)] = (2, 4, 8, 16, 32)
@@ -226,6 +240,7 @@ class StabilityOptions(TableOptions):
         "gan": {"data": "digits", "scale": "none", "hidden": (32,), "clients": 8, "samples": 100, "eta": 0.05,
                 "batch_size": 16, "test": 500, "sweep_steps": (1, 5), "sweep_clients": (4, 8),
                 "sweep_samples": (50, 100), "sweep_eta": (0.02, 0.05)},
+        "wave": {"scale": "standard", "eta": 0.05, "sweep_eta": (0.01, 0.03, 0.05)},
     }  # fmt: skip
 
     @classmethod
@@ -234,4 +249,7 @@ class StabilityOptions(TableOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check("hidden", self.hidden, not self.hidden or self.problem != "auc-linear", "left out for a linear score")
+        check("hidden", self.hidden, not self.hidden or self.problem in ("auc-mlp", "gan"), "left out without networks")
+        auc = self.problem in ("auc-linear", "auc-mlp")
+        for name in ("ridge", "ridge_y", "random_features"):
+            check(name.replace("_", "-"), getattr(self, name), auc or not getattr(self, name), "0 except for AUC")

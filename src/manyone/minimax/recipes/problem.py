@@ -33,8 +33,8 @@ from manyone.recipes.references import Reference
 _PROBE = 512
 PARAMETERS = (
     *("alpha", "batch", "categories", "clients", "decay", "device", "eta_x", "eta_y", "form", "hidden", "local_step"),
-    *("margin", "missing", "model", "partition", "precision", "random_state", "ridge", "rounds", "scale", "steps"),
-    *("topology", "unknown"),
+    *("margin", "missing", "model", "partition", "precision", "random_state", "ridge", "ridge_y", "rounds", "scale"),
+    *("steps", "topology", "unknown"),
 )
 """Parameters of ``DistributedAUCClassifier``, which a model of AUC maximisation becomes again when it is loaded."""
 _CALIBRATE = 20_000
@@ -172,7 +172,7 @@ class AUCCase(Case):
             positive_rate(self.train.labels),
             dim=self.table.width if linear else None,
             score=None if linear else build_network(self.widths),
-            form=o.form, margin=o.margin, ridge=o.ridge, running_p=o.running_p,
+            form=o.form, margin=o.margin, ridge=o.ridge, ridge_y=o.ridge_y, running_p=o.running_p,
         )  # fmt: skip
 
     def loss(self, z: Tensor) -> float:

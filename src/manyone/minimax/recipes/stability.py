@@ -3,6 +3,7 @@
     manyone run stability                                   # linear AUC (convex-concave) on spambase
     manyone run stability --problem auc-mlp                  # nonconvex-strongly-concave
     manyone run stability --problem gan --sweep-steps 1 5    # nonconvex-nonconcave
+    manyone run stability --ridge 0.3 --eta 0.03 --sweep-rounds 25 100 400   # strongly convex-concave
 
 The run folder gets ``model/points.json`` (every replica of every grid point), ``stability.html`` (plots and trends) and
 ``topologies.png``.
@@ -117,7 +118,8 @@ class LaboratoryLearner:
     def evaluate(self) -> Mapping[str, float]:
         """Means over replicas of every entry, by SWEEP/VARIANT/CONDITION/name."""
         return {f"{e.method}/{e.variant}/{e.condition}/{name}": float(values.mean())
-                for e, r in zip(self.entries, self.results()) for name, values in r.final.items()}  # fmt: skip
+                for e, r in zip(self.entries, self.results()) for name, values in r.final.items()
+                if bool(values.isfinite().all())}  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run is, and the laboratory."""
@@ -128,12 +130,13 @@ class LaboratoryLearner:
         self.lab.load_state_dict(state["laboratory"])
 
     def export(self, folder: Path) -> None:
-        """``points.json``: settings, curves and final measures of every grid point, all replicas."""
+        """``points.json``: settings, curves and final measures of every grid point, all replicas, and what exists of
+        all together (weak gaps, bounds)."""
         points = [
             {"sweep": e.method, "variant": e.variant, "condition": e.condition,
              "settings": {k: v for k, v in r.settings.items() if isinstance(v, int | float | str)},
              "rounds": list(r.rounds), "curves": {k: v.tolist() for k, v in r.curves.items()},
-             "final": {k: v.tolist() for k, v in r.final.items()}}
+             "final": {k: v.tolist() for k, v in r.final.items()}, "together": dict(r.together)}
             for e, r in zip(self.entries, self.results())
         ]  # fmt: skip
         (folder / "points.json").write_text(json.dumps({"format": 1, "points": points}) + "\n", encoding="utf-8")

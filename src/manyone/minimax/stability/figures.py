@@ -32,6 +32,7 @@ def figures_of(name: str, entries: Sequence[Entry], results: Sequence[PointResul
 
 
 _LABELS = {
+    "rounds": "communication rounds T",
     "local-steps": "local steps K a round",
     "clients": "clients m",
     "samples": "samples n a client",

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,8 @@ from manyone.minimax.mixing.topology import Topology
 from manyone.minimax.problems.problem import Problem
 from manyone.minimax.sampling import sample_indices
 from manyone.minimax.simulated import Simulated
-from manyone.minimax.stability.measures import measure
+from manyone.minimax.stability.looseness import bounds_of
+from manyone.minimax.stability.measures import measure, measure_together
 from manyone.minimax.stability.twins import Neighbour, Twins, draw_twins
 from manyone.randomness import seed_for
 
@@ -69,12 +70,14 @@ def summarise(values: Tensor | Sequence[float], level: float = 0.95) -> Summary:
 @dataclass(frozen=True)
 class PointResult:
     """One grid point: its ``settings``; ``rounds`` at which ``curves`` (name -> [records, R]) were taken; ``final``:
-    name -> [R], the distances and measures at the end and ``hits``, how often the replaced sample was drawn."""
+    name -> [R], the distances and measures at the end and ``hits``, how often the replaced sample was drawn;
+    ``together``: what exists of all replicas at once (weak gaps, bounds)."""
 
     settings: Mapping[str, Any]
     rounds: tuple[int, ...]
     curves: Mapping[str, Tensor]
     final: Mapping[str, Tensor]
+    together: Mapping[str, float] = field(default_factory=dict)
 
     def summary(self, name: str) -> Summary:
         """Over the replicas."""
@@ -246,7 +249,9 @@ class Laboratory:
         z = self.simulated.consensus(i)[:, 0]
         final = {name: values[-1] for name, values in stacked.items()} | {"hits": self.hits(i)}
         final |= measure(self.problem, z, seen, unseen, self.seed)
-        return PointResult(self.settings[i], tuple(self._rounds[i]), stacked, final)
+        together = measure_together(self.problem, z, seen, unseen)
+        together |= bounds_of(self.problem, self.settings[i], final, self.simulated.points[i].ends[-1])
+        return PointResult(self.settings[i], tuple(self._rounds[i]), stacked, final, together)
 
 
 def log_slope(x: Sequence[float], values: Tensor, *, resamples: int = 1000, seed: int = 0) -> Interval:

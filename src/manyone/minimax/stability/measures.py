@@ -3,21 +3,24 @@
     primal risk R(x) = max_y F(x, y); primal gap R - R_S; plain gap F - F_S; strong primal-dual (PD) gap
     max_y' F(x, y') - min_x' F(x', y), weak: max_y' E F(x, y') - min_x' E F(x', y), E over replicas
 
-Exact where the problem says so (AUC: the primal risk for every score, PD gaps for the linear one).
-Public: ``measure``, ``weak_pd_gap``, ``frechet_distance``, ``roc_auc``.
+Exact where the problem says so (``Problem.exact``; AUC: the primal risk for every score, PD gaps for the linear one).
+Public: ``measure``, ``measure_together``, ``weak_pd_gap``, ``largest_gradient``, ``frechet_distance``, ``roc_auc``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from manyone.minimax.fields import positives
 from manyone.minimax.problems.auc import AUC
+from manyone.minimax.problems.constants import Solved, Valued
 from manyone.minimax.problems.gan import GAN
+from manyone.minimax.problems.gradients import Gradient
 from manyone.minimax.problems.problem import Problem
 from manyone.minimax.sampling import sample_normals
 
@@ -30,60 +33,88 @@ def measure(
 ) -> dict[str, Tensor]:
     """Name -> [R] for consensus states ``z`` [R, P] and each replica's training and test samples.
 
-    Always: ``loss_train``, ``loss_test`` (F_S and F at z) and ``plain_gap``. AUC: ``risk_train``, ``risk_test`` (R_S
-    and R), ``gap`` = R - R_S, ``auc_train``, ``auc_test``, ``auc_gap`` = train - test, and for a linear score ``error``
-    = R_S - min R_S (optimisation error), ``pd_train``, ``pd_test``. GAN: ``frechet``, between made and unseen samples.
+    Always: ``loss_train``, ``loss_test`` (F_S and F at z) and ``plain_gap``. Where the primal risk is exact:
+    ``risk_train``, ``risk_test`` (R_S and R), ``gap`` = R - R_S. Where the gaps are: ``error`` = R_S - min R_S
+    (optimisation error), ``excess`` = R - min R, ``pd_train``, ``pd_test`` (strong PD gaps) and ``pd_gap`` = test -
+    train; ``pl`` and ``curvature`` of R_S, ``lipschitz``, ``rho``, ``mu`` (``Constants``) and ``gradient``, the largest
+    of a training sample's at the start and at z. AUC: ``auc_train``, ``auc_test``, ``auc_gap`` = train - test. GAN:
+    ``frechet``, between made and unseen samples.
     """
     rows = [_measure_one(problem, z[r], seen[r], unseen[r], seed) for r in range(len(z))]
     return {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
 
 
+def measure_together(
+    problem: Problem, z: Tensor, seen: Sequence[Samples], unseen: Sequence[Samples]
+) -> dict[str, float]:
+    """What exists of all replicas at once: ``weak_train``, ``weak_test`` (weak PD gaps), ``weak_gap``."""
+    if problem.exact != "gaps" or len(z) < 2:
+        return {}
+    train, test = (weak_pd_gap(problem, z, part) for part in (seen, unseen))
+    return {"weak_train": train, "weak_test": test, "weak_gap": test - train}
+
+
 def _measure_one(problem: Problem, z: Tensor, seen: Samples, unseen: Samples, seed: int) -> dict[str, float]:
-    found = {}
-    parts = (("train", _like(seen, z)), ("test", _like(unseen, z)))
-    for name, samples in parts:
-        count = len(next(iter(samples.values())))
-        x, y = problem.spec.unpack(z)
-        if isinstance(problem, AUC):
-            found[f"loss_{name}"] = float(problem.value(z, samples))
-            found[f"risk_{name}"] = float(problem.primal_risk(z, samples))
-            found[f"auc_{name}"] = roc_auc(problem.score(x, samples["features"]), samples["labels"])
-            if problem.dim is not None:
-                found[f"pd_{name}"] = float(problem.pd_gap(z, samples))
+    found: dict[str, float] = {}
+    sides = {"train": _like(seen, z), "test": _like(unseen, z)}
+    for name, samples in sides.items():
+        if problem.exact == "nothing":
+            found[f"loss_{name}"] = _loss(problem, z, samples, seed)
         else:
-            shape = problem.noise_shape(count)
-            noise = None if shape is None else sample_normals(seed, 0, [0], [0], shape, stream=255)[0, 0].to(z)
-            loss = problem.loss(x, y, samples, noise)
-            found[f"loss_{name}"] = float(loss if isinstance(loss, Tensor) else loss[0])
+            exact = cast(Valued, problem)
+            found[f"loss_{name}"] = float(exact.value(z, samples))
+            found[f"risk_{name}"] = float(exact.primal_risk(z, samples))
     found["plain_gap"] = found["loss_test"] - found["loss_train"]
-    if isinstance(problem, AUC):
+    if problem.exact != "nothing":
         found["gap"] = found["risk_test"] - found["risk_train"]
+    if problem.exact == "gaps":
+        found |= _gaps(problem, z, sides, found)
+    if isinstance(problem, AUC):
+        x, _ = problem.spec.unpack(z)
+        for name, samples in sides.items():
+            found[f"auc_{name}"] = roc_auc(problem.score(x, samples["features"]), samples["labels"])
         found["auc_gap"] = found["auc_train"] - found["auc_test"]
-        if problem.dim is not None:
-            train = parts[0][1]
-            found["error"] = found["risk_train"] - float(problem.primal_risk(problem.saddle(train), train))
     if isinstance(problem, GAN):
         noise = sample_normals(seed, 0, [0], [1], (_FAKES, problem.latent), stream=255)[0, 0].to(z)
-        found["frechet"] = frechet_distance(problem.samples(z, noise), parts[1][1]["features"])
+        found["frechet"] = frechet_distance(problem.samples(z, noise), sides["test"]["features"])
     return found
 
 
-def weak_pd_gap(problem: AUC, z: Tensor, samples: Sequence[Samples]) -> float:
-    """max_alpha' mean_r F_r(x_r, alpha') - min_x' mean_r F_r(x', alpha_r) for a linear score, states ``z`` [R, P].
+def _loss(problem: Problem, z: Tensor, samples: Samples, seed: int) -> float:
+    x, y = problem.spec.unpack(z)
+    shape = problem.noise_shape(len(next(iter(samples.values()))))
+    noise = None if shape is None else sample_normals(seed, 0, [0], [0], shape, stream=255)[0, 0].to(z)
+    loss = problem.loss(x, y, samples, noise)
+    return float(loss if isinstance(loss, Tensor) else loss[0])
+
+
+def _gaps(problem: Problem, z: Tensor, sides: Mapping[str, Samples], risks: Mapping[str, float]) -> dict[str, float]:
+    solved, train, test = cast(Solved, problem), sides["train"], sides["test"]
+    known = solved.constants(train)
+    strong = {name: float(solved.pd_gap(z, samples)) for name, samples in sides.items()}
+    start = problem.start(0, z.dtype).to(z.device)
+    return {
+        "error": risks["risk_train"] - float(solved.least_risk(train)),
+        "excess": risks["risk_test"] - float(solved.least_risk(test)),
+        "pd_train": strong["train"], "pd_test": strong["test"], "pd_gap": strong["test"] - strong["train"],
+        "pl": known.pl, "curvature": known.curvature, "lipschitz": known.lipschitz, "rho": known.rho, "mu": known.mu,
+        "gradient": max(largest_gradient(problem, at, train) for at in (start, z)),
+    }  # fmt: skip
+
+
+def largest_gradient(problem: Problem, z: Tensor, samples: Samples) -> float:
+    """The largest norm of a sample's gradient at one state ``z`` [P]: G there."""
+    count = len(next(iter(samples.values())))
+    each = {name: value[:, None] for name, value in samples.items()}
+    return float(Gradient(problem)(z.expand(count, -1), each).norm(dim=1).max())
+
+
+def weak_pd_gap(problem: Problem, z: Tensor, samples: Sequence[Samples]) -> float:
+    """max_y' mean_r F_r(x_r, y') - min_x' mean_r F_r(x', y_r), states ``z`` [R, P], where the gaps are exact.
 
     ``samples``: each replica's training samples (the empirical gap) or R times the population.
     """
-    data = [_like(s, z) for s in samples]
-    best = torch.stack([problem.best_response_y(z[r], d) for r, d in enumerate(data)]).mean()
-    upper = torch.stack([problem.value(z[r], d, best) for r, d in enumerate(data)]).mean()
-    forms = [problem.quadratic_form(d) for d in data]
-    alpha = z[:, problem.spec.p]
-    lead = 1 + alpha if problem.form == "solam" else alpha
-    hessian = torch.stack([h for h, _ in forms]).mean(0)
-    pull = torch.stack([a * slope for a, (_, slope) in zip(lead, forms)]).mean(0)
-    x = -torch.linalg.lstsq(hessian.double(), pull.double()[:, None], driver="gelsd").solution[:, 0].to(z)
-    lower = torch.stack([problem.value(torch.cat([x, alpha[r : r + 1]]), d) for r, d in enumerate(data)]).mean()
-    return float(upper - lower)
+    return float(cast(Solved, problem).weak_pd_gap(z, [_like(s, z) for s in samples]))
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:

@@ -1,6 +1,6 @@
 """From the results of a sweep to rows of a study and to lines for people.
 
-Public: ``rows_of``, ``trends``, ``LETTERS``, ``SLOPES``.
+Public: ``rows_of``, ``trends``, ``LETTERS``, ``SLOPES``, ``ALGORITHMS``, ``TRENDS``, ``MEASURES``, ``DERIVED``.
 """
 
 from __future__ import annotations
@@ -15,10 +15,18 @@ from manyone.evaluation.intervals import paired_difference
 from manyone.minimax.stability.laboratory import PointResult, leave_one_out_choice, log_slope, summarise
 from manyone.minimax.stability.sweep import Entry
 
-LETTERS = {"local-steps": "k", "clients": "m", "samples": "n", "step-size": "eta"}
+LETTERS = {"rounds": "t", "local-steps": "k", "clients": "m", "samples": "n", "step-size": "eta"}
 """What is swept -> the letter of its variants."""
 SLOPES = ("clients", "samples")
 """Sweeps that also get a row with the slope of log delta_mean."""
+ALGORITHMS = {"local-sgda": "server", "local-dsgda": "ring"}
+"""The two algorithms -> the topology that stands for each where settings are compared."""
+TRENDS = ("rounds", "samples", "clients")
+"""What every setting is swept over, with either algorithm: rows of the methods ALGORITHM-SWEEP."""
+MEASURES = ("delta_mean", "delta_avg", "delta_own", "gap", "pd_gap", "weak_gap", "plain_gap", "error", "excess")
+"""What gets a slope there: distances, generalisation gaps, optimisation error and excess population risk."""
+DERIVED = {"bounded": 0.0, "linear": 1.0, "clients": -1.0, "samples": -1.0}
+"""Slopes that the derivations predict, the right sides of claims."""
 _DISTANCES = ("delta_mean", "delta_avg", "delta_own")
 
 
@@ -26,7 +34,7 @@ def rows_of(suite: str, seed: int, entries: Sequence[Entry], results: Sequence[P
     """One row an entry with means over replicas; medians of distances; the slopes of the sweeps in SLOPES."""
     rows = []
     for entry, result in zip(entries, results, strict=True):
-        metrics = {name: float(values.mean()) for name, values in result.final.items()}
+        metrics = {name: float(values.mean()) for name, values in result.final.items()} | dict(result.together)
         metrics |= {f"{name}_median": float(result.final[name].median()) for name in _DISTANCES}
         reference = _reference(entry, entries, results)
         if reference is not None:
@@ -64,7 +72,40 @@ def _summaries(suite: str, seed: int, entries: Sequence[Entry], results: Sequenc
         ks = torch.tensor([float(e.variant.removeprefix("k")) for e, _ in trade])
         metrics = {"risk_test": float(risk.mean()), "chosen_k": float(ks[chosen].mean())}
         rows.append(Row(suite, seed, "trade-off", "chosen", "clean", {}, metrics))
+    return rows + _trend_rows(suite, seed, entries, results)
+
+
+def _trend_rows(suite: str, seed: int, entries: Sequence[Entry], results: Sequence[PointResult]) -> list[Row]:
+    """For each algorithm and sweep the slopes of logarithms, of the whole sweep and (``late_``) of all but its first
+    point: ``slope`` is that of delta_mean. Measures that are not above 0 everywhere have none."""
+    rows = []
+    for name, sweep in ((f"{a}-{s}", s) for a in ALGORITHMS for s in TRENDS):
+        own = [(float(e.variant.removeprefix(LETTERS[sweep])), r) for e, r in zip(entries, results, strict=True)
+               if e.method == name]  # fmt: skip
+        if len(own) < 3:
+            continue
+        own.sort(key=lambda pair: pair[0])
+        metrics = {}
+        for measure in MEASURES:
+            values = [_mean(r, measure) for _, r in own]
+            if any(v is None or not 0 < v < math.inf for v in values):
+                continue
+            for key, first in (("slope", 0), ("late_slope", 1)):
+                table = torch.tensor([[v] for v in values[first:]], dtype=torch.float64)
+                slope = log_slope([x for x, _ in own[first:]], table, resamples=1).value
+                metrics[key if measure == "delta_mean" else f"{key}_{measure}"] = slope
+        rows.append(Row(suite, seed, name, "slope", "clean", {}, metrics))
+    if rows:
+        rows += [Row(suite, seed, "derived", name, "clean", {}, {"slope": value, "late_slope": value})
+                 for name, value in DERIVED.items()]  # fmt: skip
     return rows
+
+
+def _mean(result: PointResult, measure: str) -> float | None:
+    """Over replicas, or of all of them at once."""
+    if measure in result.together:
+        return result.together[measure]
+    return float(result.final[measure].mean()) if measure in result.final else None
 
 
 def trends(entries: Sequence[Entry], results: Sequence[PointResult]) -> list[str]:

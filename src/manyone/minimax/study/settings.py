@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from manyone.errors import ManyoneError
+from manyone.minimax.stability.results import ALGORITHMS
 from manyone.recipes.arm import Arm
 
 TOPOLOGIES = ("complete", "exponential", "torus", "grid", "ring", "star", "path", "isolated")
-_NO_SWEEP: Mapping[str, Any] = {f"sweep_{name}": () for name in ("steps", "clients", "samples", "eta", "topology")}
+_NO_SWEEP: Mapping[str, Any] = {
+    f"sweep_{name}": () for name in ("rounds", "steps", "clients", "samples", "eta", "topology")
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Setting:
     budget_steps: int = 300
     trade_off: tuple[int, ...] = ()
     trade_off_point: Mapping[str, Any] | None = None
+    trends: Mapping[str, tuple[int, ...]] | None = None
+    """For a class of problems: T, n and m ("rounds", "samples", "clients") to compare, with either algorithm."""
 
 
 def setting_of(scale: str, suite: str) -> Setting:
@@ -71,7 +76,15 @@ def _topology_arms(s: Setting) -> Iterator[Arm]:
                 yield Arm(f"budget-{name}", "stability", {**s.given, **_NO_SWEEP, **point}, f"k{k}, {kind}")
 
 
-PARTS = {"sweeps": _sweep_arms, "topology": _topology_arms}
+def _trend_arms(s: Setting) -> Iterator[Arm]:
+    """T, n and m, one at a time around ``given``, with a server and by gossip on a ring."""
+    for algorithm, topology in ALGORITHMS.items():
+        for sweep, values in (s.trends or {}).items():
+            given = {**s.given, "topology": topology, **_NO_SWEEP, f"sweep_{sweep}": values}
+            yield Arm(f"{algorithm}-{sweep}", "stability", given)
+
+
+PARTS = {"sweeps": _sweep_arms, "topology": _topology_arms, "trends": _trend_arms}
 
 
 def _linear(replicas: int, **words: Any) -> Setting:
@@ -94,6 +107,39 @@ def _gan(replicas: int, rounds: int = 200, **words: Any) -> Setting:
     return Setting({"problem": "gan", "replicas": replicas, "rounds": rounds}, **{**values, **words})
 
 
+def _class(problem: str, replicas: int, ts: tuple[int, ...], ns: tuple[int, ...], ms: tuple[int, ...],
+           **given: Any) -> Setting:  # fmt: skip
+    """A class of problems, for the trends of both algorithms over T, n and m."""
+    given = {"problem": problem, "replicas": replicas, **given}
+    return Setting(given, trends={"rounds": ts, "samples": ns, "clients": ms})
+
+
+def _classes(replicas: int, ts: tuple[int, ...], ns: tuple[int, ...], ms: tuple[int, ...]) -> dict[str, Setting]:
+    """The classes of the paper's abstract whose gaps are exact, on the problem that stands for each.
+
+    All compare n = 12 with 50 and m = 2 with 16, and have T = 100. Strongly convex-concave: a step below mu/L^2. More
+    features (256) than samples (200 at most): convex, PL, not strongly. The wave game contracts within ten steps, so
+    that a distance tells of few draws of the replaced sample: many replicas of few numbers.
+    """
+    few, wide = tuple(n for n in ns if n <= 50), {"data": "breast-cancer", "random_features": 256, "test": 200}
+    late = (100, 400, 800, 1600) if max(ts) > 400 else (100, 200, 400)
+    return {
+        "c-sc": _class("auc-linear", replicas, ts, ns, ms, clients=8),
+        "sc-sc": _class("auc-linear", replicas, ts, ns, ms, clients=8, ridge=0.3, ridge_y=0.3, eta=0.03),
+        "pl-sc-auc": _class("auc-linear", replicas, late, few, ms, clients=4, samples=12, eta=0.3, **wide),
+        "pl-sc-wave": _class("wave", 4 * replicas, ts, ns, ms, data="magic", clients=8, samples=25, eta=0.02),
+    }
+
+
+def _networks(replicas: int, ts: tuple[int, ...]) -> dict[str, Setting]:
+    """The two classes of networks: an MLP score and a GAN."""
+    ns, ms = (12, 25, 50), (2, 4, 8, 16)
+    return {
+        "nc-sc": _class("auc-mlp", replicas, ts, ns, ms, clients=8, samples=50, rounds=100),
+        "nc-nc": _class("gan", max(2, replicas // 2), (50, 100, 200), ns, ms, clients=8, samples=50, rounds=100),
+    }
+
+
 _MNIST = {"problem": "gan", "data": "mnist", "replicas": 5, "rounds": 200, "samples": 500, "batch_size": 64,
           "test": 2000, "hidden": (256, 512, 1024), "latent": 128}  # fmt: skip
 
@@ -103,13 +149,18 @@ SETTINGS: dict[str, dict[str, Setting]] = {
                               trade_off=(1, 5, 10, 100)),
         "auc-mlp": _mlp(2),
         "gan": _gan(1, rounds=100),
+        **_classes(4, (25, 100, 400), (12, 25, 50), (2, 4, 16)),
     },
     "laptop": {"auc-linear": _linear(8), "auc-mlp": _mlp(6, local_steps=(1, 2, 5, 10, 20), clients=(2, 4, 8, 16)),
-               "gan": _gan(2, topologies=("complete", "ring", "isolated"), partitions=("iid",), topology_rounds=100)},
+               "gan": _gan(2, topologies=("complete", "ring", "isolated"), partitions=("iid",), topology_rounds=100),
+               **_classes(8, (25, 100, 400, 1600), (12, 25, 50, 100, 200), (2, 4, 8, 16)),
+               **_networks(6, (25, 100, 400))},
     "paper": {
         "auc-linear": _linear(20, local_steps=(1, 2, 5, 10, 20, 50, 100)),
         "auc-mlp": _mlp(20, local_steps=(1, 2, 5, 10, 20, 50), clients=(2, 4, 8, 16)),
         "gan": Setting(_MNIST, local_steps=(1, 5, 20), etas=(0.01, 0.02, 0.05)),
+        **_classes(20, (25, 100, 400, 1600), (12, 25, 50, 100, 200), (2, 4, 8, 16)),
+        **_networks(20, (25, 100, 400, 1600)),
     },
 }  # fmt: skip
 """Scale -> suite -> setting."""

@@ -13,15 +13,16 @@ from typing import Any
 
 import torch
 
-from manyone.claims.figure import save_figures
-from manyone.claims.rows import append_rows, keys_in
+from manyone.claims.figure import Figure, save_figures
+from manyone.claims.rows import append_rows, keys_in, load_rows
 from manyone.claims.study import Job, SuiteInfo, TaskInfo
 from manyone.data.tables.tables import load_table
 from manyone.minimax.recipes.build import entries, rename
 from manyone.minimax.stability.figures import figures_of
-from manyone.minimax.stability.results import SLOPES, rows_of
+from manyone.minimax.stability.results import ALGORITHMS, DERIVED, SLOPES, TRENDS, rows_of
 from manyone.minimax.stability.sweep import Entry
 from manyone.minimax.study.settings import PARTS, arms, setting_of
+from manyone.minimax.study.trends import bounds_table, constants_table, trends_table
 from manyone.recipes.needs import Needs, together
 
 TITLE = "Many clients, one saddle point: the claims of distributed minimax optimisation"
@@ -32,11 +33,15 @@ NOTES = [
     "training rows. References of ratios: the complete graph, and K = 1 of the same budget.",
     "Every seed is a group of replicas with splits, replaced samples and draws of its own; figures are means over its "
     "replicas, intervals are over seeds. Replaced samples are drawn rarely, so distances have heavy tails.",
+    "Classes of problems: c-sc, linear AUC; sc-sc, the same with ridges on x and α and steps below μ/L²; "
+    "pl-sc-auc, linear AUC with more random features than samples; pl-sc-wave, a game whose primal risk is a sum of "
+    "x² + 3 sin² x, tilted by the samples; nc-sc, MLP AUC; nc-nc, a GAN. Local-SGDA has a server, Local-DSGDA a "
+    "ring. Slopes are of logarithms of means over replicas; a late slope leaves the smallest value of the sweep out.",
     "The papers' figures are curves whose numbers are not public; their statements are quoted with where they come "
     "from. Bounds called derived follow from the recursion that the manual's page on minimax states.",
 ]
 QUICK = ("auc-mlp",)
-SEEDS = {"smoke": 4, "laptop": 8, "paper": 20}
+SEEDS = {"smoke": 4, "laptop": 5, "paper": 20}
 
 
 def entries_of(scale: str, suite: str, part: str) -> list[Entry]:
@@ -56,7 +61,7 @@ def prepare(scale: str, suite: str) -> SuiteInfo:
     table = load_table(options[0].data)
     used = max(p["clients"] * p["samples"] for p in points)
     task = TaskInfo(table.name, len(table.classes), used, 0, options[0].test, table.source, table.licence)
-    kind = "GAN" if options[0].problem == "gan" else "AUC maximisation"
+    kind = {"gan": "GAN", "wave": "Wave game"}.get(options[0].problem, "AUC maximisation")
     return SuiteInfo(suite, f"{kind} on a table", (task,))
 
 
@@ -69,6 +74,9 @@ def count_rows(scale: str, suite: str, part: str) -> int:
     """Rows of a job, with the slopes of sweeps and the choice of K."""
     rows = entries_of(scale, suite, part)
     slopes = sum(2 for method in SLOPES if sum(e.method == method for e in rows) >= 3)
+    swept = [f"{a}-{s}" for a in ALGORITHMS for s in TRENDS]
+    found = sum(sum(e.method == name for e in rows) >= 3 for name in swept)
+    slopes += found + (len(DERIVED) if found else 0)
     several = arms(scale, suite, part)[0].options().replicas > 1
     return len(rows) + slopes + (several and any(e.method == "trade-off" for e in rows))
 
@@ -76,6 +84,14 @@ def count_rows(scale: str, suite: str, part: str) -> int:
 def settings(scale: str, suite: str) -> dict[str, Any]:
     """What is varied and how much of everything there is."""
     return asdict(setting_of(scale, suite))
+
+
+def overview(scale: str, suites: Sequence[str], seeds: Sequence[int], folder: Path) -> list[Figure]:
+    """The classes of problems side by side: trends, bounds beside measured values, constants."""
+    classes = [suite for suite in suites if setting_of(scale, suite).trends]
+    paths = [folder / f"{job.file}.jsonl" for job in jobs(scale, classes, seeds)]
+    rows = [row for path in paths if path.exists() for row in load_rows(path)]
+    return [draw(rows) for draw in (trends_table, bounds_table, constants_table)] if rows else []
 
 
 def run_job(scale: str, suite: str, seed: int, part: str, folder: Path) -> None:

@@ -58,8 +58,8 @@ class PolicyLearner:
     masked entries decay (``shared``) or stay (``freeze_masked``). ``clip``: largest global gradient norm, taken before
     masking. ``ema_decay``: smoothing of the tasks' gradients over mask updates; ``mask_until``: the share of the steps
     after which masks stay, over which their schedule goes; ``mask_batches``: batches that are averaged for the scores;
-    ``fisher_samples``: squares of per-sample gradients. ``evaluate`` is called with the learner and gives metrics; the best "success" so far is kept
-    beside the last.
+    ``fisher_samples``: squares of per-sample gradients. ``evaluate`` is called with the learner and gives metrics; the
+    best "success" so far is kept beside the last.
     """
 
     def __init__(

@@ -55,6 +55,7 @@ def parameters(learner, member=0):
         ("harmodt-m", {"moment_policy": "freeze_masked"}),
         ("harmodt", {"mask_scope": "blocks", "clip": 0.05}),
         ("harmodt", {"assignment": [0, 1, 0]}),
+        ("harmodt", {"mask_batches": 2}),
     ],
 )
 def test_training_agrees_with_the_plain_formulation(tasks, method, options):
@@ -76,9 +77,12 @@ def test_training_agrees_with_the_plain_formulation(tasks, method, options):
             assert metrics["swaps"] == harmodt.swaps(t + 1, 12, 3, 9) > 0
             gradients = []
             for i in range(3):
-                b = data.batch([i], t + 1, 0, batch_size=3, purpose="score 0")
-                _, g = harmodt.dense_gradient(theta, masks[learner.assignment[i]], reference_loss(learner, b, 0, i))
-                gradients.append(harmodt.clipped(g, learner.clip))
+                draws = []
+                for number in range(options.get("mask_batches", 1)):
+                    b = data.batch([i], t + 1, 0, batch_size=3, purpose=f"score {number}")
+                    _, g = harmodt.dense_gradient(theta, masks[learner.assignment[i]], reference_loss(learner, b, 0, i))
+                    draws.append(harmodt.clipped(g, learner.clip))
+                gradients.append({n: sum(draw[n] for draw in draws) / len(draws) for n in draws[0]})
             kind = "magnitude" if method == "harmodt-m" else "fisher"
             if "assignment" in options:
                 pair = {n: (gradients[0][n] + gradients[2][n]) / 2 for n in names}

@@ -57,9 +57,9 @@ class PolicyLearner:
     to those of ``mask_scope`` alone, frozen everywhere (the authors' program). ``moment_policy``: Adam moments of
     masked entries decay (``shared``) or stay (``freeze_masked``). ``clip``: largest global gradient norm, taken before
     masking. ``ema_decay``: smoothing of the tasks' gradients over mask updates; ``mask_until``: the share of the steps
-    after which masks stay, over which their schedule goes; ``fisher_samples``: squares of
-    per-sample gradients. ``evaluate`` is called with the learner and gives metrics; the best "success" so far is kept
-    beside the last.
+    after which masks stay, over which their schedule goes; ``mask_batches``: batches that are averaged for the scores;
+    ``fisher_samples``: squares of per-sample gradients. ``evaluate`` is called with the learner and gives metrics; the
+    best "success" so far is kept beside the last.
     """
 
     def __init__(
@@ -95,6 +95,7 @@ class PolicyLearner:
         ranking: Ranking = "global",
         ema_decay: float = 0.0,
         mask_until: float = 1.0,
+        mask_batches: int = 1,
         fisher_samples: bool = False,
         evaluate: Callable[[PolicyLearner], Mapping[str, Any]] | None = None,
     ) -> None:
@@ -113,6 +114,7 @@ class PolicyLearner:
             ("mask_every", mask_every, mask_every >= 1, "1 or more"),
             ("eta_min", eta_min, 0 <= eta_min <= eta_max, "0 or more and at most eta_max"),
             ("ema_decay", ema_decay, 0 <= ema_decay < 1, "in [0, 1)"),
+            ("mask_batches", mask_batches, mask_batches >= 1, "1 or more"),
             ("mask_until", mask_until, 0 < mask_until <= 1, "in (0, 1]"),
             ("tasks_per_step", self.tasks_per_step, 1 <= self.tasks_per_step <= tasks, f"1..{tasks}, the tasks"),
         ):
@@ -129,7 +131,8 @@ class PolicyLearner:
             importance=chosen.importance if importance is None else importance,
             gamma=chosen.gamma if gamma is None else gamma,
             every=mask_every, steps=steps, eta_min=eta_min, eta_max=eta_max, schedule=swap_schedule, ranking=ranking,
-            ema_decay=ema_decay, until=mask_until, fisher_samples=fisher_samples,
+            ema_decay=ema_decay, until=mask_until, batches=mask_batches,
+            fisher_samples=fisher_samples,
         )  # fmt: skip
 
         in_forward = maskable_shapes(self.model, mask_scope)

@@ -54,6 +54,8 @@ class MaskUpdate:
     """Fisher scores from the squares of single samples' gradients."""
     until: float = 1.0
     """Share of the steps after which masks stay; the schedule goes over this share."""
+    batches: int = 1
+    """Batches whose gradients are averaged for the scores: those of one small batch hardly agree with another's."""
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -90,10 +92,10 @@ def exchange_masks(at: MaskedPoint, losses: TaskLosses, by: MaskUpdate, step: in
         return {"swaps": float(k)}
     tasks = range(len(losses.data))
     with torch.enable_grad():
-        gradients = task_gradients(at, losses, tasks, step, clip=clip)  # [S, N, d]
+        gradients = task_gradients(at, losses, tasks, step, clip=clip, batches=by.batches)  # [S, N, d]
         squares: Tensor | list[None] = [None] * len(at.masks)
         if by.fisher_samples and by.importance == "fisher":
-            squares = task_gradients(at, losses, tasks, step, squares=True)
+            squares = task_gradients(at, losses, tasks, step, squares=True, batches=by.batches)
     if by.ema_decay:
         gradients = gradients if at.smooth is None else at.smooth.lerp(gradients, 1 - by.ema_decay)
         at.smooth = gradients

@@ -167,4 +167,4 @@ def _masks(o: FrozenOptions) -> dict[str, Any]:
 
 def _exchange(o: HarmoDTOptions) -> dict[str, Any]:
     return _pick(o, "mask_every", "eta_min", "eta_max", "swap_schedule", "importance", "fisher_samples", "gamma",
-                 "ranking", "ema_decay", "mask_until", "update")  # fmt: skip
+                 "ranking", "ema_decay", "mask_until", "mask_batches", "update")  # fmt: skip

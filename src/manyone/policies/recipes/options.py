@@ -277,6 +277,8 @@ class HarmoDTOptions(FrozenOptions):
     """Compare scores over all maskable weights, within each tensor for its share, or standardised in each tensor."""
     ema_decay: Annotated[float, Range(0, 1, closed="left")] = 0.0
     """Smoothing of the tasks' gradients over mask updates."""
+    mask_batches: Positive = 1
+    """Batches of a task whose gradients are averaged for its scores; with few samples in each, one of them is noise."""
     mask_until: Annotated[float, Range(0, 1, closed="right")] = 1.0
     """Share of the steps after which masks stay as they are; --swap-schedule goes over this share."""
     update: Literal["corrected", "random", "official"] = "corrected"

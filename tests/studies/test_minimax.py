@@ -156,7 +156,15 @@ CLASSES = {
 def test_the_classes_give_trends_bounds_and_constants(monkeypatch, tmp_path):
     settings = {}
     for name, given in CLASSES.items():
-        given = {"problem": "auc-linear", "replicas": 2, "test": 100, "clients": 4, "samples": 6, "local_steps": 2, **given}
+        given = {
+            "problem": "auc-linear",
+            "replicas": 2,
+            "test": 100,
+            "clients": 4,
+            "samples": 6,
+            "local_steps": 2,
+            **given,
+        }
         trends = {"rounds": (2, 4, 100) if name == "sc-sc" else (2, 4, 8), "samples": (3, 6, 9), "clients": (2, 3, 4)}
         settings[name] = minimax_settings.Setting(given, trends=trends)
     monkeypatch.setitem(minimax_settings.SETTINGS, "tiny", settings)

@@ -69,7 +69,7 @@ class Setting:
         given = {k: v for k, v in self.options.items() if k in known}
         given |= {"suite": _FEW_SUITE if condition == FEW else self.suite, "device": "cpu"}
         given |= {"steps": part.times * self.options["steps"]} if part.times > 1 else {}
-        return Arm(part.method, part.recipe, given | part.changes, part.variant)
+        return Arm(part.method, part.recipe, {**given, **part.changes}, part.variant)
 
     def conditions(self, name: str) -> tuple[str, ...]:
         """The conditions in which part ``name`` is measured."""

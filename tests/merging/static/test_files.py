@@ -147,7 +147,7 @@ def test_companions_are_data_of_the_base_s_own_folder(tmp_path, caplog):
     (base / "modeling_x.py").write_text("import os")
     (base / "LICENSE").write_text("free")
     save_file({"w.weight": torch.ones(2, 2)}, base / "model.safetensors")
-    static.merge("average", base, [{"w.weight": torch.zeros(2, 2)}], out=tmp_path / "out")
+    static.merge("average", base, [{"w.weight": torch.zeros(2, 2)}, {"w.weight": torch.eye(2)}], out=tmp_path / "out")
     found = {p.name: p.read_text() for p in (tmp_path / "out").iterdir() if p.suffix not in (".safetensors", ".md")}
     assert found == {"config.json": "{}", "tokenizer.json": "[]", "special.json": "[]", "LICENSE": "free"}
     (line,) = caplog.messages
@@ -189,7 +189,7 @@ def test_sub_folders_of_the_model_are_copied_as_data(tmp_path, caplog):
     for name in ("config.json", "modules.json", "LICENSE", "license.md", "COPYING"):
         (base / name).write_text("{}")
     save_file({"w.weight": torch.ones(2, 2)}, base / "model.safetensors")
-    static.merge("average", base, [{"w.weight": torch.zeros(2, 2)}], out=tmp_path / "out")
+    static.merge("average", base, [{"w.weight": torch.zeros(2, 2)}, {"w.weight": torch.eye(2)}], out=tmp_path / "out")
     found = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if not p.is_dir()}
     assert found == {
         "README.md", "model.safetensors", "config.json", "modules.json", "LICENSE", "license.md", "COPYING",

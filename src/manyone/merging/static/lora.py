@@ -41,11 +41,9 @@ _TASKS = {
     "ForCausalLM": "CAUSAL_LM",
     "LMHeadModel": "CAUSAL_LM",
     "ForConditionalGeneration": "SEQ_2_SEQ_LM",
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
 }
-"""The ends of transformers' classes, and PEFT's ``task_type``."""
+"""The ends of transformers' classes, and PEFT's ``task_type``. Those of classifiers are left open: for them PEFT expects
+a whole new head in the adapter, and ours has the head's change as factors like any other layer's."""
 _OUTPUT = "lm_head"  # the name of the output layer in models that have no tensor of their own for it
 _F32 = DTYPES["F32"]
 Progress = Callable[[int, int], None]

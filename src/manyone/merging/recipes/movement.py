@@ -56,7 +56,9 @@ def logged(movement: Movement) -> dict[str, object]:
 def figures(movement: Movement, base: str) -> Iterator[Figure]:
     """Norms, cosines, and movement by layer: of the result as bars, of the experts as a table."""
     names, norms = movement.names, movement.norms()
-    about = " Of large tensors a part was measured: the numbers are usually good to a few per cent." if movement.sampled else ""
+    about = (
+        " Of large tensors a part was measured: numbers are usually good to a few per cent." if movement.sampled else ""
+    )
     yield Figure(
         "bars",
         "Length of the task vectors",

@@ -42,8 +42,8 @@ _TASKS = {
     "LMHeadModel": "CAUSAL_LM",
     "ForConditionalGeneration": "SEQ_2_SEQ_LM",
 }
-"""The ends of transformers' classes, and PEFT's ``task_type``. Those of classifiers are left open: for them PEFT expects
-a whole new head in the adapter, and ours has the head's change as factors like any other layer's."""
+"""The ends of transformers' classes, and PEFT's ``task_type``. Those of classifiers are left open: for them PEFT
+expects a whole new head in the adapter, and ours has the head's change as factors like any other layer's."""
 _OUTPUT = "lm_head"  # the name of the output layer in models that have no tensor of their own for it
 _F32 = DTYPES["F32"]
 Progress = Callable[[int, int], None]

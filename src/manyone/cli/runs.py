@@ -202,13 +202,14 @@ def _take_lists(cls: type[CommonOptions], words: Sequence[str]) -> tuple[list[st
         if option != "select" and option not in names:
             rest.append(word)
             continue
-        value = value if equals else next(remaining, "")
+        given = value if equals else next(remaining, None)
+        value = given or ""
         if option == "select":
             select = value
-        elif "," in value:
+        elif "," in value and value.strip(","):  # a comma alone is a value: --decimal ,
             lists[option.replace("_", "-")] = _values(name, value)
         else:
-            rest += [word] if equals else [word, *([value] if value else [])]
+            rest += [word] if equals or given is None else [word, given]
     if select is not None and (not lists or not select):
         raise ManyoneError(
             "--select val|test|METRIC chooses among several runs: give an option a list, --scale 0.1,0.3"

@@ -110,8 +110,11 @@ def test_the_command_of_every_arm_has_its_options(scale):
 
 
 def test_the_command_of_every_arm_measures_what_the_study_measures(tiny, manyone, tmp_path):
-    for part in minimax_settings.PARTS:
-        chosen = minimax_settings.arms("tiny", "auc-linear", part)
+    parts = {part: minimax_settings.arms("tiny", "auc-linear", part) for part in minimax_settings.PARTS}
+    assert {part for part, chosen in parts.items() if not chosen} == {"trends"}  # those of other suites
+    for part, chosen in parts.items():
+        if not chosen:
+            continue
         together = sweeps(*(arm.options() for arm in chosen), methods=[arm.method for arm in chosen])
         together.lab.run()
         results = iter(zip(together.entries, together.results(), strict=True))

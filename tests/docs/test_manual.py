@@ -16,6 +16,7 @@ from manyone.recipes.table import RECIPES, options_class
 
 DOCS = ROOT / "docs"
 OTHER_OPTIONS = {"--field", "--help", "--debug", "--config", "--split", "--scale", "--seeds", "--workers", "--out"}
+OTHER_OPTIONS |= {"--select"}  # of lists of values
 OTHER_OPTIONS |= {"--cluster", "--dry-run", "--episodes", "--steps", "--source"}  # of `manyone data make`
 OTHER_OPTIONS |= {"--db", "--pairs", "--tables", "--instances", "--robust"}  # of `manyone data make sql-pairs`
 OTHER_OPTIONS |= {"--execute", "--dialect", "--seconds"}  # of `manyone predict` where the model is text-to-SQL

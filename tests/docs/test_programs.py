@@ -9,7 +9,7 @@ from tests.docs.pages import HERE, NOT_HERE, PAGES, SHRUNK, blocks, programs
 
 ALL = [block for page in PAGES for block in blocks(page)]
 PROGRAMS = programs()
-LANGUAGES = {"python", "", "toml", "markdown"}
+LANGUAGES = {"python", "", "toml", "markdown", "bibtex"}
 PROCESSES = {"python": (), "torchrun": ("-m", "torch.distributed.run", "--standalone")}
 """Commands that get a process of their own; torchrun without a fixed port, so that several can run at a time."""
 

@@ -16,7 +16,7 @@ from manyone.cli.show import show
 from manyone.engine.fabric import is_writer
 from manyone.engine.progress import say_beginning
 from manyone.errors import ManyoneError
-from manyone.recipes.options import option_of
+from manyone.recipes.options import option_of, single_options
 from manyone.recipes.table import RECIPES, builder, options_class, runner
 
 if TYPE_CHECKING:
@@ -188,8 +188,6 @@ def _take_lists(cls: type[CommonOptions], words: Sequence[str]) -> tuple[list[st
     commas; those by name, and what is selected by."""
     if {"-h", "--help", "--help-all"} & set(words):
         return list(words), {}, None
-    from manyone.recipes.options import single_options
-
     names = single_options(cls)
     rest: list[str] = []
     lists: dict[str, list[str]] = {}

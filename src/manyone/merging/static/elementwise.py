@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from manyone.errors import ManyoneError
+from manyone.merging.static.buffers import Buffers
 from manyone.merging.static.linear import Linear
 from manyone.merging.static.plan import Plan, within
-from manyone.merging.static.stream import Buffers, Elementwise, blame, finite, over_chunks, working_dtype
+from manyone.merging.static.stream import Elementwise, blame, finite, over_chunks, working_dtype
 from manyone.randomness import generator_for
 from manyone.weights.checkpoint import Checkpoint
 from manyone.weights.select import MagnitudeSelector

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from manyone.errors import ManyoneError
+from manyone.merging.static.buffers import Buffers
 from manyone.merging.static.linear import Linear
 from manyone.merging.static.plan import Plan, within
-from manyone.merging.static.stream import Buffers, Elementwise, finite, over_chunks, working_dtype
+from manyone.merging.static.stream import Elementwise, finite, over_chunks, working_dtype
 from manyone.weights.checkpoint import Checkpoint
 from manyone.weights.open import Models, open_models
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from manyone.merging.static.buffers import Buffers
 from manyone.merging.static.plan import Plan
-from manyone.merging.static.stream import Buffers, Elementwise, working_dtype
+from manyone.merging.static.stream import Elementwise, working_dtype
 
 Coefficients = Callable[[str], tuple[float, Sequence[float]]]
 

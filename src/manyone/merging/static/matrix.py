@@ -19,10 +19,11 @@ from torch import Tensor
 
 from manyone.engine.devices import device_of
 from manyone.errors import ManyoneError
+from manyone.merging.static.buffers import Buffers
 from manyone.merging.static.layers import is_linear, transposed_names
 from manyone.merging.static.linear import task_arithmetic
 from manyone.merging.static.plan import Plan, within
-from manyone.merging.static.stream import Buffers, Elementwise, working_dtype
+from manyone.merging.static.stream import Elementwise, working_dtype
 from manyone.weights.checkpoint import Checkpoint
 from manyone.weights.open import Models, open_models
 

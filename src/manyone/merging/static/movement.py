@@ -19,16 +19,13 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from manyone.merging.roles import block_of, find_blocks, role_of
+from manyone.merging.static.buffers import Buffers
 from manyone.merging.static.plan import CHUNK, Plan
 from manyone.weights.checkpoint import Checkpoint
-
-if TYPE_CHECKING:
-    from manyone.merging.static.stream import Buffers
 
 _WHOLE = 4  # chunks of a tensor that is measured entry by entry
 _PIECE = CHUNK // 4  # entries of a chunk that are measured in a larger one

@@ -21,8 +21,8 @@ import numpy as np
 
 from manyone.engine.fabric import processors
 from manyone.errors import ManyoneError
+from manyone.merging.static.buffers import Buffers
 from manyone.merging.static.plan import CHUNK, Plan
-from manyone.weights.checkpoint import Checkpoint
 from manyone.weights.safetensors_file import SafetensorsWriter
 from manyone.weights.tensor_info import DType, narrow, stored_form
 
@@ -33,31 +33,6 @@ if TYPE_CHECKING:
 
 _PER_TASK = 16  # chunks that one thread takes at a time, so that files are read and written in long runs
 Progress = Callable[[int, int], None]
-
-
-class Buffers:
-    """Re-used buffers of one thread, by name; they hold one chunk each."""
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[str, np.dtype[Any]], np.ndarray] = {}
-
-    def get(self, name: str, length: int, dtype: np.dtype[Any]) -> np.ndarray:
-        """A buffer with undefined content."""
-        key = (name, dtype)
-        if key not in self._kept:
-            self._kept[key] = np.empty(CHUNK, dtype=dtype)
-        return self._kept[key][:length]
-
-    def rows(self, count: int, length: int, dtype: np.dtype[Any]) -> np.ndarray:
-        """``count`` rows of ``length`` elements each, with undefined content."""
-        key = (f"{count} rows", dtype)
-        if key not in self._kept:
-            self._kept[key] = np.empty((count, CHUNK), dtype=dtype)
-        return self._kept[key][:, :length]
-
-    def read(self, model: Checkpoint, name: str, start: int, stop: int, dtype: np.dtype[Any], key: str) -> np.ndarray:
-        """A slice of a model as ``dtype`` (a view of the file where it is stored so; not to be written to)."""
-        return model.floats(name, start, stop, self.get(key, stop - start, dtype))
 
 
 def working_dtype(dtype: DType) -> np.dtype[Any]:

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from manyone.errors import ManyoneError
+from manyone.merging.static.buffers import Buffers
 from manyone.merging.static.plan import Plan
 from manyone.merging.static.spherical import stock_ratio
-from manyone.merging.static.stream import Buffers, Elementwise, working_dtype
+from manyone.merging.static.stream import Elementwise, working_dtype
 from manyone.randomness import generator_for
 from manyone.weights.checkpoint import Checkpoint
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from manyone.errors import ManyoneError
+from manyone.merging.static.buffers import Buffers
 from manyone.merging.static.mergekit.schema import Complaints, Slice
 from manyone.merging.static.mergekit.settings import Place
 from manyone.merging.static.plan import Plan
-from manyone.merging.static.stream import Buffers, Method, WholeTensors
+from manyone.merging.static.stream import Method, WholeTensors
 from manyone.weights.checkpoint import Checkpoint, Entry
 
 _LAYER = re.compile(r"(?:^|\.)(\d{1,6})\.")

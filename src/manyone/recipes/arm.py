@@ -16,6 +16,12 @@ from manyone.recipes.table import builder, options_class
 from manyone.recipes.words import words_of
 
 
+def taken_by(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options ``given``, which a study shares among its arms, that ``recipe`` has."""
+    known = {f.name for f in dataclasses.fields(options_class(recipe))}
+    return {name: value for name, value in given.items() if name in known}
+
+
 @dataclass(frozen=True)
 class Arm:
     """``method`` and ``variant`` name it in rows and claims; ``given`` is what a user would type for it."""

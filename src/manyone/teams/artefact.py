@@ -300,7 +300,7 @@ def read_graph(place: str | PathLike[str], agents: int) -> Tensor:
         raise ManyoneError(f"{path}: neither a trained team's folder nor a .json or .csv file")
     try:
         graph = torch.tensor([[float(entry) for entry in row] for row in found], dtype=torch.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # a JSON integer may be beyond any float
         raise ManyoneError(f"{path}: no graph: it must have {agents} rows of {agents} numbers 0 and 1") from None
     try:
         graph = _checked_graph(graph, agents)

@@ -345,7 +345,9 @@ def test_a_search_goes_on_from_a_checkpoint_before_at_and_after_its_end():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"search": 1.0}, "nothing would be left"),
+        ({"search": 1.0}, "4 of 4 iterations"),
+        ({"search": 0.9}, "4 of 4 iterations"),
+        ({"search": 0.1}, "0 of 4 iterations"),
         ({"search": 0.5, "graph_rollout": "official"}, "acts on all links"),
         ({"search": 0.5, "upper_every": 0}, "learn nothing"),
         ({"search": -0.1}, "between 0 and 1"),
@@ -361,3 +363,15 @@ def test_there_is_nothing_to_search_for_in_a_fixed_graph():
     with pytest.raises(ManyoneError, match="not learned"):
         TeamLearner(env, CommFormer(env.spec, width=8, heads=1), Training(iterations=4, search=0.5),
                     graph=fixed_graph("full", 3))  # fmt: skip
+
+
+def test_a_gate_is_open_while_the_graph_is_searched_and_keeps_its_schedule_after_that():
+    env = make_team(PREY, 2)
+    policy = CommFormer(env.spec, width=8, heads=1, gate=True)
+    plan = Training(iterations=20, search=0.5, gate_open=0.4, gate_ramp=0.2, gate_weight=1.0)
+    learner = TeamLearner(env, policy, plan, graph=LearnedGraph(3, 1))
+    stages = {}
+    for learner.iteration in range(20):
+        stages[learner.iteration] = learner.gate_stage()
+    assert {at for at, (gate, _) in stages.items() if gate == "open"} == set(range(14))
+    assert [stages[at][1] for at in (9, 14, 15, 16, 19)] == pytest.approx([0, 0, 0.5, 1, 1])

@@ -42,6 +42,7 @@ def test_links_of_a_team_of_a_run_and_of_files(tmp_path):
         ("a.json", "[[0, 1, 0], [0, 0], [1, 0, 0]]", "no graph"),
         ("a.json", '{"graph": 3}', "no graph"),
         ("a.json", "7", "no graph"),
+        ("a.json", "[[" + "9" * 400 + ", 0, 0]]", "no graph"),
         ("a.json", "{", "not JSON"),
         ("a.csv", "0;1;0\n0;0;1\n1;0;0\n", "no graph"),
         ("a.txt", "0 1", "neither a trained team's folder"),

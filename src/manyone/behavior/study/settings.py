@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from manyone.errors import ManyoneError
-from manyone.recipes.arm import Arm
-from manyone.recipes.table import options_class
+from manyone.recipes.arm import Arm, taken_by
 
 
 class Part(NamedTuple):
@@ -81,8 +79,7 @@ class Setting:
     def arm(self, name: str, body: str, quality: str) -> Arm:
         """Part ``name`` on one data set, as a user would run it."""
         part = PARTS[name]
-        known = {f.name for f in dataclasses.fields(options_class(part.recipe))}
-        given = {k: v for k, v in self.options.items() if k in known}
+        given = taken_by(part.recipe, self.options)
         given |= {"suite": f"mujoco-{body}", "quality": quality, "students": self.students,
                   "eval_episodes": self.eval_episodes}  # fmt: skip
         return Arm(part.method, part.recipe, given | part.changes | {"device": "cpu"})

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from manyone.errors import ManyoneError
-from manyone.recipes.arm import Arm
-from manyone.recipes.table import options_class
+from manyone.recipes.arm import Arm, taken_by
 
 
 class Part(NamedTuple):
@@ -68,8 +66,7 @@ class Setting:
     def arm(self, name: str, variant: str = "") -> Arm:
         """Part ``name`` as a user would run it: the setting's options that its recipe has, then the part's own."""
         part = PARTS[name]
-        known = {f.name for f in dataclasses.fields(options_class(part.recipe))}
-        given = {k: v for k, v in self.options.items() if k in known}
+        given = taken_by(part.recipe, self.options)
         given |= self.cloning if name == "mtbc" else {}
         given |= part.changes | {"suite": self.suite, "quality": self.quality, "eval_episodes": self.eval_episodes}
         given |= {"selection": variant} if variant else {}

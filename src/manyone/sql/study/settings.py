@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from manyone.errors import ManyoneError
-from manyone.recipes.arm import Arm
-from manyone.recipes.table import options_class
+from manyone.recipes.arm import Arm, taken_by
 
 
 class Part(NamedTuple):
@@ -86,8 +84,7 @@ class Setting:
     def arm(self, name: str) -> Arm:
         """Part ``name`` (or one of :data:`COSTS`) as a user would run it."""
         part = PARTS[name] if name in PARTS else COSTS[name]
-        known = {f.name for f in dataclasses.fields(options_class(part.recipe))}
-        given = {k: v for k, v in self.options.items() if k in known}
+        given = taken_by(part.recipe, self.options)
         if part.as_long_as:
             given["steps"] = self.steps_of(part)
         return Arm(part.method, part.recipe, {**given, **part.changes}, part.variant)

@@ -76,7 +76,6 @@ class TeamLearner:
             self.policy.load_state_dict(self._untrained)
             self.updates.optimiser.state.clear()
             self.norm.load_state_dict(ValueNorm(self.device).state_dict())
-            self.ungated = None
         gate, weight = self.gate_stage()
         if gate == "sampled" and self.ungated is None:
             self.ungated = {name: t.detach().clone() for name, t in self.policy.state_dict().items()}
@@ -160,10 +159,14 @@ class TeamLearner:
         return self.schedule.exact()
 
     def gate_stage(self) -> tuple[GateMode, float]:
-        """How the gate acts in the coming iteration, and the weight of its loss."""
+        """How the gate acts in the coming iteration, and the weight of its loss: by the share done of the training of
+        the network that is exported, so that it is open during a search."""
         if not getattr(self.policy, "gated", False):
             return "open", 0.0
-        plan, done = self.training, self.iteration / self.training.iterations
+        plan, own = self.training, self.iteration - self.training.searched
+        if own < 0:
+            return "open", 0.0
+        done = own / (plan.iterations - plan.searched)
         is_open, weight = gate_schedule(done, open_until=plan.gate_open, ramp=plan.gate_ramp, weight=plan.gate_weight)
         return ("open" if is_open else "sampled"), weight
 

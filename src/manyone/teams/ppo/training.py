@@ -68,8 +68,11 @@ class Training:
         for name in ("gamma", "lam", "commit", "search", "gate_open", "gate_ramp", "gate_target"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ManyoneError(f"{name} = {getattr(self, name)}: must be between 0 and 1")
-        if self.search == 1:
-            raise ManyoneError("search = 1: nothing would be left of the training to train the team on its graph")
+        if self.search and not 0 < self.searched < self.iterations:
+            raise ManyoneError(
+                f"search = {self.search}: {self.searched} of {self.iterations} iterations would go to the search; both "
+                "it and the training after it need at least one"
+            )
         if self.search and self.graph_rollout == "official":
             raise ManyoneError("search: acts on all links, which graph_rollout official does not")
         if self.search and not self.upper_every:

@@ -69,7 +69,7 @@ def commformer(o: CommFormerOptions, spec: TeamSpec) -> Parts:
     policy = _on_edges(o, spec, dynamic_links=links if dynamic else None)
     if o.graph_from is not None:
         return Parts(policy, read_graph(o.graph_from, spec.agents))
-    if o.graph == "learned":
+    if o.learns_graph:
         return Parts(policy, LearnedGraph(spec.agents, links, diagonal=o.diagonal, seed=o.seed))
     # "nearest" goes by the agents' places, or by their order where they have none
     places = torch.tensor(spec.details.get("positions", range(spec.agents)), dtype=torch.float32)

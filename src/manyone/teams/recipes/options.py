@@ -240,16 +240,24 @@ class CommFormerOptions(EdgeOptions):
     --relation, --decoder-mask, --diagonal, --no-value-alive, --dropout 0.1, --edge-lr 0.0001, --warmup 10 and
     --commit 0."""
 
+    @property
+    def learns_graph(self) -> bool:
+        """Whether there are logits of links."""
+        return self.graph == "learned" and self.graph_from is None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.graph == "dynamic" and (self.relation != "receiver" or self.diagonal != "excluded"):
             raise ManyoneError("--graph dynamic: needs --relation receiver and --diagonal excluded, and no --official")
-        if self.graph == "learned" and self.epochs < self.upper_every:
+        if self.learns_graph and self.epochs < self.upper_every:
             raise ManyoneError(
                 f"--epochs {self.epochs}: fewer than --upper-every {self.upper_every}, so the graph would never learn"
             )
         if self.search and self.graph_rollout == "official":
             raise ManyoneError("--search: acts on all links: not with --graph-rollout official (or --official)")
+        if self.search and not 0 < round(self.search * self.iterations) < self.iterations:
+            raise ManyoneError(f"--search {self.search:g}: of --iterations {self.iterations} at least one must be for "
+                               "the search and one for the training after it")  # fmt: skip
         if self.search and not self.upper_every:
             raise ManyoneError("--search: needs --upper-every of at least 2: else the links learn nothing")
         if self.graph_from is not None and (self.graph != "learned" or self.search):

@@ -69,12 +69,7 @@ def plan_evaluations(options: TeamOptions, spec: TeamSpec) -> EvaluationPlan:
     left -= fixed + rounds
     points: tuple[int, ...] = ()
     point_episodes = min(episodes, max(32, episodes // 4))
-    if (
-        isinstance(options, CommFormerOptions)
-        and options.graph == "learned"
-        and options.graph_from is None
-        and spec.agents > 1
-    ):
+    if isinstance(options, CommFormerOptions) and options.learns_graph and spec.agents > 1:
         last, links = spec.agents - 1, links_for(spec.agents, options.density)
         points = tuple(sorted({round(i * last / (_POINTS - 1)) for i in range(_POINTS)} | {links}))
         each = min(-(-point_episodes // copies), left // len(points))

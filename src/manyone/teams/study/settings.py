@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from manyone.recipes.arm import Arm
-from manyone.recipes.table import options_class
+from manyone.recipes.arm import Arm, taken_by
 from manyone.teams.recipes.presets import PUBLISHED, SCRIPTS
 
 _AS_RELEASED = {"scale": "official", "decoder_mask": "official", "relation": "transposed", "diagonal": "official"}
@@ -70,10 +69,9 @@ class Setting:
     def arm(self, part: str) -> Arm:
         """The arm called ``part`` on this task."""
         arm = ARMS[part]
-        known = {f.name for f in dataclasses.fields(options_class(arm.recipe))}
+        shared = taken_by(arm.recipe, self.given)
         if arm.given.get("graph_rollout") != "official":
-            known -= {"warmup"}  # without it a warm-up does nothing
-        shared = {name: value for name, value in self.given.items() if name in known}
+            shared.pop("warmup", None)  # without it a warm-up does nothing
         return dataclasses.replace(arm, given={**shared, **arm.given})
 
 

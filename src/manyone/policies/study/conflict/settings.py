@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from manyone.errors import ManyoneError
-from manyone.recipes.arm import Arm
-from manyone.recipes.table import options_class
+from manyone.recipes.arm import Arm, taken_by
 
 FEW = "4-tasks"
 """Condition of the rows that are trained on the suite's first four tasks, with the same network."""
@@ -65,8 +63,7 @@ class Setting:
     def arm(self, name: str, condition: str = "clean") -> Arm:
         """Part ``name`` as a user would run it; on four tasks in the condition :data:`FEW`."""
         part = PARTS[name]
-        known = {f.name for f in dataclasses.fields(options_class(part.recipe))}
-        given = {k: v for k, v in self.options.items() if k in known}
+        given = taken_by(part.recipe, self.options)
         given |= {"suite": _FEW_SUITE if condition == FEW else self.suite, "device": "cpu"}
         given |= {"steps": part.times * self.options["steps"]} if part.times > 1 else {}
         return Arm(part.method, part.recipe, {**given, **part.changes}, part.variant)

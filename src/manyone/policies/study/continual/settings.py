@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from manyone.errors import ManyoneError
-from manyone.recipes.arm import Arm
-from manyone.recipes.table import options_class
+from manyone.recipes.arm import Arm, taken_by
 
 
 class Part(NamedTuple):
@@ -64,8 +62,7 @@ class Setting:
     def arm(self, name: str) -> Arm:
         """Part ``name`` as a user would run it: the setting's options that its recipe has, then the part's own."""
         part = PARTS[name]
-        known = {f.name for f in dataclasses.fields(options_class(part.recipe))}
-        given = {k: v for k, v in self.options.items() if k in known and k not in part.without}
+        given = {k: v for k, v in taken_by(part.recipe, self.options).items() if k not in part.without}
         given |= self.cloning if part.recipe == "il-rehearsal" else {}
         given |= {"suite": self.suite, "quality": self.quality, "order": self.orders[part.order]}
         given |= {"eval_episodes": self.eval_episodes} | dict(part.changes) | dict(self.tuned.get(name, {}))

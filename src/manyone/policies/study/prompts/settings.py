@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from manyone.errors import ManyoneError
-from manyone.recipes.arm import Arm
-from manyone.recipes.table import options_class
+from manyone.recipes.arm import Arm, taken_by
 
 POOLS = {"clean": "expert", "medium": "medium", "random": "random"}
 """Condition of a row -> quality of the episodes that prompts and conditions come from; windows are the experts'."""
@@ -77,8 +75,7 @@ class Setting:
     def arm(self, name: str, pool: str = "clean") -> Arm:
         """Part ``name`` as a user would run it with prompts of ``pool``."""
         part = PARTS[name]
-        known = {f.name for f in dataclasses.fields(options_class(part.recipe))}
-        given = {k: v for k, v in self.options.items() if k in known}
+        given = taken_by(part.recipe, self.options)
         if part.recipe == "prompt-tuning":  # its steps are those of the adaptation
             given |= {"steps": self.options["adapt_steps"]} if "adapt_steps" in self.options else {}
             given = {k: v for k, v in given.items() if k not in ("lr", "batch_size")}
